@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
+	$(BIN)/python jobs/tokenize_corpus.py examples/demo.yaml
+	$(BIN)/python examples/decode_back.py out/demo --picture out/demo/decoded.png
+
+test: $(STAMP)  ## Lint, types, and the whole suite.
+	$(MAKE) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) out

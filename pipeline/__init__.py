@@ -1,0 +1,1 @@
+"""The corpus job: video in, committed Parquet of VidTok tokens and latents out."""
