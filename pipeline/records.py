@@ -7,9 +7,10 @@ Records are frozen dataclasses; those that cross a process boundary are JSON (`t
 """
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -226,13 +227,13 @@ Record = TypeVar("Record")
 
 
 @cache
-def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
 def to_json(record: object) -> bytes:
     """Return a record as JSON bytes; the same record always gives the same bytes."""
-    return _adapter(type(record)).dump_json(record)
+    return _adapter(cast("Hashable", type(record))).dump_json(record)
 
 
 def from_json(kind: type[Record], data: bytes | str) -> Record:
@@ -241,4 +242,5 @@ def from_json(kind: type[Record], data: bytes | str) -> Record:
     Raises:
         pydantic.ValidationError: a field is missing, unknown in type, or not JSON.
     """
-    return _adapter(kind).validate_json(data)
+    record: Record = _adapter(cast("Hashable", kind)).validate_json(data)
+    return record

@@ -1,0 +1,416 @@
+"""Files and objects behind one small door: the only module that knows fsspec.
+
+`Store` is the output: paths relative to one root, a local folder or an object store, made anew
+from its arguments in any process. The functions below it read the input by full URIs.
+
+Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
+the new ones. `put_if_absent` has three outcomes that call for different acts: done,
+`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may stand there); `settle` turns
+the three into one question, "what stands there now?". fsspec's own `mode="create"` is not used on
+local disks: it asks and then writes, so two racing writers can both win.
+"""
+
+import contextlib
+import os
+import posixpath
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
+
+TEMPORARY_PREFIX: Final = ".tmp-"
+"""Local files under construction; no listing shows them."""
+
+_CONFLICT_TRIES: Final = 6
+_SETTLE_TRIES: Final = 5
+_READ_AHEAD_BYTES: Final = 8 << 20
+_CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The folder or object prefix that one dataset lives under.
+
+    Args:
+        uri: local path, or any URI that fsspec opens (`s3://bucket/corpus`).
+        storage_options: passed to the fsspec file system (credentials, endpoint).
+
+    Paths are relative, with forward slashes. Methods raise `FileNotFoundError` where nothing
+    stands at the path and `StoreError` for all else that the store refuses.
+    """
+
+    uri: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def locate(self, path: str) -> str:
+        """Return the full URI of a path, as error texts and other tools want it."""
+        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+
+    def read(self, path: str) -> bytes:
+        """Return the whole content of a file."""
+        return read_file(self.locate(path), self.storage_options)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading from its start, or seekable as Parquet readers want it."""
+        return open_file(self.locate(path), self.storage_options)
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file stands at the path."""
+        fs, full = self._fs(path)
+        with _store_errors(self.locate(path)):
+            return bool(fs.isfile(full))
+
+    def size(self, path: str) -> int:
+        """Return a file's length in bytes."""
+        return file_size(self.locate(path), self.storage_options)
+
+    def list(self, folder: str = "") -> list[str]:
+        """Return the paths of all files under a folder, at any depth, sorted."""
+        fs, full = self._fs(folder)
+        root = self._fs("")[1].rstrip("/") + "/"
+        with _store_errors(self.locate(folder)):
+            found = [str(name).removeprefix(root) for name in fs.find(full)]
+        return sorted(name for name in found if not _hidden_temporary(name))
+
+    def delete(self, path: str) -> None:
+        """Remove a file; a file that is gone already is no error."""
+        fs, full = self._fs(path)
+        with _store_errors(self.locate(path)), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(full)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file atomically, over whatever stands there."""
+        fs, full = self._fs(path)
+        if isinstance(fs, LocalFileSystem):
+            with self.spool(posixpath.dirname(path)) as spool:
+                spool.file.write(data)
+                spool.publish(path)
+            return
+        with _store_errors(self.locate(path)):
+            fs.pipe_file(full, data)
+
+    def spool(self, folder: str) -> "Spool":
+        """Begin a file whose name is known only at its end; see `Spool`."""
+        fs, full = self._fs(folder)
+        with _store_errors(self.locate(folder)):
+            # Where renaming is atomic the temporary file has to be on the same file system.
+            return Spool(self, Path(full) if isinstance(fs, LocalFileSystem) else None)
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        """Write a file only if nothing stands at the path.
+
+        Raises:
+            AlreadyExists: something stands there. It can be ours: a client that resends a request
+                whose answer was lost is told so by its own first try.
+            StateUnknown: no answer came; `data` may or may not stand there.
+            StoreError: the store refused; nothing was written.
+        """
+        fs, full = self._fs(path)
+        where = self.locate(path)
+        if isinstance(fs, LocalFileSystem):
+            _link_if_absent(Path(full), data, where)
+        else:
+            _create_object(fs, full, data, where)
+
+    def settle(self, path: str, data: bytes) -> bytes:
+        """Put `data` unless something stands at the path; return what stands there afterwards.
+
+        The caller compares: equal bytes (or an equal token in them) are its own, whether or not
+        the store's answer arrived.
+
+        Raises:
+            StateUnknown: the store answered neither the write nor the reading back.
+            StoreError: the store refused.
+        """
+        for attempt in range(_SETTLE_TRIES):
+            try:
+                self.put_if_absent(path, data)
+            except (AlreadyExists, StateUnknown):
+                with contextlib.suppress(FileNotFoundError, StoreError):
+                    return self.read(path)
+                _pause(attempt)
+            else:
+                return data
+        raise StateUnknown(f"{self.locate(path)}: no answer to {_SETTLE_TRIES} tries of writing it")
+
+    def supports_put_if_absent(self) -> bool:
+        """Find out by a throw-away file whether a second put-if-absent is refused."""
+        path = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.settle(path, b"first")
+            return self.settle(path, b"second") == b"first"
+        finally:
+            self.delete(path)
+
+    def require_put_if_absent(self) -> None:
+        """Refuse a store on which two drivers could overwrite each other's commits.
+
+        Raises:
+            ConfigError: the store overwrites where it should refuse.
+        """
+        if not self.supports_put_if_absent():
+            raise ConfigError(
+                f"output = {self.uri}: the store ignores If-None-Match (put only if absent), so two"
+                " drivers could overwrite each other's commits; use a store with conditional"
+                " writes, or a local folder"
+            )
+
+    def _fs(self, path: str) -> tuple[Any, str]:
+        return _filesystem(self.locate(path), self.storage_options)
+
+
+class Spool:
+    """A file under construction on local disk: written, then published whole or discarded.
+
+    As a context manager it discards what was not published.
+    """
+
+    def __init__(self, store: Store, folder: Path | None) -> None:
+        self._store = store
+        if folder is None:
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX)
+            self._path = Path(name)
+            self.file: IO[bytes] = os.fdopen(descriptor, "wb")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not mkstemp: its mode 0600 would survive the rename and lock other users out.
+            self._path = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            self.file = self._path.open("xb")
+
+    def publish(self, path: str) -> None:
+        """Close the file and put it at the path atomically, over whatever stands there."""
+        fs, full = self._store._fs(path)
+        with _store_errors(self._store.locate(path)):
+            if isinstance(fs, LocalFileSystem):
+                _sync(self.file)
+                self.file.close()
+                Path(full).parent.mkdir(parents=True, exist_ok=True)
+                self._path.replace(full)
+                _sync_folder(Path(full).parent)
+            else:
+                self.file.close()
+                fs.put_file(str(self._path), full)
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop the file if it was not published."""
+        self.file.close()
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.discard()
+
+
+# Input: full URIs, read only.
+
+
+def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Return the one spelling of a URI: an absolute path for local files."""
+    fs, full = _filesystem(uri, storage_options)
+    return full if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(full))
+
+
+def is_local(uri: str) -> bool:
+    """Return whether a URI names the local disk."""
+    return isinstance(_filesystem(uri, None)[0], LocalFileSystem) if "://" in uri else True
+
+
+def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the canonical URIs of the files that a file, folder or glob names, sorted.
+
+    A folder is searched at any depth. A name that exists as it is spelled is no pattern, whatever
+    characters it holds. Nothing found is an empty list.
+    """
+    fs, full = _filesystem(uri, storage_options)
+    with _store_errors(uri):
+        try:
+            kind = fs.info(full)["type"]
+        except FileNotFoundError:
+            matches = fs.glob(full, detail=True) if any(c in full for c in "*?[") else {}
+            names = [name for name, info in matches.items() if info["type"] == "file"]
+        else:
+            names = [full] if kind == "file" else fs.find(full)
+    return _uris(fs, names)
+
+
+def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the canonical URIs of the files that stand directly in a folder, sorted."""
+    fs, full = _filesystem(uri, storage_options)
+    try:
+        with _store_errors(uri):
+            entries = fs.ls(full, detail=True)
+    except FileNotFoundError:
+        return []
+    return _uris(fs, [entry["name"] for entry in entries if entry["type"] == "file"])
+
+
+def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int:
+    """Return a file's length in bytes."""
+    fs, full = _filesystem(uri, storage_options)
+    with _store_errors(uri):
+        return int(fs.size(full))
+
+
+def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+    """Return the whole content of a file."""
+    fs, full = _filesystem(uri, storage_options)
+    with _store_errors(uri):
+        return bytes(fs.cat_file(full))
+
+
+def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:
+    """Open a file for reading; its `read` raises `StoreError` when the store fails midway."""
+    fs, full = _filesystem(uri, storage_options)
+    with _store_errors(uri):
+        if isinstance(fs, LocalFileSystem):
+            file = Path(full).open("rb")  # noqa: SIM115 - the caller closes it
+        else:
+            file = fs.open(full, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+    return cast("BinaryIO", _Reader(file, uri))
+
+
+class _Reader:
+    """A file whose failures are the store's, so that none is mistaken for damaged content."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        self._file = file
+        self._uri = uri
+
+    def read(self, size: int = -1) -> bytes:
+        with _store_errors(self._uri):
+            return bytes(self._file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+
+def _filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """Return fsspec's file system and its own spelling of the path.
+
+    Not kept on the object: fsspec caches instances by thread and process, which survives forks.
+    Listings are never cached: other drivers write under the same root.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(
+            uri, **{**(storage_options or {}), "use_listings_cache": False}
+        )
+    except ImportError as error:
+        raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
+    except ValueError as error:
+        raise ConfigError(f"{uri}: {error}") from error
+    return fs, str(path)
+
+
+@contextlib.contextmanager
+def _store_errors(where: str) -> Iterator[None]:
+    """Turn whatever a file system throws into `StoreError`; "not found" stays itself."""
+    try:
+        yield
+    except (FileNotFoundError, StoreError):
+        raise
+    except Exception as error:
+        # botocore and aiohttp errors are no OSErrors, so no narrower clause would hold.
+        raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _uris(fs: Any, names: list[str]) -> list[str]:
+    names = [name for name in names if not name.endswith("/") and not _hidden_temporary(name)]
+    if not isinstance(fs, LocalFileSystem):
+        names = [str(fs.unstrip_protocol(name)) for name in names]
+    return sorted(names)
+
+
+def _hidden_temporary(path: str) -> bool:
+    return posixpath.basename(path).startswith(TEMPORARY_PREFIX)
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+
+
+def _link_if_absent(final: Path, data: bytes, where: str) -> None:
+    """Write beside the final name, then link: the kernel lets one link win, whole."""
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    try:
+        with _store_errors(where):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                _sync(file)
+        try:
+            os.link(temporary, final)
+        except OSError as error:
+            # A network file system that resends a lost request is refused by its own first try;
+            # two links to our temporary file prove that it was applied.
+            if temporary.stat().st_nlink != 2:
+                if isinstance(error, FileExistsError):
+                    raise AlreadyExists(f"{where}: exists already") from error
+                raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
+        _sync_folder(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
+    for attempt in range(_CONFLICT_TRIES):
+        try:
+            fs.pipe_file(full, data, mode="create")
+        except Exception as error:
+            code, status = _answer(error)
+            if isinstance(error, FileExistsError) or code == "PreconditionFailed":
+                raise AlreadyExists(f"{where}: exists already") from error
+            text = f"{where}: {type(error).__name__}: {error}"
+            if code in _CONFLICT_CODES:
+                # Another conditional write is in flight; S3 asks to come back.
+                if attempt + 1 == _CONFLICT_TRIES:
+                    raise StoreError(text) from error
+                _pause(attempt)
+            elif 400 <= status < 500 or status == 501:
+                raise StoreError(text) from error
+            else:
+                raise StateUnknown(text) from error
+        else:
+            return
+
+
+def _answer(error: BaseException | None) -> tuple[str, int]:
+    """Return the store's error code and HTTP status, however deep s3fs wrapped them."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status)
+        error = error.__cause__
+    return "", 0
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or link outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
