@@ -1,0 +1,134 @@
+"""Encoder and decoder, one implementation for the three networks.
+
+    encoder: conv_in → levels 0 … L−1 of (spatial block, temporal block)×n, then resampling → mid → conv_out
+    decoder: conv_in → mid → levels L−1 … 0 of (spatial block, temporal block)×(n+1), then resampling → conv_out
+
+Both take and give `[B, T, H, W, C]` and are told by a `Stream` where in its clip a chunk stands.
+Activations are dropped as soon as the next layer has them. Source: VidTok, arXiv 2412.13061.
+"""
+
+from torch import Tensor, nn
+
+from vidtok import ops
+from vidtok.config import TokenizerConfig
+from vidtok.layers import (
+    Attention,
+    NormAct,
+    ResBlock3d,
+    SpatialBlock,
+    SpatialDownsample,
+    SpatialUpsample,
+    TemporalBlock,
+    TemporalDownsample,
+    TemporalUpsample,
+    time_conv,
+)
+from vidtok.temporal import Stream, TimeRule
+
+
+class _Level(nn.Module):
+    """One level's spatial or temporal half: its blocks and, at some levels, its resampler."""
+
+    def __init__(self, block: list[nn.Module]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(block)
+        self.downsample: nn.Module | None = None
+        self.upsample: nn.Module | None = None
+
+
+class _Middle(nn.Module):
+    def __init__(self, channels: int, rule: TimeRule) -> None:
+        super().__init__()
+        self.block_1 = ResBlock3d(channels, rule)
+        self.attn_1 = Attention(channels, rule)
+        self.block_2 = ResBlock3d(channels, rule)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x, stream)), stream)  # type: ignore[no-any-return]
+
+
+def _levels(widths: list[tuple[int, int]], rule: TimeRule) -> tuple[_Level, _Level]:
+    """Return the spatial and temporal halves of a level, a pair of blocks for each (in, out)."""
+    spatial: list[nn.Module] = [SpatialBlock(c_in, c_out) for c_in, c_out in widths]
+    temporal: list[nn.Module] = [TemporalBlock(c_out, rule) for _, c_out in widths]
+    return _Level(spatial), _Level(temporal)
+
+
+class Encoder(nn.Module):
+    """Frames `[B, T, H, W, 3]` → `[B, t, h, w, encoder_channels]`."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        rule = config.time_rule
+        widths = [config.ch * m for m in config.ch_mult]
+        self.conv_in = time_conv(rule, nn.Conv3d(3, config.ch, 3))
+        self.down, self.down_temporal = nn.ModuleList(), nn.ModuleList()
+        width = config.ch
+        for level, c_out in enumerate(widths):
+            pairs = [(width, c_out)] + [(c_out, c_out)] * (config.num_res_blocks - 1)
+            spatial, temporal = _levels(pairs, rule)
+            if level in (config.spatial_ds or ()):
+                spatial.downsample = SpatialDownsample(c_out)
+            if level in (config.tempo_ds or ()):
+                temporal.downsample = TemporalDownsample(c_out, rule)
+            self.down.append(spatial)
+            self.down_temporal.append(temporal)
+            width = c_out
+        self.mid = _Middle(width, rule)
+        self.norm_out = NormAct(width)
+        self.conv_out = time_conv(rule, nn.Conv3d(width, config.encoder_channels, 3))
+
+    def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Encode one chunk of a clip."""
+        h = ops.conv3d(stream.window(self.conv_in, x_BTHWC), *ops.weight_and_bias(self.conv_in))
+        for spatial, temporal in zip(self.down, self.down_temporal, strict=True):
+            for space, time in zip(spatial.block, temporal.block, strict=True):
+                h = time(space(h), stream)
+            if spatial.downsample is not None:
+                h = spatial.downsample(h)
+            if temporal.downsample is not None:
+                h = temporal.downsample(h, stream)
+        h = self.norm_out(self.mid(h, stream))
+        return ops.conv3d(stream.window(self.conv_out, h), *ops.weight_and_bias(self.conv_out))
+
+
+class Decoder(nn.Module):
+    """Latents `[B, t, h, w, Z]` → frames `[B, T, H, W, 3]`, not clamped, not trimmed."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        rule = config.time_rule
+        widths = [config.ch * m for m in config.ch_mult]
+        width = widths[-1]
+        self.conv_in = time_conv(rule, nn.Conv3d(config.z_channels, width, 3))
+        self.mid = _Middle(width, rule)
+        halves = []
+        latent_frame = 1
+        for level in reversed(range(len(widths))):
+            pairs = [(width, widths[level])] + [(widths[level],) * 2] * config.num_res_blocks
+            spatial, temporal = _levels(pairs, rule)
+            width = widths[level]
+            if level in (config.spatial_us or ()):
+                spatial.upsample = SpatialUpsample(width)
+            if level in (config.tempo_us or ()):
+                temporal.upsample = TemporalUpsample(width, rule, latent_frame)
+                latent_frame *= 2
+            halves.append((spatial, temporal))
+        self.up = nn.ModuleList(spatial for spatial, _ in reversed(halves))
+        self.up_temporal = nn.ModuleList(temporal for _, temporal in reversed(halves))
+        self.norm_out = NormAct(width)
+        self.conv_out = time_conv(rule, nn.Conv3d(width, 3, 3))
+
+    def forward(self, z_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Decode one chunk of a latent clip."""
+        h = ops.conv3d(stream.window(self.conv_in, z_BTHWC), *ops.weight_and_bias(self.conv_in))
+        h = self.mid(h, stream)
+        for spatial, temporal in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
+            for space, time in zip(spatial.block, temporal.block, strict=True):
+                h = time(space(h), stream)
+            if spatial.upsample is not None:
+                h = spatial.upsample(h)
+            if temporal.upsample is not None:
+                h = temporal.upsample(h, stream)
+        h = self.norm_out(h)
+        return ops.conv3d(stream.window(self.conv_out, h), *ops.weight_and_bias(self.conv_out))

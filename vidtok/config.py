@@ -1,0 +1,185 @@
+"""What defines one tokenizer: a frozen, hashable record, and what follows from it about shapes.
+
+Letters used throughout the package: `B` batch, `C` channels, `T H W` frames and pixels of a clip,
+`Z` latent channels, `t h w` cells of the latent. Source: VidTok, arXiv 2412.13061.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from vidtok.temporal import RULES, TimeRule
+
+Network = Literal["causal_v1_0", "causal_v1_1", "noncausal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Hyper-parameters of one tokenizer.
+
+    v1.0 and v1.1 causal networks of the same hyper-parameters have identical tensors: only
+    `network` tells them apart.
+
+    Raises:
+        ValueError: the fields contradict each other.
+    """
+
+    name: str
+    network: Network
+    regularizer: Literal["fsq", "kl"]
+    z_channels: int
+    fsq_levels: tuple[int, ...] = ()
+    """Levels of each latent channel (FSQ); empty for KL."""
+    ch: int = 128
+    """Base width: level l is `ch * ch_mult[l]` wide."""
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    """Pairs of spatial and temporal blocks per encoder level; the decoder has one more."""
+    spatial_ds: tuple[int, ...] | None = None
+    """Encoder levels that halve height and width; None: all but the last."""
+    spatial_us: tuple[int, ...] | None = None
+    """Decoder levels that double height and width; None: all but level 0."""
+    tempo_ds: tuple[int, ...] | None = None
+    """Encoder levels that halve time; None: the last two that have a level below them."""
+    tempo_us: tuple[int, ...] | None = None
+    """Decoder levels that double time; None: levels 1 and 2."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.ch_mult)
+        defaults = {
+            "spatial_ds": tuple(range(levels - 1)),
+            "spatial_us": tuple(range(1, levels)),
+            "tempo_ds": (levels - 3, levels - 2),
+            "tempo_us": (1, 2),
+        }
+        for field, default in defaults.items():
+            given = getattr(self, field)
+            object.__setattr__(self, field, default if given is None else tuple(sorted(given)))
+        if self.network not in RULES:
+            raise ValueError(f"network = {self.network!r}: must be one of {', '.join(RULES)}")
+        if (self.regularizer == "fsq") != bool(self.fsq_levels):
+            raise ValueError("fsq_levels: FSQ needs the levels of each channel, KL has none")
+        if self.fsq_levels and len(self.fsq_levels) != self.z_channels:
+            raise ValueError(
+                f"fsq_levels has {len(self.fsq_levels)} entries for z_channels = {self.z_channels}"
+            )
+        if any(level < 2 for level in self.fsq_levels):
+            raise ValueError(f"fsq_levels = {self.fsq_levels}: every channel needs 2 levels or more")
+        for coarse, fine in ((self.tempo_ds, self.spatial_ds), (self.tempo_us, self.spatial_us)):
+            if not set(coarse or ()) <= set(fine or ()):
+                raise ValueError("time is resampled only at levels that also resample space")
+        if len(self.tempo_ds or ()) != len(self.tempo_us or ()):
+            raise ValueError("tempo_ds and tempo_us must have the same number of levels")
+        if len(self.spatial_ds or ()) != len(self.spatial_us or ()):
+            raise ValueError("spatial_ds and spatial_us must have the same number of levels")
+
+    @property
+    def time_rule(self) -> TimeRule:
+        """How this network treats the ends of time."""
+        return RULES[self.network]
+
+    @property
+    def causal(self) -> bool:
+        """Whether a latent frame depends on no later frame."""
+        return self.time_rule.causal
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame: f."""
+        return int(2 ** len(self.tempo_ds or ()))
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent cell, in height and in width."""
+        return int(2 ** len(self.spatial_ds or ()))
+
+    @property
+    def encoder_channels(self) -> int:
+        """Channels that the encoder gives: Z for FSQ, 2Z (mean and log-variance) for KL."""
+        return self.z_channels * (2 if self.regularizer == "kl" else 1)
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of code indices (FSQ), None for KL."""
+        return math.prod(self.fsq_levels) if self.fsq_levels else None
+
+    def check_frames(self, frames: int) -> None:
+        """Refuse a length that the network would silently cut or shift.
+
+        Raises:
+            ValueError: names the rule and the nearest valid lengths.
+        """
+        f, rule = self.temporal_factor, self.time_rule
+        rest = rule.length_remainder
+        if frames >= 1 and (rest is None or (frames % f == rest % f and frames >= max(rest, 1))):
+            return
+        if rest is None:
+            raise ValueError(f"frames = {frames}: {self.name} takes 1 frame or more")
+        least = rest or f
+        below = max(least, frames - (frames - rest) % f)
+        above = max(least, below + f)
+        near = " or ".join(str(n) for n in sorted({below, above}))
+        takes = f"{rest} + {f}k frames" if rest else f"a multiple of {f} frames"
+        raise ValueError(f"frames = {frames}: {self.name} takes {takes}; use {near}")
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse a height or width that is no multiple of the spatial factor.
+
+        Raises:
+            ValueError: names the side and the nearest valid values.
+        """
+        s = self.spatial_factor
+        for side, n in (("height", height), ("width", width)):
+            if n < s or n % s:
+                below = max(s, n // s * s)
+                near = " or ".join(str(m) for m in sorted({below, max(s, -(-n // s) * s)}))
+                raise ValueError(
+                    f"{side} = {n}: {self.name} takes a multiple of {s} pixels; use {near}"
+                )
+
+    def latent_frames(self, frames: int) -> int:
+        """Return t for a clip of `frames` valid frames."""
+        self.check_frames(frames)
+        return -(-frames // self.temporal_factor)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (Z, t, h, w) for a clip of valid size.
+
+        Raises:
+            ValueError: as `check_frames` and `check_size`.
+        """
+        self.check_size(height, width)
+        s = self.spatial_factor
+        return self.z_channels, self.latent_frames(frames), height // s, width // s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values, with every default written out."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TokenizerConfig":
+        """Read back what `to_dict` wrote.
+
+        Raises:
+            ValueError: a field is unknown or missing.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown fields of a tokenizer's configuration: {', '.join(unknown)}")
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise ValueError(f"incomplete configuration of a tokenizer: {error}") from error
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of all fields but the name."""
+        values = self.to_dict()
+        del values["name"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Every tokenizer by name: the 23 released configurations, and two narrow ones of the package.
+
+`vidtok_{kl|fsq}_{causal|noncausal}_{compression in time, height, width}_{channels | codebook}`.
+Source: the configuration files of the VidTok release (v1.0 and v1.1).
+"""
+
+from typing import Any
+
+from vidtok.config import Network, TokenizerConfig
+
+HUB_REPO = "microsoft/VidTok"
+"""Hugging Face repository of the released checkpoints."""
+
+_WIDE = {"ch_mult": (1, 2, 4, 4, 4)}
+_288 = {"tempo_ds": (1,), "tempo_us": (2,)}
+_444 = {"spatial_ds": (1, 2), "spatial_us": (1, 2)}
+_888 = {"tempo_ds": (0, 1, 2), "tempo_us": (1, 2, 3)}
+_TINY = {"ch": 16}
+
+
+def _fsq(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:
+    return TokenizerConfig(
+        name=name,
+        network=network,
+        regularizer="fsq",
+        z_channels=channels,
+        fsq_levels=(8,) * channels,
+        **more,
+    )
+
+
+def _kl(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:
+    return TokenizerConfig(
+        name=name, network=network, regularizer="kl", z_channels=channels, **more
+    )
+
+
+_RELEASED = (
+    _fsq("vidtok_fsq_causal_41616_262144", "causal_v1_0", 6, **_WIDE),
+    _fsq("vidtok_fsq_causal_488_262144", "causal_v1_0", 6),
+    _fsq("vidtok_fsq_causal_488_32768", "causal_v1_0", 5),
+    _fsq("vidtok_fsq_causal_488_4096", "causal_v1_0", 4),
+    _fsq("vidtok_fsq_noncausal_41616_262144", "noncausal", 6, **_WIDE),
+    _fsq("vidtok_fsq_noncausal_488_262144", "noncausal", 6),
+    _kl("vidtok_kl_causal_288_8chn", "causal_v1_0", 8, **_288),
+    _kl("vidtok_kl_causal_41616_4chn", "causal_v1_0", 4, **_WIDE),
+    _kl("vidtok_kl_causal_444_4chn", "causal_v1_0", 4, **_444),
+    _kl("vidtok_kl_causal_488_16chn", "causal_v1_0", 16),
+    _kl("vidtok_kl_causal_488_4chn", "causal_v1_0", 4),
+    _kl("vidtok_kl_causal_488_8chn", "causal_v1_0", 8),
+    _kl("vidtok_kl_noncausal_41616_16chn", "noncausal", 16, **_WIDE),
+    _kl("vidtok_kl_noncausal_41616_4chn", "noncausal", 4, **_WIDE),
+    _kl("vidtok_kl_noncausal_488_16chn", "noncausal", 16),
+    _kl("vidtok_kl_noncausal_488_4chn", "noncausal", 4),
+    _fsq("vidtok_fsq_causal_41616_262144_v1_1", "causal_v1_1", 6, **_WIDE),
+    _fsq("vidtok_fsq_causal_488_32768_v1_1", "causal_v1_1", 5),
+    _fsq("vidtok_fsq_causal_888_32768_v1_1", "causal_v1_1", 5, **_888),
+    _kl("vidtok_kl_causal_288_8chn_v1_1", "causal_v1_1", 8, **_288),
+    _kl("vidtok_kl_causal_41616_16chn_v1_1", "causal_v1_1", 16, **_WIDE),
+    _kl("vidtok_kl_causal_488_16chn_v1_1", "causal_v1_1", 16),
+    _kl("vidtok_kl_causal_488_4chn_v1_1", "causal_v1_1", 4),
+)
+
+_BUNDLED = (
+    _fsq("vidtok_fsq_causal_488_262144_tiny", "causal_v1_0", 6, **_TINY),
+    _kl("vidtok_kl_causal_488_8chn_tiny", "causal_v1_0", 8, **_TINY),
+)
+
+PRESETS: dict[str, TokenizerConfig] = {config.name: config for config in _RELEASED + _BUNDLED}
+
+
+def list_models() -> list[str]:
+    """Return the names of the released configurations and of the package's own."""
+    return list(PRESETS)
+
+
+def hub_path(name: str) -> str | None:
+    """Return where a released checkpoint stands in `HUB_REPO`, None for the package's own."""
+    if name not in {config.name for config in _RELEASED}:
+        return None
+    folder = "checkpoints/vidtok_v1_1" if name.endswith("_v1_1") else "checkpoints"
+    return f"{folder}/{name}.ckpt"
