@@ -50,7 +50,8 @@ class Committed:
 
 def is_video(name: str) -> bool:
     """Return whether a file's last extension is that of a video."""
-    return name.rpartition(".")[2].lower() in VIDEO_EXTENSIONS
+    _, dot, extension = posixpath.basename(name).rpartition(".")
+    return bool(dot) and extension.lower() in VIDEO_EXTENSIONS
 
 
 def is_tar(name: str) -> bool:

@@ -1,0 +1,138 @@
+"""The commit log as a driver writes it: who is first with a number commits, all others adapt.
+
+A record n + 1 is put only if absent, by a writer that has read every record up to n and left out
+all that they commit. So no unit is committed twice, and no file by two different units, however
+many drivers write. A number that is taken is no failure: its record is read, taken in, and the
+rest is tried under the next number. Whether the record under a number is ours is decided by the
+token in it, never by the store's answer, which can get lost.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import DatasetMismatch
+from pipeline.log_records import LogRecord, parse_record, read_records, record_path
+from pipeline.manifest import read_checkpoint
+from pipeline.records import Counts, UnitRecord, to_json
+from pipeline.source import Committed
+from pipeline.storage import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What became of the units of one `CommitLog.append`; every unit is in one of the three."""
+
+    ours: tuple[str, ...]
+    """Committed by this log object."""
+
+    lost: tuple[str, ...] = ()
+    """Committed by another driver meanwhile: its parts count, ours are garbage."""
+
+    overlapping: tuple[str, ...] = ()
+    """Not committed: a unit of another driver, planned from another listing, covers some of its
+    files. The next plan holds the files that are left."""
+
+
+class CommitLog:
+    """What is committed, and the right to add to it. Not for several threads at once.
+
+    Args:
+        store: the dataset's root; it must support put-if-absent.
+        fingerprint: of the dataset; records of another one are refused.
+        run: name of this run, written into its records for people.
+
+    Attributes:
+        number: the newest record that was read.
+        committed: units and sources that are covered, for `pipeline.source.subtract`.
+        counts: sum over all committed units.
+
+    Raises:
+        DatasetMismatch: the log belongs to another fingerprint.
+        StoreError: the log cannot be read, or has a hole.
+    """
+
+    def __init__(self, store: Store, *, fingerprint: str, run: str = "") -> None:
+        self._store = store
+        self._fingerprint = fingerprint
+        self._run = run
+        self._token = uuid.uuid4().hex
+        self._ours: set[str] = set()
+        self.committed = Committed()
+        self.counts = Counts()
+        checkpoint = read_checkpoint(store)
+        self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
+        self.number = checkpoint.number
+        self.committed.units.update(checkpoint.table["unit"].to_pylist())
+        for sources in checkpoint.table["sources"].to_pylist():
+            self.committed.sources.update(sources)
+        self.counts += checkpoint.counts()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what other drivers committed since."""
+        for record in read_records(self._store, self.number):
+            self._take_in(record)
+
+    def append(self, units: Iterable[UnitRecord]) -> Appended:
+        """Commit a group of units in one record.
+
+        Units that are committed already are left out, and so are those that share a source with a
+        committed one. Calling again with the same units after an error is safe.
+
+        Raises:
+            StateUnknown: the store does not answer; the units may or may not be committed.
+            StoreError: the store refused.
+        """
+        wanted = list(units)
+        while fresh := self._fresh(wanted):
+            record = LogRecord(
+                number=self.number + 1,
+                token=self._token,
+                run=self._run,
+                fingerprint=self._fingerprint,
+                units=tuple(fresh),
+            )
+            path = record_path(record.number)
+            standing = self._store.settle(path, to_json(record))
+            self._take_in(parse_record(standing, self._store.locate(path)))
+        return self._outcome(wanted)
+
+    def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
+        """Return the units that may still be committed, each once."""
+        fresh: list[UnitRecord] = []
+        inside = Committed()
+        for unit in wanted:
+            if not any(_covers(known, unit) for known in (self.committed, inside)):
+                inside.add(unit)
+                fresh.append(unit)
+        return fresh
+
+    def _outcome(self, wanted: Sequence[UnitRecord]) -> Appended:
+        names = list(dict.fromkeys(unit.unit for unit in wanted))
+        known = self.committed.units
+        return Appended(
+            ours=tuple(name for name in names if name in self._ours),
+            lost=tuple(name for name in names if name in known and name not in self._ours),
+            overlapping=tuple(name for name in names if name not in known),
+        )
+
+    def _take_in(self, record: LogRecord) -> None:
+        self._check_fingerprint(record.fingerprint, f"record {record.number}")
+        for unit in record.units:
+            self.committed.add(unit)
+            self.counts += unit.counts
+        if record.token == self._token:
+            self._ours.update(unit.unit for unit in record.units)
+        self.number = record.number
+
+    def _check_fingerprint(self, found: str | None, where: str) -> None:
+        if found not in (None, self._fingerprint):
+            raise DatasetMismatch(
+                f"{self._store.uri}: log: {where} has fingerprint {found}, this run has"
+                f" {self._fingerprint}; write to another output"
+            )
+
+
+def _covers(known: Committed, unit: UnitRecord) -> bool:
+    return unit.unit in known.units or not known.sources.isdisjoint(unit.sources)

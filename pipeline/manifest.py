@@ -1,0 +1,198 @@
+"""The manifest: what is committed, as one table with a row per unit; the only way into a dataset.
+
+`manifest/<n>.parquet` is a checkpoint of the log up to record n: whoever opens the dataset reads
+the newest one and the few records after it, instead of the whole log. It holds nothing that the
+log does not, and follows from it alone: two writers of one number write the same table.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.log_records import LogRecord, numbers_in, read_records
+from pipeline.parts import FORMAT_VERSION
+from pipeline.records import Counts, Part, UnitRecord
+from pipeline.storage import Store
+
+_PART: Final = pa.struct(
+    [
+        pa.field("path", pa.string()),
+        pa.field("bucket", pa.string()),
+        pa.field("rows", pa.int64()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+    ]
+)
+_COUNTS: Final = tuple(field.name for field in fields(Counts))
+_FIELDS: Final = (
+    pa.field("unit", pa.string()),
+    pa.field("log_number", pa.int64()),
+    pa.field("sources", pa.list_(pa.string())),
+    pa.field("parts", pa.list_(_PART)),
+    pa.field("quarantine", _PART),
+    *(pa.field(name, pa.int64()) for name in _COUNTS),
+    pa.field("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
+    pa.field("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
+)
+_SCHEMA: Final = pa.schema(_FIELDS)
+_ROW_GROUP_ROWS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All committed units up to one number of the log."""
+
+    number: int
+    table: pa.Table
+    """One row per unit, in the order of commits: unit, log_number, sources, parts, quarantine, one
+    column for each of `Counts`, reasons, timings."""
+
+    fingerprint: str | None = None
+    """Of the dataset; None while nothing is committed."""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def parts(self, bucket: str | None = None) -> list[Part]:
+        """Return the parts of all units, or of one bucket, in the order of commits."""
+        flat = pc.list_flatten(self.table["parts"]).combine_chunks()
+        if bucket is not None:
+            flat = flat.filter(pc.equal(pc.struct_field(flat, "bucket"), bucket))
+        return [Part(**row) for row in flat.to_pylist()]
+
+    def quarantine_parts(self) -> list[Part]:
+        """Return the quarantine tables of all units that have one."""
+        return [Part(**row) for row in self.table["quarantine"].drop_null().to_pylist()]
+
+    def counts(self) -> Counts:
+        """Return the sum over all units."""
+        return Counts(**{name: pc.sum(self.table[name]).as_py() or 0 for name in _COUNTS})
+
+    def reasons(self) -> dict[str, int]:
+        """Return how often each quarantine reason occurs, by reason."""
+        total: Counter[str] = Counter()
+        for row in pc.list_flatten(self.table["reasons"]).to_pylist():
+            total[row["reason"]] += row["count"]
+        return dict(sorted(total.items()))
+
+    def units(self) -> Iterator[UnitRecord]:
+        """Yield every unit as its record, a batch of rows in memory at a time."""
+        for batch in self.table.to_batches(max_chunksize=_ROW_GROUP_ROWS):
+            for row in batch.to_pylist():
+                yield _unit_record(row)
+
+    def extended(self, records: Iterable[LogRecord]) -> "Manifest":
+        """Return the manifest with the log's next records.
+
+        Raises:
+            StoreError: the records do not follow on, or commit a unit a second time.
+            ConfigError: a record is of another fingerprint.
+        """
+        number, fingerprint = self.number, self.fingerprint
+        tables = [self.table]
+        rows: list[dict[str, Any]] = []
+        for record in records:
+            if record.number != number + 1:
+                raise StoreError(f"log record {record.number} follows on {number}")
+            if fingerprint not in (None, record.fingerprint):
+                raise ConfigError(
+                    f"log record {number + 1}: fingerprint {record.fingerprint}, the records"
+                    f" before it have {fingerprint}"
+                )
+            number, fingerprint = record.number, record.fingerprint
+            rows += [_row(unit, number) for unit in record.units]
+            if len(rows) >= _ROW_GROUP_ROWS:
+                tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
+                rows = []
+        tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
+        table = pa.concat_tables(tables)
+        if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
+            raise StoreError(f"log up to record {number}: a unit is committed twice")
+        return Manifest(number, table, fingerprint)
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Return all that is committed: the newest checkpoint and the log's records after it.
+
+    Raises:
+        StoreError: the log has a hole, or a checkpoint or record is damaged.
+    """
+    manifest = read_checkpoint(store)
+    return manifest.extended(read_records(store, manifest.number))
+
+
+def read_checkpoint(store: Store) -> Manifest:
+    """Return the newest checkpoint alone; an empty manifest of number 0 if there is none."""
+    numbers = numbers_in(store, "manifest", ".parquet")
+    if not numbers:
+        return Manifest(0, _SCHEMA.empty_table())
+    path = manifest_path(numbers[-1])
+    with store.open(path) as file:
+        try:
+            table = pq.read_table(file)
+        except pa.ArrowInvalid as error:
+            raise StoreError(
+                f"{store.locate(path)}: {error}; delete it: the log holds all it says"
+            ) from error
+    head = json.loads(table.schema.metadata[b"vidtok"])
+    if head["format_version"] > FORMAT_VERSION:
+        raise ConfigError(
+            f"{store.locate(path)}: format version {head['format_version']}: this release reads up"
+            f" to {FORMAT_VERSION}; install a newer one"
+        )
+    return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"])
+
+
+def write_manifest(store: Store) -> Manifest:
+    """Write a checkpoint of the log as it stands, if there is anything new, and return it."""
+    checkpoint = read_checkpoint(store)
+    manifest = checkpoint.extended(read_records(store, checkpoint.number))
+    if manifest.number == checkpoint.number:
+        return manifest
+    head = {
+        "format_version": FORMAT_VERSION,
+        "number": manifest.number,
+        "fingerprint": manifest.fingerprint,
+    }
+    table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
+    with store.spool("manifest") as spool:
+        pq.write_table(table, spool.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+        spool.publish(manifest_path(manifest.number))
+    return manifest
+
+
+def manifest_path(number: int) -> str:
+    """Return the path of the checkpoint of the log up to a record."""
+    return f"manifest/{number:020d}.parquet"
+
+
+def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
+    return {
+        "unit": unit.unit,
+        "log_number": log_number,
+        "sources": unit.sources,
+        "parts": [asdict(part) for part in unit.parts],
+        "quarantine": asdict(unit.quarantine) if unit.quarantine else None,
+        **asdict(unit.counts),
+        "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
+        "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
+    }
+
+
+def _unit_record(row: dict[str, Any]) -> UnitRecord:
+    return UnitRecord(
+        unit=row["unit"],
+        sources=tuple(row["sources"]),
+        parts=tuple(Part(**part) for part in row["parts"]),
+        quarantine=Part(**row["quarantine"]) if row["quarantine"] else None,
+        counts=Counts(**{name: row[name] for name in _COUNTS}),
+        reasons={entry["reason"]: entry["count"] for entry in row["reasons"]},
+        timings={entry["stage"]: entry["seconds"] for entry in row["timings"]},
+    )
