@@ -98,11 +98,11 @@ def plan_units(
                 continue
             taken.add(name)
             if is_tar(name):
-                units.append(WorkUnit(unit=_unit_id(name, [name]), tar_uri=name))
+                units.append(WorkUnit(unit=unit_id(name, [name]), tar_uri=name))
             else:
                 videos.append(name)
         files = [_loose_file(name, prefix, folders) for name in videos]
-        units += _runs(files, files_per_unit)
+        units += cut_runs(files, files_per_unit)
     return units
 
 
@@ -127,7 +127,7 @@ def subtract(
             # Runs of two sources stay apart: only within one are keys unique.
             rest.setdefault(file.uri.removesuffix(file.key), []).append(file)
     for files in rest.values():
-        left += _runs(files, files_per_unit)
+        left += cut_runs(files, files_per_unit)
     return left
 
 
@@ -242,14 +242,15 @@ def _loose_file(uri: str, prefix: str, folders: _Folders) -> LooseFile:
     return LooseFile(key=uri.removeprefix(prefix), uri=uri, sidecar_uris=folders.sidecars(uri))
 
 
-def _runs(files: Sequence[LooseFile], files_per_unit: int) -> Iterator[WorkUnit]:
+def cut_runs(files: Sequence[LooseFile], files_per_unit: int) -> Iterator[WorkUnit]:
+    """Yield loose files as units of consecutive runs, in the order given."""
     for start in range(0, len(files), files_per_unit):
         run = tuple(files[start : start + files_per_unit])
-        yield WorkUnit(unit=_unit_id(run[0].uri, [file.uri for file in run]), files=run)
+        yield WorkUnit(unit=unit_id(run[0].uri, [file.uri for file in run]), files=run)
 
 
-def _unit_id(name: str, covers: Collection[str]) -> str:
-    """Return `<stem>-<12 hex>`, safe as a file name everywhere."""
+def unit_id(name: str, covers: Collection[str]) -> str:
+    """Return `<stem of the name>-<12 hex of the covered URIs>`, safe as a file name everywhere."""
     base = posixpath.basename(name)
     suffix = next((s for s in TAR_SUFFIXES if base.lower().endswith(s)), None)
     stem = base[: -len(suffix)] if suffix else posixpath.splitext(base)[0]

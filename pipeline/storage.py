@@ -53,7 +53,7 @@ class Store:
 
     def locate(self, path: str) -> str:
         """Return the full URI of a path, as error texts and other tools want it."""
-        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+        return posixpath.join(self.uri, path) if path else self.uri
 
     def read(self, path: str) -> bytes:
         """Return the whole content of a file."""
@@ -316,7 +316,7 @@ def _filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[An
         raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
     except ValueError as error:
         raise ConfigError(f"{uri}: {error}") from error
-    return fs, str(path)
+    return fs, os.path.abspath(path) if isinstance(fs, LocalFileSystem) else str(path)
 
 
 @contextlib.contextmanager

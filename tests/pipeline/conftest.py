@@ -1,0 +1,36 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.storage import Store
+from tests.pipeline.s3 import CREDENTIALS, S3Server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server for the whole session; take a fresh `s3.bucket()` per test."""
+    before = {name: os.environ.get(name) for name in CREDENTIALS}
+    os.environ.update(CREDENTIALS)
+    server = S3Server()
+    yield server
+    server.close()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest) -> Store:
+    """An empty store, once on a local disk and once on S3."""
+    if request.param == "local":
+        return Store(str(request.getfixturevalue("tmp_path") / "corpus"))
+    server: S3Server = request.getfixturevalue("s3")
+    return Store(f"{server.bucket()}/corpus", server.storage_options)
+
+
+@pytest.fixture
+def s3_store(s3: S3Server) -> Store:
+    return Store(f"{s3.bucket()}/corpus", s3.storage_options)
