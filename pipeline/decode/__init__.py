@@ -1,0 +1,13 @@
+"""Decode: one sample's bytes in, clips of upright RGB frames in the tokenizer's shape out.
+
+    file ─► video (demux, decode) ─► sampling (by presentation time) ─► picture (RGB, resize)
+      └───────────────── one killable child process per Decoder ─────────────────┘
+
+`Decoder` is the caller's side: it keeps the child, kills it when it hangs and starts another when
+it dies. Whatever a video does to its decoder ends as a `QuarantineError` of that one sample.
+"""
+
+from pipeline.decode.decoder import Decoder
+from pipeline.decode.rule import ClipRule, DecodeLimits
+
+__all__ = ["ClipRule", "DecodeLimits", "Decoder"]

@@ -1,0 +1,134 @@
+"""The child process: takes one file at a time, sends clips, and dies without regret.
+
+Started by `process.Child` as `python -P -m pipeline.decode.child FD`. It says `ready`, then for
+each job any number of `alive` and `clip`, and one `end` or `fail`. Its life ends when the socket
+does.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.decode.cut import Cut, cut
+from pipeline.decode.damage import one_line
+from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.picture import Painter
+from pipeline.decode.protocol import receive_with_file, send
+from pipeline.decode.resize import resize
+from pipeline.decode.rule import ClipRule, DecodeLimits
+from pipeline.decode.sampling import pick
+from pipeline.decode.video import open_video
+from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
+from pipeline.errors import QuarantineError
+
+NO_MEMORY = ("allocate memory", "bad allocation", "std::bad_alloc")
+"""How C++ says it in a plain RuntimeError."""
+
+
+def main(fd: int) -> None:
+    """Serve jobs until the parent closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    torch.set_num_threads(1)
+    _warm_up()
+    base = private_bytes() if sys.platform == "linux" else 0
+    with socket.socket(fileno=fd) as sock:
+        send(sock, {"kind": "ready"})
+        while True:
+            try:
+                job, file = receive_with_file(sock)
+            except (EOFError, ConnectionError):
+                return
+            _serve(sock, job, file, base)
+
+
+def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
+    rule, limits = ClipRule(**job["rule"]), DecodeLimits(**job["limits"])
+    dog = Watchdog(limits.timeout_s, lambda: send(sock, {"kind": "alive"}))
+
+    def emit(header: dict[str, Any], payload: memoryview | None) -> None:
+        dog.rest()
+        send(sock, header, payload)
+        dog.watch()
+
+    dog.watch()
+    outcome: dict[str, Any]
+    try:
+        limit_memory(base, limits.memory_mb << 20)
+        _decode(file, rule, limits, dog.progress, emit)
+        outcome = {"kind": "end"}
+    except QuarantineError as error:
+        outcome = {"kind": "fail", "reason": error.reason, "detail": error.detail}
+    except ConnectionError:
+        os._exit(1)
+    except Exception as error:  # whatever a file provokes is that file's quarantine
+        outcome = {"kind": "fail", **_unforeseen(error, limits)}
+    limit_memory(base, None)
+    dog.rest()
+    gc.collect()
+    grown = private_bytes() - base if sys.platform == "linux" else 0
+    send(sock, {**outcome, "grown_mb": grown >> 20})
+
+
+def _decode(
+    fd: int,
+    rule: ClipRule,
+    limits: DecodeLimits,
+    progress: Callable[[], None],
+    emit: Callable[[dict[str, Any], memoryview | None], None],
+) -> None:
+    with os.fdopen(fd, "rb", buffering=0) as file, open_video(file, limits) as video:
+        painter = Painter(
+            (rule.height, rule.width), rule.resize, video.sample_aspect, limits.max_pixels
+        )
+        picks = pick(video.frames(progress), rule.interval_s, video.nominal_s)
+        for clip in cut(picks, rule, painter.paint):
+            frames = clip.frames
+            emit(
+                _header(clip, video.source_fps),
+                None if frames is None else frames.data.cast("B"),
+            )
+
+
+def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
+    return {
+        "kind": "clip",
+        "index": clip.index,
+        "start_s": float(clip.start_s),
+        "end_s": float(clip.end_s),
+        "source_fps": source_fps,
+        "source_height": clip.fit.display_height,
+        "source_width": clip.fit.display_width,
+        "crop": clip.fit.crop,
+        "padded_frames": clip.padded_frames,
+        "dropped": clip.frames is None,
+    }
+
+
+def _unforeseen(error: Exception, limits: DecodeLimits) -> dict[str, str]:
+    text = one_line(f"{type(error).__name__}: {error}")
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
+        return {
+            "reason": "decode_memory",
+            "detail": f"decoding needs more than decode.memory_mb = {limits.memory_mb} ({text})",
+        }
+    return {"reason": "decode_error", "detail": text}
+
+
+def _warm_up() -> None:
+    """Load what is loaded on first use, so that it does not count as a video's memory."""
+    place = fit((64, 96), (32, 32))
+    for dtype in (np.uint8, np.float32):
+        resize(np.zeros((64, 96, 3), dtype), place, Orientation())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,100 @@
+"""Where the pixels of a coded picture go: upright, square, covering the bucket, cropped.
+
+Pure arithmetic on sizes, in the order in which a player works: the sample aspect ratio stretches
+the width of the picture as coded, then the display matrix turns it. The stretch is never carried
+out on its own; it is folded into the one resize, so that no pixel is interpolated twice.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orientation:
+    """How a picture as coded is turned upright: transpose first, then flip.
+
+    The eight values are all the ways to put a rectangle onto its place.
+    """
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @classmethod
+    def from_matrix(cls, matrix: tuple[int, ...]) -> "Orientation":
+        """Read a display matrix: nine integers in rows, `(a b u, c d v, x y w)`.
+
+        It sends the point `(p, q)` to `(a·p + c·q, b·p + d·q)`; the sizes of the numbers, the
+        shift and a tilt that is no quarter turn are not ours to draw, so only the nearest of the
+        eight orientations is kept.
+        """
+        a, b, _, c, d = matrix[:5]
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(flip_rows=d < 0, flip_columns=a < 0)
+        return cls(transpose=True, flip_rows=b < 0, flip_columns=c < 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """One picture's way into the bucket, in upright pixels.
+
+    `display_*` is the picture as displayed, `resized_*` its size after the one resize, `top` and
+    `left` the corner of the bucket in that.
+    """
+
+    display_height: int
+    display_width: int
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def crop(self) -> tuple[float, float, float, float]:
+        """`(top, left, height, width)` of the bucket in pixels of the picture as displayed."""
+        rows = self.display_height / self.resized_height
+        columns = self.display_width / self.resized_width
+        return self.top * rows, self.left * columns, self.height * rows, self.width * columns
+
+
+def display_size(
+    height: int, width: int, sample_aspect: Fraction, orientation: Orientation
+) -> tuple[int, int]:
+    """Return `(height, width)` of a picture as displayed: upright, with square pixels.
+
+    As every player does, the height stands and the width is stretched or squeezed, to the nearest
+    whole pixel.
+    """
+    squared = max(1, round(width * sample_aspect))
+    return (squared, height) if orientation.transpose else (height, squared)
+
+
+def fit(display: tuple[int, int], bucket: tuple[int, int]) -> Fit:
+    """Scale a picture to the smallest size that covers the bucket, and crop around its centre.
+
+    For a square bucket this is the reference's rule to the pixel (Resize of the shorter side with
+    the longer rounded down, CenterCrop with halves rounded to even). For others the reference makes
+    the shorter side as long as the bucket's *height* and fills what is missing with black; here no
+    black is ever added: the side that needs the larger scale decides.
+
+    Args:
+        display: `(height, width)` of the upright picture.
+        bucket: `(height, width)` to fill.
+    """
+    (source_height, source_width), (height, width) = display, bucket
+    if height * source_width >= width * source_height:
+        resized_height, resized_width = height, height * source_width // source_height
+    else:
+        resized_height, resized_width = width * source_height // source_width, width
+    return Fit(
+        display_height=source_height,
+        display_width=source_width,
+        resized_height=resized_height,
+        resized_width=resized_width,
+        top=round((resized_height - height) / 2),
+        left=round((resized_width - width) / 2),
+        height=height,
+        width=width,
+    )

@@ -1,0 +1,93 @@
+"""Which frame of the source stands at each moment of a clip: resampling by presentation time.
+
+In: frames with their times, in order. Out: picks at the clip's own rate. Pure, generic in what a
+frame is, and never ahead by more than one frame.
+
+The output times are `t0 + i / fps`, where t0 is the first frame's time. The frame picked for t is
+the last one that begins no later than `t + tolerance`, the tolerance being half a frame of the
+source or of the output, whichever is shorter. So a regular source gives the nearest frame, also
+when its container rounds times to milliseconds (24 fps at 8 fps: frames 0, 3, 6, …), and a gap
+holds the frame before it, as a player does. The end of the last frame counts as the beginning of
+one more that is never picked.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Generic, TypeVar
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[F]):
+    """A frame of the source and when it is displayed: [start_s, start_s + duration_s)."""
+
+    frame: F
+    start_s: Fraction
+    duration_s: Fraction
+
+    @property
+    def end_s(self) -> Fraction:
+        """When the container says that it is over."""
+        return self.start_s + self.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Pick(Generic[F]):
+    """A frame of the output: what to show in [start_s, end_s).
+
+    All but those of an unsampled video are one interval long, the last one too.
+    """
+
+    shown: Shown[F]
+    start_s: Fraction
+    end_s: Fraction
+
+
+def tolerance(nominal_s: Fraction, interval_s: Fraction) -> Fraction:
+    """Return how much too late a frame may begin and still be the one at a given time."""
+    return min(nominal_s, interval_s) / 2
+
+
+def pick(
+    source: Iterable[Shown[F]], interval_s: Fraction | None, nominal_s: Fraction
+) -> Iterator[Pick[F]]:
+    """Yield the frames of the output, in order.
+
+    Args:
+        source: frames whose times grow.
+        interval_s: between two frames of the output; None yields every frame once.
+        nominal_s: usual length of a frame of the source.
+    """
+    if interval_s is None:
+        yield from _every(source)
+        return
+    slack = tolerance(nominal_s, interval_s)
+    last: Shown[F] | None = None
+    origin = Fraction(0)
+    count = 0
+    for shown in source:
+        if last is None:
+            origin = shown.start_s
+        else:
+            while (time := origin + count * interval_s) + slack < shown.start_s:
+                yield Pick(last, time, time + interval_s)
+                count += 1
+        last = shown
+    if last is None:
+        return
+    # A single frame shorter than the tolerance is still a picture: time zero always has one.
+    while (time := origin + count * interval_s) + slack < last.end_s or count == 0:
+        yield Pick(last, time, time + interval_s)
+        count += 1
+
+
+def _every(source: Iterable[Shown[F]]) -> Iterator[Pick[F]]:
+    last: Shown[F] | None = None
+    for shown in source:
+        if last is not None:
+            yield Pick(last, last.start_s, shown.start_s)
+        last = shown
+    if last is not None:
+        yield Pick(last, last.start_s, last.end_s)

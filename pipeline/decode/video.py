@@ -1,0 +1,278 @@
+"""Demux and decode: a file object in, frames with their times out, and an end at the first damage.
+
+FFmpeg gets a file object, never a name, and may open nothing else: no protocol is allowed, and of
+its demuxers only the containers of video, not those that are lists of other files (HLS, DASH,
+concat, image sequences). The largest video stream is read, cover art and thumbnails aside, by one
+thread.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipeline.decode import damage
+from pipeline.decode.rule import DecodeLimits
+from pipeline.decode.sampling import Shown
+from pipeline.decode.timeline import Timeline
+from pipeline.errors import QuarantineError
+
+CONTAINERS = (
+    "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
+    "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,swf,vc1,vvc,wtv,yuv4mpegpipe"
+)
+NOT_FOOTAGE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+JOINABLE = "mpegts"
+"""The one container whose recordings begin anywhere: damage before its first picture is no loss."""
+DECLARES_LENGTH = ("matroska,webm", "avi", "flv", "asf")
+"""Containers whose header states a length that was measured, not guessed from the file."""
+READ_BYTES = 1 << 18
+
+
+class SourceFile:
+    """The three calls that FFmpeg may make on the file, under a name that says nothing."""
+
+    name = "video"
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+        self.seek = file.seek
+        self.tell = file.tell
+
+
+class Video:
+    """One open video. Made by `open_video`."""
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        logs: list[damage.Log],
+        limits: DecodeLimits,
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._logs = logs
+        self._limits = limits
+        rate = stream.guessed_rate or stream.average_rate
+        sane = rate is not None and Fraction(1, 100) <= rate <= 1000
+        self.nominal_s = 1 / Fraction(rate) if rate is not None and sane else Fraction(1, 25)
+        """How long a frame usually stands; 1/25 where the container gives no rate to believe."""
+        self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
+        """Average rate that the container declares, else the usual one."""
+        aspect = stream.sample_aspect_ratio
+        self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
+        """Width of a pixel over its height."""
+
+    def frames(self, progress: Callable[[], None]) -> Iterator[Shown[VideoFrame]]:
+        """Yield every frame that is displayed, in order.
+
+        Args:
+            progress: called for each packet and each frame; whoever waits learns that this moves.
+
+        Raises:
+            QuarantineError: at the first damage, or at the end if the file is shorter than it says
+                or gave no frame at all.
+        """
+        assert self._stream.time_base is not None
+        timeline = Timeline(self._stream.time_base, self.nominal_s)
+        origin: Fraction | None = None
+        end = Fraction(0)
+        packets = 0
+        for frame in self._decode(progress):
+            if isinstance(frame, int):
+                packets = frame
+                continue
+            start, length = timeline.place(frame.pts, frame.dts, frame.duration)
+            if origin is None:
+                origin = end = start
+            for gap in (start - end, length):
+                if gap > self._limits.max_gap_s:
+                    raise QuarantineError(
+                        "decode",
+                        "corrupt",
+                        f"the timestamps leave {float(gap):.1f} s to one frame at "
+                        f"{float(start):.2f} s, more than decode.max_gap_s",
+                    )
+            end = start + length
+            yield Shown(frame, start, length)
+        self._check_end(packets, None if origin is None else end - origin)
+
+    def _decode(self, progress: Callable[[], None]) -> Iterator[VideoFrame | int]:
+        """Yield the frames, then the number of packets that they came in."""
+        packets, any_frame = 0, False
+        speakers = (self._stream.codec_context.codec.name, self._container.format.name)
+        self._logs.clear()
+        demuxer = self._container.demux(self._stream)
+        while True:
+            found: damage.Finding | None = None
+            frames: list[VideoFrame] = []
+            try:
+                packet = next(demuxer, None)
+                progress()
+                if packet is not None:
+                    packets += packet.size > 0 or packet.dts is not None
+                    if packet.is_corrupt:
+                        found = self._corrupt_packet(packet)
+                    frames = packet.decode()
+            except av.error.FFmpegError as error:
+                found = found or damage.in_log(self._logs, speakers) or explain(error)
+            found = damage.in_log(self._logs, speakers) or found
+            if any(frame.is_corrupt for frame in frames):
+                found = found or damage.Finding("corrupt", "a frame is flagged as damaged")
+            if found and (any_frame or self._container.format.name != JOINABLE):
+                raise QuarantineError("decode", found.reason, found.detail)
+            self._logs.clear()
+            if packet is None:
+                break
+            for frame in frames:
+                any_frame = True
+                progress()
+                yield frame
+        yield packets
+
+    def _corrupt_packet(self, packet: Any) -> damage.Finding:
+        at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
+        return damage.Finding(
+            "truncated" if at_end else "corrupt",
+            f"the packet at byte {packet.pos} is damaged or incomplete",
+        )
+
+    def _check_end(self, packets: int, shown_s: Fraction | None) -> None:
+        found: damage.Finding | None = None
+        if shown_s is None:
+            found = damage.Finding("no_frames", f"{packets} packets, and not one frame in them")
+        elif self._container.format.name.startswith("mov,"):
+            # A fragmented file has no index of its own; its fragments are checked as they are read.
+            if self._stream.frames > 0:
+                found = damage.missing_packets(packets, len(self._stream.index_entries))
+        elif self._container.format.name in DECLARES_LENGTH:
+            declared = self._declared_s()
+            found = damage.missing_time(shown_s, declared) if declared else None
+        if found:
+            raise QuarantineError("decode", found.reason, found.detail)
+
+    def _declared_s(self) -> Fraction | None:
+        """Return how long the header says that this stream is, if it speaks of this stream."""
+        stream = self._stream
+        if stream.duration is not None and stream.time_base is not None:
+            return stream.duration * stream.time_base
+        if (text := stream.metadata.get("DURATION")) and (tagged := parse_clock(text)) is not None:
+            return tagged
+        if len(self._container.streams) == 1 and self._container.duration is not None:
+            return Fraction(self._container.duration, 1_000_000)
+        return None
+
+
+@contextmanager
+def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
+    """Open a video and choose its stream.
+
+    Args:
+        file: readable and seekable, at its beginning.
+        limits: `max_pixels` is checked before anything is decoded, and by the decoder for pictures
+            that change their size.
+
+    Raises:
+        QuarantineError: no container, no video stream, no decoder, or too large a picture.
+    """
+    av.logging.set_level(av.logging.ERROR)
+    options = {
+        "protocol_whitelist": "none",
+        "format_whitelist": CONTAINERS,
+        "max_pixels": str(limits.max_pixels),
+    }
+    with av.logging.Capture() as logs:
+        if not file.seek(0, 2):
+            raise QuarantineError("decode", "not_a_video", "the file is empty")
+        file.seek(0)
+        try:
+            container = av.open(SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES)
+        except av.error.FFmpegError as error:
+            found = _why_not_open(error, logs)
+            raise QuarantineError("decode", found.reason, found.detail) from error
+        with container:
+            # PyAV asks FFmpeg to make up missing timestamps; for AVI it makes up wrong ones.
+            container.flags &= ~av.container.Flags.gen_pts.value
+            stream = _choose(container, limits)
+            yield Video(container, stream, logs, limits)
+
+
+def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
+    footage = [s for s in container.streams.video if not s.disposition & NOT_FOOTAGE]
+    if not footage:
+        held = ", ".join(s.type for s in container.streams) or "nothing"
+        raise QuarantineError(
+            "decode", "no_video_stream", f"{container.format.name} with {held} and no footage"
+        )
+    decodable = [s for s in footage if s.codec_context is not None]
+    if not decodable:
+        raise QuarantineError(
+            "decode", "unsupported", f"no decoder for the video in {container.format.name}"
+        )
+    stream = max(decodable, key=lambda s: s.width * s.height)
+    if stream.width * stream.height > limits.max_pixels:
+        raise QuarantineError(
+            "decode",
+            "unsupported",
+            f"a picture of {stream.width}x{stream.height} has more than decode.max_pixels = "
+            f"{limits.max_pixels}",
+        )
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    context = stream.codec_context
+    context.thread_count = 1
+    context.thread_type = "NONE"
+    context.options = {"max_pixels": str(limits.max_pixels)}
+    return stream
+
+
+def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Finding:
+    texts = [damage.one_line(message) for _, _, message in logs]
+    if any("moov atom not found" in text for text in texts):
+        return damage.Finding(
+            "truncated", "an MP4 without its index (moov): cut short, or never finished"
+        )
+    if any("not on whitelist" in text for text in texts):
+        return damage.Finding(
+            "not_a_video", "a playlist or a list of files, not a container of video"
+        )
+    if isinstance(error, av.error.InvalidDataError):
+        return damage.Finding(
+            "not_a_video", "; ".join(texts) or "no container format was recognised"
+        )
+    return explain(error)
+
+
+def explain(error: av.error.FFmpegError) -> damage.Finding:
+    """Return the reason and the detail for an error that FFmpeg returned.
+
+    Raises:
+        MemoryError: FFmpeg ran out of memory; that is the caller's to judge.
+    """
+    if isinstance(error, MemoryError):
+        raise MemoryError("FFmpeg could not allocate memory") from error
+    said = error.log[1] if error.log else None
+    detail = damage.one_line(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
+    if isinstance(error, av.error.PatchWelcomeError | NotImplementedError | av.error.LookupError):
+        return damage.Finding("unsupported", detail)
+    if isinstance(error, av.error.InvalidDataError):
+        return damage.Finding("corrupt", detail)
+    return damage.Finding("decode_error", detail)
+
+
+def parse_clock(text: str) -> Fraction | None:
+    """Read `00:00:02.040000000`, the form of Matroska's DURATION tag; None if it is none."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    except (ValueError, ZeroDivisionError):
+        return None
