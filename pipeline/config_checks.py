@@ -1,0 +1,98 @@
+"""Rules between settings, and between settings and models: each broken one is a `Fault`.
+
+Only this module of the configuration knows `vidtok`, and imports it when a check needs it: a typing
+error in the file is answered without waiting for torch.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
+
+if TYPE_CHECKING:
+    from vidtok.config import TokenizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: `field = value: rule; mend`."""
+
+    field: str
+    value: Any = None
+    rule: str = ""
+    mend: str = ""
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" = {self.value}"
+        return f"{self.field}{value}: {self.rule}" + (f"; {self.mend}" if self.mend else "")
+
+
+def check(config: JobConfig) -> list[Fault]:
+    """Return what is wrong with a configuration whose fields are right one by one."""
+    faults = [*_names(config), *_slice(config)]
+    for n, spec in enumerate(config.tokenizers):
+        faults += _model(config, spec, f"tokenizers.{n}")
+    return faults
+
+
+def _names(config: JobConfig) -> Iterator[Fault]:
+    """Column names: of each tokenizer `N`, `N_shape` and, if stored, `N_logvar`."""
+    from pipeline.parts import clip_schema
+
+    owner = dict.fromkeys(clip_schema([]).names, "every row")
+    for n, spec in enumerate(config.tokenizers):
+        field = f"tokenizers.{n}.name"
+        for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
+            if column in owner:
+                rule = f"{owner[column]} has a column {column} already"
+                yield Fault(field, spec.name, rule, "choose another name")
+                break
+            owner[column] = field
+
+
+def _slice(config: JobConfig) -> Iterator[Fault]:
+    if config.slice is not None:
+        index, of = map(int, config.slice.split("/"))
+        if index >= of:
+            yield Fault("slice", config.slice, f"slices count from 0: the last of {of} is {of - 1}")
+
+
+def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
+    from vidtok.presets import PRESETS
+
+    if spec.model not in PRESETS:
+        close = difflib.get_close_matches(spec.model, PRESETS, n=2, cutoff=0.3)
+        mend = f"did you mean {' or '.join(close)}?" if close else ""
+        yield Fault(f"{field}.model", spec.model, "no model has this name", mend)
+        return
+    model = PRESETS[spec.model]
+    if model.regularizer == "fsq":
+        if spec.logvar:
+            yield Fault(f"{field}.logvar", spec.logvar, f"{spec.model} is FSQ and has none")
+        if spec.dtype is not None:
+            rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
+            yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
+    if spec.weights is not None and "://" in spec.weights:
+        rule = "must be a path that every node can read"
+        yield Fault(f"{field}.weights", spec.weights, rule, "copy the file there first")
+    elif spec.weights is not None and not Path(spec.weights).is_file():
+        yield Fault(f"{field}.weights", spec.weights, "no such file")
+    yield from _clip(config.clip, model)
+
+
+def _clip(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
+    """Ask the model; its answer reads `frames = 16: <model> takes 1 + 4k frames; use 13 or 17`."""
+    rules: list[Callable[[], None]] = [
+        lambda: model.check_frames(clip.frames),
+        lambda: model.check_size(clip.height, clip.width),
+    ]
+    for rule in rules:
+        try:
+            rule()
+        except ValueError as error:
+            field, _, text = str(error).partition(" = ")
+            value, _, text = text.partition(": ")
+            yield Fault(f"clip.{field}", value, text)
