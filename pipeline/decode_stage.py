@@ -1,0 +1,219 @@
+"""Decode one work unit: its samples in, batch rows of clips out, and a closing row at the end.
+
+    WorkUnit ─► read_samples ─► Decoder ─► BatchRow … BatchRow ─► Closing
+
+A generator without state between units: the same unit always gives the same rows, in the same
+order, cut at the same places. Rows are full but for the last; a sample's clips may lie in several.
+The closing row lists the digest of every row before it, so that the commit notices a replay that
+came out differently, which counts alone would not show.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decode import ClipRule, DecodeLimits, Decoder
+from pipeline.errors import QuarantineError
+from pipeline.records import (
+    BatchHeader,
+    Bucket,
+    Clip,
+    Closing,
+    Counts,
+    Quarantined,
+    Sample,
+    WorkUnit,
+)
+from pipeline.rows import BatchRow
+from pipeline.samples import read_samples
+
+T = TypeVar("T")
+
+
+class DecodeStage:
+    """Holds one decoder; a context manager, not for several threads at once.
+
+    Args:
+        rule: the clips wanted.
+        limits: when to give a video up.
+        row_clips: N, clips in one row.
+        max_video_mb: larger videos are quarantined unread.
+        storage_options: of the sources.
+    """
+
+    def __init__(
+        self,
+        rule: ClipRule,
+        limits: DecodeLimits,
+        *,
+        row_clips: int,
+        max_video_mb: float,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._decoder = Decoder(rule, limits)
+        self._rule = rule
+        self._row_clips = row_clips
+        self._max_video_mb = max_video_mb
+        self._storage_options = storage_options
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder's process."""
+        self._decoder.close()
+
+    def __call__(self, unit: WorkUnit) -> Iterator[BatchRow | Closing]:
+        """Yield a unit's batch rows as they fill up, then its closing row.
+
+        Raises:
+            StoreError: the source cannot be read now; no closing row was yielded.
+        """
+        book = _Book(unit.unit)
+        pending = _PendingRow(unit.unit, self._rule, self._row_clips)
+        samples = read_samples(
+            unit, storage_options=self._storage_options, max_video_mb=self._max_video_mb
+        )
+        for sample in book.timed("read", samples):
+            if isinstance(sample, Quarantined):
+                book.quarantined_sample(sample)
+                continue
+            for clip, frames in self._clips(sample, book):
+                pending.add(clip, frames)
+                if pending.is_full:
+                    yield book.listed(pending.take())
+        if not pending.is_empty:
+            yield book.listed(pending.take())
+        yield book.closing()
+
+    def _clips(self, sample: Sample, book: "_Book") -> Iterator[tuple[Clip, NDArray[Any]]]:
+        """Yield the clips of a sample that have frames, and keep the book on all others."""
+        written = filtered = 0
+        broken: QuarantineError | None = None
+        try:
+            for clip, frames in book.timed("decode", self._decoder.decode(sample, book.unit)):
+                if frames is None:
+                    filtered += 1
+                else:
+                    written += 1
+                    yield clip, frames
+        except QuarantineError as error:
+            broken = error
+        book.sample(sample.key, written, filtered, broken)
+
+
+class _PendingRow:
+    """Collects clips in the array that becomes the row."""
+
+    def __init__(self, unit: str, rule: ClipRule, row_clips: int) -> None:
+        self._unit = unit
+        self._bucket = Bucket(frames=rule.frames, height=rule.height, width=rule.width)
+        self._shape = (row_clips, *rule.shape)
+        self._dtype = np.dtype(rule.resize)
+        self._seq = 0
+        self._clips: list[Clip] = []
+        self._frames = np.empty(0, self._dtype)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._clips
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._clips) == self._shape[0]
+
+    def add(self, clip: Clip, frames: NDArray[Any]) -> None:
+        if not self._clips:
+            # A new array for every row: the one before may still be on its way out.
+            self._frames = np.empty(self._shape, self._dtype)
+        self._frames[len(self._clips)] = frames
+        self._clips.append(clip)
+
+    def take(self) -> BatchRow:
+        header = BatchHeader(
+            unit=self._unit, seq=self._seq, bucket=self._bucket, clips=tuple(self._clips)
+        )
+        row = BatchRow(header, self._frames[: len(self._clips)])
+        self._seq += 1
+        self._clips = []
+        return row
+
+
+class _Book:
+    """Where every sample and clip of one unit went."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self._counts: Counter[str] = Counter()
+        self._quarantined: list[Quarantined] = []
+        self._digests: list[str] = []
+        self._timings: dict[str, float] = {}
+
+    def timed(self, stage: str, items: Iterator[T]) -> Iterator[T]:
+        """Yield the items; the seconds spent on making them, and on nothing else, are `stage`'s."""
+        while True:
+            began = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                seconds = time.monotonic() - began
+                self._timings[stage] = self._timings.get(stage, 0.0) + seconds
+            yield item
+
+    def listed(self, row: BatchRow) -> BatchRow:
+        self._digests.append(row.header.digest())
+        return row
+
+    def quarantined_sample(self, record: Quarantined) -> None:
+        self._counts["samples_read"] += 1
+        self._counts["samples_quarantined"] += 1
+        self._quarantined.append(record)
+
+    def sample(self, key: str, written: int, filtered: int, broken: QuarantineError | None) -> None:
+        """Count one sample that was decoded.
+
+        One that broke after some clips keeps them, and loses the clip that it broke in; one that
+        broke before is lost whole.
+        """
+        lost_clip = int(broken is not None and written > 0)
+        if broken is not None:
+            record = Quarantined(
+                unit=self.unit,
+                key=key,
+                clip_index=written + filtered if written else None,
+                stage=broken.stage,
+                reason=broken.reason,
+                detail=broken.detail,
+            )
+            self._quarantined.append(record)
+        outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
+        self._counts["samples_read"] += 1
+        self._counts[f"samples_{outcome}"] += 1
+        self._counts["clips_seen"] += written + filtered + lost_clip
+        self._counts["clips_written"] += written
+        self._counts["clips_filtered"] += filtered
+        self._counts["clips_quarantined"] += lost_clip
+
+    def closing(self) -> Closing:
+        return Closing(
+            unit=self.unit,
+            digests=tuple(self._digests),
+            counts=Counts(**self._counts),
+            quarantined=tuple(self._quarantined),
+            timings={stage: round(seconds, 6) for stage, seconds in self._timings.items()},
+        )

@@ -1,0 +1,139 @@
+"""Tokenize one batch row: frames in, the finished rows of its clips out, as Arrow bytes.
+
+A batch that fails is tried clip by clip, in the same fixed shape, and the clip that fails alone
+goes to the quarantine. Before a clip is blamed, a black one is tried: if that fails too, it is the
+model or the device that is broken, and no clip is lost for it.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from pipeline.encode import ClipEncoder
+from pipeline.parts import clip_rows, clip_schema, encode_rows
+from pipeline.records import Clip, PayloadHeader, Quarantined
+from pipeline.rows import BatchRow, Payload
+
+Cells = dict[str, NDArray[Any]]
+
+
+class TokenizerBroken(RuntimeError):
+    """A tokenizer fails on any clip: its process has to go, not the clips."""
+
+
+class TokenizeStage:
+    """Holds the tokenizers of a dataset.
+
+    Args:
+        encoders: one per tokenizer, in the order of the schema's columns.
+    """
+
+    def __init__(self, encoders: Sequence[ClipEncoder]) -> None:
+        self._encoders = list(encoders)
+        self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
+
+    def __call__(self, batch: BatchRow) -> Payload:
+        """Tokenize the clips of one row; each of them becomes a row or a quarantine record.
+
+        Raises:
+            TokenizerBroken: a tokenizer fails on a black clip as well.
+            torch.OutOfMemoryError: one clip at a time does not fit.
+        """
+        header, frames = batch.header, batch.frames
+        bucket = header.bucket
+        shape = (len(header.clips), bucket.frames, bucket.height, bucket.width, 3)
+        assert frames.shape == shape, f"{header.unit}/{header.seq}: frames {frames.shape}, {shape}"
+        timings: dict[str, float] = {}
+        try:
+            cells, finite = self._encode(frames, timings)
+            failed: dict[int, str] = {}
+        except Exception as error:
+            cells, finite, failed = self._one_by_one(frames, error, timings)
+        kept: list[int] = []
+        quarantined: list[Quarantined] = []
+        for n, clip in enumerate(header.clips):
+            if n in failed:
+                quarantined.append(_quarantined(clip, "tokenizer_error", failed[n]))
+            elif names := [name for name, ok in finite.items() if not ok[n]]:
+                detail = f"{', '.join(names)}: NaN or infinity among the latents"
+                quarantined.append(_quarantined(clip, "non_finite", detail))
+            else:
+                kept.append(n)
+        rows = clip_rows(
+            [header.clips[n] for n in kept],
+            {name: column[kept] for name, column in cells.items()},
+            self._schema,
+        )
+        payload = PayloadHeader(
+            unit=header.unit,
+            seq=header.seq,
+            digest=header.digest(),
+            bucket=bucket,
+            clip_ids=tuple(clip.clip_id for clip in header.clips),
+            quarantined=tuple(quarantined),
+            timings={stage: round(seconds, 6) for stage, seconds in timings.items()},
+        )
+        return Payload(payload, encode_rows(rows))
+
+    def _encode(
+        self, frames: NDArray[Any], timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]]]:
+        """Return the cells of all columns, and for each tokenizer which clips are finite."""
+        cells: Cells = {}
+        finite = {}
+        for encoder in self._encoders:
+            began = time.monotonic()
+            made, ok = encoder(frames)
+            cells.update(made)
+            finite[encoder.column.name] = ok
+            stage = f"tokenize {encoder.column.name}"
+            timings[stage] = timings.get(stage, 0.0) + time.monotonic() - began
+        return cells, finite
+
+    def _one_by_one(
+        self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+        """Encode each clip alone; return the results, and what the failing clips said.
+
+        A failing clip's cells are those of the black clip: they only hold its place.
+        """
+        black = np.zeros_like(frames[:1])
+        try:
+            place_holder = self._encode(black, timings)
+        except Exception as error:
+            raise TokenizerBroken(f"{_say(cause)}; and on a black clip: {_say(error)}") from cause
+        results = []
+        failed = {}
+        for n in range(len(frames)):
+            try:
+                results.append(self._encode(frames[n : n + 1], timings))
+            except torch.OutOfMemoryError:
+                raise  # no clip is larger than another
+            except Exception as error:
+                failed[n] = _say(error)
+                results.append(place_holder)
+        cells = {name: np.concatenate([r[0][name] for r in results]) for name in place_holder[0]}
+        finite = {name: np.concatenate([r[1][name] for r in results]) for name in place_holder[1]}
+        return cells, finite, failed
+
+
+def _quarantined(clip: Clip, reason: str, detail: str) -> Quarantined:
+    return Quarantined(
+        unit=clip.unit,
+        key=clip.key,
+        clip_index=clip.clip_index,
+        stage="tokenize",
+        reason=reason,
+        detail=detail,
+        attempts=2 if reason == "tokenizer_error" else 1,
+    )
+
+
+def _say(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
