@@ -104,6 +104,7 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
 
 def _parse(data: bytes, store: Store) -> Dataset:
     where = store.locate(PATH)
+    damage = (ValidationError, AttributeError, TypeError, UnicodeError, json.JSONDecodeError)
     try:
         version = json.loads(data).get("format_version", 0)
         if version > FORMAT_VERSION:
@@ -112,7 +113,7 @@ def _parse(data: bytes, store: Store) -> Dataset:
                 " install a newer one"
             )
         return from_json(Dataset, data)
-    except (ValidationError, AttributeError, TypeError, json.JSONDecodeError) as error:
+    except damage as error:
         raise StoreError(f"{where}: not the head of a dataset: {error}") from error
 
 

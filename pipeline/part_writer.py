@@ -55,7 +55,7 @@ class PartWriter:
     def add(self, rows: pa.Table) -> None:
         """Take the next rows; writes the row groups that became full."""
         self._pending = pa.concat_tables([self._pending, rows])
-        while self._pending.nbytes >= self._row_group_bytes:
+        while self._pending.num_rows and self._pending.nbytes >= self._row_group_bytes:
             row_bytes = self._pending.nbytes / self._pending.num_rows
             count = max(1, int(self._row_group_bytes / row_bytes))
             self._write_group(self._pending.slice(0, count))

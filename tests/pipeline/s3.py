@@ -124,7 +124,7 @@ class S3Server:
             "secret": "testing",
             "endpoint_url": self.endpoint,
             "client_kwargs": {"region_name": "us-east-1"},
-            "config_kwargs": {"retries": {"max_attempts": 1}},
+            "config_kwargs": {"retries": {"max_attempts": 0}},
         }
 
     def bucket(self) -> str:

@@ -1,0 +1,202 @@
+"""A unit as decode and tokenize deliver it, for tests of all that comes after them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.parts import TokenizerColumn, clip_rows, clip_schema, encode_rows
+from pipeline.records import (
+    BatchHeader,
+    Bucket,
+    Clip,
+    Closing,
+    Counts,
+    Part,
+    PayloadHeader,
+    Quarantined,
+    UnitRecord,
+    WorkUnit,
+)
+
+FSQ = TokenizerColumn(
+    name="fsq",
+    kind="fsq",
+    dtype="uint16",
+    axes=("t", "h", "w"),
+    model="vidtok_fsq_causal_488_32768",
+    fingerprint="f" * 32,
+    codebook_size=32768,
+)
+KL = TokenizerColumn(
+    name="kl",
+    kind="kl",
+    dtype="float16",
+    axes=("c", "t", "h", "w"),
+    model="vidtok_kl_causal_488_16chn",
+    fingerprint="e" * 32,
+    logvar=True,
+)
+SCHEMA = clip_schema([FSQ, KL])
+SMALL = Bucket(frames=5, height=16, width=16)
+WIDE = Bucket(frames=9, height=16, width=32)
+
+
+@dataclass
+class Delivery:
+    """What the commit gets for one unit."""
+
+    unit: WorkUnit
+    closing: Closing
+    payloads: list[tuple[PayloadHeader, bytes]]
+
+
+def make_clip(unit: str, n: int) -> Clip:
+    return Clip(
+        unit=unit,
+        key=f"k{n // 2}",
+        clip_index=n % 2,
+        start_s=n % 2 * 0.5,
+        end_s=n % 2 * 0.5 + 0.5,
+        source_fps=29.97,
+        source_height=480,
+        source_width=640,
+        crop=(0.0, 80.0, 480.0, 480.0),
+        padded_frames=n % 3,
+        caption=None if n % 3 == 0 else f"clip {n}",
+        meta=None if n % 2 else f'{{"json": {{"n": {n}}}}}',
+    )
+
+
+def make_cells(clips: Sequence[Clip], bucket: Bucket, scale: int = 1) -> dict[str, np.ndarray]:
+    t, h, w = 1 + (bucket.frames - 1) // 4, bucket.height // 8 * scale, bucket.width // 8 * scale
+    count = len(clips)
+    seed = sum(map(ord, "".join(clip.clip_id for clip in clips)))
+    rng = np.random.default_rng(seed)
+    return {
+        "fsq": rng.integers(0, 32768, (count, t, h, w), dtype=np.uint16),
+        "kl": rng.standard_normal((count, 4, t, h, w)).astype(np.float16),
+        "kl_logvar": rng.standard_normal((count, 4, t, h, w)).astype(np.float16),
+    }
+
+
+def make_payload(
+    seq: int,
+    bucket: Bucket,
+    clips: Sequence[Clip],
+    *,
+    lost: Sequence[Clip] = (),
+    schema: pa.Schema = SCHEMA,
+    scale: int = 1,
+) -> tuple[PayloadHeader, bytes]:
+    """Return the payload of one batch row; the tokenizer quarantined the clips `lost`."""
+    batch = BatchHeader(unit=clips[0].unit, seq=seq, bucket=bucket, clips=tuple(clips))
+    header = PayloadHeader(
+        unit=batch.unit,
+        seq=seq,
+        digest=batch.digest(),
+        bucket=bucket,
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        quarantined=tuple(quarantine(clip, "non_finite", "tokenize") for clip in lost),
+        timings={"tokenize": 0.25},
+    )
+    alive = [clip for clip in clips if clip not in lost]
+    return header, encode_rows(clip_rows(alive, make_cells(alive, bucket, scale), schema))
+
+
+def quarantine(clip: Clip, reason: str, stage: str) -> Quarantined:
+    return Quarantined(
+        unit=clip.unit,
+        key=clip.key,
+        clip_index=clip.clip_index,
+        stage=stage,  # type: ignore[arg-type]
+        reason=reason,
+        detail="made by a test",
+    )
+
+
+def deliver(
+    name: str = "u-1",
+    *,
+    batches: Sequence[int] = (3, 3, 2),
+    lost: Sequence[int] = (),
+    unreadable: int = 1,
+    scale: int = 1,
+) -> Delivery:
+    """Return a unit whose batch rows hold `batches` clips, alternating between two buckets."""
+    unit = WorkUnit(unit=name, tar_uri=f"/in/{name}.tar")
+    clips = [make_clip(name, n) for n in range(sum(batches))]
+    dead = [clips[n] for n in lost]
+    payloads, start = [], 0
+    for seq, size in enumerate(batches):
+        here = clips[start : start + size]
+        payloads.append(
+            make_payload(
+                seq,
+                (SMALL, WIDE)[seq % 2],
+                here,
+                lost=[clip for clip in here if clip in dead],
+                scale=scale,
+            )
+        )
+        start += size
+    samples = len({clip.key for clip in clips})
+    broken = [
+        Quarantined(
+            unit=name, key=f"bad{n}", clip_index=None, stage="decode", reason="corrupt", detail="-"
+        )
+        for n in range(unreadable)
+    ]
+    counts = Counts(
+        samples_read=samples + unreadable + 1,
+        samples_with_clips=samples,
+        samples_filtered=1,
+        samples_quarantined=unreadable,
+        clips_seen=len(clips) + 2,
+        clips_written=len(clips),
+        clips_filtered=2,
+    )
+    closing = Closing(
+        unit=name,
+        digests=tuple(header.digest for header, _ in payloads),
+        counts=counts,
+        quarantined=tuple(broken),
+        timings={"decode": 1.5},
+    )
+    return Delivery(unit, closing, payloads)
+
+
+def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> UnitRecord:
+    """Return a unit's log record without the files that it names."""
+    rng = random.Random(f"{name}{seed}")
+    parts = tuple(
+        Part(
+            path=f"data/{bucket}/{name}-0-{rng.randbytes(8).hex()}.parquet",
+            bucket=bucket,
+            rows=rng.randrange(1, 100),
+            bytes=rng.randrange(1, 10**6),
+            sha256=rng.randbytes(32).hex(),
+        )
+        for bucket in (SMALL.name, WIDE.name)[: rng.randrange(3)]
+    )
+    rows = sum(part.rows for part in parts)
+    bad = rng.randrange(2)
+    return UnitRecord(
+        unit=name,
+        sources=sources or (f"/in/{name}.tar",),
+        parts=parts,
+        quarantine=replace(parts[0], bucket="", path=f"quarantine/{name}.parquet")
+        if parts and bad
+        else None,
+        counts=Counts(
+            samples_read=rows + bad,
+            samples_with_clips=rows,
+            samples_quarantined=bad,
+            clips_seen=rows,
+            clips_written=rows,
+        ),
+        reasons={"corrupt": bad} if bad else {},
+        timings={"decode": 1.5, "tokenize": 0.5},
+    )
