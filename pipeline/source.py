@@ -86,7 +86,7 @@ def plan_units(
     if files_per_unit < 1:
         raise ConfigError(f"source.files_per_unit = {files_per_unit}: must be 1 or more")
     if not uris:
-        raise ConfigError("source.uris is empty: name at least one tar, video, folder or pattern")
+        raise ConfigError("source.uri is empty: name at least one tar, video, folder or pattern")
     taken: set[str] = set()
     folders = _Folders(storage_options)
     units: list[WorkUnit] = []
@@ -180,13 +180,13 @@ def _resolve(uri: str, folders: _Folders) -> tuple[str, list[str]]:
         found = find_files(spellings[0], options)
     if not found:
         raise ConfigError(
-            f"source.uris: {uri}: matches no file; check the spelling, the credentials in"
+            f"source.uri: {uri}: matches no file; check the spelling, the credentials in"
             " storage_options, and that the shell did not expand the pattern"
         )
     usable = sorted(n for n in found if (is_tar(n) or is_video(n)) and not is_hidden(n))
     if not usable:
         raise ConfigError(
-            f"source.uris: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
+            f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
             f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
         )
     return _static_prefix(uri, found, options), usable
@@ -196,7 +196,7 @@ def _braces(uri: str) -> list[str]:
     try:
         return list(braceexpand(uri, escape=False))
     except ValueError as error:
-        raise ConfigError(f"source.uris: {uri}: unbalanced braces; close each {{") from error
+        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
 
 
 def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
@@ -220,7 +220,7 @@ def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
             missing.append(name)
     if found and missing:
         raise ConfigError(
-            f"source.uris: {uri}: {len(missing)} of {len(spellings)} names match nothing, first"
+            f"source.uri: {uri}: {len(missing)} of {len(spellings)} names match nothing, first"
             f" {', '.join(missing[:3])}; correct the range or bring the files"
         )
     return sorted(set(found))

@@ -26,9 +26,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
-
-TEMPORARY_PREFIX: Final = ".tmp-"
-"""Local files under construction; no listing shows them."""
+from pipeline.local_disk import TEMPORARY_PREFIX, link_if_absent, replace_durably, temporary_in
 
 _CONFLICT_TRIES: Final = 6
 _SETTLE_TRIES: Final = 5
@@ -117,7 +115,8 @@ class Store:
         fs, full = self._fs(path)
         where = self.locate(path)
         if isinstance(fs, LocalFileSystem):
-            _link_if_absent(Path(full), data, where)
+            with _store_errors(where):
+                link_if_absent(Path(full), data)
         else:
             _create_object(fs, full, data, where)
 
@@ -182,8 +181,7 @@ class Spool:
             self.file: IO[bytes] = os.fdopen(descriptor, "wb")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            # Not mkstemp: its mode 0600 would survive the rename and lock other users out.
-            self._path = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            self._path = temporary_in(folder)
             self.file = self._path.open("xb")
 
     def publish(self, path: str) -> None:
@@ -191,11 +189,7 @@ class Spool:
         fs, full = self._store._fs(path)
         with _store_errors(self._store.locate(path)):
             if isinstance(fs, LocalFileSystem):
-                _sync(self.file)
-                self.file.close()
-                Path(full).parent.mkdir(parents=True, exist_ok=True)
-                self._path.replace(full)
-                _sync_folder(Path(full).parent)
+                replace_durably(self._path, self.file, Path(full))
             else:
                 self.file.close()
                 fs.put_file(str(self._path), full)
@@ -346,29 +340,6 @@ def _pause(attempt: int) -> None:
     time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
 
 
-def _link_if_absent(final: Path, data: bytes, where: str) -> None:
-    """Write beside the final name, then link: the kernel lets one link win, whole."""
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    try:
-        with _store_errors(where):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(data)
-                _sync(file)
-        try:
-            os.link(temporary, final)
-        except OSError as error:
-            # A network file system that resends a lost request is refused by its own first try;
-            # two links to our temporary file prove that it was applied.
-            if temporary.stat().st_nlink != 2:
-                if isinstance(error, FileExistsError):
-                    raise AlreadyExists(f"{where}: exists already") from error
-                raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
-        _sync_folder(final.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
     for attempt in range(_CONFLICT_TRIES):
         try:
@@ -400,17 +371,3 @@ def _answer(error: BaseException | None) -> tuple[str, int]:
             return str(response.get("Error", {}).get("Code", "")), int(status)
         error = error.__cause__
     return "", 0
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or link outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -159,7 +159,7 @@ class TestPlan:
         touch(tmp_path, "readme.md", "a.tar")
         with pytest.raises(ConfigError) as caught:
             plan_units([f"{tmp_path}/{pattern}"])
-        assert str(caught.value).startswith("source.uris: ")
+        assert str(caught.value).startswith("source.uri: ")
         assert text in str(caught.value)
 
     def test_arguments_out_of_range(self, tmp_path: Path) -> None:
