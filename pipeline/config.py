@@ -81,8 +81,8 @@ class TokenizerSpec(Section):
     model: str
     """A name of `vidtok.list_models()`."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read; null takes those bundled with the package, or
-    a seeded initialisation where there are none."""
+    """Path of a checkpoint that every node can read; `hub` for the released one; null takes those
+    bundled with the package, or a seeded initialisation where there are none."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8

@@ -75,10 +75,12 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
         if spec.dtype is not None:
             rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
             yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
-    if spec.weights is not None and "://" in spec.weights:
+    if spec.weights is None or spec.weights == "hub":
+        pass
+    elif "://" in spec.weights:
         rule = "must be a path that every node can read"
         yield Fault(f"{field}.weights", spec.weights, rule, "copy the file there first")
-    elif spec.weights is not None and not Path(spec.weights).is_file():
+    elif not Path(spec.weights).is_file():
         yield Fault(f"{field}.weights", spec.weights, "no such file")
     yield from _clip(config.clip, model)
 

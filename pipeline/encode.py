@@ -5,7 +5,7 @@ whose results are thrown away. So the arithmetic of a clip does not depend on ho
 has. Letters: N clips given, B clips per call, T H W frames and pixels.
 """
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.parts import TokenizerColumn
-
-DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Arithmetic by the name of a precision."""
 
 
 class Encoded(Protocol):
@@ -42,10 +39,9 @@ class ClipEncoder:
     """Encodes clips into the cells of one `TokenizerColumn`.
 
     Args:
-        model: in eval mode, on `device`, in the dtype of `precision`.
+        model: in eval mode, on `device`, in the dtype that it computes in.
         column: what the cells are.
         batch: B.
-        precision: a key of `DTYPES`.
         device: where the model is.
     """
 
@@ -55,13 +51,11 @@ class ClipEncoder:
         column: TokenizerColumn,
         *,
         batch: int,
-        precision: str = "float32",
         device: str = "cpu",
     ) -> None:
         self.column = column
         self._model = model
         self._batch = batch
-        self._dtype = DTYPES[precision]
         self._device = torch.device(device)
 
     def __call__(self, frames: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
@@ -104,7 +98,10 @@ class ClipEncoder:
         return cells, np.concatenate([first[1], second[1]])
 
     def _video(self, frames: NDArray[Any], batch: int) -> Tensor:
-        """Return [B, 3, T, H, W] in [-1, 1]: the reference's (x / 255 - 0.5) / 0.5, in float32."""
+        """Return [B, 3, T, H, W] in [-1, 1]: the reference's (x / 255 - 0.5) / 0.5, in float32.
+
+        A view: in memory the channels stay last, as the network wants them.
+        """
         filled = np.zeros((batch, *frames.shape[1:]), frames.dtype)
         filled[: len(frames)] = frames
         video = torch.from_numpy(filled)
@@ -112,7 +109,7 @@ class ClipEncoder:
             # Pinned memory is what lets the copy run beside the other call's computing.
             video = video.pin_memory().to(self._device, non_blocking=True)
         video = video.to(torch.float32).div_(255).sub_(0.5).div_(0.5)
-        return video.permute(0, 4, 1, 2, 3).to(self._dtype)
+        return video.permute(0, 4, 1, 2, 3)
 
     def _cells(
         self, encoded: Encoded, num_clips: int

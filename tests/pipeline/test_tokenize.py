@@ -134,18 +134,6 @@ def test_bfloat16_cells_are_its_bit_patterns() -> None:
     np.testing.assert_allclose(bits.view(np.float32), exact["kl"], rtol=2**-8)
 
 
-def test_half_precision_reaches_the_model() -> None:
-    seen = []
-
-    class Spy(FakeModel):
-        def encode(self, video: torch.Tensor):
-            seen.append(video.dtype)
-            return super().encode(video)
-
-    ClipEncoder(Spy("fsq"), FSQ, batch=2, precision="bf16")(batch_row(1).frames)
-    assert seen == [torch.bfloat16]
-
-
 def test_float_frames_keep_their_fractions() -> None:
     row = batch_row(2)
     fine = row.frames.astype(np.float32) + np.float32(0.25)

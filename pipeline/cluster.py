@@ -1,0 +1,50 @@
+"""A connection to Ray: to the cluster that there is, else to one of this machine's own."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a job may use."""
+
+    cpus: float
+    gpus: float
+    is_own: bool
+    """Started for this job, on this machine; it will not grow."""
+
+
+@contextmanager
+def connect() -> Iterator[Cluster]:
+    """Connect to the cluster that `RAY_ADDRESS` or `ray start` names, or start a local one.
+
+    A connection that exists already is used, and left as it is.
+    """
+    if ray.is_initialized():
+        yield _cluster(is_own=False)
+        return
+    # Ray's core tells every driver of Ray Data that restarting actors needs the driver's objects.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Actors that ask for no GPU are to see none, as Ray has it by default until a later release.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address="auto", **quiet)
+        is_own = False
+    except ConnectionError:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        is_own = True
+    try:
+        yield _cluster(is_own=is_own)
+    finally:
+        ray.shutdown()
+
+
+def _cluster(*, is_own: bool) -> Cluster:
+    resources = ray.cluster_resources()
+    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0), is_own)

@@ -1,0 +1,74 @@
+"""The fingerprint: a hash of all that changes the tokens, kept beside what it was made of.
+
+In it: the clip rule, the preprocessing, and for each tokenizer its configuration, weights,
+arithmetic and how its cells are stored. Not in it: batch size, devices and numbers of actors, which
+change nothing or the last bits of a float; and the sources, so that a dataset can grow.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import vidtok
+from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.dataset import fingerprint_of
+from pipeline.parts import TokenizerColumn, index_dtype
+
+PREPROCESSING: Final = 1
+"""Goes up with every change to decoding, resizing or normalising that moves a pixel."""
+
+
+def identity(
+    config: JobConfig, models: Mapping[str, vidtok.TokenizerConfig], weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return all that changes the tokens of a job, as JSON-like values.
+
+    Args:
+        config: the job.
+        models: configuration of each tokenizer, by the tokenizer's name.
+        weights: `pipeline.models.weights_digest` of each.
+    """
+    return {
+        "preprocessing": PREPROCESSING,
+        "clip": config.clip.model_dump(mode="json"),
+        "tokenizers": {
+            spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
+            for spec in config.tokenizers
+        },
+    }
+
+
+def tokenizer_column(
+    spec: TokenizerSpec, model: vidtok.TokenizerConfig, clip: ClipConfig, weights: str
+) -> TokenizerColumn:
+    """Return what a tokenizer writes; its fingerprint covers the clips that it sees as well."""
+    whole = {
+        "preprocessing": PREPROCESSING,
+        "clip": clip.model_dump(mode="json"),
+        **_tokenizer(spec, model, weights),
+    }
+    kind = model.regularizer
+    size = model.codebook_size
+    return TokenizerColumn(
+        name=spec.name,
+        kind=kind,
+        dtype=index_dtype(size) if size is not None else spec.dtype or "float16",
+        axes=("t", "h", "w") if kind == "fsq" else ("c", "t", "h", "w"),
+        model=spec.model,
+        fingerprint=fingerprint_of(whole),
+        logvar=spec.logvar,
+        codebook_size=size,
+    )
+
+
+def _tokenizer(spec: TokenizerSpec, model: vidtok.TokenizerConfig, weights: str) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": spec.model,
+        "config": model.to_dict(),
+        "weights": weights,
+        "precision": spec.precision,
+    }
+    del values["config"]["name"]
+    if model.regularizer == "kl":
+        values["dtype"] = spec.dtype or "float16"
+        values["logvar"] = spec.logvar
+    return values

@@ -1,0 +1,251 @@
+"""The driver: plan, subtract the log, run passes, append to the log, write the manifest, reconcile.
+
+    config ─► models, fingerprint ─► plan − log ─► pass … pass ─► manifest ─► Summary
+
+Per unit the driver holds its plan entry and, for some seconds, its record; per clip nothing. What a
+killed driver loses is what the log does not hold yet; the next run does those units again and comes
+to the same rows. The verdict comes from the plan and the log as they stand at the end, never from
+what Ray said on the way.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.card import write_card
+from pipeline.config import JobConfig
+from pipeline.dataset import Dataset, new_dataset, open_dataset
+from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.fingerprint import identity, tokenizer_column
+from pipeline.log import CommitLog
+from pipeline.log_buffer import LogBuffer
+from pipeline.manifest import write_manifest
+from pipeline.models import is_untrained, open_model, weights_digest
+from pipeline.parts import TokenizerColumn
+from pipeline.progress import Progress
+from pipeline.records import WorkUnit
+from pipeline.reports import write_config, write_summary
+from pipeline.source import plan_units, subtract, take_slice, unit_sources
+from pipeline.storage import Store, canonical_uri
+from pipeline.summary import Summary, Tally
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
+    from pipeline.graph import PassArguments
+
+_MIB = 1 << 20
+_BACKOFF_S = 1.0
+"""Before another pass, times the failures so far: a store that failed gets a moment."""
+
+_NOT_REACHED = "planned anew while the job ran; run it again"
+
+
+def run(config: JobConfig, progress: Progress) -> Summary:
+    """Tokenize what the output does not hold yet.
+
+    Args:
+        config: the job; its paths are taken from the working directory.
+        progress: told what happens.
+
+    Raises:
+        ConfigError: the configuration does not fit the sources, the output or the cluster; no work
+            was done.
+        StoreError: the output failed for longer than retries bridge; what the log holds stands.
+    """
+    began = time.monotonic()
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    config = _with_absolute_paths(config)
+    plan = _plan(config)
+    untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
+    for name in untrained:
+        progress.say(
+            f"untrained  tokenizer {name} has no weights: it runs on a seeded initialisation, and"
+            " its tokens mean nothing"
+        )
+    store = Store(config.output.uri, config.output.storage_options)
+    store.require_put_if_absent()
+    tokenizers = _open_tokenizers(config)
+    dataset = open_dataset(store, tokenizers.dataset(config))
+    log = CommitLog(store, fingerprint=dataset.fingerprint, run=run_id)
+    job = _Job(config, plan, tokenizers, LogBuffer(log, config.commit.log_every_s), progress)
+    left = job.left()
+    covered = log.committed.sources
+    committed_before = sum(covered.issuperset(unit_sources(unit)) for unit in plan)
+    progress.say(
+        f"plan       {len(plan)} units · {committed_before} committed · fingerprint"
+        f" {dataset.fingerprint} · {config.output.uri}"
+    )
+    if left:
+        write_config(store, run_id, config)
+        job.work(left)
+    manifest = write_manifest(store)
+    summary = Summary(
+        output=config.output.uri,
+        run=run_id,
+        planned=len(plan),
+        committed_before=committed_before,
+        done=job.buffer.ours,
+        lost_race=job.buffer.num_lost,
+        failed={unit.unit: job.reasons.get(unit.unit, _NOT_REACHED) for unit in job.left()},
+        total=Tally.of(manifest),
+        seconds=time.monotonic() - began,
+        untrained=untrained,
+    )
+    if left:
+        write_card(store, dataset)
+        write_summary(store, summary)
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokenizers:
+    """What the driver has to know of the models, after it has looked into them and let them go."""
+
+    columns: tuple[TokenizerColumn, ...]
+    weights: tuple[str, ...]
+    identity: dict[str, object]
+
+    def dataset(self, config: JobConfig) -> Dataset:
+        return new_dataset(self.columns, self.identity, config.public())
+
+
+def _open_tokenizers(config: JobConfig) -> _Tokenizers:
+    columns, digests, configs = [], {}, {}
+    for spec in config.tokenizers:
+        model = open_model(spec)
+        digests[spec.name], configs[spec.name] = weights_digest(model), model.config
+        columns.append(tokenizer_column(spec, model.config, config.clip, digests[spec.name]))
+    whole = identity(config, configs, digests)
+    return _Tokenizers(tuple(columns), tuple(digests.values()), whole)
+
+
+def _plan(config: JobConfig) -> list[WorkUnit]:
+    source = config.source
+    plan = plan_units(
+        source.uri,
+        storage_options=source.storage_options,
+        files_per_unit=source.files_per_unit,
+    )
+    if config.slice is None:
+        return plan
+    index, of = map(int, config.slice.split("/"))
+    return take_slice(plan, index, of)
+
+
+def _with_absolute_paths(config: JobConfig) -> JobConfig:
+    """Return the job with paths that mean the same in every process."""
+    output = config.output
+    uri = canonical_uri(output.uri, output.storage_options)
+    specs = [
+        spec
+        if spec.weights is None or spec.weights == "hub"
+        else spec.model_copy(update={"weights": str(Path(spec.weights).resolve())})
+        for spec in config.tokenizers
+    ]
+    return config.model_copy(
+        update={"output": output.model_copy(update={"uri": uri}), "tokenizers": specs}
+    )
+
+
+@dataclass(slots=True)
+class _Job:
+    config: JobConfig
+    plan: Sequence[WorkUnit]
+    tokenizers: _Tokenizers
+    buffer: LogBuffer
+    progress: Progress
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Unit → why it failed last."""
+
+    def left(self) -> list[WorkUnit]:
+        """Return what the log, as far as this driver has read it, does not cover."""
+        return subtract(
+            self.plan,
+            self.buffer.log.committed,
+            files_per_unit=self.config.source.files_per_unit,
+        )
+
+    def work(self, units: list[WorkUnit]) -> None:
+        """Run passes until nothing is left, or what is left has failed often enough."""
+        from pipeline.cluster import connect
+
+        failures: Counter[str] = Counter()
+        most = self.config.commit.unit_attempts
+        with connect() as cluster:
+            while units:
+                self._pass(units, cluster, failures)
+                # Planned anew: what another driver committed meanwhile is done, too, and a run of
+                # files of which it did some is cut again.
+                units = [unit for unit in self.left() if failures[unit.unit] < most]
+                if units:
+                    self.progress.say(f"again      {len(units)} units go into another pass")
+                    time.sleep(_BACKOFF_S * max([1, *failures.values()]))
+
+    def _pass(self, units: list[WorkUnit], cluster: "Cluster", failures: Counter[str]) -> None:
+        from pipeline.graph import BatchDone, UnitDone, UnitFailed, run_pass
+        from pipeline.resources import allocate
+
+        allocation = allocate(
+            self.config,
+            cpus=cluster.cpus,
+            gpus=cluster.gpus,
+            units=len(units),
+            may_grow=not cluster.is_own,
+        )
+        arguments = self._arguments(allocation.device, careful=bool(failures))
+        self.progress.begin(len(units))
+        try:
+            for event in run_pass(units, arguments, allocation):
+                if isinstance(event, BatchDone):
+                    self.progress.clips(event.num_clips)
+                elif isinstance(event, UnitDone):
+                    self.progress.unit(failed=False)
+                    self.buffer.add(event.record)
+                elif isinstance(event, UnitFailed):
+                    self.progress.unit(failed=True)
+                    self.progress.say(f"put back   {event.unit}: {event.reason}")
+                    failures[event.unit] += 1
+                    self.reasons[event.unit] = event.reason
+                self.buffer.flush_if_due()
+                self.progress.tick()
+        finally:
+            self.progress.end()
+            # Also on the way out of an error: what is written should not be done again.
+            self.buffer.flush()
+
+    def _arguments(self, device: str, *, careful: bool) -> "PassArguments":
+        from pipeline.graph import PassArguments
+        from pipeline.workers import CommitArguments, DecodeArguments, TokenizeArguments
+
+        config = self.config
+        return PassArguments(
+            decode=DecodeArguments(
+                rule=ClipRule(**config.clip.model_dump()),
+                limits=DecodeLimits(
+                    timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb
+                ),
+                row_clips=config.row_clips,
+                max_video_mb=config.source.max_video_mb,
+                storage_options=config.source.storage_options,
+            ),
+            tokenize=TokenizeArguments(
+                specs=config.tokenizers,
+                columns=self.tokenizers.columns,
+                weights=self.tokenizers.weights,
+                device=device,
+                threads=config.tokenize.threads,
+            ),
+            commit=CommitArguments(
+                store=Store(config.output.uri, config.output.storage_options),
+                columns=self.tokenizers.columns,
+                row_group_bytes=config.commit.row_group_mb * _MIB,
+                max_part_bytes=config.commit.part_mb * _MIB,
+            ),
+            open_units=config.commit.open_units,
+            careful=careful,
+        )

@@ -1,0 +1,194 @@
+"""What a run did, and whether plan, log and parts agree: the end of a job and its exit code."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.manifest import Manifest
+from pipeline.records import REASONS, Counts, UnitRecord
+
+BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
+"""Exit codes: all accounted for; failed units, an imbalance or an error; nothing was started."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over unit records: where samples and clips went, what was written, how long it took."""
+
+    units: int = 0
+    counts: Counts = field(default_factory=Counts)
+    reasons: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    timings: Counter[str] = field(default_factory=Counter)
+    """Seconds of work by stage, over all processes."""
+    problems: list[str] = field(default_factory=list)
+    """Units in which something does not add up; empty unless there is a fault in this program."""
+
+    def add(self, unit: UnitRecord) -> None:
+        """Take in one unit, and check it."""
+        self.units += 1
+        self.counts += unit.counts
+        self.reasons.update(unit.reasons)
+        self.bytes += sum(part.bytes for part in unit.parts)
+        self.timings.update(unit.timings)
+        self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Tally":
+        """Return the sums over all that is committed."""
+        tally = cls()
+        for unit in manifest.units():
+            tally.add(unit)
+        return tally
+
+
+def _imbalances(unit: UnitRecord) -> list[str]:
+    counts, found = unit.counts, []
+    if imbalance := counts.imbalance():
+        found.append(imbalance)
+    rows = sum(part.rows for part in unit.parts)
+    if rows != counts.clips_written:
+        found.append(f"{counts.clips_written} clips written, {rows} rows in its parts")
+    lost = counts.samples_quarantined + counts.clips_quarantined
+    recorded = unit.quarantine.rows if unit.quarantine else 0
+    if not lost == recorded == sum(unit.reasons.values()):
+        found.append(
+            f"{lost} samples and clips quarantined, {recorded} rows in its quarantine,"
+            f" {sum(unit.reasons.values())} reasons"
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The outcome of one run."""
+
+    output: str
+    run: str
+    planned: int
+    """Units of this driver's plan."""
+    committed_before: int
+    """Of these, those that the log covered when the run began."""
+    done: Tally
+    """Committed by this run."""
+    lost_race: int
+    """Units that this run did, too, but another driver committed first."""
+    failed: Mapping[str, str]
+    """Unit → why it is not committed."""
+    total: Tally
+    """All that the dataset holds now."""
+    seconds: float
+    untrained: Sequence[str] = ()
+    """Tokenizers that ran on a seeded initialisation."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every planned unit is committed and every sample and clip accounted for."""
+        return UNBALANCED if self.failed or self.total.problems else BALANCED
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the log covered the whole plan before the run began."""
+        return self.committed_before == self.planned
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for `summary.json`."""
+        return {
+            "output": self.output,
+            "run": self.run,
+            "exit_code": self.exit_code,
+            "seconds": round(self.seconds, 3),
+            "units": {
+                "planned": self.planned,
+                "committed_before": self.committed_before,
+                "done": self.done.units,
+                "lost_race": self.lost_race,
+                "failed": dict(self.failed),
+            },
+            "this_run": tally_dict(self.done),
+            "dataset": tally_dict(self.total),
+            "untrained": list(self.untrained),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the summary as a person reads it."""
+        if self.nothing_to_do:
+            lines = [f"nothing to do: all {self.planned} units are committed in {self.output}"]
+        else:
+            done = f"{self.done.units} done in {_duration(self.seconds)}"
+            others = f"{self.committed_before} before · {len(self.failed)} failed"
+            lines = [
+                f"units      {self.planned} planned · {done} · {others}",
+                *tally_lines(self.done),
+                *_speed_lines(self.done, self.seconds),
+            ]
+        if self.lost_race:
+            lines.append(f"           {self.lost_race} more were committed by another driver first")
+        lines += [f"untrained  {name}: seeded, not trained weights" for name in self.untrained]
+        lines += [f"failed     {unit}: {reason}" for unit, reason in sorted(self.failed.items())]
+        lines += [f"IMBALANCE  {problem}" for problem in self.total.problems]
+        verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
+        lines.append(
+            f"dataset    {self.total.units} units · {self.total.counts.clips_written} clips"
+            f" · {_bytes(self.total.bytes)} · {verdict} · {self.output}"
+        )
+        again = "run the same command again to retry failed units; or: " if self.failed else ""
+        lines.append(f"next       {again}python -m pipeline status {self.output}")
+        return lines
+
+
+def tally_dict(tally: Tally) -> dict[str, Any]:
+    """Return a tally as plain values."""
+    return {
+        "units": tally.units,
+        **{name: getattr(tally.counts, name) for name in Counts.__slots__},
+        "reasons": dict(sorted(tally.reasons.items())),
+        "bytes": tally.bytes,
+        "seconds_of_work": {k: round(v, 3) for k, v in sorted(tally.timings.items())},
+    }
+
+
+def tally_lines(tally: Tally) -> list[str]:
+    """Return where samples and clips went, one line each, and the quarantine's reasons."""
+    counts = tally.counts
+    samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
+    clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
+    lines = [
+        f"samples    {counts.samples_read} read = {counts.samples_with_clips} with clips + {samples}",
+        f"clips      {counts.clips_seen} seen = {counts.clips_written} written + {clips}",
+        f"bytes      {_bytes(tally.bytes)} in parts",
+    ]
+    lines += [
+        f"quarantine {count:5d} {reason}: {REASONS.get(reason, '?')}"
+        for reason, count in tally.reasons.most_common()
+    ]
+    return lines
+
+
+def _speed_lines(tally: Tally, seconds: float) -> list[str]:
+    """Return clips per second: of the whole run by the clock, of each stage by its own work."""
+    clips = tally.counts.clips_written
+    if not clips or not seconds:
+        return []
+    stages = [
+        f"{stage} {clips / worked:.1f}" for stage, worked in tally.timings.items() if worked > 0
+    ]
+    return [f"speed      {clips / seconds:.1f} clips/s; one process by stage: {' · '.join(stages)}"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

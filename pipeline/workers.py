@@ -1,0 +1,168 @@
+"""What runs in the graph's processes: the stages behind the calls that Ray makes.
+
+No stage lets an exception out. An exception would cost the row and keep its reason from the driver;
+so it becomes an `Aborted` row, which gives the unit up and says why. Arguments of these classes are
+small and plain, since large ones would live in the driver's object store and die with it.
+"""
+
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.commit import commit_unit
+from pipeline.config import TokenizerSpec
+from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.decode_stage import DecodeStage
+from pipeline.errors import PipelineError
+from pipeline.parts import TokenizerColumn, clip_schema
+from pipeline.records import Closing, PayloadHeader, UnitRecord, WorkUnit, from_json
+from pipeline.rows import (
+    Aborted,
+    BatchRow,
+    decoded_row,
+    payload_row,
+    read_decoded_row,
+    read_payload,
+)
+from pipeline.storage import Store
+
+RayBatch = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeArguments:
+    """Of `DecodeStage`, as sent to its actors."""
+
+    rule: ClipRule
+    limits: DecodeLimits
+    row_clips: int
+    max_video_mb: float
+    storage_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeArguments:
+    """Of `TokenizeStage`, as sent to its actors; weights travel as paths."""
+
+    specs: Sequence[TokenizerSpec]
+    columns: Sequence[TokenizerColumn]
+    weights: Sequence[str]
+    """`pipeline.models.weights_digest` of each."""
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitArguments:
+    """Of `commit_unit`, as sent to its tasks."""
+
+    store: Store
+    columns: Sequence[TokenizerColumn]
+    row_group_bytes: int
+    max_part_bytes: int
+
+
+class DecodeWorker:
+    """A generator over the rows of one unit, for `map_batches`."""
+
+    def __init__(self, arguments: DecodeArguments) -> None:
+        self._stage = DecodeStage(
+            arguments.rule,
+            arguments.limits,
+            row_clips=arguments.row_clips,
+            max_video_mb=arguments.max_video_mb,
+            storage_options=arguments.storage_options,
+        )
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        """Yield the decoded rows of the unit whose JSON stands in `unit`."""
+        unit = from_json(WorkUnit, str(batch["unit"][0]))
+        try:
+            for record in self._stage(unit):
+                yield decoded_row(record)
+        except Exception as error:
+            yield decoded_row(Aborted(unit=unit.unit, reason=f"decode: {_say(error)}"))
+
+
+class TokenizeWorker:
+    """A map from one decoded row to one payload row, for `map_batches`."""
+
+    def __init__(self, arguments: TokenizeArguments) -> None:
+        import torch
+
+        from pipeline.models import open_encoder
+        from pipeline.tokenize import TokenizeStage
+
+        torch.set_num_threads(arguments.threads)
+        self._stage = TokenizeStage(
+            [
+                open_encoder(spec, column, weights=weights, device=arguments.device)
+                for spec, column, weights in zip(
+                    arguments.specs, arguments.columns, arguments.weights, strict=True
+                )
+            ]
+        )
+        self._broken = False
+
+    def __call__(self, batch: RayBatch) -> pa.Table:
+        """Return the payload row of a decoded row."""
+        from pipeline.tokenize import TokenizerBroken
+
+        record = read_decoded_row(batch)
+        if not isinstance(record, BatchRow):
+            return payload_row(record)
+        if self._broken:
+            # A process whose device or model failed would fail every row that it is given, and
+            # faster than its healthy neighbours work. Ray gives the row to its successor.
+            os._exit(1)
+        try:
+            return payload_row(self._stage(record))
+        except Exception as error:
+            self._broken = isinstance(error, TokenizerBroken)
+            unit = record.header.unit
+            return payload_row(Aborted(unit=unit, reason=f"tokenize: {_say(error)}"))
+
+
+def commit_blocks(
+    unit: WorkUnit, blocks: Iterator[pa.Table], arguments: CommitArguments
+) -> UnitRecord | str:
+    """Commit a unit from its payload blocks; return its record, or why there is none.
+
+    Args:
+        unit: what was planned.
+        blocks: the closing row first, then the batches in order; taken one after another.
+        arguments: where to and how.
+    """
+
+    def payloads() -> Iterator[tuple[PayloadHeader, bytes]]:
+        for block in blocks:
+            payload = read_payload(block)
+            yield payload.header, payload.rows
+
+    try:
+        closing = from_json(Closing, next(blocks)["header"][0].as_py())
+        return commit_unit(
+            unit,
+            closing,
+            payloads(),
+            store=arguments.store,
+            schema=clip_schema(arguments.columns),
+            row_group_bytes=arguments.row_group_bytes,
+            max_part_bytes=arguments.max_part_bytes,
+        )
+    except Exception as error:
+        return f"commit: {_say(error)}"
+
+
+def _say(error: BaseException) -> str:
+    """Return an error as a person wants it: ours by their text, others with where they arose."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in place)
+    return f"{type(error).__name__}: {str(error)[:500]}{where}"
