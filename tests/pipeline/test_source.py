@@ -166,7 +166,7 @@ class TestPlan:
         touch(tmp_path, "a.mp4")
         with pytest.raises(ConfigError, match=r"files_per_unit = 0"):
             plan_units([str(tmp_path)], files_per_unit=0)
-        with pytest.raises(ConfigError, match=r"uris is empty"):
+        with pytest.raises(ConfigError, match=r"source.uri is empty"):
             plan_units([])
 
     @pytest.mark.s3
