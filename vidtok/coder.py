@@ -1,11 +1,15 @@
 """Encoder and decoder, one implementation for the three networks.
 
-    encoder: conv_in → levels 0 … L−1 of (spatial block, temporal block)×n, then resampling → mid → conv_out
-    decoder: conv_in → mid → levels L−1 … 0 of (spatial block, temporal block)×(n+1), then resampling → conv_out
+    encoder: conv_in ─► levels 0 … L−1 ─► mid ─► conv_out
+    decoder: conv_in ─► mid ─► levels L−1 … 0 ─► conv_out
+
+A level is a run of pairs (spatial block, temporal block), then resampling of space and of time.
 
 Both take and give `[B, T, H, W, C]` and are told by a `Stream` where in its clip a chunk stands.
 Activations are dropped as soon as the next layer has them. Source: VidTok, arXiv 2412.13061.
 """
+
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -54,6 +58,10 @@ def _levels(widths: list[tuple[int, int]], rule: TimeRule) -> tuple[_Level, _Lev
     return _Level(spatial), _Level(temporal)
 
 
+def _paired(spatial: nn.ModuleList, temporal: nn.ModuleList) -> list[tuple[_Level, _Level]]:
+    return cast(list[tuple[_Level, _Level]], list(zip(spatial, temporal, strict=True)))
+
+
 class Encoder(nn.Module):
     """Frames `[B, T, H, W, 3]` → `[B, t, h, w, encoder_channels]`."""
 
@@ -81,7 +89,7 @@ class Encoder(nn.Module):
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Encode one chunk of a clip."""
         h = ops.conv3d(stream.window(self.conv_in, x_BTHWC), *ops.weight_and_bias(self.conv_in))
-        for spatial, temporal in zip(self.down, self.down_temporal, strict=True):
+        for spatial, temporal in _paired(self.down, self.down_temporal):
             for space, time in zip(spatial.block, temporal.block, strict=True):
                 h = time(space(h), stream)
             if spatial.downsample is not None:
@@ -123,7 +131,7 @@ class Decoder(nn.Module):
         """Decode one chunk of a latent clip."""
         h = ops.conv3d(stream.window(self.conv_in, z_BTHWC), *ops.weight_and_bias(self.conv_in))
         h = self.mid(h, stream)
-        for spatial, temporal in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
+        for spatial, temporal in reversed(_paired(self.up, self.up_temporal)):
             for space, time in zip(spatial.block, temporal.block, strict=True):
                 h = time(space(h), stream)
             if spatial.upsample is not None:

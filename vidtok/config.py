@@ -68,7 +68,9 @@ class TokenizerConfig:
                 f"fsq_levels has {len(self.fsq_levels)} entries for z_channels = {self.z_channels}"
             )
         if any(level < 2 for level in self.fsq_levels):
-            raise ValueError(f"fsq_levels = {self.fsq_levels}: every channel needs 2 levels or more")
+            raise ValueError(
+                f"fsq_levels = {self.fsq_levels}: every channel needs 2 levels or more"
+            )
         for coarse, fine in ((self.tempo_ds, self.spatial_ds), (self.tempo_us, self.spatial_us)):
             if not set(coarse or ()) <= set(fine or ()):
                 raise ValueError("time is resampled only at levels that also resample space")
@@ -172,8 +174,11 @@ class TokenizerConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown fields of a tokenizer's configuration: {', '.join(unknown)}")
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"incomplete configuration of a tokenizer: {error}") from error
 

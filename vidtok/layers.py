@@ -6,11 +6,13 @@ of parameters are those of the released checkpoints. What happens at the ends of
 the `Stream`. Legend: B batch, T time, H W rows and columns, C channels, N = B·T pictures.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidtok import ops
+from vidtok import ops, winograd
 from vidtok.temporal import Rows, Stream, TimeRule
 
 
@@ -34,12 +36,31 @@ class NormAct(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
-    def forward(self, x: Tensor, act: bool = True) -> Tensor:
-        """Normalise the last axis of x; out of place."""
-        y = self.norm(x)
-        if not act:
-            return y
-        return F.silu(y, inplace=ops.in_place(y))
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised over its last axis and activated, of the same dtype."""
+        if x.dtype == torch.float32 or not ops.on_cpu_without_grad(x):
+            return F.silu(self.norm(x), inplace=not torch.is_grad_enabled())
+        return self._in_float32(x).to(x.dtype)
+
+    def into(self, x: Tensor, out: Tensor) -> None:
+        """Write the result for x into `out`; on a CPU nothing of x's size stands between."""
+        if not ops.on_cpu_without_grad(x):
+            out.copy_(self(x))
+        elif x.nbytes > ops.PIECE_BYTES and x.shape[0] == 1:
+            self.into(x[0], out[0])
+        elif x.nbytes > ops.PIECE_BYTES:
+            for strip in ops.strips(x.shape[0], x[0].nbytes):
+                self.into(x[strip], out[strip])
+        elif x.dtype == torch.float32:
+            torch.ops.aten.silu.out(self.norm(x), out=out)
+        else:
+            out.copy_(self._in_float32(x))
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        """Half precision is emulated on a CPU: through float32 it is faster, and rounds once."""
+        weight, bias = self.norm.weight.float(), self.norm.bias.float()
+        y = F.layer_norm(x.float(), self.norm.normalized_shape, weight, bias, self.norm.eps)
+        return F.silu(y, inplace=True)
 
 
 class SpatialBlock(nn.Module):
@@ -57,17 +78,31 @@ class SpatialBlock(nn.Module):
         """Return the block's output; x is overwritten where the width stays."""
         B, T, H, W, C = x_BTHWC.shape
         x = x_BTHWC.view(B * T, H, W, C)
-        if not ops.in_place(x):
+        if torch.is_grad_enabled():
             return (self._shortcut(x) + self._branch(x)).view(B, T, H, W, -1)
-        out = x if self.nin_shortcut is None else x.new_empty((B * T, H, W, self.conv1.out_channels))
-        for some in ops.frame_groups(x, self.conv1.out_channels):
-            y = self._branch(x[some])
-            torch.add(self._shortcut(x[some]), y, out=out[some])
+        out = (
+            x if self.nin_shortcut is None else x.new_empty((B * T, H, W, self.conv1.out_channels))
+        )
+        groups = list(ops.frame_groups(x, self.conv1.out_channels))
+        convs = [
+            winograd.Conv3x3(conv.weight, conv.bias)  # type: ignore[arg-type]
+            if winograd.suits(x[groups[0]], conv.in_channels, conv.out_channels)
+            else None
+            for conv in (self.conv1, self.conv2)
+        ]
+        for some in groups:
+            torch.add(self._shortcut(x[some]), self._branch(x[some], convs), out=out[some])
         return out.view(B, T, H, W, -1)
 
-    def _branch(self, x: Tensor) -> Tensor:
-        h = ops.conv2d(self.norm1(x), self.conv1.weight, self.conv1.bias, padding=1)
-        return ops.conv2d(self.norm2(h), self.conv2.weight, self.conv2.bias, padding=1)
+    def _branch(self, x: Tensor, fast: Sequence[winograd.Conv3x3 | None] = (None, None)) -> Tensor:
+        pairs = ((self.norm1, self.conv1), (self.norm2, self.conv2))
+        for (norm, conv), quick in zip(pairs, fast, strict=True):
+            if quick is None:
+                x = ops.conv2d(norm(x), conv.weight, conv.bias, padding=1)
+            else:
+                norm.into(x, quick.interior(*x.shape[:3]))
+                x = quick()
+        return x
 
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.nin_shortcut is None:
@@ -90,7 +125,7 @@ class TemporalBlock(nn.Module):
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Return the block's output; x is overwritten."""
         height = x_BTHWC.shape[2]
-        if not ops.in_place(x_BTHWC):
+        if torch.is_grad_enabled():
             return x_BTHWC + self._branch(x_BTHWC, stream, Rows(0, height, height))
         for strip in ops.row_strips(x_BTHWC):
             x = x_BTHWC[:, :, strip]
@@ -99,7 +134,7 @@ class TemporalBlock(nn.Module):
 
     def _branch(self, x: Tensor, stream: Stream, rows: Rows) -> Tensor:
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
-            window = stream.window(conv, norm(x), rows=rows)
+            window = stream.window(conv, x, through=norm.into, rows=rows)
             x = ops.conv_time(window, *ops.weight_and_bias(conv))
         return x
 
@@ -118,7 +153,8 @@ class ResBlock3d(nn.Module):
         """Return the block's output."""
         h = x_BTHWC
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
-            h = ops.conv3d(stream.window(conv, norm(h)), *ops.weight_and_bias(conv))
+            window = stream.window(conv, h, through=norm.into)
+            h = ops.conv3d(window, *ops.weight_and_bias(conv))
         return x_BTHWC + h
 
 
@@ -136,7 +172,7 @@ class Attention(nn.Module):
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Return x plus what its frames attend to."""
         B, T, H, W, C = x_BTHWC.shape
-        h = self.norm(x_BTHWC, act=False).view(B * T, 1, H * W, C)
+        h = self.norm.norm(x_BTHWC).view(B * T, 1, H * W, C)
         q, k, v = (_pointwise(h, layer) for layer in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v)
         return x_BTHWC + _pointwise(y, self.proj_out).view(B, T, H, W, C)
@@ -158,11 +194,13 @@ class SpatialDownsample(nn.Module):
         """Return `[B, T, ⌊H/2⌋, ⌊W/2⌋, C]`."""
         B, T, H, W, C = x_BTHWC.shape
         x = x_BTHWC.view(B * T, H, W, C)
-        out = [
-            ops.conv2d(F.pad(x[some], (0, 0, 0, 1, 0, 1)), self.conv.weight, self.conv.bias, stride=2)
-            for some in ops.frame_groups(x, C)
-        ]
-        return torch.cat(out).view(B, T, H // 2, W // 2, C)
+        out = x.new_empty((B * T, H // 2, W // 2, C))
+        for some in ops.frame_groups(x, C):
+            padded = x.new_empty((some.stop - some.start, H + 1, W + 1, C))
+            padded[:, H], padded[:, :, W] = 0, 0
+            padded[:, :H, :W] = x[some]
+            out[some] = ops.conv2d(padded, self.conv.weight, self.conv.bias, stride=2)
+        return out.view(B, T, H // 2, W // 2, C)
 
 
 class SpatialUpsample(nn.Module):
@@ -184,10 +222,11 @@ class SpatialUpsample(nn.Module):
             [_fold(_fold(self.conv.weight, 2, i), 3, j) for i in (0, 1) for j in (0, 1)]
         )
         bias = self.conv.bias.repeat(4) if self.conv.bias is not None else None
-        out = x.new_empty((B * T, H, 2, W, 2, C)) if ops.in_place(x) else None
+        out = x.new_empty((B * T, H, 2, W, 2, C)) if not torch.is_grad_enabled() else None
         groups = []
         for some in ops.frame_groups(x, 4 * C):
-            y = ops.conv2d(x[some], weight, bias, padding=1).unflatten(-1, (2, 2, C))
+            y = ops.conv2d(x[some], weight, bias, padding=1)
+            y = y.view(*y.shape[:3], 2, 2, C)
             phases = torch.stack(
                 [
                     torch.stack([y[:, i : i + H, j : j + W, i, j] for j in (0, 1)], 3)

@@ -35,10 +35,26 @@ def conv3d(
     x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 1
 ) -> Tensor:
     """3-D convolution of channels-last clips; `padding` is spatial, `stride` temporal."""
+    if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
+        return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
     y = F.conv3d(
         x_BTHWC.permute(0, 4, 1, 2, 3), weight, bias, (stride, 1, 1), (0, padding, padding)
     )
     return y.permute(0, 2, 3, 4, 1).contiguous()
+
+
+_FEW_CHANNELS = 16
+"""Below this the 3-D kernels of the libraries leave most of a vector empty."""
+
+
+def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """The same convolution with the frames that a kernel sees side by side as channels."""
+    B, T = x_BTHWC.shape[:2]
+    taps = weight.shape[2]
+    frames = torch.cat([x_BTHWC[:, i : T - taps + 1 + i] for i in range(taps)], -1)
+    flat = weight.transpose(1, 2).flatten(1, 2)
+    y = conv2d(frames.flatten(0, 1), flat, bias, padding=padding)
+    return y.view(B, -1, *y.shape[1:])
 
 
 def conv_time(x_BTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -52,26 +68,29 @@ def conv_time(x_BTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y.view(B, T - 2, H, W, -1)
 
 
-def in_place(x: Tensor) -> bool:
-    """Whether activations may be overwritten: nobody will ask for their gradient."""
-    return not (torch.is_grad_enabled() and x.requires_grad)
+def on_cpu_without_grad(x: Tensor) -> bool:
+    """Whether x may be worked through in pieces that are sized for a CPU's cache."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def strips(length: int, bytes_each: int) -> Iterator[slice]:
+    """Yield slices of `range(length)` of at most `PIECE_BYTES` each, one element at least."""
+    step = max(1, PIECE_BYTES // bytes_each)
+    for start in range(0, length, step):
+        yield slice(start, min(length, start + step))
 
 
 def frame_groups(x_NHWC: Tensor, channels: int) -> Iterator[slice]:
     """Yield runs of pictures that are worked on together, `channels` being the widest layer."""
     n, H, W, _ = x_NHWC.shape
-    step = n
-    if x_NHWC.device.type == "cpu" and in_place(x_NHWC):
-        step = max(1, PIECE_BYTES // (H * W * channels * x_NHWC.element_size()))
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
+    if not on_cpu_without_grad(x_NHWC):
+        return iter([slice(0, n)])
+    return strips(n, H * W * channels * x_NHWC.element_size())
 
 
 def row_strips(x_BTHWC: Tensor) -> Iterator[slice]:
     """Yield strips of rows whose whole time lines are worked on together."""
     B, T, H, W, C = x_BTHWC.shape
-    step = H
-    if x_BTHWC.device.type == "cpu" and in_place(x_BTHWC):
-        step = max(1, PIECE_BYTES // (B * (T + 2) * W * C * x_BTHWC.element_size()))
-    for start in range(0, H, step):
-        yield slice(start, min(H, start + step))
+    if not on_cpu_without_grad(x_BTHWC):
+        return iter([slice(0, H)])
+    return strips(H, B * (T + 2) * W * C * x_BTHWC.element_size())

@@ -74,6 +74,17 @@ def list_models() -> list[str]:
     return list(PRESETS)
 
 
+def named_config(name: str) -> TokenizerConfig:
+    """Return the configuration of a name.
+
+    Raises:
+        ValueError: the name is not known; the text lists those that are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no tokenizer is called {name!r}: must be one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def hub_path(name: str) -> str | None:
     """Return where a released checkpoint stands in `HUB_REPO`, None for the package's own."""
     if name not in {config.name for config in _RELEASED}:

@@ -9,6 +9,7 @@ and whole results agree to float rounding.
 Layout: `[B, T, H, W, C]`, channels last. Source: VidTok, arXiv 2412.13061, and its v1.1 release.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -51,6 +52,10 @@ class Rows(NamedTuple):
     height: int
 
 
+def _copy(x: Tensor, out: Tensor) -> None:
+    out.copy_(x)
+
+
 class Stream:
     """Where in its clip a chunk stands, and what the layers remember of the chunks before.
 
@@ -74,13 +79,21 @@ class Stream:
         return self
 
     def window(
-        self, layer: nn.Module, x_BTHWC: Tensor, *, stride: int = 1, rows: Rows | None = None
+        self,
+        layer: nn.Module,
+        x_BTHWC: Tensor,
+        *,
+        through: Callable[[Tensor, Tensor], object] = _copy,
+        stride: int = 1,
+        rows: Rows | None = None,
     ) -> Tensor:
         """Return x with the frames around it that a kernel of three over time needs.
 
         Args:
             layer: whose input x is; its key in the stream's memory.
             x_BTHWC: the chunk, or the rows of it that `rows` names.
+            through: writes its first argument's values, of the same shape, into its second:
+                where a norm stands before the convolution, it needs no pass of its own.
             stride: the layer's stride in time.
             rows: set where a layer works through a picture strip by strip.
         """
@@ -90,22 +103,21 @@ class Stream:
         window = x_BTHWC.new_empty(
             (x_BTHWC.shape[0], front + x_BTHWC.shape[1] + behind, *x_BTHWC.shape[2:])
         )
-        window[:, front : front + x_BTHWC.shape[1]] = x_BTHWC
+        inside = window[:, front : front + x_BTHWC.shape[1]]
+        through(x_BTHWC, inside)
         if front:
-            window[:, :front] = self._before(layer, x_BTHWC, front, rows)
+            window[:, :front] = self._before(layer, inside, rows)
         if behind:
             window[:, -behind:] = 0
         if not self.last:
             self._remember(layer, window, 3 - stride, rows)
         return window
 
-    def _before(
-        self, layer: nn.Module, x_BTHWC: Tensor, front: int, rows: Rows | None
-    ) -> Tensor | float:
+    def _before(self, layer: nn.Module, inside: Tensor, rows: Rows | None) -> Tensor | float:
         if not self.first:
             tail = self._tails[layer]
             return tail if rows is None else tail[:, :, rows.start : rows.stop]
-        return 0.0 if self.rule.fill == "zeros" else x_BTHWC[:, :1]
+        return 0.0 if self.rule.fill == "zeros" else inside[:, :1]
 
     def _remember(self, layer: nn.Module, window: Tensor, keep: int, rows: Rows | None) -> None:
         tail = window[:, window.shape[1] - keep :]
@@ -134,9 +146,9 @@ class Stream:
         before = self._tails.pop(layer, None)
         if self.first:
             head, x_BTHWC = x_BTHWC[:, :latent_frame], x_BTHWC[:, latent_frame:]
-            out.append(_double(head, None, close=True))
+            out.append(double(head))
         if x_BTHWC.shape[1]:
-            out.append(_double(x_BTHWC, before, close=self.last))
+            out.append(double(x_BTHWC, before, close=self.last))
             before = x_BTHWC[:, -1:].clone()
         elif before is not None and self.last:
             out.append(before)
@@ -145,7 +157,7 @@ class Stream:
         return torch.cat(out, 1)
 
 
-def _double(x_BTHWC: Tensor, before: Tensor | None, *, close: bool) -> Tensor:
+def double(x_BTHWC: Tensor, before: Tensor | None = None, *, close: bool = True) -> Tensor:
     """Linear doubling of a run of frames.
 
     Frame k gives ¼·x[k-1] + ¾·x[k] and ¾·x[k] + ¼·x[k+1], at the ends of the run x[k] itself.

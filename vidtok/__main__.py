@@ -1,0 +1,55 @@
+"""`python -m vidtok VERB`: list the tokenizers, tell about one, convert a checkpoint."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vidtok.checkpoint import bundled_weights, convert
+from vidtok.presets import PRESETS, named_config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, or 2 where the input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m vidtok", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="names of all tokenizers, one a line")
+    info = verbs.add_parser("info", help="what one tokenizer is, and which clips it takes")
+    info.add_argument("name")
+    to = verbs.add_parser("convert", help="write a .ckpt as .safetensors with its configuration")
+    to.add_argument("source", type=Path)
+    to.add_argument("target", type=Path)
+    to.add_argument("--config", help="name, where the file's name does not say it")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.verb == "list":
+            for name in PRESETS:
+                print(f"{name}  (weights in the package)" if bundled_weights(name) else name)
+        elif asked.verb == "info":
+            _tell(asked.name)
+        else:
+            if asked.target.suffix != ".safetensors":
+                raise ValueError(f"{asked.target}: must end in .safetensors")
+            model = convert(asked.source, asked.target, asked.config)
+            print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _tell(name: str) -> None:
+    config = named_config(name)
+    f, s, rest = config.temporal_factor, config.spatial_factor, config.time_rule.length_remainder
+    lengths = "any" if rest is None else f"{rest} + {f}k" if rest else f"{f}k"
+    print(f"{name}: {config.network}, {config.regularizer}, {config.z_channels} channels")
+    print(f"  compression    {f} × {s} × {s}")
+    print(f"  codebook       {config.codebook_size or 'none (continuous)'}")
+    print(f"  frames         {lengths}; height and width multiples of {s}")
+    frames = 17 if rest != 0 else 16
+    latent = config.latent_shape(frames, 32 * s, 32 * s)
+    print(f"  {frames}×{32 * s}×{32 * s}     gives a latent of {'×'.join(map(str, latent))}")
+    print(f"  digest         {config.digest}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

