@@ -1,0 +1,177 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from deterministic import synthetic_video
+from safetensors import safe_open
+from small import small
+
+import vidtok
+from vidtok import checkpoint
+from vidtok.__main__ import main
+
+TINY = "vidtok_fsq_causal_488_262144_tiny"
+
+
+class _Foreign:
+    """Something that a pickle may hold and nobody should open."""
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A checkpoint as training leaves it: the network, the loss, an average, the optimisers."""
+    state = dict(vidtok.build(TINY, seed=5).state_dict())
+    state["loss.logvar"] = torch.zeros(())
+    state["loss.discriminator.main.0.weight"] = torch.zeros(64, 3, 4, 4)
+    state["model_ema.decay"] = torch.tensor(0.9)
+    path = tmp_path / f"{TINY}.ckpt"
+    torch.save({"state_dict": state, "epoch": 3, "optimizer_states": [{"lr": 1e-5}]}, path)
+    return path
+
+
+def _equal(one: vidtok.Tokenizer, other: vidtok.Tokenizer) -> bool:
+    mine, yours = one.state_dict(), other.state_dict()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[k], yours[k]) for k in mine)
+
+
+def test_a_released_checkpoint_loads_by_its_file_s_name(released: Path) -> None:
+    model = vidtok.load(released)
+    assert model.config.name == TINY
+    assert not model.training
+    assert _equal(model, vidtok.build(TINY, seed=5))
+
+
+def test_loads_into_a_precision(released: Path) -> None:
+    model = vidtok.load(released, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    model.encode(synthetic_video(1, 5, 16, 16))
+
+
+def test_a_converted_file_carries_its_own_configuration(released: Path, tmp_path: Path) -> None:
+    target = tmp_path / "renamed.safetensors"
+    assert main(["convert", str(released), str(target)]) == 0
+    with safe_open(target, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["vidtok_config"])["name"] == TINY
+    model = vidtok.load(target)
+    assert metadata["vidtok_config_digest"] == model.config.digest
+    assert _equal(model, vidtok.load(released))
+
+
+def test_a_name_that_says_nothing_needs_a_configuration(released: Path) -> None:
+    renamed = released.rename(released.with_name("model.ckpt"))
+    with pytest.raises(ValueError, match="give config=NAME"):
+        vidtok.load(renamed)
+    assert vidtok.load(renamed, config=TINY).config.name == TINY
+    with pytest.raises(ValueError, match="no tokenizer is called 'nope'"):
+        vidtok.load(renamed, config="nope")
+
+
+def test_a_file_s_own_configuration_is_not_overruled(released: Path, tmp_path: Path) -> None:
+    target = tmp_path / "own.safetensors"
+    checkpoint.convert(released, target)
+    with pytest.raises(ValueError, match="carries the configuration of"):
+        vidtok.load(target, config="vidtok_kl_causal_488_8chn_tiny")
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / f"{TINY}.ckpt"
+    torch.save({"state_dict": {}, "callbacks": _Foreign()}, path)
+    with pytest.raises(ValueError, match=r"_Foreign.*is not opened.*torch\.save"):
+        vidtok.load(path)
+
+
+def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
+    path = tmp_path / f"{TINY}.ckpt"
+    path.write_bytes(pickle.dumps([1, 2], protocol=2))
+    with pytest.raises(ValueError, match=f"{TINY}.ckpt"):
+        vidtok.load(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ValueError, match="holds no state_dict of tensors"):
+        vidtok.load(path)
+    other = tmp_path / "weights.bin"
+    other.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"must end in \.safetensors or \.ckpt"):
+        vidtok.load(other)
+
+
+def test_all_faults_of_the_tensors_are_one_error(released: Path) -> None:
+    content = torch.load(released)
+    state = content["state_dict"]
+    del state["encoder.conv_in.conv.bias"]
+    state["encoder.extra"] = torch.zeros(1)
+    state["decoder.conv_out.conv.bias"] = torch.zeros(4)
+    torch.save(content, released)
+    with pytest.raises(ValueError, match="not the tensors of") as caught:
+        vidtok.load(released)
+    text = str(caught.value)
+    assert "missing encoder.conv_in.conv.bias" in text
+    assert "unexpected encoder.extra" in text
+    assert "decoder.conv_out.conv.bias is (4,), not (3,)" in text
+
+
+def test_saving_in_half_precision_halves_the_file(tmp_path: Path) -> None:
+    model = small("causal_v1_1")
+    checkpoint.save(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    loaded = vidtok.load(tmp_path / "half.safetensors")
+    assert loaded.config == model.config
+    assert loaded.dtype == torch.float32
+    weights = sum(p.numel() for p in model.parameters())
+    assert (tmp_path / "half.safetensors").stat().st_size < 2 * weights + 200_000
+
+
+def test_a_hub_id_is_downloaded(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    target = tmp_path / "model.safetensors"
+    checkpoint.convert(released, target)
+    asked = []
+
+    def download(repo: str, filename: str) -> str:
+        asked.append((repo, filename))
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert vidtok.load("someone/tokenizer").config.name == TINY
+    assert vidtok.load("someone/tokenizer/sub/a.safetensors").config.name == TINY
+    with pytest.raises(ValueError, match="not the tensors|carries"):
+        vidtok.load("vidtok_kl_causal_488_8chn", config="vidtok_kl_causal_488_8chn")
+    assert asked == [
+        ("someone/tokenizer", "model.safetensors"),
+        ("someone/tokenizer", "sub/a.safetensors"),
+        ("microsoft/VidTok", "checkpoints/vidtok_kl_causal_488_8chn.ckpt"),
+    ]
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*give its path"):
+        vidtok.load("someone/tokenizer")
+
+
+@pytest.mark.parametrize("name", ["nowhere.safetensors", "./nowhere", "nope"])
+def test_what_is_nowhere_says_so(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such file|neither a file"):
+        vidtok.load(name)
+
+
+def test_commands_tell_about_tokenizers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(vidtok.list_models())
+    assert main(["info", "vidtok_kl_noncausal_488_16chn"]) == 0
+    told = capsys.readouterr().out
+    assert "4k; height and width multiples of 8" in told
+    assert "16×4×32×32" in told
+    assert main(["info", "nope"]) == 2
+    assert capsys.readouterr().err.startswith("error: no tokenizer is called 'nope'")
+    assert main(["convert", "a.ckpt", "b.ckpt"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err

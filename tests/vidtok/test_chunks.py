@@ -1,0 +1,84 @@
+"""A clip in chunks is the clip: for every length, every chunk and every set of levels."""
+
+import pytest
+import torch
+from deterministic import synthetic_video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import small
+
+FACTORS = {
+    2: {"tempo_ds": (1,), "tempo_us": (2,)},
+    4: {},
+    8: {"tempo_ds": (0, 1, 2), "tempo_us": (1, 2, 3)},
+}
+MODELS = {f: small("causal_v1_1", "kl", **levels) for f, levels in FACTORS.items()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(sorted(MODELS)), st.integers(1, 40), st.integers(1, 4))
+def test_chunked_equals_whole(factor: int, frames: int, chunks: int) -> None:
+    model, chunk = MODELS[factor], factor * chunks
+    video = synthetic_video(1, frames, 16, 16, seed=frames)
+    whole, parts = model.encode(video), model.encode(video, chunk_frames=chunk)
+    assert whole.latent.shape[2] == -(-frames // factor)
+    torch.testing.assert_close(parts.mean, whole.mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(parts.logvar, whole.logvar, rtol=0, atol=1e-4)
+    decoded = model.decode(whole.mean, num_frames=frames)
+    assert decoded.shape == video.shape
+    again = model.decode(whole.mean, num_frames=frames, chunk_frames=chunk)
+    torch.testing.assert_close(again, decoded, rtol=0, atol=1e-4)
+
+
+def test_a_chunked_clip_leaves_no_state_behind() -> None:
+    model = MODELS[4]
+    one, other = (synthetic_video(1, 21, 16, 16, seed=s) for s in (1, 2))
+    expected = model.encode(other, chunk_frames=4).latent
+    model.encode(one, chunk_frames=8)
+    model.decode(expected, chunk_frames=8, as_reference=True)
+    assert torch.equal(model.encode(other, chunk_frames=4).latent, expected)
+
+
+def test_two_streams_of_one_model_may_interleave() -> None:
+    model = MODELS[4]
+    clips = [synthetic_video(1, 21, 16, 16, seed=s) for s in (1, 2)]
+    whole = [model.encode(clip, chunk_frames=4).mean for clip in clips]
+    streams = [model._encode_chunks(c.permute(0, 2, 3, 4, 1).contiguous(), 4) for c in clips]
+    with torch.no_grad():
+        rounds = list(zip(*streams, strict=True))
+    for clip, chunks in zip(whole, zip(*rounds, strict=True), strict=True):
+        mean = torch.cat(chunks, 1).chunk(2, -1)[0].movedim(-1, 1)
+        assert torch.equal(mean, clip)
+
+
+def test_leaving_out_the_copies_in_front_changes_nothing() -> None:
+    """The stream skips copies of frame 0 that the reference computes: as_reference keeps them."""
+    for factor, model in MODELS.items():
+        video = synthetic_video(1, 2 * factor + 1, 16, 16)
+        with_copies = model.encode(video, as_reference=True).mean
+        torch.testing.assert_close(model.encode(video).mean, with_copies, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [18, 19, 20])
+def test_the_reference_s_tiling_differs_and_is_only_had_by_asking(frames: int) -> None:
+    model = MODELS[4]
+    video = synthetic_video(1, frames, 16, 16)
+    tiled = model.encode(video, chunk_frames=16, as_reference=True).latent
+    assert tiled.shape[2] == model.encode(video, chunk_frames=16).latent.shape[2] + 1
+
+
+@pytest.mark.parametrize(("chunk", "text"), [(6, "multiple of 4; use 4"), (2, "use 4")])
+def test_a_chunk_that_is_no_multiple_is_refused(chunk: int, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        MODELS[4].encode(synthetic_video(1, 17, 16, 16), chunk_frames=chunk)
+
+
+@pytest.mark.parametrize("network", ["causal_v1_0", "noncausal"])
+def test_other_networks_do_not_take_chunks(network: str) -> None:
+    model = small(network)
+    frames = 17 if model.config.causal else 16
+    video = synthetic_video(1, frames, 16, 16)
+    with pytest.raises(ValueError, match=r"only v1\.1 networks work in chunks"):
+        model.encode(video, chunk_frames=4)
+    with pytest.raises(ValueError, match=r"only v1\.1 networks work in chunks"):
+        model.decode(model.encode(video).latent, chunk_frames=4)

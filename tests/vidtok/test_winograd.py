@@ -1,0 +1,47 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vidtok.winograd import Conv3x3, suits
+
+
+@pytest.mark.parametrize("size", [(1, 32, 32), (1, 64, 64), (3, 18, 33), (2, 128, 20)], ids=str)
+@pytest.mark.parametrize("channels", [(64, 64), (64, 128), (128, 64)], ids=str)
+def test_is_as_exact_as_a_direct_convolution(
+    size: tuple[int, int, int], channels: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    c_in, c_out = channels
+    x = torch.randn(*size, c_in, generator=generator)
+    weight = torch.randn(c_out, c_in, 3, 3, generator=generator) / (3 * c_in**0.5)
+    bias = torch.randn(c_out, generator=generator)
+    x_NCHW = x.permute(0, 3, 1, 2)
+    exact = F.conv2d(x_NCHW.double(), weight.double(), bias.double(), padding=1)
+    exact = exact.permute(0, 2, 3, 1)
+    conv = Conv3x3(weight, bias)
+    conv.interior(*size).copy_(x)
+    error = conv() - exact
+    assert error.abs().max() < 3e-5
+    assert error.std() < 3e-6
+
+
+def test_buffers_may_be_used_again_for_another_number_of_pictures() -> None:
+    conv = Conv3x3(torch.randn(64, 64, 3, 3), torch.zeros(64))
+    weight = conv.kernel.clone()
+    many, few = torch.randn(4, 16, 16, 64), torch.randn(2, 16, 16, 64)
+    conv.interior(4, 16, 16).copy_(many)
+    first = conv().clone()
+    conv.interior(2, 16, 16).copy_(few)
+    conv()
+    conv.interior(4, 16, 16).copy_(many)
+    assert torch.equal(conv(), first)
+    assert torch.equal(conv.kernel, weight)
+
+
+def test_only_where_arithmetic_is_the_limit() -> None:
+    large = torch.empty(1, 64, 64, 128)
+    assert suits(large, 128, 128)
+    assert not suits(large.bfloat16(), 128, 128)
+    assert not suits(large, 16, 16)
+    assert not suits(large[:, :16, :16], 128, 128)
+    assert not suits(large.to("meta"), 128, 128)
