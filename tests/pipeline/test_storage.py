@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
+from pipeline.local_disk import TEMPORARY_PREFIX
 from pipeline.storage import Store, canonical_uri, find_files, list_folder, open_file
 from tests.pipeline.s3 import S3Server
 
@@ -91,12 +92,16 @@ class TestContract:
                 won = [n for n in pool.map(put, [b"a", b"b", b"c", b"d"]) if n is not None]
             assert [store.read(path)] == won
 
-    def test_spool_is_invisible_until_published(self, store: Store) -> None:
+    def test_spool_is_invisible_until_published(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         with store.spool("data") as spool:
             spool.file.write(b"half")
             assert store.list() == []
             spool.file.write(b" and half")
             spool.publish("data/part")
+            assert [path.name for path in tmp_path.rglob(f"{TEMPORARY_PREFIX}*")] == []
         assert store.list() == ["data/part"]
         assert store.read("data/part") == b"half and half"
 
@@ -246,6 +251,13 @@ class TestS3:
             with pytest.raises(ConfigError, match=r"output = s3://.*If-None-Match"):
                 s3_store.require_put_if_absent()
         assert s3_store.list() == []
+
+    def test_listing_shows_what_other_clients_wrote(self, s3: S3Server, s3_store: Store) -> None:
+        s3_store.write("log/1", b"")
+        assert s3_store.list("log") == ["log/1"]
+        s3.put(s3_store.locate("log/2"), b"")
+        assert s3_store.list("log") == ["log/1", "log/2"]
+        assert s3_store.exists("log/2")
 
     def test_missing_bucket_is_a_store_error(self, s3: S3Server) -> None:
         nowhere = Store("s3://no-such-bucket-here/corpus", s3.storage_options)

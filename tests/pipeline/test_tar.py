@@ -306,7 +306,7 @@ def test_giant_name_is_refused_before_it_is_read() -> None:
 def test_memory_does_not_grow_with_the_members() -> None:
     tar = make_tar([(f"{n:06}.txt", b"x") for n in range(6000)])
     peaks = []
-    for count in (1000, 6000):
+    for count in (1000, 5000):  # not the last one: its end frees all
         stream = read_groups(cast("BinaryIO", io.BytesIO(tar)), max_video_bytes=LIMIT)
         tracemalloc.start()
         for n, _ in enumerate(stream):
