@@ -6,8 +6,8 @@ PipelineError
 ├── QuarantineError    the sample or clip goes to the quarantine; the job goes on
 ├── UnitRejected       the unit's rows do not check out; it goes into the next pass
 └── StoreError         an object store or disk refused
-├── AlreadyExists      put-if-absent lost: somebody else's object stands there
-└── StateUnknown       no answer came: read back and compare before concluding anything
+    ├── AlreadyExists      put-if-absent lost: an object stands there
+    └── StateUnknown       no answer came: read back and compare before concluding anything
 """
 
 from pipeline.records import Stage

@@ -25,7 +25,6 @@ REASONS: dict[str, str] = {
     "several_videos": "the sample has more than one video member",
     "duplicate_key": "another sample of the same unit has this key",
     "too_large": "the video is larger than source.max_video_mb",
-    "bad_sidecar": "a sidecar cannot be parsed",
     # decode
     "not_a_video": "no container format was recognised",
     "no_video_stream": "the container holds no video stream",
