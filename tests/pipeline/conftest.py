@@ -2,9 +2,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from pipeline.storage import Store
 from tests.pipeline.s3 import CREDENTIALS, S3Server
+
+# Examples touch disks and share two cores with others: how long one takes says nothing.
+settings.register_profile("pipeline", deadline=None, max_examples=60)
+settings.load_profile("pipeline")
 
 
 @pytest.fixture(scope="session")
