@@ -66,7 +66,10 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
         _decode(file, rule, limits, dog.progress, emit)
         outcome = {"kind": "end"}
     except QuarantineError as error:
-        outcome = {"kind": "fail", "reason": error.reason, "detail": error.detail}
+        detail = error.detail
+        if error.reason == "decode_memory":
+            detail = _short_of_memory(detail, limits)
+        outcome = {"kind": "fail", "reason": error.reason, "detail": detail}
     except ConnectionError:
         os._exit(1)
     except Exception as error:  # whatever a file provokes is that file's quarantine
@@ -116,11 +119,12 @@ def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
 def _unforeseen(error: Exception, limits: DecodeLimits) -> dict[str, str]:
     text = one_line(f"{type(error).__name__}: {error}")
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
-        return {
-            "reason": "decode_memory",
-            "detail": f"decoding needs more than decode.memory_mb = {limits.memory_mb} ({text})",
-        }
+        return {"reason": "decode_memory", "detail": _short_of_memory(text, limits)}
     return {"reason": "decode_error", "detail": text}
+
+
+def _short_of_memory(said: str, limits: DecodeLimits) -> str:
+    return f"decoding needs more than decode.memory_mb = {limits.memory_mb} ({said})"
 
 
 def _warm_up() -> None:

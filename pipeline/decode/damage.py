@@ -19,6 +19,8 @@ HARMLESS = (
     "SEI type ",  # a caption or timing message of the wrong length; no pixels in it
     "mmco: unref short failure",  # asks to forget a picture that is already forgotten
 )
+NO_MEMORY = ("get_buffer() failed", "annot allocate memory", "ould not allocate")
+TOO_LARGE = ("exceeds specified max pixel count",)
 CUT_SHORT = ("partial file", "File ended prematurely", "moov atom not found")
 
 
@@ -31,15 +33,22 @@ class Finding:
 
 
 def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> Finding | None:
-    """Return the first damage that the log tells of.
+    """Return the first damage that the log tells of, or why the decoder could not go on.
+
+    A want of memory is no damage, but decoders often report it as the damage that it causes; the
+    log is where the two can be told apart. A size beyond the limit shows as both.
 
     Args:
         logs: what was logged since frames are being read.
         speakers: names of the decoder and the demuxer; others (the scaler, say) know nothing of
             damage.
     """
-    for level, name, message in logs:
-        text = one_line(message)
+    lines = [(level, name, one_line(message)) for level, name, message in logs]
+    for words, reason in ((TOO_LARGE, "unsupported"), (NO_MEMORY, "decode_memory")):
+        for _, _, text in lines:
+            if any(part in text for part in words):
+                return Finding(reason, text)
+    for level, name, text in lines:
         if level > ERROR or name not in speakers or text.startswith(HARMLESS):
             continue
         reason = "truncated" if any(words in text for words in CUT_SHORT) else "corrupt"

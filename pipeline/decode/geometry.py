@@ -33,6 +33,17 @@ class Orientation:
             return cls(flip_rows=d < 0, flip_columns=a < 0)
         return cls(transpose=True, flip_rows=b < 0, flip_columns=c < 0)
 
+    @classmethod
+    def from_degrees(cls, counterclockwise: float) -> "Orientation":
+        """Return the nearest quarter turn."""
+        turns = round(counterclockwise / 90) % 4
+        return (
+            cls(),
+            cls(transpose=True, flip_rows=True),
+            cls(flip_rows=True, flip_columns=True),
+            cls(transpose=True, flip_columns=True),
+        )[turns]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:

@@ -41,7 +41,7 @@ BT2020_TO_BT709 = np.array(
 )
 
 
-def to_standard_range(signal: NDArray[np.float32], transfer: Transfer) -> NDArray[np.float32]:
+def to_standard_range(signal: NDArray[np.floating], transfer: Transfer) -> NDArray[np.float32]:
     """Return the picture as a standard-range display shows it.
 
     Args:
@@ -51,7 +51,7 @@ def to_standard_range(signal: NDArray[np.float32], transfer: Transfer) -> NDArra
     Returns:
         `[..., 3]` float32 R'G'B' in [0, 1].
     """
-    signal = np.clip(signal, 0.0, 1.0)
+    signal = np.clip(signal, 0.0, 1.0).astype(np.float32)
     light = pq_to_light(signal) if transfer is Transfer.PQ else hlg_to_light(signal)
     strongest = light.max(axis=-1, keepdims=True)
     light = light * (_compress(strongest) / np.maximum(strongest, 1e-6))

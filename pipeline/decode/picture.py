@@ -105,7 +105,7 @@ class Painter:
         transfer = frame.color_trc
         if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
             wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
-            signal = resize(wide / GBRP16_WHITE, place, orientation)
+            signal = resize(wide, place, orientation) / GBRP16_WHITE
             return to_standard_range(signal, Transfer(transfer)) * 255
         if has_alpha(frame.format.name):
             rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
@@ -126,7 +126,13 @@ class Painter:
 
 def display_orientation(frame: VideoFrame) -> Orientation:
     """Return how the frame is turned upright, from the display matrix that it carries."""
-    carried: Any = frame.side_data  # typed as a dictionary in PyAV's stubs; it is a sequence too
+    carried: Any
+    try:
+        carried = frame.side_data  # typed as a dictionary in PyAV's stubs; it is a sequence too
+    except ValueError:
+        # A kind of side data newer than this PyAV hides all others. The rotation can still be
+        # asked for; a mirrored picture, which is rare, would stay mirrored.
+        return Orientation.from_degrees(frame.rotation)
     for data in carried:
         if data.type is SideData.DISPLAYMATRIX:
             return Orientation.from_matrix(struct.unpack("=9i", bytes(data)[:36]))

@@ -121,10 +121,12 @@ class Video:
                     packets += packet.size > 0 or packet.dts is not None
                     if packet.is_corrupt:
                         found = self._corrupt_packet(packet)
-                    frames = packet.decode()
+                    else:
+                        frames = packet.decode()
             except av.error.FFmpegError as error:
-                found = found or damage.in_log(self._logs, speakers) or explain(error)
-            found = damage.in_log(self._logs, speakers) or found
+                known = explain(error)  # raises what is no damage, so it comes first
+                found = found or damage.in_log(self._logs, speakers) or known
+            found = found or damage.in_log(self._logs, speakers)
             if any(frame.is_corrupt for frame in frames):
                 found = found or damage.Finding("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
@@ -184,6 +186,8 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
         QuarantineError: no container, no video stream, no decoder, or too large a picture.
     """
     av.logging.set_level(av.logging.ERROR)
+    # Else a message equal to the last one, of the video before perhaps, would not be heard.
+    av.logging.set_skip_repeated(False)
     options = {
         "protocol_whitelist": "none",
         "format_whitelist": CONTAINERS,
