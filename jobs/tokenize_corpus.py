@@ -8,7 +8,7 @@ every unit is committed and everything adds up, 1 not so, 2 the configuration is
 import sys
 from pathlib import Path
 
-# From a checkout that is not installed; Ray hands this path on to its workers.
+# From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.command import tokenize

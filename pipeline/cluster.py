@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -30,13 +31,16 @@ def connect() -> Iterator[Cluster]:
         return
     # Ray's core tells every driver of Ray Data that restarting actors needs the driver's objects.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Actors that ask for no GPU are to see none, as Ray has it by default until a later release.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # Ray warns that its default will change; actors here that ask for no GPU use none either way.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address="auto", **quiet)
         is_own = False
     except ConnectionError:
+        # From a checkout that is not installed, and from any folder: the workers find it as we did.
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         ray.init(address="local", include_dashboard=False, **quiet)
         is_own = True
     try:

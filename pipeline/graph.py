@@ -110,7 +110,9 @@ def run_pass(
 
 
 def _quiet_context() -> DataContext:
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # copying sets every field, the deprecated ones too
+        context = DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = _NO_PROGRESS_S
@@ -289,7 +291,7 @@ class _Collector:
         try:
             outcome: UnitRecord | str = ray.get(future)
         except ray.exceptions.RayError as error:
-            outcome = f"commit: {type(error).__name__}: {str(error).splitlines()[0]}"
+            outcome = f"commit: {_say(error)}"
         if isinstance(outcome, UnitRecord):
             return UnitDone(outcome)
         return UnitFailed(unit, outcome)
@@ -339,7 +341,7 @@ class _References:
                 if self._closed:
                     break
         except Exception as error:
-            self.error = f"Ray Data: {type(error).__name__}: {str(error).splitlines()[0]}"
+            self.error = f"Ray Data: {_say(error)}"
         finally:
             self._put(self._end)
 
@@ -348,3 +350,9 @@ class _References:
             with contextlib.suppress(queue.Full):
                 self._queue.put(item, timeout=_POLL_S)
                 return
+
+
+def _say(error: BaseException) -> str:
+    """Return an error in one line: Ray's errors quote a traceback, whose last line is the cause."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

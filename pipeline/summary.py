@@ -125,7 +125,8 @@ class Summary:
             ]
         if self.lost_race:
             lines.append(f"           {self.lost_race} more were committed by another driver first")
-        lines += [f"untrained  {name}: seeded, not trained weights" for name in self.untrained]
+        for name in self.untrained if self.done.units else ():
+            lines.append(f"untrained  {name}: seeded, not trained weights")
         lines += [f"failed     {unit}: {reason}" for unit, reason in sorted(self.failed.items())]
         lines += [f"IMBALANCE  {problem}" for problem in self.total.problems]
         verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
@@ -154,8 +155,9 @@ def tally_lines(tally: Tally) -> list[str]:
     counts = tally.counts
     samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
+    kept = counts.samples_with_clips
     lines = [
-        f"samples    {counts.samples_read} read = {counts.samples_with_clips} with clips + {samples}",
+        f"samples    {counts.samples_read} read = {kept} with clips + {samples}",
         f"clips      {counts.clips_seen} seen = {counts.clips_written} written + {clips}",
         f"bytes      {_bytes(tally.bytes)} in parts",
     ]
