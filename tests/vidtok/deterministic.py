@@ -1,4 +1,4 @@
-"""Deterministic weights and videos for comparing two implementations of VidTok without a checkpoint.
+"""Drawn weights and videos, to compare two implementations of VidTok without a checkpoint.
 
 Every tensor has its own generator, seeded from (seed, name): order and company do not matter.
 `fingerprint` tells at once whether two machines drew the same values.
@@ -10,9 +10,10 @@ import zlib
 
 import torch
 
-# Gains over 1/sqrt(fan_in); 1.6 makes up for the variance that SiLU removes. The first convolutions are tiny, so that
-# the epsilon of the first normalisation shows; the encoder's last one spreads FSQ inputs over the levels; the decoder's
-# last one keeps pixels near [-1, 1]; those on the residual stream shrink it, so that every level's branches matter.
+# Gains over 1/sqrt(fan_in); 1.6 makes up for the variance that SiLU removes. The first convolutions
+# are tiny, so that the epsilon of the first normalisation shows; the encoder's last one spreads FSQ
+# inputs over the levels; the decoder's last one keeps pixels near [-1, 1]; those on the residual
+# stream shrink it, so that every level's branches matter.
 GAINS = {
     "encoder.conv_in": 0.02,
     "decoder.conv_in": 0.02,
@@ -27,7 +28,7 @@ def _generator(seed: int, key: str) -> torch.Generator:
 
 
 def unit_normal(key: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Return standard normal float32 values that depend on (seed, key) alone: for inputs of unit tests."""
+    """Return standard normal float32 values that depend on (seed, key) alone."""
     return torch.randn(tuple(shape), generator=_generator(seed, key), dtype=torch.float32)
 
 
@@ -58,10 +59,11 @@ def fill_weights(state: dict[str, torch.Tensor], seed: int = 0) -> None:
 def synthetic_video(
     batch: int, frames: int, height: int, width: int, seed: int = 0
 ) -> torch.Tensor:
-    """Return a smooth moving video, float32, shape (batch, 3, frames, height, width), values in [-1, 1].
+    """Return a smooth moving video, float32 [batch, 3, frames, height, width], in [-1, 1].
 
-    Each channel of each sample is a sum of six plane waves (1 to 6 cycles over 64 pixels, drifting by up to a tenth
-    of a cycle per frame) and a soft disc that crosses the picture, all slowly brightening and dimming. Float64 inside.
+    Each channel of each sample is a sum of six plane waves (1 to 6 cycles over 64 pixels, drifting
+    by up to a tenth of a cycle per frame) and a soft disc that crosses the picture, all slowly
+    brightening and dimming. Float64 inside.
     """
     g = _generator(seed, "video")
     t = torch.arange(frames, dtype=torch.float64).view(-1, 1, 1)

@@ -1,7 +1,6 @@
 """Narrow networks of every kind, for tests of behaviour that need no released size."""
 
-from deterministic import fill_weights
-
+from tests.vidtok.deterministic import fill_weights
 from vidtok import Tokenizer, TokenizerConfig, build
 
 

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 import torch
-from deterministic import synthetic_video, unit_normal
-from goldens import unit
-from small import small
 
 import vidtok
+from tests.vidtok.deterministic import synthetic_video, unit_normal
+from tests.vidtok.goldens import unit
+from tests.vidtok.small import small
 from vidtok.presets import PRESETS
 
 CAUSAL, NONCAUSAL, LONG = (small(n) for n in ("causal_v1_0", "noncausal", "causal_v1_1"))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from deterministic import synthetic_video
 from safetensors import safe_open
-from small import small
 
 import vidtok
+from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.small import small
 from vidtok import checkpoint
 from vidtok.__main__ import main
 
@@ -138,7 +138,7 @@ def test_a_hub_id_is_downloaded(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert vidtok.load("someone/tokenizer").config.name == TINY
     assert vidtok.load("someone/tokenizer/sub/a.safetensors").config.name == TINY
-    with pytest.raises(ValueError, match="not the tensors|carries"):
+    with pytest.raises(ValueError, match=r"not the tensors|carries"):
         vidtok.load("vidtok_kl_causal_488_8chn", config="vidtok_kl_causal_488_8chn")
     assert asked == [
         ("someone/tokenizer", "model.safetensors"),
@@ -160,7 +160,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "./nowhere", "nope"])
 def test_what_is_nowhere_says_so(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no such file|neither a file"):
+    with pytest.raises(FileNotFoundError, match=r"there is no such file|neither a file"):
         vidtok.load(name)
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from deterministic import synthetic_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small
+
+from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.small import small
 
 FACTORS = {
     2: {"tempo_ds": (1,), "tempo_us": (2,)},

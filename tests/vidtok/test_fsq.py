@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from deterministic import unit_normal
-from goldens import unit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vidtok.deterministic import unit_normal
+from tests.vidtok.goldens import unit
 from vidtok.fsq import codes_to_indices, indices_to_codes, quantize
 
 LEVELS = [(8,) * 4, (8,) * 5, (8,) * 6, (8, 5, 5, 5), (7, 5, 5, 5, 5), (4, 3, 2)]

@@ -4,14 +4,12 @@ The reference in float32 and in float64 differ by 1.4e-5 at most, so 1e-4 is amp
 (an epsilon, a padding rule) shows at 5e-4 and more.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from deterministic import fill_weights, fingerprint, synthetic_video
-from goldens import array, models
 
 import vidtok
+from tests.vidtok.deterministic import fill_weights, fingerprint, synthetic_video
+from tests.vidtok.goldens import array, models
 
 ATOL = 1e-4
 BOUNDARY = 1e-3
@@ -21,9 +19,8 @@ GOLDENS = sorted(models(), key=lambda golden: golden["config"])
 
 
 @pytest.fixture(scope="module")
-def models_by_name() -> Iterator[dict[str, vidtok.Tokenizer]]:
-    kept: dict[str, vidtok.Tokenizer] = {}
-    yield kept
+def models_by_name() -> dict[str, vidtok.Tokenizer]:
+    return {}
 
 
 def _model(golden: dict, kept: dict[str, vidtok.Tokenizer]) -> vidtok.Tokenizer:

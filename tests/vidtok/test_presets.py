@@ -1,8 +1,8 @@
 import pytest
 import torch
-from goldens import configurations
 
 import vidtok
+from tests.vidtok.goldens import configurations
 from vidtok.presets import PRESETS, hub_path
 
 RELEASED = configurations()
