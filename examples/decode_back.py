@@ -7,6 +7,7 @@ of decoded frames per tokenizer, with its PSNR.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import pyarrow.dataset as ds
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+# From a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.config import TokenizerSpec
 from pipeline.decode import ClipRule, Decoder
@@ -34,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="a dataset on a local disk")
     parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--clips", type=int, default=3)
     asked = parser.parse_args()
 
     head = json.loads((asked.output / "dataset.json").read_text())

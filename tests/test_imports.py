@@ -1,0 +1,49 @@
+"""Imports point one way: jobs → pipeline → vidtok, and each heavy library has one door."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def importers(package: str, library: str) -> set[str]:
+    """Return the modules of a package that import a library or anything below it."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / package).rglob("*.py")
+        if any(name == library or name.startswith(f"{library}.") for name in imports(path))
+    }
+
+
+@pytest.mark.parametrize("library", ["pipeline", "ray", "av", "fsspec", "pyarrow"])
+def test_the_tokenizer_knows_nothing_of_the_pipeline(library: str) -> None:
+    assert importers("vidtok", library) == set()
+
+
+def test_ray_data_is_known_to_the_graph_alone() -> None:
+    assert importers("pipeline", "ray.data") == {"pipeline/graph.py"}
+    assert importers("pipeline", "ray") == {"pipeline/graph.py", "pipeline/cluster.py"}
+
+
+def test_video_is_decoded_in_one_folder() -> None:
+    assert all(name.startswith("pipeline/decode/") for name in importers("pipeline", "av"))
+
+
+def test_stores_are_known_to_one_module() -> None:
+    assert importers("pipeline", "fsspec") == {"pipeline/storage.py"}
+    assert importers("pipeline", "s3fs") == set()
+
+
+def test_nothing_imports_the_jobs() -> None:
+    assert importers("pipeline", "jobs") | importers("vidtok", "jobs") == set()
