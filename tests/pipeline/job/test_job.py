@@ -208,6 +208,40 @@ def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed
     assert json.loads(summary.read_text())["exit_code"] == 0
 
 
+def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> None:
+    """`docs/format.md` and nothing of this package: the parts that count, and their numbers."""
+    import pyarrow.parquet as pq
+
+    tars, rows = undisturbed
+    root = Path(tars[0]).parents[1] / "out"
+    manifest = max((root / "manifest").iterdir())
+    paths = [p["path"] for unit in pq.read_table(manifest)["parts"].to_pylist() for p in unit]
+    for record in sorted((root / "log").iterdir()):
+        if record.stem > manifest.stem:
+            units = json.loads(record.read_text())["units"]
+            paths += [part["path"] for unit in units for part in unit["parts"]]
+    head = json.loads((root / "dataset.json").read_text())
+    levels = head["identity"]["tokenizers"]["fsq"]["config"]["fsq_levels"]
+    count = 0
+    for path in paths:
+        table = pq.read_table(root / path)
+        columns = json.loads(table.schema.metadata[b"vidtok"])["tokenizers"]
+        assert columns == head["tokenizers"]
+        for row in table.to_pylist():
+            count += 1
+            index = np.frombuffer(row["fsq"], "<u4").reshape(row["fsq_shape"]).astype(np.int64)
+            digits = [index // int(np.prod(levels[:i])) % n for i, n in enumerate(levels)]
+            codes = np.stack([(d - n // 2) / (n // 2) for d, n in zip(digits, levels, strict=True)])
+            model = (
+                vidtok.build("vidtok_fsq_causal_488_262144_tiny", seed=0) if count == 1 else None
+            )
+            if model is not None:
+                by_index = model.decode_indices(torch.from_numpy(index)[None])
+                by_code = model.decode(torch.from_numpy(codes)[None].float())
+                assert torch.equal(by_index, by_code)
+    assert count == rows.num_rows
+
+
 def test_two_drivers_share_one_output(undisturbed: Undisturbed, tmp_path: Path) -> None:
     tars, rows = undisturbed
     config = job(tars, tmp_path / "out", commit__log_every_s=3600.0)
