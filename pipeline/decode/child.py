@@ -132,6 +132,8 @@ def _warm_up() -> None:
     place = fit((64, 96), (32, 32))
     for dtype in (np.uint8, np.float32):
         resize(np.zeros((64, 96, 3), dtype), place, Orientation())
+    gc.collect()
+    gc.freeze()  # else each sample's collection would walk all of torch, for 50 ms
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class Painter:
         self._float = dtype == "float32"
         self._sample_aspect = sample_aspect
         self._max_pixels = max_pixels
+        self._seen: tuple[int, int, int] | None = None
+        self._orientation = Orientation()
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
     def paint(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
@@ -69,7 +71,7 @@ class Painter:
             QuarantineError: `unsupported`, if the picture is larger than the limit once displayed
                 or scaled, or if its pixel format cannot be converted.
         """
-        orientation = display_orientation(frame)
+        orientation = self._upright(frame)
         place = self._place(frame, orientation)
         try:
             pixels = self._rgb(frame, place, orientation)
@@ -83,6 +85,17 @@ class Painter:
         if pixels.dtype == np.uint8 or self._float:
             return pixels, place
         return np.rint(pixels).astype(np.uint8), place
+
+    def _upright(self, frame: VideoFrame) -> Orientation:
+        """Ask a frame for its display matrix only when it may have another than the one before.
+
+        The question makes PyAV tie the frame into a reference cycle, which keeps its memory until
+        the collector runs: megabytes per frame, and the collector counts objects.
+        """
+        seen = (frame.width, frame.height, frame.rotation)
+        if seen != self._seen:
+            self._seen, self._orientation = seen, display_orientation(frame)
+        return self._orientation
 
     def _place(self, frame: VideoFrame, orientation: Orientation) -> Fit:
         shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)

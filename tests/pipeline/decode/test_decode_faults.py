@@ -113,6 +113,21 @@ def test_too_little_memory_is_said_and_survived(memory_mb: int):
             assert len(list(decoder.decode(GOOD, "u"))) == 49
 
 
+def test_memory_does_not_grow_with_the_length_of_a_video():
+    """Three hundred frames of half a megabyte go through 48, and the child is fit for more."""
+    luma = np.zeros((480, 640), np.uint8)
+    chroma = np.full((240, 320), 128, np.uint8)
+    long = sample(encode([[luma, chroma, chroma]] * 300, pix_fmt="yuv420p", codec="mpeg4"))
+    rule = ClipRule(frames=10, height=64, width=64, fps=None, short="drop")
+    with Decoder(rule, DecodeLimits(memory_mb=48)) as decoder:
+        assert len(list(decoder.decode(long, "u"))) == 30
+    with Decoder(rule, DecodeLimits()) as decoder:
+        decoder.start()
+        child = pid_of(decoder)
+        assert len(list(decoder.decode(long, "u"))) == 30
+        assert pid_of(decoder) == child
+
+
 def test_a_missing_file_is_a_fault_of_reading(decoder: Decoder, tmp_path: Path):
     gone = Sample(key="gone", video=str(tmp_path / "gone.mp4"), video_name="gone.mp4")
     with pytest.raises(QuarantineError, match="No such file") as caught:
