@@ -86,7 +86,7 @@ class SpatialBlock(nn.Module):
         groups = list(ops.frame_groups(x, self.conv1.out_channels))
         convs = [
             winograd.Conv3x3(conv.weight, conv.bias)  # type: ignore[arg-type]
-            if winograd.suits(x[groups[0]], conv.in_channels, conv.out_channels)
+            if winograd.suits(x[None, groups[0]], conv.in_channels, conv.out_channels)
             else None
             for conv in (self.conv1, self.conv2)
         ]
@@ -100,8 +100,8 @@ class SpatialBlock(nn.Module):
             if quick is None:
                 x = ops.conv2d(norm(x), conv.weight, conv.bias, padding=1)
             else:
-                norm.into(x, quick.interior(*x.shape[:3]))
-                x = quick()
+                norm.into(x, quick.interior(1, *x.shape[:3])[0])
+                x = quick()[0]
         return x
 
     def _shortcut(self, x: Tensor) -> Tensor:
@@ -306,16 +306,11 @@ class TemporalUpsample(_Blend):
             doubled = stream.interpolate(self, x_BTHWC, self.latent_frame)
             return ops.conv3d(stream.window(self.conv, doubled), weight, bias)
         # Doubled frames show each output phase only two distinct ones: a third of the work less.
-        T = x_BTHWC.shape[1]
+        B, T, H, W, C = x_BTHWC.shape
         window = stream.window(self.conv, x_BTHWC)
-        phases = []
-        for phase in (0, 1):
-            first, second, third = weight.unbind(2)
-            if stream.rule.causal:  # output 2k + phase sees doubled frames up to itself
-                taps = (first + second, third) if phase == 0 else (first, second + third)
-                frames = window[:, 1:]
-            else:
-                taps = (first, second + third) if phase == 0 else (first + second, third)
-                frames = window[:, phase : phase + T + 1]
-            phases.append(ops.conv3d(frames, torch.stack(taps, 2), bias))
+        even, odd = _fold(weight, 2, 1), _fold(weight, 2, 0)
+        if stream.rule.causal:  # both phases see one frame before and their own
+            both = ops.conv3d(window[:, 1:], torch.cat([even, odd]), bias.repeat(2))
+            return both.view(B, T, H, W, 2, C).movedim(4, 2).flatten(1, 2)
+        phases = [ops.conv3d(window[:, :-1], odd, bias), ops.conv3d(window[:, 1:], even, bias)]
         return torch.stack(phases, 2).flatten(1, 2)

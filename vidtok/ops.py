@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidtok import winograd
+
 PIECE_BYTES = 8 << 20
 """What one piece of an activation may weigh on a CPU."""
 
@@ -32,11 +34,13 @@ def conv2d(
 
 
 def conv3d(
-    x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 1
+    x_BTHWC: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 1
 ) -> Tensor:
     """3-D convolution of channels-last clips; `padding` is spatial, `stride` temporal."""
     if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
         return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
+    if padding == 1 and winograd.suits(x_BTHWC, weight.shape[1], weight.shape[0]):
+        return _conv3d_winograd(x_BTHWC, weight, bias, stride)
     y = F.conv3d(
         x_BTHWC.permute(0, 4, 1, 2, 3), weight, bias, (stride, 1, 1), (0, padding, padding)
     )
@@ -47,7 +51,7 @@ _FEW_CHANNELS = 16
 """Below this the 3-D kernels of the libraries leave most of a vector empty."""
 
 
-def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """The same convolution with the frames that a kernel sees side by side as channels."""
     B, T = x_BTHWC.shape[:2]
     taps = weight.shape[2]
@@ -55,6 +59,22 @@ def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, padding:
     flat = weight.transpose(1, 2).flatten(1, 2)
     y = conv2d(frames.flatten(0, 1), flat, bias, padding=padding)
     return y.view(B, -1, *y.shape[1:])
+
+
+def _conv3d_winograd(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    B, T, H, W, C = x_BTHWC.shape
+    taps = weight.shape[2]
+    conv = winograd.Conv3x3(weight, bias, stride)
+    out = x_BTHWC.new_empty((B, (T - taps) // stride + 1, H, W, weight.shape[0]))
+    for some in strips(out.shape[1], B * H * W * C * x_BTHWC.element_size() // _FRAMES_AT_ONCE):
+        frames = x_BTHWC[:, some.start * stride : (some.stop - 1) * stride + taps]
+        conv.interior(*frames.shape[:4]).copy_(frames)
+        out[:, some] = conv()
+    return out
+
+
+_FRAMES_AT_ONCE = 16
+"""Pieces' worth of frames that are transformed together: neighbours share their overlap in time."""
 
 
 def conv_time(x_BTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ def test_is_as_exact_as_a_direct_convolution(
     exact = F.conv2d(x_NCHW.double(), weight.double(), bias.double(), padding=1)
     exact = exact.permute(0, 2, 3, 1)
     conv = Conv3x3(weight, bias)
-    conv.interior(*size).copy_(x)
-    error = conv() - exact
+    conv.interior(1, *size).copy_(x)
+    error = conv()[0] - exact
     assert error.abs().max() < 3e-5
     assert error.std() < 3e-6
 
@@ -29,19 +29,37 @@ def test_buffers_may_be_used_again_for_another_number_of_pictures() -> None:
     conv = Conv3x3(torch.randn(64, 64, 3, 3), torch.zeros(64))
     weight = conv.kernel.clone()
     many, few = torch.randn(4, 16, 16, 64), torch.randn(2, 16, 16, 64)
-    conv.interior(4, 16, 16).copy_(many)
+    conv.interior(1, 4, 16, 16).copy_(many)
     first = conv().clone()
-    conv.interior(2, 16, 16).copy_(few)
+    conv.interior(1, 2, 16, 16).copy_(few)
     conv()
-    conv.interior(4, 16, 16).copy_(many)
+    conv.interior(1, 4, 16, 16).copy_(many)
     assert torch.equal(conv(), first)
     assert torch.equal(conv.kernel, weight)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("taps", "stride"), [(2, 1), (3, 1), (3, 2)])
+def test_convolves_along_time_as_well(batch: int, taps: int, stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 7, 20, 24, 64, generator=generator)
+    weight = torch.randn(64, 64, taps, 3, 3, generator=generator) / 24
+    bias = torch.randn(64, generator=generator)
+    exact = F.conv3d(
+        x.permute(0, 4, 1, 2, 3).double(), weight.double(), bias.double(), (stride, 1, 1), (0, 1, 1)
+    )
+    conv = Conv3x3(weight, bias, stride)
+    conv.interior(*x.shape[:4]).copy_(x)
+    torch.testing.assert_close(conv().permute(0, 4, 1, 2, 3), exact.float(), rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
 def test_only_where_arithmetic_is_the_limit() -> None:
-    large = torch.empty(1, 64, 64, 128)
+    large = torch.empty(1, 1, 64, 64, 128)
+    with torch.enable_grad():
+        assert not suits(large, 128, 128)
     assert suits(large, 128, 128)
     assert not suits(large.bfloat16(), 128, 128)
     assert not suits(large, 16, 16)
-    assert not suits(large[:, :16, :16], 128, 128)
+    assert not suits(large[:, :, :16, :16], 128, 128)
     assert not suits(large.to("meta"), 128, 128)
