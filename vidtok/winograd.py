@@ -2,8 +2,8 @@
 
 There arithmetic is the limit, and here sixteen outputs of a tile cost 36 multiplications instead of
 144. The textbook's points 0, ±1, ±2 lose digits; with 0, ±¾, ±3/2 (and infinity) the result is as
-exact as a direct convolution's:
-standard deviation of the error 1.1e-6 against 1.0e-6 for outputs of standard deviation 1.4.
+exact as a direct convolution's: the
+error's standard deviation is 1.1e-6 against 1.0e-6, for outputs of standard deviation 1.4.
 Everything is channels last, so that a transform is a handful of additions of whole slices and the
 products are one batched matrix product over tiles.
 
