@@ -83,7 +83,7 @@ def _encode_once(way: str, reference: Path, size: int, threads: int, out: Path) 
     print(json.dumps({"seconds": seconds, "peak_gib": peak}))
 
 
-def _ours(dtype: torch.dtype):  # noqa: ANN202
+def _ours(dtype: torch.dtype):
     import vidtok
 
     model = vidtok.build(MODEL)
@@ -92,7 +92,7 @@ def _ours(dtype: torch.dtype):  # noqa: ANN202
     return lambda video: model.encode(video).indices
 
 
-def _reference(checkout: Path):  # noqa: ANN202
+def _reference(checkout: Path):
     for name in UNUSED:
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
