@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.graph import PassArguments
 
 _MIB = 1 << 20
+_RAYS_OWN_FOLDER = "/runtime_resources/"
 _BACKOFF_S = 1.0
 """Before another pass, times the failures so far: a store that failed gets a moment."""
 
@@ -59,6 +60,11 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     """
     began = time.monotonic()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    if _is_relative(config.output.uri) and _RAYS_OWN_FOLDER in str(Path.cwd()):
+        progress.say(
+            f"warning    output.uri = {config.output.uri}: a submitted job runs in a temporary"
+            " folder of Ray, which deletes it; give an absolute path or a URI"
+        )
     config = _with_absolute_paths(config)
     plan = _plan(config)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
@@ -137,6 +143,10 @@ def _plan(config: JobConfig) -> list[WorkUnit]:
     return take_slice(plan, index, of)
 
 
+def _is_relative(uri: str) -> bool:
+    return "://" not in uri and not Path(uri).is_absolute()
+
+
 def _with_absolute_paths(config: JobConfig) -> JobConfig:
     """Return the job with paths that mean the same in every process."""
     output = config.output
@@ -197,6 +207,11 @@ class _Job:
             units=len(units),
             may_grow=not cluster.is_own,
         )
+        if allocation.cpus > cluster.cpus:
+            self.progress.say(
+                f"waiting    the actors ask for {allocation.cpus:g} CPUs, the cluster has"
+                f" {cluster.cpus:g}: the rest waits for nodes"
+            )
         arguments = self._arguments(allocation.device, careful=bool(failures))
         self.progress.begin(len(units))
         try:

@@ -39,9 +39,9 @@ def allocate(
         cpus: of the whole cluster.
         gpus: likewise.
         units: to do; no more decode actors than that.
-        may_grow: more nodes may come: then actors that do not fit now are asked for all the same,
-            which is what an autoscaler acts on. Else they get smaller shares of the CPUs, since an
-            actor that never starts would stop the job.
+        may_grow: more nodes may come: then actors that the settings name are asked for although
+            they do not fit now, which is what an autoscaler acts on. All others get smaller shares
+            of the CPUs instead, since an actor that never starts would stop the job.
 
     Raises:
         ConfigError: GPUs are asked for and there are none.
@@ -60,11 +60,13 @@ def allocate(
     else:
         tokenizers = settings.actors or max(1, int(cpus / 2 / settings.threads))
         tokenize_cpus = float(settings.threads)
-    commit_cpus = _COMMIT_CPUS if cpus >= _ROOMY_CPUS else 0.0
-    left = cpus - tokenizers * tokenize_cpus - config.commit.open_units * commit_cpus
+    for_commits = config.commit.open_units * _COMMIT_CPUS if cpus >= _ROOMY_CPUS else 0.0
+    left = cpus - tokenizers * tokenize_cpus - for_commits
     decoders = min(config.decode.actors or max(1, int(left)), max(1, units))
     wanted = decoders + tokenizers * tokenize_cpus
-    share = 1.0 if may_grow or wanted <= cpus else cpus / wanted
+    named = config.decode.actors is not None or settings.actors is not None
+    waits = may_grow and (named or cpus < 1)
+    share = 1.0 if waits or wanted <= cpus else cpus / wanted
     return Allocation(
         device="cuda" if on_gpu else "cpu",
         decode_actors=decoders,
@@ -72,7 +74,7 @@ def allocate(
         tokenize_actors=tokenizers,
         tokenize_cpus=_rounded_down(tokenize_cpus * share),
         tokenize_gpus=settings.gpus_per_actor if on_gpu else 0.0,
-        commit_cpus=commit_cpus if share == 1.0 else 0.0,
+        commit_cpus=_COMMIT_CPUS if for_commits and wanted + for_commits <= cpus else 0.0,
     )
 
 

@@ -1,7 +1,7 @@
 """Actors fit the cluster, whatever its size: one that never starts would stop the job."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config import JobConfig
@@ -51,6 +51,14 @@ def test_an_autoscaler_is_asked_for_what_the_settings_say() -> None:
     assert (made.decode_actors, made.decode_cpus, made.tokenize_actors) == (200, 1, 8)
 
 
+def test_a_cluster_of_one_cpu_that_was_started_by_somebody_else() -> None:
+    made = allocate(job(), cpus=1, gpus=0, units=9, may_grow=True)
+    assert made.cpus <= 1
+    empty = allocate(job(), cpus=0, gpus=0, units=9, may_grow=True)
+    assert (empty.decode_cpus, empty.tokenize_cpus) == (1, 1), "its nodes have not come yet"
+
+
+@example(cpus=8, decode=7, tokenize=1, threads=1, units=99)
 @given(
     cpus=st.integers(1, 300),
     decode=st.none() | st.integers(1, 500),
