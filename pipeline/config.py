@@ -141,6 +141,9 @@ class JobConfig(Section):
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()
+    max_quarantine_rate: Annotated[float, BeforeValidator(_as_float), Field(ge=0, le=1)] = 1.0
+    """Share of the samples that may be quarantined; above it, after 100 samples, the job stops: a
+    wrong setting or a broken source is dearer than a pause."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
     """This driver's share of the plan, `3/16`, counted from 0; all drivers write to one output."""
 

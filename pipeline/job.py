@@ -32,7 +32,7 @@ from pipeline.records import WorkUnit
 from pipeline.reports import write_config, write_summary
 from pipeline.source import plan_units, subtract, take_slice, unit_sources
 from pipeline.storage import Store, canonical_uri
-from pipeline.summary import Summary, Tally
+from pipeline.summary import OverBudget, Summary, Tally, over_budget
 
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster
@@ -57,6 +57,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         ConfigError: the configuration does not fit the sources, the output or the cluster; no work
             was done.
         StoreError: the output failed for longer than retries bridge; what the log holds stands.
+        OverBudget: too many samples went to the quarantine; what the log holds stands.
     """
     began = time.monotonic()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
@@ -227,11 +228,17 @@ class _Job:
                     failures[event.unit] += 1
                     self.reasons[event.unit] = event.reason
                 self.buffer.flush_if_due()
+                self._check_budget()
                 self.progress.tick()
         finally:
             self.progress.end()
             # Also on the way out of an error: what is written should not be done again.
             self.buffer.flush()
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        if reason := over_budget(self.buffer.ours, self.config.max_quarantine_rate):
+            raise OverBudget(reason)
 
     def _arguments(self, device: str, *, careful: bool) -> "PassArguments":
         from pipeline.graph import PassArguments

@@ -3,13 +3,21 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest
 from pipeline.records import REASONS, Counts, UnitRecord
 
 BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
 """Exit codes: all accounted for; failed units, an imbalance or an error; nothing was started."""
+
+BUDGET_AFTER_SAMPLES: Final = 100
+"""Before so many samples a rate says nothing."""
+
+
+class OverBudget(PipelineError):
+    """So many samples go to the quarantine that a person should look before it goes on."""
 
 
 @dataclass(slots=True)
@@ -58,6 +66,18 @@ def _imbalances(unit: UnitRecord) -> list[str]:
             f" {sum(unit.reasons.values())} reasons"
         )
     return found
+
+
+def over_budget(tally: Tally, max_rate: float) -> str | None:
+    """Return why a run should stop, if more of its samples are quarantined than it may have."""
+    read, lost = tally.counts.samples_read, tally.counts.samples_quarantined
+    if read < BUDGET_AFTER_SAMPLES or lost <= max_rate * read:
+        return None
+    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.reasons.most_common(3))
+    return (
+        f"{lost} of {read} samples are quarantined, more than max_quarantine_rate = {max_rate:g};"
+        f" most of all: {reasons}; see quarantine/ in the output"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipeline.records import Counts, Part, UnitRecord
-from pipeline.summary import Summary, Tally
+from pipeline.summary import Summary, Tally, over_budget
 
 PART = Part(path="data/x.parquet", bucket="5x8x8", rows=4, bytes=1500, sha256="0")
 QUARANTINE = Part(path="quarantine/x.parquet", bucket="", rows=2, bytes=10, sha256="0")
@@ -85,6 +85,19 @@ def test_a_failed_unit_fails_the_run_and_says_what_to_do() -> None:
     assert made.exit_code == 1
     assert "failed     v: commit: no space left" in made.lines()
     assert made.lines()[-1].startswith("next       run the same command again")
+
+
+def test_the_error_budget_is_a_rate_and_waits_for_enough_samples() -> None:
+    few = tally(*[UNIT] * 33)
+    assert few.counts.samples_read == 99
+    assert over_budget(few, 0.0) is None
+    enough = tally(*[UNIT] * 34)
+    assert over_budget(enough, 1 / 3) is None
+    assert over_budget(enough, 1.0) is None
+    said = over_budget(enough, 0.3)
+    assert said is not None
+    assert said.startswith("34 of 102 samples are quarantined, more than max_quarantine_rate = 0.3")
+    assert "34 corrupt, 34 no_video" in said
 
 
 def test_nothing_to_do() -> None:

@@ -16,6 +16,7 @@ from pipeline import graph
 from pipeline.job import run
 from pipeline.log_records import read_record
 from pipeline.storage import Store
+from pipeline.summary import OverBudget
 from tests.pipeline.job import saboteurs
 from tests.pipeline.job.conftest import ROOT, Silence, committed_rows, job, tokenized
 
@@ -161,3 +162,17 @@ def test_a_source_that_goes_away_is_a_failed_unit_and_no_quarantine(
     assert reason == f"decode: {gone}: gone since it was planned"
     assert summary.done.units == 1
     assert summary.total.counts.samples_quarantined == 0
+
+
+def test_a_job_over_its_error_budget_stops_and_keeps_what_it_has(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.summary.BUDGET_AFTER_SAMPLES", 3)
+    for name in "abcdef":
+        (tmp_path / f"{name}.mp4").write_text("no video")
+    config = job(f"{tmp_path}/*.mp4", tmp_path / "out", source__files_per_unit=3)
+    with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most of"):
+        run(config.model_copy(update={"max_quarantine_rate": 0.5}), Silence())
+    summary = tokenized(config)
+    assert summary.committed_before >= 1
+    assert summary.total.counts.samples_quarantined == 6
