@@ -5,6 +5,7 @@ PipelineError
 │   └── DatasetMismatch    the output belongs to another fingerprint
 ├── QuarantineError    the sample or clip goes to the quarantine; the job goes on
 ├── UnitRejected       the unit's rows do not check out; it goes into the next pass
+├── OverBudget         too much goes to the quarantine; a person looks before it goes on
 └── StoreError         an object store or disk refused
     ├── AlreadyExists      put-if-absent lost: an object stands there
     └── StateUnknown       no answer came: read back and compare before concluding anything
@@ -43,6 +44,10 @@ class QuarantineError(PipelineError):
 
 class UnitRejected(PipelineError):
     """The rows that came for a unit are not the rows that its closing row lists."""
+
+
+class OverBudget(PipelineError):
+    """So many samples go to the quarantine that a person should look before it goes on."""
 
 
 class StoreError(PipelineError, OSError):

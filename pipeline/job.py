@@ -21,6 +21,7 @@ from pipeline.card import write_card
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, new_dataset, open_dataset
 from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.errors import OverBudget
 from pipeline.fingerprint import identity, tokenizer_column
 from pipeline.log import CommitLog
 from pipeline.log_buffer import LogBuffer
@@ -32,7 +33,7 @@ from pipeline.records import WorkUnit
 from pipeline.reports import write_config, write_summary
 from pipeline.source import plan_units, subtract, take_slice, unit_sources
 from pipeline.storage import Store, canonical_uri
-from pipeline.summary import OverBudget, Summary, Tally, over_budget
+from pipeline.summary import Summary, Tally, over_budget
 
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster

@@ -26,8 +26,8 @@ from pipeline.storage import canonical_uri, find_files, list_folder
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 VIDEO_EXTENSIONS: Final = frozenset(
-    {"3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogv"}
-    | {"ts", "webm", "wmv", "y4m"}
+    {"3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf"}
+    | {"ogv", "ts", "webm", "wmv", "y4m"}
 )
 """What counts as a video, by the lower-cased last extension, loose and inside tars."""
 

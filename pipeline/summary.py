@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest
 from pipeline.records import REASONS, Counts, UnitRecord
 
@@ -14,10 +13,6 @@ BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
 
 BUDGET_AFTER_SAMPLES: Final = 100
 """Before so many samples a rate says nothing."""
-
-
-class OverBudget(PipelineError):
-    """So many samples go to the quarantine that a person should look before it goes on."""
 
 
 @dataclass(slots=True)

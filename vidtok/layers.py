@@ -6,7 +6,7 @@ of parameters are those of the released checkpoints. What happens at the ends of
 the `Stream`. Legend: B batch, T time, H W rows and columns, C channels, N = B·T pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -125,17 +125,21 @@ class TemporalBlock(nn.Module):
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Return the block's output; x is overwritten."""
         height = x_BTHWC.shape[2]
+        way = winograd.TimeConv if winograd.suits_time(x_BTHWC) else ops.TimeConv
+        convs = [way(*ops.weight_and_bias(conv)) for conv in (self.conv1, self.conv2)]
         if torch.is_grad_enabled():
-            return x_BTHWC + self._branch(x_BTHWC, stream, Rows(0, height, height))
+            return x_BTHWC + self._branch(x_BTHWC, stream, Rows(0, height, height), convs)
         for strip in ops.row_strips(x_BTHWC):
             x = x_BTHWC[:, :, strip]
-            x += self._branch(x, stream, Rows(strip.start, strip.stop, height))
+            x += self._branch(x, stream, Rows(strip.start, strip.stop, height), convs)
         return x_BTHWC
 
-    def _branch(self, x: Tensor, stream: Stream, rows: Rows) -> Tensor:
-        for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
-            window = stream.window(conv, x, through=norm.into, rows=rows)
-            x = ops.conv_time(window, *ops.weight_and_bias(conv))
+    def _branch(
+        self, x: Tensor, stream: Stream, rows: Rows, convs: Sequence[Callable[[Tensor], Tensor]]
+    ) -> Tensor:
+        layers = ((self.norm1, self.conv1), (self.norm2, self.conv2))
+        for (norm, layer), conv in zip(layers, convs, strict=True):
+            x = conv(stream.window(layer, x, through=norm.into, rows=rows))
         return x
 
 

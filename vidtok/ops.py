@@ -77,15 +77,22 @@ _FRAMES_AT_ONCE = 16
 """Pieces' worth of frames that are transformed together: neighbours share their overlap in time."""
 
 
-def conv_time(x_BTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolution over time alone, weight `[out, in, 3]`, no padding: T becomes T - 2.
+class TimeConv:
+    """Convolution over time alone, weight `[K, C, 3]`, no padding: T + 2 frames become T.
 
     Done as a 2-D convolution over (T, H·W): several times faster than a 1-D convolution of the
     same numbers, since the channels stay in place.
     """
-    B, T, H, W, C = x_BTHWC.shape
-    y = conv2d(x_BTHWC.reshape(B, T, H * W, C), weight.unsqueeze(-1), bias)
-    return y.view(B, T - 2, H, W, -1)
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight = weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
+        self._bias = bias
+
+    def __call__(self, x_BTHWC: Tensor) -> Tensor:
+        """Return `[B, T, H, W, K]` of x `[B, T + 2, H, W, C]`."""
+        B, T, H, W, C = x_BTHWC.shape
+        y = conv2d(x_BTHWC.reshape(B, T, H * W, C), self._weight, self._bias)
+        return y.view(B, T - 2, H, W, -1)
 
 
 def on_cpu_without_grad(x: Tensor) -> bool:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidtok.winograd import Conv3x3, suits
+from vidtok.winograd import Conv3x3, TimeConv, suits, suits_time
 
 
 @pytest.mark.parametrize("size", [(1, 32, 32), (1, 64, 64), (3, 18, 33), (2, 128, 20)], ids=str)
@@ -51,6 +51,26 @@ def test_convolves_along_time_as_well(batch: int, taps: int, stride: int) -> Non
     conv = Conv3x3(weight, bias, stride)
     conv.interior(*x.shape[:4]).copy_(x)
     torch.testing.assert_close(conv().permute(0, 4, 1, 2, 3), exact.float(), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("frames", [4, 10, 17, 20])
+def test_a_convolution_over_time_alone_is_as_exact(frames: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, frames + 2, 5, 8, 64, generator=generator)
+    weight = torch.randn(96, 64, 3, generator=generator) / 192**0.5
+    bias = torch.randn(96, generator=generator)
+    lines = x.permute(0, 2, 3, 4, 1).flatten(0, 2).double()
+    exact = F.conv1d(lines, weight.double(), bias.double()).view(2, 5, 8, 96, frames)
+    error = TimeConv(weight, bias)(x) - exact.permute(0, 4, 1, 2, 3)
+    assert error.abs().max() < 2e-5
+    assert error.std() < 2e-6
+
+
+@torch.no_grad()
+def test_few_frames_are_not_filled_up_to_tiles() -> None:
+    assert suits_time(torch.empty(1, 20, 64, 64, 128))
+    assert suits_time(torch.empty(1, 9, 64, 64, 128))
+    assert not suits_time(torch.empty(1, 5, 64, 64, 128))
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import graph
+from pipeline.errors import OverBudget
 from pipeline.job import run
 from pipeline.log_records import read_record
 from pipeline.storage import Store
-from pipeline.summary import OverBudget
 from tests.pipeline.job import saboteurs
 from tests.pipeline.job.conftest import ROOT, Silence, committed_rows, job, tokenized
 
