@@ -86,7 +86,8 @@ class TokenizerSpec(Section):
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8
-    """Clips per call: the one shape that the encoder ever sees."""
+    """Clips per call on a GPU: the one shape that the encoder ever sees. On a CPU clips go one by
+    one; the largest batch of any tokenizer still is how many clips travel together."""
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     """How KL latents are stored; null means float16. FSQ indices take the smallest unsigned integer
     that holds the codebook."""

@@ -73,4 +73,5 @@ def open_encoder(
             f" {weights}; bring the same file to every node"
         )
     model = model.to(device=device, dtype=DTYPES[spec.precision])
-    return ClipEncoder(model, column, batch=spec.batch, device=device)
+    # On a CPU a batch gains nothing, and filling one up costs its time.
+    return ClipEncoder(model, column, batch=1 if device == "cpu" else spec.batch, device=device)

@@ -99,6 +99,10 @@ class TokenizeWorker:
         from pipeline.tokenize import TokenizeStage
 
         torch.set_num_threads(arguments.threads)
+        # `float32` means float32: with TensorFloat-32, torch's default in convolutions, about one
+        # code index in a hundred would be another.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         self._stage = TokenizeStage(
             [
                 open_encoder(spec, column, weights=weights, device=arguments.device)

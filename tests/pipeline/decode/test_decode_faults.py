@@ -135,11 +135,14 @@ def test_a_missing_file_is_a_fault_of_reading(decoder: Decoder, tmp_path: Path):
     assert (caught.value.stage, caught.value.reason) == ("read", "file_unreadable")
 
 
-def test_a_child_that_cannot_start_is_no_samples_fault(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "path", ["/nowhere"])
+def test_a_child_that_cannot_start_is_no_samples_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "pipeline.py").write_text("raise ImportError('a broken installation')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     child = Child()
     monkeypatch.undo()
-    with pytest.raises(PipelineError, match=r"does not start.*code 1.*pipeline"):
+    with pytest.raises(PipelineError, match=r"does not start.*code 1.*a broken installation"):
         child.submit({}, 0)
 
 

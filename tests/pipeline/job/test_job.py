@@ -88,7 +88,7 @@ def test_loose_files_give_the_same_tokens_as_tars(undisturbed: Undisturbed, tmp_
         assert (row["fsq"], row["kl"]) == (other["fsq"], other["kl"])
 
 
-def test_another_batch_size_changes_nothing_but_roundings(
+def test_another_batch_size_changes_no_bit_on_a_cpu(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     tars, rows = undisturbed
@@ -98,17 +98,7 @@ def test_another_batch_size_changes_nothing_but_roundings(
         for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
     ]
     tokenized(config.model_copy(update={"tokenizers": specs}))
-    other = committed_rows(tmp_path / "out")
-    assert other["clip_id"].equals(rows["clip_id"])
-
-    def cells(table: pa.Table, column: str, dtype: str) -> np.ndarray:
-        return np.frombuffer(b"".join(table[column].to_pylist()), dtype)
-
-    indices, others = cells(rows, "fsq", "<u4"), cells(other, "fsq", "<u4")
-    # An index may flip where a code lies on the boundary between two levels; 1 % of levels lie
-    # within 0.01 of one, float32 roundings are a thousand times smaller.
-    assert (indices != others).mean() < 1e-4
-    np.testing.assert_allclose(cells(rows, "kl", "<f2"), cells(other, "kl", "<f2"), atol=2e-3)
+    assert committed_rows(tmp_path / "out").equals(rows)
 
 
 def test_running_again_does_nothing_and_says_so(
