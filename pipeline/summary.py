@@ -1,8 +1,10 @@
 """What a run did, and whether plan, log and parts agree: the end of a job and its exit code."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.manifest import Manifest
@@ -150,8 +152,14 @@ class Summary:
             f" · {_bytes(self.total.bytes)} · {verdict} · {self.output}"
         )
         again = "run the same command again to retry failed units; or: " if self.failed else ""
-        lines.append(f"next       {again}python -m pipeline status {self.output}")
+        lines.append(f"next       {again}{_python()} -m pipeline status {self.output}")
         return lines
+
+
+def _python() -> str:
+    """Return what to type for this interpreter: one below this folder by its path there."""
+    interpreter, here = Path(sys.executable), Path.cwd()
+    return str(interpreter.relative_to(here)) if interpreter.is_relative_to(here) else "python"
 
 
 def tally_dict(tally: Tally) -> dict[str, Any]:

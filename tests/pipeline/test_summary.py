@@ -1,6 +1,10 @@
 """A summary that says "balanced" has looked."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from pipeline.records import Counts, Part, UnitRecord
 from pipeline.summary import Summary, Tally, over_budget
@@ -49,7 +53,16 @@ def summary(done: Tally, **changes: object) -> Summary:
     return Summary(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_sums_and_lines() -> None:
+def test_the_next_command_is_one_that_works_from_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert summary(tally(UNIT)).lines()[-1].endswith(" .venv/bin/python -m pipeline status /out")
+
+
+def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/elsewhere/bin/python")
     done = tally(UNIT, replace(UNIT, unit="v"))
     made = summary(done)
     assert made.exit_code == 0
