@@ -24,7 +24,7 @@ Undisturbed = tuple[list[str], pa.Table]
 
 
 def kill(worker: str) -> None:
-    """SIGKILL the actors of this session's cluster that run a worker."""
+    """SIGKILL the actors of the cluster under test that run a worker."""
     victims = [
         process
         for process in psutil.Process().children(recursive=True)
