@@ -80,14 +80,14 @@ def decode(
     shape = row[f"{column['name']}_shape"]
     cells = row[column["name"]]
     if column["dtype"] == "bfloat16":
-        values = torch.frombuffer(bytearray(cells), dtype=torch.bfloat16).float()
+        values = torch.frombuffer(bytearray(cells), dtype=torch.bfloat16)
     else:
-        values = torch.from_numpy(np.frombuffer(cells, NUMPY[column["dtype"]]).astype(np.float32))
-    values = values.reshape(1, *shape)
-    if column["kind"] == "fsq":
-        video = model.decode_indices(values.to(torch.int64), num_frames=frames)
-    else:
-        video = model.decode(values, num_frames=frames)
+        cells = np.frombuffer(cells, NUMPY[column["dtype"]])
+        values = torch.from_numpy(
+            cells.astype(np.int64 if column["kind"] == "fsq" else cells.dtype)
+        )
+    decode = model.decode_indices if column["kind"] == "fsq" else model.decode
+    video = decode(values.reshape(1, *shape), num_frames=frames)
     pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).numpy()
 

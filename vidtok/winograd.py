@@ -1,9 +1,10 @@
 """Convolutions by Winograd's F(4×4, 3×3) in space and F(4, 3) in time: for float32 on a CPU.
 
 There arithmetic is the limit, and here sixteen outputs of a tile cost 36 multiplications instead of
-144, four frames 6 instead of 12. The textbook's points 0, ±1, ±2 lose digits; with 0, ±¾, ±3/2 (and
-infinity) the result is as exact as a direct convolution's: the error's standard deviation is 1.1e-6
-against 1.0e-6, for outputs of standard deviation 1.4.
+144, four frames 6 instead of 12. The points are 0, ±¾, ±3/2 and infinity, which halve the error of
+the textbook's 0, ±1, ±2. Its standard deviation, for 128 to 512 channels and outputs of standard
+deviation 1.4, is 1.1e-6 to 1.3e-6 in space (direct: 0.6e-6 to 1.1e-6) and 0.5e-6 to 0.9e-6 in time
+(direct: 0.2e-6); through a whole encoder it stays below 3e-5.
 Everything is channels last, so that a transform is a handful of additions of whole slices and the
 products are one batched matrix product over tiles.
 
