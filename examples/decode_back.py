@@ -82,12 +82,12 @@ def decode(
     if column["dtype"] == "bfloat16":
         values = torch.frombuffer(bytearray(cells), dtype=torch.bfloat16)
     else:
-        cells = np.frombuffer(cells, NUMPY[column["dtype"]])
-        values = torch.from_numpy(
-            cells.astype(np.int64 if column["kind"] == "fsq" else cells.dtype)
-        )
-    decode = model.decode_indices if column["kind"] == "fsq" else model.decode
-    video = decode(values.reshape(1, *shape), num_frames=frames)
+        values = torch.from_numpy(np.frombuffer(cells, NUMPY[column["dtype"]]).copy())
+    values = values.reshape(1, *shape)
+    if column["kind"] == "fsq":
+        video = model.decode_indices(values, num_frames=frames)
+    else:
+        video = model.decode(values, num_frames=frames)
     pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).numpy()
 
