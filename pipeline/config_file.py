@@ -1,4 +1,4 @@
-"""A job's configuration from one YAML file and `key=value` overrides, or all that is wrong with it.
+"""A configuration from one YAML file and `key=value` overrides, or all that is wrong with it.
 
 Every fault is one line, `where: field = value: rule; mend`, and all are reported together.
 `${other.key}` and `${oc.env:NAME}` are resolved by OmegaConf.
@@ -6,9 +6,9 @@ Every fault is one line, `where: field = value: rule; mend`, and all are reporte
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +22,8 @@ from pipeline.yaml12 import YamlFault, load_yaml
 COMMAND_LINE: Final = "command line"
 _MISSING: Final = object()
 
+Config = TypeVar("Config", bound=BaseModel)
+
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
     """Read, merge, validate and cross-check a job's configuration.
@@ -33,14 +35,34 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
     Raises:
         ConfigError: one line per fault.
     """
-    settings = _Settings(path, _read(path))
+    return load(path, overrides, JobConfig, check)
+
+
+def load(
+    path: str | None,
+    overrides: Sequence[str],
+    model: type[Config],
+    check: Callable[[Config], Sequence[Fault]] = lambda _: (),
+) -> Config:
+    """Read, merge, validate and cross-check a configuration of any kind.
+
+    Args:
+        path: a YAML file; None where the command line says everything.
+        overrides: `dotted.key=value`; list items by number, values in YAML.
+        model: what the values have to be.
+        check: returns what is wrong between fields that are right one by one.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    settings = _Settings(path, {} if path is None else _read(path, model))
     for override in overrides:
         settings.override(override)
     values = settings.resolve()
     try:
-        config = JobConfig.model_validate(values)
+        config = model.model_validate(values)
     except ValidationError as error:
-        settings.refuse([_fault(problem, values) for problem in error.errors()])
+        settings.refuse([_fault(problem, values, model) for problem in error.errors()])
     settings.refuse(check(config))
     return config
 
@@ -48,8 +70,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
 class _Settings:
     """Plain nested values, and which of them came from the command line."""
 
-    def __init__(self, path: str, values: dict[str, Any]) -> None:
-        self._path = path
+    def __init__(self, path: str | None, values: dict[str, Any]) -> None:
+        self._path = COMMAND_LINE if path is None else path
         self._values = values
         self._overridden: list[str] = []
 
@@ -121,20 +143,22 @@ def _assign(node: Any, part: str, value: Any, key: str) -> None:
         )
 
 
-def _fault(problem: Any, values: Any) -> Fault:
+def _fault(problem: Any, values: Any, model: type[BaseModel]) -> Fault:
     """Say what pydantic found in the words of a person who typed it."""
     loc = tuple(part for part in problem["loc"] if not _is_union_tag(part))
     field = ".".join(str(part) for part in loc)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return Fault(field, rule="no such key", mend=_suggest(loc))
+        return Fault(field, rule="no such key", mend=_suggest(loc, model))
     if kind == "missing":
         return Fault(field, rule="is required", mend="give it a value")
     value = _lookup(values, loc)
     if kind == "literal_error":
         return Fault(field, value, rule=f"must be {context['expected']}")
     if kind == "model_type":
-        return Fault(field, value, rule="must be a section of keys", mend=_suggest((*loc, "")))
+        return Fault(
+            field, value, rule="must be a section of keys", mend=_suggest((*loc, ""), model)
+        )
     if kind.endswith("_type"):
         value = repr(value)  # shows the quotes that make "8" no number
     rule = problem["msg"].removeprefix("Input ").removeprefix("Value ")
@@ -156,17 +180,17 @@ def _lookup(values: Any, loc: Sequence[str | int]) -> Any:
     return values
 
 
-def _suggest(loc: Sequence[str | int]) -> str:
+def _suggest(loc: Sequence[str | int], model: type[BaseModel]) -> str:
     """Return what could be meant by the last key of an unknown path."""
     *parents, wrong = [part for part in loc if not isinstance(part, int)]
-    section: Any = JobConfig
+    section: Any = model
     for part in parents:
         section = _section(section.model_fields[part].annotation)
     known = list(section.model_fields)
     close = difflib.get_close_matches(str(wrong), known, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    homes = [".".join(path) for path in _paths(JobConfig) if path[-1] == wrong]
+    homes = [".".join(path) for path in _paths(model) if path[-1] == wrong]
     return f"did you mean {homes[0]}?" if homes else f"known here: {', '.join(known)}"
 
 
@@ -184,7 +208,7 @@ def _paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
             yield from ((name, *rest) for rest in _paths(kind))
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str, model: type[BaseModel]) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -195,5 +219,5 @@ def _read(path: str) -> dict[str, Any]:
     except YamlFault as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold sections ({', '.join(JobConfig.model_fields)})")
+        raise ConfigError(f"{path}: must hold sections ({', '.join(model.model_fields)})")
     return values
