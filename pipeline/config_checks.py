@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.config import JobConfig, TokenizerSpec
 
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
@@ -63,10 +63,8 @@ def _slice(config: JobConfig) -> Iterator[Fault]:
 def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
     from vidtok.presets import PRESETS
 
+    yield from tokenizer_faults(spec.model, spec.weights, field)
     if spec.model not in PRESETS:
-        close = difflib.get_close_matches(spec.model, PRESETS, n=2, cutoff=0.3)
-        mend = f"did you mean {' or '.join(close)}?" if close else ""
-        yield Fault(f"{field}.model", spec.model, "no model has this name", mend)
         return
     model = PRESETS[spec.model]
     if model.regularizer == "fsq":
@@ -75,21 +73,32 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
         if spec.dtype is not None:
             rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
             yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
-    if spec.weights is None or spec.weights == "hub":
+    clip = config.clip
+    yield from clip_faults(model, clip.frames, clip.height, clip.width)
+
+
+def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fault]:
+    """Yield what is wrong with the name of a model and the place of its weights."""
+    from vidtok.presets import PRESETS
+
+    if model not in PRESETS:
+        close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
+        mend = f"did you mean {' or '.join(close)}?" if close else ""
+        yield Fault(f"{field}.model", model, "no model has this name", mend)
+    elif weights is None or weights == "hub":
         pass
-    elif "://" in spec.weights:
+    elif "://" in weights:
         rule = "must be a path that every node can read"
-        yield Fault(f"{field}.weights", spec.weights, rule, "copy the file there first")
-    elif not Path(spec.weights).is_file():
-        yield Fault(f"{field}.weights", spec.weights, "no such file")
-    yield from _clip(config.clip, model)
+        yield Fault(f"{field}.weights", weights, rule, "copy the file there first")
+    elif not Path(weights).is_file():
+        yield Fault(f"{field}.weights", weights, "no such file")
 
 
-def _clip(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
+def clip_faults(model: "TokenizerConfig", frames: int, height: int, width: int) -> Iterator[Fault]:
     """Ask the model; its answer reads `frames = 16: <model> takes 1 + 4k frames; use 13 or 17`."""
     rules: list[Callable[[], None]] = [
-        lambda: model.check_frames(clip.frames),
-        lambda: model.check_size(clip.height, clip.width),
+        lambda: model.check_frames(frames),
+        lambda: model.check_size(height, width),
     ]
     for rule in rules:
         try:
