@@ -90,7 +90,11 @@ def _decode(
 ) -> None:
     with os.fdopen(fd, "rb", buffering=0) as file, open_video(file, limits) as video:
         painter = Painter(
-            (rule.height, rule.width), rule.resize, video.sample_aspect, limits.max_pixels
+            (rule.height, rule.width),
+            rule.resize,
+            video.sample_aspect,
+            limits.max_pixels,
+            whole=rule.fit == "whole",
         )
         picks = pick(video.frames(progress), rule.interval_s, video.nominal_s)
         for clip in cut(picks, rule, painter.paint):
@@ -111,6 +115,7 @@ def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
         "source_height": clip.fit.display_height,
         "source_width": clip.fit.display_width,
         "crop": clip.fit.crop,
+        "size": (clip.fit.height, clip.fit.width),
         "padded_frames": clip.padded_frames,
         "dropped": clip.frames is None,
     }

@@ -33,7 +33,7 @@ class Cut:
     padded_frames: int
     fit: Fit
     frames: NDArray[Any] | None
-    """`[T, H, W, 3]` in [0, 255], of the rule's dtype."""
+    """`[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
 
 
 def cut(
@@ -46,8 +46,8 @@ def cut(
     Args:
         picks: the frames of the output, in order.
         rule: length of a clip, and what becomes of the remainder.
-        paint: makes pixels `[H, W, 3]` of a frame; called once for a frame, however often it is
-            picked.
+        paint: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
+            however often it is picked.
     """
     index = filled = 0
     start_s = end_s = Fraction(0)
@@ -59,7 +59,7 @@ def cut(
             pixels, fit = paint(pick.shown.frame)
             painted = pick.shown.frame
         if not filled:
-            frames = np.empty(rule.shape, pixels.dtype)
+            frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
             first, start_s = fit, pick.start_s
         frames[filled] = pixels
         filled, end_s = filled + 1, pick.end_s

@@ -70,7 +70,8 @@ class Decoder:
         its life.
 
         Yields:
-            The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says.
+            The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says;
+            H and W are the rule's, or one size per video where the rule leaves pictures whole.
             Its `source_height` and `source_width` are those of the upright picture with square
             pixels, `source_fps` the average rate that the container declares.
 
@@ -140,9 +141,19 @@ class Decoder:
         )
         if header["dropped"]:
             return clip, None
-        frames = np.empty(self._rule.shape, np.dtype(self._rule.resize))
+        frames = np.empty(self._shape(header), np.dtype(self._rule.resize))
         self._child.receive_into(frames.data.cast("B"))
         return clip, frames
+
+    def _shape(self, header: dict[str, Any]) -> tuple[int, int, int, int]:
+        rule = self._rule
+        if rule.fit == "crop":
+            return rule.shape
+        height, width = (int(side) for side in header["size"])
+        covers = height >= rule.height and width >= rule.width
+        if not covers or height * width > self._limits.max_pixels:
+            raise ProtocolError(f"a picture of {height}x{width} pixels")
+        return rule.frames, height, width, 3
 
     def _is_lean(self, header: dict[str, Any]) -> bool:
         grown = header.get("grown_mb")

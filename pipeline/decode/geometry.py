@@ -1,4 +1,4 @@
-"""Where the pixels of a coded picture go: upright, square, covering the bucket, cropped.
+"""Where the pixels of a coded picture go: upright, square, covering the bucket, cropped or whole.
 
 Pure arithmetic on sizes, in the order in which a player works: the sample aspect ratio stretches
 the width of the picture as coded, then the display matrix turns it. The stretch is never carried
@@ -82,7 +82,7 @@ def display_size(
     return (squared, height) if orientation.transpose else (height, squared)
 
 
-def fit(display: tuple[int, int], bucket: tuple[int, int]) -> Fit:
+def fit(display: tuple[int, int], bucket: tuple[int, int], *, whole: bool = False) -> Fit:
     """Scale a picture to the smallest size that covers the bucket, and crop around its centre.
 
     For a square bucket this is the reference's rule to the pixel (Resize of the shorter side with
@@ -93,12 +93,15 @@ def fit(display: tuple[int, int], bucket: tuple[int, int]) -> Fit:
     Args:
         display: `(height, width)` of the upright picture.
         bucket: `(height, width)` to fill.
+        whole: crop nothing: the scaled picture, which covers the bucket, is the result.
     """
     (source_height, source_width), (height, width) = display, bucket
     if height * source_width >= width * source_height:
         resized_height, resized_width = height, height * source_width // source_height
     else:
         resized_height, resized_width = width * source_height // source_width, width
+    if whole:
+        height, width = resized_height, resized_width
     return Fit(
         display_height=source_height,
         display_width=source_width,

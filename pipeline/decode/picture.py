@@ -47,6 +47,8 @@ class Painter:
         dtype: of the result, `uint8` or `float32`; both in [0, 255].
         sample_aspect: width of a pixel over its height, as the container or the codec says.
         max_pixels: the largest picture, before the crop, that is worked on.
+        whole: crop nothing. The first frame is scaled to cover the bucket, and what it comes to is
+            the bucket of the frames after it, so that a video that changes its size keeps one.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Painter:
         dtype: Literal["uint8", "float32"],
         sample_aspect: Fraction,
         max_pixels: int,
+        *,
+        whole: bool = False,
     ) -> None:
         self._bucket = bucket
+        self._whole = whole
         self._float = dtype == "float32"
         self._sample_aspect = sample_aspect
         self._max_pixels = max_pixels
@@ -99,7 +104,7 @@ class Painter:
 
     def _place(self, frame: VideoFrame, orientation: Orientation) -> Fit:
         shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
-        place = fit(shown, self._bucket)
+        place = fit(shown, self._bucket, whole=self._whole)
         for what, height, width in (
             ("displayed", place.display_height, place.display_width),
             ("scaled", place.resized_height, place.resized_width),
@@ -112,6 +117,8 @@ class Painter:
                     f"{self._sample_aspect} wide would be {what} as {width}x{height}, "
                     f"more than decode.max_pixels = {self._max_pixels}",
                 )
+        if self._whole:
+            self._bucket, self._whole = (place.height, place.width), False
         return place
 
     def _rgb(self, frame: VideoFrame, place: Fit, orientation: Orientation) -> NDArray[Any]:

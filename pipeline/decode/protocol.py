@@ -2,8 +2,9 @@
 
     length of the header (4 bytes, big endian) · header (JSON object) · payload
 
-The payload's size never comes from the header: the receiver knows it from its own rule. Nothing is
-unpickled or evaluated, because the child has parsed hostile input and may by now be its puppet.
+The receiver knows the payload's size from its own rule; only that of a whole picture comes from the
+header, and is held to the limits first. Nothing is unpickled or evaluated, because the child has
+parsed hostile input and may by now be its puppet.
 The file travels as a descriptor, so that neither side copies it.
 """
 

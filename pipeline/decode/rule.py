@@ -34,6 +34,10 @@ class ClipRule:
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic and dtype of the resized pixels. `float32` keeps the fractions of a level that the
     reference tokenizer sees; `uint8` is within one level of it, and about three times as fast."""
+    fit: Literal["crop", "whole"] = "crop"
+    """What becomes of the picture that is scaled to cover height × width: cropped to it around the
+    centre, or left whole. Whole, every frame of a video has the size that its first one comes to,
+    and `height` and `width` are the least that a frame has."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
@@ -47,6 +51,8 @@ class ClipRule:
             raise ValueError(f"short = {self.short!r}: use 'drop' or 'pad'")
         if self.resize not in ("uint8", "float32"):
             raise ValueError(f"resize = {self.resize!r}: use 'uint8' or 'float32'")
+        if self.fit not in ("crop", "whole"):
+            raise ValueError(f"fit = {self.fit!r}: use 'crop' or 'whole'")
 
     @property
     def interval_s(self) -> Fraction | None:
@@ -58,7 +64,7 @@ class ClipRule:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(T, H, W, 3)`."""
+        """`(T, H, W, 3)` of a cropped clip, and the least of a whole one."""
         return self.frames, self.height, self.width, 3
 
 
