@@ -1,0 +1,1 @@
+"""Training of tokenizers on the corpus that the pipeline reads."""

@@ -1,0 +1,158 @@
+"""From work units to segments: long runs of whole frames that training clips are cut from.
+
+    WorkUnit ─► read_samples ─► Decoder ─► Segment …
+
+A segment is what one pass of the decoder gives for many clips. A video's remainder is a segment of
+its own if a clip can be cut from it; a video shorter than a clip is one, however short. A broken
+video is skipped and noted: what it gave before the damage is used, and nothing is put in its place.
+"""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.decode import ClipRule, Decoder
+from pipeline.errors import ConfigError, QuarantineError
+from pipeline.records import Quarantined, WorkUnit
+from pipeline.samples import read_samples
+from pipeline.source import plan_units, unit_sources
+from pipeline.training.clip_source import ClipSourceConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive frames of one video."""
+
+    key: str
+    """Key of the sample."""
+    sample: int
+    """Number of the sample within its unit."""
+    index: int
+    """Number of the segment within its video."""
+    fps: float
+    """Frames per second."""
+    frames: NDArray[Any]
+    """uint8 `[N, H, W, 3]`; H and W are the video's, and cover `ClipSourceConfig.decoded`."""
+
+
+def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
+    """Return what a source is dealt out by: each tar and each loose file, in a fixed order.
+
+    Raises:
+        ConfigError: a source matches nothing, or nothing is left of it.
+    """
+    units = plan_units(config.uri, storage_options=config.storage_options, files_per_unit=1)
+    left = [
+        unit for unit in units if not is_excluded(config, *unit_sources(unit), *source_keys(unit))
+    ]
+    if not left:
+        raise ConfigError(
+            f"exclude = {config.exclude}: leaves none of {len(units)} sources; take patterns out"
+        )
+    return left
+
+
+def source_keys(unit: WorkUnit) -> list[str]:
+    """Return what a unit is read from, without the folders before it."""
+    if unit.tar_uri is not None:
+        return [posixpath.basename(unit.tar_uri)]
+    return [file.key for file in unit.files]
+
+
+def is_excluded(config: ClipSourceConfig, *names: str) -> bool:
+    """Return whether one of these names is to be left out."""
+    return any(fnmatchcase(name, glob) for name in names for glob in config.exclude)
+
+
+class SegmentReader:
+    """Reads units, one at a time, and keeps what it may of them. `close` ends its decoder.
+
+    Args:
+        config: the source.
+
+    Attributes:
+        skipped: the videos that could not be used, or not to their end: `unit/key` → why.
+    """
+
+    def __init__(self, config: ClipSourceConfig) -> None:
+        height, width = config.decoded
+        self._config = config
+        self._decoder = Decoder(
+            ClipRule(
+                frames=config.segment_frames,
+                height=height,
+                width=width,
+                fps=config.decode_fps,
+                short="pad",
+                fit="whole",
+            )
+        )
+        self._kept: dict[str, list[Segment]] = {}
+        self._room = config.keep_mb << 20
+        self.skipped: dict[str, str] = {}
+
+    def close(self) -> None:
+        """End the decoder's process."""
+        self._decoder.close()
+
+    def read(self, unit: WorkUnit, first_sample: int = 0) -> Iterator[Segment]:
+        """Yield a unit's segments in order, from a sample on.
+
+        Raises:
+            StoreError: the source cannot be read now.
+        """
+        if unit.unit in self._kept:
+            yield from (s for s in self._kept[unit.unit] if s.sample >= first_sample)
+            return
+        # Units are kept whole or not at all, and never put out: epochs go round and round, where
+        # the unit that was used last is the one that is wanted last.
+        keep: list[Segment] | None = [] if first_sample == 0 else None
+        room = self._room
+        for segment in self._decode(unit, first_sample):
+            room -= segment.frames.nbytes
+            if keep is not None and room >= 0:
+                keep.append(segment)
+            else:
+                keep = None
+            yield segment
+        if keep is not None:
+            self._kept[unit.unit], self._room = keep, room
+
+    def has_nothing(self, units: Sequence[WorkUnit]) -> bool:
+        """Return whether all of these have been read and not one gave a segment."""
+        return all(self._kept.get(unit.unit) == [] for unit in units)
+
+    def _decode(self, unit: WorkUnit, first_sample: int) -> Iterator[Segment]:
+        config = self._config
+        samples = read_samples(
+            unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
+        )
+        for number, sample in enumerate(samples):
+            if number < first_sample or is_excluded(config, sample.key):
+                continue
+            if isinstance(sample, Quarantined):
+                self._skip(sample.unit, sample.key, sample.reason, sample.detail)
+                continue
+            try:
+                for clip, frames in self._decoder.decode(sample, unit.unit):
+                    assert frames is not None  # the rule pads
+                    num = len(frames) - clip.padded_frames
+                    if clip.clip_index > 0 and num < config.frames:
+                        continue
+                    yield Segment(
+                        key=sample.key,
+                        sample=number,
+                        index=clip.clip_index,
+                        fps=config.decode_fps or clip.source_fps,
+                        # A copy: a view would hold the memory of the padding too.
+                        frames=frames[:num].copy() if clip.padded_frames else frames,
+                    )
+            except QuarantineError as error:
+                self._skip(unit.unit, sample.key, error.reason, error.detail)
+
+    def _skip(self, unit: str, key: str, reason: str, detail: str) -> None:
+        self.skipped.setdefault(f"{unit}/{key}", f"{reason}: {detail}")

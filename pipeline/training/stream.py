@@ -1,0 +1,161 @@
+"""The endless stream of clips of one lane, and the cursor from which it goes on.
+
+A lane is one worker of one rank. Each epoch permutes the videos and deals them to the lanes; where
+there are fewer videos than lanes, lanes share a video and cut different windows from it. A lane's
+segments pass through a pool, from which the next window is drawn at random; at an epoch's end the
+pool runs dry.
+
+All of it is a function of the seed, the epoch and the lane. So a cursor only has to say which
+segments are in the pool and how many windows each has given; their pixels are decoded again.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.records import WorkUnit
+from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.segments import Segment, SegmentReader
+from pipeline.training.windows import draw_window
+
+Address = tuple[int, int, int]
+"""Where in a lane's epoch a segment stands: number of the unit, the sample, the segment."""
+
+
+@dataclass(slots=True, eq=False)
+class _Pooled:
+    """A segment in the pool."""
+
+    address: Address
+    segment: Segment
+    taken: int
+    """Windows that it has given."""
+
+
+class ClipStream:
+    """Clips of one lane. Not for several threads; `close` ends its decoder.
+
+    Args:
+        config: the source.
+        units: of `plan_videos`.
+        lane: which of them is read here, from 0.
+        lanes: ranks × workers.
+        cursor: what `cursor` returned, to go on behind that clip.
+    """
+
+    def __init__(
+        self,
+        config: ClipSourceConfig,
+        units: Sequence[WorkUnit],
+        *,
+        lane: int,
+        lanes: int,
+        cursor: dict[str, Any] | None = None,
+    ) -> None:
+        self._config = config
+        self._units = units
+        self._lane = lane
+        self._lanes = lanes
+        self._reader = SegmentReader(config)
+        self._epoch = 0
+        self._drawn = 0
+        self._last: Address | None = None
+        self._pool: list[_Pooled] = []
+        self._restore: dict[Address, int] = {}
+        if cursor is not None:
+            self._epoch, self._drawn = cursor["epoch"], cursor["drawn"]
+            self._last = None if cursor["last"] is None else tuple(cursor["last"])
+            self._restore = {(u, s, n): taken for u, s, n, taken in cursor["pool"]}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Videos found broken so far, in the order of finding: `unit/key` → reason and detail."""
+        return self._reader.skipped
+
+    def cursor(self) -> dict[str, Any]:
+        """Return where the stream stands behind the clip that it gave last, as JSON-like values."""
+        return {
+            "epoch": self._epoch,
+            "drawn": self._drawn,
+            "last": None if self._last is None else list(self._last),
+            "pool": [[*pooled.address, pooled.taken] for pooled in self._pool],
+        }
+
+    def close(self) -> None:
+        """End the decoder's process."""
+        self._reader.close()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield clips, uint8 `[T, H, W, 3]`, without end.
+
+        Raises:
+            ConfigError: not one video of the source can be decoded.
+            StoreError: the source cannot be read now.
+        """
+        while True:
+            yield from self._rest_of_epoch()
+            if self._reader.has_nothing(self._units):
+                name, why = next(iter(self.skipped.items()), ("the source", "it is empty"))
+                raise ConfigError(
+                    f"uri = {self._config.uri}: none of {len(self._units)} sources gives a frame;"
+                    f" {name}: {why}"
+                )
+            self._epoch, self._drawn, self._last = self._epoch + 1, 0, None
+
+    def _rest_of_epoch(self) -> Iterator[Tensor]:
+        config = self._config
+        units, share = self._dealt()
+        segments = self._segments(units)
+        while True:
+            while len(self._pool) < config.shuffle_segments:
+                pooled = next(segments, None)
+                if pooled is None:
+                    break
+                self._pool.append(pooled)
+            if not self._pool:
+                return
+            rng = self._rng("pool", self._lane, self._drawn)
+            pooled = self._pool[rng.randrange(len(self._pool))]
+            segment = pooled.segment
+            window = share * config.windows_per_segment + pooled.taken
+            clip = draw_window(segment, config, self._rng(segment.key, segment.index, window))
+            self._drawn += 1
+            pooled.taken += 1
+            if pooled.taken == config.windows_per_segment:
+                self._pool.remove(pooled)
+            yield clip
+
+    def _dealt(self) -> tuple[list[WorkUnit], int]:
+        """Return this epoch's units of this lane, and the number of its share in them."""
+        order = list(self._units)
+        self._rng("order").shuffle(order)
+        if len(order) >= self._lanes:
+            return order[self._lane :: self._lanes], 0
+        return [order[self._lane % len(order)]], self._lane // len(order)
+
+    def _segments(self, units: Sequence[WorkUnit]) -> Iterator[_Pooled]:
+        """Yield the epoch's segments from where the stream stands, first those of a cursor's pool.
+
+        They stand in the pool in the order of their addresses, always: they come in that order, and
+        who leaves does not change it.
+        """
+        restore, last = self._restore, self._last
+        self._restore = {}
+        begin = min(restore, default=last) or (0, 0, 0)
+        for number in range(begin[0], len(units)):
+            first_sample = begin[1] if number == begin[0] else 0
+            for segment in self._reader.read(units[number], first_sample):
+                address = (number, segment.sample, segment.index)
+                if last is None or address > last:
+                    self._last = address
+                    yield _Pooled(address, segment, 0)
+                elif address in restore:
+                    yield _Pooled(address, segment, restore[address])
+
+    def _rng(self, *what: object) -> random.Random:
+        """Return a generator that depends on the seed, the epoch and the words alone."""
+        return random.Random("/".join(map(str, (self._config.seed, self._epoch, *what))))
