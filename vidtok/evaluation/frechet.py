@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class Gaussian:
     """Mean and covariance of the features seen so far, float64 on the CPU.
 
@@ -111,16 +111,16 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(float(distance), 0.0)  # rounding leaves -1e-13 for equal ones
 
 
-def sample_note(a: Gaussian, b: Gaussian) -> str | None:
+def sample_note(a: Gaussian, b: Gaussian, dimensions: int) -> str | None:
     """Return what to print beside a distance of too few samples, None where there are enough.
 
-    With no more samples than dimensions a covariance has no full rank, and the distance between
-    two halves of one set is large: it compares equally many samples only.
+    With no more samples than the dimensions in which the distance was taken, a covariance has no
+    full rank, and even two halves of one set are far apart.
     """
     fewest = min(a.count, b.count)
-    if fewest > a.dimensions:
+    if fewest > dimensions:
         return None
-    return f"{fewest} samples for {a.dimensions} dimensions: compare only at equal numbers"
+    return f"{fewest} samples in {dimensions} dimensions: compare only at equal numbers of samples"
 
 
 def _root(covariance_DD: Tensor) -> Tensor:

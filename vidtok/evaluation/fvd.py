@@ -6,7 +6,8 @@ use. It is not part of this package and cannot be replaced: features of any othe
 another distance, which must not be called FVD.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -39,8 +40,11 @@ def load_i3d(
         missing = path or f"{FILE} in none of the usual folders"
         put = torch.hub.get_dir() + "/checkpoints/"
         raise FileNotFoundError(f"I3D for FVD: {missing}; get it from {URL} and put it into {put}")
-    model: torch.jit.ScriptModule = torch.jit.load(str(found), map_location=device)  # type: ignore[no-untyped-call]
-    return model.eval()
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, but it is the only form in which this network was published.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
+        load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
+        return load(str(found), map_location=device).eval()
 
 
 @torch.no_grad()

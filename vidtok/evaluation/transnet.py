@@ -57,13 +57,14 @@ def features(model: nn.Module, video_BCTHW: Tensor) -> Tensor:
             network's authors do, and rounded to 8 bits, which the network's histograms need.
 
     Returns:
-        float32 `[B·T, 1024]` on the CPU: the activations from which the network tells cuts.
+        float32 `[B·T, 1024]` on the CPU: the output of the network's layer `fc1`, before the ReLU
+        that would turn four fifths of it into zeros, which no Gaussian describes.
     """
     device = next(model.parameters()).device
     frames = _shrink(video_BCTHW.to(device))
     seen: list[Tensor] = []
-    hook = model.get_submodule("cls_layer1").register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0])
+    hook = model.get_submodule("fc1").register_forward_hook(
+        lambda layer, inputs, output: seen.append(output)
     )
     try:
         for window in torch.split(frames, WINDOW_FRAMES, dim=1):
