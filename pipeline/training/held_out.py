@@ -1,7 +1,5 @@
 """The fixed clips that a tokenizer in training is measured on, cut as the corpus job cuts clips."""
 
-from contextlib import closing
-
 import torch
 from torch import Tensor
 
@@ -31,23 +29,22 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
     rule = ClipRule(
         frames=config.frames, height=config.height, width=config.width, fps=fps, short="pad"
     )
-    clips: list[tuple[str, Tensor]] = []
     with Decoder(rule) as decoder:
-        for unit in plan_videos(config):
+        return [
+            (f"{unit.unit}/{sample.key}", _first_clip(decoder, sample, unit.unit))
+            for unit in plan_videos(config)
             for sample in read_samples(
                 unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
-            ):
-                if not is_excluded(config, sample.key):
-                    clips.append((f"{unit.unit}/{sample.key}", _first_clip(decoder, sample)))
-    return clips
+            )
+            if not is_excluded(config, sample.key)
+        ]
 
 
-def _first_clip(decoder: Decoder, sample: Sample | Quarantined) -> Tensor:
+def _first_clip(decoder: Decoder, sample: Sample | Quarantined, unit: str) -> Tensor:
     if isinstance(sample, Quarantined):
         raise ConfigError(_refusal(sample.key, sample.reason, sample.detail))
     try:
-        with closing(decoder.decode(sample, "held out")) as decoded:
-            _, frames = next(decoded)
+        _, frames = next(decoder.decode(sample, unit))
     except QuarantineError as error:
         raise ConfigError(_refusal(sample.key, error.reason, error.detail)) from error
     return torch.from_numpy(frames)
