@@ -33,11 +33,17 @@ def test_the_tokenizer_knows_nothing_of_the_pipeline(library: str) -> None:
 
 def test_ray_data_is_known_to_the_graph_alone() -> None:
     assert importers("pipeline", "ray.data") == {"pipeline/graph.py"}
-    assert importers("pipeline", "ray") == {"pipeline/graph.py", "pipeline/cluster.py"}
+    assert importers("pipeline", "ray") == {
+        "pipeline/graph.py",
+        "pipeline/cluster.py",
+        "pipeline/evaluation/ray_workers.py",
+    }
 
 
 def test_video_is_decoded_in_one_folder() -> None:
-    assert all(name.startswith("pipeline/decode/") for name in importers("pipeline", "av"))
+    # The codecs that tokenizers are compared with encode and decode on their own account.
+    others = importers("pipeline", "av") - {"pipeline/evaluation/codec.py"}
+    assert all(name.startswith("pipeline/decode/") for name in others)
 
 
 def test_stores_are_known_to_one_module() -> None:

@@ -1,0 +1,102 @@
+"""From the tally of everything to results: a row per candidate, and scores per video. JSON-able."""
+
+from typing import Any, Final
+
+from pipeline.evaluation.candidates import Description
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.protocols import PUBLISHED
+from pipeline.evaluation.scores import CandidateTally, Tally
+from vidtok.evaluation import fvd, transnet
+from vidtok.evaluation.frechet import frechet_distance, sample_note
+
+PUBLISHED_METRICS: Final = ("psnr", "ssim", "lpips", "fvd")
+
+
+def candidate_rows(
+    config: EvaluationConfig, descriptions: list[Description], tally: Tally
+) -> list[dict[str, Any]]:
+    """Return the table: what each candidate scored over all frames of all clips.
+
+    `None` stands for a metric that could not be computed; a metric that nobody asked for is not
+    there. A candidate for which no video was long enough has no row.
+    """
+    rows = []
+    for description in descriptions:
+        scores = tally.candidates.get(description.name)
+        if scores is None:
+            continue
+        cost = scores.total()
+        row: dict[str, Any] = {
+            "name": description.name,
+            "what": description.what,
+            "clip_frames": description.frames,
+            "model": description.model,
+            "weights": description.weights,
+            "untrained": description.untrained,
+            "clips": cost.clips,
+            "frames": cost.frames,
+            "bits_per_pixel": cost.bits_per_pixel,
+        }
+        means = scores.fidelity.mean()
+        row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
+        row |= _distances(scores, description, tally)
+        row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
+        if scores.codebook is not None:
+            row["codebook"] = scores.codebook.summary()
+            share = row["codebook"]["entropy_bits"] / row["codebook"]["codebook_bits"]
+            row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
+        if config.is_as_published and (paper := _published(config, description)):
+            row["published"] = paper
+        rows.append(row)
+    return rows
+
+
+_METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
+_DISTANCES: Final = {
+    "fvd": (frechet_distance, fvd.DIMENSIONS),
+    "fd_transnetv2": (transnet.distance, transnet.PRINCIPAL_AXES),
+}
+
+
+def _distances(
+    scores: CandidateTally, description: Description, tally: Tally
+) -> dict[str, float | str | None]:
+    found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
+    for metric, gaussian in scores.features.items():
+        originals = tally.originals[description.frames][metric]
+        distance, dimensions = _DISTANCES[metric]
+        found[metric] = distance(originals, gaussian)
+        if note := sample_note(originals, gaussian, dimensions):
+            found[f"{metric}_note"] = note
+    return found
+
+
+def _published(config: EvaluationConfig, description: Description) -> dict[str, float] | None:
+    table = PUBLISHED[config.protocol] if config.protocol else {}
+    values = table.get(description.model or "")
+    return dict(zip(PUBLISHED_METRICS, values, strict=True)) if values else None
+
+
+def video_rows(tally: Tally, descriptions: list[Description]) -> list[dict[str, Any]]:
+    """Return a row per video and candidate: means over the video's frames, and its bits."""
+    names = [each.name for each in descriptions if each.name in tally.candidates]
+    by_video = {name: tally.candidates[name].fidelity.by_video() for name in names}
+    rows = []
+    for video in tally.videos:
+        unit, _, key = video.partition("/")
+        for name in names:
+            if video not in by_video[name]:
+                continue
+            cost = tally.candidates[name].costs[video]
+            rows.append(
+                {
+                    "unit": unit,
+                    "video": key,
+                    "candidate": name,
+                    "clips": cost.clips,
+                    "frames": cost.frames,
+                    "bits_per_pixel": cost.bits_per_pixel,
+                    **by_video[name][video],
+                }
+            )
+    return rows
