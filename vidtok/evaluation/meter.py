@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vidtok.evaluation.fidelity import psnr, ssim
 
 
+@torch.no_grad()
 def score_clip(
     original: Tensor,
     reconstruction: Tensor,

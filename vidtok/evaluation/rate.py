@@ -39,9 +39,10 @@ def entropy_coded_bits_per_pixel(
 ) -> float:
     """Return the bits per pixel if code indices went through an ideal entropy coder.
 
-    The coder would know how often each code occurs, and nothing of its neighbours. Its table is not
-    counted. `entropy_bits` is the entropy of one code index, from `CodebookUse`: with few tokens
-    take `channel_bound_bits`, since `entropy_bits` is too small there.
+    `entropy_bits` is what the coder spends on one code index. Take `channel_bound_bits` of
+    `CodebookUse.summary`: the cost of coding every channel by itself, whose table has a few dozen
+    entries. `entropy_bits` of the summary stands for a table with an entry per code, which would
+    outweigh the clips, and is too small where tokens are few.
 
     Raises:
         ValueError: the network does not take such a clip, or it is no FSQ.

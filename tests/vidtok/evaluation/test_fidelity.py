@@ -67,3 +67,10 @@ def test_unequal_shapes_are_refused() -> None:
 def test_frames_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(ValueError, match=r"10×64: SSIM needs 11×11"):
         ssim(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
+
+
+def test_halves_are_pooled_to_the_even_factor() -> None:
+    x = unit_normal("frame", (1, 1, 640, 640)).sigmoid()  # 640 / 256 = 2.5
+    y = x + 0.1
+    halves = (torch.nn.functional.avg_pool2d(frames, 2) for frames in (x, y))
+    torch.testing.assert_close(ssim(x, y), ssim(*halves))

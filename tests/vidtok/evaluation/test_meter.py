@@ -96,3 +96,8 @@ def test_unequal_clips_and_metrics_are_refused() -> None:
     other.add("b", {"psnr": torch.zeros(1, 2), "lpips": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match=r"\['lpips', 'psnr'\] beside clips that have \['psnr'\]"):
         scores.merge(other)
+
+
+def test_scores_keep_no_graph() -> None:
+    x, y = clips(1, 2, seed=0)
+    assert not score_clip(x, y.requires_grad_())["psnr"].requires_grad
