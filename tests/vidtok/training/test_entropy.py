@@ -37,12 +37,12 @@ def with_gradient(entropies, z: Tensor, levels: tuple[int, ...], which: int):
 def test_equals_the_plain_form_and_its_gradient(
     levels: tuple[int, ...], scale: float, which: int
 ) -> None:
-    z = unit_normal(f"entropy.{levels}", (24, len(levels))) * scale
+    z = unit_normal(f"entropy.{levels}", (8, len(levels))) * scale
     value, gradient = with_gradient(fsq_entropy, z, levels, which)
     expected, expected_gradient = with_gradient(plain_entropies, z, levels, which)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
-    tolerance = 1e-5 + 5e-4 * expected_gradient.abs().max().item()
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=tolerance)
+    # Gradients are of the order of 1. The plain form in float32 is off by up to 1.6e-4.
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=5e-5)
 
 
 @given(

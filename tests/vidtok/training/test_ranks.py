@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import torch
+from torch import distributed, multiprocessing
+
+from tests.vidtok.deterministic import unit_normal
+from vidtok.training.entropy import fsq_entropy
+from vidtok.training.ranks import mean_over_ranks
+
+LEVELS = (8, 5, 5)
+
+
+def tokens() -> torch.Tensor:
+    return unit_normal("ranks", (6, len(LEVELS))) * 0.05
+
+
+def codebook_entropy_of_half(rank: int, folder: Path) -> None:
+    """What one of two ranks does with its half of the tokens."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    z = tokens().chunk(2)[rank].clone().requires_grad_()
+    _, codebook = fsq_entropy(z, LEVELS)
+    codebook.backward()
+    torch.save({"codebook": codebook.detach(), "gradient": z.grad}, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_have_the_entropy_and_the_gradient_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(codebook_entropy_of_half, (tmp_path,), nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    z = tokens().requires_grad_()
+    _, codebook = fsq_entropy(z, LEVELS)
+    codebook.backward()
+    for half in halves:
+        torch.testing.assert_close(half["codebook"], codebook.detach())
+    # Data parallelism halves the gradients of two ranks; so each must hold twice its share.
+    gradient = torch.cat([half["gradient"] for half in halves]) / 2
+    torch.testing.assert_close(gradient, z.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_process_is_its_own_mean() -> None:
+    x = tokens()
+    assert mean_over_ranks(x) is x
