@@ -5,16 +5,14 @@ import torch
 from torch import Tensor
 
 from tests.vidtok.deterministic import synthetic_video, unit_normal
-from tests.vidtok.training.recorded import fill_lpips, losses
+from tests.vidtok.training.recorded import filled_lpips, losses
 from vidtok import lpips
 from vidtok.lpips import LPIPS, load_lpips
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def filled() -> LPIPS:
-    model = LPIPS()
-    fill_lpips(model)
-    return model
+    return filled_lpips()
 
 
 def pictures(seed: int, frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.vidtok.deterministic import make_tensor
 from tests.vidtok.goldens import FOLDER
+from vidtok.lpips import LPIPS
 
 
 @cache
@@ -25,10 +26,12 @@ def fill_discriminator(discriminator: nn.Module, kind: str) -> None:
             parameter.add_(1)
 
 
-@torch.no_grad()
-def fill_lpips(lpips: nn.Module) -> None:
-    """Draw the weights, the heads positive."""
+@cache
+def filled_lpips() -> LPIPS:
+    """Return LPIPS with drawn weights, the heads positive; shared, for its weights are frozen."""
+    lpips = LPIPS()
     for name, parameter in lpips.named_parameters():
         parameter.copy_(make_tensor(f"lpips.{name}", parameter.shape))
         if name.startswith("lin"):
             parameter.abs_()
+    return lpips

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.vidtok.deterministic import make_tensor, synthetic_video
-from tests.vidtok.training.recorded import fill_discriminator, fill_lpips, losses
-from vidtok.lpips import LPIPS
+from tests.vidtok.training.recorded import fill_discriminator, filled_lpips, losses
 from vidtok.training.objective import Objective, ObjectiveConfig
 
 CASES = losses()["objective"]["cases"]
@@ -18,11 +17,7 @@ def filled(discriminator: str, perceptual_weight: float, start: int) -> Objectiv
         perceptual_weight=perceptual_weight,
         discriminator_start=start,
     )
-    perceptual = None
-    if perceptual_weight > 0:
-        perceptual = LPIPS()
-        fill_lpips(perceptual)
-    objective = Objective(config, perceptual)
+    objective = Objective(config, filled_lpips() if perceptual_weight > 0 else None)
     fill_discriminator(objective.discriminator, discriminator)
     torch.nn.init.constant_(objective.logvar, 0.3)
     return objective
@@ -89,8 +84,7 @@ def test_equals_the_reference(kind: str, perceptual_weight: float) -> None:
 
 
 def test_state_has_the_names_of_the_release_and_lecams_means() -> None:
-    perceptual = LPIPS()
-    state = Objective(ObjectiveConfig(), perceptual).state_dict()
+    state = Objective(ObjectiveConfig(), filled_lpips()).state_dict()
     assert set(state) == {*losses()["objective"]["keys"], "lecam.real", "lecam.fake"}
 
 

@@ -14,20 +14,24 @@ def tokens() -> torch.Tensor:
     return unit_normal("ranks", (6, len(LEVELS))) * 0.05
 
 
-def codebook_entropy_of_half(rank: int, folder: Path) -> None:
-    """What one of two ranks does with its half of the tokens."""
+def one_of_two(rank: int, folder: Path) -> None:
+    """What one of two ranks does with its half of the tokens, and with a loss of its own."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     z = tokens().chunk(2)[rank].clone().requires_grad_()
     _, codebook = fsq_entropy(z, LEVELS)
     codebook.backward()
-    torch.save({"codebook": codebook.detach(), "gradient": z.grad}, folder / f"{rank}.pt")
+    x = torch.tensor([1.0 + rank], requires_grad=True)
+    mean = mean_over_ranks(x)
+    ((10 + rank) * mean).backward()
+    results = {"codebook": codebook, "gradient": z.grad, "mean": mean, "mean_gradient": x.grad}
+    torch.save({name: value.detach() for name, value in results.items()}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
-def test_two_ranks_have_the_entropy_and_the_gradient_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(codebook_entropy_of_half, (tmp_path,), nprocs=2)
+def test_two_ranks_have_the_mean_the_entropy_and_the_gradient_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     z = tokens().requires_grad_()
     _, codebook = fsq_entropy(z, LEVELS)
@@ -37,6 +41,9 @@ def test_two_ranks_have_the_entropy_and_the_gradient_of_one(tmp_path: Path) -> N
     # Data parallelism halves the gradients of two ranks; so each must hold twice its share.
     gradient = torch.cat([half["gradient"] for half in halves]) / 2
     torch.testing.assert_close(gradient, z.grad, rtol=1e-4, atol=1e-6)
+    for half in halves:
+        assert half["mean"].item() == 1.5
+        assert half["mean_gradient"].item() == 10.5
 
 
 def test_one_process_is_its_own_mean() -> None:
