@@ -11,10 +11,12 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.vmaf import MODEL, Vmaf
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.meter import score_clip
+from vidtok.lpips import load_lpips
 
 T = TypeVar("T")
 
@@ -30,6 +32,9 @@ class Measures:
         config: the evaluation.
         lengths: frames of the clips that will come, None for whole videos.
         device: where the networks compute.
+
+    Raises:
+        ConfigError: a file of weights is there and holds something else.
     """
 
     def __init__(
@@ -40,7 +45,9 @@ class Measures:
         self._device = device
         self._asked = config.metrics
         paths = {name: path and Path(path) for name, path in config.metric_weights}
-        self._lpips = self._open("lpips", lambda: _lpips(paths["vgg16"], paths["lpips_heads"]))
+        self._lpips = self._open(
+            "lpips", lambda: load_lpips(paths["vgg16"], paths["lpips_heads"]).to(device)
+        )
         self._vmaf = self._open("vmaf", Vmaf)
         self._features: dict[str, Callable[[Tensor], Tensor]] = {}
         shortest = min((length for length in lengths if length), default=fvd.MIN_FRAMES)
@@ -50,8 +57,6 @@ class Measures:
             self._features["fvd"] = lambda video: fvd.features(i3d, video)
         if net := self._open("fd_transnetv2", lambda: transnet.load_transnet(device)):
             self._features["fd_transnetv2"] = lambda video: transnet.features(net, video)
-        if self._lpips is not None:
-            self._lpips = self._lpips.to(device)
 
     def _open(self, metric: str, load: Callable[[], T]) -> T | None:
         if metric not in self._asked:
@@ -61,6 +66,8 @@ class Measures:
         except (FileNotFoundError, ImportError) as error:
             self.absent[metric] = " ".join(str(error).split())
             return None
+        except Exception as error:  # whatever a file can be that is not what it should be
+            raise ConfigError(f"metric_weights: {metric}: cannot be loaded: {error}") from error
 
     @property
     def versions(self) -> dict[str, str]:
@@ -100,10 +107,3 @@ class Measures:
 
 def _pieces(video: Tensor) -> tuple[Tensor, ...]:
     return torch.split(video, _PIECE_FRAMES, dim=2)
-
-
-def _lpips(vgg16: Path | None, heads: Path | None) -> torch.nn.Module:
-    from vidtok.lpips import load_lpips
-
-    network: torch.nn.Module = load_lpips(vgg16, heads)
-    return network

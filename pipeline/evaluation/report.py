@@ -53,7 +53,8 @@ def report_lines(results: Mapping[str, Any]) -> list[str]:
     settings = results["settings"]
     counted = len({(row["unit"], row["video"]) for row in results["videos"]})
     clip = settings["clip"]
-    lines = [f"{counted} videos at {clip['height']}×{clip['width']}", ""]
+    rate = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
+    lines = [f"{counted} videos at {clip['height']}×{clip['width']}, {rate}", ""]
     if rows:
         lines += [*markdown_table(rows), ""]
     lines += [f"- {row['name']}: {row['what']}" for row in rows if _says_more(row)]

@@ -43,7 +43,8 @@ def candidate_rows(
         row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
         if scores.codebook is not None:
             row["codebook"] = scores.codebook.summary()
-            share = row["codebook"]["entropy_bits"] / row["codebook"]["codebook_bits"]
+            # An ideal coder of each channel by itself; one of whole codes would need their table.
+            share = row["codebook"]["channel_bound_bits"] / row["codebook"]["codebook_bits"]
             row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
         if config.is_as_published and (paper := _published(config, description)):
             row["published"] = paper

@@ -21,7 +21,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     metrics = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
     with_codebook = any("codebook" in row for row in rows)
-    head = ["", "clips", "bits/pixel", *(title for _, title, _ in metrics)]
+    head = ["candidate", "clips", "bits/pixel", *(title for _, title, _ in metrics)]
     lines = [head + ["codes used", "code entropy"] * with_codebook]
     for row in rows:
         line = [_name(row), str(row["clips"]), f"{row['bits_per_pixel']:.4f}"]
