@@ -52,9 +52,8 @@ class LPIPS(nn.Module):
 
     def _features(self, x: Tensor) -> list[Tensor]:
         features: list[Tensor] = self.net(self.scaling_layer(x.float()))
-        # vector_norm has gradient 0, not NaN, at positions where no feature responds.
-        norm = torch.linalg.vector_norm
-        return [f / (norm(f, dim=1, keepdim=True) + 1e-10) for f in features]
+        norms = [torch.linalg.vector_norm(f, dim=1, keepdim=True) for f in features]
+        return [f / (norm + 1e-10) for f, norm in zip(features, norms, strict=True)]
 
 
 class _Scaling(nn.Module):

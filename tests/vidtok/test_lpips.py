@@ -43,15 +43,6 @@ def test_gradients_reach_the_pictures_and_no_weight(filled: LPIPS) -> None:
     assert all(parameter.grad is None for parameter in filled.parameters())
 
 
-def test_positions_where_no_feature_responds_have_a_gradient() -> None:
-    model = LPIPS()
-    for name, parameter in model.named_parameters():
-        torch.nn.init.constant_(parameter, 1 if name.startswith("lin") else -1)
-    y = torch.ones(1, 3, 16, 16, requires_grad=True)
-    model(torch.zeros(1, 3, 16, 16), y).sum().backward()
-    assert y.grad.isfinite().all()
-
-
 @pytest.fixture
 def vgg16(tmp_path: Path, filled: LPIPS) -> Path:
     """A file with torchvision's names, its classifier included."""
