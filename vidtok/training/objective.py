@@ -158,7 +158,7 @@ class Objective(nn.Module):
         return loss, {name: value.detach() for name, value in log.items()}
 
     def _judged_by_frozen(self, x_hat: Tensor) -> Tensor:
-        """Return logits whose gradient reaches the pictures alone, and spares that of the weights."""
+        """Return logits whose gradient reaches the pictures, and is not computed for weights."""
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         logits: Tensor = torch.func.functional_call(
             self.discriminator, frozen, self._judgeable(x_hat)
