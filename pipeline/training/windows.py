@@ -2,7 +2,6 @@
 
 import random
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,10 +27,9 @@ def draw_window(segment: Segment, config: ClipSourceConfig, rng: random.Random) 
     height, width = round(config.height * zoom), round(config.width * zoom)
     top = rng.randint(0, picture_height - height)
     left = rng.randint(0, picture_width - width)
-    window = segment.frames[chosen, top : top + height, left : left + width]
+    clip = torch.from_numpy(segment.frames[chosen, top : top + height, left : left + width])
     if config.flip and rng.random() < 0.5:
-        window = window[:, :, ::-1]
-    clip = torch.from_numpy(np.ascontiguousarray(window))
+        clip = clip.flip(2)
     if (height, width) == (config.height, config.width):
         return clip
     planes = F.interpolate(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -126,6 +127,25 @@ def test_memory_does_not_grow_with_the_length_of_a_video():
         child = pid_of(decoder)
         assert len(list(decoder.decode(long, "u"))) == 30
         assert pid_of(decoder) == child
+
+
+@pytest.mark.parametrize("size", [[31, 64], [64, 31], [6000, 6000], [64], None, ["a", "b"]])
+def test_a_child_that_lies_about_a_size_is_not_believed(
+    size: object, monkeypatch: pytest.MonkeyPatch
+):
+    """No memory is taken for what cannot be a picture of the rule and the limits."""
+    receive = Child.receive
+
+    def lie(child: Child, timeout_s: float) -> dict[str, Any]:
+        header = receive(child, timeout_s)
+        return header | {"size": size} if header["kind"] == "clip" else header
+
+    monkeypatch.setattr(Child, "receive", lie)
+    rule = ClipRule(frames=1, height=32, width=32, fps=None, short="drop", fit="whole")
+    with Decoder(rule) as decoder, pytest.raises(QuarantineError) as caught:
+        next(decoder.decode(GOOD, "u"))
+    assert caught.value.reason == "decode_crash"
+    assert "protocol" in caught.value.detail
 
 
 def test_a_missing_file_is_a_fault_of_reading(decoder: Decoder, tmp_path: Path):

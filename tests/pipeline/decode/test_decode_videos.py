@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.errors import QuarantineError
 from pipeline.records import REASONS, Clip, Sample
-from tests.assets import BIKES, BROKEN, GOOD, HIKER, VFR, VIDEOS, BrokenVideo, GoodVideo
+from tests.assets import (
+    BIKES,
+    BROKEN,
+    GOOD,
+    HIKER,
+    ODD_SIZE,
+    ROTATED,
+    VFR,
+    VIDEOS,
+    BrokenVideo,
+    GoodVideo,
+)
 from tests.pipeline.decode.conftest import SMALL
 from tests.pipeline.decode.synthetic import counting, sample
 
@@ -125,6 +136,22 @@ def test_a_remainder_is_dropped_as_a_clip_without_frames():
         assert last.padded_frames == 0
         exact = list(decoder.decode(sample(counting(34, rate=8)), "u"))
         assert [frames is None for _, frames in exact] == [False, False]
+
+
+@pytest.mark.parametrize("asset", [BIKES, ODD_SIZE, ROTATED[0]], ids=lambda a: a.name)
+def test_whole_frames_hold_the_cropped_ones(asset: GoodVideo):
+    how = {"frames": 5, "height": 40, "width": 32, "fps": 8, "short": "pad"}
+    with Decoder(ClipRule(**how)) as a, Decoder(ClipRule(**how, fit="whole")) as b:
+        cropped, whole = (list(d.decode(of(asset.path), "u")) for d in (a, b))
+    assert len(cropped) == len(whole)
+    for (clip, small), (other, large) in zip(cropped, whole, strict=True):
+        assert small is not None
+        assert large is not None
+        assert other.crop == (0, 0, asset.height, asset.width)
+        assert (other.start_s, other.padded_frames) == (clip.start_s, clip.padded_frames)
+        assert large.shape[1] == 40 or large.shape[2] == 32
+        top, left = (round((large.shape[n] - small.shape[n]) / 2) for n in (1, 2))
+        assert np.array_equal(large[:, top : top + 40, left : left + 32], small)
 
 
 def test_frames_are_chosen_by_their_time(decoder: Decoder):

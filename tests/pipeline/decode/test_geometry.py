@@ -82,6 +82,18 @@ def test_the_scaled_picture_covers_the_bucket_and_no_more(
     assert left + crop_width <= source_width + 1e-6
 
 
+@given(SIDES, SIDES, BUCKETS, BUCKETS)
+def test_whole_is_the_same_scale_without_the_crop(
+    source_height: int, source_width: int, height: int, width: int
+):
+    display = source_height, source_width
+    cropped, whole = fit(display, (height, width)), fit(display, (height, width), whole=True)
+    assert (whole.height, whole.width) == (cropped.resized_height, cropped.resized_width)
+    assert whole.crop == pytest.approx((0, 0, source_height, source_width))
+    # A second picture of the same size that is fitted to what the first came to comes to the same.
+    assert fit(display, (whole.height, whole.width)) == whole
+
+
 def test_the_crop_is_told_in_pixels_of_the_source():
     assert fit((720, 1280), (256, 256)).crop == pytest.approx((0, 281.3, 720, 720.2), abs=0.6)
     assert fit((100, 100), (50, 100)).crop == (25, 0, 50, 100)

@@ -4,6 +4,7 @@ import io
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -222,6 +223,17 @@ def test_a_picture_too_large_once_scaled_is_refused():
     with pytest.raises(QuarantineError, match=r"scaled as 64000x32") as caught:
         clips(encode([sliver], pix_fmt="yuv444p"), DecodeLimits(max_pixels=1_000_000))
     assert caught.value.reason == "unsupported"
+
+
+def test_whole_pictures_keep_the_size_of_the_first():
+    painter = Painter((32, 32), "uint8", Fraction(1), 10_000, whole=True)
+    one, taller, again = (
+        painter.paint(av.VideoFrame(width, height, "rgb24"))
+        for width, height in ((96, 64), (40, 80), (96, 64))
+    )
+    assert one[0].shape == again[0].shape == taller[0].shape == (32, 48, 3)
+    assert one[1].crop == again[1].crop == (0, 0, 64, 96)
+    assert taller[1].crop[2:] == pytest.approx((26.7, 40), abs=0.1)
 
 
 def test_a_picture_that_is_picked_again_is_not_made_again():

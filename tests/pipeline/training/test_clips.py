@@ -1,0 +1,178 @@
+"""Whole batches from real videos, with and without worker processes."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.training.clips import TrainingClips
+from tests.assets import HIKER, VIDEOS
+from tests.pipeline.decode.synthetic import counting
+from tests.pipeline.training.sources import source
+
+BROKEN = ("text.mp4", "truncated_half.mp4", "zero_bytes.mp4")
+Make = Callable[..., TrainingClips]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight short videos of different greys, and three broken ones."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for n in range(8):
+        (folder / f"v{n}.mkv").write_bytes(counting(20 + 5 * n, rate=8))
+    for name in BROKEN:
+        (folder / name).write_bytes((VIDEOS / "broken" / name).read_bytes())
+    return folder
+
+
+@pytest.fixture
+def make(corpus: Path) -> Iterator[Make]:
+    opened: list[TrainingClips] = []
+
+    def make(*, batch: int = 3, rank: int = 0, world: int = 1, workers: int = 0, **changes: Any):
+        config = source(uri=[str(corpus)], segment_frames=17, **changes)
+        opened.append(TrainingClips(config, batch, rank=rank, world=world, workers=workers))
+        return opened[-1]
+
+    yield make
+    for clips in opened:
+        clips.close()
+
+
+@dataclass
+class Recorded:
+    """An undisturbed run: `states[n]` was taken before `batches[n]`."""
+
+    batches: list[Tensor]
+    states: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def recorded(corpus: Path) -> Recorded:
+    clips = TrainingClips(source(uri=[str(corpus)], segment_frames=17), 3)
+    run = Recorded([], [])
+    for _ in range(20):
+        run.states.append(json.loads(json.dumps(clips.state_dict())))
+        run.batches.append(next(clips))
+    run.states.append(clips.state_dict())
+    clips.close()
+    return run
+
+
+def take(clips: TrainingClips, count: int) -> list[Tensor]:
+    return [next(clips) for _ in range(count)]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def names(skipped: dict[str, str]) -> set[str]:
+    return {name.partition("/")[2] for name in skipped}
+
+
+def test_batches_are_of_one_shape(make: Make):
+    for batch in take(make(short_side=30, min_scale=0.8), 4):
+        assert (batch.shape, batch.dtype) == ((3, 5, 24, 24, 3), torch.uint8)
+        assert batch.is_contiguous()
+
+
+def test_a_state_goes_on_with_the_very_same_batches(make: Make, recorded: Recorded):
+    resumed = make()
+    resumed.load_state_dict(recorded.states[5])
+    assert resumed.state_dict() == recorded.states[5]
+    assert same(take(resumed, 15), recorded.batches[5:])
+    assert resumed.state_dict() == recorded.states[20]
+    assert recorded.states[20]["cursors"][0]["epoch"] > 0
+    # Of each broken video one line, though several epochs came by.
+    assert names(resumed.skipped) == set(BROKEN)
+
+
+def test_what_is_kept_changes_nothing_nor_what_ran_before(make: Make, recorded: Recorded):
+    clips = make(keep_mb=8)
+    assert same(take(clips, 20), recorded.batches)
+    clips.load_state_dict(recorded.states[18])
+    assert same(take(clips, 2), recorded.batches[18:])
+
+
+def test_workers_run_ahead_and_leave_no_trace(make: Make):
+    """Neither in the state, which is that of the batches handed out, nor as processes."""
+    undisturbed = make(workers=2)
+    take(undisturbed, 5)
+    state = json.loads(json.dumps(undisturbed.state_dict()))
+    after = take(undisturbed, 14)
+    undisturbed.close()
+    resumed = make(workers=2)
+    resumed.load_state_dict(state)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert same(take(resumed, 14), after)
+    assert resumed.state_dict() == undisturbed.state_dict()
+    assert names(resumed.skipped) == set(BROKEN)
+
+    started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    assert sum("pipeline.decode.child" in " ".join(child.cmdline()) for child in started) == 2
+    assert len(started) == 4
+    resumed.close()
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    resumed.close()
+
+
+def test_ranks_have_other_batches_and_workers_lanes_of_their_own(make: Make, recorded: Recorded):
+    assert not same(take(make(rank=1, world=2), 4), recorded.batches[:4])
+    lanes = [make(rank=r, world=3, workers=2).state_dict()["of"]["lanes"] for r in range(3)]
+    assert lanes == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_training_keeps_its_random_numbers(make: Make):
+    torch.manual_seed(1)
+    random.seed(1)
+    expected = torch.rand(3).tolist(), random.random()
+    torch.manual_seed(1)
+    random.seed(1)
+    take(make(), 1)
+    assert (torch.rand(3).tolist(), random.random()) == expected
+
+
+def test_a_worker_whose_source_is_bad_says_so(make: Make):
+    clips = make(workers=1, exclude=["*.mkv", "truncated*"])
+    with pytest.raises(ConfigError, match="none of 2 sources gives a frame"):
+        next(clips)
+
+
+def test_a_state_of_another_stream_is_refused(make: Make, recorded: Recorded):
+    state = recorded.states[1]
+    for how, says in (
+        ({"batch": 4}, "batch = 4: the saved state of the training clips is of batch = 3"),
+        ({"seed": 7}, "seed = 7"),
+        ({"workers": 2}, r"lanes = \[0, 1\]"),
+        ({"world": 2}, "world = 2"),
+        ({"exclude": "v1.mkv"}, "videos = "),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            make(**how).load_state_dict(state)
+    make(keep_mb=5).load_state_dict(state)
+
+
+def test_a_corpus_may_move(recorded: Recorded, corpus: Path, tmp_path: Path):
+    (tmp_path / "moved").symlink_to(corpus)
+    moved = TrainingClips(source(uri=[str(tmp_path / "moved")], segment_frames=17), 3)
+    with closing(moved):
+        moved.load_state_dict(recorded.states[4])
+        assert same(take(moved, 2), recorded.batches[4:6])
+
+
+def test_wrong_numbers_are_named():
+    config = source(uri=[str(HIKER.path)])
+    with pytest.raises(ConfigError, match="rank = 2, world = 2"):
+        TrainingClips(config, 1, rank=2, world=2)
+    with pytest.raises(ConfigError, match="batch = 0"):
+        TrainingClips(config, 0)
