@@ -3,6 +3,7 @@
 The only module of the evaluation that knows Ray.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,8 @@ def on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
             raise ConfigError("device = cuda: the cluster has no GPU; use device=cpu")
         threads = config.threads or 1
         remote: Any = ray.remote(Evaluator)
-        start = remote.options(num_cpus=0 if on_gpu else threads, num_gpus=1 if on_gpu else 0)
-        count = min(units, config.workers or _room(cluster, threads, on_gpu=on_gpu))
+        count = min(units, config.workers or room(cluster, threads, on_gpu=on_gpu))
+        start = remote.options(**share(cluster, threads, count, on_gpu=on_gpu))
         own_threads = config.model_copy(update={"threads": threads})
         actors = [start.remote(own_threads, "cuda" if on_gpu else "cpu") for _ in range(count)]
         try:
@@ -44,8 +45,20 @@ def on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
                 ray.kill(actor)
 
 
-def _room(cluster: Cluster, threads: int, *, on_gpu: bool) -> int:
+def room(cluster: Cluster, threads: int, *, on_gpu: bool) -> int:
+    """Return how many workers a cluster has room for."""
     return max(1, int(cluster.gpus if on_gpu else cluster.cpus / threads))
+
+
+def share(cluster: Cluster, threads: int, count: int, *, on_gpu: bool) -> dict[str, float]:
+    """Return what each of `count` workers asks of the cluster, so that all of them can start.
+
+    Workers that are more than fit share GPUs evenly, and ask for no CPUs: one that waited for a
+    place would wait for ever.
+    """
+    if on_gpu:
+        return {"num_cpus": 0, "num_gpus": 1 / math.ceil(count / int(cluster.gpus))}
+    return {"num_cpus": threads if count * threads <= cluster.cpus else 0, "num_gpus": 0}
 
 
 class _Actors:

@@ -58,6 +58,7 @@ def report_lines(results: Mapping[str, Any]) -> list[str]:
     if rows:
         lines += [*markdown_table(rows), ""]
     lines += [f"- {row['name']}: {row['what']}" for row in rows if _says_more(row)]
+    lines += _legend(rows, results["versions"])
     lines += [
         f"- {row['name']}: untrained weights; its scores say nothing of the model"
         for row in rows
@@ -75,6 +76,19 @@ def report_lines(results: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"- not counted: {video}: shorter than a clip" for video in results["too_short"]]
     return lines
+
+
+def _legend(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield what has to be known to read the columns."""
+    if rows:
+        yield (
+            "- bits/pixel: FSQ: log2 of the codebook per cell; KL: 16 bits per value, as stored;"
+            " codecs: their packets, without headers"
+        )
+    if any(row.get("vmaf") is not None for row in rows):
+        yield f"- VMAF: {versions['vmaf']}; made for 1080 lines: at other sizes it only ranks"
+    if any(row.get("fd_transnetv2") is not None for row in rows):
+        yield "- FD-TransNetV2: compares within this table only; it is no FVD"
 
 
 def _says_more(row: Mapping[str, Any]) -> bool:
