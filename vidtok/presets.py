@@ -15,7 +15,7 @@ _WIDE = {"ch_mult": (1, 2, 4, 4, 4)}
 _288 = {"tempo_ds": (1,), "tempo_us": (2,)}
 _444 = {"spatial_ds": (1, 2), "spatial_us": (1, 2)}
 _888 = {"tempo_ds": (0, 1, 2), "tempo_us": (1, 2, 3)}
-_TINY = {"ch": 16}
+_TINY = {"ch": 16, "num_res_blocks": 1}
 
 
 def _fsq(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:

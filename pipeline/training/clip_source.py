@@ -22,13 +22,9 @@ Names = Annotated[
 ]
 
 
-class ClipSourceConfig(Section):
-    """A corpus as a stream of random clips of one shape."""
+class ClipShape(Section):
+    """The size of clips, and what is drawn at random in them."""
 
-    uri: Annotated[Names, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Names = Field(default=[])
-    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
     frames: PositiveInt
     """Frames of a clip. Causal models of temporal factor f take 1 + f·k."""
     height: PositiveInt
@@ -57,15 +53,6 @@ class ClipSourceConfig(Section):
     shuffle_segments: PositiveInt = 8
     """Segments that clips are drawn from at a time, per worker; a segment of 192 frames of 256×455
     pixels takes 64 MiB."""
-    keep_mb: NonNegativeInt = 0
-    """MiB of decoded segments that each worker keeps from one epoch to the next, so that a corpus
-    which fits is decoded once. The clips are the same."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are skipped unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
-    seed: int = 0
-    """Decides order and windows, with epoch, rank and worker."""
 
     @field_validator("short_side")
     @classmethod
@@ -84,6 +71,24 @@ class ClipSourceConfig(Section):
         shorter = min(self.height, self.width)
         side = self.short_side or shorter
         return round(self.height * side / shorter), round(self.width * side / shorter)
+
+
+class ClipSourceConfig(ClipShape):
+    """A corpus as a stream of random clips of one shape."""
+
+    uri: Annotated[Names, Field(min_length=1)]
+    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
+    exclude: Names = Field(default=[])
+    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
+    keep_mb: NonNegativeInt = 0
+    """MiB of decoded segments that each worker keeps from one epoch to the next, so that a corpus
+    which fits is decoded once. The clips are the same."""
+    max_video_mb: PositiveInt = 2048
+    """Larger videos are skipped unread: each is held in memory whole."""
+    storage_options: dict[str, Any] = Field(default={})
+    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
+    seed: int = 0
+    """Decides order and windows, with epoch, rank and worker."""
 
 
 def _at_least(least: int, value: int, what: str) -> int:

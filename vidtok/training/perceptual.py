@@ -10,6 +10,8 @@ from torch import Tensor
 
 _SCALES = 3
 _WINDOW = 7
+SHORTEST_SIDE = _WINDOW << (_SCALES - 1)
+"""Pixels: a quarter of it still holds a window."""
 _C1 = 0.01**2
 _C2 = 0.03**2
 
@@ -28,10 +30,9 @@ def structural_distance(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: a side is shorter than 28, of which a quarter does not hold a window.
     """
-    smallest = _WINDOW << (_SCALES - 1)
-    if min(x.shape[-2:]) < smallest:
+    if min(x.shape[-2:]) < SHORTEST_SIDE:
         raise ValueError(
-            f"pictures of {x.shape[-2]}×{x.shape[-1]}: both sides must be at least {smallest}"
+            f"pictures of {x.shape[-2]}×{x.shape[-1]}: both sides must be at least {SHORTEST_SIDE}"
         )
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()

@@ -1,0 +1,43 @@
+"""What is wrong with a training run between fields that are right one by one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pipeline.config_checks import Fault, clip_faults, tokenizer_faults
+from pipeline.training.config import StageConfig, TrainConfig
+from vidtok.presets import named_config
+from vidtok.training.perceptual import SHORTEST_SIDE
+
+
+def check(config: TrainConfig) -> list[Fault]:
+    """Return the faults; nothing is read but the names of weights."""
+    faults = [
+        replace(fault, field=fault.field.removeprefix("."))
+        for fault in tokenizer_faults(config.model, config.weights, "")
+    ]
+    if faults:
+        return faults
+    if config.warm_start and config.weights is not None:
+        faults.append(
+            Fault("warm_start", True, rule="fits drawn weights; leave it out, or leave out weights")
+        )
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names):
+        faults.append(Fault("stages", names, rule="every stage needs a name of its own"))
+    for number, stage in enumerate(config.stages):
+        faults += _stage_faults(config, stage, f"stages.{number}")
+    return faults
+
+
+def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
+    clips, model = stage.clips, named_config(config.model)
+    for fault in clip_faults(model, clips.frames, clips.height, clips.width):
+        yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
+    shorter = min(clips.height, clips.width)
+    wanted = stage.objective.perceptual in ("auto", "structural")
+    if wanted and stage.objective.perceptual_weight > 0 and shorter < SHORTEST_SIDE:
+        yield Fault(
+            f"{where}.clips",
+            shorter,
+            rule=f"the structural term needs sides of {SHORTEST_SIDE} pixels or more",
+        )
