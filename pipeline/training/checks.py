@@ -15,6 +15,9 @@ def check(config: TrainConfig) -> list[Fault]:
         replace(fault, field=fault.field.removeprefix("."))
         for fault in tokenizer_faults(config.model, config.weights, "")
     ]
+    for number, stage in enumerate(config.stages):
+        if stage.model is not None:
+            faults += tokenizer_faults(stage.model, None, f"stages.{number}")
     if faults:
         return faults
     if config.warm_start and config.weights is not None:
@@ -30,7 +33,7 @@ def check(config: TrainConfig) -> list[Fault]:
 
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
-    clips, model = stage.clips, named_config(config.model)
+    clips, model = stage.clips, named_config(config.model_of(stage))
     for fault in clip_faults(model, clips.frames, clips.height, clips.width):
         yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
     shorter = min(clips.height, clips.width)

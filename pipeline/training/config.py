@@ -69,6 +69,9 @@ class StageConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     """Name of its folder in the output."""
+    model: str | None = None
+    """A tokenizer of the same tensors as the run's, for this stage and those after it: a v1.1
+    network continues with the weights of a v1.0 one on long clips. null: as the stage before."""
     train: Literal["all", "decoder"] = "all"
     """`decoder` freezes the encoder, as the published second stage does."""
     steps: PositiveInt
@@ -163,6 +166,11 @@ class TrainConfig(Section):
     """Batches that one line of the log averages."""
     seed: int = 23
     """Of weights, noise, and clips. The release's."""
+
+    def model_of(self, stage: StageConfig) -> str:
+        """Return the name of the tokenizer that a stage trains."""
+        named = [s.model for s in self.stages[: self.stages.index(stage) + 1] if s.model]
+        return named[-1] if named else self.model
 
     def clips(self, stage: StageConfig) -> ClipSourceConfig:
         """Return a stage's stream of training clips."""

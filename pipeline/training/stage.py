@@ -102,18 +102,19 @@ class _Stage:
 
     def _initial(self, before: Store | None, *, fresh: bool) -> vidtok.Tokenizer:
         """Return the weights that the stage begins with."""
-        config = self._config
+        config, model = self._config, self._config.model_of(self._stage)
         if before is not None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / WEIGHTS
                 path.write_bytes(before.read(WEIGHTS))
-                return vidtok.load(path)
+                return _as_model(vidtok.load(path), model, f"stage {self._stage.name}")
         if config.weights is not None:
+            where = f"weights = {config.weights}"
             try:
-                return vidtok.load(config.weights, config=config.model)
+                return _as_model(vidtok.load(config.weights), model, where)
             except (ValueError, OSError, ImportError) as error:
-                raise ConfigError(f"weights = {config.weights}: {error}") from error
-        tokenizer = vidtok.build(config.model, seed=config.seed)
+                raise ConfigError(f"{where}: {error}") from error
+        tokenizer = vidtok.build(model, seed=config.seed)
         if config.warm_start and fresh and self._rank.rank == 0:
             self._tell("fitting the linear path to the corpus")
             clips = TrainingClips(config.clips(self._stage), _WARM_START_CLIPS)
@@ -173,6 +174,24 @@ class _Stage:
             rank=self._rank.rank,
             keep=self._config.keep_checkpoints,
         )
+
+
+def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tokenizer:
+    """Return the tokenizer under another name; v1.0 and v1.1 have the same tensors.
+
+    Raises:
+        ConfigError: that one has other tensors.
+    """
+    wanted = vidtok.build(model)
+    if wanted.config.digest == tokenizer.config.digest:
+        return tokenizer
+    try:
+        wanted.load_state_dict(tokenizer.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{where}: has the tensors of {tokenizer.config.name}, not of {model}"
+        ) from error
+    return wanted
 
 
 def _perceptual(terms: ObjectiveSection, device: str) -> tuple[Perceptual | None, str]:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -38,6 +40,9 @@ def test_facts_are_the_released_ones(name: str) -> None:
 def test_tiny_models_are_the_same_architecture_in_a_few_megabytes(name: str) -> None:
     tiny = vidtok.build(name, seed=0)
     whole = RELEASED[name.removesuffix("_tiny")]["tensors"]
-    assert set(tiny.state_dict()) == set(whole)
+    # One pair of blocks per level where the released ones have two: nothing else is left out.
+    missing = set(whole) - set(tiny.state_dict())
+    assert set(tiny.state_dict()) < set(whole)
+    assert all(re.search(r"\.(down|up)(_temporal)?\.\d\.block\.", f".{key}") for key in missing)
     assert sum(p.numel() for p in tiny.parameters()) * 2 < 6e6
     assert hub_path(name) is None
