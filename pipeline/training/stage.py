@@ -111,7 +111,9 @@ class _Stage:
         if config.weights is not None:
             where = f"weights = {config.weights}"
             try:
-                return _as_model(vidtok.load(config.weights), model, where)
+                # A .ckpt does not say what it is; its tensors are checked either way.
+                named = model if config.weights.endswith(".ckpt") else None
+                return _as_model(vidtok.load(config.weights, config=named), model, where)
             except (ValueError, OSError, ImportError) as error:
                 raise ConfigError(f"{where}: {error}") from error
         tokenizer = vidtok.build(model, seed=config.seed)
