@@ -2,7 +2,7 @@
 
 Every setting is a documented field in `pipeline/training/config.py`; `examples/train.yaml` is a run
 of a few minutes. The same command again goes on from the last checkpoint. Exit codes: 0 all stages
-complete, 1 an error ended the run, 2 the configuration is wrong.
+complete, 1 an error ended the run, 2 the configuration is wrong, 130 interrupted.
 """
 
 import sys

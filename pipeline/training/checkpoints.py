@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pipeline.errors import ConfigError
 from pipeline.storage import Store
 
 _FOLDER = "checkpoints"
@@ -35,35 +36,43 @@ def save(
     _barrier()
     if rank == 0:
         store.write(f"{folder}/train.pt", _packed(shared))
-        for old in _complete(store)[:-keep]:
-            # The marker first: what is half deleted no longer counts.
-            store.delete(f"{_FOLDER}/{old:08d}/train.pt")
-            for path in store.list(f"{_FOLDER}/{old:08d}"):
-                store.delete(path)
+        oldest = _complete(store)[-keep:][0]
+        old = [path for path in store.list(_FOLDER) if _step(path) < oldest]
+        # The markers first: what is half deleted no longer counts.
+        for path in sorted(old, key=lambda path: not path.endswith("/train.pt")):
+            store.delete(path)
     _barrier()
 
 
 def load_last(store: Store, *, rank: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return what `save` was given for the last complete checkpoint, None if there is none.
 
-    The generators of random numbers are set as they were.
+    What is this rank's also holds `random`, for `set_random_state`.
 
     Raises:
-        FileNotFoundError: it was written by fewer ranks.
+        ConfigError: it was written by fewer ranks.
     """
     complete = _complete(store)
     if not complete:
         return None
     folder = f"{_FOLDER}/{complete[-1]:08d}"
     shared = _unpacked(store.read(f"{folder}/train.pt"))
-    own = _unpacked(store.read(f"{folder}/rank-{rank}.pt"))
-    _set_random_state(own.pop("random"))
+    try:
+        own = _unpacked(store.read(f"{folder}/rank-{rank}.pt"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"workers: {store.locate(folder)} was written by fewer ranks, and has nothing of rank"
+            f" {rank}; go on with as many"
+        ) from error
     return shared, own
 
 
 def _complete(store: Store) -> list[int]:
-    found = [path.split("/") for path in store.list(_FOLDER)]
-    return sorted(int(parts[1]) for parts in found if parts[-1] == "train.pt")
+    return sorted(_step(path) for path in store.list(_FOLDER) if path.endswith("/train.pt"))
+
+
+def _step(path: str) -> int:
+    return int(path.split("/")[1])
 
 
 def _packed(state: dict[str, Any]) -> bytes:
@@ -84,7 +93,11 @@ def _random_state() -> dict[str, Any]:
     return state
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set torch's generators as they were when a checkpoint was saved.
+
+    The last thing before training goes on: initialising networks draws numbers, too.
+    """
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -8,6 +8,9 @@ from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE
 
+_PATCH_SIDE = 24
+"""Pixels: three halvings leave the 2-D discriminator's last two convolutions one logit."""
+
 
 def check(config: TrainConfig) -> list[Fault]:
     """Return the faults; nothing is read but the names of weights."""
@@ -44,3 +47,13 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
             shorter,
             rule=f"the structural term needs sides of {SHORTEST_SIDE} pixels or more",
         )
+    if stage.objective.discriminator == "2d" and shorter < _PATCH_SIDE:
+        yield Fault(
+            f"{where}.clips",
+            shorter,
+            rule=f"the 2d discriminator needs sides of {_PATCH_SIDE} pixels or more",
+        )
+    if held_out := config.held_out(stage):
+        for fault in clip_faults(model, clips.frames, held_out.height, held_out.width):
+            if getattr(config.validation, side := fault.field.removeprefix("clip."), None):
+                yield replace(fault, field=f"validation.{side}")

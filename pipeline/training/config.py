@@ -14,6 +14,7 @@ from vidtok.training.objective import ObjectiveConfig
 from vidtok.training.trainer import TrainerConfig
 
 Weight = Annotated[NonNegativeFloat, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class VideosConfig(Section):
@@ -82,7 +83,7 @@ class StageConfig(Section):
     """Size, frame rate and randomness of the clips."""
     lr: Weight = 1e-5
     """Adam's learning rate."""
-    betas: Annotated[tuple[float, float], BeforeValidator(tuple)] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
     """Adam's decays."""
     warmup_steps: NonNegativeInt = 0
     """Batches over which the learning rate rises from 0."""
@@ -90,7 +91,7 @@ class StageConfig(Section):
     """`cosine` falls to `final_lr · lr` at the last step."""
     final_lr: Weight = 0.0
     """Share of the learning rate at the end of `cosine`."""
-    clip_norm: Weight = 20.0
+    clip_norm: Annotated[Weight, Field(gt=0)] = 20.0
     """Longest gradient, for each of the two optimizers."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Of the averaged weights, which are what is validated and kept. The release keeps the last."""
@@ -144,7 +145,8 @@ class TrainConfig(Section):
     stages: Annotated[list[StageConfig], Field(min_length=1)]
     """In order; each begins with the weights of the one before."""
     weights: str | None = None
-    """Checkpoint that the first stage begins with; null begins with drawn weights."""
+    """Checkpoint that the first stage begins with, or `hub` for the released one of `model`; null
+    begins with drawn weights."""
     warm_start: bool = False
     """Fit the linear path of drawn weights to the corpus first: worth thousands of steps where
     compute is scarce (`vidtok.training.warm_start`). The release does without."""

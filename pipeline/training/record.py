@@ -1,6 +1,6 @@
 """What a stage tells while it runs: lines of metrics, TensorBoard, pictures, a curve.
 
-metrics.jsonl           one line per `log_every` batches and per validation
+metrics.jsonl           one line per run of batches and per validation
 samples/00001000.png    held-out clips beside their reconstructions
 curve.png               loss and held-out PSNR over batches
 tensorboard/            the same scalars and pictures, where the output is a local folder
@@ -10,7 +10,7 @@ import io
 import json
 from typing import Any
 
-from pipeline.storage import Store, is_local
+from pipeline.storage import Store, canonical_uri, is_local
 
 _METRICS = "metrics.jsonl"
 
@@ -29,24 +29,26 @@ class Record:
         self._rows: list[dict[str, Any]] = []
         if store.exists(_METRICS):
             rows = [json.loads(line) for line in store.read(_METRICS).decode().splitlines()]
-            self._rows = [row for row in rows if row["step"] <= step]
+            # A run from the start tells of step 0 again, too.
+            self._rows = [row for row in rows if row["step"] <= step] if step else []
         self._board: Any = None
         if is_local(store.uri):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(store.locate("tensorboard"), purge_step=step + 1)
-        self._sums: dict[str, float] = {}
-        self._batches = 0
+            self._board = SummaryWriter(
+                canonical_uri(store.locate("tensorboard")), purge_step=step + 1
+            )
+        self._values: dict[str, list[float]] = {}
 
-    def batch(self, step: int, values: dict[str, float], every: int) -> dict[str, float] | None:
-        """Take in one batch; returns the means of the last `every`, when as many are there."""
+    def batch(self, step: int, values: dict[str, float], *, due: bool) -> dict[str, float] | None:
+        """Take in one batch; where a line is due, returns the means since the last line."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._batches += 1
-        if step % every:
+            self._values.setdefault(name, []).append(value)
+        if not due:
             return None
-        means = {name: total / self._batches for name, total in self._sums.items()}
-        self._sums, self._batches = {}, 0
+        # Each over the batches that have it: a term may begin between two lines.
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values = {}
         self._add(step, "train", means)
         return means
 
@@ -81,8 +83,7 @@ class Record:
             self._board.flush()
 
     def close(self) -> None:
-        """Write the last lines and end TensorBoard's thread."""
-        self.save()
+        """End TensorBoard's thread; writes nothing more."""
         if self._board is not None:
             self._board.close()
 

@@ -1,10 +1,11 @@
 """One stage on one rank: batches in, weights out, from the last checkpoint on."""
 
-import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -19,12 +20,11 @@ from pipeline.training.held_out import held_out_clips
 from pipeline.training.record import Record
 from pipeline.training.validation import validate
 from vidtok.lpips import load_lpips
+from vidtok.presets import named_config
 from vidtok.training.objective import Perceptual
 from vidtok.training.perceptual import structural_distance
 from vidtok.training.trainer import Trainer
 from vidtok.training.warm_start import warm_start
-
-log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 _WARM_START_CLIPS = 48
@@ -76,8 +76,8 @@ class _Stage:
     ) -> None:
         self._config, self._stage, self._store, self._rank = config, stage, store, rank
         self._tell = tell
-        torch.manual_seed(config.seed + rank.rank)
         saved = checkpoints.load_last(store, rank=rank.rank)
+        torch.manual_seed(config.seed + rank.rank)
         tokenizer = self._initial(before, fresh=saved is None).to(rank.device)
         perceptual, self._perceptual_name = _perceptual(stage.objective, rank.device)
         kl = tokenizer.config.regularizer == "kl"
@@ -90,15 +90,13 @@ class _Stage:
             workers=config.loaders,
         )
         if saved is not None:
-            shared, own = saved
-            self._trainer.load_state_dict(shared)
-            self._clips.load_state_dict(own["clips"])
+            self._go_on_from(*saved)
         self._record: Record | None = None
         self._held_out = []
         if rank.rank == 0:
-            self._record = Record(store, self._trainer.step)
             if config.validation is not None and (held_out := config.held_out(stage)):
                 self._held_out = held_out_clips(held_out, fps=config.validation.fps)
+            self._record = Record(store, self._trainer.step)
 
     def _initial(self, before: Store | None, *, fresh: bool) -> vidtok.Tokenizer:
         """Return the weights that the stage begins with."""
@@ -113,20 +111,39 @@ class _Stage:
             try:
                 # A .ckpt does not say what it is; its tensors are checked either way.
                 named = model if config.weights.endswith(".ckpt") else None
-                return _as_model(vidtok.load(config.weights, config=named), model, where)
+                source = config.model if config.weights == "hub" else config.weights
+                return _as_model(vidtok.load(source, config=named), model, where)
             except (ValueError, OSError, ImportError) as error:
                 raise ConfigError(f"{where}: {error}") from error
         tokenizer = vidtok.build(model, seed=config.seed)
         if config.warm_start and fresh and self._rank.rank == 0:
             self._tell("fitting the linear path to the corpus")
-            clips = TrainingClips(config.clips(self._stage), _WARM_START_CLIPS)
-            some = next(clips).float() / 127.5 - 1
-            clips.close()
+            with closing(TrainingClips(config.clips(self._stage), _WARM_START_CLIPS)) as clips:
+                some = next(clips).float() / 127.5 - 1
             warm_start(tokenizer, some, seed=config.seed)
         return tokenizer
 
+    def _go_on_from(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        try:
+            self._trainer.load_state_dict(shared)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"output = {self._store.uri}: holds checkpoints of another network or objective;"
+                " go on with that, or choose another output"
+            ) from error
+        self._clips.load_state_dict(own["clips"])
+        checkpoints.set_random_state(own["random"])
+
     def run(self) -> None:
         """Train to the stage's last batch and write its weights."""
+        try:
+            self._train()
+        finally:
+            self._clips.close()
+            if self._record is not None:
+                self._record.close()
+
+    def _train(self) -> None:
         trainer, stage, config = self._trainer, self._stage, self._config
         self._tell(
             f"{stage.name}: {trainer.step} of {stage.steps} batches done; "
@@ -139,7 +156,10 @@ class _Stage:
             values = trainer.train_on(next(self._clips))
             step = trainer.step
             if self._record is not None:
-                if means := self._record.batch(step, values, config.log_every):
+                # Also at a checkpoint: a resumed run begins with no batch of the next line's.
+                ends = (config.log_every, config.checkpoint_every, stage.steps)
+                due = any(step % end == 0 for end in ends)
+                if means := self._record.batch(step, values, due=due):
                     self._tell(_line(stage.name, step, stage.steps, means))
                 if config.validation and step % config.validation.every == 0:
                     self._validate()
@@ -150,10 +170,9 @@ class _Stage:
                 self._validate()
             for video, why in self._clips.skipped.items():
                 self._record.note(trainer.step, {"skipped": video, "why": why})
-            self._record.close()
+            self._record.save()
             self._store.write(WEIGHTS, _safetensors(trainer.averaged))
             self._tell(f"{stage.name}: {self._store.locate(WEIGHTS)}")
-        self._clips.close()
         if distributed.is_available() and distributed.is_initialized():
             distributed.barrier()
 
@@ -184,9 +203,9 @@ def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tok
     Raises:
         ConfigError: that one has other tensors.
     """
-    wanted = vidtok.build(model)
-    if wanted.config.digest == tokenizer.config.digest:
+    if named_config(model).digest == tokenizer.config.digest:
         return tokenizer
+    wanted = vidtok.build(model, seed=0)
     try:
         wanted.load_state_dict(tokenizer.state_dict())
     except RuntimeError as error:

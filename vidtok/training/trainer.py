@@ -178,7 +178,7 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def _average_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Average over ranks, in one message per dtype and device."""
+    """Average over ranks, in one message."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     gradients = [p.grad for p in weights if p.grad is not None]
