@@ -37,7 +37,7 @@ from vidtok.temporal import Stream
 
 ROWS = 30_000
 """Cells that each regression sees; a kernel of 3×3×3 over 64 channels has 1,728 coefficients."""
-RIDGE = 1e-4
+RIDGE = 1e-2
 """Added to the regressors' covariance, relative to their mean variance."""
 NORM_BIAS = 2.0
 """Bias of the last norm before each readout: SiLU is nearly straight around 2, and bent at 0."""
