@@ -29,6 +29,7 @@ from vidtok.layers import (
     SpatialBlock,
     SpatialDownsample,
     SpatialUpsample,
+    TemporalBlock,
     TemporalDownsample,
     TemporalUpsample,
 )
@@ -73,7 +74,7 @@ def warm_start(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
 
 def _silence(model: Tokenizer) -> None:
     for module in model.modules():
-        if isinstance(module, SpatialBlock | ResBlock3d):
+        if isinstance(module, SpatialBlock | TemporalBlock | ResBlock3d):
             last: nn.Module = module.conv2
         elif isinstance(module, Attention):
             last = module.proj_out

@@ -1,0 +1,227 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.small import small
+from vidtok import Tokenizer
+from vidtok.training.objective import ObjectiveConfig
+from vidtok.training.perceptual import structural_distance
+from vidtok.training.trainer import Trainer, TrainerConfig
+
+PIXELS = ObjectiveConfig(perceptual_weight=0, discriminator=None)
+CONFIG = TrainerConfig(lr=1e-3, ema_decay=0.9, precision="float32")
+FRAMES = 5
+
+
+def clips(batch: int = 1, side: int = 24) -> Tensor:
+    video = synthetic_video(batch, FRAMES, side, side)
+    return ((video + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).contiguous()
+
+
+def trainer(tokenizer: Tokenizer, objective: ObjectiveConfig = PIXELS, **how: Any) -> Trainer:
+    perceptual = structural_distance if objective.perceptual_weight else None
+    values = {name: getattr(CONFIG, name) for name in TrainerConfig.__slots__}
+    return Trainer(tokenizer, TrainerConfig(**(values | how)), objective, perceptual)
+
+
+def copies(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], module: torch.nn.Module) -> set[str]:
+    return {name for name, t in module.state_dict().items() if not torch.equal(t, before[name])}
+
+
+def test_the_learning_rate_of_each_batch() -> None:
+    constant = TrainerConfig(lr=2.0, warmup_steps=4)
+    assert [constant.lr_at(step) for step in (0, 1, 3, 4, 49_999)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert TrainerConfig(lr=2.0).lr_at(0) == 2.0
+    cosine = TrainerConfig(lr=2.0, steps=14, warmup_steps=4, schedule="cosine", final_lr=0.1)
+    assert [cosine.lr_at(step) for step in (0, 3, 4)] == [0.5, 2.0, 2.0]
+    assert cosine.lr_at(9) == pytest.approx(2.0 * (0.1 + 0.9 / 2))
+    assert cosine.lr_at(14) == cosine.lr_at(99) == pytest.approx(0.2)
+    falling = [cosine.lr_at(step) for step in range(4, 15)]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+def test_a_clip_is_learned(regularizer: str) -> None:
+    tokenizer = small("causal_v1_0", regularizer)
+    before = copies(tokenizer)
+    kl = ObjectiveConfig(perceptual_weight=0, discriminator=None, regularizer_weight=1e-6)
+    run = trainer(tokenizer, kl if regularizer == "kl" else PIXELS)
+    pixel = [run.train_on(clips())["pixel"] for _ in range(30)]
+    assert run.step == 30
+    assert changed(before, tokenizer) == set(before)
+    assert sum(pixel[-3:]) < 0.6 * sum(pixel[:3])
+
+
+def test_what_a_step_tells() -> None:
+    objective = ObjectiveConfig(discriminator_start=1)
+    run = trainer(small("causal_v1_0"), objective, warmup_steps=2)
+    first, second = run.train_on(clips(side=32)), run.train_on(clips(side=32))
+    assert [first["lr"], second["lr"]] == [5e-4, 1e-3]
+    always = {"loss", "pixel", "perceptual", "nll", "regularizer", "logvar", "gradient_norm"}
+    assert always | {"token_entropy", "codebook_entropy", "commitment"} <= set(first)
+    new = {"adversarial", "adaptive_weight", "hinge", "lecam", "discriminator_gradient_norm"}
+    assert new & set(first) == set()
+    assert new <= set(second)
+    assert all(type(value) is float for value in second.values())
+
+
+def test_gradients_longer_than_the_limit_are_shortened() -> None:
+    moves = []
+    for clip_norm in (1e-9, 1e9):
+        tokenizer = small("causal_v1_0")
+        before = copies(tokenizer)
+        assert trainer(tokenizer, clip_norm=clip_norm).train_on(clips())["gradient_norm"] > 1
+        now = tokenizer.state_dict()
+        moves.append(max(float((now[name] - before[name]).abs().max()) for name in before))
+    # Adam moves by the learning rate, however small the gradient, down to its epsilon of 1e-8.
+    assert moves[0] < 1e-4 < moves[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_decoder_stage_leaves_the_encoder_as_it_is() -> None:
+    tokenizer = small("causal_v1_0")
+    before = copies(tokenizer)
+    run = trainer(tokenizer, train="decoder")
+    for _ in range(3):
+        run.train_on(clips())
+    assert changed(before, tokenizer) == {name for name in before if name.startswith("decoder.")}
+    averaged = run.averaged.state_dict()
+    assert all(torch.equal(averaged[n], before[n]) for n in before if n.startswith("encoder."))
+
+
+def test_the_discriminator_learns_and_is_heard_from_its_first_step() -> None:
+    def states(start: int) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        objective = ObjectiveConfig(perceptual_weight=0, discriminator_start=start)
+        tokenizer = small("causal_v1_0")
+        run = trainer(tokenizer, objective)
+        found = []
+        for _ in range(3):
+            run.train_on(clips())
+            judge = {f"judge.{name}": t for name, t in run.state_dict()["objective"].items()}
+            found.append({name: t.clone() for name, t in (tokenizer.state_dict() | judge).items()})
+        return found
+
+    late, never = states(2), states(99)
+    judges = [name for name in late[0] if name.startswith("judge.discriminator.")]
+    assert judges
+    for step in (0, 1):
+        assert all(torch.equal(late[step][name], never[step][name]) for name in late[step])
+        assert all(torch.equal(late[step][name], late[0][name]) for name in judges)
+    assert not any(torch.equal(late[2][name], late[1][name]) for name in judges)
+    assert not torch.equal(
+        late[2]["decoder.conv_out.conv.weight"], never[2]["decoder.conv_out.conv.weight"]
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_average_follows_and_is_a_tokenizer_of_its_own(recompute: bool) -> None:
+    tokenizer = small("causal_v1_0", "kl")
+    run = trainer(tokenizer, recompute=recompute)
+    start = copies(run.averaged)
+    video = clips().movedim(-1, 1).float() / 127.5 - 1
+    for _ in range(3):
+        run.train_on(clips())
+    name = "decoder.conv_out.conv.weight"
+    average, last = run.averaged.state_dict()[name], tokenizer.state_dict()[name]
+    assert not torch.equal(average, start[name])
+    assert not torch.equal(average, last)
+    assert (average - start[name]).norm() < (last - start[name]).norm()
+    assert not run.averaged.training
+    # A tokenizer with these weights gives what the average gives: it shares no layer.
+    fresh = small("causal_v1_0", "kl")
+    fresh.load_state_dict(run.averaged.state_dict())
+    assert torch.equal(run.averaged.encode(video).latent, fresh.encode(video).latent)
+    assert not torch.equal(run.averaged.encode(video).latent, tokenizer.encode(video).latent)
+
+
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+def test_a_saved_state_goes_on_bit_for_bit(regularizer: str) -> None:
+    objective = ObjectiveConfig(discriminator_start=1)
+    run = trainer(small("causal_v1_0", regularizer), objective, warmup_steps=3)
+    for _ in range(2):
+        run.train_on(clips(side=32))
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    random = torch.get_rng_state()
+    expected = [run.train_on(clips(side=32)) for _ in range(3)]
+
+    file.seek(0)
+    other = trainer(small("causal_v1_0", regularizer), objective, warmup_steps=3)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    torch.set_rng_state(random)
+    assert other.step == 2
+    assert [other.train_on(clips(side=32)) for _ in range(3)] == expected
+    now, then = other.averaged.state_dict(), run.averaged.state_dict()
+    assert all(torch.equal(now[name], then[name]) for name in then)
+
+
+def test_a_state_of_another_network_or_objective_is_refused() -> None:
+    state = trainer(small("causal_v1_0")).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer(small("causal_v1_0", "kl")).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="discriminator"):
+        trainer(small("causal_v1_0"), ObjectiveConfig(perceptual_weight=0)).load_state_dict(state)
+
+
+ADVERSARIAL = ObjectiveConfig(perceptual_weight=0, discriminator="3d", discriminator_start=1)
+"""Heard from the second step on; the first one has the gradient of a plain mean over clips."""
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    """What one of two ranks makes of its clip; each begins with weights of its own."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    torch.manual_seed(rank)
+    tokenizer = small("causal_v1_0")
+    if rank == 1:
+        with torch.no_grad():
+            for parameter in tokenizer.parameters():
+                parameter.add_(1)
+    run = trainer(tokenizer, ADVERSARIAL, lr=1e-4)
+    states = []
+    for _ in range(2):
+        values = run.train_on(clips(2).narrow(0, rank, 1))
+        state = run.state_dict()
+        learned = {f"judge.{n}": t for n, t in state["objective"].items()} | state["tokenizer"]
+        norm = {"norm": torch.tensor(values["gradient_norm"])}
+        states.append({name: t.clone() for name, t in (learned | norm).items()})
+    torch.save(states, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_stay_alike_and_learn_what_one_learns_from_both_clips(tmp_path: Path) -> None:
+    multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for step in range(2):
+        for name, tensor in first[step].items():
+            # Running statistics are each rank's own; nothing is computed from them.
+            if "running" not in name:
+                assert torch.equal(tensor, second[step][name]), name
+    # The judge of the first step has not learned yet.
+    assert not torch.equal(
+        first[0]["judge.discriminator.main.0.weight"], first[1]["judge.discriminator.main.0.weight"]
+    )
+
+    tokenizer = small("causal_v1_0")
+    before = copies(tokenizer)
+    alone = trainer(tokenizer, ADVERSARIAL, lr=1e-4).train_on(clips(2))
+    assert first[0]["norm"].item() == pytest.approx(alone["gradient_norm"], rel=1e-3)
+    moved = [
+        torch.cat([(state[name] - before[name]).flatten() for name in before])
+        for state in (tokenizer.state_dict(), first[0])
+    ]
+    # Adam's first step is the sign of each gradient: where one is nearly zero, rounding decides.
+    same = ((moved[0] - moved[1]).abs() < 2e-5).float().mean()
+    assert moved[0].abs().max() > 5e-5
+    assert same > 0.995
