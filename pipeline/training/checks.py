@@ -32,7 +32,7 @@ def check(config: TrainConfig) -> list[Fault]:
         faults.append(Fault("stages", names, rule="every stage needs a name of its own"))
     for number, stage in enumerate(config.stages):
         faults += _stage_faults(config, stage, f"stages.{number}")
-    return faults
+    return [*faults, *_validation_faults(config)]
 
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
@@ -53,7 +53,13 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
             shorter,
             rule=f"the 2d discriminator needs sides of {_PATCH_SIDE} pixels or more",
         )
+
+
+def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
+    stage = config.stages[0]
     if held_out := config.held_out(stage):
-        for fault in clip_faults(model, clips.frames, held_out.height, held_out.width):
-            if getattr(config.validation, side := fault.field.removeprefix("clip."), None):
+        model, frames = named_config(config.model_of(stage)), held_out.frames
+        for fault in clip_faults(model, frames, held_out.height, held_out.width):
+            side = fault.field.removeprefix("clip.")
+            if getattr(config.validation, side, None) is not None:  # else it is the stage's
                 yield replace(fault, field=f"validation.{side}")
