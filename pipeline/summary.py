@@ -133,7 +133,7 @@ class Summary:
         if self.nothing_to_do:
             lines = [f"nothing to do: all {self.planned} units are committed in {self.output}"]
         else:
-            done = f"{self.done.units} done in {_duration(self.seconds)}"
+            done = f"{self.done.units} done in {format_duration(self.seconds)}"
             others = f"{self.committed_before} before · {len(self.failed)} failed"
             lines = [
                 f"units      {self.planned} planned · {done} · {others}",
@@ -149,7 +149,7 @@ class Summary:
         verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
         lines.append(
             f"dataset    {self.total.units} units · {self.total.counts.clips_written} clips"
-            f" · {_bytes(self.total.bytes)} · {verdict} · {self.output}"
+            f" · {format_bytes(self.total.bytes)} · {verdict} · {self.output}"
         )
         again = "run the same command again to retry failed units; or: " if self.failed else ""
         lines.append(f"next       {again}{_python()} -m pipeline status {self.output}")
@@ -182,7 +182,7 @@ def tally_lines(tally: Tally) -> list[str]:
     lines = [
         f"samples    {counts.samples_read} read = {kept} with clips + {samples}",
         f"clips      {counts.clips_seen} seen = {counts.clips_written} written + {clips}",
-        f"bytes      {_bytes(tally.bytes)} in parts",
+        f"bytes      {format_bytes(tally.bytes)} in parts",
     ]
     lines += [
         f"quarantine {count:5d} {reason}: {REASONS.get(reason, '?')}"
@@ -202,7 +202,8 @@ def _speed_lines(tally: Tally, seconds: float) -> list[str]:
     return [f"speed      {clips / seconds:.1f} clips/s; one process by stage: {' · '.join(stages)}"]
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return `12.3 s`, or from a minute on `0:02:05`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -210,7 +211,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def _bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
+    """Return a size in B, kB, MB, GB or TB of powers of 1000."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
