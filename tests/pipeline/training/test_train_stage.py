@@ -1,0 +1,186 @@
+"""Whole trainings in this process: what they leave, how they go on, what they refuse."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+import vidtok
+from pipeline.errors import ConfigError
+from pipeline.training import stage as module
+from pipeline.training.config import TrainConfig
+from pipeline.training.stage import Rank, train_stages
+from tests.assets import HIKER
+from tests.pipeline.training.runs import (
+    BROKEN,
+    HIGH,
+    LOW,
+    interrupt_at,
+    measured,
+    rows,
+    training,
+)
+from vidtok.presets import PRESETS
+
+FSQ, KL, KL_V1_1 = "small_fsq", "small_kl", "small_kl_v1_1"
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsq, kl = (PRESETS[f"vidtok_{n}_tiny"] for n in ("fsq_causal_488_262144", "kl_causal_488_8chn"))
+    monkeypatch.setitem(PRESETS, FSQ, replace(fsq, name=FSQ, ch=8))
+    monkeypatch.setitem(PRESETS, KL, replace(kl, name=KL, ch=8))
+    monkeypatch.setitem(PRESETS, KL_V1_1, replace(kl, name=KL_V1_1, ch=8, network="causal_v1_1"))
+    monkeypatch.setattr("vidtok.training.warm_start.ROWS", 2000)
+    monkeypatch.setattr(module, "_WARM_START_CLIPS", 4)
+
+
+def run(config: TrainConfig) -> list[str]:
+    lines: list[str] = []
+    train_stages(config, Rank(), lines.append)
+    return lines
+
+
+def one_stage(output: Path, **changes: Any) -> TrainConfig:
+    return training(output, **({"model": KL, "stages": [LOW]} | changes))
+
+
+@pytest.fixture
+def no_children_left() -> Iterator[None]:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+@pytest.mark.usefixtures("no_children_left")
+def test_a_whole_run(tmp_path: Path) -> None:
+    config = training(tmp_path, model=FSQ, warm_start=True)
+    lines = run(config)
+    assert lines[0] == "fitting the linear path to the corpus"
+    assert lines[1].startswith("low: 0 of 12 batches done; perceptual term: structural")
+
+    low = tmp_path / "1-low"
+    [first, *notes] = rows(tmp_path, of="note")
+    assert first["perceptual"] == "structural (edges and SSIM; not LPIPS)"
+    assert TrainConfig.model_validate(first["config"]) == config
+    # The broken video is passed over, and named at the end.
+    assert [(note["step"], note["why"].partition(":")[0]) for note in notes] == [
+        (12, "not_a_video")
+    ]
+    assert notes[0]["skipped"].endswith(BROKEN.name)
+    # Every three batches, and at checkpoints.
+    assert [row["step"] for row in rows(tmp_path, of="train")] == [3, 4, 6, 8, 9, 12]
+    assert [row["step"] for row in rows(tmp_path, of="held_out")] == [0, 5, 10, 12]
+    assert [row["step"] for row in rows(tmp_path, "2-high", of="train")] == [3]
+    held_out = rows(tmp_path, of="held_out")[0]
+    assert set(held_out) == {"step", "of", "psnr", "ssim", "levels_used", "code_bits"}
+    assert "adversarial" not in rows(tmp_path, of="train")[1]
+    assert "hinge" in rows(tmp_path, of="train")[2]
+
+    assert {path.name for path in low.iterdir()} == {
+        "checkpoints", "curve.png", "metrics.jsonl", "model.safetensors", "samples", "tensorboard",
+    }  # fmt: skip
+    assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004", "00000008"}
+    sample = Image.open(io.BytesIO((low / "samples/00000012.png").read_bytes()))
+    assert sample.width >= 5 * 32
+    assert sample.height >= 2 * 32
+
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("1-low", "2-high"))
+    assert all(one[name].equal(two[name]) for name in one if name.startswith("encoder."))
+    assert not any(one[name].equal(two[name]) for name in one if name.startswith("decoder."))
+    assert vidtok.load(tmp_path / "2-high/model.safetensors").config == PRESETS[FSQ]
+
+    # The averaged weights are what is measured and what is kept.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert run(config) == ["low: complete", "high: complete"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path: Path, loaders: int) -> None:
+    whole, cut = (training(tmp_path / n, model=KL, loaders=loaders) for n in ("whole", "cut"))
+    run(whole)
+    for text in ("low 3/12", "low 9/12", "high 3/3"):  # before any checkpoint, behind the second
+        with pytest.raises(KeyboardInterrupt):
+            train_stages(cut, Rank(), interrupt_at(text))
+    lines = run(cut)
+    assert lines[:2] == ["low: complete", "high: 0 of 3 batches done; perceptual term: none"]
+    assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
+    ends = [load_file(tmp_path / n / "2-high/model.safetensors") for n in ("whole", "cut")]
+    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+
+
+def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
+    high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 6}}
+    run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high], validation=None))
+    names = ("1-low", "2-high")
+    models = [vidtok.load(tmp_path / name / "model.safetensors") for name in names]
+    assert [model.config.network for model in models] == ["causal_v1_0", "causal_v1_1"]
+    one, two = (model.state_dict() for model in models)
+    assert all(one[name].equal(two[name]) for name in one if name.startswith("encoder."))
+
+
+def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
+    given = tmp_path / "given.safetensors"
+    start = vidtok.build(KL, seed=7)
+    vidtok.checkpoint.save(start, given)
+    stage = {**LOW, "steps": 1, "lr": 0.0}
+    run(one_stage(tmp_path / "out", weights=str(given), stages=[stage], validation=None))
+    end = load_file(tmp_path / "out/1-low/model.safetensors")
+    assert all(end[name].equal(tensor) for name, tensor in start.state_dict().items())
+
+    with pytest.raises(ConfigError, match=f"given.safetensors: has the tensors of {KL}, not of"):
+        run(one_stage(tmp_path / "other", weights=str(given), model=FSQ))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"source": {"uri": "nowhere/*.mp4"}}, "nowhere"),
+        ({"source": {"uri": str(BROKEN)}}, "none of 1 sources gives a frame; .*not_a_video"),
+        ({"validation": {"uri": str(BROKEN)}}, "held-out video text.mp4: not_a_video"),
+        (
+            {"stages": [{**LOW, "objective": {"perceptual": "lpips", "vgg16": "nowhere.pth"}}]},
+            "perceptual = lpips: .*nowhere.pth",
+        ),
+        ({"weights": "nowhere.ckpt"}, "weights = nowhere.ckpt: "),
+    ],
+)
+@pytest.mark.usefixtures("no_children_left")
+def test_what_is_not_there_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(one_stage(tmp_path / "out", **changes))
+    assert not (tmp_path / "out/1-low/metrics.jsonl").exists()
+
+
+def test_a_stand_in_for_lpips_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    stage = {**LOW, "steps": 1, "objective": {"perceptual": "auto"}}
+    lines = run(one_stage(tmp_path, stages=[stage], validation=None))
+    assert "perceptual term: structural (edges and SSIM; no LPIPS: " in lines[0]
+    assert rows(tmp_path, of="note")[0]["perceptual"] == lines[0].partition("term: ")[2]
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/12"))
+    for changes, says in (
+        ({"model": FSQ}, "holds checkpoints of another network or objective"),
+        ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network or objective"),
+        ({"source": {"uri": str(HIKER.path)}}, "videos = "),
+        ({"loaders": 2}, "lanes = "),
+        ({"seed": 1}, "seed = 1: the saved state of the training clips is of seed = 23"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run(one_stage(tmp_path, **changes))
+    assert run(one_stage(tmp_path))[0].startswith("low: 4 of 12 batches done")
