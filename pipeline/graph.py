@@ -30,6 +30,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.metrics import Recorder
 from pipeline.records import Closing, UnitRecord, WorkUnit, from_json, to_json
 from pipeline.resources import Allocation
 from pipeline.rows import ABORTED, BATCH, CLOSING, Aborted
@@ -58,6 +59,10 @@ class BatchDone:
     """A batch row was tokenized; it is not committed yet."""
 
     num_clips: int
+    waiting_s: float
+    """Seconds that the actor waited for input since its row before."""
+    busy_s: float
+    """Likewise, seconds that it worked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,17 @@ class UnitFailed:
     reason: str
 
 
-Event = BatchDone | UnitDone | UnitFailed | None
-"""None: nothing happened for a moment; the driver may want to look at its clock."""
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What is under way; comes a few times a second, so that the driver can look at its clock."""
+
+    open_units: int
+    """Units of which rows have arrived, and which are neither done nor failed."""
+    rows_held: int
+    """Tokenized rows of these units."""
+
+
+Event = BatchDone | UnitDone | UnitFailed | InFlight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +101,7 @@ class PassArguments:
     tokenize: TokenizeArguments
     commit: CommitArguments
     open_units: int
+    recorder: Recorder
     careful: bool = False
     """After a pass with failures: one row in flight per tokenizer, so that a row that kills its
     actor takes no healthy ones along."""
@@ -133,7 +148,7 @@ def _dataset(
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset = dataset.map_batches(
         DecodeWorker,
-        fn_constructor_args=(arguments.decode,),
+        fn_constructor_args=(arguments.decode, arguments.recorder),
         batch_size=1,
         batch_format="numpy",
         # One unit in flight: with more, a unit that kills its actor took a healthy one along.
@@ -143,7 +158,7 @@ def _dataset(
     )
     return dataset.map_batches(
         TokenizeWorker,
-        fn_constructor_args=(arguments.tokenize,),
+        fn_constructor_args=(arguments.tokenize, arguments.recorder),
         batch_size=1,
         batch_format="numpy",
         compute=ActorPoolStrategy(
@@ -164,7 +179,9 @@ class _Described:
     kind: str
     unit: str
     seq: int
-    num_clips: int = 0
+    num_clips: int
+    waiting_s: float
+    busy_s: float
     num_rows: int = 0
     """Of a closing row: the batch rows of its unit."""
     reason: str = ""
@@ -190,7 +207,16 @@ def _describe(ref: Any) -> _Described | None:
         rows = len(from_json(Closing, header).digests)
     elif kind == ABORTED:
         reason = from_json(Aborted, header).reason
-    return _Described(kind, row["unit"], row["seq"], row["num_clips"], rows, reason)
+    return _Described(
+        kind=kind,
+        unit=row["unit"],
+        seq=row["seq"],
+        num_clips=row["num_clips"],
+        waiting_s=row["waiting_s"],
+        busy_s=row["busy_s"],
+        num_rows=rows,
+        reason=reason,
+    )
 
 
 def _commit(unit: WorkUnit, refs: list[Any], arguments: CommitArguments) -> UnitRecord | str:
@@ -228,6 +254,8 @@ class _Collector:
         self._open_units = open_units
         self._open: dict[str, _OpenUnit] = {unit.unit: _OpenUnit() for unit in units}
         """Units of which rows may still come."""
+        self._rows_held: dict[str, int] = {}
+        """Unit → rows that arrived, of units that are not done."""
         self._describing: dict[Any, list[Any]] = {}
         self._committing: dict[Any, str] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -259,7 +287,7 @@ class _Collector:
                     yield from self._described(future)
                 else:
                     yield self._committed(future)
-            yield None
+            yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
         reason = source.error or (
             "its rows did not all arrive: a process that worked on it died"
             f" {1 + _TASK_RETRIES} times, or a node was lost"
@@ -278,7 +306,8 @@ class _Collector:
             unit = self._open[row.unit]
             if row.kind == BATCH and row.seq not in unit.refs:
                 unit.refs[row.seq] = ref
-                yield BatchDone(row.num_clips)
+                self._rows_held[row.unit] = len(unit.refs)
+                yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
             elif row.kind == CLOSING and unit.closing is None:
                 unit.closing, unit.num_rows = ref, row.num_rows
             if whole := unit.complete():
@@ -288,6 +317,7 @@ class _Collector:
 
     def _committed(self, future: Any) -> UnitDone | UnitFailed:
         unit = self._committing.pop(future)
+        self._rows_held.pop(unit, None)
         try:
             outcome: UnitRecord | str = ray.get(future)
         except ray.exceptions.RayError as error:
@@ -298,6 +328,7 @@ class _Collector:
 
     def _failed(self, unit: str, reason: str) -> UnitFailed:
         del self._open[unit]
+        self._rows_held.pop(unit, None)
         return UnitFailed(unit, reason)
 
 

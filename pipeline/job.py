@@ -23,9 +23,11 @@ from pipeline.dataset import Dataset, new_dataset, open_dataset
 from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.errors import OverBudget
 from pipeline.fingerprint import identity, tokenizer_column
+from pipeline.job_metrics import JobMetrics
 from pipeline.log import CommitLog
 from pipeline.log_buffer import LogBuffer
 from pipeline.manifest import write_manifest
+from pipeline.metrics import Recorder
 from pipeline.models import is_untrained, open_model, weights_digest
 from pipeline.parts import TokenizerColumn
 from pipeline.progress import Progress
@@ -80,7 +82,8 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     tokenizers = _open_tokenizers(config)
     dataset = open_dataset(store, tokenizers.dataset(config))
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run_id)
-    job = _Job(config, plan, tokenizers, LogBuffer(log, config.commit.log_every_s), progress)
+    buffer = LogBuffer(log, config.commit.log_every_s)
+    job = _Job(config, run_id, plan, tokenizers, buffer, progress)
     left = job.left()
     covered = log.committed.sources
     committed_before = sum(covered.issuperset(unit_sources(unit)) for unit in plan)
@@ -102,6 +105,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         failed={unit.unit: job.reasons.get(unit.unit, _NOT_REACHED) for unit in job.left()},
         total=Tally.of(manifest),
         seconds=time.monotonic() - began,
+        tokenizers_waited=job.tokenizers_waited,
         untrained=untrained,
     )
     if left:
@@ -167,12 +171,22 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
 @dataclass(slots=True)
 class _Job:
     config: JobConfig
+    run: str
     plan: Sequence[WorkUnit]
     tokenizers: _Tokenizers
     buffer: LogBuffer
     progress: Progress
     reasons: dict[str, str] = field(default_factory=dict)
     """Unit → why it failed last."""
+    waiting_s: float = 0.0
+    """Of all tokenizer actors."""
+    busy_s: float = 0.0
+
+    @property
+    def tokenizers_waited(self) -> float | None:
+        """Return the share of their time that tokenizer actors waited for clips."""
+        whole = self.waiting_s + self.busy_s
+        return self.waiting_s / whole if whole else None
 
     def left(self) -> list[WorkUnit]:
         """Return what the log, as far as this driver has read it, does not cover."""
@@ -185,21 +199,32 @@ class _Job:
     def work(self, units: list[WorkUnit]) -> None:
         """Run passes until nothing is left, or what is left has failed often enough."""
         from pipeline.cluster import connect
+        from pipeline.ray_recorder import RayRecorder
 
         failures: Counter[str] = Counter()
         most = self.config.commit.unit_attempts
+        metrics = JobMetrics(RayRecorder(self.run), planned=len(self.plan), attempts=most)
+        left = units
         with connect() as cluster:
             while units:
-                self._pass(units, cluster, failures)
+                metrics.begin(len(units), len(left), self.buffer)
+                self._pass(units, cluster, failures, metrics)
                 # Planned anew: what another driver committed meanwhile is done, too, and a run of
                 # files of which it did some is cut again.
-                units = [unit for unit in self.left() if failures[unit.unit] < most]
+                left = self.left()
+                units = [unit for unit in left if failures[unit.unit] < most]
                 if units:
                     self.progress.say(f"again      {len(units)} units go into another pass")
                     time.sleep(_BACKOFF_S * max([1, *failures.values()]))
 
-    def _pass(self, units: list[WorkUnit], cluster: "Cluster", failures: Counter[str]) -> None:
-        from pipeline.graph import BatchDone, UnitDone, UnitFailed, run_pass
+    def _pass(
+        self,
+        units: list[WorkUnit],
+        cluster: "Cluster",
+        failures: Counter[str],
+        metrics: JobMetrics,
+    ) -> None:
+        from pipeline.graph import BatchDone, InFlight, UnitDone, UnitFailed, run_pass
         from pipeline.resources import allocate
 
         allocation = allocate(
@@ -214,34 +239,43 @@ class _Job:
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs, the cluster has"
                 f" {cluster.cpus:g}: the rest waits for nodes"
             )
-        arguments = self._arguments(allocation.device, careful=bool(failures))
+        arguments = self._arguments(allocation.device, metrics.recorder, careful=bool(failures))
         self.progress.begin(len(units))
         try:
             for event in run_pass(units, arguments, allocation):
                 if isinstance(event, BatchDone):
                     self.progress.clips(event.num_clips)
+                    self.waiting_s += event.waiting_s
+                    self.busy_s += event.busy_s
                 elif isinstance(event, UnitDone):
                     self.progress.unit(failed=False)
+                    metrics.unit_done(event.record.unit)
                     self.buffer.add(event.record)
                 elif isinstance(event, UnitFailed):
                     self.progress.unit(failed=True)
+                    metrics.unit_failed(event.unit)
                     self.progress.say(f"put back   {event.unit}: {event.reason}")
                     failures[event.unit] += 1
                     self.reasons[event.unit] = event.reason
+                elif isinstance(event, InFlight):
+                    metrics.in_flight(event.open_units, event.rows_held)
                 self.buffer.flush_if_due()
+                metrics.report_if_due(self.buffer)
                 self._check_budget()
                 self.progress.tick()
         finally:
             self.progress.end()
             # Also on the way out of an error: what is written should not be done again.
             self.buffer.flush()
+            metrics.in_flight(0, 0)
+            metrics.report(self.buffer)
         self._check_budget()
 
     def _check_budget(self) -> None:
         if reason := over_budget(self.buffer.ours, self.config.max_quarantine_rate):
             raise OverBudget(reason)
 
-    def _arguments(self, device: str, *, careful: bool) -> "PassArguments":
+    def _arguments(self, device: str, recorder: Recorder, *, careful: bool) -> "PassArguments":
         from pipeline.graph import PassArguments
         from pipeline.workers import CommitArguments, DecodeArguments, TokenizeArguments
 
@@ -270,5 +304,6 @@ class _Job:
                 max_part_bytes=config.commit.part_mb * _MIB,
             ),
             open_units=config.commit.open_units,
+            recorder=recorder,
             careful=careful,
         )

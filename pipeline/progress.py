@@ -60,10 +60,15 @@ class Meter:
             f" · {_clock(now - self._began)} · left {self._left(now)}"
         )
 
-    def _left(self, now: float) -> str:
+    def left_s(self, now: float) -> float | None:
+        """Return the seconds left at the pace so far, or None before the first unit is done."""
         if not self.done:
-            return "?"
-        return _clock((now - self._began) / self.done * (self.units - self.done))
+            return None
+        return (now - self._began) / self.done * (self.units - self.done)
+
+    def _left(self, now: float) -> str:
+        left_s = self.left_s(now)
+        return "?" if left_s is None else _clock(left_s)
 
 
 class ConsoleProgress:

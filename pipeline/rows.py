@@ -1,7 +1,7 @@
 """The rows of the Ray dataset: how a stage's records become columns, and records again.
 
     decode ─► kind unit seq header frames ─► tokenize
-    tokenize ─► kind unit seq header rows num_clips ─► commit
+    tokenize ─► kind unit seq header rows num_clips waiting_s busy_s ─► commit
 
 One row per block. `kind` says what `header` (JSON) is: a batch's header, a unit's `Closing`, or the
 `Aborted` of a unit that a stage gave up, which is how its reason reaches the driver. Frames travel
@@ -32,6 +32,8 @@ PAYLOAD_SCHEMA: Final = pa.schema(
         ("header", pa.binary()),
         ("rows", pa.binary()),
         ("num_clips", pa.int64()),
+        ("waiting_s", pa.float64()),
+        ("busy_s", pa.float64()),
     ]
 )
 
@@ -78,8 +80,16 @@ def read_decoded_row(batch: dict[str, NDArray[Any]]) -> BatchRow | Closing | Abo
     return from_json(Closing, header) if kind == CLOSING else from_json(Aborted, header)
 
 
-def payload_row(record: Payload | Closing | Aborted) -> pa.Table:
-    """Return a record as a Ray block of one row."""
+def payload_row(
+    record: Payload | Closing | Aborted, *, waiting_s: float = 0.0, busy_s: float = 0.0
+) -> pa.Table:
+    """Return a record as a Ray block of one row.
+
+    Args:
+        record: the row.
+        waiting_s: seconds that the actor waited for input since the row that told so last.
+        busy_s: likewise, seconds that it worked.
+    """
     if isinstance(record, Payload):
         header = record.header
         clips = len(header.clip_ids)
@@ -87,7 +97,8 @@ def payload_row(record: Payload | Closing | Aborted) -> pa.Table:
     else:
         kind = CLOSING if isinstance(record, Closing) else ABORTED
         row = (kind, record.unit, -1, to_json(record), b"", 0)
-    return pa.table([[value] for value in row], schema=PAYLOAD_SCHEMA)
+    columns = [[value] for value in (*row, waiting_s, busy_s)]
+    return pa.table(columns, schema=PAYLOAD_SCHEMA)
 
 
 def read_payload(block: pa.Table) -> Payload:

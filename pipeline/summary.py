@@ -96,6 +96,8 @@ class Summary:
     total: Tally
     """All that the dataset holds now."""
     seconds: float
+    tokenizers_waited: float | None = None
+    """Share of their time that tokenizer actors waited for clips; None if none was tokenized."""
     untrained: Sequence[str] = ()
     """Tokenizers that ran on a seeded initialisation."""
 
@@ -125,6 +127,7 @@ class Summary:
             },
             "this_run": tally_dict(self.done),
             "dataset": tally_dict(self.total),
+            "tokenizers_waited": self.tokenizers_waited and round(self.tokenizers_waited, 4),
             "untrained": list(self.untrained),
         }
 
@@ -140,6 +143,9 @@ class Summary:
                 *tally_lines(self.done),
                 *_speed_lines(self.done, self.seconds),
             ]
+            if self.tokenizers_waited is not None:
+                share = f"{self.tokenizers_waited:.0%} of their time"
+                lines.append(f"waiting    tokenizers waited {share} for decoded clips")
         if self.lost_race:
             lines.append(f"           {self.lost_race} more were committed by another driver first")
         for name in self.untrained if self.done.units else ():

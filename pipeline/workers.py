@@ -19,6 +19,7 @@ from pipeline.config import TokenizerSpec
 from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import PipelineError
+from pipeline.metrics import CLIPS, DECODE, ROWS, TOKENIZE, Recorder
 from pipeline.parts import TokenizerColumn, clip_schema
 from pipeline.records import Closing, PayloadHeader, UnitRecord, WorkUnit, from_json
 from pipeline.rows import (
@@ -30,6 +31,7 @@ from pipeline.rows import (
     read_payload,
 )
 from pipeline.storage import Store
+from pipeline.worker_clock import BUSY, WAITING, WorkerClock
 
 RayBatch = dict[str, NDArray[Any]]
 
@@ -70,7 +72,8 @@ class CommitArguments:
 class DecodeWorker:
     """A generator over the rows of one unit, for `map_batches`."""
 
-    def __init__(self, arguments: DecodeArguments) -> None:
+    def __init__(self, arguments: DecodeArguments, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._stage = DecodeStage(
             arguments.rule,
             arguments.limits,
@@ -78,21 +81,27 @@ class DecodeWorker:
             max_video_mb=arguments.max_video_mb,
             storage_options=arguments.storage_options,
         )
+        self._clock = WorkerClock(DECODE, recorder)
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
         """Yield the decoded rows of the unit whose JSON stands in `unit`."""
         unit = from_json(WorkUnit, str(batch["unit"][0]))
-        try:
-            for record in self._stage(unit):
-                yield decoded_row(record)
-        except Exception as error:
-            yield decoded_row(Aborted(unit=unit.unit, reason=f"decode: {_say(error)}"))
+        with self._clock.call():
+            try:
+                for record in self._stage(unit):
+                    if isinstance(record, BatchRow):
+                        self._recorder.add(CLIPS, len(record.header.clips), stage=DECODE)
+                        self._recorder.add(ROWS, 1, stage=DECODE)
+                    with self._clock.handing_over():
+                        yield decoded_row(record)
+            except Exception as error:
+                yield decoded_row(Aborted(unit=unit.unit, reason=f"decode: {_say(error)}"))
 
 
 class TokenizeWorker:
     """A map from one decoded row to one payload row, for `map_batches`."""
 
-    def __init__(self, arguments: TokenizeArguments) -> None:
+    def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
         import torch
 
         from pipeline.models import open_encoder
@@ -112,9 +121,15 @@ class TokenizeWorker:
             ]
         )
         self._broken = False
+        self._recorder = recorder
+        self._clock = WorkerClock(TOKENIZE, recorder)
 
     def __call__(self, batch: RayBatch) -> pa.Table:
         """Return the payload row of a decoded row."""
+        with self._clock.call():
+            return self._payload_row(batch)
+
+    def _payload_row(self, batch: RayBatch) -> pa.Table:
         from pipeline.tokenize import TokenizerBroken
 
         record = read_decoded_row(batch)
@@ -125,11 +140,18 @@ class TokenizeWorker:
             # faster than its healthy neighbours work. Ray gives the row to its successor.
             os._exit(1)
         try:
-            return payload_row(self._stage(record))
+            payload = self._stage(record)
         except Exception as error:
             self._broken = isinstance(error, TokenizerBroken)
             unit = record.header.unit
             return payload_row(Aborted(unit=unit, reason=f"tokenize: {_say(error)}"))
+        clips = len(payload.header.clip_ids) - len(payload.header.quarantined)
+        self._recorder.add(CLIPS, clips, stage=TOKENIZE)
+        self._recorder.add(ROWS, 1, stage=TOKENIZE)
+        seconds = self._clock.take()
+        return payload_row(
+            payload, waiting_s=seconds.get(WAITING, 0.0), busy_s=seconds.get(BUSY, 0.0)
+        )
 
 
 def commit_blocks(

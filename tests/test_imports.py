@@ -36,6 +36,7 @@ def test_ray_data_is_known_to_the_graph_alone() -> None:
     assert importers("pipeline", "ray") == {
         "pipeline/graph.py",
         "pipeline/cluster.py",
+        "pipeline/ray_recorder.py",
         "pipeline/evaluation/ray_workers.py",
         "pipeline/training/launch.py",
     }

@@ -79,6 +79,13 @@ def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_the_share_that_tokenizers_waited_is_told_where_it_is_known() -> None:
+    made = summary(tally(UNIT), tokenizers_waited=0.426)
+    assert "waiting    tokenizers waited 43% of their time for decoded clips" in made.lines()
+    assert made.to_dict()["tokenizers_waited"] == 0.426
+    assert summary(tally(UNIT)).to_dict()["tokenizers_waited"] is None
+
+
 def test_whatever_does_not_add_up_is_named_and_fails_the_run() -> None:
     for wrong, text in (
         (replace(UNIT, counts=replace(UNIT.counts, samples_read=4)), "4 samples read, 3 accounted"),
