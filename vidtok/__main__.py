@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from vidtok.checkpoint import bundled_weights, convert
 from vidtok.presets import PRESETS, named_config
 
@@ -19,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     to.add_argument("source", type=Path)
     to.add_argument("target", type=Path)
     to.add_argument("--config", help="name, where the file's name does not say it")
+    to.add_argument("--half", action="store_true", help="store float16: half the size")
     asked = parser.parse_args(arguments)
     try:
         if asked.verb == "list":
@@ -29,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             if asked.target.suffix != ".safetensors":
                 raise ValueError(f"{asked.target}: must end in .safetensors")
-            model = convert(asked.source, asked.target, asked.config)
+            dtype = torch.float16 if asked.half else None
+            model = convert(asked.source, asked.target, asked.config, dtype)
             print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

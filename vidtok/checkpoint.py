@@ -58,14 +58,25 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def convert(source: Path, target: Path, config: str | TokenizerConfig | None = None) -> Tokenizer:
+def convert(
+    source: Path,
+    target: Path,
+    config: str | TokenizerConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tokenizer:
     """Write a checkpoint as safetensors that carry their own configuration; returns the model.
+
+    Args:
+        source: what `load` takes.
+        target: the file to write.
+        config: as for `load`.
+        dtype: store tensors in this type; None: as they are loaded, float32.
 
     Raises:
         ValueError: as `load`.
     """
     model = load(source, config=config)
-    save(model, target)
+    save(model, target, dtype)
     return model
 
 

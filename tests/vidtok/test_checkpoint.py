@@ -58,6 +58,12 @@ def test_a_converted_file_carries_its_own_configuration(released: Path, tmp_path
     model = vidtok.load(target)
     assert metadata["vidtok_config_digest"] == model.config.digest
     assert _equal(model, vidtok.load(released))
+    half = tmp_path / "half.safetensors"
+    assert main(["convert", str(released), str(half), "--half"]) == 0
+    assert half.stat().st_size < 0.52 * target.stat().st_size
+    for name, tensor in vidtok.load(half).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].half().float())
 
 
 def test_a_name_that_says_nothing_needs_a_configuration(released: Path) -> None:
