@@ -19,6 +19,7 @@ from pipeline.training.stage import Rank, train_stages
 from tests.assets import HIKER
 from tests.pipeline.training.runs import (
     BROKEN,
+    HELD_OUT,
     HIGH,
     LOW,
     interrupt_at,
@@ -61,23 +62,21 @@ def no_children_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_children_left")
 def test_a_whole_run(tmp_path: Path) -> None:
-    config = training(tmp_path, model=FSQ, warm_start=True)
+    config = training(tmp_path, model=FSQ, warm_start=True, validation=HELD_OUT)
     lines = run(config)
     assert lines[0] == "fitting the linear path to the corpus"
-    assert lines[1].startswith("low: 0 of 12 batches done; perceptual term: structural")
+    assert lines[1].startswith("low: 0 of 8 batches done; perceptual term: structural")
 
     low = tmp_path / "1-low"
     [first, *notes] = rows(tmp_path, of="note")
     assert first["perceptual"] == "structural (edges and SSIM; not LPIPS)"
     assert TrainConfig.model_validate(first["config"]) == config
     # The broken video is passed over, and named at the end.
-    assert [(note["step"], note["why"].partition(":")[0]) for note in notes] == [
-        (12, "not_a_video")
-    ]
+    assert [(note["step"], note["why"].partition(":")[0]) for note in notes] == [(8, "not_a_video")]
     assert notes[0]["skipped"].endswith(BROKEN.name)
     # Every three batches, and at checkpoints.
-    assert [row["step"] for row in rows(tmp_path, of="train")] == [3, 4, 6, 8, 9, 12]
-    assert [row["step"] for row in rows(tmp_path, of="held_out")] == [0, 5, 10, 12]
+    assert [row["step"] for row in rows(tmp_path, of="train")] == [3, 4, 6, 8]
+    assert [row["step"] for row in rows(tmp_path, of="held_out")] == [0, 5, 8]
     assert [row["step"] for row in rows(tmp_path, "2-high", of="train")] == [3]
     held_out = rows(tmp_path, of="held_out")[0]
     assert set(held_out) == {"step", "of", "psnr", "ssim", "levels_used", "code_bits"}
@@ -87,8 +86,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert {path.name for path in low.iterdir()} == {
         "checkpoints", "curve.png", "metrics.jsonl", "model.safetensors", "samples", "tensorboard",
     }  # fmt: skip
-    assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004", "00000008"}
-    sample = Image.open(io.BytesIO((low / "samples/00000012.png").read_bytes()))
+    assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004"}
+    sample = Image.open(io.BytesIO((low / "samples/00000008.png").read_bytes()))
     assert sample.width >= 5 * 32
     assert sample.height >= 2 * 32
 
@@ -103,15 +102,13 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path: Path, loaders: int) -> None:
-    whole, cut = (training(tmp_path / n, model=KL, loaders=loaders) for n in ("whole", "cut"))
+def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    whole, cut = (training(tmp_path / n, model=KL, validation=HELD_OUT) for n in ("whole", "cut"))
     run(whole)
-    for text in ("low 3/12", "low 9/12", "high 3/3"):  # before any checkpoint, behind the second
+    for text in ("low 3/8", "low 6/8"):  # before the checkpoint and behind it
         with pytest.raises(KeyboardInterrupt):
             train_stages(cut, Rank(), interrupt_at(text))
-    lines = run(cut)
-    assert lines[:2] == ["low: complete", "high: 0 of 3 batches done; perceptual term: none"]
+    assert run(cut)[0].startswith("low: 4 of 8 batches done")
     assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
     ends = [load_file(tmp_path / n / "2-high/model.safetensors") for n in ("whole", "cut")]
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
@@ -119,7 +116,7 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path: Path, loaders: 
 
 def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
     high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 6}}
-    run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high], validation=None))
+    run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high]))
     names = ("1-low", "2-high")
     models = [vidtok.load(tmp_path / name / "model.safetensors") for name in names]
     assert [model.config.network for model in models] == ["causal_v1_0", "causal_v1_1"]
@@ -132,7 +129,7 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     start = vidtok.build(KL, seed=7)
     vidtok.checkpoint.save(start, given)
     stage = {**LOW, "steps": 1, "lr": 0.0}
-    run(one_stage(tmp_path / "out", weights=str(given), stages=[stage], validation=None))
+    run(one_stage(tmp_path / "out", weights=str(given), stages=[stage]))
     end = load_file(tmp_path / "out/1-low/model.safetensors")
     assert all(end[name].equal(tensor) for name, tensor in start.state_dict().items())
 
@@ -166,14 +163,14 @@ def test_a_stand_in_for_lpips_is_said_to_be_one(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     stage = {**LOW, "steps": 1, "objective": {"perceptual": "auto"}}
-    lines = run(one_stage(tmp_path, stages=[stage], validation=None))
+    lines = run(one_stage(tmp_path, stages=[stage]))
     assert "perceptual term: structural (edges and SSIM; no LPIPS: " in lines[0]
     assert rows(tmp_path, of="note")[0]["perceptual"] == lines[0].partition("term: ")[2]
 
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/12"))
+        train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
     for changes, says in (
         ({"model": FSQ}, "holds checkpoints of another network or objective"),
         ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network or objective"),
@@ -183,4 +180,5 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             run(one_stage(tmp_path, **changes))
-    assert run(one_stage(tmp_path))[0].startswith("low: 4 of 12 batches done")
+    shorter = one_stage(tmp_path, stages=[{**LOW, "steps": 5}])
+    assert run(shorter)[0].startswith("low: 4 of 5 batches done")
