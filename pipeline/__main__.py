@@ -2,11 +2,18 @@
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+if TYPE_CHECKING:
+    from pipeline.storage import Store
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+Uri = Annotated[str, typer.Argument(help="the dataset: a folder, or s3://bucket/prefix")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
 @app.command()
@@ -23,24 +30,91 @@ def tokenize(
 
 
 @app.command()
-def status(
-    uri: Annotated[str, typer.Argument(help="the dataset: a folder, or s3://bucket/prefix")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
-) -> None:
+def status(uri: Uri, as_json: AsJson = False) -> None:
     """Tell what a dataset holds, while a job runs or afterwards."""
-    from pipeline.errors import PipelineError
     from pipeline.status import status as read
-    from pipeline.status import status_lines
+
+    _show(read, uri, as_json)
+
+
+@app.command()
+def verify(
+    uri: Uri,
+    sample: Annotated[
+        int | None, typer.Option(min=0, help="look into N random files only", metavar="N")
+    ] = None,
+    retokenize: Annotated[
+        int, typer.Option(min=0, help="make N random clips again, compare bits", metavar="N")
+    ] = 0,
+    decode: Annotated[
+        int, typer.Option(min=0, help="decode N random clips, measure PSNR", metavar="N")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="of what is drawn")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check a dataset: log, files, rows, cells, and some clips against their source."""
+    from pipeline.verify import verify as check
+
+    _show(
+        lambda store: check(store, sample=sample, retokenize=retokenize, decode=decode, seed=seed),
+        uri,
+        as_json,
+    )
+
+
+@app.command()
+def vacuum(
+    uri: Uri,
+    older_than_hours: Annotated[float, typer.Option(min=0, help="leave younger files alone")] = 24,
+    delete: Annotated[bool, typer.Option("--delete", help="delete what is listed")] = False,
+    uncommitted: Annotated[
+        bool,
+        typer.Option(
+            "--uncommitted", help="also files of units that are not committed; no job may run"
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List files that no record names, and delete them if asked to."""
+    from pipeline.vacuum import vacuum as clean
+
+    _show(
+        lambda store: clean(
+            store, older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
+        ),
+        uri,
+        as_json,
+    )
+
+
+class _Outcome(Protocol):
+    """What a verb returns."""
+
+    @property
+    def exit_code(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def lines(self) -> list[str]: ...
+
+
+def _show(act: Callable[["Store"], _Outcome], uri: str, as_json: bool) -> None:
+    """Run a verb on a dataset, print what it returns, and exit.
+
+    Exit codes: 0 all is well; 1 something is wrong with the dataset or its store; 2 the command is
+    wrong.
+    """
+    from pipeline.errors import ConfigError, PipelineError
     from pipeline.storage import Store
 
     try:
-        if as_json:
-            print(json.dumps(read(Store(uri)), indent=1, ensure_ascii=False))
-        else:
-            print("\n".join(status_lines(Store(uri))))
+        outcome = act(Store(uri))
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+    if as_json:
+        print(json.dumps(outcome.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(outcome.lines()))
+    raise typer.Exit(outcome.exit_code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
 from typing import Any, Final
 
 import pyarrow as pa
@@ -126,6 +127,18 @@ def read_manifest(store: Store) -> Manifest:
     """
     manifest = read_checkpoint(store)
     return manifest.extended(read_records(store, manifest.number))
+
+
+def replay_log(store: Store, number: int | None = None) -> Manifest:
+    """Return what was committed when the log ended at a record or ends now, from the log alone.
+
+    Raises:
+        StoreError: the log has a hole, or a record is damaged.
+    """
+    records = read_records(store, 0)
+    if number is not None:
+        records = takewhile(lambda record: record.number <= number, records)
+    return Manifest(0, _SCHEMA.empty_table()).extended(records)
 
 
 def read_checkpoint(store: Store) -> Manifest:

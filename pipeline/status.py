@@ -1,15 +1,54 @@
 """What a dataset holds, from its log alone: also while a job runs, and after it died."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.dataset import read_dataset
-from pipeline.manifest import read_manifest
+from pipeline.dataset import Dataset, read_dataset
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.storage import Store
-from pipeline.summary import Tally, tally_dict, tally_lines
+from pipeline.summary import BALANCED, UNBALANCED, Tally, tally_dict, tally_lines
 
 
-def status(store: Store) -> dict[str, Any]:
-    """Return what is committed, as plain values.
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is committed."""
+
+    output: str
+    dataset: Dataset
+    manifest: Manifest
+    tally: Tally
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every sample and clip is accounted for."""
+        return UNBALANCED if self.tally.problems else BALANCED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "output": self.output,
+            "fingerprint": self.dataset.fingerprint,
+            "log_number": self.manifest.number,
+            "tokenizers": {column.name: column.model for column in self.dataset.tokenizers},
+            "problems": self.tally.problems,
+            **tally_dict(self.tally),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the same for a person."""
+        columns = ", ".join(f"{c.name} ({c.model})" for c in self.dataset.tokenizers)
+        return [
+            f"dataset    {self.output}",
+            f"columns    {columns}",
+            f"units      {self.tally.units} committed · log at record {self.manifest.number}",
+            f"made by    fingerprint {self.dataset.fingerprint}",
+            *tally_lines(self.tally),
+            *(f"IMBALANCE  {problem}" for problem in self.tally.problems),
+        ]
+
+
+def status(store: Store) -> Status:
+    """Return what is committed.
 
     Raises:
         ConfigError: there is no dataset.
@@ -17,33 +56,4 @@ def status(store: Store) -> dict[str, Any]:
     """
     dataset = read_dataset(store)
     manifest = read_manifest(store)
-    tally = Tally.of(manifest)
-    return {
-        "output": store.uri,
-        "fingerprint": dataset.fingerprint,
-        "log_number": manifest.number,
-        "tokenizers": {column.name: column.model for column in dataset.tokenizers},
-        "problems": tally.problems,
-        **tally_dict(tally),
-    }
-
-
-def status_lines(store: Store) -> list[str]:
-    """Return the same for a person.
-
-    Raises:
-        ConfigError: there is no dataset.
-        StoreError: the log is damaged.
-    """
-    dataset = read_dataset(store)
-    manifest = read_manifest(store)
-    tally = Tally.of(manifest)
-    columns = ", ".join(f"{column.name} ({column.model})" for column in dataset.tokenizers)
-    return [
-        f"dataset    {store.uri}",
-        f"columns    {columns}",
-        f"units      {tally.units} committed · log at record {manifest.number}",
-        f"made by    fingerprint {dataset.fingerprint}",
-        *tally_lines(tally),
-        *(f"IMBALANCE  {problem}" for problem in tally.problems),
-    ]
+    return Status(store.uri, dataset, manifest, Tally.of(manifest))

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
@@ -31,7 +32,20 @@ from pipeline.local_disk import TEMPORARY_PREFIX, link_if_absent, replace_durabl
 _CONFLICT_TRIES: Final = 6
 _SETTLE_TRIES: Final = 5
 _READ_AHEAD_BYTES: Final = 8 << 20
+_MODIFIED: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""What fsspec's file systems call the time of the last change: local, S3, Azure, GCS, memory."""
 _CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as a listing shows it."""
+
+    path: str
+    """Relative to the store's root."""
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,17 @@ class Store:
         with _store_errors(self.locate(folder)):
             found = [str(name).removeprefix(root) for name in fs.find(full)]
         return sorted(name for name in found if not _hidden_temporary(name))
+
+    def files(self, path: str = "") -> Iterator[StoredFile]:
+        """Yield all files under a folder, or the one file at the path, temporary ones as well."""
+        fs, full = self._fs(path)
+        root = self._fs("")[1].rstrip("/") + "/"
+        with _store_errors(self.locate(path)):
+            found = fs.find(full, detail=True)
+        for name, info in found.items():
+            when = next(info[key] for key in _MODIFIED if key in info)
+            seconds = when.timestamp() if isinstance(when, datetime) else float(when)
+            yield StoredFile(str(name).removeprefix(root), int(info["size"]), seconds)
 
     def delete(self, path: str) -> None:
         """Remove a file; a file that is gone already is no error."""

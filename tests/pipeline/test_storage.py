@@ -6,6 +6,7 @@ import pickle
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,17 @@ class TestContract:
         assert store.list() == sorted(names)
         assert store.list("log") == ["log/1.json", "log/2.json"]
         assert store.list("data") == ["data/x/y.parquet"]
+
+    def test_files_with_size_and_time(self, store: Store) -> None:
+        before = time.time()
+        store.write("data/x/y", b"12345")
+        store.write("top", b"")
+        found = {file.path: file for file in store.files()}
+        assert {path: file.bytes for path, file in found.items()} == {"data/x/y": 5, "top": 0}
+        # S3 counts in seconds.
+        assert all(abs(file.modified - before) < 30 for file in found.values())
+        assert list(store.files("data/x/y")) == list(store.files("data")) == [found["data/x/y"]]
+        assert list(store.files("nothing")) == []
 
     def test_listing_is_never_stale(self, store: Store) -> None:
         store.write("log/1", b"")

@@ -17,7 +17,7 @@ from pipeline.errors import DatasetMismatch
 from pipeline.job import run
 from pipeline.manifest import read_manifest
 from pipeline.records import REASONS, Sample
-from pipeline.status import status, status_lines
+from pipeline.status import status
 from pipeline.storage import Store
 from tests.pipeline.job.conftest import (
     ROOT,
@@ -192,8 +192,10 @@ def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed
     assert counted == [(rows.num_rows,)]
     assert (output / "README.md").read_text().count("| `fsq` |") == 1
     told = status(Store(str(output)))
-    assert (told["units"], told["clips_written"], told["problems"]) == (4, rows.num_rows, [])
-    assert any(line.startswith("clips ") for line in status_lines(Store(str(output))))
+    values = told.to_dict()
+    assert (values["units"], values["clips_written"], values["problems"]) == (4, rows.num_rows, [])
+    assert any(line.startswith("clips ") for line in told.lines())
+    assert told.exit_code == 0
     [summary] = output.glob("reports/*/summary.json")
     assert json.loads(summary.read_text())["exit_code"] == 0
 

@@ -1,0 +1,192 @@
+"""From a row of a dataset back to its models, its source clip, and the frames that it stands for.
+
+All of it follows from `dataset.json`, the log and the row: which settings, which file, which clip.
+"""
+
+import random
+from bisect import bisect_right
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+import vidtok
+from pipeline.config import JobConfig
+from pipeline.dataset import Dataset
+from pipeline.decode import ClipRule, Decoder
+from pipeline.errors import ConfigError
+from pipeline.manifest import Manifest
+from pipeline.models import open_model, weights_digest
+from pipeline.parts import TokenizerColumn
+from pipeline.records import Clip, LooseFile, Part, Sample, UnitRecord, WorkUnit
+from pipeline.samples import read_samples
+from pipeline.source import is_tar
+from pipeline.storage import Store
+from vidtok.evaluation.fidelity import psnr
+
+_ANY_VIDEO_MB: Final = 1e6
+"""What became tokens was within the job's limit, whatever that was."""
+
+
+def job_config(dataset: Dataset) -> JobConfig:
+    """Return the settings of the run that made a dataset, without its blanked credentials.
+
+    Raises:
+        ConfigError: `dataset.json` does not hold them in a form that this release reads.
+    """
+    values = {**dataset.config}
+    try:
+        for section in ("source", "output"):
+            values[section] = {**values[section], "storage_options": {}}
+        return JobConfig.model_validate(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
+
+
+def clip_rule(dataset: Dataset) -> ClipRule:
+    """Return how a dataset's clips were cut."""
+    return ClipRule(**dataset.identity["clip"])
+
+
+def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
+    """Return a dataset's models by column, in float32 on the CPU.
+
+    Raises:
+        ConfigError: the weights are not there, or not those that made the dataset.
+    """
+    models = {}
+    for spec in job_config(dataset).tokenizers:
+        models[spec.name] = open_model(spec)
+        made_with = dataset.identity["tokenizers"][spec.name]["weights"]
+        if (found := weights_digest(models[spec.name])) != made_with:
+            raise ConfigError(
+                f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
+                f" made with {made_with}; bring those back to the place that dataset.json names"
+            )
+    return models
+
+
+def source_clips(
+    decoder: Decoder, unit: str, sources: Sequence[str], key: str, wanted: Collection[int]
+) -> Iterator[tuple[Clip, NDArray[Any]]]:
+    """Yield clips of one sample, decoded from its source again.
+
+    Args:
+        decoder: with the dataset's `clip_rule`.
+        unit: of the rows.
+        sources: URIs of the unit's record.
+        key: of the rows.
+        wanted: clip indices.
+
+    Yields:
+        A clip and its frames `[T, H, W, 3]`; none for an index that the source does not hold.
+
+    Raises:
+        QuarantineError: the video is broken now.
+        StoreError: the source cannot be read.
+    """
+    left = set(wanted)
+    for sample in read_samples(_work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB):
+        if isinstance(sample, Sample) and sample.key == key:
+            for clip, frames in decoder.decode(sample, unit):
+                if not left:
+                    break  # not at once after the last: a video that ends there spares the child
+                if clip.clip_index in left and frames is not None:
+                    left.remove(clip.clip_index)
+                    yield clip, frames
+            return
+
+
+def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
+    """Return the unit's tar, or of its loose files the one that has the key."""
+    if is_tar(sources[0]):
+        return WorkUnit(unit=unit, tar_uri=sources[0])
+    for uri in sources:
+        folder = uri.removesuffix(key)
+        # A key may end as another does; but all keys of a unit are below one folder.
+        if folder.endswith("/") and all(other.startswith(folder) for other in sources):
+            return WorkUnit(unit=unit, files=(LooseFile(key=key, uri=uri),))
+    return WorkUnit(unit=unit)
+
+
+def decode_cells(
+    model: vidtok.Tokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
+) -> NDArray[np.uint8]:
+    """Return the frames [T, H, W, 3] that a row's tokens stand for."""
+    cells = np.frombuffer(row[column.name], column.stored_dtype).copy()
+    values = torch.from_numpy(cells)
+    if column.dtype == "bfloat16":
+        values = values.view(torch.bfloat16)
+    values = values.reshape(1, *row[f"{column.name}_shape"])
+    if column.kind == "fsq":
+        video = model.decode_indices(values, num_frames=frames)
+    else:
+        video = model.decode(values.float(), num_frames=frames)
+    pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    shown: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).numpy()
+    return shown
+
+
+def clip_psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the PSNR of two clips [T, H, W, 3] in [0, 255], in dB: the mean of their frames'."""
+    x, y = (torch.from_numpy(clip / 255).permute(0, 3, 1, 2) for clip in (one, other))
+    return float(psnr(x, y).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRow:
+    """Where one row stands."""
+
+    unit: UnitRecord
+    part: Part
+    n: int
+    """Of the row in its part, from 0."""
+
+
+def draw_rows(
+    manifest: Manifest, count: int, seed: int, *, leave_out: Container[str] = frozenset()
+) -> list[DrawnRow]:
+    """Draw rows, all alike, without reading any; in the order of the draw.
+
+    Args:
+        manifest: what counts.
+        count: how many, or all if there are fewer.
+        seed: of the draw.
+        leave_out: paths of parts from which none is drawn.
+    """
+    total = sum(part.rows for part in manifest.parts() if part.path not in leave_out)
+    drawn = random.Random(seed).sample(range(total), min(count, total))
+    ahead = sorted(drawn, reverse=True)
+    found: dict[int, DrawnRow] = {}
+    start = 0
+    for unit in manifest.units() if ahead else ():
+        for part in unit.parts:
+            if part.path not in leave_out:
+                while ahead and ahead[-1] < start + part.rows:
+                    place = ahead.pop()
+                    found[place] = DrawnRow(unit, part, place - start)
+                start += part.rows
+    return [found[place] for place in drawn]
+
+
+def read_row(store: Store, drawn: DrawnRow) -> dict[str, Any]:
+    """Return a row's columns; reads one row group.
+
+    Raises:
+        FileNotFoundError: its part is missing.
+        pyarrow.ArrowException, OSError: its part is damaged.
+        StoreError: the store refuses.
+    """
+    with store.open(drawn.part.path) as file:
+        parquet = pq.ParquetFile(file)
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        ends = list(accumulate(sizes))
+        group = bisect_right(ends, drawn.n)
+        within = drawn.n - (ends[group] - sizes[group])
+        row: dict[str, Any] = parquet.read_row_group(group).slice(within, 1).to_pylist()[0]
+        return row
