@@ -3,12 +3,9 @@
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
-
-if TYPE_CHECKING:
-    from pipeline.storage import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -33,8 +30,9 @@ def tokenize(
 def status(uri: Uri, as_json: AsJson = False) -> None:
     """Tell what a dataset holds, while a job runs or afterwards."""
     from pipeline.status import status as read
+    from pipeline.storage import Store
 
-    _show(read, uri, as_json)
+    _show(lambda: read(Store(uri)), as_json)
 
 
 @app.command()
@@ -53,11 +51,11 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a dataset: log, files, rows, cells, and some clips against their source."""
+    from pipeline.storage import Store
     from pipeline.verify import verify as check
 
     _show(
-        lambda store: check(store, sample=sample, retokenize=retokenize, decode=decode, seed=seed),
-        uri,
+        lambda: check(Store(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed),
         as_json,
     )
 
@@ -76,15 +74,28 @@ def vacuum(
     as_json: AsJson = False,
 ) -> None:
     """List files that no record names, and delete them if asked to."""
+    from pipeline.storage import Store
     from pipeline.vacuum import vacuum as clean
 
     _show(
-        lambda store: clean(
-            store, older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
+        lambda: clean(
+            Store(uri), older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
         ),
-        uri,
         as_json,
     )
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="a dataset")],
+    b: Annotated[str, typer.Argument(help="another one")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two datasets: settings, units, clips, tokens, quarantine."""
+    from pipeline.diff import diff as compare
+    from pipeline.storage import Store
+
+    _show(lambda: compare(Store(a), Store(b)), as_json)
 
 
 class _Outcome(Protocol):
@@ -96,17 +107,16 @@ class _Outcome(Protocol):
     def lines(self) -> list[str]: ...
 
 
-def _show(act: Callable[["Store"], _Outcome], uri: str, as_json: bool) -> None:
-    """Run a verb on a dataset, print what it returns, and exit.
+def _show(act: Callable[[], _Outcome], as_json: bool) -> None:
+    """Run a verb, print what it returns, and exit.
 
     Exit codes: 0 all is well; 1 something is wrong with the dataset or its store; 2 the command is
     wrong.
     """
     from pipeline.errors import ConfigError, PipelineError
-    from pipeline.storage import Store
 
     try:
-        outcome = act(Store(uri))
+        outcome = act()
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None

@@ -88,7 +88,7 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
     if standing.fingerprint != dataset.fingerprint:
         lines = "".join(
             f"\n  {name}: {then} in the dataset, {now} in this run"
-            for name, then, now in _differences(standing.identity, dataset.identity)
+            for name, then, now in differences(standing.identity, dataset.identity)
         )
         raise DatasetMismatch(
             f"output = {store.uri}: holds a dataset of fingerprint {standing.fingerprint}, this"
@@ -121,12 +121,12 @@ def _names(dataset: Dataset) -> str:
     return ", ".join(f"{column.name} ({column.dtype})" for column in dataset.tokenizers)
 
 
-def _differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield dotted name, old and new value of every leaf that differs."""
+def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield dotted name and both values, as JSON, of every leaf in which two identities differ."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
             path = f"{name}.{key}" if name else key
-            yield from _differences(then.get(key, _ABSENT), now.get(key, _ABSENT), path)
+            yield from differences(then.get(key, _ABSENT), now.get(key, _ABSENT), path)
     elif then != now:
         yield name, json.dumps(then), json.dumps(now)
 
