@@ -10,6 +10,7 @@ import io
 import json
 from typing import Any
 
+from pipeline.errors import StoreError
 from pipeline.storage import Store, canonical_uri, is_local
 
 _METRICS = "metrics.jsonl"
@@ -22,6 +23,9 @@ class Record:
         store: the stage's folder.
         step: batches that count; what an earlier run recorded beyond them is dropped, since the
             same batches come again.
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
 
     def __init__(self, store: Store, step: int) -> None:
@@ -35,9 +39,11 @@ class Record:
         if is_local(store.uri):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(
-                canonical_uri(store.locate("tensorboard")), purge_step=step + 1
-            )
+            folder = canonical_uri(store.locate("tensorboard"))
+            try:
+                self._board = SummaryWriter(folder, purge_step=step + 1)
+            except OSError as error:
+                raise StoreError(f"{folder}: {error}") from error
         self._values: dict[str, list[float]] = {}
 
     def batch(self, step: int, values: dict[str, float], *, due: bool) -> dict[str, float] | None:

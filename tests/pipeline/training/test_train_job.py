@@ -1,0 +1,136 @@
+"""The command as people start, kill and interrupt it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.training.command import train
+from tests.pipeline.training.runs import HELD_OUT, HIGH, LOW, measured, rows, settings
+
+ROOT = Path(__file__).parents[3]
+RUN = {
+    "validation": HELD_OUT,
+    "loaders": 1,
+    "stages": [{**LOW, "steps": 14}, HIGH],
+    "keep_checkpoints": 9,
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """Write a run's settings into a folder; its output is `out` beside them."""
+    folder.mkdir()
+    path = folder / "train.yaml"
+    path.write_text(json.dumps(settings(folder / "out", **(RUN | changes))))
+    return path
+
+
+class Job:
+    """A training in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, path: Path) -> None:
+        self._checkpoints = path.parent / "out/1-low/checkpoints"
+        self._process = subprocess.Popen(
+            [sys.executable, ROOT / "jobs/train_tokenizer.py", path],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def signal_at(self, step: int, number: signal.Signals) -> None:
+        """Send a signal to the whole group once the checkpoint of a step is there."""
+        marker = self._checkpoints / f"{step:08d}/train.pt"
+        deadline = time.monotonic() + 120
+        while not marker.exists():
+            assert self._process.poll() is None, "it ended before"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(self._process.pid, number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait; return the exit code and what was printed. No process of the group is left."""
+        out, err = self._process.communicate(timeout=120)
+        left = [process for process in psutil.process_iter() if self._is_ours(process)]
+        assert psutil.wait_procs(left, timeout=10)[1] == []
+        return self._process.returncode, out, err
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self._process.pid
+        except ProcessLookupError:
+            return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
+    tmp_path: Path,
+) -> None:
+    undisturbed = Job(write(tmp_path / "whole"))
+    code, out, err = undisturbed.end()
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"high: {tmp_path}/whole/out/2-high/model.safetensors"
+
+    path = write(tmp_path / "cut")
+    killed = Job(path)
+    killed.signal_at(4, signal.SIGKILL)
+    assert killed.end()[0] == -signal.SIGKILL
+    assert not (tmp_path / "cut/out/1-low/model.safetensors").exists()
+
+    interrupted = Job(path)
+    interrupted.signal_at(8, signal.SIGINT)
+    code, out, err = interrupted.end()
+    assert code == 130
+    assert err == "interrupted; run the same command again: it goes on\n"
+    assert out.splitlines()[0].startswith("low: 4 of 14 batches done")
+
+    code, out, err = Job(path).end()
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].startswith(("low: 8 of 14", "low: 12 of 14"))
+    assert measured(tmp_path / "cut/out") == measured(tmp_path / "whole/out")
+    assert len(rows(tmp_path / "cut/out", of="train")) == 7
+    one, two = (load_file(tmp_path / n / "out/2-high/model.safetensors") for n in ("whole", "cut"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "run")
+    assert train([str(path), "model=vidtok"]) == 2
+    assert capsys.readouterr().err.startswith("error: command line: model = vidtok: no model has")
+    assert train([str(path), "source.uri=nowhere", "validation=null"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "nowhere" in line
+    assert train([str(tmp_path / "none.yaml")]) == 2
+    assert not (tmp_path / "run/out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    path = write(tmp_path / "run", loaders=0, validation=None)
+    assert train([str(path), f"output={tmp_path}/taken/out"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path}/taken/out/")
+    assert err.endswith("run the same command again: it goes on\n")
+
+
+def test_usage() -> None:
+    job = [sys.executable, str(ROOT / "jobs/train_tokenizer.py")]
+    shown = subprocess.run([*job, "--help"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Train a tokenizer" in shown.stdout
+    assert subprocess.run(job, capture_output=True).returncode == 2
