@@ -27,11 +27,27 @@ def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
         Codes `[..., C]` float32: for L = 8 one of -1, -¾, …, ¾.
     """
     L = torch.tensor(levels, dtype=torch.float32, device=z.device)
-    half = (L - 1) * (1 + _EPS) / 2
-    offset = torch.where(L % 2 == 0, 0.5, 0.0)
-    bounded = torch.tanh(z.float() + torch.atanh(offset / half)) * half - offset
+    bounded = _bounded(z, L)
     rounded = bounded + (bounded.round() - bounded).detach()
     return rounded / (L // 2)
+
+
+def bound(z: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Return what `quantize` returns, but for the rounding."""
+    L = torch.tensor(levels, dtype=torch.float32, device=z.device)
+    return _bounded(z, L) / (L // 2)
+
+
+def center(levels: int) -> float:
+    """Return minus the z that lies in the middle of a channel's levels, as many on either side."""
+    half = (levels - 1) * (1 + _EPS) / 2
+    return math.atanh(0.5 / half) if levels % 2 == 0 else 0.0
+
+
+def _bounded(z: Tensor, L: Tensor) -> Tensor:
+    half = (L - 1) * (1 + _EPS) / 2
+    offset = torch.where(L % 2 == 0, 0.5, 0.0)
+    return torch.tanh(z.float() + torch.atanh(offset / half)) * half - offset
 
 
 def codes_to_indices(codes: Tensor, levels: tuple[int, ...]) -> Tensor:

@@ -39,6 +39,8 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
     clips, model = stage.clips, named_config(config.model_of(stage))
     for fault in clip_faults(model, clips.frames, clips.height, clips.width):
         yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
+    if stage.even_levels and not model.fsq_levels:
+        yield Fault(f"{where}.even_levels", True, f"{model.name} is KL and has no levels")
     shorter = min(clips.height, clips.width)
     wanted = stage.objective.perceptual in ("auto", "structural")
     if wanted and stage.objective.perceptual_weight > 0 and shorter < SHORTEST_SIDE:

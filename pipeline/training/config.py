@@ -75,6 +75,9 @@ class StageConfig(Section):
     network continues with the weights of a v1.0 one on long clips. null: as the stage before."""
     train: Literal["all", "decoder"] = "all"
     """`decoder` freezes the encoder, as the published second stage does."""
+    even_levels: bool = False
+    """FSQ: before the stage, stretch the latents so that all levels are used, and refit the
+    decoder's first layer (`vidtok.training.even_levels`). The release does without."""
     steps: PositiveInt
     """Batches of each rank."""
     batch: PositiveInt

@@ -21,13 +21,14 @@ from pipeline.training.record import Record
 from pipeline.training.validation import validate
 from vidtok.lpips import load_lpips
 from vidtok.presets import named_config
+from vidtok.training.even_levels import even_levels
 from vidtok.training.objective import Perceptual
 from vidtok.training.perceptual import structural_distance
 from vidtok.training.trainer import Trainer
 from vidtok.training.warm_start import warm_start
 
 WEIGHTS = "model.safetensors"
-_WARM_START_CLIPS = 48
+_CLIPS_TO_FIT = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,10 @@ class _Stage:
         self._tell = tell
         saved = checkpoints.load_last(store, rank=rank.rank)
         torch.manual_seed(config.seed + rank.rank)
-        tokenizer = self._initial(before, fresh=saved is None).to(rank.device)
+        tokenizer = self._initial(before)
+        if saved is None and rank.rank == 0:  # the other ranks get their weights from this one
+            self._fit(tokenizer, drawn=before is None and config.weights is None)
+        tokenizer = tokenizer.to(rank.device)
         perceptual, self._perceptual_name = _perceptual(stage.objective, rank.device)
         kl = tokenizer.config.regularizer == "kl"
         self._trainer = Trainer(tokenizer, stage.trainer(), stage.terms(kl=kl), perceptual)
@@ -98,7 +102,7 @@ class _Stage:
                 self._held_out = held_out_clips(held_out, fps=config.validation.fps)
             self._record = Record(store, self._trainer.step)
 
-    def _initial(self, before: Store | None, *, fresh: bool) -> vidtok.Tokenizer:
+    def _initial(self, before: Store | None) -> vidtok.Tokenizer:
         """Return the weights that the stage begins with."""
         config, model = self._config, self._config.model_of(self._stage)
         if before is not None:
@@ -115,13 +119,22 @@ class _Stage:
                 return _as_model(vidtok.load(source, config=named), model, where)
             except (ValueError, OSError, ImportError) as error:
                 raise ConfigError(f"{where}: {error}") from error
-        tokenizer = vidtok.build(model, seed=config.seed)
-        if config.warm_start and fresh and self._rank.rank == 0:
+        return vidtok.build(model, seed=config.seed)
+
+    def _fit(self, tokenizer: vidtok.Tokenizer, *, drawn: bool) -> None:
+        """Fit what least squares can fit before gradients begin."""
+        warm, even = self._config.warm_start and drawn, self._stage.even_levels
+        if not warm and not even:
+            return
+        config = self._config.clips(self._stage)
+        with closing(TrainingClips(config, _CLIPS_TO_FIT)) as clips:
+            some = next(clips).float() / 127.5 - 1
+        if warm:
             self._tell("fitting the linear path to the corpus")
-            with closing(TrainingClips(config.clips(self._stage), _WARM_START_CLIPS)) as clips:
-                some = next(clips).float() / 127.5 - 1
-            warm_start(tokenizer, some, seed=config.seed)
-        return tokenizer
+            warm_start(tokenizer, some, seed=self._config.seed)
+        if even:
+            self._tell("stretching the latents over FSQ's levels")
+            even_levels(tokenizer, some)
 
     def _go_on_from(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         try:

@@ -13,7 +13,6 @@ Nothing of the architecture changes. The published training starts from random w
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from vidtok.layers import (
 )
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
+from vidtok.training.ridge import Taps, ridge, windows
 
 ROWS = 30_000
 """Cells that each regression sees; a kernel of 3×3×3 over 64 channels has 1,728 coefficients."""
@@ -190,16 +190,6 @@ def _blended(layer: TemporalDownsample | TemporalUpsample) -> tuple[nn.Module, S
     return layer.conv, put
 
 
-@dataclass(frozen=True)
-class Taps:
-    """Extent of a kernel in time and in space, and its strides."""
-
-    time: int
-    space: int
-    time_stride: int = 1
-    space_stride: int = 1
-
-
 class _Fit:
     """Regresses layers on the principal components of the pixels behind their output cells."""
 
@@ -238,7 +228,7 @@ class _Fit:
         else:
             targets = self._stream_targets(patches, channels)
         rows = torch.nonzero(targets[0].isfinite()).flatten()
-        put(rows, *_ridge(_windows(x_BTHWC, taps, cells), targets[:, rows]))
+        put(rows, *ridge(windows(x_BTHWC, taps, cells), targets[:, rows], RIDGE))
 
     def _some_cells(self, size: Sequence[int]) -> tuple[Tensor, ...]:
         """Return indices (b, t, y, x) of at most `ROWS` cells."""
@@ -283,25 +273,3 @@ def _components(patches: Tensor, count: int, power: float) -> Tensor:
     top = variance[-count:].flip(0).clamp_min(1e-4 * float(variance[-1]))
     components: Tensor = (x @ basis[:, -count:].flip(1) / top**power).float()
     return components
-
-
-def _windows(x_BTHWC: Tensor, taps: Taps, cells: tuple[Tensor, ...]) -> Tensor:
-    """Return what the kernel sees at each cell, `[N, C·taps]`, ordered as a weight is."""
-    b, t, y, x = cells
-    seen = [
-        x_BTHWC[b, t * taps.time_stride + i, y * taps.space_stride + j, x * taps.space_stride + k]
-        for i in range(taps.time)
-        for j in range(taps.space)
-        for k in range(taps.space)
-    ]
-    return torch.stack(seen, -1).flatten(1)
-
-
-def _ridge(seen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight `[K, P]` and bias `[K]` of the regression of targets on what is seen."""
-    mean, aim = seen.mean(0), targets.mean(0)
-    x, y = (seen - mean).double(), (targets - aim).double()
-    covariance = x.T @ x / len(x)
-    covariance.diagonal().add_(RIDGE * covariance.diagonal().mean() + 1e-9)
-    weight = torch.linalg.solve(covariance, x.T @ y / len(x)).T.float()
-    return weight, aim - weight @ mean
