@@ -1,0 +1,110 @@
+"""Trainings on a local cluster: two ranks, one of them killed, and what the driver hears of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from pipeline.errors import ConfigError
+from pipeline.training.config import TrainConfig
+from pipeline.training.launch import launch
+from tests.pipeline.training.runs import BROKEN, LOW, rows, training
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # Ray, of its own settings
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    """A cluster with room for two ranks; the one that there is, where other tests have one."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+def two_ranks(output: Path, **changes: Any) -> TrainConfig:
+    stage = {**LOW, "steps": 8}
+    return training(output, **({"workers": 2, "stages": [stage]} | changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The output of two ranks, and what was told."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    lines: list[str] = []
+    launch(two_ranks(output), lines.append)
+    return output, lines
+
+
+def test_two_ranks_train_one_model(undisturbed: tuple[Path, list[str]]) -> None:
+    output, lines = undisturbed
+    assert lines[0].startswith("low: 0 of 8 batches done")
+    assert [line.partition("  ")[0] for line in lines[1:-1]] == [
+        "low 3/8",
+        "low 4/8",
+        "low 6/8",
+        "low 8/8",
+    ]
+    assert lines[-1] == f"low: {output}/1-low/model.safetensors"
+    checkpoint = output / "1-low/checkpoints/00000004"
+    assert {path.name for path in checkpoint.iterdir()} == {"rank-0.pt", "rank-1.pt", "train.pt"}
+    assert not (Path.home() / "ray_results").exists()
+
+
+def ranks() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
+    ]
+
+
+def test_a_killed_rank_costs_no_batch(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def tell(line: str) -> None:
+        if line.startswith("low 6/8") and not killed:
+            victims = ranks()
+            assert len(victims) == 2
+            victims[-1].kill()
+            killed.append(victims[-1].pid)
+
+    launch(two_ranks(tmp_path), tell)
+    assert killed
+    output, _ = undisturbed
+    assert rows(tmp_path, of="train") == rows(output, of="train")
+    one, two = (load_file(path / "1-low/model.safetensors") for path in (output, tmp_path))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_a_configuration_error_in_a_rank_is_final_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths are those of the command, not of a rank
+    (tmp_path / "text.mp4").write_bytes(BROKEN.read_bytes())
+    lines: list[str] = []
+    config = two_ranks(Path("out"), source={"uri": ["text.mp4"]})
+    with pytest.raises(ConfigError, match=rf"uri = .*{tmp_path}/text.mp4.*: none of 1 sources"):
+        launch(config, lines.append)
+    assert len(lines) == 1, "the ranks were started once"
