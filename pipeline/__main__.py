@@ -86,6 +86,22 @@ def vacuum(
 
 
 @app.command()
+def retry(
+    uri: Uri,
+    reason: Annotated[
+        list[str], typer.Option(help="a reason of the quarantine; can be given several times")
+    ],
+    key: Annotated[str, typer.Option(help="pattern of the samples' keys", metavar="GLOB")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """Have the next run of the job do units again in which samples were quarantined."""
+    from pipeline.retry import retry as reopen
+    from pipeline.storage import Store
+
+    _show(lambda: reopen(Store(uri), reason, key), as_json)
+
+
+@app.command()
 def diff(
     a: Annotated[str, typer.Argument(help="a dataset")],
     b: Annotated[str, typer.Argument(help="another one")],
@@ -96,6 +112,15 @@ def diff(
     from pipeline.storage import Store
 
     _show(lambda: compare(Store(a), Store(b)), as_json)
+
+
+@app.command()
+def report(uri: Uri, as_json: AsJson = False) -> None:
+    """Write a page about a dataset, in Markdown: counts, quarantine, files, runs."""
+    from pipeline.report_page import report as read
+    from pipeline.storage import Store
+
+    _show(lambda: read(Store(uri)), as_json)
 
 
 class _Outcome(Protocol):

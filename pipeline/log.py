@@ -5,6 +5,9 @@ all that they commit. So no unit is committed twice, and no file by two differen
 many drivers write. A number that is taken is no failure: its record is read, taken in, and the
 rest is tried under the next number. Whether the record under a number is ours is decided by the
 token in it, never by the store's answer, which can get lost.
+
+A committed unit can be reopened by a record. It counts as it is until a later record commits it
+again; of two drivers that do so, the first wins as ever.
 """
 
 import uuid
@@ -12,9 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DatasetMismatch
-from pipeline.log_records import LogRecord, parse_record, read_records, record_path
+from pipeline.log_records import (
+    RETRY_VERSION,
+    LogRecord,
+    parse_record,
+    read_records,
+    record_path,
+)
 from pipeline.manifest import read_checkpoint
-from pipeline.records import Counts, UnitRecord, to_json
+from pipeline.parts import FORMAT_VERSION
+from pipeline.records import Reopened, UnitRecord, to_json
 from pipeline.source import Committed
 from pipeline.storage import Store
 
@@ -45,7 +55,6 @@ class CommitLog:
     Attributes:
         number: the newest record that was read.
         committed: units and sources that are covered, for `pipeline.source.subtract`.
-        counts: sum over all committed units.
 
     Raises:
         DatasetMismatch: the log belongs to another fingerprint.
@@ -59,14 +68,14 @@ class CommitLog:
         self._token = uuid.uuid4().hex
         self._ours: set[str] = set()
         self.committed = Committed()
-        self.counts = Counts()
         checkpoint = read_checkpoint(store)
         self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
         self.number = checkpoint.number
         self.committed.units.update(checkpoint.table["unit"].to_pylist())
         for sources in checkpoint.table["sources"].to_pylist():
             self.committed.sources.update(sources)
-        self.counts += checkpoint.counts()
+        for reopened in checkpoint.reopened_units():
+            self.committed.reopen(reopened)
         self.refresh()
 
     def refresh(self) -> None:
@@ -86,24 +95,50 @@ class CommitLog:
         """
         wanted = list(units)
         while fresh := self._fresh(wanted):
-            record = LogRecord(
-                number=self.number + 1,
-                token=self._token,
-                run=self._run,
-                fingerprint=self._fingerprint,
-                units=tuple(fresh),
-            )
-            path = record_path(record.number)
-            standing = self._store.settle(path, to_json(record))
-            self._take_in(parse_record(standing, self._store.locate(path)))
+            self._put(units=fresh)
         return self._outcome(wanted)
+
+    def reopen(self, units: Iterable[Reopened]) -> tuple[str, ...]:
+        """Have committed units done again by the next runs that plan them.
+
+        Returns:
+            Ids of the units that this call reopened; those left out are not committed, or are
+            open already.
+
+        Raises:
+            StateUnknown: the store does not answer; the units may or may not be open.
+            StoreError: the store refused.
+        """
+        wanted = list(units)
+        while fresh := [unit for unit in wanted if unit.unit in self.committed.units]:
+            if self._put(reopened=fresh):
+                return tuple(unit.unit for unit in fresh)
+        return ()
+
+    def _put(self, units: Sequence[UnitRecord] = (), reopened: Sequence[Reopened] = ()) -> bool:
+        """Try to write the next record, take in the one that stands there, return if it is ours."""
+        again = reopened or any(unit.unit in self.committed.reopened for unit in units)
+        record = LogRecord(
+            number=self.number + 1,
+            token=self._token,
+            run=self._run,
+            fingerprint=self._fingerprint,
+            units=tuple(units),
+            reopened=tuple(reopened),
+            format_version=RETRY_VERSION if again else FORMAT_VERSION,
+        )
+        path = record_path(record.number)
+        data = self._store.settle(path, to_json(record))
+        standing = parse_record(data, self._store.locate(path))
+        self._take_in(standing)
+        return standing.token == self._token
 
     def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
         """Return the units that may still be committed, each once."""
         fresh: list[UnitRecord] = []
         inside = Committed()
         for unit in wanted:
-            if not any(_covers(known, unit) for known in (self.committed, inside)):
+            if not (self.committed.covers(unit) or inside.covers(unit)):
                 inside.add(unit)
                 fresh.append(unit)
         return fresh
@@ -121,7 +156,8 @@ class CommitLog:
         self._check_fingerprint(record.fingerprint, f"record {record.number}")
         for unit in record.units:
             self.committed.add(unit)
-            self.counts += unit.counts
+        for reopened in record.reopened:
+            self.committed.reopen(reopened)
         if record.token == self._token:
             self._ours.update(unit.unit for unit in record.units)
         self.number = record.number
@@ -132,7 +168,3 @@ class CommitLog:
                 f"{self._store.uri}: log: {where} has fingerprint {found}, this run has"
                 f" {self._fingerprint}; write to another output"
             )
-
-
-def _covers(known: Committed, unit: UnitRecord) -> bool:
-    return unit.unit in known.units or not known.sources.isdisjoint(unit.sources)

@@ -2,9 +2,9 @@
 
     log/00000000000000000001.json, log/00000000000000000002.json, …
 
-A record holds a group of units. No record is ever deleted or changed, also after a manifest covers
-it: a driver that slept would otherwise find a free number below the newest one and commit into the
-past, where nobody looks.
+A record holds a group of units, or names committed units that are to be done again. No record is
+ever deleted or changed, also after a manifest covers it: a driver that slept would otherwise find a
+free number below the newest one and commit into the past, where nobody looks.
 """
 
 import re
@@ -18,8 +18,11 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import UnitRecord, from_json
+from pipeline.records import Reopened, UnitRecord, from_json
 from pipeline.storage import Store
+
+RETRY_VERSION: Final = 2
+"""Of records that reopen units or commit a reopened one: older readers would count it twice."""
 
 _READS_AT_ONCE: Final = 16
 
@@ -35,6 +38,7 @@ class LogRecord:
     run: str
     fingerprint: str
     units: tuple[UnitRecord, ...]
+    reopened: tuple[Reopened, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -60,10 +64,10 @@ def parse_record(data: bytes, where: str) -> LogRecord:
         record = from_json(LogRecord, data)
     except ValidationError as error:
         raise StoreError(f"{where}: not a log record: {error}") from error
-    if record.format_version > FORMAT_VERSION:
+    if record.format_version > RETRY_VERSION:
         raise ConfigError(
             f"{where}: format version {record.format_version}: this release reads up to"
-            f" {FORMAT_VERSION}; install a newer one"
+            f" {RETRY_VERSION}; install a newer one"
         )
     return record
 

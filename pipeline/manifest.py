@@ -7,7 +7,7 @@ log does not, and follows from it alone: two writers of one number write the sam
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from typing import Any, Final
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, StoreError
 from pipeline.log_records import LogRecord, numbers_in, read_records
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Counts, Part, UnitRecord
+from pipeline.records import Counts, Part, Reopened, UnitRecord
 from pipeline.storage import Store
 
 _PART: Final = pa.struct(
@@ -58,6 +58,9 @@ class Manifest:
     fingerprint: str | None = None
     """Of the dataset; None while nothing is committed."""
 
+    reopened: frozenset[str] = frozenset()
+    """Units that are to be done again; until then they count as they are."""
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -89,14 +92,23 @@ class Manifest:
             for row in batch.to_pylist():
                 yield _unit_record(row)
 
+    def reopened_units(self) -> list[Reopened]:
+        """Return the units that are to be done again, with their sources."""
+        rows = self.table.filter(
+            pc.is_in(self.table["unit"], pa.array(sorted(self.reopened), pa.string()))
+        )
+        names, sources = rows["unit"].to_pylist(), rows["sources"].to_pylist()
+        return [Reopened(unit=n, sources=tuple(s)) for n, s in zip(names, sources, strict=True)]
+
     def extended(self, records: Iterable[LogRecord]) -> "Manifest":
-        """Return the manifest with the log's next records.
+        """Return the manifest with the log's next records; a unit that was done again replaces.
 
         Raises:
             StoreError: the records do not follow on, or commit a unit a second time.
             ConfigError: a record is of another fingerprint.
         """
-        number, fingerprint = self.number, self.fingerprint
+        number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
+        replaced: dict[str, int] = {}  # unit → number of the record that replaced it last
         tables = [self.table]
         rows: list[dict[str, Any]] = []
         for record in records:
@@ -109,14 +121,18 @@ class Manifest:
                 )
             number, fingerprint = record.number, record.fingerprint
             rows += [_row(unit, number) for unit in record.units]
+            done_again = reopened.intersection(unit.unit for unit in record.units)
+            replaced.update(dict.fromkeys(done_again, number))
+            reopened.difference_update(done_again)
+            reopened.update(unit.unit for unit in record.reopened)
             if len(rows) >= _ROW_GROUP_ROWS:
                 tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
                 rows = []
         tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        table = pa.concat_tables(tables)
+        table = _without(pa.concat_tables(tables), replaced)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
             raise StoreError(f"log up to record {number}: a unit is committed twice")
-        return Manifest(number, table, fingerprint)
+        return Manifest(number, table, fingerprint, frozenset(reopened))
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -160,7 +176,8 @@ def read_checkpoint(store: Store) -> Manifest:
             f"{store.locate(path)}: format version {head['format_version']}: this release reads up"
             f" to {FORMAT_VERSION}; install a newer one"
         )
-    return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"])
+    reopened = frozenset(head.get("reopened", ()))
+    return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"], reopened)
 
 
 def write_manifest(store: Store) -> Manifest:
@@ -173,6 +190,7 @@ def write_manifest(store: Store) -> Manifest:
         "format_version": FORMAT_VERSION,
         "number": manifest.number,
         "fingerprint": manifest.fingerprint,
+        "reopened": sorted(manifest.reopened),
     }
     table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
     with store.spool("manifest") as spool:
@@ -184,6 +202,15 @@ def write_manifest(store: Store) -> Manifest:
 def manifest_path(number: int) -> str:
     """Return the path of the checkpoint of the log up to a record."""
     return f"manifest/{number:020d}.parquet"
+
+
+def _without(table: pa.Table, replaced: Mapping[str, int]) -> pa.Table:
+    """Return the table without the rows of units that a later record replaced."""
+    if not replaced:
+        return table
+    names, numbers = table["unit"].to_pylist(), table["log_number"].to_pylist()
+    counts = [n >= replaced.get(name, 0) for name, n in zip(names, numbers, strict=True)]
+    return table.filter(pa.array(counts))
 
 
 def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from pipeline.errors import ConfigError
 from pipeline.records import Clip
 
 FORMAT_VERSION: Final = 1
-"""Of parts, log records, manifests and dataset.json together; readers refuse a higher one."""
+"""Of parts, log records, manifests and dataset.json together; readers refuse a higher one. Some log
+records have a higher one of their own, see `pipeline.log_records`."""
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
     "uint8": np.dtype("<u1"),

@@ -222,6 +222,15 @@ class UnitRecord:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened:
+    """A committed unit that is to be done again; until then its record counts."""
+
+    unit: str
+    sources: tuple[str, ...]
+    """Those of its record: what the next plan makes the same unit of."""
+
+
 Record = TypeVar("Record")
 
 

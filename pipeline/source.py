@@ -21,7 +21,7 @@ from typing import Any, Final
 from braceexpand import braceexpand
 
 from pipeline.errors import ConfigError
-from pipeline.records import LooseFile, UnitRecord, WorkUnit
+from pipeline.records import LooseFile, Reopened, UnitRecord, WorkUnit
 from pipeline.storage import canonical_uri, find_files, list_folder
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
@@ -41,11 +41,30 @@ class Committed:
 
     units: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
+    reopened: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Units that are to be done again, with their sources; neither stands in the sets above."""
 
     def add(self, record: UnitRecord) -> None:
         """Take in one committed unit."""
         self.units.add(record.unit)
         self.sources.update(record.sources)
+        self.reopened.pop(record.unit, None)
+
+    def reopen(self, unit: Reopened) -> None:
+        """Take in that a committed unit is to be done again."""
+        self.units.discard(unit.unit)
+        self.sources.difference_update(unit.sources)
+        self.reopened[unit.unit] = unit.sources
+
+    def covers(self, record: UnitRecord) -> bool:
+        """Return whether a unit may not be committed: it is, or another one has its sources."""
+        if record.unit in self.reopened:
+            return False
+        return (
+            record.unit in self.units
+            or not self.sources.isdisjoint(record.sources)
+            or any(not set(s).isdisjoint(record.sources) for s in self.reopened.values())
+        )
 
 
 def is_video(name: str) -> bool:
@@ -113,14 +132,23 @@ def subtract(
 
     Units in the log are done. Out of the other runs of loose files, those files are taken that
     committed units cover already; what is left of such runs is cut anew, so that files which
-    trickle into a large folder do not become a unit each.
+    trickle into a large folder do not become a unit each. A unit that is to be done again is the
+    same run as before, however the plan cuts its files; it waits if the plan lacks one of them.
     """
     left: list[WorkUnit] = []
     rest: dict[str, list[LooseFile]] = {}
+    again: dict[str, LooseFile | None] = {
+        uri: None for sources in committed.reopened.values() for uri in sources
+    }
     for unit in units:
         if unit.unit in committed.units or unit.tar_uri in committed.sources:
             continue
-        files = [file for file in unit.files if file.uri not in committed.sources]
+        again.update((file.uri, file) for file in unit.files if file.uri in again)
+        files = [
+            file
+            for file in unit.files
+            if file.uri not in committed.sources and file.uri not in again
+        ]
         if len(files) == len(unit.files):
             left.append(unit)
         for file in files if len(files) < len(unit.files) else ():
@@ -128,6 +156,10 @@ def subtract(
             rest.setdefault(file.uri.removesuffix(file.key), []).append(file)
     for files in rest.values():
         left += cut_runs(files, files_per_unit)
+    for name, sources in committed.reopened.items():
+        run = tuple(known for uri in sources if (known := again[uri]) is not None)
+        if len(run) == len(sources):
+            left.append(WorkUnit(unit=name, files=run))
     return left
 
 

@@ -30,18 +30,21 @@ class Status:
             "fingerprint": self.dataset.fingerprint,
             "log_number": self.manifest.number,
             "tokenizers": {column.name: column.model for column in self.dataset.tokenizers},
+            "units_reopened": sorted(self.manifest.reopened),
             "problems": self.tally.problems,
             **tally_dict(self.tally),
         }
 
     def lines(self) -> list[str]:
         """Return the same for a person."""
+        count = len(self.manifest.reopened)
         columns = ", ".join(f"{c.name} ({c.model})" for c in self.dataset.tokenizers)
         return [
             f"dataset    {self.output}",
             f"columns    {columns}",
             f"units      {self.tally.units} committed · log at record {self.manifest.number}",
             f"made by    fingerprint {self.dataset.fingerprint}",
+            *([f"reopened   {count} units, for the next run"] if count else []),
             *tally_lines(self.tally),
             *(f"IMBALANCE  {problem}" for problem in self.tally.problems),
         ]

@@ -110,7 +110,9 @@ def vacuum(
     limit = time.time() - older_than_hours * 3600
     result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, delete=delete)
     for found in unnamed_files(files, manifest):
-        is_open = found.kind == "part" and found.unit not in committed
+        is_open = found.kind == "part" and (
+            found.unit not in committed or found.unit in manifest.reopened
+        )
         since = max(found.file.modified, committed.get(found.unit, 0.0))
         if found.kind == "foreign":
             result.foreign.append(found.file)

@@ -181,8 +181,9 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
     except StoreError as error:
         wrong("log", error)
         return manifest
-    if len(replayed) != len(manifest):
-        wrong("manifest", f"{len(manifest)} units, the log has {len(replayed)}")
+    if (len(replayed), replayed.reopened) != (len(manifest), manifest.reopened):
+        both = [f"{len(m)} units, {len(m.reopened)} reopened" for m in (manifest, replayed)]
+        wrong("manifest", f"{both[0]}, the log has {both[1]}")
     for known, logged in zip(manifest.units(), replayed.units(), strict=False):
         if known != logged:
             wrong("manifest", f"{known.unit} is not what the log has in its place, {logged.unit}")

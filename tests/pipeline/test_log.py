@@ -6,16 +6,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pipeline.errors import ConfigError, DatasetMismatch, StateUnknown, StoreError
 from pipeline.log import CommitLog
-from pipeline.log_records import LogRecord, read_record, read_records, record_path
+from pipeline.log_records import (
+    RETRY_VERSION,
+    LogRecord,
+    read_record,
+    read_records,
+    record_path,
+)
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Counts, to_json
+from pipeline.records import Reopened, UnitRecord, to_json
 from pipeline.storage import Store
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import make_record
@@ -35,7 +41,7 @@ def in_log(store: Store) -> list[str]:
 class TestAppend:
     def test_what_was_appended_is_read(self, store: Store) -> None:
         log = open_log(store)
-        assert (log.number, log.counts) == (0, Counts())
+        assert log.number == 0
         assert log.append(UNITS[:2]).ours == ("u-0", "u-1")
         assert log.append(UNITS[2:3]).ours == ("u-2",)
         assert store.list() == [record_path(1), record_path(2)]
@@ -47,7 +53,6 @@ class TestAppend:
         assert again.number == 2
         assert again.committed.units == {"u-0", "u-1", "u-2"}
         assert again.committed.sources == {f"/in/u-{n}.tar" for n in range(3)}
-        assert again.counts == sum((unit.counts for unit in UNITS[:3]), Counts()) == log.counts
 
     def test_path_sorts_and_never_changes(self) -> None:
         assert record_path(12) == "log/00000000000000000012.json"
@@ -114,9 +119,9 @@ class TestAppend:
 
     def test_a_newer_format_is_refused(self, store: Store) -> None:
         open_log(store).append(UNITS[:1])
-        record = dataclasses.replace(read_record(store, 1), format_version=FORMAT_VERSION + 1)
+        record = dataclasses.replace(read_record(store, 1), format_version=RETRY_VERSION + 1)
         store.write(record_path(1), to_json(record))
-        with pytest.raises(ConfigError, match=rf"001\.json: format version {FORMAT_VERSION + 1}"):
+        with pytest.raises(ConfigError, match=rf"001\.json: format version {RETRY_VERSION + 1}"):
             open_log(store)
 
     def test_a_record_is_plain_json(self, store: Store) -> None:
@@ -137,6 +142,93 @@ class TestAppend:
             store.write(record_path(number), to_json(record))
         assert in_log(store) == [f"v-{number}" for number in range(1, 71)]
         assert [record.number for record in read_records(store, after=60)] == [*range(61, 71)]
+
+
+def reopened(*names: str) -> list[Reopened]:
+    return [Reopened(unit=name, sources=(f"/in/{name}.tar",)) for name in names]
+
+
+class TestReopen:
+    def test_a_unit_can_be_committed_again(self, store: Store) -> None:
+        log = open_log(store)
+        log.append(UNITS[:2])
+        assert log.reopen(reopened("u-1", "never")) == ("u-1",)
+        assert log.committed.units == {"u-0"}
+        assert log.committed.reopened == {"u-1": ("/in/u-1.tar",)}
+        assert open_log(store).committed == log.committed
+        again = make_record("u-1", seed=1)
+        assert log.append([UNITS[0], again]).ours == ("u-0", "u-1")
+        assert log.committed.units == {"u-0", "u-1"}
+        assert log.append([again]).ours == ("u-1",)
+        assert in_log(store) == ["u-0", "u-1", "u-1"], "once for each time that it was reopened"
+
+    def test_reopening_twice_writes_once(self, store: Store) -> None:
+        log, other = open_log(store), open_log(store)
+        log.append(UNITS[:2])
+        other.refresh()
+        assert log.reopen(reopened("u-0")) == ("u-0",)
+        assert other.reopen(reopened("u-0", "u-1")) == ("u-1",)
+        assert other.reopen(reopened("u-0", "u-1")) == ()
+        assert other.number == 3
+
+    def test_of_two_drivers_one_does_it_again(self, store: Store) -> None:
+        open_log(store).append(UNITS[:1])
+        open_log(store).reopen(reopened("u-0"))
+        first, second = open_log(store), open_log(store)
+        assert first.append([make_record("u-0", seed=1)]).ours == ("u-0",)
+        outcome = second.append([make_record("u-0", seed=2)])
+        assert (outcome.ours, outcome.lost) == ((), ("u-0",))
+        assert list(read_manifest(store).units()) == [make_record("u-0", seed=1)]
+
+    def test_no_other_unit_takes_its_files(self, store: Store) -> None:
+        log = open_log(store)
+        log.append([make_record("run-a", sources=("/in/1.mp4", "/in/2.mp4"))])
+        log.reopen([Reopened(unit="run-a", sources=("/in/1.mp4", "/in/2.mp4"))])
+        other = make_record("run-b", sources=("/in/2.mp4", "/in/3.mp4"))
+        assert open_log(store).append([other]).overlapping == ("run-b",)
+        assert in_log(store) == ["run-a"]
+
+    def test_older_releases_refuse_what_they_would_count_twice(self, store: Store) -> None:
+        log = open_log(store)
+        log.append(UNITS[:1])
+        log.reopen(reopened("u-0"))
+        log.append([make_record("u-0", seed=1)])
+        log.append(UNITS[1:2])
+        versions = [record.format_version for record in read_records(store, after=0)]
+        assert versions == [FORMAT_VERSION, RETRY_VERSION, RETRY_VERSION, FORMAT_VERSION]
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), max_size=12)
+    )
+    def test_exactly_one_version_counts(self, acts: list[tuple[int, int, int]]) -> None:
+        """Drivers commit, reopen, write checkpoints and restart in any order."""
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(folder)
+            logs = [open_log(store), open_log(store), open_log(store)]
+            current: dict[str, UnitRecord] = {}
+            waiting: set[str] = set()
+            for version, (act, which, n) in enumerate(acts):
+                name = f"u-{n}"
+                logs[which].refresh()
+                if act == 0:
+                    logs[which].append([made := make_record(name, seed=version)])
+                    if name not in current or name in waiting:
+                        current.pop(name, None)
+                        current[name] = made
+                        waiting.discard(name)
+                elif act == 1:
+                    logs[which].reopen(reopened(name))
+                    waiting.update({name} & current.keys())
+                elif act == 2:
+                    write_manifest(store)
+                else:
+                    logs[which] = open_log(store)
+                manifest = read_manifest(store)
+                assert list(manifest.units()) == list(current.values())
+                assert manifest.reopened == waiting
+                committed = open_log(store).committed
+                assert committed.reopened.keys() == waiting
+                assert committed.units == current.keys() - waiting
 
 
 class TestTwoDrivers:

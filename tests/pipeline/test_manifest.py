@@ -17,9 +17,10 @@ from pipeline.manifest import (
     manifest_path,
     read_checkpoint,
     read_manifest,
+    replay_log,
     write_manifest,
 )
-from pipeline.records import Counts, UnitRecord, to_json
+from pipeline.records import Counts, Reopened, UnitRecord, to_json
 from pipeline.storage import Store
 from tests.pipeline.units import SMALL, WIDE, make_record
 
@@ -93,6 +94,57 @@ class TestReading:
         manifest = read_manifest(local)
         assert manifest.counts() == sum((unit.counts for unit in UNITS), Counts())
         assert manifest.reasons() == {"corrupt": sum(bool(unit.reasons) for unit in UNITS)}
+
+
+class TestDoneAgain:
+    """A unit that was reopened and committed again: every reader sees the later version alone."""
+
+    NEWER = make_record("u-1", seed=9)
+
+    def reopened(self, store: Store, *names: str) -> None:
+        log = CommitLog(store, fingerprint="fp")
+        log.reopen([Reopened(unit=name, sources=(f"/in/{name}.tar",)) for name in names])
+
+    def test_until_it_is_done_it_counts_as_it_is(self, store: Store) -> None:
+        commit(store, UNITS[:3])
+        self.reopened(store, "u-1")
+        manifest = read_manifest(store)
+        assert (list(manifest.units()), manifest.reopened) == (UNITS[:3], {"u-1"})
+
+    @pytest.mark.parametrize("checkpoints", [(), (1,), (2,), (3,), (1, 2, 3)])
+    def test_the_later_version_replaces(self, local: Store, checkpoints: tuple[int, ...]) -> None:
+        commit(local, UNITS[:3])
+        for number in (1, 2, 3):
+            if number in checkpoints:
+                assert write_manifest(local).number == number
+            if number == 1:
+                self.reopened(local, "u-1")
+            elif number == 2:
+                commit(local, [self.NEWER])
+        manifest = read_manifest(local)
+        assert list(manifest.units()) == [UNITS[0], UNITS[2], self.NEWER]
+        assert manifest.reopened == set()
+        assert manifest.table == replay_log(local).table
+        assert len(replay_log(local, 2)) == 3
+        assert manifest.parts() == [
+            part for unit in (UNITS[0], UNITS[2], self.NEWER) for part in unit.parts
+        ]
+
+    def test_twice(self, local: Store) -> None:
+        commit(local, UNITS[:2])
+        newest = make_record("u-1", seed=10)
+        for version in (self.NEWER, newest):
+            self.reopened(local, "u-1")
+            commit(local, [version])
+        assert list(read_manifest(local).units()) == [UNITS[0], newest]
+
+    def test_a_second_commit_without_reopening_is_damage(self, local: Store) -> None:
+        commit(local, UNITS[:2])
+        self.reopened(local, "u-1")
+        commit(local, [self.NEWER])
+        local.write(record_path(4), to_json(log_record(4, make_record("u-1", seed=11))))
+        with pytest.raises(StoreError, match="a unit is committed twice"):
+            read_manifest(local)
 
 
 class TestWriting:
@@ -199,6 +251,6 @@ def test_a_hundred_thousand_units_open_in_seconds(local: Store) -> None:
     manifest = write_manifest(local)
     log = CommitLog(local, fingerprint="fp")
     assert len(manifest) == len(log.committed.units) == groups * size
-    assert log.counts.clips_written == groups * size * template.counts.clips_written
+    assert manifest.counts().clips_written == groups * size * template.counts.clips_written
     assert time.monotonic() - began < 60
     assert isinstance(manifest.table, pa.Table)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.records import Counts, LooseFile, UnitRecord, WorkUnit
+from pipeline.records import Counts, LooseFile, Reopened, UnitRecord, WorkUnit
 from pipeline.source import (
     Committed,
     cut_runs,
@@ -33,17 +33,19 @@ def touch(root: Path, *names: str) -> None:
 def committed(units: Sequence[WorkUnit]) -> Committed:
     known = Committed()
     for unit in units:
-        known.add(
-            UnitRecord(
-                unit=unit.unit,
-                sources=unit_sources(unit),
-                parts=(),
-                quarantine=None,
-                counts=Counts(),
-                reasons={},
-            )
-        )
+        known.add(record(unit))
     return known
+
+
+def record(unit: WorkUnit) -> UnitRecord:
+    return UnitRecord(
+        unit=unit.unit,
+        sources=unit_sources(unit),
+        parts=(),
+        quarantine=None,
+        counts=Counts(),
+        reasons={},
+    )
 
 
 def covered(units: Sequence[WorkUnit]) -> list[str]:
@@ -242,6 +244,35 @@ class TestSubtract:
         left = subtract(new, committed(old))
         assert covered(left) == ["/a/002.mp4", "/b/002.mp4"]
         assert len(left) == 2
+
+    @pytest.mark.parametrize("tars", [True, False])
+    def test_what_was_reopened_is_the_same_unit_again(self, tars: bool) -> None:
+        if tars:
+            units = [WorkUnit(unit=f"u-{n}", tar_uri=f"/{n}.tar") for n in range(4)]
+        else:
+            units = files_source("/in", range(64), 16)
+        known = committed(units)
+        known.reopen(Reopened(unit=units[2].unit, sources=unit_sources(units[2])))
+        assert subtract(units, known) == [units[2]]
+        known.add(record(units[2]))
+        assert subtract(units, known) == []
+
+    def test_a_reopened_run_keeps_its_files_however_they_are_cut(self) -> None:
+        old = files_source("/in", range(10, 42), 16)
+        known = committed(old)
+        known.reopen(Reopened(unit=old[1].unit, sources=unit_sources(old[1])))
+        new = files_source("/in", range(5, 50), 7)
+        left = subtract(new, known, files_per_unit=7)
+        assert left[-1] == old[1]
+        arrived = [*range(5, 10), *range(42, 50)]
+        assert covered(left[:-1]) == [f"/in/{n:03}.mp4" for n in arrived]
+
+    def test_a_reopened_run_waits_while_the_plan_lacks_a_file(self) -> None:
+        old = files_source("/in", range(4), 4)
+        known = committed(old)
+        known.reopen(Reopened(unit=old[0].unit, sources=unit_sources(old[0])))
+        assert subtract(files_source("/in", range(1, 4), 4), known, files_per_unit=4) == []
+        assert subtract(files_source("/in", range(4), 2), known, files_per_unit=2) == old
 
     @given(
         arrivals=st.lists(
