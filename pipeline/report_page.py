@@ -1,0 +1,227 @@
+"""A page about a dataset: what it holds, what was lost and why, its files, and the runs it took.
+
+Counts come from the log, times from the summaries that runs left in `reports/`. A run that was
+killed left none.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any, Final
+
+from pipeline.dataset import Dataset, read_dataset
+from pipeline.errors import StoreError
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.records import REASONS, Part
+from pipeline.storage import Store
+from pipeline.summary import (
+    BALANCED,
+    UNBALANCED,
+    Tally,
+    format_bytes,
+    format_duration,
+    tally_dict,
+)
+
+_COUNT_ROWS: Final = (
+    ("samples", "samples_read", "samples_with_clips", "samples_filtered", "samples_quarantined"),
+    ("clips", "clips_seen", "clips_written", "clips_filtered", "clips_quarantined"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of the parts of one bucket, or of the quarantine tables."""
+
+    files: int
+    rows: int
+    bytes: int
+    smallest: int
+    """Bytes, as the next two."""
+    middle: int
+    largest: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> "Sizes":
+        """Return the sizes of some files, at least one."""
+        sizes = [part.bytes for part in parts]
+        return cls(
+            files=len(parts),
+            rows=sum(part.rows for part in parts),
+            bytes=sum(sizes),
+            smallest=min(sizes),
+            middle=int(median(sizes)),
+            largest=max(sizes),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What the page says."""
+
+    output: str
+    dataset: Dataset
+    manifest: Manifest
+    tally: Tally
+    sizes: dict[str, Sizes] = field(default_factory=dict)
+    """By bucket; the quarantine's under `quarantine`."""
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """What `summary.json` of each run says, oldest first."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every sample and clip is accounted for."""
+        return UNBALANCED if self.tally.problems else BALANCED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "output": self.output,
+            "fingerprint": self.dataset.fingerprint,
+            "log_number": self.manifest.number,
+            "units_reopened": sorted(self.manifest.reopened),
+            "problems": self.tally.problems,
+            **tally_dict(self.tally),
+            "files": {name: asdict(sizes) for name, sizes in self.sizes.items()},
+            "runs": self.runs,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the page as Markdown."""
+        return [
+            f"# {self.output}",
+            "",
+            *self._head(),
+            *_section("Counts", self._counts()),
+            *_section("Quarantine", self._quarantine()),
+            *_section("Files", self._files()),
+            *_section("Work", self._work()),
+            *_section("Runs", self._runs()),
+        ]
+
+    def _head(self) -> Iterator[str]:
+        clip = self.dataset.identity["clip"]
+        fps = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
+        yield (
+            f"Clips of {clip['frames']} frames, {clip['height']}×{clip['width']} pixels, {fps}."
+            f" Fingerprint `{self.dataset.fingerprint}`, log at record {self.manifest.number}."
+        )
+        yield ""
+        rows = [(c.name, c.model, c.kind, c.dtype) for c in self.dataset.tokenizers]
+        yield from _table(("column", "model", "kind", "dtype"), rows)
+        for problem in self.tally.problems:
+            yield f"\n**Does not add up:** {problem}"
+        if self.manifest.reopened:
+            yield f"\n{len(self.manifest.reopened)} units wait to be done again by the next run."
+
+    def _counts(self) -> Iterator[str]:
+        counts = self.tally.counts
+        yield f"{self.tally.units} units.\n"
+        rows = []
+        for what, *names in _COUNT_ROWS:
+            came, *went = (getattr(counts, name) for name in names)
+            rows.append((what, str(came), *(f"{n} ({_share(n, came)})" for n in went)))
+        yield from _table(("", "came in", "kept", "filtered", "quarantined"), rows)
+
+    def _quarantine(self) -> Iterator[str]:
+        rows = [
+            (reason, str(count), REASONS.get(reason, "?"))
+            for reason, count in self.tally.reasons.most_common()
+        ]
+        yield from _table(("reason", "samples and clips", "meaning"), rows)
+
+    def _files(self) -> Iterator[str]:
+        rows = [
+            (
+                name,
+                str(sizes.files),
+                str(sizes.rows),
+                *map(format_bytes, (sizes.bytes, sizes.smallest, sizes.middle, sizes.largest)),
+                format_bytes(sizes.bytes // sizes.rows) if sizes.rows else "",
+            )
+            for name, sizes in self.sizes.items()
+        ]
+        heads = ("", "files", "rows", "bytes", "smallest", "median", "largest", "per row")
+        yield from _table(heads, rows)
+
+    def _work(self) -> Iterator[str]:
+        clips = self.tally.counts.clips_written
+        rows = [
+            (stage, format_duration(seconds), f"{clips / seconds:.1f}")
+            for stage, seconds in sorted(self.tally.timings.items())
+            if seconds > 0
+        ]
+        yield from _table(("stage", "time in all processes", "clips/s in one"), rows)
+
+    def _runs(self) -> Iterator[str]:
+        yield from _table(
+            ("run", "time", "units", "clips", "clips/s", "failed", "exit code"),
+            [_run_row(run) for run in self.runs],
+        )
+
+
+def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
+    clips, seconds = run["this_run"]["clips_written"], run["seconds"]
+    return (
+        run["run"],
+        format_duration(seconds),
+        str(run["units"]["done"]),
+        str(clips),
+        f"{clips / seconds:.1f}" if seconds else "",
+        str(len(run["units"]["failed"])),
+        str(run["exit_code"]),
+    )
+
+
+def _section(title: str, body: Iterator[str]) -> list[str]:
+    lines = list(body)
+    return ["", f"## {title}", "", *(lines or ["None."])]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    if rows:
+        yield f"| {' | '.join(heads)} |"
+        yield f"|{' --- |' * len(heads)}"
+        for row in rows:
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def report(store: Store) -> Page:
+    """Return the page about a dataset, also while a job runs.
+
+    Raises:
+        ConfigError: there is no dataset.
+        StoreError: the log or a run's summary is damaged.
+    """
+    dataset = read_dataset(store)
+    manifest = read_manifest(store)
+    groups: dict[str, list[Part]] = {}
+    for part in manifest.parts():
+        groups.setdefault(part.bucket, []).append(part)
+    if quarantine := manifest.quarantine_parts():
+        groups["quarantine"] = quarantine
+    return Page(
+        output=store.uri,
+        dataset=dataset,
+        manifest=manifest,
+        tally=Tally.of(manifest),
+        sizes={name: Sizes.of(parts) for name, parts in groups.items()},
+        runs=list(_summaries(store)),
+    )
+
+
+def _summaries(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield what runs said at their end; a run's name begins with its time."""
+    for path in store.list("reports"):
+        if path.endswith("/summary.json"):
+            try:
+                summary: dict[str, Any] = json.loads(store.read(path))
+            except ValueError as error:
+                where = store.locate(path)
+                raise StoreError(f"{where}: not a summary: {error}; delete it") from error
+            yield summary
