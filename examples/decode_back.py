@@ -52,11 +52,13 @@ def main() -> None:
             print(f"{spec.name}: untrained weights, so its pictures show nothing of the original")
     models = open_models(dataset)
     rule = clip_rule(dataset)
-    sources = {unit.unit: unit.sources for unit in read_manifest(store).units()}
+    manifest = read_manifest(store)
+    sources = {unit.unit: unit.sources for unit in manifest.units()}
+    parts = [store.locate(part.path) for part in manifest.parts()]
     strips: list[tuple[str, NDArray[np.uint8]]] = []
     errors: dict[str, list[float]] = {name: [] for name in models}
     with Decoder(rule) as decoder:
-        for row in some_rows(asked.output, asked.clips):
+        for row in some_rows(parts, asked.clips):
             unit, key, index = row["unit"], row["key"], row["clip_index"]
             found = list(source_clips(decoder, unit, sources[unit], key, {index}))
             if not found:
@@ -74,9 +76,9 @@ def main() -> None:
     print(f"picture    {asked.picture}")
 
 
-def some_rows(output: Path, count: int) -> list[dict[str, Any]]:
+def some_rows(parts: list[str], count: int) -> list[dict[str, Any]]:
     """Return rows of as many different videos as there are, then further clips of them."""
-    rows = ds.dataset(output / "data", partitioning=None).to_table().to_pylist()
+    rows = ds.dataset(parts).to_table().to_pylist()
     turn: dict[str, int] = {}
     for row in sorted(rows, key=lambda row: (row["key"], row["clip_index"])):
         row["turn"] = turn[row["key"]] = turn.get(row["key"], -1) + 1

@@ -7,17 +7,13 @@ in memory at a time.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.dataset import Dataset, differences, read_dataset
-from pipeline.errors import StoreError
 from pipeline.manifest import read_manifest
-from pipeline.records import Part, UnitRecord
+from pipeline.parquet import open_parquet
+from pipeline.records import UnitRecord
 from pipeline.storage import Store
 
 _EXAMPLES: Final = 5
@@ -176,7 +172,7 @@ def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) 
     groups = [_PLACE, *columns.values()]
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
-        with _opened(store, part) as parquet:
+        with open_parquet(store, part) as parquet:
             for n in range(parquet.num_row_groups):
                 for row in parquet.read_row_group(n, columns=wanted).to_pylist():
                     yield row["clip_id"], tuple(_digest(row, group) for group in groups)
@@ -209,7 +205,7 @@ def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
     """Return why samples and clips of a unit are in the quarantine."""
     if unit.quarantine is None:
         return {}
-    with _opened(store, unit.quarantine) as parquet:
+    with open_parquet(store, unit.quarantine) as parquet:
         rows = parquet.read(columns=["key", "clip_index", "reason"]).to_pylist()
     reasons = {}
     for row in rows:
@@ -217,15 +213,6 @@ def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
         clip = "" if row["clip_index"] is None else f"/{row['clip_index']}"
         reasons[sample + clip] = row["reason"]
     return reasons
-
-
-@contextmanager
-def _opened(store: Store, part: Part) -> Iterator[pq.ParquetFile]:
-    try:
-        with store.open(part.path) as file:
-            yield pq.ParquetFile(file)
-    except (pa.ArrowException, FileNotFoundError) as error:
-        raise StoreError(f"{store.locate(part.path)}: {error}; run verify on it") from error
 
 
 def _compare_quarantine(mine: dict[str, str], other: dict[str, str], result: Difference) -> None:

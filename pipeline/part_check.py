@@ -25,6 +25,8 @@ from pipeline.storage import Store, is_local
 
 _CHUNK: Final = 8 << 20
 
+Check = Callable[[Part, pq.ParquetFile], Iterator[Finding]]
+
 
 class UnitCheck:
     """Checks one unit's files, one after another, and remembers the clips that it saw.
@@ -60,35 +62,38 @@ class UnitCheck:
             pattern = rf"quarantine/{re.escape(self._unit.unit)}-([0-9a-f]{{16}})\.parquet"
             yield from self._file(part, pattern, QUARANTINE_SCHEMA, self._quarantined)
 
-    def _file(
-        self,
-        part: Part,
-        pattern: str,
-        schema: pa.Schema,
-        check: Callable[[Part, pq.ParquetFile], Iterator[Finding]],
-    ) -> Iterator[Finding]:
+    def _file(self, part: Part, pattern: str, schema: pa.Schema, check: Check) -> Iterator[Finding]:
         name = re.fullmatch(pattern, part.path)
         if name is None or not part.sha256.startswith(name[1]):
             yield Finding("checksum", part.path, f"the name does not fit unit and {part.sha256}")
-        with _fetched(self._store, part.path) as (file, digest):
-            if digest != part.sha256:
-                yield Finding("checksum", part.path, f"SHA-256 {digest}, recorded {part.sha256}")
+        try:
+            with _fetched(self._store, part.path) as (file, digest):
+                if digest != part.sha256:
+                    text = f"SHA-256 {digest}, recorded {part.sha256}"
+                    yield Finding("checksum", part.path, text)
+                else:
+                    yield from self._content(part, file, schema, check)
+        except FileNotFoundError:
+            yield Finding("missing", part.path, "gone since it was listed")
+
+    def _content(
+        self, part: Part, file: IO[bytes], schema: pa.Schema, check: Check
+    ) -> Iterator[Finding]:
+        try:
+            parquet = pq.ParquetFile(file)
+            found = parquet.schema_arrow
+            # Not with `check_metadata`, which heeds what Parquet calls a list's elements, too.
+            if not found.equals(schema) or found.metadata != schema.metadata:
+                yield Finding("schema", part.path, "columns or metadata are not the dataset's")
                 return
-            try:
-                parquet = pq.ParquetFile(file)
-                found = parquet.schema_arrow
-                # Not with `check_metadata`, which heeds what Parquet calls a list's elements, too.
-                if not found.equals(schema) or found.metadata != schema.metadata:
-                    yield Finding("schema", part.path, "columns or metadata are not the dataset's")
-                    return
-                if parquet.metadata.num_rows != part.rows:
-                    text = f"{parquet.metadata.num_rows} rows, recorded {part.rows}"
-                    yield Finding("rows", part.path, text)
-                yield from check(part, parquet)
-            except StoreError:
-                raise
-            except (pa.ArrowException, OSError) as error:
-                yield Finding("unreadable", part.path, f"{type(error).__name__}: {error}")
+            if parquet.metadata.num_rows != part.rows:
+                text = f"{parquet.metadata.num_rows} rows, recorded {part.rows}"
+                yield Finding("rows", part.path, text)
+            yield from check(part, parquet)
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            yield Finding("unreadable", part.path, f"{type(error).__name__}: {error}")
 
     def _rows(self, part: Part, parquet: pq.ParquetFile) -> Iterator[Finding]:
         columns = self._dataset.tokenizers

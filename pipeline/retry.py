@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.dataset import read_dataset
 from pipeline.errors import ConfigError
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest
+from pipeline.parquet import open_parquet
 from pipeline.records import REASONS, Part, Reopened
 from pipeline.storage import Store
 
@@ -97,8 +96,8 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
 
 def _reasons(store: Store, part: Part, reasons: Sequence[str], key: str) -> Counter[str]:
     """Return how often each of the reasons stands in a quarantine table, for matching keys."""
-    with store.open(part.path) as file:
-        rows = pq.read_table(file, columns=["key", "reason"]).to_pylist()
+    with open_parquet(store, part) as parquet:
+        rows = parquet.read(columns=["key", "reason"]).to_pylist()
     return Counter(
         row["reason"]
         for row in rows

@@ -121,10 +121,10 @@ def test_a_damaged_part_and_a_missing_dataset(pair: tuple[Store, Store]) -> None
     write_log(pair[0], [unit])
     write_log(pair[1], [commit(pair[1], deliver("u-1", lost=[1]))])
     pair[0].write(unit.parts[0].path, b"PAR1")
-    with pytest.raises(StoreError, match=r"u-1-0-.*run verify on it"):
+    with pytest.raises(StoreError, match=r"u-1-0-.*pipeline verify"):
         diff(*pair)
     pair[0].delete(unit.parts[0].path)
-    with pytest.raises(StoreError, match="run verify on it"):
+    with pytest.raises(StoreError, match="pipeline verify"):
         diff(*pair)
     with pytest.raises(ConfigError, match="no dataset"):
         diff(pair[0], Store(pair[0].uri + "-none"))

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest
 from pipeline.retry import retry
@@ -66,6 +66,10 @@ def test_nothing_of_that_kind(local: Store) -> None:
         retry(local, ["corupt"])
     with pytest.raises(ConfigError, match="no dataset"):
         retry(Store(local.uri + "-none"), ["corrupt"])
+    [path] = [part.path for part in read_manifest(local).quarantine_parts() if "u-1" in part.path]
+    local.delete(path)
+    with pytest.raises(StoreError, match=r"quarantine/u-1-.*pipeline verify"):
+        retry(local, ["corrupt"])
 
 
 def test_from_reopened_to_replaced(local: Store) -> None:

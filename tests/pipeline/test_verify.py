@@ -68,6 +68,15 @@ class TestFiles:
         found = one(verify(store))
         assert (found.kind, found.where, found.detail) == ("missing", path, "unit u-1 names it")
 
+    def test_a_part_that_goes_while_it_is_verified(
+        self, local: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = sound(local)[1].parts[0].path
+        listed = list(local.files())
+        local.delete(path)
+        monkeypatch.setattr(Store, "files", lambda store: iter(listed))
+        assert kinds(verify(local)) == [("missing", path)]
+
     def test_a_truncated_part(self, store: Store) -> None:
         part = sound(store)[0].parts[1]
         store.write(part.path, store.read(part.path)[:-7])
