@@ -7,8 +7,7 @@ to Ray Train, and what it stores of its own goes to a temporary folder.
 """
 
 import tempfile
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,8 @@ from pipeline.training.stage import Rank, Tell, train_stages
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+
+_LISTEN_EVERY_S = 0.5
 
 
 def launch(config: TrainConfig, tell: Tell) -> None:
@@ -97,13 +98,14 @@ def _fit(trainer: "TorchTrainer", lines: "Queue", tell: Tell) -> None:
             outcome.set_result(trainer.fit())
         except BaseException as error:
             outcome.set_exception(error)
-        with suppress(Exception):  # after Ctrl-C the cluster may be gone already
-            lines.put(None)
 
     # Not in the main thread: there it would take Ctrl-C for itself, and exit with 0.
     Thread(target=fit, daemon=True).start()
-    while (line := lines.get()) is not None:
-        tell(line)
+    ended = False
+    while not ended:
+        ended = bool(wait([outcome], timeout=_LISTEN_EVERY_S).done)
+        for line in lines.get_nowait_batch(lines.qsize()):
+            tell(line)
     try:
         outcome.result()
     except ray.train.ControllerError as error:
