@@ -76,15 +76,15 @@ def tokenized(config: JobConfig) -> Store:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Store]:
-    """A tar with two videos and a folder with two of one name, through both narrow models."""
+    """A tar and a folder of two videos each, through both narrow models."""
     folder = tmp_path_factory.mktemp("corpus")
     with tarfile.open(folder / "shard.tar", "w") as tar:
         for name in ("hiker_tiny.mp4", "odd/video_180.mov"):
             tar.add(VIDEOS / name, arcname=Path(name).name)
-    for name in ("loose/a/x.mp4", "loose/b/a/x.mp4"):
-        (folder / name).parent.mkdir(parents=True)
-        shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / name)
-    shutil.copy(VIDEOS / "odd/video_90.mov", folder / "loose/a/x.mp4")
+    # The key b/x.mp4 is also how the path of another file of its unit ends.
+    for name, video in (("a/b/x.mp4", "odd/video_90.mov"), ("b/x.mp4", "hiker_tiny.mp4")):
+        (folder / "loose" / name).parent.mkdir(parents=True)
+        shutil.copy(VIDEOS / video, folder / "loose" / name)
     specs = []
     for seed, (name, model) in enumerate(MODELS.items()):
         weights = folder / f"{name}.safetensors"
