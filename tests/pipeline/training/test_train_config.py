@@ -150,6 +150,12 @@ def test_a_warm_start_is_for_drawn_weights(tmp_path: Path) -> None:
     read("weights=hub")
 
 
+def test_only_fsq_has_levels_to_even() -> None:
+    read("stages.1.even_levels=true")
+    says = f"stages.1.even_levels = True: {KL} is KL and has no levels"
+    assert faults("stages.1.even_levels=true", f"model={KL}") == [says]
+
+
 def test_small_pictures_are_for_those_who_need_no_large_ones() -> None:
     small: list[Any] = ["stages.0.clips.height=16", "stages.0.clips.width=16"]
     says = [line.partition(": the ")[2] for line in faults(*small)]

@@ -18,6 +18,11 @@ NETWORKS = {"causal_v1_0": 9, "causal_v1_1": 10, "noncausal": 8}
 """Frames of a clip; for v1.1 a length that is filled up in front."""
 
 
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS", 5000)
+
+
 def videos(network: str, seed: int, batch: int) -> Tensor:
     return synthetic_video(batch, NETWORKS[network], 32, 32, seed)
 
@@ -108,9 +113,8 @@ def test_a_seed_decides_and_nothing_is_left_behind() -> None:
     assert not any(hooks)
 
 
-def test_more_channels_than_a_cell_has_components(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_channels_than_a_cell_has_components() -> None:
     """A cell of one pixel has three; the layer's other channels stay as they were drawn."""
-    monkeypatch.setattr(module, "ROWS", 500)
     tokenizer = drawn("causal_v1_0", "fsq")
     start = tokenizer.encoder.conv_in.conv.weight.clone()
     warm_start(tokenizer, videos("causal_v1_0", 1, batch=2).movedim(1, -1))
