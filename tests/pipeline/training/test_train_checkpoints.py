@@ -49,12 +49,30 @@ def test_what_has_no_marker_does_not_count_and_goes_with_time(store: Store) -> N
 
 
 class Killed(Store):
-    """A store whose process dies before the given file."""
+    """A store whose process dies before it writes a marker, and before it deletes another file."""
 
     def write(self, path: str, data: bytes) -> None:
         if path.endswith("train.pt"):
             raise KeyboardInterrupt
         super().write(path, data)
+
+    def delete(self, path: str) -> None:
+        if not path.endswith("train.pt"):
+            raise KeyboardInterrupt
+        super().delete(path)
+
+
+def test_the_marker_goes_first(tmp_path: Any) -> None:
+    class KilledInDeleting(Killed):
+        write = Store.write
+
+    store = Store(str(tmp_path))
+    save(store, 1)
+    with pytest.raises(KeyboardInterrupt):
+        save(KilledInDeleting(str(tmp_path)), 2, keep=1)
+    assert files(store) == ["00000001/rank-0.pt", "00000002/rank-0.pt", "00000002/train.pt"]
+    save(store, 3, keep=1)
+    assert files(store) == ["00000003/rank-0.pt", "00000003/train.pt"]
 
 
 def test_the_marker_comes_last(tmp_path: Any) -> None:

@@ -33,7 +33,9 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
     tags = board.Tags()["scalars"]
-    return {tag: {e.step: e.value for e in board.Scalars(tag)} for tag in tags}
+    events = {tag: board.Scalars(tag) for tag in tags}
+    assert all(len({e.step for e in of}) == len(of) for of in events.values()), "a step came twice"
+    return {tag: {e.step: e.value for e in of} for tag, of in events.items()}
 
 
 def test_a_line_has_the_means_since_the_last_one(tmp_path: Path) -> None:
