@@ -38,8 +38,8 @@ Undisturbed = tuple[list[str], pa.Table]
 def test_a_clip_has_the_tokens_that_the_model_by_hand_gives(undisturbed: Undisturbed) -> None:
     _, rows = undisturbed
     rule = ClipRule(frames=5, height=32, width=40, fps=8.0, short="drop")
-    fsq = vidtok.build("vidtok_fsq_causal_488_262144_tiny", seed=0)
-    kl = vidtok.build("vidtok_kl_causal_488_8chn_tiny", seed=0)
+    fsq = vidtok.load("vidtok_fsq_causal_488_262144_tiny")
+    kl = vidtok.load("vidtok_kl_causal_488_8chn_tiny")
     path = VIDEOS / "hiker_tiny.mp4"
     with Decoder(rule) as decoder:
         sample = Sample(key="hiker_tiny", video=str(path), video_name=path.name)
@@ -224,9 +224,7 @@ def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> Non
             index = np.frombuffer(row["fsq"], "<u4").reshape(row["fsq_shape"]).astype(np.int64)
             digits = [index // int(np.prod(levels[:i])) % n for i, n in enumerate(levels)]
             codes = np.stack([(d - n // 2) / (n // 2) for d, n in zip(digits, levels, strict=True)])
-            model = (
-                vidtok.build("vidtok_fsq_causal_488_262144_tiny", seed=0) if count == 1 else None
-            )
+            model = vidtok.load("vidtok_fsq_causal_488_262144_tiny") if count == 1 else None
             if model is not None:
                 by_index = model.decode_indices(torch.from_numpy(index)[None])
                 by_code = model.decode(torch.from_numpy(codes)[None].float())
