@@ -64,7 +64,9 @@ def film(photo: Image.Image, frames: int, size: tuple[int, int], rng: Random) ->
     return seen
 
 
-def view(photo: Image.Image, size: tuple[int, int], rng: Random) -> tuple[float, float, float, float]:
+def view(
+    photo: Image.Image, size: tuple[int, int], rng: Random
+) -> tuple[float, float, float, float]:
     """Return centre x and y, photo pixels per frame pixel, and angle of a view inside the photo."""
     height, width = size
     widest = min(photo.width / width, photo.height / height)
