@@ -1,7 +1,10 @@
-"""The one function behind `jobs/tokenize_corpus.py` and `python -m pipeline tokenize`."""
+"""The one function behind `jobs/tokenize_corpus.py` and `python -m pipeline tokenize`.
+
+Also how every job answers for its errors: one line on stderr, and an exit code.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -12,6 +15,7 @@ from pipeline.progress import ConsoleProgress
 from pipeline.summary import BAD_CONFIG, UNBALANCED
 
 INTERRUPTED: Final = 130
+AGAIN: Final = "run the same command again: it goes on"
 
 
 def tokenize(config: str, overrides: Sequence[str] = ()) -> int:
@@ -23,20 +27,35 @@ def tokenize(config: str, overrides: Sequence[str] = ()) -> int:
         configuration is wrong and nothing was done; 130 when interrupted.
     """
     console = Console(highlight=False)
-    try:
+
+    def work() -> int:
         settings = load_config(config, overrides)
         from pipeline.job import run  # torch and Ray take seconds: a typing error need not wait
 
         summary = run(settings, ConsoleProgress(console))
+        for line in summary.lines():
+            console.print(line, soft_wrap=True, markup=False)
+        return summary.exit_code
+
+    return exit_code_of(work, AGAIN)
+
+
+def exit_code_of(work: Callable[[], int], advice: str = "") -> int:
+    """Run a job's work and return its exit code, or that of the error which ended it.
+
+    Args:
+        work: returns the exit code.
+        advice: what to do after an error that is no fault of the configuration, or Ctrl-C.
+    """
+    try:
+        return work()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_CONFIG
     except PipelineError as error:
-        print(f"error: {error}\nrun the same command again: it goes on", file=sys.stderr)
+        print(f"error: {error}" + (f"\n{advice}" if advice else ""), file=sys.stderr)
         return UNBALANCED
     except KeyboardInterrupt:
-        print("interrupted; run the same command again: it goes on", file=sys.stderr)
+        if advice:
+            print(f"interrupted; {advice}", file=sys.stderr)
         return INTERRUPTED
-    for line in summary.lines():
-        console.print(line, soft_wrap=True, markup=False)
-    return summary.exit_code

@@ -10,19 +10,12 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from pipeline.dataset import Dataset, read_dataset
 from pipeline.errors import StoreError
-from pipeline.manifest import Manifest, read_manifest
 from pipeline.records import REASONS, Part
+from pipeline.status import Status
+from pipeline.status import status as read_status
 from pipeline.storage import Store
-from pipeline.summary import (
-    BALANCED,
-    UNBALANCED,
-    Tally,
-    format_bytes,
-    format_duration,
-    tally_dict,
-)
+from pipeline.summary import format_bytes, format_duration
 
 _COUNT_ROWS: Final = (
     ("samples", "samples_read", "samples_with_clips", "samples_filtered", "samples_quarantined"),
@@ -60,10 +53,7 @@ class Sizes:
 class Page:
     """What the page says."""
 
-    output: str
-    dataset: Dataset
-    manifest: Manifest
-    tally: Tally
+    status: Status
     sizes: dict[str, Sizes] = field(default_factory=dict)
     """By bucket; the quarantine's under `quarantine`."""
     runs: list[dict[str, Any]] = field(default_factory=list)
@@ -72,25 +62,17 @@ class Page:
     @property
     def exit_code(self) -> int:
         """0 when every sample and clip is accounted for."""
-        return UNBALANCED if self.tally.problems else BALANCED
+        return self.status.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "output": self.output,
-            "fingerprint": self.dataset.fingerprint,
-            "log_number": self.manifest.number,
-            "units_reopened": sorted(self.manifest.reopened),
-            "problems": self.tally.problems,
-            **tally_dict(self.tally),
-            "files": {name: asdict(sizes) for name, sizes in self.sizes.items()},
-            "runs": self.runs,
-        }
+        files = {name: asdict(sizes) for name, sizes in self.sizes.items()}
+        return {**self.status.to_dict(), "files": files, "runs": self.runs}
 
     def lines(self) -> list[str]:
         """Return the page as Markdown."""
         return [
-            f"# {self.output}",
+            f"# {self.status.output}",
             "",
             *self._head(),
             *_section("Counts", self._counts()),
@@ -101,23 +83,24 @@ class Page:
         ]
 
     def _head(self) -> Iterator[str]:
-        clip = self.dataset.identity["clip"]
+        dataset, manifest = self.status.dataset, self.status.manifest
+        clip = dataset.identity["clip"]
         fps = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
         yield (
             f"Clips of {clip['frames']} frames, {clip['height']}×{clip['width']} pixels, {fps}."
-            f" Fingerprint `{self.dataset.fingerprint}`, log at record {self.manifest.number}."
+            f" Fingerprint `{dataset.fingerprint}`, log at record {manifest.number}."
         )
         yield ""
-        rows = [(c.name, c.model, c.kind, c.dtype) for c in self.dataset.tokenizers]
+        rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
         yield from _table(("column", "model", "kind", "dtype"), rows)
-        for problem in self.tally.problems:
+        for problem in self.status.tally.problems:
             yield f"\n**Does not add up:** {problem}"
-        if self.manifest.reopened:
-            yield f"\n{len(self.manifest.reopened)} units wait to be done again by the next run."
+        if manifest.reopened:
+            yield f"\n{len(manifest.reopened)} units wait to be done again by the next run."
 
     def _counts(self) -> Iterator[str]:
-        counts = self.tally.counts
-        yield f"{self.tally.units} units.\n"
+        counts = self.status.tally.counts
+        yield f"{self.status.tally.units} units.\n"
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
@@ -127,7 +110,7 @@ class Page:
     def _quarantine(self) -> Iterator[str]:
         rows = [
             (reason, str(count), REASONS.get(reason, "?"))
-            for reason, count in self.tally.reasons.most_common()
+            for reason, count in self.status.tally.reasons.most_common()
         ]
         yield from _table(("reason", "samples and clips", "meaning"), rows)
 
@@ -146,10 +129,10 @@ class Page:
         yield from _table(heads, rows)
 
     def _work(self) -> Iterator[str]:
-        clips = self.tally.counts.clips_written
+        clips = self.status.tally.counts.clips_written
         rows = [
             (stage, format_duration(seconds), f"{clips / seconds:.1f}")
-            for stage, seconds in sorted(self.tally.timings.items())
+            for stage, seconds in sorted(self.status.tally.timings.items())
             if seconds > 0
         ]
         yield from _table(("stage", "time in all processes", "clips/s in one"), rows)
@@ -198,18 +181,15 @@ def report(store: Store) -> Page:
         ConfigError: there is no dataset.
         StoreError: the log or a run's summary is damaged.
     """
-    dataset = read_dataset(store)
-    manifest = read_manifest(store)
+    status = read_status(store)
+    manifest = status.manifest
     groups: dict[str, list[Part]] = {}
     for part in manifest.parts():
         groups.setdefault(part.bucket, []).append(part)
     if quarantine := manifest.quarantine_parts():
         groups["quarantine"] = quarantine
     return Page(
-        output=store.uri,
-        dataset=dataset,
-        manifest=manifest,
-        tally=Tally.of(manifest),
+        status=status,
         sizes={name: Sizes.of(parts) for name, parts in groups.items()},
         runs=list(_summaries(store)),
     )

@@ -1,19 +1,16 @@
 """The one function behind `jobs/evaluate_tokenizer.py`."""
 
-import sys
 from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
 
+from pipeline.command import exit_code_of
 from pipeline.config_file import load
-from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation.checks import check
 from pipeline.evaluation.config import EvaluationConfig
 
 FAILED: Final = 1
-BAD_CONFIG: Final = 2
-INTERRUPTED: Final = 130
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -25,20 +22,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     """
     console = Console(highlight=False)
     path = None if not arguments or "=" in arguments[0] else arguments[0]
-    try:
+
+    def work() -> int:
         config = load(path, arguments[path is not None :], EvaluationConfig, check)
         from pipeline.evaluation.run import run  # torch takes seconds: a typing error need not wait
 
         with console.status("evaluating") as status:
             done = run(config, lambda n, of: status.update(f"{n} of {of} videos and tars"))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_CONFIG
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    for line in done.lines:
-        console.print(line, soft_wrap=True, markup=False)
-    return 0 if done.results["videos"] else FAILED
+        for line in done.lines:
+            console.print(line, soft_wrap=True, markup=False)
+        return 0 if done.results["videos"] else FAILED
+
+    return exit_code_of(work)

@@ -1,15 +1,9 @@
 """The one function behind `jobs/train_tokenizer.py`."""
 
-import sys
 from collections.abc import Sequence
-from typing import Final
 
-from pipeline.command import INTERRUPTED
+from pipeline.command import AGAIN, exit_code_of
 from pipeline.config_file import load
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.summary import BAD_CONFIG
-
-FAILED: Final = 1
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -20,7 +14,8 @@ def train(arguments: Sequence[str]) -> int:
         configuration is wrong and nothing was done; 130 when interrupted.
     """
     path, overrides = arguments[0], arguments[1:]
-    try:
+
+    def work() -> int:
         from pipeline.training.checks import check
         from pipeline.training.config import TrainConfig
 
@@ -28,13 +23,6 @@ def train(arguments: Sequence[str]) -> int:
         from pipeline.training.launch import launch
 
         launch(config, lambda line: print(line, flush=True))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_CONFIG
-    except PipelineError as error:
-        print(f"error: {error}\nrun the same command again: it goes on", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again: it goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        return 0
+
+    return exit_code_of(work, AGAIN)

@@ -151,8 +151,8 @@ class TrainConfig(Section):
     """Checkpoint that the first stage begins with, or `hub` for the released one of `model`; null
     begins with drawn weights."""
     warm_start: bool = False
-    """Fit the linear path of drawn weights to the corpus first: worth thousands of steps where
-    compute is scarce (`vidtok.training.warm_start`). The release does without."""
+    """Fit the linear path of drawn weights to the corpus first, which saves steps where compute is
+    scarce (`vidtok.training.warm_start`). The release does without."""
     workers: NonNegativeInt = 0
     """Ranks that Ray Train runs on the cluster; 0 trains in this process."""
     gpu: bool | None = None

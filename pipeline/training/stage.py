@@ -19,6 +19,7 @@ from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
 from pipeline.training.held_out import held_out_clips
 from pipeline.training.record import Record
 from pipeline.training.validation import validate
+from vidtok.checkpoint import save
 from vidtok.lpips import load_lpips
 from vidtok.presets import named_config
 from vidtok.training.even_levels import even_levels
@@ -249,8 +250,6 @@ def _line(stage: str, step: int, steps: int, means: dict[str, float]) -> str:
 
 
 def _safetensors(tokenizer: vidtok.Tokenizer) -> bytes:
-    from vidtok.checkpoint import save
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         save(tokenizer, path)

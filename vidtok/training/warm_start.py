@@ -1,12 +1,15 @@
 """A start for training that already shows a picture: the linear path fitted by least squares.
 
 With their last convolutions at zero, all residual blocks and the attention pass their input on, and
-what is left of a VidTok network is a chain of resampling convolutions. From random weights it takes
-thousands of steps until that chain carries a picture at all. Here each of its layers is fitted, in
-the order in which data flows, by ridge regression from what the layer sees in a batch of clips to
-the principal components of the pixels that one of its output cells covers. The network then starts
-as a pyramid of principal components, a little worse than one PCA of the clip's blocks, and the
-residual blocks, free to learn what no linear map can, start with gradients that mean something.
+what is left of a VidTok network is a chain of resampling convolutions. Here each of its layers is
+fitted, in the order in which data flows, by ridge regression from what the layer sees in a batch of
+clips to the principal components of the pixels that one of its output cells covers. The network
+then starts as a pyramid of principal components, and the residual blocks, free to learn what no
+linear map can, start with gradients that mean something.
+
+Measured with the package's narrow KL network on held-out clips: 18.8 dB at the start, where drawn
+weights gave 9, and 14 after 130 batches. One PCA of the clips' 4×8×8 blocks to as many channels,
+which this falls short of because upsampling repeats pixels and cannot place them, gave 25.1.
 
 Nothing of the architecture changes. The published training starts from random weights instead.
 """
@@ -43,8 +46,10 @@ RIDGE = 1e-2
 NORM_BIAS = 2.0
 """Bias of the last norm before each readout: SiLU is nearly straight around 2, and bent at 0."""
 FSQ_SPREAD = 0.9
-"""Standard deviation of a channel before FSQ's tanh: all levels are then met about alike."""
+"""Standard deviation of a channel before FSQ's tanh. A guess, and on the low side: latents of video
+are peaked, so that 14.4 of 18 bits were in use at the start."""
 START_LOGVAR = -5.0
+"""Of KL: a standard deviation of 0.08 beside means of 1, little enough for a picture to show."""
 
 
 @torch.no_grad()
