@@ -7,6 +7,10 @@ from hypothesis import settings
 from pipeline.storage import Store
 from tests.pipeline.s3 import CREDENTIALS, S3Server
 
+# Ray reads its token once per process, from the home folder: after a test with another home no
+# cluster would let this process in. Clusters of tests are this machine's own, and short-lived.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
 # Examples touch disks and share two cores with others: how long one takes says nothing.
 settings.register_profile("pipeline", deadline=None, max_examples=60)
 settings.load_profile("pipeline")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.cell_check import check_cells, expected_shape
 from pipeline.errors import StoreError
 from pipeline.parts import TokenizerColumn, index_dtype
-from tests.pipeline.datasets import DATASET
+from tests.pipeline.made_datasets import DATASET
 from tests.pipeline.units import FSQ, KL
 
 

@@ -16,7 +16,7 @@ from pipeline.dataset import new_dataset
 from pipeline.diff import diff
 from pipeline.errors import ConfigError, StoreError
 from pipeline.storage import Store
-from tests.pipeline.datasets import IDENTITY, commit, sound, with_column, with_rows, write_log
+from tests.pipeline.made_datasets import IDENTITY, commit, sound, with_column, with_rows, write_log
 from tests.pipeline.units import FSQ, KL, deliver
 
 

@@ -14,7 +14,7 @@ from pipeline.report_page import report
 from pipeline.reports import write_summary
 from pipeline.storage import Store
 from pipeline.summary import Summary, Tally
-from tests.pipeline.datasets import commit, sound, write_log
+from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.units import deliver
 
 

@@ -17,7 +17,7 @@ from pipeline.status import status
 from pipeline.storage import Store
 from pipeline.vacuum import vacuum
 from pipeline.verify import verify
-from tests.pipeline.datasets import DATASET, commit, sound, write_log
+from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
 from tests.pipeline.units import deliver
 
 

@@ -14,7 +14,7 @@ from pipeline.log_records import record_path
 from pipeline.storage import Store, StoredFile
 from pipeline.vacuum import Vacuumed, vacuum
 from pipeline.verify import verify
-from tests.pipeline.datasets import commit, sound, write_log
+from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.units import deliver
 
 HOUR = 3600.0

@@ -22,7 +22,7 @@ from pipeline.parts import QUARANTINE_SCHEMA
 from pipeline.records import UnitRecord, from_json, to_json
 from pipeline.storage import Store
 from pipeline.verify import Verification, verify
-from tests.pipeline.datasets import (
+from tests.pipeline.made_datasets import (
     DATASET,
     IDENTITY,
     commit,
