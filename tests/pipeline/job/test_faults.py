@@ -1,5 +1,6 @@
 """Whatever is killed, the rows are those of an undisturbed run; what cannot be done is reported."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,11 +26,11 @@ Undisturbed = tuple[list[str], pa.Table]
 
 def kill(worker: str) -> None:
     """SIGKILL the actors of the cluster under test that run a worker."""
-    victims = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if worker in " ".join(process.cmdline())
-    ]
+    victims = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # also of one that has just died
+            if worker in " ".join(process.cmdline()):
+                victims.append(process)
     assert victims, f"no {worker} is running"
     for process in victims:
         process.kill()

@@ -17,7 +17,7 @@ from pipeline.training.command import train
 from tests.pipeline.training.runs import LOW, rows, settings
 
 ROOT = Path(__file__).parents[3]
-RUN = {"loaders": 1, "stages": [{**LOW, "steps": 14}], "keep_checkpoints": 9}
+RUN = {"loaders": 1, "stages": [{**LOW, "steps": 22}], "keep_checkpoints": 9}
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -87,13 +87,13 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     code, out, err = interrupted.end()
     assert code == 130
     assert err == "interrupted; run the same command again: it goes on\n"
-    assert out.splitlines()[0].startswith("low: 4 of 14 batches done")
+    assert out.splitlines()[0].startswith("low: 4 of 22 batches done")
 
     code, out, err = Job(path).end()
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith(("low: 8 of 14", "low: 12 of 14"))
+    assert out.splitlines()[0].startswith(tuple(f"low: {n} of 22" for n in (8, 12, 16, 20)))
     losses = rows(tmp_path / "cut/out", of="train")
-    assert [row["step"] for row in losses] == [3, 4, 6, 8, 9, 12, 14]
+    assert [row["step"] for row in losses] == [3, 4, 6, 8, 9, 12, 15, 16, 18, 20, 21, 22]
     assert losses == rows(tmp_path / "whole/out", of="train")
     one, two = (load_file(tmp_path / n / "out/1-low/model.safetensors") for n in ("whole", "cut"))
     assert all(one[name].equal(two[name]) for name in one)
