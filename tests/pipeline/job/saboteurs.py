@@ -35,6 +35,16 @@ class DiesOnOneUnit(DecodeWorker):
         yield from rows
 
 
+class NeverEndsOneUnit(DecodeWorker):
+    """It is given the last shard and goes on for ever: a job that cannot get done."""
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        unit = from_json(WorkUnit, str(batch["unit"][0]))
+        while unit.unit.startswith("shard-003"):
+            time.sleep(1)
+        yield from super().__call__(batch)
+
+
 class ComesOutDifferently(DecodeWorker):
     """Dies in mid-unit once; what it delivered until then is not what the retry delivers.
 

@@ -23,6 +23,15 @@ from tests.pipeline.job.conftest import ROOT, Silence, committed_rows, job, toke
 
 Undisturbed = tuple[list[str], pa.Table]
 
+ENDLESS_DRIVER = """
+import runpy
+from pipeline import graph
+from tests.pipeline.job import saboteurs
+graph.DecodeWorker = saboteurs.NeverEndsOneUnit
+runpy.run_path("jobs/tokenize_corpus.py", run_name="__main__")
+"""
+"""The job's own command, with one unit that is never done: the kill comes before the end."""
+
 
 def kill(worker: str) -> None:
     """SIGKILL the actors of the cluster under test that run a worker."""
@@ -70,7 +79,7 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     settings = tmp_path / "job.yaml"
     settings.write_text(json.dumps(config.public()))
     driver = subprocess.Popen(
-        [sys.executable, ROOT / "jobs/tokenize_corpus.py", settings],
+        [sys.executable, "-c", ENDLESS_DRIVER, settings],
         cwd=ROOT,
         env={**os.environ, "RAY_ADDRESS": cluster},
         stdout=subprocess.DEVNULL,
@@ -80,12 +89,13 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     deadline = time.monotonic() + 60
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert driver.poll() is None, "it is in mid-run"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     first = read_record(Store(str(tmp_path / "out")), 1)
 
     summary = tokenized(config)
-    assert 1 <= summary.committed_before < 4, "it was killed in mid-run"
+    assert 1 <= summary.committed_before < 4
     assert summary.committed_before + summary.done.units == 4
     assert read_record(Store(str(tmp_path / "out")), 1) == first
     assert committed_rows(tmp_path / "out").equals(rows)
