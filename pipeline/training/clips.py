@@ -8,6 +8,7 @@ Workers take turns, so the state is these cursors and whose turn it is.
 """
 
 import hashlib
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class TrainingClips:
             batch_size=None,
             num_workers=self._workers,
             multiprocessing_context="spawn" if self._workers else None,
+            worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # else it would take numbers from the training's
         )
         return iter(loader)
@@ -205,3 +207,8 @@ class TrainingClips:
             "lanes": [*self._lanes],
             "world": self._world,
         }
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; a worker that dies of it first is an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
