@@ -19,12 +19,11 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.dataset import read_dataset
-from pipeline.decode import Decoder
+from pipeline.decode import Decoder, clip_rules
 from pipeline.manifest import read_manifest
 from pipeline.models import is_untrained
 from pipeline.revisit import (
     clip_psnr,
-    clip_rule,
     decode_cells,
     job_config,
     open_models,
@@ -51,13 +50,12 @@ def main() -> None:
         if is_untrained(spec):
             print(f"{spec.name}: untrained weights, so its pictures show nothing of the original")
     models = open_models(dataset)
-    rule = clip_rule(dataset)
     manifest = read_manifest(store)
     sources = {unit.unit: unit.sources for unit in manifest.units()}
     parts = [store.locate(part.path) for part in manifest.parts()]
     strips: list[tuple[str, NDArray[np.uint8]]] = []
     errors: dict[str, list[float]] = {name: [] for name in models}
-    with Decoder(rule) as decoder:
+    with Decoder(clip_rules(dataset.identity["clip"])) as decoder:
         for row in some_rows(parts, asked.clips):
             unit, key, index = row["unit"], row["key"], row["clip_index"]
             found = list(source_clips(decoder, unit, sources[unit], key, {index}))
@@ -67,7 +65,7 @@ def main() -> None:
             strips.append((f"{Path(key).stem} {row['start_s']:.1f} s", original))
             for column in dataset.tokenizers:
                 name = column.name
-                decoded = decode_cells(models[name], column, row, rule.frames)
+                decoded = decode_cells(models[name], column, row, len(original))
                 errors[name].append(clip_psnr(original, decoded))
                 strips.append((f"{name}  {errors[name][-1]:.1f} dB", decoded))
     draw(strips, asked.picture)
@@ -87,17 +85,22 @@ def some_rows(parts: list[str], count: int) -> list[dict[str, Any]]:
 
 def draw(strips: list[tuple[str, NDArray[np.uint8]]], path: Path) -> None:
     """Write labelled rows of frames, evenly taken from each clip, as one picture."""
-    frames, height, width = strips[0][1].shape[:3]
-    chosen = np.linspace(0, frames - 1, min(FRAMES_SHOWN, frames)).round().astype(int)
-    size = (LABEL_WIDTH + len(chosen) * (width + GAP), len(strips) * (height + GAP))
+    rows = [
+        clip[np.linspace(0, len(clip) - 1, min(FRAMES_SHOWN, len(clip))).round().astype(int)]
+        for _, clip in strips
+    ]
+    widest = max(len(row) * (row.shape[2] + GAP) for row in rows)
+    size = (LABEL_WIDTH + widest, sum(row.shape[1] + GAP for row in rows))
     picture = Image.new("RGB", size, "white")
     text = ImageDraw.Draw(picture)
-    for n, (label, clip) in enumerate(strips):
-        top = n * (height + GAP)
+    top = 0
+    for (label, _), row in zip(strips, rows, strict=True):
+        height, width = row.shape[1:3]
         text.text((6, top + height // 2 - 6), label, fill="black")
-        for column, frame in enumerate(chosen):
+        for column, frame in enumerate(row):
             left = LABEL_WIDTH + column * (width + GAP)
-            picture.paste(Image.fromarray(clip[frame]), (left, top))
+            picture.paste(Image.fromarray(frame), (left, top))
+        top += height + GAP
     picture.save(path)
 
 

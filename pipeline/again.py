@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
-from pipeline.decode import DecodeLimits, Decoder
+from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.encode import ClipEncoder
 from pipeline.errors import QuarantineError, StoreError
 from pipeline.findings import Finding
@@ -19,7 +19,6 @@ from pipeline.parts import TokenizerColumn
 from pipeline.records import Clip, UnitRecord
 from pipeline.revisit import (
     clip_psnr,
-    clip_rule,
     decode_cells,
     job_config,
     open_models,
@@ -55,7 +54,6 @@ class Again:
     def __init__(self, dataset: Dataset, *, retokenize: bool, decode: bool) -> None:
         config = job_config(dataset)
         self._dataset = dataset
-        self._rule = clip_rule(dataset)
         self._threads = config.tokenize.threads
         self._models = open_models(dataset) if decode else {}
         self._encoders: list[ClipEncoder] = []
@@ -68,7 +66,7 @@ class Again:
                 batch = spec.batch if cuda else 1
                 self._encoders.append(ClipEncoder(model, column, batch=batch, device=device))
         limits = DecodeLimits(timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb)
-        self._decoder = Decoder(self._rule, limits)
+        self._decoder = Decoder(clip_rules(dataset.identity["clip"]), limits)
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +113,7 @@ class Again:
         original = frames.round().astype(np.uint8)
         columns = {column.name: column for column in self._dataset.tokenizers}
         return {
-            name: clip_psnr(original, decode_cells(model, columns[name], row, self._rule.frames))
+            name: clip_psnr(original, decode_cells(model, columns[name], row, len(frames)))
             for name, model in self._models.items()
         }
 

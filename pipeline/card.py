@@ -14,7 +14,7 @@ configs:
 ---
 # Video tokens
 
-One row per clip of {frames} frames of {height}×{width} pixels. Columns beside those of the
+One row per clip of {shapes} pixels. Columns beside those of the
 tokenizers say which clip it is and where it comes from; `dataset.json` holds the whole
 configuration and the fingerprint `{fingerprint}`.
 
@@ -38,7 +38,6 @@ def write_card(store: Store, dataset: Dataset) -> None:
 
 
 def _card(dataset: Dataset) -> str:
-    clip = dataset.identity["clip"]
     rows = [
         f"| `{c.name}` | {c.model} | {'code indices' if c.kind == 'fsq' else 'posterior means'}"
         f"{' (log-variances in `' + c.name + '_logvar`)' if c.logvar else ''}"
@@ -46,9 +45,7 @@ def _card(dataset: Dataset) -> str:
         for c in dataset.tokenizers
     ]
     return _TEMPLATE.format(
-        frames=clip["frames"],
-        height=clip["height"],
-        width=clip["width"],
+        shapes=" or ".join(f"{b.frames} frames of {b.height}×{b.width}" for b in dataset.buckets),
         fingerprint=dataset.fingerprint,
         tokenizers="\n".join(rows),
         first=dataset.tokenizers[0].name,

@@ -44,8 +44,8 @@ class SourceConfig(Section):
     """Passed to fsspec (endpoint, credentials). Never written into the output."""
 
 
-class ClipConfig(Section):
-    """What is cut from a video; part of the fingerprint."""
+class BucketConfig(Section):
+    """One shape of clips."""
 
     frames: PositiveInt
     """Frames of a clip. Causal models of temporal factor f take 1 + f·k."""
@@ -53,6 +53,20 @@ class ClipConfig(Section):
     """Pixels, after resizing and cropping."""
     width: PositiveInt
     """Pixels, after resizing and cropping."""
+
+
+class ClipConfig(Section):
+    """What is cut from a video; part of the fingerprint."""
+
+    frames: PositiveInt | None = None
+    """Of the one shape, as in `BucketConfig`. Either these three are given, or `buckets`."""
+    height: PositiveInt | None = None
+    """Likewise."""
+    width: PositiveInt | None = None
+    """Likewise."""
+    buckets: list[BucketConfig] = []
+    """Several shapes. Each video gets one of them: of those with the most frames that it fills (one
+    frame is for pictures), the one in which its picture loses least; of equal ones the first."""
     fps: Annotated[Seconds | None, Field(le=1000)] = None
     """Frames per second of presentation time; null takes every frame of the source once."""
     short: Literal["drop", "pad"] = "drop"
@@ -60,6 +74,11 @@ class ClipConfig(Section):
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic of the resize. `float32` keeps the fractions that the reference tokenizer sees, at
     four times the memory between decode and tokenize."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return plain values that say which clips come out, in one form for each way to say so."""
+        shape = {"frames", "height", "width"}
+        return self.model_dump(mode="json", exclude=shape if self.buckets else {"buckets"})
 
 
 class DecodeConfig(Section):
@@ -86,8 +105,8 @@ class TokenizerSpec(Section):
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8
-    """Clips per call on a GPU: the one shape that the encoder ever sees. On a CPU clips go one by
-    one; the largest batch of any tokenizer still is how many clips travel together."""
+    """Clips per call on a GPU: with the bucket, all that the encoder's shape depends on. On a CPU
+    clips go one by one; the largest batch of any tokenizer still is how many travel together."""
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     """How KL latents are stored; null means float16. FSQ indices take the smallest unsigned integer
     that holds the codebook."""

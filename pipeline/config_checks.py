@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import JobConfig, TokenizerSpec
+from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
 
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
@@ -32,7 +32,7 @@ class Fault:
 
 def check(config: JobConfig) -> list[Fault]:
     """Return what is wrong with a configuration whose fields are right one by one."""
-    faults = [*_names(config), *_slice(config)]
+    faults = [*_names(config), *_slice(config), *_shapes(config.clip)]
     for n, spec in enumerate(config.tokenizers):
         faults += _model(config, spec, f"tokenizers.{n}")
     return faults
@@ -60,6 +60,21 @@ def _slice(config: JobConfig) -> Iterator[Fault]:
             yield Fault("slice", config.slice, f"slices count from 0: the last of {of} is {of - 1}")
 
 
+def _shapes(clip: ClipConfig) -> Iterator[Fault]:
+    """Either frames, height and width, or buckets that differ."""
+    given = {"frames": clip.frames, "height": clip.height, "width": clip.width}
+    for name, value in given.items():
+        if clip.buckets and value is not None:
+            rule = "clip.buckets says so for each shape"
+            yield Fault(f"clip.{name}", value, rule, "leave one of the two out")
+        elif not clip.buckets and value is None:
+            yield Fault(f"clip.{name}", rule="is required", mend="give it a value")
+    for n, bucket in enumerate(clip.buckets):
+        if (first := clip.buckets.index(bucket)) < n:
+            rule = f"is clip.buckets.{first} again"
+            yield Fault(f"clip.buckets.{n}", rule=rule, mend="leave one of them out")
+
+
 def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
     from vidtok.presets import PRESETS
 
@@ -74,7 +89,11 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
             rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
             yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
     clip = config.clip
-    yield from clip_faults(model, clip.frames, clip.height, clip.width)
+    for n, bucket in enumerate(clip.buckets):
+        where = f"clip.buckets.{n}"
+        yield from clip_faults(model, bucket.frames, bucket.height, bucket.width, where)
+    if not clip.buckets and clip.frames and clip.height and clip.width:
+        yield from clip_faults(model, clip.frames, clip.height, clip.width)
 
 
 def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fault]:
@@ -94,7 +113,9 @@ def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fa
         yield Fault(f"{field}.weights", weights, "no such file")
 
 
-def clip_faults(model: "TokenizerConfig", frames: int, height: int, width: int) -> Iterator[Fault]:
+def clip_faults(
+    model: "TokenizerConfig", frames: int, height: int, width: int, where: str = "clip"
+) -> Iterator[Fault]:
     """Ask the model; its answer reads `frames = 16: <model> takes 1 + 4k frames; use 13 or 17`."""
     rules: list[Callable[[], None]] = [
         lambda: model.check_frames(frames),
@@ -106,4 +127,4 @@ def clip_faults(model: "TokenizerConfig", frames: int, height: int, width: int) 
         except ValueError as error:
             field, _, text = str(error).partition(" = ")
             value, _, text = text.partition(": ")
-            yield Fault(f"clip.{field}", value, text)
+            yield Fault(f"{where}.{field}", value, text)

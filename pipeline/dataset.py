@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, DatasetMismatch, StoreError
 from pipeline.parts import FORMAT_VERSION, TokenizerColumn, clip_schema
-from pipeline.records import from_json, to_json
+from pipeline.records import Bucket, from_json, to_json
 from pipeline.storage import Store
 
 PATH: Final = "dataset.json"
@@ -37,6 +37,15 @@ class Dataset:
     """Name → Arrow type of the parts' columns, for people; follows from `tokenizers`."""
 
     format_version: int = FORMAT_VERSION
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes of its clips, in the order of the settings."""
+        clip = self.identity["clip"]
+        return tuple(
+            Bucket(frames=shape["frames"], height=shape["height"], width=shape["width"])
+            for shape in clip.get("buckets", (clip,))
+        )
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:

@@ -3,14 +3,16 @@
     WorkUnit ─► read_samples ─► Decoder ─► BatchRow … BatchRow ─► Closing
 
 A generator without state between units: the same unit always gives the same rows, in the same
-order, cut at the same places. Rows are full but for the last; a sample's clips may lie in several.
+order, cut at the same places. A row holds clips of one bucket and leaves when it is full; what is
+left at the unit's end leaves in the order in which it was begun. A sample's clips may lie in
+several rows. At most one row for each bucket is open.
 The closing row lists the digest of every row before it, so that the commit notices a replay that
 came out differently, which counts alone would not show.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -39,7 +41,7 @@ class DecodeStage:
     """Holds one decoder; a context manager, not for several threads at once.
 
     Args:
-        rule: the clips wanted.
+        rules: the clips wanted, one rule for each bucket.
         limits: when to give a video up.
         row_clips: N, clips in one row.
         max_video_mb: larger videos are quarantined unread.
@@ -48,15 +50,14 @@ class DecodeStage:
 
     def __init__(
         self,
-        rule: ClipRule,
+        rules: ClipRule | Sequence[ClipRule],
         limits: DecodeLimits,
         *,
         row_clips: int,
         max_video_mb: float,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._decoder = Decoder(rule, limits)
-        self._rule = rule
+        self._decoder = Decoder(rules, limits)
         self._row_clips = row_clips
         self._max_video_mb = max_video_mb
         self._storage_options = storage_options
@@ -83,7 +84,7 @@ class DecodeStage:
             StoreError: the source cannot be read now; no closing row was yielded.
         """
         book = _Book(unit.unit)
-        pending = _PendingRow(unit.unit, self._rule, self._row_clips)
+        pending = _PendingRows(unit.unit, self._row_clips)
         samples = read_samples(
             unit, storage_options=self._storage_options, max_video_mb=self._max_video_mb
         )
@@ -92,11 +93,10 @@ class DecodeStage:
                 book.quarantined_sample(sample)
                 continue
             for clip, frames in self._clips(sample, book):
-                pending.add(clip, frames)
-                if pending.is_full:
-                    yield book.listed(pending.take())
-        if not pending.is_empty:
-            yield book.listed(pending.take())
+                if (row := pending.add(clip, frames)) is not None:
+                    yield book.listed(row)
+        for row in pending.rest():
+            yield book.listed(row)
         yield book.closing()
 
     def _clips(self, sample: Sample, book: "_Book") -> Iterator[tuple[Clip, NDArray[Any]]]:
@@ -115,41 +115,38 @@ class DecodeStage:
         book.sample(sample.key, written, filtered, broken)
 
 
-class _PendingRow:
-    """Collects clips in the array that becomes the row."""
+class _PendingRows:
+    """Collects the clips of each bucket in the array that becomes their row."""
 
-    def __init__(self, unit: str, rule: ClipRule, row_clips: int) -> None:
+    def __init__(self, unit: str, row_clips: int) -> None:
         self._unit = unit
-        self._bucket = Bucket(frames=rule.frames, height=rule.height, width=rule.width)
-        self._shape = (row_clips, *rule.shape)
-        self._dtype = np.dtype(rule.resize)
+        self._row_clips = row_clips
         self._seq = 0
-        self._clips: list[Clip] = []
-        self._frames = np.empty(0, self._dtype)
+        self._open: dict[Bucket, tuple[list[Clip], NDArray[Any]]] = {}
+        """Clips, and frames with room for a full row, in the order in which they were begun."""
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._clips
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._clips) == self._shape[0]
-
-    def add(self, clip: Clip, frames: NDArray[Any]) -> None:
-        if not self._clips:
+    def add(self, clip: Clip, frames: NDArray[Any]) -> BatchRow | None:
+        """Take a clip in; return the row that it fills, if it does."""
+        num_frames, height, width, _ = frames.shape
+        bucket = Bucket(frames=num_frames, height=height, width=width)
+        if bucket not in self._open:
             # A new array for every row: the one before may still be on its way out.
-            self._frames = np.empty(self._shape, self._dtype)
-        self._frames[len(self._clips)] = frames
-        self._clips.append(clip)
+            self._open[bucket] = [], np.empty((self._row_clips, *frames.shape), frames.dtype)
+        clips, row = self._open[bucket]
+        row[len(clips)] = frames
+        clips.append(clip)
+        return self._take(bucket) if len(clips) == self._row_clips else None
 
-    def take(self) -> BatchRow:
-        header = BatchHeader(
-            unit=self._unit, seq=self._seq, bucket=self._bucket, clips=tuple(self._clips)
-        )
-        row = BatchRow(header, self._frames[: len(self._clips)])
+    def rest(self) -> Iterator[BatchRow]:
+        """Yield the rows that are not full."""
+        for bucket in list(self._open):
+            yield self._take(bucket)
+
+    def _take(self, bucket: Bucket) -> BatchRow:
+        clips, frames = self._open.pop(bucket)
+        header = BatchHeader(unit=self._unit, seq=self._seq, bucket=bucket, clips=tuple(clips))
         self._seq += 1
-        self._clips = []
-        return row
+        return BatchRow(header, frames[: len(clips)])
 
 
 class _Book:

@@ -29,7 +29,7 @@ def identity(
     """
     return {
         "preprocessing": PREPROCESSING,
-        "clip": config.clip.model_dump(mode="json"),
+        "clip": config.clip.identity(),
         "tokenizers": {
             spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
             for spec in config.tokenizers
@@ -43,7 +43,7 @@ def tokenizer_column(
     """Return what a tokenizer writes; its fingerprint covers the clips that it sees as well."""
     whole = {
         "preprocessing": PREPROCESSING,
-        "clip": clip.model_dump(mode="json"),
+        "clip": clip.identity(),
         **_tokenizer(spec, model, weights),
     }
     kind = model.regularizer

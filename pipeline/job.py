@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.card import write_card
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, new_dataset, open_dataset
-from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.errors import OverBudget
 from pipeline.fingerprint import identity, tokenizer_column
 from pipeline.job_metrics import JobMetrics
@@ -282,7 +282,7 @@ class _Job:
         config = self.config
         return PassArguments(
             decode=DecodeArguments(
-                rule=ClipRule(**config.clip.model_dump()),
+                rules=clip_rules(config.clip.identity()),
                 limits=DecodeLimits(
                     timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb
                 ),

@@ -84,10 +84,11 @@ class Page:
 
     def _head(self) -> Iterator[str]:
         dataset, manifest = self.status.dataset, self.status.manifest
-        clip = dataset.identity["clip"]
-        fps = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
+        rate = dataset.identity["clip"]["fps"]
+        fps = "every frame" if rate is None else f"{rate:g} frames per second"
+        shapes = [f"{b.frames} frames, {b.height}×{b.width} pixels" for b in dataset.buckets]
         yield (
-            f"Clips of {clip['frames']} frames, {clip['height']}×{clip['width']} pixels, {fps}."
+            f"Clips of {', or '.join(shapes)}, {fps}."
             f" Fingerprint `{dataset.fingerprint}`, log at record {manifest.number}."
         )
         yield ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import vidtok
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
-from pipeline.decode import ClipRule, Decoder
+from pipeline.decode import Decoder
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest
 from pipeline.models import open_model, weights_digest
@@ -48,11 +48,6 @@ def job_config(dataset: Dataset) -> JobConfig:
         raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
 
 
-def clip_rule(dataset: Dataset) -> ClipRule:
-    """Return how a dataset's clips were cut."""
-    return ClipRule(**dataset.identity["clip"])
-
-
 def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
     """Return a dataset's models by column, in float32 on the CPU.
 
@@ -77,7 +72,7 @@ def source_clips(
     """Yield clips of one sample, decoded from its source again.
 
     Args:
-        decoder: with the dataset's `clip_rule`.
+        decoder: with the dataset's `clip_rules`.
         unit: of the rows.
         sources: URIs of the unit's record.
         key: of the rows.

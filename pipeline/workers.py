@@ -40,7 +40,7 @@ RayBatch = dict[str, NDArray[Any]]
 class DecodeArguments:
     """Of `DecodeStage`, as sent to its actors."""
 
-    rule: ClipRule
+    rules: Sequence[ClipRule]
     limits: DecodeLimits
     row_clips: int
     max_video_mb: float
@@ -75,7 +75,7 @@ class DecodeWorker:
     def __init__(self, arguments: DecodeArguments, recorder: Recorder) -> None:
         self._recorder = recorder
         self._stage = DecodeStage(
-            arguments.rule,
+            arguments.rules,
             arguments.limits,
             row_clips=arguments.row_clips,
             max_video_mb=arguments.max_video_mb,

@@ -7,7 +7,8 @@
 it dies. Whatever a video does to its decoder ends as a `QuarantineError` of that one sample.
 """
 
+from pipeline.decode.buckets import clip_rules
 from pipeline.decode.decoder import Decoder
 from pipeline.decode.rule import ClipRule, DecodeLimits
 
-__all__ = ["ClipRule", "DecodeLimits", "Decoder"]
+__all__ = ["ClipRule", "DecodeLimits", "Decoder", "clip_rules"]

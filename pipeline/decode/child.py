@@ -10,12 +10,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from pipeline.decode.buckets import longest, of_length
 from pipeline.decode.cut import Cut, cut
 from pipeline.decode.damage import one_line
 from pipeline.decode.geometry import Orientation, fit
@@ -51,7 +52,8 @@ def main(fd: int) -> None:
 
 
 def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
-    rule, limits = ClipRule(**job["rule"]), DecodeLimits(**job["limits"])
+    rules = [ClipRule(**rule) for rule in job["rules"]]
+    limits = DecodeLimits(**job["limits"])
     dog = Watchdog(limits.timeout_s, lambda: send(sock, {"kind": "alive"}))
 
     def emit(header: dict[str, Any], payload: memoryview | None) -> None:
@@ -63,7 +65,7 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
     outcome: dict[str, Any]
     try:
         limit_memory(base, limits.memory_mb << 20)
-        _decode(file, rule, limits, dog.progress, emit)
+        _decode(file, rules, limits, dog.progress, emit)
         outcome = {"kind": "end"}
     except QuarantineError as error:
         detail = error.detail
@@ -83,14 +85,49 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
 
 def _decode(
     fd: int,
-    rule: ClipRule,
+    rules: Sequence[ClipRule],
     limits: DecodeLimits,
     progress: Callable[[], None],
     emit: Callable[[dict[str, Any], memoryview | None], None],
 ) -> None:
-    with os.fdopen(fd, "rb", buffering=0) as file, open_video(file, limits) as video:
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        for clip, source_fps in _clips(file, rules, limits, progress):
+            frames = clip.frames
+            emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
+
+
+def _clips(
+    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
+) -> Iterator[tuple[Cut, float]]:
+    """Yield the clips of a video, with its rate, cut to the length that suits it.
+
+    How many frames a video has is known at its end, before which most have filled a clip of the
+    longest. One that has not is decoded once more, to clips of its own length.
+    """
+    tried = longest(rules)
+    ended: tuple[Cut, float] | None = None
+    for clip, source_fps in _cut(file, tried, limits, progress):
+        if clip.index == 0 and clip.own_frames < tried[0].frames:
+            ended = clip, source_fps
+        else:
+            yield clip, source_fps
+    if ended is None:
+        return
+    right = of_length(rules, ended[0].own_frames)
+    if right == tried:
+        yield ended
+    else:
+        yield from _cut(file, right, limits, progress)
+
+
+def _cut(
+    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
+) -> Iterator[tuple[Cut, float]]:
+    """Yield a video's clips; the rules are of one length, and differ in height and width."""
+    rule = rules[0]
+    with open_video(file, limits) as video:
         painter = Painter(
-            (rule.height, rule.width),
+            [(each.height, each.width) for each in rules],
             rule.resize,
             video.sample_aspect,
             limits.max_pixels,
@@ -98,11 +135,7 @@ def _decode(
         )
         picks = pick(video.frames(progress), rule.interval_s, video.nominal_s)
         for clip in cut(picks, rule, painter.paint):
-            frames = clip.frames
-            emit(
-                _header(clip, video.source_fps),
-                None if frames is None else frames.data.cast("B"),
-            )
+            yield clip, video.source_fps
 
 
 def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
@@ -115,6 +148,7 @@ def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
         "source_height": clip.fit.display_height,
         "source_width": clip.fit.display_width,
         "crop": clip.fit.crop,
+        "num_frames": clip.own_frames + clip.padded_frames,
         "size": (clip.fit.height, clip.fit.width),
         "padded_frames": clip.padded_frames,
         "dropped": clip.frames is None,

@@ -30,6 +30,8 @@ class Cut:
     index: int
     start_s: Fraction
     end_s: Fraction
+    own_frames: int
+    """Frames of the source; those after them are copies of the last."""
     padded_frames: int
     fit: Fit
     frames: NDArray[Any] | None
@@ -69,6 +71,7 @@ def cut(
                 index=index,
                 start_s=start_s,
                 end_s=end_s,
+                own_frames=filled,
                 padded_frames=0,
                 fit=first,
                 frames=frames,
@@ -81,6 +84,7 @@ def cut(
             index=index,
             start_s=start_s,
             end_s=end_s,
+            own_frames=filled,
             padded_frames=rule.frames - filled if rule.short == "pad" else 0,
             fit=first,
             frames=frames if rule.short == "pad" else None,

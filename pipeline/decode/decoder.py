@@ -5,7 +5,7 @@ reused; after it died, was killed, ran out of memory or kept too much of it, the
 new one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from io import FileIO
 from types import TracebackType
@@ -30,15 +30,21 @@ class Decoder:
     """Decodes one sample after another. A context manager; not for several threads at once.
 
     Args:
-        rule: the clips wanted.
+        rules: the clips wanted; several differ in their shape alone, and each video is cut by the
+            one that suits it (`pipeline.decode.buckets`).
         limits: when to give a video up.
     """
 
-    def __init__(self, rule: ClipRule, limits: DecodeLimits | None = None) -> None:
-        self._rule = rule
+    def __init__(
+        self, rules: ClipRule | Sequence[ClipRule], limits: DecodeLimits | None = None
+    ) -> None:
+        self._rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
         self._limits = limits or DecodeLimits()
         self._child: Child | None = None
-        self._job = {"rule": asdict(rule), "limits": asdict(self._limits)}
+        self._job = {
+            "rules": [asdict(rule) for rule in self._rules],
+            "limits": asdict(self._limits),
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -65,13 +71,14 @@ class Decoder:
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         """Yield the clips of a sample as soon as each is complete.
 
-        A remainder that `rule.short` drops comes last, as a clip without frames. The same bytes
-        always give the same clips and the same outcome. A caller that stops early costs the child
-        its life.
+        A remainder that the rule's `short` drops comes last, as a clip without frames. The same
+        bytes always give the same clips and the same outcome. A caller that stops early costs the
+        child its life.
 
         Yields:
             The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says;
-            H and W are the rule's, or one size per video where the rule leaves pictures whole.
+            T, H and W are those of one rule for the whole video; where a rule leaves pictures
+            whole, H and W are one size per video.
             Its `source_height` and `source_width` are those of the upright picture with square
             pixels, `source_fps` the average rate that the container declares.
 
@@ -141,19 +148,22 @@ class Decoder:
         )
         if header["dropped"]:
             return clip, None
-        frames = np.empty(self._shape(header), np.dtype(self._rule.resize))
+        frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
         self._child.receive_into(frames.data.cast("B"))
         return clip, frames
 
     def _shape(self, header: dict[str, Any]) -> tuple[int, int, int, int]:
-        rule = self._rule
-        if rule.fit == "crop":
-            return rule.shape
+        frames = int(header["num_frames"])
         height, width = (int(side) for side in header["size"])
+        if not any(self._fits(rule, frames, height, width) for rule in self._rules):
+            raise ProtocolError(f"a clip of {frames} pictures of {height}x{width} pixels")
+        return frames, height, width, 3
+
+    def _fits(self, rule: ClipRule, frames: int, height: int, width: int) -> bool:
+        if rule.fit == "crop":
+            return (frames, height, width, 3) == rule.shape
         covers = height >= rule.height and width >= rule.width
-        if not covers or height * width > self._limits.max_pixels:
-            raise ProtocolError(f"a picture of {height}x{width} pixels")
-        return rule.frames, height, width, 3
+        return frames == rule.frames and covers and height * width <= self._limits.max_pixels
 
     def _is_lean(self, header: dict[str, Any]) -> bool:
         grown = header.get("grown_mb")

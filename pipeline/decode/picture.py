@@ -12,7 +12,7 @@ Colour follows the stream's own matrix and range. The rules where files leave a 
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from pipeline.decode.buckets import best_size
 from pipeline.decode.geometry import Fit, Orientation, display_size, fit
 from pipeline.decode.hdr import Transfer, to_standard_range
 from pipeline.decode.resize import resize
@@ -43,24 +44,25 @@ class Painter:
     """Turns decoded frames into pixels of the bucket; keeps swscale's tables between frames.
 
     Args:
-        bucket: `(height, width)` to fill.
+        sizes: `(height, width)` to fill: the one in which the first frame loses least, for all.
         dtype: of the result, `uint8` or `float32`; both in [0, 255].
         sample_aspect: width of a pixel over its height, as the container or the codec says.
         max_pixels: the largest picture, before the crop, that is worked on.
-        whole: crop nothing. The first frame is scaled to cover the bucket, and what it comes to is
-            the bucket of the frames after it, so that a video that changes its size keeps one.
+        whole: crop nothing. The first frame is scaled to cover the size, and what it comes to is
+            the size of the frames after it, so that a video that changes its size keeps one.
     """
 
     def __init__(
         self,
-        bucket: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
         dtype: Literal["uint8", "float32"],
         sample_aspect: Fraction,
         max_pixels: int,
         *,
         whole: bool = False,
     ) -> None:
-        self._bucket = bucket
+        self._sizes = sizes
+        self._size: tuple[int, int] | None = None
         self._whole = whole
         self._float = dtype == "float32"
         self._sample_aspect = sample_aspect
@@ -104,7 +106,9 @@ class Painter:
 
     def _place(self, frame: VideoFrame, orientation: Orientation) -> Fit:
         shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
-        place = fit(shown, self._bucket, whole=self._whole)
+        if self._size is None:
+            self._size = best_size(shown, self._sizes)
+        place = fit(shown, self._size, whole=self._whole)
         for what, height, width in (
             ("displayed", place.display_height, place.display_width),
             ("scaled", place.resized_height, place.resized_width),
@@ -118,7 +122,7 @@ class Painter:
                     f"more than decode.max_pixels = {self._max_pixels}",
                 )
         if self._whole:
-            self._bucket, self._whole = (place.height, place.width), False
+            self._size, self._whole = (place.height, place.width), False
         return place
 
     def _rgb(self, frame: VideoFrame, place: Fit, orientation: Orientation) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from pipeline.again import Again
 from pipeline.commit import commit_unit
 from pipeline.config import JobConfig
 from pipeline.dataset import new_dataset, open_dataset, read_dataset
-from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import ConfigError
 from pipeline.findings import Finding
@@ -57,8 +57,8 @@ def tokenized(config: JobConfig) -> Store:
         for spec, column in zip(config.tokenizers, columns, strict=True)
     ]
     stage = TokenizeStage(encoders)
-    rule = ClipRule(**config.clip.model_dump())
-    with DecodeStage(rule, DecodeLimits(), row_clips=4, max_video_mb=100) as decode:
+    rules = clip_rules(config.clip.identity())
+    with DecodeStage(rules, DecodeLimits(), row_clips=4, max_video_mb=100) as decode:
         for unit in plan_units(config.source.uri, files_per_unit=16):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)

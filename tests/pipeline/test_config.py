@@ -133,7 +133,7 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "command line: tokenizers.0.weights = s3://b/w.ckpt: must be a path that every node",
         ),
         ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
-        ("clip.frames=null", "command line: clip.frames = None: should be a valid integer"),
+        ("clip.frames=null", "command line: clip.frames: is required; give it a value"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
         ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),

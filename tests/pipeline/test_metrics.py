@@ -191,7 +191,7 @@ def test_a_starving_worker_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_decode_worker_counts_its_rows_and_time() -> None:
     recorded = Recorded()
     arguments = DecodeArguments(
-        rule=ClipRule(frames=5, height=32, width=40, fps=8.0, short="drop"),
+        rules=[ClipRule(frames=5, height=32, width=40, fps=8.0, short="drop")],
         limits=DecodeLimits(timeout_s=60, memory_mb=2048),
         row_clips=4,
         max_video_mb=100,

@@ -32,7 +32,7 @@ def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> l
     rule, limits = ClipRule(**how), limits or DecodeLimits()
     with open_video(io.BytesIO(video), limits) as opened:
         painter = Painter(
-            (rule.height, rule.width), rule.resize, opened.sample_aspect, limits.max_pixels
+            [(rule.height, rule.width)], rule.resize, opened.sample_aspect, limits.max_pixels
         )
         picks = pick(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
         return list(cut(picks, rule, painter.paint))
@@ -226,7 +226,7 @@ def test_a_picture_too_large_once_scaled_is_refused():
 
 
 def test_whole_pictures_keep_the_size_of_the_first():
-    painter = Painter((32, 32), "uint8", Fraction(1), 10_000, whole=True)
+    painter = Painter([(32, 32)], "uint8", Fraction(1), 10_000, whole=True)
     one, taller, again = (
         painter.paint(av.VideoFrame(width, height, "rgb24"))
         for width, height in ((96, 64), (40, 80), (96, 64))
