@@ -68,7 +68,7 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
             rule = "clip.buckets says so for each shape"
             yield Fault(f"clip.{name}", value, rule, "leave one of the two out")
         elif not clip.buckets and value is None:
-            yield Fault(f"clip.{name}", rule="is required", mend="give it a value")
+            yield Fault(f"clip.{name}", rule="is required", mend="give it or clip.buckets")
     for n, bucket in enumerate(clip.buckets):
         if (first := clip.buckets.index(bucket)) < n:
             rule = f"is clip.buckets.{first} again"

@@ -10,22 +10,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.decode.buckets import longest, of_length
-from pipeline.decode.cut import Cut, cut
+from pipeline.decode.clips import clips
+from pipeline.decode.cut import Cut
 from pipeline.decode.damage import one_line
 from pipeline.decode.geometry import Orientation, fit
-from pipeline.decode.picture import Painter
 from pipeline.decode.protocol import receive_with_file, send
 from pipeline.decode.resize import resize
 from pipeline.decode.rule import ClipRule, DecodeLimits
-from pipeline.decode.sampling import pick
-from pipeline.decode.video import open_video
 from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
 from pipeline.errors import QuarantineError
 
@@ -91,51 +88,9 @@ def _decode(
     emit: Callable[[dict[str, Any], memoryview | None], None],
 ) -> None:
     with os.fdopen(fd, "rb", buffering=0) as file:
-        for clip, source_fps in _clips(file, rules, limits, progress):
+        for clip, source_fps in clips(file, rules, limits, progress):
             frames = clip.frames
             emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
-
-
-def _clips(
-    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
-) -> Iterator[tuple[Cut, float]]:
-    """Yield the clips of a video, with its rate, cut to the length that suits it.
-
-    How many frames a video has is known at its end, before which most have filled a clip of the
-    longest. One that has not is decoded once more, to clips of its own length.
-    """
-    tried = longest(rules)
-    ended: tuple[Cut, float] | None = None
-    for clip, source_fps in _cut(file, tried, limits, progress):
-        if clip.index == 0 and clip.own_frames < tried[0].frames:
-            ended = clip, source_fps
-        else:
-            yield clip, source_fps
-    if ended is None:
-        return
-    right = of_length(rules, ended[0].own_frames)
-    if right == tried:
-        yield ended
-    else:
-        yield from _cut(file, right, limits, progress)
-
-
-def _cut(
-    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
-) -> Iterator[tuple[Cut, float]]:
-    """Yield a video's clips; the rules are of one length, and differ in height and width."""
-    rule = rules[0]
-    with open_video(file, limits) as video:
-        painter = Painter(
-            [(each.height, each.width) for each in rules],
-            rule.resize,
-            video.sample_aspect,
-            limits.max_pixels,
-            whole=rule.fit == "whole",
-        )
-        picks = pick(video.frames(progress), rule.interval_s, video.nominal_s)
-        for clip in cut(picks, rule, painter.paint):
-            yield clip, video.source_fps
 
 
 def _header(clip: Cut, source_fps: float) -> dict[str, Any]:

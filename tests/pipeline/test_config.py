@@ -133,7 +133,7 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "command line: tokenizers.0.weights = s3://b/w.ckpt: must be a path that every node",
         ),
         ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
-        ("clip.frames=null", "command line: clip.frames: is required; give it a value"),
+        ("clip.frames=null", "command line: clip.frames: is required; give it or clip.buckets"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
         ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),
@@ -147,6 +147,48 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
 def test_a_wrong_value_is_one_line(good: str, override: str, line: str) -> None:
     got = faults(good, override)
     assert got[0].startswith(line)
+
+
+BUCKETS = (
+    "clip: {buckets: [{frames: 17, height: 128, width: 128}, {frames: 9, height: 96, width: 160}]"
+)
+
+
+def test_buckets(good: str) -> None:
+    assert load_config(good).clip.identity() == {
+        **{"frames": 17, "height": 128, "width": 128},
+        **{"fps": 8.0, "short": "drop", "resize": "uint8"},
+    }
+    Path(good).write_text(GOOD.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
+    config = load_config(good)
+    assert config.clip.identity() == {
+        "buckets": [
+            {"frames": 17, "height": 128, "width": 128},
+            {"frames": 9, "height": 96, "width": 160},
+        ],
+        **{"fps": 8.0, "short": "drop", "resize": "uint8"},
+    }
+    assert JobConfig.model_validate(config.public()) == config
+    assert faults(good, "clip.frames=17", "clip.width=64") == [
+        f"command line: clip.{name} = {value}: clip.buckets says so for each shape; leave one of"
+        " the two out"
+        for name, value in (("frames", 17), ("width", 64))
+    ]
+    assert faults(good, "clip.buckets.1={frames: 17, height: 128, width: 128}") == [
+        "command line: clip.buckets.1: is clip.buckets.0 again; leave one of them out"
+    ]
+    # Every bucket has to suit every model.
+    assert [line.partition(";")[0] for line in faults(good, "clip.buckets.1.frames=16")] == [
+        f"command line: clip.buckets.1.frames = 16: {model} takes 1 + 4k frames"
+        for model in ("vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny")
+    ]
+    assert faults(good, "clip.buckets.0.hight=16")[0] == (
+        "command line: clip.buckets.0.hight: no such key; did you mean height?"
+    )
+    assert faults(good, "clip.buckets=[]") == [
+        f"job.yaml: clip.{name}: is required; give it or clip.buckets"
+        for name in ("frames", "height", "width")
+    ]
 
 
 @pytest.mark.parametrize(

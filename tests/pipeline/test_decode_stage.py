@@ -1,6 +1,7 @@
 """The decode stage on lists: how rows are cut, and that every sample and clip is counted once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from tests.pipeline.fakes import clip
 RULE = ClipRule(frames=2, height=4, width=6, fps=None, short="drop")
 UNIT = WorkUnit(unit="u", tar_uri="/u.tar")
 
+WIDTHS = (6, 8, 10)
+"""Of three buckets: a sample's key says which is its own."""
+
 Script = tuple[str, int, int, bool]
 """A sample: key, clips with frames, clips without, whether it breaks in the end."""
 
@@ -27,15 +31,16 @@ Script = tuple[str, int, int, bool]
 class FakeDecoder:
     """Plays the script that stands in a sample's bytes."""
 
-    def __init__(self, rule: ClipRule, limits: DecodeLimits) -> None:
-        self.rule = rule
+    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
+        self.rules = rules
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         assert isinstance(sample.video, bytes)
         written, filtered, broken = sample.video
+        shape = self.rules[int(sample.key) % len(self.rules)].shape
         for n in range(written):
             value = (int(sample.key) * 16 + n) % 256
-            yield clip(n, unit, sample.key), np.full(self.rule.shape, value, np.uint8)
+            yield clip(n, unit, sample.key), np.full(shape, value, np.uint8)
         for n in range(written, written + filtered):
             yield clip(n, unit, sample.key), None
         if broken:
@@ -46,7 +51,10 @@ class FakeDecoder:
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, samples: list[Script | Quarantined], row_clips: int = 3
+    monkeypatch: pytest.MonkeyPatch,
+    samples: list[Script | Quarantined],
+    row_clips: int = 3,
+    rules: Sequence[ClipRule] = (RULE,),
 ) -> tuple[list[BatchRow], Closing]:
     def read_samples(unit: WorkUnit, **_: Any) -> Iterator[Sample | Quarantined]:
         for sample in samples:
@@ -58,7 +66,7 @@ def run(
 
     monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
     monkeypatch.setattr(decode_stage, "read_samples", read_samples)
-    with DecodeStage(RULE, DecodeLimits(), row_clips=row_clips, max_video_mb=1) as stage:
+    with DecodeStage(rules, DecodeLimits(), row_clips=row_clips, max_video_mb=1) as stage:
         *rows, closing = list(stage(UNIT))
     assert isinstance(closing, Closing)
     assert all(isinstance(row, BatchRow) for row in rows)
@@ -141,7 +149,7 @@ def test_a_store_that_fails_gives_no_closing_row(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
     monkeypatch.setattr(decode_stage, "read_samples", read_samples)
-    stage = DecodeStage(RULE, DecodeLimits(), row_clips=3, max_video_mb=1)
+    stage = DecodeStage([RULE], DecodeLimits(), row_clips=3, max_video_mb=1)
     rows = []
     with pytest.raises(StoreError):
         rows.extend(stage(UNIT))
@@ -153,10 +161,33 @@ _SCRIPTS = st.lists(
 )
 
 
-@given(scripts=_SCRIPTS, row_clips=st.integers(1, 5))
+def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [replace(RULE, width=width) for width in WIDTHS]
+    script: list[Script | Quarantined] = [
+        ("0", 2, 0, False),
+        ("1", 1, 0, False),
+        ("3", 3, 1, False),
+        ("2", 1, 0, True),
+        ("4", 1, 0, False),
+    ]
+    rows, closing = run(monkeypatch, script, rules=rules)
+    found = [(row.header.bucket.name, [c.clip_id for c in row.header.clips]) for row in rows]
+    assert found == [
+        ("2x4x6", ["u/0/0", "u/0/1", "u/3/0"]),
+        # Those that are not full leave in the order in which they were begun.
+        ("2x4x8", ["u/1/0", "u/4/0"]),
+        ("2x4x6", ["u/3/1", "u/3/2"]),
+        ("2x4x10", ["u/2/0"]),
+    ]
+    assert [row.header.seq for row in rows] == [0, 1, 2, 3]
+    assert closing.digests == tuple(row.header.digest() for row in rows)
+
+
+@given(scripts=_SCRIPTS, row_clips=st.integers(1, 5), num_buckets=st.integers(1, 3))
 def test_everything_is_accounted_for(
-    scripts: list[tuple[int, int, bool, bool]], row_clips: int
+    scripts: list[tuple[int, int, bool, bool]], row_clips: int, num_buckets: int
 ) -> None:
+    rules = [replace(RULE, width=width) for width in WIDTHS[:num_buckets]]
     samples: list[Script | Quarantined] = []
     for n, (written, filtered, broken, unread) in enumerate(scripts):
         record = Quarantined(
@@ -164,7 +195,7 @@ def test_everything_is_accounted_for(
         )
         samples.append(record if unread else (str(n), written, filtered, broken))
     with pytest.MonkeyPatch.context() as patch:
-        rows, closing = run(patch, samples, row_clips)
+        rows, closing = run(patch, samples, row_clips, rules)
     counts = closing.counts
     assert counts.imbalance() is None
     assert counts.samples_read == len(samples)
@@ -173,4 +204,14 @@ def test_everything_is_accounted_for(
     assert counts.clips_quarantined == len(closing.quarantined) - lost_samples
     ids = [c.clip_id for row in rows for c in row.header.clips]
     assert len(ids) == len(set(ids)) == counts.clips_written
-    assert all(len(row.frames) == row_clips for row in rows[:-1])
+    for rule in rules:
+        mine = [row for row in rows if row.header.bucket.width == rule.width]
+        assert all(len(row.frames) == row_clips for row in mine[:-1])
+        order = [(int(c.key), c.clip_index) for row in mine for c in row.header.clips]
+        assert order == sorted(order), "a bucket's rows keep the order of the source"
+        for row in mine:
+            keys = [int(c.key) for c in row.header.clips]
+            assert row.frames.shape == (len(keys), *rule.shape)
+            values = [(int(c.key) * 16 + c.clip_index) % 256 for c in row.header.clips]
+            assert row.frames[:, 0, 0, 0, 0].tolist() == values
+            assert {rules[key % len(rules)] for key in keys} == {rule}

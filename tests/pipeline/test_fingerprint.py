@@ -7,11 +7,14 @@ import torch
 
 import vidtok
 from pipeline.config import JobConfig, TokenizerSpec
-from pipeline.dataset import fingerprint_of
+from pipeline.dataset import fingerprint_of, new_dataset
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import identity, tokenizer_column
 from pipeline.models import is_untrained, open_encoder, open_model, weights_digest
+from pipeline.records import Bucket
 
+SQUARE = {"frames": 17, "height": 128, "width": 128}
+WIDE = {"frames": 17, "height": 96, "width": 160}
 FSQ, KL = "vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny"
 
 
@@ -39,6 +42,16 @@ def fingerprint(config: JobConfig, fsq_weights: str = "a") -> str:
     return fingerprint_of(identity(config, models, {"fsq": fsq_weights, "kl": "b"}))
 
 
+def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
+    one, other = (job(clip={"buckets": shapes}) for shapes in ([SQUARE, WIDE], [WIDE, SQUARE]))
+    assert fingerprint(one) != fingerprint(other)
+    assert list(new_dataset((), {"clip": other.clip.identity()}).buckets) == [
+        Bucket(**WIDE),
+        Bucket(**SQUARE),
+    ]
+    assert list(new_dataset((), {"clip": job().clip.identity()}).buckets) == [Bucket(**SQUARE)]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -46,6 +59,7 @@ def fingerprint(config: JobConfig, fsq_weights: str = "a") -> str:
         {"clip__frames": 13},
         {"clip__short": "pad"},
         {"clip__resize": "float32"},
+        {"clip": {"fps": 8.0, "buckets": [SQUARE, WIDE]}},
         {"tokenizers__0__precision": "bf16"},
         {"tokenizers__1__dtype": "float32"},
         {"tokenizers__1__logvar": True},
