@@ -110,6 +110,30 @@ def test_every_clip_comes_out_the_same_again(corpus: tuple[JobConfig, Store]) ->
     assert sum(line.startswith("decoded     ") for line in result.lines()) == 2
 
 
+def test_clips_of_several_buckets_do_too(corpus: tuple[JobConfig, Store], tmp_path: Path) -> None:
+    config, _ = corpus
+    shapes = [(9, 32, 32), (9, 32, 48), (5, 48, 32)]
+    buckets = [dict(zip(("frames", "height", "width"), shape, strict=True)) for shape in shapes]
+    values = config.model_dump() | {
+        "clip": {"buckets": buckets, "fps": 4.0, "short": "pad"},
+        "output": {"uri": str(tmp_path / "out")},
+    }
+    store = tokenized(JobConfig.model_validate(values))
+    parts = read_manifest(store).parts()
+    # The hiker is long and wide, twice; of the three frames that are left one stands upright, and
+    # one is wide with nothing else for its length.
+    assert sorted((part.bucket, part.rows) for part in parts) == [
+        ("5x48x32", 1),
+        ("5x48x32", 1),
+        ("9x32x48", 3),
+        ("9x32x48", 3),
+    ]
+    result = verify(store, retokenize=1000, decode=3)
+    assert result.findings == []
+    assert result.retokenized == 8
+    assert len(result.psnr["fsq"]) == 3
+
+
 @dataclass(frozen=True)
 class Known:
     """One row, and its clip from the source."""
