@@ -129,18 +129,22 @@ def test_memory_does_not_grow_with_the_length_of_a_video():
         assert pid_of(decoder) == child
 
 
-@pytest.mark.parametrize("size", [[31, 64], [64, 31], [6000, 6000], [64], None, ["a", "b"]])
+@pytest.mark.parametrize(
+    "lie",
+    [{"size": size} for size in ([31, 64], [64, 31], [6000, 6000], [64], None, ["a", "b"])]
+    + [{"num_frames": 1 << 30}],
+)
 def test_a_child_that_lies_about_a_size_is_not_believed(
-    size: object, monkeypatch: pytest.MonkeyPatch
+    lie: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ):
     """No memory is taken for what cannot be a picture of the rule and the limits."""
     receive = Child.receive
 
-    def lie(child: Child, timeout_s: float) -> dict[str, Any]:
+    def lying(child: Child, timeout_s: float) -> dict[str, Any]:
         header = receive(child, timeout_s)
-        return header | {"size": size} if header["kind"] == "clip" else header
+        return header | lie if header["kind"] == "clip" else header
 
-    monkeypatch.setattr(Child, "receive", lie)
+    monkeypatch.setattr(Child, "receive", lying)
     rule = ClipRule(frames=1, height=32, width=32, fps=None, short="drop", fit="whole")
     with Decoder(rule) as decoder, pytest.raises(QuarantineError) as caught:
         next(decoder.decode(GOOD, "u"))
