@@ -196,6 +196,7 @@ class _Book:
                 stage=broken.stage,
                 reason=broken.reason,
                 detail=broken.detail,
+                attempts=broken.attempts,
             )
             self._quarantined.append(record)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"

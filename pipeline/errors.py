@@ -33,13 +33,15 @@ class QuarantineError(PipelineError):
         stage: where it failed.
         reason: one of `pipeline.records.REASONS`, a short word that summaries count by.
         detail: what the library said, for a person.
+        attempts: how often it was tried.
     """
 
-    def __init__(self, stage: Stage, reason: str, detail: str) -> None:
+    def __init__(self, stage: Stage, reason: str, detail: str, *, attempts: int = 1) -> None:
         super().__init__(f"{stage}: {reason}: {detail}")
         self.stage: Stage = stage
         self.reason = reason
         self.detail = detail
+        self.attempts = attempts
 
 
 class UnitRejected(PipelineError):

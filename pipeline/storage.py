@@ -218,6 +218,7 @@ class Spool:
             else:
                 self.file.close()
                 fs.put_file(str(self._path), full)
+                _confirm(fs, full, self._path.stat().st_size, self._store.locate(path))
         self.discard()
 
     def discard(self) -> None:
@@ -384,7 +385,25 @@ def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
             else:
                 raise StateUnknown(text) from error
         else:
+            try:
+                _confirm(fs, full, len(data), where)
+            except Exception as error:
+                raise StateUnknown(str(error)) from error
             return
+
+
+def _confirm(fs: Any, full: str, num_bytes: int, where: str) -> None:
+    """Ask whether an object stands there whole: some stores and proxies answer before it does.
+
+    Raises:
+        StoreError: it does not.
+    """
+    try:
+        found = int(fs.size(full))
+    except FileNotFoundError:
+        raise StoreError(f"{where}: the store took it, and does not have it") from None
+    if found != num_bytes:
+        raise StoreError(f"{where}: the store took {num_bytes} bytes, and has {found}")
 
 
 def _answer(error: BaseException | None) -> tuple[str, int]:

@@ -2,12 +2,15 @@
 
 Knows nothing of how frames are made; keeps a child process for that. Between samples the child is
 reused; after it died, was killed, ran out of memory or kept too much of it, the next sample gets a
-new one.
+new one. A sample whose child died or fell silent is tried once more from its beginning, and the
+clips that were given already are not given again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from io import FileIO
+from itertools import islice
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -24,6 +27,10 @@ from pipeline.records import REASONS, Clip, Sample
 KEPT_SHARE = 8
 """A child that keeps more than this part (1/8) of `memory_mb` after a video is replaced, so that
 what one video leaves behind cannot change what happens to the next."""
+
+ATTEMPTS = 2
+"""Children that one video may cost. The first may have died of what is not the video's: the kernel
+that wanted memory, an operator, a machine that stood still."""
 
 
 class Decoder:
@@ -88,28 +95,43 @@ class Decoder:
             PipelineError: the child cannot be started; no sample is to blame.
         """
         with open_sample(sample) as file:
-            self.start()
-            assert self._child is not None
-            finished = False
-            try:
+            given = 0
+            for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    self._child.submit(self._job, file.fileno())
-                except ChildDied:
-                    # It died idle, of something that is not this video: the video gets a new one.
-                    self.close()
-                    self.start()
-                    self._child.submit(self._job, file.fileno())
-                while (header := self._next())["kind"] == "clip":
-                    yield self._clip(header, sample, unit)
-                finished = header.get("reason") != "decode_memory" and self._is_lean(header)
-            except ChildDied as error:
-                self._give_up(error)
-            except (ProtocolError, KeyError, TypeError, ValueError) as error:
-                detail = f"the decoder process does not keep to the protocol: {error!r}"
-                raise QuarantineError("decode", "decode_crash", one_line(detail)) from error
-            finally:
-                if not finished:
-                    self.close()
+                    with closing(self._attempt(file, sample, unit)) as clips:
+                        for clip in islice(clips, given, None):
+                            given += 1
+                            yield clip
+                    return
+                except ChildDied as error:
+                    if attempt == ATTEMPTS:
+                        self._give_up(error)
+                    file.seek(0)
+
+    def _attempt(
+        self, file: FileIO, sample: Sample, unit: str
+    ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
+        """Yield all clips of a sample from one child; raises `ChildDied` if it does not live."""
+        self.start()
+        assert self._child is not None
+        finished = False
+        try:
+            try:
+                self._child.submit(self._job, file.fileno())
+            except ChildDied:
+                # It died idle, of something that is not this video: the video gets a new one.
+                self.close()
+                self.start()
+                self._child.submit(self._job, file.fileno())
+            while (header := self._next())["kind"] == "clip":
+                yield self._clip(header, sample, unit)
+            finished = header.get("reason") != "decode_memory" and self._is_lean(header)
+        except (ProtocolError, KeyError, TypeError, ValueError) as error:
+            detail = f"the decoder process does not keep to the protocol: {error!r}"
+            raise QuarantineError("decode", "decode_crash", one_line(detail)) from error
+        finally:
+            if not finished:
+                self.close()
         if header["kind"] == "fail":
             reason = str(header.get("reason"))
             raise QuarantineError(
@@ -175,9 +197,10 @@ class Decoder:
                 "decode",
                 "decode_timeout",
                 f"no progress for decode.timeout_s = {self._limits.timeout_s:g} s",
+                attempts=ATTEMPTS,
             ) from error
         raise QuarantineError(
-            "decode", "decode_crash", f"the decoder process: {error.cause}"
+            "decode", "decode_crash", f"the decoder process: {error.cause}", attempts=ATTEMPTS
         ) from error
 
 

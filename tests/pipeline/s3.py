@@ -2,7 +2,10 @@
 
 import io
 import logging
+import socket
+import struct
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +28,10 @@ class Faults:
     Kinds: `refuse_503` (nothing is applied), `lose_reply` (applied, answered 503), `drop_reply`
     (applied, the connection is closed in mid-answer), `conflict_409` (nothing is applied),
     `ignore_condition` (the server behaves like a store without conditional writes),
-    `opaque_412` (a refused condition is answered without naming the condition).
+    `opaque_412` (a refused condition is answered without naming the condition),
+    `lie` (answered 200, nothing is applied), `cut_short` (answered 200, of the body one half is
+    applied), `reset` (nothing is applied, the connection is reset), `stall` (nothing is applied,
+    no answer comes for `stall_s` seconds).
     """
 
     KINDS = frozenset(
@@ -36,8 +42,13 @@ class Faults:
             "conflict_409",
             "ignore_condition",
             "opaque_412",
+            "lie",
+            "cut_short",
+            "reset",
+            "stall",
         }
     )
+    stall_s = 3.0
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -80,6 +91,18 @@ class Faults:
             return _error(start_response, "503 Service Unavailable", "ServiceUnavailable")
         if kind == "conflict_409":
             return _error(start_response, "409 Conflict", "ConditionalRequestConflict")
+        if kind == "lie":
+            headers = [("ETag", '"0"'), ("Content-Length", "0")]
+            start_response("200 OK", headers)
+            return [b""]
+        if kind in ("reset", "stall"):
+            if kind == "stall":
+                time.sleep(self.stall_s)
+            _reset(environ["werkzeug.socket"])
+            raise ConnectionAbortedError
+        if kind == "cut_short":
+            body = body[: len(body) // 2]
+            environ["CONTENT_LENGTH"] = str(len(body))
         if kind == "ignore_condition":
             environ.pop("HTTP_IF_NONE_MATCH", None)
         environ["wsgi.input"] = io.BytesIO(body)
@@ -152,6 +175,12 @@ class S3Server:
 def _read_body(environ: Environ) -> bytes:
     length = int(environ.get("CONTENT_LENGTH") or 0)
     return bytes(environ["wsgi.input"].read(length))
+
+
+def _reset(connection: socket.socket) -> None:
+    """End the connection so that the other side is told of a reset once the handler is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _error(start_response: Any, status: str, code: str) -> Iterable[bytes]:

@@ -240,12 +240,24 @@ class TestS3:
             s3_store.put_if_absent("log/1", b"ours")
         assert s3_store.read("log/1") == b"ours"
 
-    @pytest.mark.parametrize("kind", ["lose_reply", "drop_reply", "refuse_503"])
+    @pytest.mark.parametrize("kind", ["lose_reply", "drop_reply", "refuse_503", "lie", "reset"])
     def test_settle_finds_out(self, s3: S3Server, s3_store: Store, kind: str) -> None:
         with s3.faults.times(kind, 2, part="log/1"):
             assert s3_store.settle("log/1", b"ours") == b"ours"
         assert s3.get(s3_store.locate("log/1")) == b"ours"
         assert s3_store.settle("log/1", b"theirs") == b"ours"
+
+    @pytest.mark.parametrize(
+        ("kind", "says"), [("lie", "does not have it"), ("cut_short", "has 500$")]
+    )
+    def test_an_upload_that_the_store_lies_about_is_noticed(
+        self, s3: S3Server, s3_store: Store, kind: str, says: str
+    ) -> None:
+        for _ in range(2):
+            with s3.faults.times(kind, 1, part="data"), s3_store.spool("data") as spool:
+                spool.file.write(bytes(1000))
+                with pytest.raises(StoreError, match=says):
+                    spool.publish("data/part")
 
     def test_settle_gives_up_without_a_guess(self, s3: S3Server, s3_store: Store) -> None:
         with (
