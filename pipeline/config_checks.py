@@ -5,6 +5,7 @@ error in the file is answered without waiting for torch.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
 
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
+
+_SECRET = re.compile(
+    r"(?<=://)[^/@]*:[^/@]*(?=@)"
+    r"|(?<=[?&])(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
+    r"|AWSAccessKeyId|Signature|sig|token|access_token)=[^&]*",
+    re.IGNORECASE,
+)
+"""User and password before a host, and the parameters by which URLs are signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,20 @@ class Fault:
 def check(config: JobConfig) -> list[Fault]:
     """Return what is wrong with a configuration whose fields are right one by one."""
     faults = [*_names(config), *_slice(config), *_shapes(config.clip)]
+    for n, uri in enumerate(config.source.uri):
+        faults += _secrets(f"source.uri.{n}", uri)
+    faults += _secrets("output.uri", config.output.uri)
     for n, spec in enumerate(config.tokenizers):
         faults += _model(config, spec, f"tokenizers.{n}")
     return faults
+
+
+def _secrets(field: str, uri: str) -> Iterator[Fault]:
+    """A URI is written into log, manifest and rows: it may hold no password and no signature."""
+    if _SECRET.search(uri):
+        shown = _SECRET.sub("…", uri)
+        mend = "give them by the environment, or in storage_options, which are never written"
+        yield Fault(field, shown, "holds credentials, and URIs are written into the output", mend)
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:

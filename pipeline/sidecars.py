@@ -13,6 +13,9 @@ from typing import Any, Final
 PROBLEMS: Final = "_problems"
 """Key of `meta` under which a sidecar's name leads to what was wrong with it."""
 
+_MAX_NESTING: Final = 100
+"""Levels of lists and objects that a sidecar's JSON may have; readers give up at some hundreds."""
+
 
 @dataclass(slots=True)
 class Sidecars:
@@ -56,9 +59,17 @@ def _parse(extension: str, data: bytes) -> tuple[Any, str | None]:
     if extension != "json":
         return text, None
     try:
-        return json.loads(text, parse_constant=_refuse), None
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return text, f"not JSON: {error}"
+    if _nests_deeper(value, _MAX_NESTING):
+        return text, f"JSON nested deeper than {_MAX_NESTING} levels"
+    return value, None
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels == 0 or any(_nests_deeper(one, levels - 1) for one in inner))
 
 
 def _refuse(constant: str) -> None:

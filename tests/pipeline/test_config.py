@@ -1,5 +1,6 @@
 """A wrong configuration is refused with lines that name the field, the rule and the mend."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,27 @@ def test_credentials_do_not_leave_the_configuration(good: str) -> None:
     assert config.output.storage_options["secret"] == "hush"
     assert "hush" not in str(config.public())
     assert config.public()["output"]["storage_options"] == {"key": "…", "secret": "…"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://me:hush@bucket/{a,b}.tar", "s3://…@bucket/{a,b}.tar"),
+        ("https://h/x.tar?X-Amz-Signature=hush&b=1", "https://h/x.tar?…&b=1"),
+        ("https://h/x.tar?b=1&sig=hush", "https://h/x.tar?b=1&…"),
+        ("simplecache::https://me:hush@h/x.tar", "simplecache::https://…@h/x.tar"),
+    ],
+)
+def test_a_uri_with_credentials_is_refused_and_not_repeated(
+    good: str, uri: str, shown: str
+) -> None:
+    for field in ("source.uri", "output.uri"):
+        [line] = faults(good, f"{field}={json.dumps(uri)}")
+        name = "source.uri.0" if field == "source.uri" else field
+        assert line.startswith(f"command line: {name} = {shown}: holds credentials")
+        assert "hush" not in line
+    for fine in ("s3://bucket/a@b:c.tar", "sftp://me@h/x.tar", "https://h/x.tar?version=signature"):
+        load_config(good, [f"source.uri={json.dumps(fine)}"])
 
 
 def test_what_a_run_writes_down_can_be_run_again(good: str) -> None:

@@ -311,6 +311,13 @@ class TestSidecars:
         assert meta["json"] == data.decode()
         assert meta[PROBLEMS]["json"].startswith("not JSON: ")
 
+    @pytest.mark.parametrize("depth", [99, 500, 985, 990, 991, 992, 993, 994, 5000])
+    def test_deep_json_is_text(self, depth: int) -> None:
+        data = b"[" * depth + b"1" + b"]" * depth
+        _, text = Sidecars({"json": data}).caption_and_meta()
+        meta = json.loads(text or "")
+        assert (meta["json"] == data.decode()) == (depth > 100) == (PROBLEMS in meta)
+
     @given(
         st.dictionaries(st.sampled_from(["txt", "json", "vtt", "x"]), st.binary(max_size=40)),
         st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=5)),
