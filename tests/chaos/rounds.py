@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "full-disk": Kind(faults.fill_disk, where="small disk"),
     "s3": Kind(where="s3"),
     "s3-driver": Kind(faults.kill_driver, where="s3"),
+    "s3-node": Kind(faults.kill_node, where="s3"),
 }
 
 

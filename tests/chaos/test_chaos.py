@@ -1,4 +1,4 @@
-"""A few rounds of chaos: a lost node, and a store that fails. The command plays many more."""
+"""One round of chaos: a node dies while the store fails. The command plays many more."""
 
 import subprocess
 import sys
@@ -14,14 +14,14 @@ from tests.pipeline.job.conftest import ROOT
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled() -> None:
     # A process of its own: nodes inherit their environment from the one that starts them.
-    command = [sys.executable, "-m", "tests.chaos", "--seeds=1", "--kinds=node,s3"]
+    command = [sys.executable, "-m", "tests.chaos", "--seeds=1", "--kinds=s3-node"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = [line for line in done.stdout.splitlines() if line.endswith(": well")]
-    assert [line.split(":")[0] for line in rounds] == ["node 0", "s3 0"]
+    assert [line.split(":")[0] for line in rounds] == ["s3-node 0"]
     [total] = [line for line in done.stdout.splitlines() if line.startswith("| all |")]
     _, _, played, runs, injected, _, rows, lost, doubled, _ = map(str.strip, total.split("|"))
-    assert (played, lost, doubled) == ("2", "0", "0")
-    assert int(runs) >= 2
+    assert (played, lost, doubled) == ("1", "0", "0")
+    assert int(runs) >= 1
     assert int(injected) >= 1
-    assert int(rows) == 2 * 36
+    assert int(rows) == 36
