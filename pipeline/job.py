@@ -106,6 +106,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         total=Tally.of(manifest),
         seconds=time.monotonic() - began,
         tokenizers_waited=job.tokenizers_waited,
+        put_back=job.num_put_back,
         untrained=untrained,
     )
     if left:
@@ -178,6 +179,7 @@ class _Job:
     progress: Progress
     reasons: dict[str, str] = field(default_factory=dict)
     """Unit → why it failed last."""
+    num_put_back: int = 0
     waiting_s: float = 0.0
     """Of all tokenizer actors."""
     busy_s: float = 0.0
@@ -256,6 +258,7 @@ class _Job:
                     metrics.unit_failed(event.unit)
                     self.progress.say(f"put back   {event.unit}: {event.reason}")
                     failures[event.unit] += 1
+                    self.num_put_back += 1
                     self.reasons[event.unit] = event.reason
                 elif isinstance(event, InFlight):
                     metrics.in_flight(event.open_units, event.rows_held)

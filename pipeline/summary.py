@@ -98,6 +98,8 @@ class Summary:
     seconds: float
     tokenizers_waited: float | None = None
     """Share of their time that tokenizer actors waited for clips; None if none was tokenized."""
+    put_back: int = 0
+    """Times that a unit failed in a pass and went into another, or was given up."""
     untrained: Sequence[str] = ()
     """Tokenizers that ran on a seeded initialisation."""
 
@@ -123,6 +125,7 @@ class Summary:
                 "committed_before": self.committed_before,
                 "done": self.done.units,
                 "lost_race": self.lost_race,
+                "put_back": self.put_back,
                 "failed": dict(self.failed),
             },
             "this_run": tally_dict(self.done),
@@ -146,6 +149,9 @@ class Summary:
             if self.tokenizers_waited is not None:
                 share = f"{self.tokenizers_waited:.0%} of their time"
                 lines.append(f"waiting    tokenizers waited {share} for decoded clips")
+        if self.put_back:
+            times = "once" if self.put_back == 1 else f"{self.put_back} times"
+            lines.append(f"put back   {times} a unit did not come through a pass")
         if self.lost_race:
             lines.append(f"           {self.lost_race} more were committed by another driver first")
         for name in self.untrained if self.done.units else ():

@@ -106,7 +106,7 @@ def play(world: World, name: str, seed: int) -> Round:
             if played.runs == 1:
                 kind.outside(Blow(world, driver, draws, played.done))
             code = driver.wait(timeout=300)
-            played.put_back += world.said().count("put back ")
+            played.put_back += world.said().count("put back   shard")
     played.done.update(world.hits())
     played.done.update(f"S3 {kind}" for kind, _ in world.s3.faults.injected[injected:])
     if code != 0:

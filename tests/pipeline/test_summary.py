@@ -79,6 +79,13 @@ def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_retries_are_told() -> None:
+    assert not any("put back" in line for line in summary(tally(UNIT)).lines())
+    made = summary(tally(UNIT), put_back=3)
+    assert "put back   3 times a unit did not come through a pass" in made.lines()
+    assert made.to_dict()["units"]["put_back"] == 3
+
+
 def test_the_share_that_tokenizers_waited_is_told_where_it_is_known() -> None:
     made = summary(tally(UNIT), tokenizers_waited=0.426)
     assert "waiting    tokenizers waited 43% of their time for decoded clips" in made.lines()
