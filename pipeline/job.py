@@ -45,6 +45,9 @@ _MIB = 1 << 20
 _RAYS_OWN_FOLDER = "/runtime_resources/"
 _BACKOFF_S = 1.0
 """Before another pass, times the failures so far: a store that failed gets a moment."""
+_UNITS_PER_PASS = 10_000
+"""Ray makes the blocks of a pass before it begins, at a millisecond and some KiB of memory each:
+ten seconds of these, for hours of work."""
 
 _NOT_REACHED = "planned anew while the job ran; run it again"
 
@@ -209,6 +212,7 @@ class _Job:
         left = units
         with connect() as cluster:
             while units:
+                units.sort(key=lambda unit: failures[unit.unit])  # what failed waits for the rest
                 metrics.begin(len(units), len(left), self.buffer)
                 self._pass(units, cluster, failures, metrics)
                 # Planned anew: what another driver committed meanwhile is done, too, and a run of
@@ -216,8 +220,12 @@ class _Job:
                 left = self.left()
                 units = [unit for unit in left if failures[unit.unit] < most]
                 if units:
-                    self.progress.say(f"again      {len(units)} units go into another pass")
-                    time.sleep(_BACKOFF_S * max([1, *failures.values()]))
+                    put_back = [n for unit in units if (n := failures[unit.unit])]
+                    self.progress.say(
+                        f"again      {len(units)} units go into another pass, {len(put_back)} of"
+                        " them put back"
+                    )
+                    time.sleep(_BACKOFF_S * max(put_back, default=0))
 
     def _pass(
         self,
@@ -241,10 +249,12 @@ class _Job:
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs, the cluster has"
                 f" {cluster.cpus:g}: the rest waits for nodes"
             )
-        arguments = self._arguments(allocation.device, metrics.recorder, careful=bool(failures))
+        now = units[:_UNITS_PER_PASS]
+        careful = any(failures[unit.unit] for unit in now)
+        arguments = self._arguments(allocation.device, metrics.recorder, careful=careful)
         self.progress.begin(len(units))
         try:
-            for event in run_pass(units, arguments, allocation):
+            for event in run_pass(now, arguments, allocation):
                 if isinstance(event, BatchDone):
                     self.progress.clips(event.num_clips)
                     self.waiting_s += event.waiting_s
