@@ -41,7 +41,7 @@ _CALLS = ("read", "open", "exists", "size", "list", "write", "put_if_absent", "s
 
 
 class Names(AbstractFileSystem):
-    """`names://<count>`: a bucket of that many tars in folders, which are names and nothing else."""
+    """`names://<count>`: a bucket of that many tars in folders; they are names and nothing else."""
 
     protocol = "names"
     cachable = False
