@@ -23,15 +23,6 @@ from tests.pipeline.job.conftest import ROOT, Silence, committed_rows, job, toke
 
 Undisturbed = tuple[list[str], pa.Table]
 
-ENDLESS_DRIVER = """
-import runpy
-from pipeline import graph
-from tests.pipeline.job import saboteurs
-graph.DecodeWorker = saboteurs.NeverEndsOneUnit
-runpy.run_path("jobs/tokenize_corpus.py", run_name="__main__")
-"""
-"""The job's own command, with one unit that is never done: the kill comes before the end."""
-
 
 def kill(worker: str) -> None:
     """SIGKILL the actors of the cluster under test that run a worker."""
@@ -79,7 +70,7 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     settings = tmp_path / "job.yaml"
     settings.write_text(json.dumps(config.public()))
     driver = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS_DRIVER, settings],
+        [sys.executable, "-m", "tests.pipeline.job.endless_job", settings],
         cwd=ROOT,
         env={**os.environ, "RAY_ADDRESS": cluster},
         stdout=subprocess.DEVNULL,
