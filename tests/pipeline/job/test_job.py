@@ -232,9 +232,14 @@ def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> Non
     assert count == rows.num_rows
 
 
-def test_two_drivers_share_one_output(undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_two_drivers_share_one_output(undisturbed: Undisturbed, store: Store) -> None:
     tars, rows = undisturbed
-    config = job(tars, tmp_path / "out", commit__log_every_s=3600.0)
+    config = job(
+        tars,
+        store.uri,
+        output__storage_options=dict(store.storage_options),
+        commit__log_every_s=3600.0,
+    )
     others = []
     # The second driver does the whole corpus while the first has clips, and nothing in the log.
     summary = tokenized(config, lambda: others.append(tokenized(config)))
@@ -242,7 +247,7 @@ def test_two_drivers_share_one_output(undisturbed: Undisturbed, tmp_path: Path) 
     assert (other.done.units, other.lost_race) == (4, 0)
     assert (summary.done.units, summary.lost_race) == (0, 4)
     assert "4 more were committed by another driver first" in "\n".join(summary.lines())
-    assert committed_rows(tmp_path / "out").equals(rows)
+    assert committed_rows(store).equals(rows)
 
 
 def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:

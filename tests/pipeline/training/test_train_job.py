@@ -59,6 +59,8 @@ class Job:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Who starts a suite in the background of a shell has it ignore Ctrl-C, children and all.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def signal_at(self, step: int, number: signal.Signals) -> None:
