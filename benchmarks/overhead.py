@@ -16,7 +16,8 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,13 @@ class Watch:
     last: tuple[float, float] = (0.0, 0.0)
     before: int = 0
     count: int = 0
+    worked: dict[int, float] = field(default_factory=dict)
+    """Process → CPU seconds when it was last seen; actors end before the last row is told."""
 
     def clips(self, count: int) -> None:
         self.count += count
-        self.last = time.monotonic(), _cpu_seconds()
+        self.worked.update(_cpu_seconds())
+        self.last = time.monotonic(), sum(self.worked.values())
         if self.first is None:
             self.first, self.before = self.last, self.count
 
@@ -87,15 +91,14 @@ class Watch:
     def end(self) -> None: ...
 
 
-def _cpu_seconds() -> float:
-    total = 0.0
+def _cpu_seconds() -> dict[int, float]:
+    """Return what this process and all below it have worked so far."""
+    found = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
+            found[process.pid] = times.user + times.system
+    return found
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class Job:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Who starts a suite in the background of a shell has it ignore Ctrl-C, children and all.
+            # A suite started in the background of a shell ignores Ctrl-C, and its children with it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
