@@ -1,0 +1,182 @@
+"""Whether tokenizers wait while decoded clips lie ready, and how full the object store becomes.
+
+    python -m benchmarks.waiting [--copies 60 240 960] [VIDEO]
+
+A whole job for each length of the input, one after another in one cluster. Its tokenizer takes as
+long as an accelerator of 25 clips a second and no CPU: it is slower than two decoders, so that
+clips pile up unless something holds decoding back. Waiting is the job's own figure, that of
+`vidtok_worker_seconds`, from the first decoded row to the last tokenized one: once as it is, and
+once only while a decoded row existed that no tokenizer had taken, which is time lost between the
+stages. Ray is asked ten times a second how much of the object store is used.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+from rich.console import Console
+
+from benchmarks.overhead import FPS, FRAMES, SIDE, VIDEO, IdleTokenizer
+from pipeline import graph, ray_recorder
+from pipeline.config import JobConfig
+from pipeline.job import run
+from pipeline.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
+from pipeline.progress import ConsoleProgress
+from pipeline.rows import BATCH
+from pipeline.worker_clock import WAITING
+from pipeline.workers import RayBatch, TokenizeArguments
+
+_CLIP_S = 0.04
+_STORE_BYTES = 300_000_000
+
+
+class SlowTokenizer(IdleTokenizer):
+    """Takes its time over each clip, as if an accelerator worked on it: one call after another."""
+
+    def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
+        super().__init__(arguments, recorder)
+        self._accelerator = threading.Lock()
+
+    def _payload_row(self, batch: RayBatch) -> pa.Table:
+        if batch["kind"][0] == BATCH:
+            with self._accelerator:
+                time.sleep(_CLIP_S * len(batch["frames"][0]))
+        return super()._payload_row(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A `Recorder` that writes down when rows came to be and when tokenizers waited."""
+
+    folder: str
+    """One file for each process; they share a clock, since they share the machine."""
+
+    def add(self, metric: Metric, value: float, **labels: str) -> None:
+        if metric not in (ROWS, WORKER_SECONDS):
+            return
+        with open(f"{self.folder}/{os.getpid()}", "a") as file:
+            file.write(json.dumps([time.monotonic(), metric.name, value, labels]) + "\n")
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None: ...
+
+
+def waited(events: list[tuple[float, str, float, dict[str, str]]]) -> tuple[float, float]:
+    """Return the shares of its time that one tokenizer waited: in all, and while rows lay ready.
+
+    Args:
+        events: time, name of the metric, value and labels of all that was recorded.
+    """
+    made = sorted(t for t, name, _, by in events if (name, by["stage"]) == (ROWS.name, DECODE))
+    done = sorted(t for t, name, _, by in events if (name, by["stage"]) == (ROWS.name, TOKENIZE))
+    first, last = made[0], done[-1]
+    # While it waits it has no row in hand: what is made and not done lies ready.
+    changes = sorted([*((t, 1) for t in made), *((t, -1) for t in done)])
+    ready: list[tuple[float, float]] = []
+    rows = 0
+    for (at, change), (until, _) in zip(changes, [*changes[1:], (last, 0)], strict=True):
+        rows += change
+        if rows > 0:
+            ready.append((at, until))
+    whole = in_vain = 0.0
+    for end, name, seconds, by in events:
+        if (name, by["stage"], by.get("state")) != (WORKER_SECONDS.name, TOKENIZE, WAITING):
+            continue
+        since, until = max(end - seconds, first), min(end, last)
+        whole += max(0.0, until - since)
+        in_vain += sum(max(0.0, min(until, b) - max(since, a)) for a, b in ready)
+    return whole / (last - first), in_vain / (last - first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", nargs="?", type=Path, default=VIDEO)
+    parser.add_argument("--copies", nargs="+", type=int, default=[60, 240, 960])
+    asked = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    graph.TokenizeWorker = SlowTokenizer  # type: ignore[attr-defined]
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=1,  # nothing uses it: with it Ray feeds the actor as it would one on a GPU
+        object_store_memory=_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    print(
+        "| videos | clips | decoded, MB | clips/s | waited | waited while clips lay ready |"
+        " object store's peak, MB |"
+    )
+    print("| ---: " * 7 + "|")
+    for copies in asked.copies:
+        _one(asked.video, copies)
+
+
+def _one(video: Path, copies: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, _store_watched() as used:
+        videos, times = Path(folder) / "videos", Path(folder) / "times"
+        videos.mkdir()
+        times.mkdir()
+        for n in range(copies):
+            (videos / f"{n:05}{video.suffix}").symlink_to(video.resolve())
+        ray_recorder.RayRecorder = lambda run: Timeline(str(times))  # type: ignore
+        config = JobConfig.model_validate(
+            {
+                "source": {"uri": str(videos), "files_per_unit": 8},
+                "clip": {"frames": FRAMES, "height": SIDE, "width": SIDE, "fps": FPS},
+                "tokenizers": [
+                    {"name": "fsq", "model": "vidtok_fsq_causal_488_262144_tiny", "batch": 8}
+                ],
+                "output": {"uri": str(Path(folder) / "out")},
+                "decode": {"actors": 2},
+                "tokenize": {"actors": 1},
+            }
+        )
+        summary = run(config, ConsoleProgress(Console(quiet=True)))
+        assert summary.exit_code == 0, summary.lines()
+        lines = [line for path in times.iterdir() for line in path.read_text().splitlines()]
+    events = [tuple(json.loads(line)) for line in lines]
+    rows = sorted(t for t, name, *_ in events if name == ROWS.name)
+    whole, in_vain = waited(events)
+    clips = summary.done.counts.clips_written
+    decoded = clips * FRAMES * SIDE * SIDE * 3 / 1e6
+    print(
+        f"| {copies} | {clips} | {decoded:,.0f} | {clips / (rows[-1] - rows[0]):.1f} |"
+        f" {whole:.1%} | {in_vain:.1%} | {max(used) / 1e6:.0f} |",
+        flush=True,
+    )
+
+
+@contextmanager
+def _store_watched() -> Iterator[list[float]]:
+    """Yield a list to which bytes used in the object store are appended."""
+    whole = ray.cluster_resources()["object_store_memory"]
+    used = [0.0]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            used.append(whole - ray.available_resources().get("object_store_memory", 0.0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield used
+    finally:
+        over.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
