@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self, cast
 
 from pipeline.source import is_hidden, is_video
 
@@ -25,7 +25,12 @@ _EXTENDED_HEADERS: Final = frozenset(
 )
 _KEY: Final = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _WEBDATASET_META: Final = re.compile(r"__[^/]*__(?:$|/)")
-_FORMAT_ERRORS: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+_FORMAT_ERRORS: Final = (
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
+    *(ValueError, RecursionError),  # of numbers that are none, and of headers upon headers
+)
+_EMPTY_READS: Final = 16
+"""At a tar's end tarfile reads nothing some times; a size beyond the end, for ever."""
 
 
 class DamagedTar(Exception):
@@ -110,7 +115,11 @@ def _members(file: BinaryIO, max_video_bytes: int) -> Iterator[tuple[str, Member
     try:
         # Names that are not UTF-8 must not bring lone surrogates into keys: Arrow refuses them.
         with tarfile.open(
-            fileobj=file, mode="r|*", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
+            fileobj=cast("BinaryIO", _Ending(file)),
+            mode="r|*",
+            tarinfo=_Header,
+            encoding="utf-8",
+            errors="backslashreplace",
         ) as tar:
             while (info := tar.next()) is not None:
                 # tarfile keeps every header it saw; in a long tar that is its memory.
@@ -141,6 +150,22 @@ def _member(
     return Member(info.name, extension, info.size, data=content.read())
 
 
+class _Ending:
+    """A file whose end, read again and again, is an error: tarfile skips without looking."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _EMPTY_READS
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if not data and size:
+            self._left -= 1
+            if not self._left:
+                raise EOFError("unexpected end of data: a member is larger than what is left")
+        return data
+
+
 class _Header(tarfile.TarInfo):
     """A header block that raises where tarfile would take damage for the end of the tar."""
 
@@ -157,3 +182,9 @@ class _Header(tarfile.TarInfo):
         if header.type in _EXTENDED_HEADERS and header.size > _MAX_HEADER_BYTES:
             raise DamagedTar(f"a name of {header.size} bytes", truncated=False)
         return header
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Self:
+        try:
+            return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise DamagedTar(f"bad header: {error}", truncated=False) from error

@@ -1,3 +1,4 @@
+import gzip
 import io
 import random
 import tarfile
@@ -227,6 +228,42 @@ def test_damage_in_the_middle() -> None:
     assert damage is not None
     assert not damage.truncated
     assert "bad header" in str(damage)
+
+
+@pytest.mark.parametrize("power", [20, 40, 64, 79])
+@pytest.mark.parametrize("name", ["c.mp4", "c.json", "no-sample"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_size_beyond_the_end_is_the_end(power: int, name: str, mode: str) -> None:
+    """A declared size, however large, is skipped no further than there is data."""
+    header = tarfile.TarInfo(name)
+    header.size = 2**power
+    plain = make_tar(SAMPLES[:2]).rstrip(b"\0")
+    plain += bytes(-len(plain) % 512) + header.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+    groups, damage = groups_of(gzip.compress(plain) if mode == "w:gz" else plain)
+    assert [group.key for group in groups] == ["a"]
+    assert damage is not None
+    assert damage.truncated
+
+
+def test_headers_upon_headers_are_damage() -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+    chain = (header.tobuf(tarfile.GNU_FORMAT) + b"a\0" + bytes(510)) * 3000
+    groups, damage = groups_of(chain + bytes(1024))
+    assert groups == []
+    assert damage is not None
+
+
+@pytest.mark.parametrize("record", [b"garbage", b"12 size=a\n", b"99 path=x\n", b"0 a=b\n"])
+def test_a_bad_extended_header_is_no_silent_end(record: bytes) -> None:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    bad = header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+    tar = make_tar(SAMPLES)
+    start = header_of(tar, "c.mp4")
+    groups, damage = groups_of(tar[:start] + bad + tar[start:])
+    assert [group.key for group in groups][:2] == ["a", "b"]
+    assert damage is not None or len(groups) == 3, "what stands behind it is read, or named as lost"
 
 
 def test_too_large_videos_are_never_in_memory() -> None:
