@@ -30,7 +30,8 @@ from fsspec.spec import AbstractFileSystem
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.records import Counts, Part, UnitRecord
-from pipeline.source import Committed, plan_units, subtract, unit_sources
+from pipeline.remaining import Committed, subtract
+from pipeline.source import plan_units, unit_sources
 from pipeline.storage import Store
 
 _CLIPS_PER_UNIT = 1000

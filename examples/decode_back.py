@@ -50,6 +50,7 @@ def main() -> None:
         if is_untrained(spec):
             print(f"{spec.name}: untrained weights, so its pictures show nothing of the original")
     models = open_models(dataset)
+    lists = job_config(dataset).source.lists
     manifest = read_manifest(store)
     sources = {unit.unit: unit.sources for unit in manifest.units()}
     parts = [store.locate(part.path) for part in manifest.parts()]
@@ -58,7 +59,7 @@ def main() -> None:
     with Decoder(clip_rules(dataset.identity["clip"])) as decoder:
         for row in some_rows(parts, asked.clips):
             unit, key, index = row["unit"], row["key"], row["clip_index"]
-            found = list(source_clips(decoder, unit, sources[unit], key, {index}))
+            found = list(source_clips(decoder, unit, sources[unit], key, {index}, lists))
             if not found:
                 raise SystemExit(f"{row['clip_id']}: its source is not what it was")
             original = found[0][1].round().astype(np.uint8)

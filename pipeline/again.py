@@ -55,6 +55,7 @@ class Again:
         config = job_config(dataset)
         self._dataset = dataset
         self._threads = config.tokenize.threads
+        self._lists = config.source.lists
         self._models = open_models(dataset) if decode else {}
         self._encoders: list[ClipEncoder] = []
         cuda = config.tokenize.device != "cpu" and torch.cuda.is_available()
@@ -87,7 +88,9 @@ class Again:
         why = f"not in {', '.join(unit.sources)}"
         key = rows[0]["key"]
         try:
-            for clip, frames in source_clips(self._decoder, unit.unit, unit.sources, key, left):
+            for clip, frames in source_clips(
+                self._decoder, unit.unit, unit.sources, key, left, self._lists
+            ):
                 yield left.pop(clip.clip_index), clip, frames
         except (QuarantineError, StoreError, FileNotFoundError) as error:
             why = str(error)

@@ -31,11 +31,38 @@ def _as_float(value: Any) -> Any:
 Seconds = Annotated[PositiveFloat, BeforeValidator(_as_float)]
 
 
+class ListConfig(Section):
+    """How the rows of a list are read: which of its columns mean what."""
+
+    video: str = "video"
+    """Column with the video or image: its URI or path, its bytes (Parquet), or both in the way of
+    Hugging Face's `datasets`, `{bytes, path}`."""
+    root: str | None = None
+    """Folder or prefix at which relative paths begin; null: where the list lies."""
+    key: str | None = None
+    """Column with the sample's key, unique in the list; null: the row's number, from 0."""
+    caption: str | None = None
+    """Column with the caption."""
+    start_s: str | None = None
+    """Column with the second at which the sample begins in its video, 0 at the video's beginning;
+    null, also in a row: at the beginning."""
+    end_s: str | None = None
+    """Column with the second at which it ends, likewise."""
+    meta: list[str] | None = None
+    """Columns that are kept in `meta`; null keeps all."""
+    rows_per_unit: PositiveInt = 128
+    """Rows that make one work unit. Where a Parquet list holds the videos themselves, a unit ends
+    with a row group."""
+
+
 class SourceConfig(Section):
-    """The videos."""
+    """The videos and images."""
 
     uri: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
+    """One or several tars, files, folders, globs or `{000..999}` patterns; or lists of videos,
+    named by a pattern that ends in `.parquet`, `.csv`, `.tsv` or `.jsonl`."""
+    lists: ListConfig = ListConfig()
+    """Of the lists among them."""
     files_per_unit: PositiveInt = 16
     """Loose files that make one work unit: what is retried and committed together."""
     max_video_mb: PositiveInt = 2048
@@ -74,6 +101,11 @@ class ClipConfig(Section):
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic of the resize. `float32` keeps the fractions that the reference tokenizer sees, at
     four times the memory between decode and tokenize."""
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a shape of one frame is asked for, which is what an image becomes."""
+        return 1 in {self.frames, *(bucket.frames for bucket in self.buckets)}
 
     def identity(self) -> dict[str, Any]:
         """Return plain values that say which clips come out, in one form for each way to say so."""

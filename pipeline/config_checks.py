@@ -5,24 +5,16 @@ error in the file is answered without waiting for torch.
 """
 
 import difflib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.redact import redacted
 
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
-
-_SECRET = re.compile(
-    r"(?<=://)[^/@]*:[^/@]*(?=@)"
-    r"|(?<=[?&])(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
-    r"|AWSAccessKeyId|Signature|sig|token|access_token)=[^&]*",
-    re.IGNORECASE,
-)
-"""User and password before a host, and the parameters by which URLs are signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +36,7 @@ def check(config: JobConfig) -> list[Fault]:
     faults = [*_names(config), *_slice(config), *_shapes(config.clip)]
     for n, uri in enumerate(config.source.uri):
         faults += _secrets(f"source.uri.{n}", uri)
+    faults += _secrets("source.lists.root", config.source.lists.root or "")
     faults += _secrets("output.uri", config.output.uri)
     for n, spec in enumerate(config.tokenizers):
         faults += _model(config, spec, f"tokenizers.{n}")
@@ -52,8 +45,7 @@ def check(config: JobConfig) -> list[Fault]:
 
 def _secrets(field: str, uri: str) -> Iterator[Fault]:
     """A URI is written into log, manifest and rows: it may hold no password and no signature."""
-    if _SECRET.search(uri):
-        shown = _SECRET.sub("…", uri)
+    if (shown := redacted(uri)) != uri:
         mend = "give them by the environment, or in storage_options, which are never written"
         yield Fault(field, shown, "holds credentials, and URIs are written into the output", mend)
 

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import ListConfig
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.errors import QuarantineError
 from pipeline.records import (
@@ -46,6 +47,7 @@ class DecodeStage:
         row_clips: N, clips in one row.
         max_video_mb: larger videos are quarantined unread.
         storage_options: of the sources.
+        lists: how their lists are read.
     """
 
     def __init__(
@@ -56,8 +58,12 @@ class DecodeStage:
         row_clips: int,
         max_video_mb: float,
         storage_options: Mapping[str, Any] | None = None,
+        lists: ListConfig | None = None,
     ) -> None:
+        rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
         self._decoder = Decoder(rules, limits)
+        self._images = any(rule.frames == 1 for rule in rules)
+        self._lists = lists
         self._row_clips = row_clips
         self._max_video_mb = max_video_mb
         self._storage_options = storage_options
@@ -86,7 +92,11 @@ class DecodeStage:
         book = _Book(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips)
         samples = read_samples(
-            unit, storage_options=self._storage_options, max_video_mb=self._max_video_mb
+            unit,
+            storage_options=self._storage_options,
+            max_video_mb=self._max_video_mb,
+            lists=self._lists,
+            images=self._images,
         )
         for sample in book.timed("read", samples):
             if isinstance(sample, Quarantined):

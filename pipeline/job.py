@@ -32,8 +32,9 @@ from pipeline.models import is_untrained, open_model, weights_digest
 from pipeline.parts import TokenizerColumn
 from pipeline.progress import Progress
 from pipeline.records import WorkUnit
+from pipeline.remaining import subtract, take_slice
 from pipeline.reports import write_config, write_summary
-from pipeline.source import plan_units, subtract, take_slice, unit_sources
+from pipeline.source import plan_units, unit_sources
 from pipeline.storage import Store, canonical_uri
 from pipeline.summary import Summary, Tally, over_budget
 
@@ -146,6 +147,8 @@ def _plan(config: JobConfig) -> list[WorkUnit]:
         source.uri,
         storage_options=source.storage_options,
         files_per_unit=source.files_per_unit,
+        lists=source.lists,
+        images=config.clip.takes_images,
     )
     if config.slice is None:
         return plan
@@ -159,8 +162,11 @@ def _is_relative(uri: str) -> bool:
 
 def _with_absolute_paths(config: JobConfig) -> JobConfig:
     """Return the job with paths that mean the same in every process."""
-    output = config.output
+    output, lists = config.output, config.source.lists
     uri = canonical_uri(output.uri, output.storage_options)
+    if lists.root is not None:
+        root = canonical_uri(lists.root, config.source.storage_options)
+        lists = lists.model_copy(update={"root": root})
     specs = [
         spec
         if spec.weights is None or spec.weights == "hub"
@@ -168,7 +174,11 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
         for spec in config.tokenizers
     ]
     return config.model_copy(
-        update={"output": output.model_copy(update={"uri": uri}), "tokenizers": specs}
+        update={
+            "source": config.source.model_copy(update={"lists": lists}),
+            "output": output.model_copy(update={"uri": uri}),
+            "tokenizers": specs,
+        }
     )
 
 
@@ -302,6 +312,7 @@ class _Job:
                 row_clips=config.row_clips,
                 max_video_mb=config.source.max_video_mb,
                 storage_options=config.source.storage_options,
+                lists=config.source.lists,
             ),
             tokenize=TokenizeArguments(
                 specs=config.tokenizers,

@@ -25,7 +25,7 @@ from pipeline.log_records import (
 from pipeline.manifest import read_checkpoint
 from pipeline.parts import FORMAT_VERSION
 from pipeline.records import Reopened, UnitRecord, to_json
-from pipeline.source import Committed
+from pipeline.remaining import Committed
 from pipeline.storage import Store
 
 
@@ -54,7 +54,7 @@ class CommitLog:
 
     Attributes:
         number: the newest record that was read.
-        committed: units and sources that are covered, for `pipeline.source.subtract`.
+        committed: units and sources that are covered, for `pipeline.remaining.subtract`.
 
     Raises:
         DatasetMismatch: the log belongs to another fingerprint.
@@ -71,9 +71,9 @@ class CommitLog:
         checkpoint = read_checkpoint(store)
         self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
         self.number = checkpoint.number
-        self.committed.units.update(checkpoint.table["unit"].to_pylist())
-        for sources in checkpoint.table["sources"].to_pylist():
-            self.committed.sources.update(sources)
+        units, sources = (checkpoint.table[name].to_pylist() for name in ("unit", "sources"))
+        for unit, read_from in zip(units, sources, strict=True):
+            self.committed.add(unit, read_from)
         for reopened in checkpoint.reopened_units():
             self.committed.reopen(reopened)
         self.refresh()
@@ -139,7 +139,7 @@ class CommitLog:
         inside = Committed()
         for unit in wanted:
             if not (self.committed.covers(unit) or inside.covers(unit)):
-                inside.add(unit)
+                inside.add(unit.unit, unit.sources)
                 fresh.append(unit)
         return fresh
 
@@ -155,7 +155,7 @@ class CommitLog:
     def _take_in(self, record: LogRecord) -> None:
         self._check_fingerprint(record.fingerprint, f"record {record.number}")
         for unit in record.units:
-            self.committed.add(unit)
+            self.committed.add(unit.unit, unit.sources)
         for reopened in record.reopened:
             self.committed.reopen(reopened)
         if record.token == self._token:

@@ -107,15 +107,16 @@ class UnitCheck:
 
     def _identities(self, part: Part, rows: pa.Table) -> Iterator[Finding]:
         """Check whose rows they are, and that they come in the order of the format."""
-        names = ("clip_id", "unit", "key", "clip_index", "start_s", "end_s")
+        names = ("clip_id", "unit", "key", "clip_index", "start_s", "end_s", "source_fps")
         done = self._done.setdefault(part.bucket, set())
-        for clip_id, unit, key, index, start_s, end_s in zip(
+        for clip_id, unit, key, index, start_s, end_s, fps in zip(
             *(rows[name].to_pylist() for name in names), strict=True
         ):
             if unit != self._unit.unit or clip_id != f"{unit}/{key}/{index}":
                 text = f"{clip_id}: not of unit {self._unit.unit}, key {key}, clip {index}"
                 yield Finding("rows", part.path, text)
-            if not start_s < end_s:
+            is_image = (start_s, end_s, fps) == (0, 0, 0)
+            if not start_s < end_s and not is_image:
                 text = f"{clip_id}: start_s {start_s} is not below end_s {end_s}"
                 yield Finding("rows", part.path, text)
             last_key, last_index = self._last.get(part.bucket, (key, -1))

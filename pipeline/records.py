@@ -21,10 +21,12 @@ REASONS: dict[str, str] = {
     "tar_truncated": "the tar ends in the middle of a member or without its end mark",
     "tar_unreadable": "the tar cannot be read",
     "file_unreadable": "the file cannot be read",
-    "no_video": "the sample has no video member",
-    "several_videos": "the sample has more than one video member",
+    "no_video": "the sample has no video",
+    "several_videos": "the sample has more than one video, or image",
     "duplicate_key": "another sample of the same unit has this key",
     "too_large": "the video is larger than source.max_video_mb",
+    "list_unreadable": "the list is damaged; the rest of the unit's rows is lost",
+    "bad_row": "the list's row names no video, or a span that is none",
     # decode
     "not_a_video": "no container format was recognised",
     "no_video_stream": "the container holds no video stream",
@@ -53,17 +55,40 @@ class LooseFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListRows:
+    """The rows [start, stop) of a list, counted from 0 without its header."""
+
+    uri: str
+    start: int
+    stop: int
+    known_row: int = 0
+    """A row at or before `start` whose place is known, so that a text need not be read up to it."""
+    known_byte: int = 0
+    """Where that row begins, in bytes; 0 where row 0 does, and in Parquet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkUnit:
-    """What is planned, retried, committed and resumed: one tar, or a run of loose files."""
+    """What is planned, retried, committed and resumed: one tar, or a run of files or list rows."""
 
     unit: str
     tar_uri: str | None = None
     files: tuple[LooseFile, ...] = ()
+    rows: ListRows | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The part of a video that a sample is: [start_s, end_s) after the video's beginning."""
+
+    start_s: float = 0.0
+    end_s: float | None = None
+    """None: to the video's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One video with its sidecars. `video` is its bytes, or the path of a local file."""
+    """One video or image with its sidecars. `video` is its bytes, or the path of a local file."""
 
     key: str
     video: bytes | str
@@ -71,6 +96,9 @@ class Sample:
     caption: str | None = None
     meta: str | None = None
     """JSON object: name of the other sidecars → their content."""
+    span: Span | None = None
+    """None: the whole video."""
+    is_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 import vidtok
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, ListConfig
 from pipeline.dataset import Dataset
 from pipeline.decode import Decoder
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest
 from pipeline.models import open_model, weights_digest
 from pipeline.parts import TokenizerColumn
-from pipeline.records import Clip, LooseFile, Part, Sample, UnitRecord, WorkUnit
+from pipeline.records import Clip, ListRows, LooseFile, Part, Sample, UnitRecord, WorkUnit
+from pipeline.row_ranges import parse_range
 from pipeline.samples import read_samples
 from pipeline.source import is_tar
 from pipeline.storage import Store
@@ -67,7 +68,12 @@ def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
 
 
 def source_clips(
-    decoder: Decoder, unit: str, sources: Sequence[str], key: str, wanted: Collection[int]
+    decoder: Decoder,
+    unit: str,
+    sources: Sequence[str],
+    key: str,
+    wanted: Collection[int],
+    lists: ListConfig,
 ) -> Iterator[tuple[Clip, NDArray[Any]]]:
     """Yield clips of one sample, decoded from its source again.
 
@@ -77,6 +83,7 @@ def source_clips(
         sources: URIs of the unit's record.
         key: of the rows.
         wanted: clip indices.
+        lists: how the dataset's lists are read.
 
     Yields:
         A clip and its frames `[T, H, W, 3]`; none for an index that the source does not hold.
@@ -86,7 +93,10 @@ def source_clips(
         StoreError: the source cannot be read.
     """
     left = set(wanted)
-    for sample in read_samples(_work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB):
+    samples = read_samples(
+        _work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB, lists=lists, images=True
+    )
+    for sample in samples:
         if isinstance(sample, Sample) and sample.key == key:
             for clip, frames in decoder.decode(sample, unit):
                 if not left:
@@ -98,9 +108,12 @@ def source_clips(
 
 
 def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
-    """Return the unit's tar, or of its loose files the one that has the key."""
+    """Return the unit's tar or rows, or of its loose files the one that has the key."""
     if is_tar(sources[0]):
         return WorkUnit(unit=unit, tar_uri=sources[0])
+    if (rows := parse_range(sources[0])) is not None:
+        uri, start, stop = rows
+        return WorkUnit(unit=unit, rows=ListRows(uri=uri, start=start, stop=stop))
     for uri in sources:
         folder = uri.removesuffix(key)
         # A key may end as another does; but all keys of a unit are below one folder.

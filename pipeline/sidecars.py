@@ -6,6 +6,7 @@ possible, and named under `_problems`, so that it can be found later.
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -47,6 +48,29 @@ class Sidecars:
             meta[PROBLEMS] = dict(sorted(problems.items()))
         text = json.dumps(meta, ensure_ascii=False) if meta else None
         return _printable(caption), _printable(text)
+
+
+def json_value(value: object) -> Any:
+    """Return a value as JSON has it: dates and the like as text, bytes as base64, NaN as null.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    if _nests_deeper(value, _MAX_NESTING):
+        raise ValueError(f"nested deeper than {_MAX_NESTING} levels")
+    return _plain(value)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 def _parse(extension: str, data: bytes) -> tuple[Any, str | None]:

@@ -1,76 +1,55 @@
 """Plan: from the sources that a user names to work units, in an order that only they decide.
 
-A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these.
-A tar is one unit. Loose video files, sorted, are cut into runs of `files_per_unit`, source by
-source; files that share a video's stem are its sidecars.
+A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these;
+or, named by a pattern that ends as a list does, lists (`pipeline.lists`). A tar is one unit. Loose
+files, sorted, are cut into runs of `files_per_unit`, source by source; files that share a video's
+stem are its sidecars. Lists are cut into runs of rows.
 
 Identity follows from the input alone. A unit's id is a readable stem and 12 hex digits of what it
-covers: the tar's URI, or the URIs of a run's files. So a run with other files is another unit, and
-when files arrive in a folder that is partly done, `subtract` takes the committed files out of the
-new runs: nothing is tokenized twice, nothing is left out. Tars and files are taken to be immutable:
-one that is replaced under its old name counts as done.
+covers: the tar's URI, the URIs of a run's files, or the range of rows. So a run with other files is
+another unit, and `pipeline.remaining` takes out of it what is done already. Tars, files and rows
+are taken to be immutable: what is replaced under its old name counts as done.
 """
 
 import hashlib
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from braceexpand import braceexpand
 
+from pipeline.config import ListConfig
 from pipeline.errors import ConfigError
-from pipeline.records import LooseFile, Reopened, UnitRecord, WorkUnit
+from pipeline.lists import LIST_SUFFIXES, cut_list, is_list
+from pipeline.records import ListRows, LooseFile, WorkUnit
+from pipeline.row_ranges import range_name
 from pipeline.storage import canonical_uri, find_files, list_folder
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
+IMAGE_EXTENSIONS: Final = frozenset({"avif", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
+"""What counts as an image, likewise, where images are wanted."""
 VIDEO_EXTENSIONS: Final = frozenset(
     {"3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf"}
     | {"ogv", "ts", "webm", "wmv", "y4m"}
 )
 """What counts as a video, by the lower-cased last extension, loose and inside tars."""
 
+_LISTS_AT_ONCE: Final = 16
+"""Each costs a few requests for its footer."""
 _EXISTS_ONE_BY_ONE: Final = 8
 """From this many names in one folder on, one listing is cheaper than asking for each."""
 
 
-@dataclass(slots=True)
-class Committed:
-    """What the commit log covers: unit ids, and the URIs that those units were read from."""
-
-    units: set[str] = field(default_factory=set)
-    sources: set[str] = field(default_factory=set)
-    reopened: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Units that are to be done again, with their sources; neither stands in the sets above."""
-
-    def add(self, record: UnitRecord) -> None:
-        """Take in one committed unit."""
-        self.units.add(record.unit)
-        self.sources.update(record.sources)
-        self.reopened.pop(record.unit, None)
-
-    def reopen(self, unit: Reopened) -> None:
-        """Take in that a committed unit is to be done again."""
-        self.units.discard(unit.unit)
-        self.sources.difference_update(unit.sources)
-        self.reopened[unit.unit] = unit.sources
-
-    def covers(self, record: UnitRecord) -> bool:
-        """Return whether a unit may not be committed: it is, or another one has its sources."""
-        if record.unit in self.reopened:
-            return False
-        return (
-            record.unit in self.units
-            or not self.sources.isdisjoint(record.sources)
-            or any(not set(s).isdisjoint(record.sources) for s in self.reopened.values())
-        )
-
-
 def is_video(name: str) -> bool:
     """Return whether a file's last extension is that of a video."""
-    _, dot, extension = posixpath.basename(name).rpartition(".")
-    return bool(dot) and extension.lower() in VIDEO_EXTENSIONS
+    return _extension(name) in VIDEO_EXTENSIONS
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file's last extension is that of an image."""
+    return _extension(name) in IMAGE_EXTENSIONS
 
 
 def is_tar(name: str) -> bool:
@@ -85,7 +64,9 @@ def is_hidden(path: str) -> bool:
 
 
 def unit_sources(unit: WorkUnit) -> tuple[str, ...]:
-    """Return the URIs that a unit is read from, as its `UnitRecord` lists them."""
+    """Return what a unit is read from, as its `UnitRecord` lists it: URIs, or a range of rows."""
+    if unit.rows is not None:
+        return (range_name(unit.rows.uri, unit.rows.start, unit.rows.stop),)
     return (unit.tar_uri,) if unit.tar_uri else tuple(file.uri for file in unit.files)
 
 
@@ -94,23 +75,40 @@ def plan_units(
     *,
     storage_options: Mapping[str, Any] | None = None,
     files_per_unit: int = 16,
+    lists: ListConfig | None = None,
+    images: bool = False,
 ) -> list[WorkUnit]:
     """Return the work units of all sources, in the order given, sorted within each.
 
-    Only names are listed; no content is read. A file that two sources reach belongs to the first.
+    Only names are listed, and lists looked into; no video is read. A file that two sources reach
+    belongs to the first.
+
+    Args:
+        uris: the sources.
+        storage_options: passed to their fsspec file systems.
+        files_per_unit: loose files in a unit.
+        lists: how lists are read; None where they are no source.
+        images: whether loose images are samples, those aside that stand beside a video.
 
     Raises:
-        ConfigError: a source matches no tar and no video, or a brace pattern has gaps.
+        ConfigError: a source matches nothing of use, a brace pattern has gaps, or a list has not
+            the columns that it should.
+        StoreError: the store failed.
     """
     if files_per_unit < 1:
         raise ConfigError(f"source.files_per_unit = {files_per_unit}: must be 1 or more")
     if not uris:
         raise ConfigError("source.uri is empty: name at least one tar, video, folder or pattern")
     taken: set[str] = set()
-    folders = _Folders(storage_options)
+    folders = _Folders(storage_options, images=images)
     units: list[WorkUnit] = []
     for uri in uris:
-        prefix, found = _resolve(uri, folders)
+        prefix, found = _resolve(uri, folders, lists is not None and is_list(uri))
+        if lists is not None and is_list(uri):
+            names = [name for name in found if name not in taken]
+            taken.update(names)
+            units += _list_units(names, lists, storage_options)
+            continue
         videos: list[str] = []
         for name in found:
             if name in taken:
@@ -125,60 +123,14 @@ def plan_units(
     return units
 
 
-def subtract(
-    units: Iterable[WorkUnit], committed: Committed, *, files_per_unit: int = 16
-) -> list[WorkUnit]:
-    """Return what is left to do.
-
-    Units in the log are done. Out of the other runs of loose files, those files are taken that
-    committed units cover already; what is left of such runs is cut anew, so that files which
-    trickle into a large folder do not become a unit each. A unit that is to be done again is the
-    same run as before, however the plan cuts its files; it waits if the plan lacks one of them.
-    """
-    left: list[WorkUnit] = []
-    rest: dict[str, list[LooseFile]] = {}
-    again: dict[str, LooseFile | None] = {
-        uri: None for sources in committed.reopened.values() for uri in sources
-    }
-    for unit in units:
-        if unit.unit in committed.units or unit.tar_uri in committed.sources:
-            continue
-        again.update((file.uri, file) for file in unit.files if file.uri in again)
-        files = [
-            file
-            for file in unit.files
-            if file.uri not in committed.sources and file.uri not in again
-        ]
-        if len(files) == len(unit.files):
-            left.append(unit)
-        for file in files if len(files) < len(unit.files) else ():
-            # Runs of two sources stay apart: only within one are keys unique.
-            rest.setdefault(file.uri.removesuffix(file.key), []).append(file)
-    for files in rest.values():
-        left += cut_runs(files, files_per_unit)
-    for name, sources in committed.reopened.items():
-        run = tuple(known for uri in sources if (known := again[uri]) is not None)
-        if len(run) == len(sources):
-            left.append(WorkUnit(unit=name, files=run))
-    return left
-
-
-def take_slice(units: Iterable[WorkUnit], index: int, of: int) -> list[WorkUnit]:
-    """Return this driver's share of a plan that `of` drivers divide; `index` counts from 0.
-
-    By a hash of the unit's id: a unit keeps its slice when others come or go.
-    """
-    if not 0 <= index < of:
-        raise ConfigError(f"slice = {index}/{of}: takes 0/{of} to {of - 1}/{of}")
-    return [unit for unit in units if int(_digest([unit.unit]), 16) % of == index]
-
-
 class _Folders:
     """Listings of one planning call; each folder is asked for once."""
 
-    def __init__(self, storage_options: Mapping[str, Any] | None) -> None:
+    def __init__(self, storage_options: Mapping[str, Any] | None, *, images: bool) -> None:
         self.storage_options = storage_options
+        self._images = images
         self._names: dict[str, frozenset[str]] = {}
+        self._video_stems: dict[str, frozenset[str]] = {}
         self._sidecars: dict[str, dict[str, list[str]]] = {}
 
     def names(self, folder: str) -> frozenset[str]:
@@ -186,23 +138,33 @@ class _Folders:
             self._names[folder] = frozenset(list_folder(folder, self.storage_options))
         return self._names[folder]
 
-    def sidecars(self, video: str) -> tuple[str, ...]:
-        """Return the files that share a video's stem, each given to the longest stem it has."""
-        folder = posixpath.dirname(video)
+    def is_sample(self, name: str) -> bool:
+        """Return whether a file is a video, or an image that is wanted and stands alone."""
+        if not (self._images and is_image(name)):
+            return is_video(name)
+        folder = posixpath.dirname(name)
+        if folder not in self._video_stems:
+            stems = frozenset(_stem(n) for n in self.names(folder) if is_video(n))
+            self._video_stems[folder] = stems
+        return _stem(name) not in self._video_stems[folder]
+
+    def sidecars(self, sample: str) -> tuple[str, ...]:
+        """Return the files that share a sample's stem, each given to the longest stem it has."""
+        folder = posixpath.dirname(sample)
         if folder not in self._sidecars:
             names = self.names(folder)
-            by_stem: dict[str, list[str]] = {_stem(n): [] for n in names if is_video(n)}
+            by_stem: dict[str, list[str]] = {_stem(n): [] for n in names if self.is_sample(n)}
             for name in sorted(names):
-                if not is_video(name) and not is_tar(name) and not is_hidden(name):
+                if not self.is_sample(name) and not is_tar(name) and not is_hidden(name):
                     stem = next((s for s in _stems(name) if s in by_stem), None)
                     if stem is not None:
                         by_stem[stem].append(name)
             self._sidecars[folder] = by_stem
-        return tuple(self._sidecars[folder].get(_stem(video), ()))
+        return tuple(self._sidecars[folder].get(_stem(sample), ()))
 
 
-def _resolve(uri: str, folders: _Folders) -> tuple[str, list[str]]:
-    """Return a source's static prefix and its tars and videos, sorted."""
+def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str]]:
+    """Return a source's static prefix and its tars and samples, or its lists, sorted."""
     options = folders.storage_options
     found = find_files(uri, options) if "{" in uri else []
     spellings = [uri] if found else _braces(uri)
@@ -215,8 +177,18 @@ def _resolve(uri: str, folders: _Folders) -> tuple[str, list[str]]:
             f"source.uri: {uri}: matches no file; check the spelling, the credentials in"
             " storage_options, and that the shell did not expand the pattern"
         )
-    usable = sorted(n for n in found if (is_tar(n) or is_video(n)) and not is_hidden(n))
+    usable = sorted(
+        name
+        for name in found
+        if (is_list(name) if lists else is_tar(name) or folders.is_sample(name))
+        and not is_hidden(name)
+    )
     if not usable:
+        if any(map(is_list, found)):
+            raise ConfigError(
+                f"source.uri: {uri}: no tar and no video; lists are named by a pattern that ends as"
+                f" they do ({' '.join(LIST_SUFFIXES)}), as in {uri.rstrip('/')}/*.parquet"
+            )
         raise ConfigError(
             f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
             f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
@@ -274,6 +246,22 @@ def _loose_file(uri: str, prefix: str, folders: _Folders) -> LooseFile:
     return LooseFile(key=uri.removeprefix(prefix), uri=uri, sidecar_uris=folders.sidecars(uri))
 
 
+def _list_units(
+    uris: Sequence[str], lists: ListConfig, options: Mapping[str, Any] | None
+) -> Iterator[WorkUnit]:
+    """Yield the runs of rows of several lists, in their order; so many are looked into at once."""
+    with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+        for runs in pool.map(lambda uri: list(cut_list(uri, lists, options)), uris):
+            for rows in runs:
+                yield rows_unit(rows)
+
+
+def rows_unit(rows: ListRows) -> WorkUnit:
+    """Return the unit of a run of rows."""
+    unit = unit_id(rows.uri, [range_name(rows.uri, rows.start, rows.stop)])
+    return WorkUnit(unit=unit, rows=rows)
+
+
 def cut_runs(files: Sequence[LooseFile], files_per_unit: int) -> Iterator[WorkUnit]:
     """Yield loose files as units of consecutive runs, in the order given."""
     for start in range(0, len(files), files_per_unit):
@@ -287,14 +275,19 @@ def unit_id(name: str, covers: Collection[str]) -> str:
     suffix = next((s for s in TAR_SUFFIXES if base.lower().endswith(s)), None)
     stem = base[: -len(suffix)] if suffix else posixpath.splitext(base)[0]
     stem = re.sub(r"[^A-Za-z0-9_.]+", "-", stem).strip("-.")[:64] or "unit"
-    return f"{stem}-{_digest(covers)}"
+    return f"{stem}-{digest(covers)}"
 
 
-def _digest(names: Iterable[str]) -> str:
+def digest(names: Iterable[str]) -> str:
+    """Return 12 hex digits of a list of names."""
     # Joined by a byte that no URI holds, so that no two lists run together.
     return hashlib.sha256(
         b"\0".join(n.encode("utf-8", "surrogateescape") for n in names)
     ).hexdigest()[:12]
+
+
+def _extension(name: str) -> str:
+    return posixpath.splitext(name)[1].removeprefix(".").lower()
 
 
 def _stem(path: str) -> str:

@@ -28,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
 from pipeline.local_disk import TEMPORARY_PREFIX, link_if_absent, replace_durably, temporary_in
+from pipeline.redact import redacted
 
 _CONFLICT_TRIES: Final = 6
 _SETTLE_TRIES: Final = 5
@@ -348,7 +349,7 @@ def _store_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         # botocore and aiohttp errors are no OSErrors, so no narrower clause would hold.
-        raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
+        raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
 
 
 def _uris(fs: Any, names: list[str]) -> list[str]:

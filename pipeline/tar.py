@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Self, cast
 
-from pipeline.source import is_hidden, is_video
+from pipeline.source import is_hidden, is_image, is_video
 
 MAX_SIDECAR_BYTES: Final = 1 << 20
 """Sidecars beyond this are named in `meta`, not carried: they would travel with every clip."""
@@ -75,12 +75,13 @@ def split_name(name: str) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def read_groups(file: BinaryIO, *, max_video_bytes: int) -> Iterator[Group]:
+def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -> Iterator[Group]:
     """Yield the samples of a tar, compressed or not, reading forward only.
 
     Args:
         file: opened for reading; it need not seek.
         max_video_bytes: larger videos are passed over, never held in memory.
+        images: whether that limit, not the sidecars', holds for images.
 
     Raises:
         DamagedTar: after the last whole sample. Where the tar breaks off between two members, the
@@ -90,7 +91,7 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int) -> Iterator[Group]:
     group: Group | None = None
     usual: set[str] = set()
     try:
-        for key, member in _members(file, max_video_bytes):
+        for key, member in _members(file, max_video_bytes, images):
             if group is not None and (group.key != key or member.extension in group.extensions):
                 yield group
                 usual = group.extensions
@@ -109,7 +110,7 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int) -> Iterator[Group]:
         yield group
 
 
-def _members(file: BinaryIO, max_video_bytes: int) -> Iterator[tuple[str, Member]]:
+def _members(file: BinaryIO, max_video_bytes: int, images: bool) -> Iterator[tuple[str, Member]]:
     """Yield every member that belongs to a sample, with its key."""
     key: str | None = None
     try:
@@ -128,7 +129,7 @@ def _members(file: BinaryIO, max_video_bytes: int) -> Iterator[tuple[str, Member
                 if name is None or info.isdir():
                     continue
                 key, extension = name
-                yield key, _member(tar, info, extension, max_video_bytes)
+                yield key, _member(tar, info, extension, max_video_bytes, images)
                 key = None
     except _FORMAT_ERRORS as error:
         truncated = "unexpected end of data" in str(error) or isinstance(error, EOFError)
@@ -136,12 +137,17 @@ def _members(file: BinaryIO, max_video_bytes: int) -> Iterator[tuple[str, Member
 
 
 def _member(
-    tar: tarfile.TarFile, info: tarfile.TarInfo, extension: str, max_video_bytes: int
+    tar: tarfile.TarFile,
+    info: tarfile.TarInfo,
+    extension: str,
+    max_video_bytes: int,
+    images: bool,
 ) -> Member:
     if not info.isreg():
         problem = f"{info.name} is no regular file; links in a tar are not followed"
         return Member(info.name, extension, info.size, problem=problem)
-    limit = max_video_bytes if is_video(info.name) else MAX_SIDECAR_BYTES
+    is_media = is_video(info.name) or (images and is_image(info.name))
+    limit = max_video_bytes if is_media else MAX_SIDECAR_BYTES
     if info.size > limit:
         problem = f"{info.name} has {info.size} bytes, the limit is {limit}"
         return Member(info.name, extension, info.size, problem=problem, too_large=True)

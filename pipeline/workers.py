@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.commit import commit_unit
-from pipeline.config import TokenizerSpec
+from pipeline.config import ListConfig, TokenizerSpec
 from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import PipelineError
@@ -45,6 +45,7 @@ class DecodeArguments:
     row_clips: int
     max_video_mb: float
     storage_options: Mapping[str, Any]
+    lists: ListConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class DecodeWorker:
             row_clips=arguments.row_clips,
             max_video_mb=arguments.max_video_mb,
             storage_options=arguments.storage_options,
+            lists=arguments.lists,
         )
         self._clock = WorkerClock(DECODE, recorder)
 

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,13 @@ from pipeline.decode.clips import clips
 from pipeline.decode.cut import Cut
 from pipeline.decode.damage import one_line
 from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.image import image_clip
 from pipeline.decode.protocol import receive_with_file, send
 from pipeline.decode.resize import resize
 from pipeline.decode.rule import ClipRule, DecodeLimits
 from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
 from pipeline.errors import QuarantineError
+from pipeline.records import Span
 
 NO_MEMORY = ("allocate memory", "bad allocation", "std::bad_alloc")
 """How C++ says it in a plain RuntimeError."""
@@ -62,7 +63,16 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
     outcome: dict[str, Any]
     try:
         limit_memory(base, limits.memory_mb << 20)
-        _decode(file, rules, limits, dog.progress, emit)
+        span = None if job["span"] is None else Span(**job["span"])
+        with os.fdopen(file, "rb", buffering=0) as video:
+            found = (
+                [(image_clip(video, rules, limits), 0.0)]
+                if job["is_image"]
+                else clips(video, rules, limits, dog.progress, span)
+            )
+            for clip, source_fps in found:
+                frames = clip.frames
+                emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
         outcome = {"kind": "end"}
     except QuarantineError as error:
         detail = error.detail
@@ -78,19 +88,6 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
     gc.collect()
     grown = private_bytes() - base if sys.platform == "linux" else 0
     send(sock, {**outcome, "grown_mb": grown >> 20})
-
-
-def _decode(
-    fd: int,
-    rules: Sequence[ClipRule],
-    limits: DecodeLimits,
-    progress: Callable[[], None],
-    emit: Callable[[dict[str, Any], memoryview | None], None],
-) -> None:
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        for clip, source_fps in clips(file, rules, limits, progress):
-            frames = clip.frames
-            emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
 
 
 def _header(clip: Cut, source_fps: float) -> dict[str, Any]:

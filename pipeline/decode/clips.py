@@ -1,20 +1,34 @@
 """From one file to the clips of its bucket, with the rate of its source."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import chain
 from typing import BinaryIO
+
+from av.video.frame import VideoFrame
 
 from pipeline.decode.buckets import longest, of_length
 from pipeline.decode.cut import Cut, cut
 from pipeline.decode.picture import Painter
 from pipeline.decode.rule import ClipRule, DecodeLimits
-from pipeline.decode.sampling import pick
-from pipeline.decode.video import open_video
+from pipeline.decode.sampling import Shown, pick
+from pipeline.decode.video import Video, open_video
+from pipeline.errors import QuarantineError
+from pipeline.records import Span
+
+_SEEK_BACK_S = (0, 10)
+"""How far before its beginning a span is sought. An index goes by the time of decoding, so the
+first try can come out after a picture that is to be seen; the second is for that."""
 
 
 def clips(
-    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
+    file: BinaryIO,
+    rules: Sequence[ClipRule],
+    limits: DecodeLimits,
+    progress: Callable[[], None],
+    span: Span | None = None,
 ) -> Iterator[tuple[Cut, float]]:
-    """Yield the clips of a video, each with `Video.source_fps`.
+    """Yield the clips of a video, or of a span of it, each with `Video.source_fps`.
 
     How many frames a video has is known at its end; most fill a clip of the longest bucket before
     that. One that does not is decoded once more, in the length that it has.
@@ -24,14 +38,16 @@ def clips(
         rules: of one bucket each.
         limits: as `open_video`.
         progress: as `Video.frames`.
+        span: what is cut; its times count from `Video.begins_s`.
 
     Raises:
-        QuarantineError: as `open_video`, `Video.frames` and `Painter.paint`. A video that breaks
-            before it fills a clip of the longest bucket has no length, and so no clips.
+        QuarantineError: `no_frames` if there is none in the span; as `open_video`, `Video.frames`
+            and `Painter.paint`. A video that breaks before it fills a clip of the longest bucket
+            has no length, and so no clips.
     """
     tried = longest(rules)
     ended: tuple[Cut, float] | None = None
-    for clip, source_fps in _cut(file, tried, limits, progress):
+    for clip, source_fps in _cut(file, tried, limits, progress, span):
         if clip.index == 0 and clip.own_frames < tried[0].frames:
             ended = clip, source_fps
         else:
@@ -42,22 +58,83 @@ def clips(
     if right == tried:
         yield ended
     else:
-        yield from _cut(file, right, limits, progress)
+        yield from _cut(file, right, limits, progress, span)
 
 
 def _cut(
-    file: BinaryIO, rules: Sequence[ClipRule], limits: DecodeLimits, progress: Callable[[], None]
+    file: BinaryIO,
+    rules: Sequence[ClipRule],
+    limits: DecodeLimits,
+    progress: Callable[[], None],
+    span: Span | None,
 ) -> Iterator[tuple[Cut, float]]:
     """Yield a video's clips; the rules are of one length, and differ in height and width."""
-    rule = rules[0]
+    if span is None:
+        with open_video(file, limits) as video:
+            yield from _paint(video, video.frames(progress), rules, limits)
+        return
+    for back_s in _SEEK_BACK_S if span.start_s > 0 else ():
+        with open_video(file, limits) as video:
+            sought = _frames_from(video, span, back_s, progress)
+            if sought is not None:
+                yield from _paint(video, sought, rules, limits, span)
+                return
     with open_video(file, limits) as video:
-        painter = Painter(
-            [(each.height, each.width) for each in rules],
-            rule.resize,
-            video.sample_aspect,
-            limits.max_pixels,
-            whole=rule.fit == "whole",
-        )
-        picks = pick(video.frames(progress), rule.interval_s, video.nominal_s)
-        for clip in cut(picks, rule, painter.paint):
-            yield clip, video.source_fps
+        yield from _paint(video, video.frames(progress), rules, limits, span)
+
+
+def _frames_from(
+    video: Video, span: Span, back_s: int, progress: Callable[[], None]
+) -> Iterator[Shown[VideoFrame]] | None:
+    """Return the frames from the one that is shown as a span begins, without those long before it.
+
+    None where that cannot be done, or where anything is wrong on the way: pictures after a seek may
+    want others that were skipped, so damage proves nothing then, and the beginning has to decide.
+    """
+    start_s = video.begins_s + seconds(span.start_s)
+    if not video.seek(max(video.begins_s, start_s - back_s)):
+        return None
+    frames = video.frames(progress)
+    last: Shown[VideoFrame] | None = None
+    try:
+        for shown in frames:
+            if shown.start_s > start_s:
+                return None if last is None else chain((last, shown), frames)
+            last = shown
+    except QuarantineError:
+        return None
+    return None if last is None else iter((last,))
+
+
+def _paint(
+    video: Video,
+    frames: Iterable[Shown[VideoFrame]],
+    rules: Sequence[ClipRule],
+    limits: DecodeLimits,
+    span: Span | None = None,
+) -> Iterator[tuple[Cut, float]]:
+    rule = rules[0]
+    start_s = end_s = None
+    if span is not None:
+        start_s = video.begins_s + seconds(span.start_s)
+        end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
+    painter = Painter(
+        [(each.height, each.width) for each in rules],
+        rule.resize,
+        video.sample_aspect,
+        limits.max_pixels,
+        whole=rule.fit == "whole",
+    )
+    picks = pick(frames, rule.interval_s, video.nominal_s, start_s, end_s)
+    clip: Cut | None = None
+    for clip in cut(picks, rule, painter.paint):
+        yield clip, video.source_fps
+    if span is not None and clip is None:
+        until = "the end" if span.end_s is None else f"{span.end_s:g} s"
+        detail = f"the video has no frame between {span.start_s:g} s and {until}"
+        raise QuarantineError("decode", "no_frames", detail)
+
+
+def seconds(value: float) -> Fraction:
+    """Return a time as it was written: 12.345 is 12345/1000, not the float next to it."""
+    return Fraction(repr(value))

@@ -76,7 +76,7 @@ class Decoder:
             self._child = None
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
-        """Yield the clips of a sample as soon as each is complete.
+        """Yield the clips of a sample as soon as each is complete; an image is one of one frame.
 
         A remainder that the rule's `short` drops comes last, as a clip without frames. The same
         bytes always give the same clips and the same outcome. A caller that stops early costs the
@@ -115,14 +115,18 @@ class Decoder:
         self.start()
         assert self._child is not None
         finished = False
+        job = self._job | {
+            "span": None if sample.span is None else asdict(sample.span),
+            "is_image": sample.is_image,
+        }
         try:
             try:
-                self._child.submit(self._job, file.fileno())
+                self._child.submit(job, file.fileno())
             except ChildDied:
                 # It died idle, of something that is not this video: the video gets a new one.
                 self.close()
                 self.start()
-                self._child.submit(self._job, file.fileno())
+                self._child.submit(job, file.fileno())
             while (header := self._next())["kind"] == "clip":
                 yield self._clip(header, sample, unit)
             finished = header.get("reason") != "decode_memory" and self._is_lean(header)

@@ -51,7 +51,11 @@ def tolerance(nominal_s: Fraction, interval_s: Fraction) -> Fraction:
 
 
 def pick(
-    source: Iterable[Shown[F]], interval_s: Fraction | None, nominal_s: Fraction
+    source: Iterable[Shown[F]],
+    interval_s: Fraction | None,
+    nominal_s: Fraction,
+    start_s: Fraction | None = None,
+    end_s: Fraction | None = None,
 ) -> Iterator[Pick[F]]:
     """Yield the frames of the output, in order.
 
@@ -59,28 +63,46 @@ def pick(
         source: frames whose times grow.
         interval_s: between two frames of the output; None yields every frame once.
         nominal_s: usual length of a frame of the source.
+        start_s: when the output begins; None: with the first frame. Frames that are over by then
+            are passed over.
+        end_s: when it ends; None: with the last frame. No frame is taken from `source` after one
+            that shows this time to be past.
     """
     if interval_s is None:
-        yield from _every(source)
+        yield from _every(_within(source, nominal_s / 2, start_s, end_s))
         return
     slack = tolerance(nominal_s, interval_s)
     last: Shown[F] | None = None
-    origin = Fraction(0)
+    origin = start_s
     count = 0
     for shown in source:
-        if last is None:
+        if origin is None:
             origin = shown.start_s
-        else:
-            while (time := origin + count * interval_s) + slack < shown.start_s:
-                yield Pick(last, time, time + interval_s)
-                count += 1
+        while last is not None and (time := origin + count * interval_s) + slack < shown.start_s:
+            if end_s is not None and time + slack >= end_s:
+                return
+            yield Pick(last, time, time + interval_s)
+            count += 1
         last = shown
-    if last is None:
+    if last is None or origin is None:
         return
+    over_s = last.end_s if end_s is None else min(last.end_s, end_s)
     # A single frame shorter than the tolerance is still a picture: time zero always has one.
-    while (time := origin + count * interval_s) + slack < last.end_s or count == 0:
+    lone = count == 0 and last.start_s + slack >= origin and over_s > origin
+    while (time := origin + count * interval_s) + slack < over_s or lone:
         yield Pick(last, time, time + interval_s)
-        count += 1
+        count, lone = count + 1, False
+
+
+def _within(
+    source: Iterable[Shown[F]], slack: Fraction, start_s: Fraction | None, end_s: Fraction | None
+) -> Iterator[Shown[F]]:
+    """Yield the frames that begin in a span; a time rounded by less than `slack` loses none."""
+    for shown in source:
+        if end_s is not None and shown.start_s + slack >= end_s:
+            return
+        if start_s is None or shown.start_s + slack >= start_s:
+            yield shown
 
 
 def _every(source: Iterable[Shown[F]]) -> Iterator[Pick[F]]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import av
 import av.logging
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
@@ -33,6 +34,8 @@ JOINABLE = "mpegts"
 """The one container whose recordings begin anywhere: damage before its first picture is no loss."""
 DECLARES_LENGTH = ("matroska,webm", "avi", "flv", "asf")
 """Containers whose header states a length that was measured, not guessed from the file."""
+SEEKABLE = ("mov,mp4", "matroska,webm")
+"""Containers whose index leads to a picture by its time; others are read from their beginning."""
 READ_BYTES = 1 << 18
 
 
@@ -70,6 +73,26 @@ class Video:
         aspect = stream.sample_aspect_ratio
         self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
         """Width of a pixel over its height."""
+        begins = stream.start_time or 0
+        self.begins_s = begins * (stream.time_base or Fraction(0))
+        """Presentation time at which the container says that the video begins."""
+        self._sought = False
+
+    def seek(self, time_s: Fraction) -> bool:
+        """Go to the last key picture before a time; return False where that is not to be trusted.
+
+        Called before `frames`, which then begin there and are not held against the video's length.
+        """
+        assert self._stream.time_base is not None
+        if not self._container.format.name.startswith(SEEKABLE):
+            return False
+        try:
+            self._container.seek(int(time_s / self._stream.time_base), stream=self._stream)
+        except av.error.FFmpegError as error:
+            explain(error)  # raises what is no matter of seeking
+            return False
+        self._sought = True
+        return True
 
     def frames(self, progress: Callable[[], None]) -> Iterator[Shown[VideoFrame]]:
         """Yield every frame that is displayed, in order.
@@ -91,6 +114,8 @@ class Video:
                 packets = frame
                 continue
             start, length = timeline.place(frame.pts, frame.dts, frame.duration)
+            if origin is None and self._sought and frame.pts is None:
+                raise QuarantineError("decode", "corrupt", "a key picture without its time")
             if origin is None:
                 origin = end = start
             for gap in (start - end, length):
@@ -130,6 +155,7 @@ class Video:
             if any(frame.is_corrupt for frame in frames):
                 found = found or damage.Finding("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
+                self._require_room()
                 raise QuarantineError("decode", found.reason, found.detail)
             self._logs.clear()
             if packet is None:
@@ -139,6 +165,13 @@ class Video:
                 progress()
                 yield frame
         yield packets
+
+    def _require_room(self) -> None:
+        """Raise MemoryError if there is no room for a picture: then that is what looks as damage.
+
+        Some decoders say nothing of an allocation that failed, and only miss the picture later.
+        """
+        np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
     def _corrupt_packet(self, packet: Any) -> damage.Finding:
         at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
@@ -151,6 +184,8 @@ class Video:
         found: damage.Finding | None = None
         if shown_s is None:
             found = damage.Finding("no_frames", f"{packets} packets, and not one frame in them")
+        elif self._sought:
+            return
         elif self._container.format.name.startswith("mov,"):
             # A fragmented file has no index of its own; its fragments are checked as they are read.
             if self._stream.frames > 0:

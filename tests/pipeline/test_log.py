@@ -4,6 +4,7 @@ import multiprocessing
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +54,16 @@ class TestAppend:
         assert again.number == 2
         assert again.committed.units == {"u-0", "u-1", "u-2"}
         assert again.committed.sources == {f"/in/u-{n}.tar" for n in range(3)}
+
+    def test_a_checkpoint_tells_the_same_as_the_records(self, store: Store) -> None:
+        log = open_log(store)
+        rows = [f"/in/l.csv#rows={n}-{n + 9}" for n in range(0, 36, 9)]
+        log.append([*UNITS[:2], *(replace(make_record(row), sources=(row,)) for row in rows)])
+        log.reopen([Reopened(unit=rows[1], sources=(rows[1],))])
+        write_manifest(store)
+        again = open_log(store)
+        assert again.committed == log.committed
+        assert list(again.committed.rows.gaps("/in/l.csv", 0, 40)) == [(9, 18), (36, 40)]
 
     def test_path_sorts_and_never_changes(self) -> None:
         assert record_path(12) == "log/00000000000000000012.json"

@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config import ListConfig
 from pipeline.errors import ConfigError
-from pipeline.records import Counts, LooseFile, Reopened, UnitRecord, WorkUnit
-from pipeline.source import (
-    Committed,
-    cut_runs,
-    is_hidden,
-    is_video,
-    plan_units,
-    subtract,
-    take_slice,
-    unit_id,
-    unit_sources,
-)
+from pipeline.records import LooseFile, WorkUnit
+from pipeline.source import is_hidden, is_image, is_video, plan_units, unit_id, unit_sources
 from pipeline.storage import Store
 from tests.pipeline.s3 import S3Server
 
@@ -28,24 +19,6 @@ def touch(root: Path, *names: str) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-
-
-def committed(units: Sequence[WorkUnit]) -> Committed:
-    known = Committed()
-    for unit in units:
-        known.add(record(unit))
-    return known
-
-
-def record(unit: WorkUnit) -> UnitRecord:
-    return UnitRecord(
-        unit=unit.unit,
-        sources=unit_sources(unit),
-        parts=(),
-        quarantine=None,
-        counts=Counts(),
-        reasons={},
-    )
 
 
 def covered(units: Sequence[WorkUnit]) -> list[str]:
@@ -208,110 +181,6 @@ class TestIds:
         assert len(ids) == 3
 
 
-def files_source(prefix: str, numbers: Sequence[int], per_unit: int) -> list[WorkUnit]:
-    """Plan a folder that holds these files, without a file system."""
-    files = [LooseFile(key=f"{n:03}.mp4", uri=f"{prefix}/{n:03}.mp4") for n in sorted(numbers)]
-    return list(cut_runs(files, per_unit))
-
-
-class TestSubtract:
-    def test_committed_units_are_done(self, tmp_path: Path) -> None:
-        touch(tmp_path, "a.tar", "b.tar", *[f"{n}.mp4" for n in range(4)])
-        units = plan_units([str(tmp_path)], files_per_unit=2)
-        assert len(units) == 4
-        assert subtract(units, committed(units)) == []
-        assert subtract(units, Committed()) == units
-        assert subtract(units, committed([units[0], units[2]])) == [units[1], units[3]]
-
-    def test_new_files_in_front_shift_all_runs_and_nothing_is_done_twice(self) -> None:
-        old = files_source("/in", range(10, 42), 16)
-        new = files_source("/in", range(9, 42), 16)
-        left = subtract(new, committed(old), files_per_unit=16)
-        assert covered(left) == ["/in/009.mp4"]
-
-    def test_scattered_new_files_share_units(self) -> None:
-        old = files_source("/in", range(0, 640, 2), 16)
-        arrived = range(1, 640, 20)
-        new = files_source("/in", [*range(0, 640, 2), *arrived], 16)
-        left = subtract(new, committed(old), files_per_unit=16)
-        assert covered(left) == [f"/in/{n:03}.mp4" for n in arrived]
-        assert [len(unit.files) for unit in left] == [16, 16]
-
-    def test_sources_are_not_mixed(self) -> None:
-        """Two folders can hold the same key; one unit cannot."""
-        old = files_source("/a", [1], 16) + files_source("/b", [1], 16)
-        new = files_source("/a", [1, 2], 16) + files_source("/b", [1, 2], 16)
-        left = subtract(new, committed(old))
-        assert covered(left) == ["/a/002.mp4", "/b/002.mp4"]
-        assert len(left) == 2
-
-    @pytest.mark.parametrize("tars", [True, False])
-    def test_what_was_reopened_is_the_same_unit_again(self, tars: bool) -> None:
-        if tars:
-            units = [WorkUnit(unit=f"u-{n}", tar_uri=f"/{n}.tar") for n in range(4)]
-        else:
-            units = files_source("/in", range(64), 16)
-        known = committed(units)
-        known.reopen(Reopened(unit=units[2].unit, sources=unit_sources(units[2])))
-        assert subtract(units, known) == [units[2]]
-        known.add(record(units[2]))
-        assert subtract(units, known) == []
-
-    def test_a_reopened_run_keeps_its_files_however_they_are_cut(self) -> None:
-        old = files_source("/in", range(10, 42), 16)
-        known = committed(old)
-        known.reopen(Reopened(unit=old[1].unit, sources=unit_sources(old[1])))
-        new = files_source("/in", range(5, 50), 7)
-        left = subtract(new, known, files_per_unit=7)
-        assert left[-1] == old[1]
-        arrived = [*range(5, 10), *range(42, 50)]
-        assert covered(left[:-1]) == [f"/in/{n:03}.mp4" for n in arrived]
-
-    def test_a_reopened_run_waits_while_the_plan_lacks_a_file(self) -> None:
-        old = files_source("/in", range(4), 4)
-        known = committed(old)
-        known.reopen(Reopened(unit=old[0].unit, sources=unit_sources(old[0])))
-        assert subtract(files_source("/in", range(1, 4), 4), known, files_per_unit=4) == []
-        assert subtract(files_source("/in", range(4), 2), known, files_per_unit=2) == old
-
-    @given(
-        arrivals=st.lists(
-            st.tuples(st.sets(st.integers(0, 99), max_size=30), st.integers(0, 1 << 30)), max_size=8
-        ),
-        per_unit=st.integers(1, 9),
-    )
-    def test_files_that_trickle_in_are_each_covered_once(
-        self, arrivals: list[tuple[set[int], int]], per_unit: int
-    ) -> None:
-        """However files arrive and jobs break off, each file is committed in exactly one unit."""
-        here: set[int] = set()
-        done: list[WorkUnit] = []
-        for arrived, seed in arrivals:
-            here |= arrived
-            plan = files_source("/in", sorted(here), per_unit)
-            left = subtract(plan, committed(done), files_per_unit=per_unit)
-            assert all(len(unit.files) <= per_unit for unit in left)
-            done += [unit for unit in left if random.Random(f"{seed}{unit.unit}").random() < 0.5]
-        plan = files_source("/in", sorted(here), per_unit)
-        done += subtract(plan, committed(done), files_per_unit=per_unit)
-        assert covered(done) == [f"/in/{n:03}.mp4" for n in sorted(here)]
-        assert len({unit.unit for unit in done}) == len(done)
-
-
-class TestSlice:
-    def test_slices_divide_the_plan(self) -> None:
-        units = [WorkUnit(unit=f"u-{n}", tar_uri=f"/{n}.tar") for n in range(500)]
-        slices = [take_slice(units, index, 3) for index in range(3)]
-        assert sorted(u.unit for s in slices for u in s) == sorted(u.unit for u in units)
-        assert all(len(s) > 100 for s in slices)
-        assert take_slice(units[:250], 1, 3) == [u for u in slices[1] if u in units[:250]]
-
-    @pytest.mark.parametrize(("index", "of"), [(3, 3), (-1, 3), (0, 0)])
-    def test_out_of_range(self, index: int, of: int) -> None:
-        with pytest.raises(ConfigError, match=f"slice = {index}/{of}"):
-            take_slice([], index, of)
-
-
 @pytest.mark.parametrize(
     ("name", "video"),
     [("a.MP4", True), ("a.v1.mkv", True), ("mp4", False), ("dir.mp4/a", False), ("a.txt", False)],
@@ -328,3 +197,59 @@ def test_is_hidden() -> None:
         False,
         False,
     ]
+
+
+class TestImages:
+    def test_are_samples_where_they_are_wanted_and_stand_alone(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.mp4", "a.jpg", "b.JPG", "b.txt", "c.png", "c.png.json", "d.txt")
+        [unit] = plan_units([str(tmp_path)], images=True)
+        found = {file.key: [Path(s).name for s in file.sidecar_uris] for file in unit.files}
+        assert found == {"a.mp4": ["a.jpg"], "b.JPG": ["b.txt"], "c.png": ["c.png.json"]}
+        [unit] = plan_units([str(tmp_path)])
+        assert [file.key for file in unit.files] == ["a.mp4"]
+
+    def test_a_folder_of_images_alone(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.jpg", "b.webp")
+        with pytest.raises(ConfigError, match="2 files, but no tar"):
+            plan_units([str(tmp_path)])
+        [unit] = plan_units([str(tmp_path / "*")], images=True, files_per_unit=2)
+        assert [file.key for file in unit.files] == ["a.jpg", "b.webp"]
+
+    def test_is_image(self) -> None:
+        assert [is_image(n) for n in ("a.JPEG", "a.b.png", "png", "a.mp4")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+
+
+class TestLists:
+    def test_are_named_by_how_a_pattern_ends(self, tmp_path: Path) -> None:
+        touch(tmp_path, "v/a.mp4", "v/metadata.csv")
+        (tmp_path / "v/metadata.csv").write_text("video\na.mp4\na.mp4\na.mp4\n")
+        lists = ListConfig(rows_per_unit=2)
+        [folder] = plan_units([str(tmp_path / "v")], lists=lists)
+        assert [file.key for file in folder.files] == ["a.mp4"]
+        first, second = plan_units([str(tmp_path / "v/*.csv")], lists=lists)
+        uri = str(tmp_path / "v/metadata.csv")
+        assert unit_sources(first) == (f"{uri}#rows=0-2",)
+        assert unit_sources(second) == (f"{uri}#rows=2-3",)
+        assert first.unit.startswith("metadata-")
+        assert first.unit != second.unit
+        with pytest.raises(ConfigError, match="no tar"):
+            plan_units([uri])
+
+    def test_a_folder_of_lists_is_no_source(self, tmp_path: Path) -> None:
+        touch(tmp_path, "in/a.parquet")
+        with pytest.raises(ConfigError, match=r"named by a pattern .* /.*/in/\*.parquet"):
+            plan_units([str(tmp_path / "in")], lists=ListConfig())
+
+    def test_beside_tars_in_the_order_given(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b.tar")
+        for name in ("z.jsonl", "a.jsonl"):
+            (tmp_path / name).write_text('{"video": "x.mp4"}\n')
+        sources = [str(tmp_path / name) for name in ("z.jsonl", "b.tar", "*.jsonl")]
+        units = plan_units(sources, lists=ListConfig())
+        found = [unit_sources(unit)[0].split("/")[-1] for unit in units]
+        assert found == ["z.jsonl#rows=0-1", "b.tar", "a.jsonl#rows=0-1"]

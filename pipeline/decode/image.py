@@ -1,0 +1,90 @@
+"""From an image to a clip of one frame, by the rule that a video's frames follow.
+
+Pillow reads it, in the child process like all else. Turned as EXIF says; alpha over black; more
+than eight bits cut to eight; the colours of other profiles are taken as they are.
+"""
+
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.decode.buckets import best_size
+from pipeline.decode.cut import Cut
+from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.resize import resize
+from pipeline.decode.rule import ClipRule, DecodeLimits
+from pipeline.errors import QuarantineError
+
+FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""Of the dozens that Pillow knows, those that corpora hold."""
+
+Image.init()  # else a format that it does not know yet is a KeyError
+
+
+def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> Cut:
+    """Return the clip of an image, in the one-frame bucket in which it loses least.
+
+    Args:
+        file: readable and seekable, at its beginning.
+        rules: of all buckets; one at least has one frame.
+        limits: `max_pixels` is checked before anything is decoded.
+
+    Raises:
+        QuarantineError: it is no image, broken, or too large.
+    """
+    rules = [rule for rule in rules if rule.frames == 1]
+    upright = _upright(file, limits)
+    display = upright.shape[:2]
+    size = best_size(display, [(rule.height, rule.width) for rule in rules])
+    place = fit(display, size, whole=rules[0].fit == "whole")
+    if place.resized_height * place.resized_width > limits.max_pixels:
+        raise _too_large("scaled", place.resized_width, place.resized_height, limits)
+    if rules[0].resize == "float32":
+        upright = upright.astype(np.float32)
+    return Cut(
+        index=0,
+        start_s=Fraction(0),
+        end_s=Fraction(0),
+        own_frames=1,
+        padded_frames=0,
+        fit=place,
+        frames=np.ascontiguousarray(resize(upright, place, Orientation())[np.newaxis]),
+    )
+
+
+def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
+    """Return the picture as it is shown, `[H, W, 3]` uint8."""
+    Image.MAX_IMAGE_PIXELS = None  # the limit below stands in for it
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > limits.max_pixels:
+                raise _too_large("coded", image.width, image.height, limits)
+            turned = ImageOps.exif_transpose(image)
+            return np.array(_rgb(turned))
+    except UnidentifiedImageError as error:
+        raise QuarantineError("decode", "not_a_video", "no image that is known here") from error
+    except MemoryError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = "truncated" if "truncated" in str(error) else "corrupt"
+        raise QuarantineError("decode", reason, f"{type(error).__name__}: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255 instead of scaling.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise QuarantineError("decode", "unsupported", f"an image of mode {image.mode}")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _too_large(what: str, width: int, height: int, limits: DecodeLimits) -> QuarantineError:
+    detail = f"an image {what} as {width}x{height}, more than decode.max_pixels ="
+    return QuarantineError("decode", "unsupported", f"{detail} {limits.max_pixels}")
