@@ -1,6 +1,6 @@
 """Makes a clip's tokens once more from its source, and its frames from its tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.encode import ClipEncoder
-from pipeline.errors import QuarantineError, StoreError
+from pipeline.errors import ConfigError, QuarantineError, StoreError
 from pipeline.findings import Finding
 from pipeline.models import DTYPES
 from pipeline.parts import TokenizerColumn
-from pipeline.records import Clip, UnitRecord
+from pipeline.records import Clip, Sample, UnitRecord
 from pipeline.revisit import (
     clip_psnr,
     decode_cells,
     job_config,
     open_models,
     source_clips,
+    source_sample,
 )
+from pipeline.whole import pieces, whole_cells, whole_clip
 
 Row = Mapping[str, Any]
+Frames = NDArray[Any] | Sample
+"""Of a clip, [T, H, W, 3]; those of a whole video are in its sample, to be decoded."""
 
 _PLACE: Final = (
     "start_s",
@@ -34,6 +38,7 @@ _PLACE: Final = (
     "source_height",
     "source_width",
     "crop",
+    "num_frames",
     "padded_frames",
 )
 """Columns that say where a clip lies in its source."""
@@ -56,6 +61,13 @@ class Again:
         self._dataset = dataset
         self._threads = config.tokenize.threads
         self._lists = config.source.lists
+        self._whole = config.clip.whole
+        self._chunk_frames = config.clip.chunk_frames
+        if self._whole and decode:
+            raise ConfigError(
+                "--decode: the clips of this dataset are whole videos, which are not decoded back"
+                " here; --retokenize compares their tokens"
+            )
         self._models = open_models(dataset) if decode else {}
         self._encoders: list[ClipEncoder] = []
         cuda = config.tokenize.device != "cpu" and torch.cuda.is_available()
@@ -82,34 +94,54 @@ class Again:
 
     def clips(
         self, unit: UnitRecord, rows: Sequence[Row]
-    ) -> Iterator[tuple[Row, Clip, NDArray[Any]] | Finding]:
+    ) -> Iterator[tuple[Row, Clip, Frames] | Finding]:
         """Yield rows of one sample with clip and frames, decoded again, or why there are none."""
         left = {row["clip_index"]: row for row in rows}
         why = f"not in {', '.join(unit.sources)}"
         key = rows[0]["key"]
         try:
-            for clip, frames in source_clips(
-                self._decoder, unit.unit, unit.sources, key, left, self._lists
-            ):
+            for clip, frames in self._clips(unit, key, left):
                 yield left.pop(clip.clip_index), clip, frames
         except (QuarantineError, StoreError, FileNotFoundError) as error:
             why = str(error)
         for row in left.values():
             yield Finding("source", row["clip_id"], why)
 
-    def retokenize(self, row: Row, clip: Clip, frames: NDArray[Any]) -> Iterator[Finding]:
+    def _clips(
+        self, unit: UnitRecord, key: str, wanted: Collection[int]
+    ) -> Iterator[tuple[Clip, Frames]]:
+        if not self._whole:
+            yield from source_clips(
+                self._decoder, unit.unit, unit.sources, key, wanted, self._lists
+            )
+            return
+        sample = source_sample(unit.unit, unit.sources, key, self._lists)
+        found = sample and whole_clip(self._decoder, sample, unit.unit)
+        if sample and found:
+            yield found[0], sample
+
+    def retokenize(self, row: Row, clip: Clip, frames: Frames) -> Iterator[Finding]:
         """Yield how the clip and its tokens, made again, differ from the row: in any bit."""
         for name in _PLACE:
             now, then = getattr(clip, name), row[name]
             if not np.array_equal(np.float32(now), np.float32(then)):
                 yield Finding("source", row["clip_id"], f"{name} {now}, recorded {then}")
         with _arithmetic(self._threads):
+            cells = self._cells(clip, frames)
             for encoder in self._encoders:
-                cells, _ = encoder(frames[np.newaxis])
-                for name, values in cells.items():
-                    if values[0].tobytes() != row[name]:
-                        text = _difference(values[0], row[name], encoder.column)
+                for name in encoder.column.cell_columns:
+                    if (values := cells[name][0]).tobytes() != row[name]:
+                        text = _difference(values, row[name], encoder.column)
                         yield Finding("tokens", row["clip_id"], f"{name}: {text}")
+
+    def _cells(self, clip: Clip, frames: Frames) -> dict[str, NDArray[Any]]:
+        if isinstance(frames, Sample):
+            video = pieces(self._decoder, frames, clip.unit)
+            return whole_cells(self._encoders, video, clip.num_frames, self._chunk_frames)[0]
+        cells: dict[str, NDArray[Any]] = {}
+        for encoder in self._encoders:
+            cells.update(encoder(frames[np.newaxis])[0])
+        return cells
 
     def psnr(self, row: Row, frames: NDArray[Any]) -> dict[str, float]:
         """Return, by tokenizer, how well its decoded tokens match the source's frames, in dB."""

@@ -45,7 +45,7 @@ def _card(dataset: Dataset) -> str:
         for c in dataset.tokenizers
     ]
     return _TEMPLATE.format(
-        shapes=" or ".join(f"{b.frames} frames of {b.height}×{b.width}" for b in dataset.buckets),
+        shapes=" or ".join(bucket.text for bucket in dataset.buckets),
         fingerprint=dataset.fingerprint,
         tokenizers="\n".join(rows),
         first=dataset.tokenizers[0].name,

@@ -18,8 +18,16 @@ _BF16_EXPONENT: Final = 0x7F80
 """All exponent bits of a bfloat16: set in NaN and in both infinities, and in nothing else."""
 
 
-def expected_shape(dataset: Dataset, column: TokenizerColumn, bucket: str) -> list[int]:
-    """Return the shape that a tokenizer gives to the clips of a bucket, as `N_shape` holds it.
+def expected_shape(
+    dataset: Dataset, column: TokenizerColumn, bucket: str, num_frames: int
+) -> list[int]:
+    """Return the shape that a tokenizer gives to a clip of a bucket, as `N_shape` holds it.
+
+    Args:
+        dataset: that it belongs to.
+        column: the tokenizer.
+        bucket: its name.
+        num_frames: of the clip; only the bucket of whole videos leaves it open.
 
     Raises:
         StoreError: `dataset.json` or the bucket's name does not say.
@@ -28,7 +36,9 @@ def expected_shape(dataset: Dataset, column: TokenizerColumn, bucket: str) -> li
     try:
         values = dataset.identity["tokenizers"][column.name]["config"]
         config = vidtok.TokenizerConfig.from_dict({**values, "name": column.model})
-        frames, height, width = map(int, bucket.split("x"))
+        length, *size = bucket.split("x")
+        frames = num_frames if length == "all" else int(length)
+        height, width = map(int, size)
         shape = config.latent_shape(frames, height, width)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{where} and bucket {bucket!r}: {error!r}; restore them") from error
@@ -36,42 +46,48 @@ def expected_shape(dataset: Dataset, column: TokenizerColumn, bucket: str) -> li
 
 
 def check_cells(
-    rows: pa.Table, column: TokenizerColumn, shape: Sequence[int], where: str
+    rows: pa.Table, column: TokenizerColumn, shapes: Sequence[Sequence[int]], where: str
 ) -> Iterator[Finding]:
     """Yield what is wrong with one tokenizer's cells.
 
     Args:
         rows: of one row group, with `clip_id` and the tokenizer's columns.
         column: the tokenizer.
-        shape: that every row has to have.
+        shapes: that the rows have to have, one for each.
         where: path of the part.
     """
-    wanted = int(np.prod(shape)) * column.stored_dtype.itemsize
-    good = np.array([found == list(shape) for found in rows[f"{column.name}_shape"].to_pylist()])
+    found = rows[f"{column.name}_shape"].to_pylist()
+    sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
+    wanted = sizes * column.stored_dtype.itemsize
+    good = np.array([one == list(shape) for one, shape in zip(found, shapes, strict=True)])
     if not good.all():
-        found = rows[f"{column.name}_shape"][int(np.argmin(good))].as_py()
-        text = f"{column.name}_shape {found}, the model gives {list(shape)}"
+        n = int(np.argmin(good))
+        text = f"{column.name}_shape {found[n]}, the model gives {list(shapes[n])}"
         yield _finding("shape", rows, ~good, where, text)
     for name in column.cell_columns:
         lengths = pc.binary_length(rows[name]).to_numpy()
         full = lengths == wanted
         if (short := good & ~full).any():
-            text = f"{name}: {lengths[short][0]} bytes, {list(shape)} {column.dtype} take {wanted}"
+            n = int(np.argmax(short))
+            takes = f"{list(shapes[n])} {column.dtype} take {wanted[n]}"
+            text = f"{name}: {lengths[n]} bytes, {takes}"
             yield _finding("shape", rows, short, where, text)
         if not (usable := good & full).any():
             continue
         alive = rows.filter(pa.array(usable))
         cells = np.frombuffer(b"".join(alive[name].to_pylist()), column.stored_dtype)
-        bad = _bad(cells, column).reshape(alive.num_rows, -1)
-        rows_with_bad: NDArray[np.bool_] = np.any(bad, axis=1)
+        bad = _bad(cells, column)
+        whose = np.repeat(np.arange(alive.num_rows), sizes[usable])
+        counts = np.bincount(whose[bad], minlength=alive.num_rows)
+        rows_with_bad: NDArray[np.bool_] = counts > 0
         if not rows_with_bad.any():
             continue
         if column.kind == "fsq":
-            text = f"{name}: index {cells[bad.ravel()][0]}, the codebook has {column.codebook_size}"
+            text = f"{name}: index {cells[bad][0]}, the codebook has {column.codebook_size}"
             yield _finding("range", alive, rows_with_bad, where, text)
         else:
-            count = bad[rows_with_bad][0].sum()
-            text = f"{name}: NaN or infinity in {count} of {bad.shape[1]} cells"
+            n = int(np.argmax(rows_with_bad))
+            text = f"{name}: NaN or infinity in {counts[n]} of {sizes[usable][n]} cells"
             yield _finding("non_finite", alive, rows_with_bad, where, text)
 
 

@@ -74,8 +74,9 @@ class SourceConfig(Section):
 class BucketConfig(Section):
     """One shape of clips."""
 
-    frames: PositiveInt
-    """Frames of a clip. Causal models of temporal factor f take 1 + f·k."""
+    frames: PositiveInt | None = None
+    """Frames of a clip. Causal models of temporal factor f take 1 + f·k; left out where the clip is
+    the whole video."""
     height: PositiveInt
     """Pixels, after resizing and cropping."""
     width: PositiveInt
@@ -94,6 +95,11 @@ class ClipConfig(Section):
     buckets: list[BucketConfig] = []
     """Several shapes. Each video gets one of them: of those with the most frames that it fills (one
     frame is for pictures), the one in which its picture loses least; of equal ones the first."""
+    whole: bool = False
+    """Each video, or each span of a list, is one clip of all its frames: for v1.1 models, which
+    encode it piece by piece. `frames` is left out then, and `short` plays no part."""
+    chunk_frames: PositiveInt = 64
+    """Frames of such a piece: a multiple of the models' temporal factor. More need more memory."""
     fps: Annotated[Seconds | None, Field(le=1000)] = None
     """Frames per second of presentation time; null takes every frame of the source once."""
     short: Literal["drop", "pad"] = "drop"
@@ -105,12 +111,16 @@ class ClipConfig(Section):
     @property
     def takes_images(self) -> bool:
         """Whether a shape of one frame is asked for, which is what an image becomes."""
-        return 1 in {self.frames, *(bucket.frames for bucket in self.buckets)}
+        return not self.whole and 1 in {self.frames, *(bucket.frames for bucket in self.buckets)}
 
     def identity(self) -> dict[str, Any]:
         """Return plain values that say which clips come out, in one form for each way to say so."""
-        shape = {"frames", "height", "width"}
-        return self.model_dump(mode="json", exclude=shape if self.buckets else {"buckets"})
+        out = {"frames", "height", "width"} if self.buckets else {"buckets"}
+        out |= {"frames", "short"} if self.whole else {"whole", "chunk_frames"}
+        values = self.model_dump(mode="json", exclude=out)
+        if self.whole and self.buckets:
+            values["buckets"] = [bucket.model_dump(exclude={"frames"}) for bucket in self.buckets]
+        return values
 
 
 class DecodeConfig(Section):

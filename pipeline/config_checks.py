@@ -73,15 +73,22 @@ def _slice(config: JobConfig) -> Iterator[Fault]:
 
 
 def _shapes(clip: ClipConfig) -> Iterator[Fault]:
-    """Either frames, height and width, or buckets that differ."""
+    """Either frames, height and width, or buckets that differ; of a whole video no frames."""
     given = {"frames": clip.frames, "height": clip.height, "width": clip.width}
     for name, value in given.items():
         if clip.buckets and value is not None:
             rule = "clip.buckets says so for each shape"
             yield Fault(f"clip.{name}", value, rule, "leave one of the two out")
-        elif not clip.buckets and value is None:
+        elif not clip.buckets and value is None and not (clip.whole and name == "frames"):
             yield Fault(f"clip.{name}", rule="is required", mend="give it or clip.buckets")
+    if clip.whole and clip.frames is not None and not clip.buckets:
+        yield Fault("clip.frames", clip.frames, "clip.whole takes all", "leave one of them out")
     for n, bucket in enumerate(clip.buckets):
+        if clip.whole and bucket.frames is not None:
+            where = f"clip.buckets.{n}.frames"
+            yield Fault(where, bucket.frames, "clip.whole takes all", "leave one of them out")
+        elif not clip.whole and bucket.frames is None:
+            yield Fault(f"clip.buckets.{n}.frames", rule="is required", mend="give it a value")
         if (first := clip.buckets.index(bucket)) < n:
             rule = f"is clip.buckets.{first} again"
             yield Fault(f"clip.buckets.{n}", rule=rule, mend="leave one of them out")
@@ -100,12 +107,27 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
         if spec.dtype is not None:
             rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
             yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
-    clip = config.clip
+    yield from _clips(config.clip, model)
+
+
+def _clips(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
+    frames = clip.frames
+    if clip.whole:
+        if not model.time_rule.chunkable:
+            rule = f"{model.name} takes no video piece by piece; only v1.1 models do"
+            yield Fault("clip.whole", "true", rule, "choose one, or cut clips of so many frames")
+            return
+        if clip.chunk_frames % model.temporal_factor:
+            rule = f"{model.name} takes a multiple of {model.temporal_factor}"
+            yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
+        frames = 1  # of which any number will do
     for n, bucket in enumerate(clip.buckets):
-        where = f"clip.buckets.{n}"
-        yield from clip_faults(model, bucket.frames, bucket.height, bucket.width, where)
-    if not clip.buckets and clip.frames and clip.height and clip.width:
-        yield from clip_faults(model, clip.frames, clip.height, clip.width)
+        length = frames if clip.whole else bucket.frames
+        if length is not None:
+            where = f"clip.buckets.{n}"
+            yield from clip_faults(model, length, bucket.height, bucket.width, where)
+    if not clip.buckets and frames and clip.height and clip.width:
+        yield from clip_faults(model, frames, clip.height, clip.width)
 
 
 def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fault]:

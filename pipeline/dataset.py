@@ -43,7 +43,7 @@ class Dataset:
         """The shapes of its clips, in the order of the settings."""
         clip = self.identity["clip"]
         return tuple(
-            Bucket(frames=shape["frames"], height=shape["height"], width=shape["width"])
+            Bucket(frames=shape.get("frames", 0), height=shape["height"], width=shape["width"])
             for shape in clip.get("buckets", (clip,))
         )
 

@@ -13,6 +13,7 @@ came out differently, which counts alone would not show.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -34,6 +35,7 @@ from pipeline.records import (
 )
 from pipeline.rows import BatchRow
 from pipeline.samples import read_samples
+from pipeline.whole import video_row, whole_clip
 
 T = TypeVar("T")
 
@@ -48,6 +50,8 @@ class DecodeStage:
         max_video_mb: larger videos are quarantined unread.
         storage_options: of the sources.
         lists: how their lists are read.
+        whole: a video is one clip, and its row carries the file; the rules cut what is decoded at
+            a time.
     """
 
     def __init__(
@@ -59,10 +63,12 @@ class DecodeStage:
         max_video_mb: float,
         storage_options: Mapping[str, Any] | None = None,
         lists: ListConfig | None = None,
+        whole: bool = False,
     ) -> None:
         rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
         self._decoder = Decoder(rules, limits)
-        self._images = any(rule.frames == 1 for rule in rules)
+        self._images = not whole and any(rule.frames == 1 for rule in rules)
+        self._whole = whole
         self._lists = lists
         self._row_clips = row_clips
         self._max_video_mb = max_video_mb
@@ -102,6 +108,10 @@ class DecodeStage:
             if isinstance(sample, Quarantined):
                 book.quarantined_sample(sample)
                 continue
+            if self._whole:
+                if (row := self._video(sample, book, pending)) is not None:
+                    yield book.listed(row)
+                continue
             for clip, frames in self._clips(sample, book):
                 if (row := pending.add(clip, frames)) is not None:
                     yield book.listed(row)
@@ -123,6 +133,20 @@ class DecodeStage:
         except QuarantineError as error:
             broken = error
         book.sample(sample.key, written, filtered, broken)
+
+    def _video(self, sample: Sample, book: "_Book", pending: "_PendingRows") -> BatchRow | None:
+        """Return the row of a whole video, if it has frames, and keep the book."""
+        row: BatchRow | None = None
+        broken: QuarantineError | None = None
+        with book.timing("decode"):
+            try:
+                found = whole_clip(self._decoder, sample, book.unit)
+                if found is not None:
+                    row = video_row(sample, *found, pending.next_seq())
+            except QuarantineError as error:
+                broken = error
+        book.sample(sample.key, int(row is not None), 0, broken)
+        return row
 
 
 class _PendingRows:
@@ -147,6 +171,11 @@ class _PendingRows:
         clips.append(clip)
         return self._take(bucket) if len(clips) == self._row_clips else None
 
+    def next_seq(self) -> int:
+        """Return the number of the row that leaves next."""
+        self._seq += 1
+        return self._seq - 1
+
     def rest(self) -> Iterator[BatchRow]:
         """Yield the rows that are not full."""
         for bucket in list(self._open):
@@ -154,8 +183,8 @@ class _PendingRows:
 
     def _take(self, bucket: Bucket) -> BatchRow:
         clips, frames = self._open.pop(bucket)
-        header = BatchHeader(unit=self._unit, seq=self._seq, bucket=bucket, clips=tuple(clips))
-        self._seq += 1
+        seq = self.next_seq()
+        header = BatchHeader(unit=self._unit, seq=seq, bucket=bucket, clips=tuple(clips))
         return BatchRow(header, frames[: len(clips)])
 
 
@@ -172,15 +201,22 @@ class _Book:
     def timed(self, stage: str, items: Iterator[T]) -> Iterator[T]:
         """Yield the items; the seconds spent on making them, and on nothing else, are `stage`'s."""
         while True:
-            began = time.monotonic()
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                seconds = time.monotonic() - began
-                self._timings[stage] = self._timings.get(stage, 0.0) + seconds
+            with self.timing(stage):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
             yield item
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Count the seconds of a `with` block as `stage`'s."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self._timings[stage] = self._timings.get(stage, 0.0) + seconds
 
     def listed(self, row: BatchRow) -> BatchRow:
         self._digests.append(row.header.digest())

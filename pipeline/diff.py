@@ -17,7 +17,7 @@ from pipeline.records import UnitRecord
 from pipeline.storage import Store
 
 _EXAMPLES: Final = 5
-_PLACE: Final = ("start_s", "end_s", "crop", "padded_frames")
+_PLACE: Final = ("start_s", "end_s", "crop", "num_frames", "padded_frames")
 
 CLIP: Final = "clip"
 """Stands beside the tokenizers' names for what a clip is cut from."""

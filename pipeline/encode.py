@@ -28,11 +28,21 @@ class Encoded(Protocol):
     def logvar(self) -> Tensor | None: ...  # noqa: D102
 
 
+class EncodeStream(Protocol):
+    """What a model's `encode_stream` returns; see `vidtok`."""
+
+    def push(self, video: Tensor) -> Encoded | None:
+        """Take in frames [B, 3, n, H, W]; return what they complete."""
+
+
 class Model(Protocol):
     """The part of a `vidtok` model that encoding needs."""
 
     def encode(self, video: Tensor) -> Encoded:
         """Encode `video` [B, 3, T, H, W] in [-1, 1]."""
+
+    def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
+        """Return an encoder of a clip that comes piece by piece."""
 
 
 class ClipEncoder:
@@ -76,6 +86,14 @@ class ClipEncoder:
             for name in self.column.cell_columns
         }
         return cells, np.concatenate([call[1] for call in calls])
+
+    def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
+        """Begin a clip whose frames come piece by piece.
+
+        Raises:
+            ValueError: the model takes none, or not in such chunks.
+        """
+        return WholeClip(self, self._model.encode_stream(num_frames, chunk_frames))
 
     def _call(
         self, frames: NDArray[Any], batch: int
@@ -132,6 +150,35 @@ class ClipEncoder:
             finite &= _finite(stored)  # float16 overflows where float32 does not
             cells[name] = _to_numpy(stored, column)
         return cells, finite
+
+
+class WholeClip:
+    """One clip under way: frames in, its cells at the end. Made by `ClipEncoder.whole_clip`."""
+
+    def __init__(self, encoder: ClipEncoder, stream: EncodeStream) -> None:
+        self._encoder = encoder
+        self._stream = stream
+        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._finite = np.ones(1, np.bool_)
+
+    def push(self, frames: NDArray[Any]) -> None:
+        """Take in the next frames [n, H, W, 3] in [0, 255]."""
+        with torch.inference_mode():
+            encoded = self._stream.push(self._encoder._video(frames[np.newaxis], 1))
+            if encoded is not None:
+                cells, finite = self._encoder._cells(encoded, 1)
+                self._parts.append(cells)
+                self._finite &= finite
+
+    def cells(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+        """Return what `ClipEncoder` does for one clip."""
+        column = self._encoder.column
+        time = 1 + column.axes.index("t")
+        cells = {
+            name: np.concatenate([part[name] for part in self._parts], time)
+            for name in column.cell_columns
+        }
+        return cells, self._finite
 
 
 def _finite(values: Tensor) -> NDArray[np.bool_]:

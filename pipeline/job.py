@@ -303,16 +303,17 @@ class _Job:
         from pipeline.workers import CommitArguments, DecodeArguments, TokenizeArguments
 
         config = self.config
+        rules = clip_rules(config.clip.identity())
+        limits = DecodeLimits(timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb)
         return PassArguments(
             decode=DecodeArguments(
-                rules=clip_rules(config.clip.identity()),
-                limits=DecodeLimits(
-                    timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb
-                ),
+                rules=rules,
+                limits=limits,
                 row_clips=config.row_clips,
                 max_video_mb=config.source.max_video_mb,
                 storage_options=config.source.storage_options,
                 lists=config.source.lists,
+                whole=config.clip.whole,
             ),
             tokenize=TokenizeArguments(
                 specs=config.tokenizers,
@@ -320,6 +321,7 @@ class _Job:
                 weights=self.tokenizers.weights,
                 device=device,
                 threads=config.tokenize.threads,
+                whole=(rules, limits) if config.clip.whole else None,
             ),
             commit=CommitArguments(
                 store=Store(config.output.uri, config.output.storage_options),

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import IO, Final
 
 import pyarrow as pa
@@ -97,13 +98,15 @@ class UnitCheck:
 
     def _rows(self, part: Part, parquet: pq.ParquetFile) -> Iterator[Finding]:
         columns = self._dataset.tokenizers
-        shapes = [expected_shape(self._dataset, column, part.bucket) for column in columns]
+        shape = cache(partial(expected_shape, self._dataset, bucket=part.bucket))
         for n in range(parquet.num_row_groups):
             rows = parquet.read_row_group(n)
             self.num_rows += rows.num_rows
             yield from self._identities(part, rows)
-            for column, shape in zip(columns, shapes, strict=True):
-                yield from check_cells(rows, column, shape, part.path)
+            lengths = rows["num_frames"].to_pylist()
+            for column in columns:
+                shapes = [shape(column=column, num_frames=length) for length in lengths]
+                yield from check_cells(rows, column, shapes, part.path)
 
     def _identities(self, part: Part, rows: pa.Table) -> Iterator[Finding]:
         """Check whose rows they are, and that they come in the order of the format."""

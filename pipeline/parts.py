@@ -44,6 +44,7 @@ _CLIP_FIELDS: Final = (
     pa.field("source_height", pa.int32(), nullable=False),
     pa.field("source_width", pa.int32(), nullable=False),
     pa.field("crop", pa.list_(pa.float32()), nullable=False),
+    pa.field("num_frames", pa.int32(), nullable=False),
     pa.field("padded_frames", pa.int32(), nullable=False),
     pa.field("caption", pa.string()),
     pa.field("meta", pa.string()),

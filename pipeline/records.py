@@ -132,6 +132,8 @@ class Clip:
     source_height: int
     source_width: int
     crop: tuple[float, float, float, float]
+    num_frames: int
+    """Frames of the clip, copies included."""
     padded_frames: int = 0
     caption: str | None = None
     meta: str | None = None
@@ -147,23 +149,34 @@ class Bucket:
     """The shape that a clip is fitted to."""
 
     frames: int
+    """0: as many as the video has, which is one clip whole."""
     height: int
     width: int
 
     @property
+    def text(self) -> str:
+        """`17 frames of 256×256`, for people."""
+        return f"{self.frames or 'all'} frames of {self.height}×{self.width}"
+
+    @property
     def name(self) -> str:
-        """`17x256x256`: the folder of its parts."""
-        return f"{self.frames}x{self.height}x{self.width}"
+        """`17x256x256`, or `allx256x256`: the folder of its parts."""
+        return f"{self.frames or 'all'}x{self.height}x{self.width}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchHeader:
-    """What a batch row says beside its frames `[N, T, H, W, 3]`."""
+    """What a batch row says beside its frames `[N, T, H, W, 3]`.
+
+    The row of a whole video carries its file instead, since its frames may be more than memory
+    holds: `clips` is one, and `span` that of its sample.
+    """
 
     unit: str
     seq: int
     bucket: Bucket
     clips: tuple[Clip, ...]
+    span: Span | None = None
 
     def digest(self) -> str:
         """Digest of the ids and geometry: a replay that came out differently shows here."""

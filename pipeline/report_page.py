@@ -86,7 +86,7 @@ class Page:
         dataset, manifest = self.status.dataset, self.status.manifest
         rate = dataset.identity["clip"]["fps"]
         fps = "every frame" if rate is None else f"{rate:g} frames per second"
-        shapes = [f"{b.frames} frames, {b.height}×{b.width} pixels" for b in dataset.buckets]
+        shapes = [f"{bucket.text} pixels" for bucket in dataset.buckets]
         yield (
             f"Clips of {', or '.join(shapes)}, {fps}."
             f" Fingerprint `{dataset.fingerprint}`, log at record {manifest.number}."

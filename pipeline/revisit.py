@@ -93,18 +93,24 @@ def source_clips(
         StoreError: the source cannot be read.
     """
     left = set(wanted)
+    sample = source_sample(unit, sources, key, lists)
+    for clip, frames in decoder.decode(sample, unit) if sample is not None else ():
+        if not left:
+            break  # not at once after the last: a video that ends there spares the child
+        if clip.clip_index in left and frames is not None:
+            left.remove(clip.clip_index)
+            yield clip, frames
+
+
+def source_sample(unit: str, sources: Sequence[str], key: str, lists: ListConfig) -> Sample | None:
+    """Return the sample of a key from its source, None if it is not there; as `source_clips`."""
     samples = read_samples(
         _work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB, lists=lists, images=True
     )
     for sample in samples:
         if isinstance(sample, Sample) and sample.key == key:
-            for clip, frames in decoder.decode(sample, unit):
-                if not left:
-                    break  # not at once after the last: a video that ends there spares the child
-                if clip.clip_index in left and frames is not None:
-                    left.remove(clip.clip_index)
-                    yield clip, frames
-            return
+            return sample
+    return None
 
 
 def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:

@@ -14,10 +14,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline.decode import Decoder
 from pipeline.encode import ClipEncoder
+from pipeline.errors import QuarantineError
 from pipeline.parts import clip_rows, clip_schema, encode_rows
 from pipeline.records import Clip, PayloadHeader, Quarantined
 from pipeline.rows import BatchRow, Payload
+from pipeline.whole import pieces, sample_of, whole_cells
 
 Cells = dict[str, NDArray[Any]]
 
@@ -31,10 +34,19 @@ class TokenizeStage:
 
     Args:
         encoders: one per tokenizer, in the order of the schema's columns.
+        videos: decodes whole videos, where the rows carry those; it belongs to the stage.
+        chunk_frames: of them that the networks are given at a time.
     """
 
-    def __init__(self, encoders: Sequence[ClipEncoder]) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[ClipEncoder],
+        videos: Decoder | None = None,
+        chunk_frames: int = 0,
+    ) -> None:
         self._encoders = list(encoders)
+        self._videos = videos
+        self._chunk_frames = chunk_frames
         self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
 
     def __call__(self, batch: BatchRow) -> Payload:
@@ -43,17 +55,22 @@ class TokenizeStage:
         Raises:
             TokenizerBroken: a tokenizer fails on a black clip as well.
             torch.OutOfMemoryError: one clip at a time does not fit.
+            QuarantineError: a whole video that was sound when the decode stage saw it is not now.
         """
         header, frames = batch.header, batch.frames
         bucket = header.bucket
-        shape = (len(header.clips), bucket.frames, bucket.height, bucket.width, 3)
-        assert frames.shape == shape, f"{header.unit}/{header.seq}: frames {frames.shape}, {shape}"
         timings: dict[str, float] = {}
-        try:
-            cells, finite = self._encode(frames, timings)
-            failed: dict[int, str] = {}
-        except Exception as error:
-            cells, finite, failed = self._one_by_one(frames, error, timings)
+        failed: dict[int, str] = {}
+        if bucket.frames == 0:
+            cells, finite, failed = self._whole(batch, timings)
+        else:
+            shape = (len(header.clips), bucket.frames, bucket.height, bucket.width, 3)
+            where = f"{header.unit}/{header.seq}"
+            assert frames.shape == shape, f"{where}: frames {frames.shape}, {shape}"
+            try:
+                cells, finite = self._encode(frames, timings)
+            except Exception as error:
+                cells, finite, failed = self._one_by_one(frames, error, timings)
         kept: list[int] = []
         quarantined: list[Quarantined] = []
         for n, clip in enumerate(header.clips):
@@ -94,6 +111,30 @@ class TokenizeStage:
             stage = f"tokenize {encoder.column.name}"
             timings[stage] = timings.get(stage, 0.0) + time.monotonic() - began
         return cells, finite
+
+    def _whole(
+        self, batch: BatchRow, timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+        """Encode the video of a row; the rest as `_one_by_one` does for its clips."""
+        assert self._videos is not None
+        [clip] = batch.header.clips
+        bucket, chunk = batch.header.bucket, self._chunk_frames
+        began = time.monotonic()
+        try:
+            video = pieces(self._videos, sample_of(batch), clip.unit)
+            return *whole_cells(self._encoders, video, clip.num_frames, chunk), {}
+        except QuarantineError:
+            raise
+        except Exception as error:
+            black = np.zeros((chunk, bucket.height, bucket.width, 3), np.uint8)
+            try:
+                place_holder = whole_cells(self._encoders, iter([black]), chunk, chunk)
+            except Exception as other:
+                text = f"{_say(error)}; and on a black clip: {_say(other)}"
+                raise TokenizerBroken(text) from error
+            return *place_holder, {0: _say(error)}
+        finally:
+            timings["tokenize whole"] = time.monotonic() - began
 
     def _one_by_one(
         self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]

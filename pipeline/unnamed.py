@@ -10,7 +10,7 @@ from pipeline.local_disk import TEMPORARY_PREFIX
 from pipeline.manifest import Manifest
 from pipeline.storage import StoredFile
 
-_PART: Final = re.compile(r"data/\d+x\d+x\d+/(.+)-\d+-[0-9a-f]{16}\.parquet")
+_PART: Final = re.compile(r"data/(?:\d+|all)x\d+x\d+/(.+)-\d+-[0-9a-f]{16}\.parquet")
 _QUARANTINE: Final = re.compile(r"quarantine/(.+)-[0-9a-f]{16}\.parquet")
 _TEMPORARY: Final = (TEMPORARY_PREFIX, ".probe-")
 

@@ -21,7 +21,7 @@ from pipeline.errors import StoreError
 from pipeline.findings import KINDS, Finding
 from pipeline.manifest import Manifest, read_checkpoint, read_manifest, replay_log
 from pipeline.part_check import UnitCheck
-from pipeline.records import UnitRecord
+from pipeline.records import Sample, UnitRecord
 from pipeline.revisit import DrawnRow, draw_rows, read_row
 from pipeline.storage import Store
 from pipeline.summary import Tally, format_bytes
@@ -248,5 +248,6 @@ def _check_again(
                 result.retokenized += 1
                 result.findings += again.retokenize(row, clip, frames)
             if ranks[clip.clip_id] < decode:
+                assert not isinstance(frames, Sample)  # `Again` refuses
                 for name, value in again.psnr(row, frames).items():
                     result.psnr.setdefault(name, []).append(value)

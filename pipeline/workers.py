@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.commit import commit_unit
 from pipeline.config import ListConfig, TokenizerSpec
-from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import PipelineError
 from pipeline.metrics import CLIPS, DECODE, ROWS, TOKENIZE, Recorder
@@ -46,6 +46,7 @@ class DecodeArguments:
     max_video_mb: float
     storage_options: Mapping[str, Any]
     lists: ListConfig
+    whole: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class TokenizeArguments:
     """`pipeline.models.weights_digest` of each."""
     device: str
     threads: int
+    whole: tuple[Sequence[ClipRule], DecodeLimits] | None = None
+    """How whole videos are decoded; None where the rows are of frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,7 @@ class DecodeWorker:
             max_video_mb=arguments.max_video_mb,
             storage_options=arguments.storage_options,
             lists=arguments.lists,
+            whole=arguments.whole,
         )
         self._clock = WorkerClock(DECODE, recorder)
 
@@ -114,14 +118,18 @@ class TokenizeWorker:
         # code index in a hundred would be another.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._stage = TokenizeStage(
-            [
-                open_encoder(spec, column, weights=weights, device=arguments.device)
-                for spec, column, weights in zip(
-                    arguments.specs, arguments.columns, arguments.weights, strict=True
-                )
-            ]
-        )
+        encoders = [
+            open_encoder(spec, column, weights=weights, device=arguments.device)
+            for spec, column, weights in zip(
+                arguments.specs, arguments.columns, arguments.weights, strict=True
+            )
+        ]
+        if arguments.whole is None:
+            self._stage = TokenizeStage(encoders)
+        else:
+            rules, limits = arguments.whole
+            chunk_frames = rules[0].frames
+            self._stage = TokenizeStage(encoders, Decoder(rules, limits), chunk_frames)
         self._broken = False
         self._recorder = recorder
         self._clock = WorkerClock(TOKENIZE, recorder)

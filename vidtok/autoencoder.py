@@ -105,22 +105,25 @@ class Tokenizer(nn.Module):
         if as_reference and chunk_frames:
             chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
         else:
-            chunks = self._encode_chunks(x, chunk_frames)
+            chunks = self._chunks_of(x.shape[1], chunk_frames).take(x)
         return self._regularize(torch.cat(list(chunks), 1).float())
 
-    def _encode_chunks(self, x: Tensor, chunk_frames: int | None) -> Iterator[Tensor]:
-        config, f = self.config, self.config.temporal_factor
-        # With the first frame as the fill, copies of it in front of a clip of 1 + kf frames are
-        # all equal through all layers: the stream knows, and 16 % of the arithmetic is saved.
-        compact = config.time_rule.fill == "first" and x.shape[1] % f == 1 % f
-        if not compact:
-            x = reference.lengthen(config, x)
-        stream = Stream(config.time_rule, compact=compact)
-        length = x.shape[1]
-        first = length if chunk_frames is None else chunk_frames + (1 if compact else 0)
-        ends = [*range(first, length, chunk_frames or length), length]
-        for start, end in zip([0, *ends], ends, strict=False):
-            yield self.encoder(x[:, start:end], stream.chunk(first=start == 0, last=end == length))
+    def encode_stream(self, num_frames: int, chunk_frames: int) -> "EncodeStream":
+        """Return an encoder of clips whose frames come piece by piece (v1.1 only).
+
+        Args:
+            num_frames: T of the whole clip: how its beginning is encoded depends on it.
+            chunk_frames: as in `encode`, whose results on the whole clip this gives.
+
+        Raises:
+            ValueError: the network does not work in chunks, or not in these.
+        """
+        self.config.check_frames(num_frames)
+        self._check_chunk(chunk_frames)
+        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames))
+
+    def _chunks_of(self, num_frames: int, chunk_frames: int | None) -> "_Chunks":
+        return _Chunks(self.encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
         """Split `[B, t, h, w, C]` float32 encoder output into what the regularizer makes of it."""
@@ -249,6 +252,69 @@ class Tokenizer(nn.Module):
             raise ValueError(
                 f"chunk_frames = {chunk_frames}: {name} takes a multiple of {f}; use {near}"
             )
+
+
+class EncodeStream:
+    """Encodes one batch of clips as their frames come. Made by `Tokenizer.encode_stream`."""
+
+    def __init__(self, tokenizer: Tokenizer, chunks: "_Chunks") -> None:
+        self._tokenizer = tokenizer
+        self._chunks = chunks
+
+    @torch.no_grad()
+    def push(self, video: Tensor) -> Encoded | None:
+        """Take in frames; return what they complete: the next latent frames, if any.
+
+        Args:
+            video: `[B, 3, n, H, W]` float in [-1, 1], n of any length.
+
+        Raises:
+            ValueError: the frames are not what the network takes, or too many.
+        """
+        model = self._tokenizer
+        model._check_video(video)
+        model.config.check_size(video.shape[3], video.shape[4])
+        x = video.to(model.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        latents = list(self._chunks.take(x))
+        return model._regularize(torch.cat(latents, 1).float()) if latents else None
+
+
+class _Chunks:
+    """Cuts the frames of a clip into what the encoder is given at a time, and gives it."""
+
+    def __init__(
+        self, encoder: Encoder, config: TokenizerConfig, num_frames: int, chunk_frames: int | None
+    ) -> None:
+        f = config.temporal_factor
+        # With the first frame as the fill, copies of it in front of a clip of 1 + kf frames are
+        # all equal through all layers: the stream knows, and 16 % of the arithmetic is saved.
+        compact = config.time_rule.fill == "first" and num_frames % f == 1 % f
+        self._encoder = encoder
+        self._config = config
+        self._stream = Stream(config.time_rule, compact=compact)
+        self._copies = 0 if compact else reference.copies_in_front(config, num_frames)
+        self._left = self._copies + num_frames
+        self._step = chunk_frames
+        self._next = self._left if chunk_frames is None else chunk_frames + (1 if compact else 0)
+        self._first = True
+        self._held: list[Tensor] = []
+
+    def take(self, x_BTHWC: Tensor) -> Iterator[Tensor]:
+        """Yield the encoder's output of each chunk that is full, or the clip's last."""
+        self._held.append(reference.repeat_first(x_BTHWC, self._copies))
+        self._copies = 0
+        while (held := sum(piece.shape[1] for piece in self._held)) and self._left:
+            size = min(self._next, self._left)
+            if held < size:
+                return
+            x = self._held[0] if len(self._held) == 1 else torch.cat(self._held, 1)
+            x, rest = x[:, :size], x[:, size:]
+            self._held = [rest] if rest.shape[1] else []
+            self._left -= size
+            yield self._encoder(x, self._stream.chunk(first=self._first, last=not self._left))
+            self._first, self._next = False, self._step or size
+        if self._held:
+            raise ValueError("more frames than the clip was said to have")
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -16,18 +16,29 @@ from vidtok.config import TokenizerConfig
 from vidtok.temporal import Rows, Stream, double
 
 
-def lengthen(config: TokenizerConfig, x_BTHWC: Tensor) -> Tensor:
-    """Return the clip with copies of its first frame in front, by the network's rule.
+def copies_in_front(config: TokenizerConfig, num_frames: int) -> int:
+    """Return how many copies of its first frame a clip gets in front, by the network's rule.
 
     Causal v1.0 prepends f - 1 frames to any length that is no multiple of f, v1.1 as many as make
     it one; the non-causal network none.
     """
     f = config.temporal_factor
-    rest = x_BTHWC.shape[1] % f
+    rest = num_frames % f
     if not config.causal or rest == 0:
+        return 0
+    return f - 1 if config.network == "causal_v1_0" else f - rest
+
+
+def repeat_first(x_BTHWC: Tensor, copies: int) -> Tensor:
+    """Return the clip with copies of its first frame in front."""
+    if not copies:
         return x_BTHWC
-    copies = f - 1 if config.network == "causal_v1_0" else f - rest
     return torch.cat([x_BTHWC[:, :1].expand(-1, copies, -1, -1, -1), x_BTHWC], 1)
+
+
+def lengthen(config: TokenizerConfig, x_BTHWC: Tensor) -> Tensor:
+    """Return the clip as long as the network makes it."""
+    return repeat_first(x_BTHWC, copies_in_front(config, x_BTHWC.shape[1]))
 
 
 def encode_tiles(

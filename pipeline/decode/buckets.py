@@ -17,8 +17,13 @@ from pipeline.decode.rule import ClipRule
 
 
 def clip_rules(clip: Mapping[str, Any]) -> tuple[ClipRule, ...]:
-    """Return the rules that `identity.clip` of a dataset stands for, one for each bucket."""
+    """Return the rules that `identity.clip` of a dataset stands for, one for each bucket.
+
+    A whole video is decoded in pieces of `chunk_frames`; the copies in the last are not its own.
+    """
     shared = {name: value for name, value in clip.items() if name != "buckets"}
+    if shared.pop("whole", False):
+        shared |= {"frames": shared.pop("chunk_frames"), "short": "pad"}
     return tuple(ClipRule(**shared, **shape) for shape in clip.get("buckets", ({},)))
 
 

@@ -168,6 +168,7 @@ class Decoder:
             source_height=int(header["source_height"]),
             source_width=int(header["source_width"]),
             crop=(top, left, height, width),
+            num_frames=int(header["num_frames"]),
             padded_frames=int(header["padded_frames"]),
             caption=sample.caption,
             meta=sample.meta,

@@ -82,6 +82,7 @@ def clip(n: int, unit: str = "u", key: str = "k") -> Clip:
         source_height=32,
         source_width=48,
         crop=(0.0, 0.0, 32.0, 48.0),
+        num_frames=BUCKET.frames,
     )
 
 

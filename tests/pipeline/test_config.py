@@ -192,6 +192,37 @@ def test_buckets(good: str) -> None:
     ]
 
 
+def test_whole_videos(good: str) -> None:
+    model = "vidtok_kl_causal_488_16chn_v1_1"
+    ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1.model={model}"]
+    only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
+    assert faults(good, *ours)[0] == (
+        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny takes no video piece"
+        " by piece; only v1.1 models do; choose one, or cut clips of so many frames"
+    )
+    Path(good).write_text(only)
+    ours[2] = f"tokenizers.0.model={model}"
+    config = load_config(good, ours)
+    identity = {"whole": True, "chunk_frames": 64, "height": 128, "width": 128}
+    assert config.clip.identity() == identity | {"fps": 8.0, "resize": "uint8"}
+    assert JobConfig.model_validate(config.public()) == config
+    assert not config.clip.takes_images
+    assert faults(good, *ours, "clip.frames=17")[0] == (
+        "command line: clip.frames = 17: clip.whole takes all; leave one of them out"
+    )
+    assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
+        f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
+    )
+    assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
+    Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
+    assert faults(good, *ours[1:])[0] == (
+        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all; leave one of them out"
+    )
+    assert faults(good, *ours[1:], "clip.whole=false", "clip.buckets.1.frames=null")[-1] == (
+        "command line: clip.buckets.1.frames: is required; give it a value"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

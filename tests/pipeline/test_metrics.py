@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import worker_clock
+from pipeline.config import ListConfig
 from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.job_metrics import JobMetrics
 from pipeline.log import CommitLog
@@ -196,6 +197,8 @@ def test_a_decode_worker_counts_its_rows_and_time() -> None:
         row_clips=4,
         max_video_mb=100,
         storage_options={},
+        lists=ListConfig(),
+        whole=False,
     )
     worker = DecodeWorker(arguments, recorded)
     video = LooseFile(key="k", uri=str(VIDEOS / "hiker_tiny.mp4"))

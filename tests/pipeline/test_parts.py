@@ -80,6 +80,7 @@ class TestSchema:
             "source_height": "int32",
             "source_width": "int32",
             "crop": "list<item: float>",
+            "num_frames": "int32",
             "padded_frames": "int32",
             "caption": "string",
             "meta": "string",
@@ -199,7 +200,8 @@ class TestWriter:
 
     def test_other_rows_never_take_the_same_name(self, store: Store) -> None:
         [one] = write(store, [table_of(5)])
-        changed = table_of(5).set_column(11, SCHEMA.field("caption"), [["other"] * 5])
+        place = SCHEMA.get_field_index("caption")
+        changed = table_of(5).set_column(place, SCHEMA.field("caption"), [["other"] * 5])
         [other] = write(store, [changed])
         assert one.path != other.path
         assert len(store.list()) == 2

@@ -64,6 +64,7 @@ def make_clip(unit: str, n: int) -> Clip:
         source_height=480,
         source_width=640,
         crop=(0.0, 80.0, 480.0, 480.0),
+        num_frames=5,
         padded_frames=n % 3,
         caption=None if n % 3 == 0 else f"clip {n}",
         meta=None if n % 2 else f'{{"json": {{"n": {n}}}}}',

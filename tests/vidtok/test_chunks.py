@@ -40,16 +40,47 @@ def test_a_chunked_clip_leaves_no_state_behind() -> None:
     assert torch.equal(model.encode(other, chunk_frames=4).latent, expected)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(sorted(MODELS)),
+    st.integers(1, 30),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 9), min_size=30, max_size=30),
+)
+def test_frames_that_come_in_pieces_are_the_clip(
+    factor: int, frames: int, chunks: int, pieces: list[int]
+) -> None:
+    """However the frames arrive, the encoder is given the same chunks: not a bit differs."""
+    model, chunk = MODELS[factor], factor * chunks
+    video = synthetic_video(2, frames, 16, 16, seed=frames)
+    stream = model.encode_stream(frames, chunk)
+    found = [stream.push(piece) for piece in video.split(pieces_of(frames, pieces), 2)]
+    means = [encoded.mean for encoded in found if encoded is not None]
+    assert torch.equal(torch.cat(means, 2), model.encode(video, chunk_frames=chunk).mean)
+    with pytest.raises(ValueError, match="more frames"):
+        stream.push(video[:, :, :1])
+
+
+def pieces_of(total: int, lengths: list[int]) -> list[int]:
+    """Return the lengths up to a total."""
+    taken: list[int] = []
+    for length in lengths:
+        if left := total - sum(taken):
+            taken.append(min(length, left))
+    return taken
+
+
 def test_two_streams_of_one_model_may_interleave() -> None:
     model = MODELS[4]
     clips = [synthetic_video(1, 21, 16, 16, seed=s) for s in (1, 2)]
-    whole = [model.encode(clip, chunk_frames=4).mean for clip in clips]
-    streams = [model._encode_chunks(c.permute(0, 2, 3, 4, 1).contiguous(), 4) for c in clips]
-    with torch.no_grad():
-        rounds = list(zip(*streams, strict=True))
-    for clip, chunks in zip(whole, zip(*rounds, strict=True), strict=True):
-        mean = torch.cat(chunks, 1).chunk(2, -1)[0].movedim(-1, 1)
-        assert torch.equal(mean, clip)
+    streams = [model.encode_stream(21, 4) for _ in clips]
+    found: list[list[torch.Tensor]] = [[], []]
+    for start in range(0, 21, 3):
+        for stream, clip, latents in zip(streams, clips, found, strict=True):
+            if (encoded := stream.push(clip[:, :, start : start + 3])) is not None:
+                latents.append(encoded.latent)
+    for clip, latents in zip(clips, found, strict=True):
+        assert torch.equal(torch.cat(latents, 2), model.encode(clip, chunk_frames=4).latent)
 
 
 def test_leaving_out_the_copies_in_front_changes_nothing() -> None:
@@ -81,5 +112,7 @@ def test_other_networks_do_not_take_chunks(network: str) -> None:
     video = synthetic_video(1, frames, 16, 16)
     with pytest.raises(ValueError, match=r"only v1\.1 networks work in chunks"):
         model.encode(video, chunk_frames=4)
+    with pytest.raises(ValueError, match=r"only v1\.1 networks work in chunks"):
+        model.encode_stream(frames, 4)
     with pytest.raises(ValueError, match=r"only v1\.1 networks work in chunks"):
         model.decode(model.encode(video).latent, chunk_frames=4)
