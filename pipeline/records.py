@@ -20,6 +20,7 @@ REASONS: dict[str, str] = {
     # read
     "tar_truncated": "the tar ends in the middle of a member or without its end mark",
     "tar_unreadable": "the tar cannot be read",
+    "tar_past_limit": "the tar would take more memory or time than a tar may",
     "file_unreadable": "the file cannot be read",
     "no_video": "the sample has no video",
     "several_videos": "the sample has more than one video, or image",

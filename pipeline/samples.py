@@ -7,7 +7,7 @@ raises, the unit is tried again, and nothing is quarantined because credentials 
 
 import posixpath
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.config import ListConfig
 from pipeline.errors import StoreError
@@ -17,7 +17,15 @@ from pipeline.records import Quarantined, Sample, WorkUnit
 from pipeline.sidecars import Sidecars
 from pipeline.source import is_image, is_video
 from pipeline.storage import open_file
-from pipeline.tar import MAX_SIDECAR_BYTES, DamagedTar, Group, read_groups
+from pipeline.tar import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Group, read_groups
+from pipeline.tar_bytes import DamagedTar, TarPastLimit
+
+_MAX_NAMES_SHOWN: Final = 1000
+"""Characters of a sample's names that its quarantine record repeats."""
+_MAX_KEPT_BYTES: Final = 1 << 30
+"""What the keys and the quarantine of one tar may take until it is done."""
+_KEPT_BYTES: Final = 1000
+"""Of each sample, beside its key and its detail: so a million of them is the most."""
 
 
 def read_samples(
@@ -59,6 +67,7 @@ def _tar_samples(
     images: bool,
 ) -> Iterator[Sample | Quarantined]:
     seen: set[str] = set()
+    kept = 0
     try:
         file = open_file(uri, storage_options)
     except FileNotFoundError as error:
@@ -66,18 +75,32 @@ def _tar_samples(
     with file:
         try:
             for group in read_groups(file, max_video_bytes=max_video_bytes, images=images):
+                sample: Sample | Quarantined
                 if group.key in seen:
-                    names = ", ".join(member.name for member in group.members)
-                    detail = f"{names}: not next to the members that had this key before"
-                    yield read_fault(unit, group.key, "duplicate_key", detail)
+                    detail = f"{_names(group)}: not next to the members that had this key before"
+                    sample = read_fault(unit, group.key, "duplicate_key", detail)
                 else:
                     seen.add(group.key)
-                    yield _group_sample(unit, group, images)
+                    sample = _group_sample(unit, group, images)
+                kept += _KEPT_BYTES + 2 * len(group.key)
+                kept += len(sample.detail) if isinstance(sample, Quarantined) else 0
+                if kept > _MAX_KEPT_BYTES:
+                    mib = _MAX_KEPT_BYTES >> 20
+                    detail = f"keys and faults take more than {mib} MiB; make several tars of it"
+                    raise TarPastLimit(detail, key=group.key)
+                yield sample
         except DamagedTar as damage:
             reason = "tar_truncated" if damage.truncated else "tar_unreadable"
+            if isinstance(damage, TarPastLimit):
+                reason = "tar_past_limit"
             key = damage.key or posixpath.basename(uri)
             detail = f"{uri}: {damage}; {len(seen)} samples stand before it"
             yield read_fault(unit, key, reason, detail)
+
+
+def _names(group: Group) -> str:
+    names = ", ".join(member.name for member in group.members)
+    return names if len(names) <= _MAX_NAMES_SHOWN else f"{names[:_MAX_NAMES_SHOWN]}…"
 
 
 def _group_sample(unit: str, group: Group, images: bool) -> Sample | Quarantined:
@@ -86,16 +109,16 @@ def _group_sample(unit: str, group: Group, images: bool) -> Sample | Quarantined
         videos = [member for member in group.members if is_image(member.name)]
         if len(videos) > 1:  # `a.png` is the picture, `a.mask.png` stands beside it
             videos = [member for member in videos if "." not in member.extension] or videos
-    names = ", ".join(member.name for member in group.members)
     if not videos:
-        return read_fault(unit, group.key, "no_video", names)
+        return read_fault(unit, group.key, "no_video", _names(group))
     if len(videos) > 1:
-        return read_fault(unit, group.key, "several_videos", names)
+        return read_fault(unit, group.key, "several_videos", _names(group))
     [video] = videos
     if video.data is None:
         reason = "too_large" if video.too_large else "no_video"
         return read_fault(unit, group.key, reason, video.problem or "")
     sidecars = Sidecars()
+    carried = 0
     for member in group.members:
         if member is video:
             continue
@@ -104,7 +127,11 @@ def _group_sample(unit: str, group: Group, images: bool) -> Sample | Quarantined
         elif len(member.data) > MAX_SIDECAR_BYTES:
             problem = f"{member.name} has {member.size} bytes, the limit is {MAX_SIDECAR_BYTES}"
             sidecars.problems[member.extension] = problem
+        elif carried + len(member.data) > MAX_SIDECARS_BYTES:  # with images that stand beside it
+            problem = f"{member.name}: more than {MAX_SIDECARS_BYTES} bytes of sidecars"
+            sidecars.problems[member.extension] = problem
         else:
+            carried += len(member.data)
             sidecars.content[member.extension] = member.data
     caption, meta = sidecars.caption_and_meta()
     return Sample(

@@ -1,45 +1,32 @@
 """Streams a tar: its members grouped into samples by WebDataset's rule, and where it is damaged.
 
 A member's key is its path up to the first dot of its base name, its extension the rest, in lower
-case; neighbours with one key are one sample. tarfile ends an iteration in silence when a tar is
-cut between two members, or inside a header: here only the end mark (a block of zeros) is an end,
-all else raises. Names are keys and nothing more: no member ever touches the file system.
+case; neighbours with one key are one sample. Names are keys and nothing more: no member ever
+touches the file system. One sample is in memory at a time, and that within limits.
 """
 
-import lzma
 import re
-import tarfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final, Self, cast
+from typing import BinaryIO, Final, Literal
 
 from pipeline.source import is_hidden, is_image, is_video
+from pipeline.tar_bytes import DamagedTar, TarPastLimit
+from pipeline.tar_members import TarMember, TarMembers
 
 MAX_SIDECAR_BYTES: Final = 1 << 20
 """Sidecars beyond this are named in `meta`, not carried: they would travel with every clip."""
+MAX_SIDECARS_BYTES: Final = 16 << 20
+"""Likewise for all sidecars of one sample together."""
+_MAX_MEMBERS: Final = 10_000
+"""Of one sample: more than one for each frame of a clip of five minutes."""
+_MAX_NAMES_BYTES: Final = 1 << 20
+"""Of all members of one sample, in characters; a hundred for each of as many as there may be."""
 
-_MAX_HEADER_BYTES: Final = 1 << 20
-_EXTENDED_HEADERS: Final = frozenset(
-    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-)
-_KEY: Final = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_Kind = Literal["video", "image", "sidecar"]
+
 _WEBDATASET_META: Final = re.compile(r"__[^/]*__(?:$|/)")
-_FORMAT_ERRORS: Final = (
-    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
-    *(ValueError, RecursionError),  # of numbers that are none, and of headers upon headers
-)
-_EMPTY_READS: Final = 16
-"""At a tar's end tarfile reads nothing some times; a size beyond the end, for ever."""
-
-
-class DamagedTar(Exception):
-    """The tar ends too early, or is none; `key` is the sample that the damage hit, if one."""
-
-    def __init__(self, detail: str, *, truncated: bool, key: str | None = None) -> None:
-        super().__init__(detail)
-        self.truncated = truncated
-        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +47,28 @@ class Group:
 
     key: str
     members: list[Member] = field(default_factory=list)
+    extensions: set[str] = field(default_factory=set)
+    """The extensions of its members."""
+    names_bytes: int = 0
+    held_bytes: Counter[_Kind] = field(default_factory=Counter)
+    """Of the content that was read."""
 
-    @property
-    def extensions(self) -> set[str]:
-        """The extensions of its members."""
-        return {member.extension for member in self.members}
+    def add(self, member: Member, kind: _Kind) -> None:
+        """Append a member."""
+        self.members.append(member)
+        self.extensions.add(member.extension)
+        self.names_bytes += len(member.name)
+        self.held_bytes[kind] += len(member.data or b"")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Return key and extension of a member, or None if it belongs to no sample."""
-    match = _KEY.match(name)
-    if match is None or _WEBDATASET_META.match(name) or is_hidden(name):
+    # WebDataset's expression says the same, in the square of the name's length.
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or _WEBDATASET_META.match(name) or is_hidden(name):
         return None
-    return match[1], match[2].lower()
+    return f"{folder}{slash}{stem}", extension.lower()
 
 
 def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -> Iterator[Group]:
@@ -80,24 +76,35 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -
 
     Args:
         file: opened for reading; it need not seek.
-        max_video_bytes: larger videos are passed over, never held in memory.
+        max_video_bytes: larger videos are passed over, never held in memory; likewise the videos of
+            one sample that go beyond it together.
         images: whether that limit, not the sidecars', holds for images.
 
     Raises:
         DamagedTar: after the last whole sample. Where the tar breaks off between two members, the
             last sample counts as whole if it has every extension that the one before it had.
+        TarPastLimit: likewise, where reading on would take too much.
         StoreError: the store failed; that says nothing about the tar.
     """
     group: Group | None = None
     usual: set[str] = set()
     try:
-        for key, member in _members(file, max_video_bytes, images):
-            if group is not None and (group.key != key or member.extension in group.extensions):
+        tar = TarMembers(file)
+        while (found := tar.next()) is not None:
+            name = split_name(found.name)
+            if name is None or found.is_folder:
+                continue
+            key, extension = name
+            same = group is not None and group.key == key and extension not in group.extensions
+            into = group if group is not None and same else Group(key)
+            kind: _Kind = "video" if is_video(found.name) else "sidecar"
+            if images and is_image(found.name):
+                kind = "image"
+            _add(into, tar, found, extension, kind, max_video_bytes)
+            if group is not None and not same:
                 yield group
                 usual = group.extensions
-                group = None
-            group = group or Group(key)
-            group.members.append(member)
+            group = into
     except DamagedTar as damage:
         if group is not None:
             whole = group.extensions >= usual if damage.key is None else damage.key != group.key
@@ -110,87 +117,36 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -
         yield group
 
 
-def _members(file: BinaryIO, max_video_bytes: int, images: bool) -> Iterator[tuple[str, Member]]:
-    """Yield every member that belongs to a sample, with its key."""
-    key: str | None = None
-    try:
-        # Names that are not UTF-8 must not bring lone surrogates into keys: Arrow refuses them.
-        with tarfile.open(
-            fileobj=cast("BinaryIO", _Ending(file)),
-            mode="r|*",
-            tarinfo=_Header,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as tar:
-            while (info := tar.next()) is not None:
-                # tarfile keeps every header it saw; in a long tar that is its memory.
-                tar.members = []  # type: ignore[attr-defined]
-                name = split_name(info.name)
-                if name is None or info.isdir():
-                    continue
-                key, extension = name
-                yield key, _member(tar, info, extension, max_video_bytes, images)
-                key = None
-    except _FORMAT_ERRORS as error:
-        truncated = "unexpected end of data" in str(error) or isinstance(error, EOFError)
-        raise DamagedTar(str(error), truncated=truncated, key=key) from error
-
-
-def _member(
-    tar: tarfile.TarFile,
-    info: tarfile.TarInfo,
+def _add(
+    group: Group,
+    tar: TarMembers,
+    found: TarMember,
     extension: str,
+    kind: _Kind,
     max_video_bytes: int,
-    images: bool,
-) -> Member:
-    if not info.isreg():
-        problem = f"{info.name} is no regular file; links in a tar are not followed"
-        return Member(info.name, extension, info.size, problem=problem)
-    is_media = is_video(info.name) or (images and is_image(info.name))
-    limit = max_video_bytes if is_media else MAX_SIDECAR_BYTES
-    if info.size > limit:
-        problem = f"{info.name} has {info.size} bytes, the limit is {limit}"
-        return Member(info.name, extension, info.size, problem=problem, too_large=True)
-    content = tar.extractfile(info)
-    assert content is not None
-    return Member(info.name, extension, info.size, data=content.read())
-
-
-class _Ending:
-    """A file whose end, read again and again, is an error: tarfile skips without looking."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._left = _EMPTY_READS
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data and size:
-            self._left -= 1
-            if not self._left:
-                raise EOFError("unexpected end of data: a member is larger than what is left")
-        return data
-
-
-class _Header(tarfile.TarInfo):
-    """A header block that raises where tarfile would take damage for the end of the tar."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if len(buf) < tarfile.BLOCKSIZE:
-            raise DamagedTar("unexpected end of data: no end mark", truncated=True)
+) -> None:
+    """Read a member into its sample; damage on the way is the sample's."""
+    if len(group.members) == _MAX_MEMBERS or group.names_bytes > _MAX_NAMES_BYTES:
+        raise TarPastLimit(
+            f"more than {_MAX_MEMBERS} members, or {_MAX_NAMES_BYTES} characters in their names, in"
+            " one sample; put what belongs to one video into fewer members",
+            key=group.key,
+        )
+    sidecar = kind == "sidecar"
+    limit = MAX_SIDECAR_BYTES if sidecar else max_video_bytes
+    together = MAX_SIDECARS_BYTES if sidecar else max_video_bytes
+    data = problem = None
+    if not found.is_regular:
+        problem = f"{found.name} is no regular file; links in a tar are not followed"
+    elif found.size > limit:
+        problem = f"{found.name} has {found.size} bytes, the limit is {limit}"
+    elif group.held_bytes[kind] + found.size > together:
+        problem = f"{found.name}: the sample's {kind}s have more than {together} bytes together"
+    else:
         try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            data = tar.read()
+        except DamagedTar as damage:
+            damage.key = group.key
             raise
-        except tarfile.HeaderError as error:
-            raise DamagedTar(f"bad header: {error}", truncated=False) from error
-        if header.type in _EXTENDED_HEADERS and header.size > _MAX_HEADER_BYTES:
-            raise DamagedTar(f"a name of {header.size} bytes", truncated=False)
-        return header
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Self:
-        try:
-            return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
-        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
-            raise DamagedTar(f"bad header: {error}", truncated=False) from error
+    too_large = problem is not None and found.is_regular
+    group.add(Member(found.name, extension, found.size, data, problem, too_large), kind)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from pipeline.errors import StoreError
-from pipeline.tar import MAX_SIDECAR_BYTES, DamagedTar, Group, read_groups, split_name
+from pipeline.tar import MAX_SIDECAR_BYTES, Group, read_groups, split_name
+from pipeline.tar_bytes import DamagedTar
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 LIMIT = 1_000_000
