@@ -10,7 +10,8 @@ import gzip
 import io
 import lzma
 import zlib
-from typing import Any, BinaryIO, Final, Protocol, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final, cast
 
 _BUFFER_BYTES: Final = 1 << 16
 """Read at once where headers are looked at."""
@@ -83,17 +84,13 @@ class TarBytes:
         self._unpacked.count(size)
 
 
-class _Reads(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 class _Unpacked(io.RawIOBase):
     """The unpacked bytes, counted."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._packed = _Packed(file)
         self._num_bytes = 0
-        self._source = self._packed.unpacking()
+        self._unpack = self._packed.unpacking()
 
     def readable(self) -> bool:
         return True
@@ -101,7 +98,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer)
         try:
-            data = self._source.read(len(view))
+            data = self._unpack(len(view))
         except EOFError as error:
             detail = "unexpected end of data: the compression breaks off"
             raise DamagedTar(detail, truncated=True) from error
@@ -141,15 +138,16 @@ class _Packed:
         self.num_bytes += len(data)
         return data
 
-    def unpacking(self) -> _Reads:
-        """Return what yields the tar: tarfile's choice, by the same marks."""
+    def unpacking(self) -> Callable[[int], bytes]:
+        """Return what reads up to so many bytes of the tar, chosen by tarfile's marks."""
         if self._head.startswith(b"\x1f\x8b\x08"):
-            return gzip.GzipFile(fileobj=cast("BinaryIO", self))
+            # Not `read`, which looks behind the tar's end, where anything may stand.
+            return gzip.GzipFile(fileobj=cast("BinaryIO", self)).read1
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
-            return _Stream(self, bz2.BZ2Decompressor())
+            return _Stream(self, bz2.BZ2Decompressor()).read
         if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
-            return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES))
-        return self
+            return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES)).read
+        return self.read
 
 
 class _Stream:
@@ -161,7 +159,7 @@ class _Stream:
         self._packed = packed
         self._stream = stream
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int) -> bytes:
         while not self._stream.eof:
             piece = self._packed.read(_BUFFER_BYTES) if self._stream.needs_input else b""
             if not piece and self._stream.needs_input:
