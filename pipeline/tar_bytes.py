@@ -6,12 +6,11 @@ what they were unpacked from, beyond a first GiB.
 """
 
 import bz2
-import gzip
 import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 _BUFFER_BYTES: Final = 1 << 16
 """Read at once where headers are looked at."""
@@ -23,6 +22,9 @@ _FREE_BYTES: Final = 1 << 30
 """Unpacked in a second or two, whatever it comes from: small tars are never asked for a ratio."""
 _MAX_DICTIONARY_BYTES: Final = 256 << 20
 """What unpacking xz may take; `xz -9` needs 65 MiB."""
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+"""Tells zlib to read gzip's headers."""
 
 
 class DamagedTar(Exception):
@@ -102,7 +104,7 @@ class _Unpacked(io.RawIOBase):
         except EOFError as error:
             detail = "unexpected end of data: the compression breaks off"
             raise DamagedTar(detail, truncated=True) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
+        except zlib.error as error:
             raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
         self.count(len(data))
         view[: len(data)] = data
@@ -141,13 +143,34 @@ class _Packed:
     def unpacking(self) -> Callable[[int], bytes]:
         """Return what reads up to so many bytes of the tar, chosen by tarfile's marks."""
         if self._head.startswith(b"\x1f\x8b\x08"):
-            # Not `read`, which looks behind the tar's end, where anything may stand.
-            return gzip.GzipFile(fileobj=cast("BinaryIO", self)).read1
+            return _Gzip(self).read
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
             return _Stream(self, bz2.BZ2Decompressor()).read
         if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
             return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES)).read
         return self.read
+
+
+class _Gzip:
+    """Members of gzip, one behind another, to the end of the file or zeros."""
+
+    def __init__(self, packed: _Packed) -> None:
+        self._packed = packed
+        self._member = zlib.decompressobj(_GZIP)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._member.eof:
+                piece = self._member.unused_data or self._packed.read(_BUFFER_BYTES)
+                if not piece.strip(b"\0"):
+                    return b""
+                self._member = zlib.decompressobj(_GZIP)
+            else:
+                piece = self._member.unconsumed_tail or self._packed.read(_BUFFER_BYTES)
+                if not piece:
+                    raise EOFError
+            if data := self._member.decompress(piece, size):
+                return data
 
 
 class _Stream:

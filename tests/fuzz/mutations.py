@@ -13,12 +13,14 @@ _BOX = re.compile(
 _EXTREMES = (0, 1, 7, 8, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
-def mutate(originals: Sequence[bytes], seed: int) -> bytes:
+def mutate(
+    originals: Sequence[bytes], seed: int, mutations: Sequence[Mutation] | None = None
+) -> bytes:
     """Return one of the files with one to three mutations; all of it follows from the seed."""
     draws = random.Random(seed)
     data = bytearray(draws.choice(originals))
     for _ in range(draws.randint(1, 3)):
-        draws.choice(MUTATIONS)(data, draws, originals)
+        draws.choice(mutations or MUTATIONS)(data, draws, originals)
     return bytes(data)
 
 

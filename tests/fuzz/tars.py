@@ -1,14 +1,23 @@
 """Mutated tars through the real reader: every sample is an outcome, and nothing else comes out."""
 
 import io
+import resource
+import signal
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Never
 
 from pipeline.records import REASONS, Sample, WorkUnit
 from pipeline.samples import read_samples
 from tests.fuzz.mutations import mutate
+from tests.fuzz.tar_mutations import TAR_MUTATIONS
+
+_TIMEOUT_S = 20
+"""For a tar of some megabytes that a busy machine reads."""
+_MEMORY_MB = 256
+"""More than all that one mutant makes may take, above what the first ones took."""
 
 
 def make_tar(members: Sequence[tuple[str, bytes]]) -> bytes:
@@ -30,9 +39,12 @@ def fuzz_tars(
     violations: list[str] = []
     path = folder / "mutant.tar"
     unit = WorkUnit(unit="mutant-0123456789ab", tar_uri=str(path))
+    signal.signal(signal.SIGALRM, _too_slow)
     for seed in seeds:
-        path.write_bytes(mutate(originals, seed))
+        path.write_bytes(mutate(originals, seed, TAR_MUTATIONS))
         keys: Counter[str] = Counter()
+        before = _peak_mb()
+        signal.alarm(_TIMEOUT_S)
         try:
             for sample in read_samples(unit, max_video_mb=1):
                 if isinstance(sample, Sample):
@@ -43,8 +55,20 @@ def fuzz_tars(
                     assert sample.reason in REASONS
         except Exception as error:
             violations.append(f"seed {seed}: {type(error).__name__}: {error}")
+        finally:
+            signal.alarm(0)
+        if _peak_mb() - before > _MEMORY_MB:
+            violations.append(f"seed {seed}: took {_peak_mb() - before} MiB")
         if keys and max(keys.values()) > 1:
             violations.append(f"seed {seed}: a key came twice")
         if [one.name for one in folder.iterdir()] != [path.name]:
             violations.append(f"seed {seed}: a file appeared")
     return outcomes, violations
+
+
+def _too_slow(*_: object) -> Never:
+    raise TimeoutError(f"not read within {_TIMEOUT_S} s")
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

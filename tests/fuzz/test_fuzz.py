@@ -31,3 +31,4 @@ def test_mutated_tars_give_samples_and_reasons(tmp_path: Path) -> None:
     assert outcomes["sample"] > 100
     assert outcomes["tar_truncated"] > 10
     assert outcomes["tar_unreadable"] > 10
+    assert outcomes["tar_past_limit"] > 5
