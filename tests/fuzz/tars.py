@@ -39,7 +39,7 @@ def fuzz_tars(
     violations: list[str] = []
     path = folder / "mutant.tar"
     unit = WorkUnit(unit="mutant-0123456789ab", tar_uri=str(path))
-    signal.signal(signal.SIGALRM, _too_slow)
+    handler = signal.signal(signal.SIGALRM, _too_slow)
     for seed in seeds:
         path.write_bytes(mutate(originals, seed, TAR_MUTATIONS))
         keys: Counter[str] = Counter()
@@ -63,6 +63,7 @@ def fuzz_tars(
             violations.append(f"seed {seed}: a key came twice")
         if [one.name for one in folder.iterdir()] != [path.name]:
             violations.append(f"seed {seed}: a file appeared")
+    signal.signal(signal.SIGALRM, handler)
     return outcomes, violations
 
 
