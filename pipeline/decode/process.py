@@ -19,6 +19,10 @@ LAST_WORDS_BYTES = 4096
 START_S = 120.0
 """For the child to import torch from a cold or a networked disk."""
 
+LOOK_S = 5.0
+"""Between looks at a child that starts. One that is stopped at two looks will not go on by itself;
+one that is merely slow, whether for want of a CPU or of its disk, is not stopped."""
+
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -109,12 +113,35 @@ class Child:
 
     def _await_ready(self) -> None:
         try:
-            kind = self.receive(START_S).get("kind")
+            self._await_word()
+            kind = self.receive(LOOK_S).get("kind")
         except ChildDied as error:
             raise PipelineError(f"the decoder process does not start: {error.cause}") from error
         if kind != "ready":
             raise PipelineError(f"the decoder process says {kind!r} instead of 'ready'")
         self._ready = True
+
+    def _await_word(self) -> None:
+        """Return when there is something to receive, or it took START_S; kill a stopped child."""
+        stopped = False
+        self._socket.settimeout(LOOK_S)
+        for _ in range(int(START_S / LOOK_S)):
+            try:
+                self._socket.recv(1, socket.MSG_PEEK)
+                return
+            except TimeoutError:
+                was_stopped, stopped = stopped, self._is_stopped()
+            except OSError:
+                return  # receiving says how it died
+            if was_stopped and stopped:
+                self.kill()
+                raise ChildDied("it was stopped (SIGSTOP) and has been killed", timed_out=True)
+
+    def _is_stopped(self) -> bool:
+        if sys.platform != "linux":
+            return False
+        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, look) is not None
 
     def _died(self) -> ChildDied:
         with suppress(subprocess.TimeoutExpired):

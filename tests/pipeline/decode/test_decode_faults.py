@@ -93,6 +93,22 @@ def test_a_child_that_died_between_samples_is_nobodys_fault(decoder: Decoder):
     assert works(decoder)
 
 
+def test_a_child_that_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.decode.process.LOOK_S", 0.05)
+    child = Child()
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(PipelineError, match="does not start: it was stopped"):
+        child.submit({}, 0)
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_child_that_is_slow_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.decode.process.LOOK_S", 0.01)
+    monkeypatch.setattr("pipeline.decode.process.START_S", 600)
+    with Decoder(RULE, DecodeLimits()) as decoder:
+        assert works(decoder)
+
+
 def test_a_caller_that_stops_early_leaves_a_usable_decoder(decoder: Decoder):
     clips = decoder.decode(LONG, "u")
     next(clips)
