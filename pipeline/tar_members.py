@@ -119,8 +119,10 @@ class TarMembers:
             sparse = list(zip(numbers[::2], numbers[1::2], strict=False))
         elif fields.get("GNU.sparse.major") == b"1":
             sparse = self._leading_pieces()
-        elif real is not None:
+        elif "GNU.sparse.size" in fields:
             sparse = pieces
+        elif real is not None:
+            raise DamagedTar("bad sparse map: of an unknown version", truncated=False)
         if sparse is not None:
             sparse = [piece for piece in sparse if piece[1]]
             _check_pieces(sparse, size, self._left)

@@ -391,6 +391,11 @@ class TestSparse:
             records + header("b.mp4", len(lines)) + padded(lines), "before one member"
         )
 
+    def test_a_size_without_a_map_is_damage(self) -> None:
+        groups, damage = read(pax(("GNU.sparse.realsize", b"9000")) + body(GOOD) + END)
+        assert groups == []
+        assert "unknown version" in str(damage)
+
     def test_a_map_beyond_its_member(self) -> None:
         records = pax(("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9"))
         groups, damage = read(records + header("b.mp4", 0) + padded(b"0\n") + END)
