@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import random
 import struct
@@ -18,7 +19,8 @@ import pytest
 import pipeline.samples
 import pipeline.tar
 import pipeline.tar_bytes
-from pipeline.records import Quarantined
+from pipeline.records import Quarantined, Sample, WorkUnit
+from pipeline.sidecars import PROBLEMS
 from pipeline.tar import Group, read_groups, split_name
 from pipeline.tar_bytes import DamagedTar, TarPastLimit
 from tests.pipeline.tars import Files, make_tar
@@ -105,7 +107,7 @@ class TestMembers:
 
     def test_sidecars_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As with a large one: they do not cost the video."""
-        monkeypatch.setattr(pipeline.tar, "_MAX_SIDECARS_BYTES", 1000)
+        monkeypatch.setattr(pipeline.tar, "MAX_SIDECARS_BYTES", 1000)
         files = [
             ("b.x", b"1" * 600),
             ("b.mp4", b"2" * 600),
@@ -114,14 +116,31 @@ class TestMembers:
         ]
         [group], damage = read(body(files) + END)
         assert [member.data is None for member in group.members] == [False, False, True, False]
-        assert "b.y: the sidecars have more than 1000 bytes" in str(group.members[2].problem)
+        assert "b.y: the sample's sidecars have more than 1000 bytes" in str(
+            group.members[2].problem
+        )
         assert damage is None
 
-    def test_only_one_video_of_a_sample_is_held(self, tmp_path: Path) -> None:
+    def test_videos_of_one_sample_are_held_up_to_the_limit_of_one(self, tmp_path: Path) -> None:
         files = [(f"b.{n}.mp4", bytes(500_000)) for n in range(40)]
         tar = body([*files, ("c.mp4", b"x")]) + END
         assert peak_of(lambda: read(tar)) < 4 << 20
         assert reasons(read_tar(tar, tmp_path)) == [("b", "several_videos"), ("c", None)]
+
+    def test_images_of_one_sample(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = [("b.png", b"x"), *((f"b.{n}.png", bytes(300_000)) for n in range(40))]
+        tar = cast("BinaryIO", io.BytesIO(body(files) + END))
+        [group] = read_groups(tar, max_video_bytes=LIMIT, images=True)
+        assert [member.data is not None for member in group.members] == [True] * 4 + [False] * 37
+        monkeypatch.setattr(pipeline.samples, "MAX_SIDECARS_BYTES", 600_000)
+        path = tmp_path / "images.tar"
+        path.write_bytes(body(files) + END)
+        unit = WorkUnit(unit="images-0123456789ab", tar_uri=str(path))
+        [sample] = pipeline.samples.read_samples(unit, max_video_mb=1, images=True)
+        assert isinstance(sample, Sample)
+        meta = json.loads(sample.meta or "")
+        assert sorted(set(meta) - {PROBLEMS}) == ["0.png", "1.png"]
+        assert "more than 600000 bytes of sidecars" in meta[PROBLEMS]["2.png"]
 
     def test_many_empty_ones_before_the_first_sample(self) -> None:
         tar = body([("noext", b"")] * 5_000 + [*GOOD]) + END
