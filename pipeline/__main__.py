@@ -26,6 +26,38 @@ def tokenize(
     raise typer.Exit(run(config, overrides or ()))
 
 
+@app.command("plan")
+def foresee(
+    config: Annotated[str, typer.Argument(help="YAML file of the job")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. output.uri=out/x")
+    ] = None,
+    look: Annotated[int, typer.Option(min=0, help="read N of the units left", metavar="N")] = 4,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="to decode and tokenize in; 0 only counts samples")
+    ] = 60,
+    price_cpu_hour: Annotated[float | None, typer.Option(min=0, help="of one CPU")] = None,
+    price_gpu_hour: Annotated[float | None, typer.Option(min=0, help="of one GPU")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a job would do, write and take, without doing it."""
+    from pipeline.config_file import load_config
+
+    def act() -> _Outcome:
+        settings = load_config(config, overrides or ())
+        from pipeline.plan import plan  # torch takes seconds: a typing error need not wait
+
+        return plan(
+            settings,
+            look=look,
+            seconds=seconds,
+            price_cpu_hour=price_cpu_hour,
+            price_gpu_hour=price_gpu_hour,
+        )
+
+    _show(act, as_json)
+
+
 @app.command()
 def status(uri: Uri, as_json: AsJson = False) -> None:
     """Tell what a dataset holds, while a job runs or afterwards."""

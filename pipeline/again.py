@@ -1,7 +1,6 @@
 """Makes a clip's tokens once more from its source, and its frames from its tokens."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
-from pipeline.encode import ClipEncoder
+from pipeline.encode import ClipEncoder, job_arithmetic
 from pipeline.errors import ConfigError, QuarantineError, StoreError
 from pipeline.findings import Finding
 from pipeline.models import DTYPES
@@ -126,7 +125,7 @@ class Again:
             now, then = getattr(clip, name), row[name]
             if not np.array_equal(np.float32(now), np.float32(then)):
                 yield Finding("source", row["clip_id"], f"{name} {now}, recorded {then}")
-        with _arithmetic(self._threads):
+        with job_arithmetic(self._threads):
             cells = self._cells(clip, frames)
             for encoder in self._encoders:
                 for name in encoder.column.cell_columns:
@@ -151,18 +150,6 @@ class Again:
             name: clip_psnr(original, decode_cells(model, columns[name], row, len(frames)))
             for name, model in self._models.items()
         }
-
-
-@contextmanager
-def _arithmetic(threads: int) -> Iterator[None]:
-    """Compute as the job's processes do: so many threads, and float32 that means float32."""
-    before = torch.get_num_threads()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _difference(now: NDArray[Any], then: bytes, column: TokenizerColumn) -> str:

@@ -94,6 +94,16 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
         DatasetMismatch: it has another fingerprint; the text names every value that differs.
     """
     standing = _parse(store.settle(PATH, to_json(dataset)), store)
+    require_same(store, standing, dataset)
+    return standing
+
+
+def require_same(store: Store, standing: Dataset, dataset: Dataset) -> None:
+    """Check that a run may go on with the dataset that stands in a store.
+
+    Raises:
+        DatasetMismatch: it has another fingerprint; the text names every value that differs.
+    """
     if standing.fingerprint != dataset.fingerprint:
         lines = "".join(
             f"\n  {name}: {then} in the dataset, {now} in this run"
@@ -108,7 +118,6 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
             f"output = {store.uri}: fingerprint {standing.fingerprint} is that of this run, but the"
             f" tokenizers' columns differ: {_names(standing)} there, {_names(dataset)} here"
         )
-    return standing
 
 
 def _parse(data: bytes, store: Store) -> Dataset:

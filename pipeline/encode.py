@@ -5,6 +5,8 @@ whose results are thrown away. So the arithmetic of a clip does not depend on ho
 has. Letters: N clips given, B clips per call, T H W frames and pixels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -179,6 +181,18 @@ class WholeClip:
             for name in column.cell_columns
         }
         return cells, self._finite
+
+
+@contextmanager
+def job_arithmetic(threads: int) -> Iterator[None]:
+    """Compute as the job's processes do: so many threads, and float32 that means float32."""
+    before = torch.get_num_threads()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _finite(values: Tensor) -> NDArray[np.bool_]:

@@ -19,23 +19,22 @@ from typing import TYPE_CHECKING
 
 from pipeline.card import write_card
 from pipeline.config import JobConfig
-from pipeline.dataset import Dataset, new_dataset, open_dataset
+from pipeline.dataset import open_dataset
 from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.errors import OverBudget
-from pipeline.fingerprint import identity, tokenizer_column
 from pipeline.job_metrics import JobMetrics
 from pipeline.log import CommitLog
 from pipeline.log_buffer import LogBuffer
 from pipeline.manifest import write_manifest
 from pipeline.metrics import Recorder
-from pipeline.models import is_untrained, open_model, weights_digest
-from pipeline.parts import TokenizerColumn
+from pipeline.models import is_untrained
+from pipeline.prepare import Tokenizers, open_tokenizers, planned_units, with_absolute_paths
 from pipeline.progress import Progress
 from pipeline.records import WorkUnit
-from pipeline.remaining import subtract, take_slice
+from pipeline.remaining import subtract
 from pipeline.reports import write_config, write_summary
-from pipeline.source import plan_units, unit_sources
-from pipeline.storage import Store, canonical_uri
+from pipeline.source import unit_sources
+from pipeline.storage import Store
 from pipeline.summary import Summary, Tally, over_budget
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ def run(config: JobConfig, progress: Progress) -> Summary:
             f"warning    output.uri = {config.output.uri}: a submitted job runs in a temporary"
             " folder of Ray, which deletes it; give an absolute path or a URI"
         )
-    config = _with_absolute_paths(config)
-    plan = _plan(config)
+    config = with_absolute_paths(config)
+    plan = planned_units(config)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
     for name in untrained:
         progress.say(
@@ -83,7 +82,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         )
     store = Store(config.output.uri, config.output.storage_options)
     store.require_put_if_absent()
-    tokenizers = _open_tokenizers(config)
+    tokenizers = open_tokenizers(config)
     dataset = open_dataset(store, tokenizers.dataset(config))
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run_id)
     buffer = LogBuffer(log, config.commit.log_every_s)
@@ -119,67 +118,8 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     return summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokenizers:
-    """What the driver has to know of the models, after it has looked into them and let them go."""
-
-    columns: tuple[TokenizerColumn, ...]
-    weights: tuple[str, ...]
-    identity: dict[str, object]
-
-    def dataset(self, config: JobConfig) -> Dataset:
-        return new_dataset(self.columns, self.identity, config.public())
-
-
-def _open_tokenizers(config: JobConfig) -> _Tokenizers:
-    columns, digests, configs = [], {}, {}
-    for spec in config.tokenizers:
-        model = open_model(spec)
-        digests[spec.name], configs[spec.name] = weights_digest(model), model.config
-        columns.append(tokenizer_column(spec, model.config, config.clip, digests[spec.name]))
-    whole = identity(config, configs, digests)
-    return _Tokenizers(tuple(columns), tuple(digests.values()), whole)
-
-
-def _plan(config: JobConfig) -> list[WorkUnit]:
-    source = config.source
-    plan = plan_units(
-        source.uri,
-        storage_options=source.storage_options,
-        files_per_unit=source.files_per_unit,
-        lists=source.lists,
-        images=config.clip.takes_images,
-    )
-    if config.slice is None:
-        return plan
-    index, of = map(int, config.slice.split("/"))
-    return take_slice(plan, index, of)
-
-
 def _is_relative(uri: str) -> bool:
     return "://" not in uri and not Path(uri).is_absolute()
-
-
-def _with_absolute_paths(config: JobConfig) -> JobConfig:
-    """Return the job with paths that mean the same in every process."""
-    output, lists = config.output, config.source.lists
-    uri = canonical_uri(output.uri, output.storage_options)
-    if lists.root is not None:
-        root = canonical_uri(lists.root, config.source.storage_options)
-        lists = lists.model_copy(update={"root": root})
-    specs = [
-        spec
-        if spec.weights is None or spec.weights == "hub"
-        else spec.model_copy(update={"weights": str(Path(spec.weights).resolve())})
-        for spec in config.tokenizers
-    ]
-    return config.model_copy(
-        update={
-            "source": config.source.model_copy(update={"lists": lists}),
-            "output": output.model_copy(update={"uri": uri}),
-            "tokenizers": specs,
-        }
-    )
 
 
 @dataclass(slots=True)
@@ -187,7 +127,7 @@ class _Job:
     config: JobConfig
     run: str
     plan: Sequence[WorkUnit]
-    tokenizers: _Tokenizers
+    tokenizers: Tokenizers
     buffer: LogBuffer
     progress: Progress
     reasons: dict[str, str] = field(default_factory=dict)

@@ -223,7 +223,7 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def format_bytes(count: int) -> str:
+def format_bytes(count: float) -> str:
     """Return a size in B, kB, MB, GB or TB of powers of 1000."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):

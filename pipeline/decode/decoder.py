@@ -64,10 +64,16 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def start(self) -> None:
-        """Start the child ahead of the first sample; it takes a second or two to import torch."""
+    def start(self, *, wait: bool = False) -> None:
+        """Start the child ahead of the first sample; it takes a second or two to import torch.
+
+        Args:
+            wait: until it can decode.
+        """
         if self._child is None:
             self._child = Child()
+        if wait:
+            self._child.await_ready()
 
     def close(self) -> None:
         """End the child. The Decoder can still be used; it would start another."""

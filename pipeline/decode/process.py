@@ -65,6 +65,23 @@ class Child:
         """Process id."""
         return self._process.pid
 
+    def await_ready(self) -> None:
+        """Wait until the process can take a job.
+
+        Raises:
+            PipelineError: it could not start; that is the installation, not a video.
+        """
+        if self._ready:
+            return
+        try:
+            self._await_word()
+            kind = self.receive(LOOK_S).get("kind")
+        except ChildDied as error:
+            raise PipelineError(f"the decoder process does not start: {error.cause}") from error
+        if kind != "ready":
+            raise PipelineError(f"the decoder process says {kind!r} instead of 'ready'")
+        self._ready = True
+
     def submit(self, job: dict[str, Any], fd: int) -> None:
         """Hand over a job and its open file.
 
@@ -72,8 +89,7 @@ class Child:
             PipelineError: the child could not start; that is the installation, not the video.
             ChildDied: it died since the last job.
         """
-        if not self._ready:
-            self._await_ready()
+        self.await_ready()
         try:
             send(self._socket, job, fd=fd)
         except OSError as error:
@@ -110,16 +126,6 @@ class Child:
         self._process.wait()
         self._socket.close()
         self._stderr.close()
-
-    def _await_ready(self) -> None:
-        try:
-            self._await_word()
-            kind = self.receive(LOOK_S).get("kind")
-        except ChildDied as error:
-            raise PipelineError(f"the decoder process does not start: {error.cause}") from error
-        if kind != "ready":
-            raise PipelineError(f"the decoder process says {kind!r} instead of 'ready'")
-        self._ready = True
 
     def _await_word(self) -> None:
         """Return when there is something to receive, or it took START_S; kill a stopped child."""
