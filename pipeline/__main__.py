@@ -118,6 +118,25 @@ def vacuum(
 
 
 @app.command()
+def compact(
+    uri: Uri,
+    part_mb: Annotated[int, typer.Option(min=1, help="MiB at which a merged part ends")] = 128,
+    small_share: Annotated[
+        float, typer.Option(min=0, max=1, help="of that: parts below it are merged")
+    ] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small parts into larger ones, rows as they are."""
+    from pipeline.compact import compact as merge
+    from pipeline.storage import Store
+
+    _show(
+        lambda: merge(Store(uri), part_bytes=part_mb << 20, small_share=small_share),
+        as_json,
+    )
+
+
+@app.command()
 def retry(
     uri: Uri,
     reason: Annotated[

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.dataset import Dataset, differences, read_dataset
 from pipeline.manifest import read_manifest
-from pipeline.parquet import open_parquet
+from pipeline.parquet import open_parquet, unit_rows
 from pipeline.records import UnitRecord
 from pipeline.storage import Store
 
@@ -172,9 +172,9 @@ def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) 
     groups = [_PLACE, *columns.values()]
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
-        with open_parquet(store, part) as parquet:
-            for n in range(parquet.num_row_groups):
-                for row in parquet.read_row_group(n, columns=wanted).to_pylist():
+        with open_parquet(store, part.path) as parquet:
+            for rows in unit_rows(parquet, part, wanted):
+                for row in rows.to_pylist():
                     yield row["clip_id"], tuple(_digest(row, group) for group in groups)
 
 
@@ -205,7 +205,7 @@ def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
     """Return why samples and clips of a unit are in the quarantine."""
     if unit.quarantine is None:
         return {}
-    with open_parquet(store, unit.quarantine) as parquet:
+    with open_parquet(store, unit.quarantine.path) as parquet:
         rows = parquet.read(columns=["key", "clip_index", "reason"]).to_pylist()
     reasons = {}
     for row in rows:

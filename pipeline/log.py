@@ -8,14 +8,18 @@ token in it, never by the store's answer, which can get lost.
 
 A committed unit can be reopened by a record. It counts as it is until a later record commits it
 again; of two drivers that do so, the first wins as ever.
+
+A record can also say that rows of committed units stand in other parts. It is put only by a writer
+that knows of every record before it that none changed these units, and that none dropped the file.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DatasetMismatch
 from pipeline.log_records import (
+    MERGE_VERSION,
     RETRY_VERSION,
     LogRecord,
     parse_record,
@@ -24,7 +28,7 @@ from pipeline.log_records import (
 )
 from pipeline.manifest import read_checkpoint
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Reopened, UnitRecord, to_json
+from pipeline.records import Moved, Reopened, UnitRecord, to_json
 from pipeline.remaining import Committed
 from pipeline.storage import Store
 
@@ -55,6 +59,8 @@ class CommitLog:
     Attributes:
         number: the newest record that was read.
         committed: units and sources that are covered, for `pipeline.remaining.subtract`.
+        changed: unit → the newest record about it, of the records that came after the manifest
+            which stood there when this object was made.
 
     Raises:
         DatasetMismatch: the log belongs to another fingerprint.
@@ -67,6 +73,9 @@ class CommitLog:
         self._run = run
         self._token = uuid.uuid4().hex
         self._ours: set[str] = set()
+        self._merged: set[str] = set()
+        self._dropped: set[str] = set()
+        self.changed: dict[str, int] = {}
         self.committed = Committed()
         checkpoint = read_checkpoint(store)
         self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
@@ -115,9 +124,59 @@ class CommitLog:
                 return tuple(unit.unit for unit in fresh)
         return ()
 
-    def _put(self, units: Sequence[UnitRecord] = (), reopened: Sequence[Reopened] = ()) -> bool:
+    def move(self, units: Sequence[Moved], known: Mapping[str, int]) -> bool:
+        """Have rows of committed units stand in other parts, of all these units or of none.
+
+        Args:
+            units: with the parts that they have from now on; their files are in the store.
+            known: unit → a record up to which the caller has read all about it. What that is has
+                to be read after this object was made.
+
+        Returns:
+            Whether it is so now. It is not if a record after `known` is about one of the units, or
+            one dropped a merged part that is named here.
+
+        Raises:
+            StateUnknown: the store does not answer; it may or may not be so.
+            StoreError: the store refused.
+        """
+        paths = {part.path for unit in units for part in unit.parts if part.place}
+        while paths.isdisjoint(self._dropped) and all(
+            self.changed.get(unit.unit, 0) <= known[unit.unit] for unit in units
+        ):
+            if self._put(moved=units):
+                return True
+        return False
+
+    def drop(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """See to it that no record ever names merged parts which none names yet.
+
+        Args:
+            paths: that no record named which is older than this object.
+
+        Returns:
+            Those that may be deleted; the others are named by now.
+
+        Raises:
+            StateUnknown: the store does not answer; nothing may be deleted.
+            StoreError: the store refused.
+        """
+        wanted = list(paths)
+        while fresh := [path for path in wanted if path not in self._merged]:
+            if self._put(dropped=fresh):
+                return tuple(fresh)
+        return ()
+
+    def _put(
+        self,
+        units: Sequence[UnitRecord] = (),
+        reopened: Sequence[Reopened] = (),
+        moved: Sequence[Moved] = (),
+        dropped: Sequence[str] = (),
+    ) -> bool:
         """Try to write the next record, take in the one that stands there, return if it is ours."""
         again = reopened or any(unit.unit in self.committed.reopened for unit in units)
+        version = RETRY_VERSION if again else FORMAT_VERSION
         record = LogRecord(
             number=self.number + 1,
             token=self._token,
@@ -125,7 +184,9 @@ class CommitLog:
             fingerprint=self._fingerprint,
             units=tuple(units),
             reopened=tuple(reopened),
-            format_version=RETRY_VERSION if again else FORMAT_VERSION,
+            moved=tuple(moved),
+            dropped=tuple(dropped),
+            format_version=MERGE_VERSION if moved or dropped else version,
         )
         path = record_path(record.number)
         data = self._store.settle(path, to_json(record))
@@ -158,6 +219,11 @@ class CommitLog:
             self.committed.add(unit.unit, unit.sources)
         for reopened in record.reopened:
             self.committed.reopen(reopened)
+        about: tuple[UnitRecord | Reopened | Moved, ...]
+        about = (*record.units, *record.reopened, *record.moved)
+        self.changed.update((unit.unit, record.number) for unit in about)
+        self._merged.update(part.path for unit in record.moved for part in unit.parts if part.place)
+        self._dropped.update(record.dropped)
         if record.token == self._token:
             self._ours.update(unit.unit for unit in record.units)
         self.number = record.number

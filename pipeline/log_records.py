@@ -2,8 +2,9 @@
 
     log/00000000000000000001.json, log/00000000000000000002.json, …
 
-A record holds a group of units, or names committed units that are to be done again. No record is
-ever deleted or changed, also after a manifest covers it: a driver that slept would otherwise find a
+A record holds a group of units, or names committed units that are to be done again, or says that
+rows of committed units stand in other parts now, or that files will never count. No record is ever
+deleted or changed, also after a manifest covers it: a driver that slept would otherwise find a
 free number below the newest one and commit into the past, where nobody looks.
 """
 
@@ -18,11 +19,15 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Reopened, UnitRecord, from_json
+from pipeline.records import Moved, Reopened, UnitRecord, from_json
 from pipeline.storage import Store
 
 RETRY_VERSION: Final = 2
 """Of records that reopen units or commit a reopened one: older readers would count it twice."""
+
+MERGE_VERSION: Final = 3
+"""Of records that move rows into merged parts or give such parts up, and of manifests that name
+them: older readers would take all rows of a merged part for each of its units."""
 
 _READS_AT_ONCE: Final = 16
 
@@ -39,6 +44,9 @@ class LogRecord:
     fingerprint: str
     units: tuple[UnitRecord, ...]
     reopened: tuple[Reopened, ...] = ()
+    moved: tuple[Moved, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Paths of merged parts that no later record may name: they are going to be deleted."""
     format_version: int = FORMAT_VERSION
 
 
@@ -64,10 +72,10 @@ def parse_record(data: bytes, where: str) -> LogRecord:
         record = from_json(LogRecord, data)
     except ValidationError as error:
         raise StoreError(f"{where}: not a log record: {error}") from error
-    if record.format_version > RETRY_VERSION:
+    if record.format_version > MERGE_VERSION:
         raise ConfigError(
             f"{where}: format version {record.format_version}: this release reads up to"
-            f" {RETRY_VERSION}; install a newer one"
+            f" {MERGE_VERSION}; install a newer one"
         )
     return record
 

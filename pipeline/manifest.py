@@ -7,7 +7,7 @@ log does not, and follows from it alone: two writers of one number write the sam
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from typing import Any, Final
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.log_records import LogRecord, numbers_in, read_records
+from pipeline.log_records import MERGE_VERSION, LogRecord, numbers_in, read_records
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Counts, Part, Reopened, UnitRecord
+from pipeline.records import Counts, Part, Place, Reopened, UnitRecord
 from pipeline.storage import Store
 
 _PART: Final = pa.struct(
@@ -31,18 +31,21 @@ _PART: Final = pa.struct(
         pa.field("sha256", pa.string()),
     ]
 )
+_PART_NAMES: Final = tuple(field.name for field in _PART)
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
 _FIELDS: Final = (
     pa.field("unit", pa.string()),
     pa.field("log_number", pa.int64()),
     pa.field("sources", pa.list_(pa.string())),
     pa.field("parts", pa.list_(_PART)),
+    pa.field("places", pa.list_(pa.struct([("first_row", pa.int64()), ("of_rows", pa.int64())]))),
     pa.field("quarantine", _PART),
     *(pa.field(name, pa.int64()) for name in _COUNTS),
     pa.field("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
     pa.field("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
 )
 _SCHEMA: Final = pa.schema(_FIELDS)
+_PLACES: Final = "places"
 _ROW_GROUP_ROWS: Final = 20_000
 
 
@@ -52,8 +55,9 @@ class Manifest:
 
     number: int
     table: pa.Table
-    """One row per unit, in the order of commits: unit, log_number, sources, parts, quarantine, one
-    column for each of `Counts`, reasons, timings."""
+    """One row per unit, in the order of commits: unit, log_number (of the record that its parts
+    stand in), sources, parts, places (of the parts, each null unless merged; null if all are),
+    quarantine, one column for each of `Counts`, reasons, timings."""
 
     fingerprint: str | None = None
     """Of the dataset; None while nothing is committed."""
@@ -66,6 +70,9 @@ class Manifest:
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all units, or of one bucket, in the order of commits."""
+        if _has_places(self.table):
+            parts = [part for unit in self.units() for part in unit.parts]
+            return [part for part in parts if bucket in (None, part.bucket)]
         flat = pc.list_flatten(self.table["parts"]).combine_chunks()
         if bucket is not None:
             flat = flat.filter(pc.equal(pc.struct_field(flat, "bucket"), bucket))
@@ -104,11 +111,13 @@ class Manifest:
         """Return the manifest with the log's next records; a unit that was done again replaces.
 
         Raises:
-            StoreError: the records do not follow on, or commit a unit a second time.
+            StoreError: the records do not follow on, commit a unit a second time, or move one that
+                is not committed.
             ConfigError: a record is of another fingerprint.
         """
         number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
         replaced: dict[str, int] = {}  # unit → number of the record that replaced it last
+        moved: dict[str, tuple[int, tuple[Part, ...]]] = {}
         tables = [self.table]
         rows: list[dict[str, Any]] = []
         for record in records:
@@ -125,11 +134,14 @@ class Manifest:
             replaced.update(dict.fromkeys(done_again, number))
             reopened.difference_update(done_again)
             reopened.update(unit.unit for unit in record.reopened)
+            for unit in record.units:
+                moved.pop(unit.unit, None)  # what was moved is what was replaced
+            moved.update((unit.unit, (number, unit.parts)) for unit in record.moved)
             if len(rows) >= _ROW_GROUP_ROWS:
                 tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
                 rows = []
         tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        table = _without(pa.concat_tables(tables), replaced)
+        table = _with_moved(_without(pa.concat_tables(tables), replaced), moved)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
             raise StoreError(f"log up to record {number}: a unit is committed twice")
         return Manifest(number, table, fingerprint, frozenset(reopened))
@@ -171,11 +183,14 @@ def read_checkpoint(store: Store) -> Manifest:
                 f"{store.locate(path)}: {error}; delete it: the log holds all it says"
             ) from error
     head = json.loads(table.schema.metadata[b"vidtok"])
-    if head["format_version"] > FORMAT_VERSION:
+    if head["format_version"] > MERGE_VERSION:
         raise ConfigError(
             f"{store.locate(path)}: format version {head['format_version']}: this release reads up"
-            f" to {FORMAT_VERSION}; install a newer one"
+            f" to {MERGE_VERSION}; install a newer one"
         )
+    if _PLACES not in table.column_names:
+        at = _SCHEMA.get_field_index(_PLACES)
+        table = table.add_column(at, _PLACES, pa.nulls(len(table), _SCHEMA.field(at).type))
     reopened = frozenset(head.get("reopened", ()))
     return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"], reopened)
 
@@ -186,13 +201,15 @@ def write_manifest(store: Store) -> Manifest:
     manifest = checkpoint.extended(read_records(store, checkpoint.number))
     if manifest.number == checkpoint.number:
         return manifest
+    merged = _has_places(manifest.table)
     head = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MERGE_VERSION if merged else FORMAT_VERSION,
         "number": manifest.number,
         "fingerprint": manifest.fingerprint,
         "reopened": sorted(manifest.reopened),
     }
-    table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
+    table = manifest.table if merged else manifest.table.drop_columns([_PLACES])
+    table = table.replace_schema_metadata({"vidtok": json.dumps(head)})
     with store.spool("manifest") as spool:
         pq.write_table(table, spool.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
         spool.publish(manifest_path(manifest.number))
@@ -213,12 +230,46 @@ def _without(table: pa.Table, replaced: Mapping[str, int]) -> pa.Table:
     return table.filter(pa.array(counts))
 
 
+def _with_moved(table: pa.Table, moved: Mapping[str, tuple[int, tuple[Part, ...]]]) -> pa.Table:
+    """Return the table with other parts for units whose rows were moved by a record."""
+    if not moved:
+        return table
+    names = table["unit"].to_pylist()
+    changed = [n for n, name in enumerate(names) if name in moved]
+    if len(changed) != len(moved):
+        unknown = sorted(moved.keys() - set(names))
+        raise StoreError(f"the log moves rows of {unknown[0]}, which is not committed")
+    order = list(range(len(names)))
+    for place, n in enumerate(changed):
+        order[n] = len(names) + place
+    now = [_parts_row(moved[names[n]][1], moved[names[n]][0]) for n in changed]
+    for name in ("log_number", "parts", _PLACES):
+        field = _SCHEMA.field(name)
+        values = pa.array([row[name] for row in now], field.type)
+        column = pa.chunked_array([*table[name].chunks, values], field.type).take(pa.array(order))
+        table = table.set_column(table.schema.get_field_index(name), field, column)
+    return table
+
+
+def _has_places(table: pa.Table) -> bool:
+    return bool(table[_PLACES].null_count < len(table))
+
+
+def _parts_row(parts: Sequence[Part], log_number: int) -> dict[str, Any]:
+    """Return the columns that change when rows are moved."""
+    places = [part.place and asdict(part.place) for part in parts]
+    return {
+        "log_number": log_number,
+        "parts": [{name: getattr(part, name) for name in _PART_NAMES} for part in parts],
+        _PLACES: places if any(places) else None,
+    }
+
+
 def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
     return {
         "unit": unit.unit,
-        "log_number": log_number,
         "sources": unit.sources,
-        "parts": [asdict(part) for part in unit.parts],
+        **_parts_row(unit.parts, log_number),
         "quarantine": asdict(unit.quarantine) if unit.quarantine else None,
         **asdict(unit.counts),
         "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
@@ -227,10 +278,14 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
 
 
 def _unit_record(row: dict[str, Any]) -> UnitRecord:
+    places = row[_PLACES] or [None] * len(row["parts"])
     return UnitRecord(
         unit=row["unit"],
         sources=tuple(row["sources"]),
-        parts=tuple(Part(**part) for part in row["parts"]),
+        parts=tuple(
+            Part(**part, place=place and Place(**place))
+            for part, place in zip(row["parts"], places, strict=True)
+        ),
         quarantine=Part(**row["quarantine"]) if row["quarantine"] else None,
         counts=Counts(**{name: row[name] for name in _COUNTS}),
         reasons={entry["reason"]: entry["count"] for entry in row["reasons"]},

@@ -1,6 +1,6 @@
-"""Opens a part or quarantine table of a dataset that is taken to be sound."""
+"""Reads parts and quarantine tables: of a dataset that is taken to be sound, and rows of a unit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -12,17 +12,38 @@ from pipeline.storage import Store
 
 
 @contextmanager
-def open_parquet(store: Store, part: Part) -> Iterator[pq.ParquetFile]:
+def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     """Give a file to read from.
 
     Raises:
         StoreError: it is missing or damaged, which may show only while it is read.
     """
     try:
-        with store.open(part.path) as file:
+        with store.open(path) as file:
             yield pq.ParquetFile(file)
     except StoreError:
         raise
     except (pa.ArrowException, OSError) as error:
-        where = store.locate(part.path)
+        where = store.locate(path)
         raise StoreError(f"{where}: {error}; run `python -m pipeline verify`") from error
+
+
+def unit_rows(
+    parquet: pq.ParquetFile, part: Part, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield a unit's rows of an open part, a row group or what is the unit's of it at a time.
+
+    Args:
+        parquet: the part.
+        part: as the unit's record names it; without a place all rows are the unit's.
+        columns: None reads all.
+    """
+    first = part.place.first_row if part.place else 0
+    end = first + part.rows if part.place else parquet.metadata.num_rows
+    start = 0
+    for n in range(parquet.num_row_groups):
+        stop = start + parquet.metadata.row_group(n).num_rows
+        if start < end and stop > first:
+            rows = parquet.read_row_group(n, columns=columns)
+            yield rows.slice(max(first - start, 0), min(end, stop) - max(first, start))
+        start = stop

@@ -1,30 +1,27 @@
 """Checks the files of one unit against its record: bytes, columns, rows, cells, quarantine.
 
 A file whose bytes are not those of the record is not looked into: what stands in it says nothing.
-Rows are read a row group at a time; what is kept grows with the clips of one unit.
+Rows are read a row group at a time; what is kept grows with the clips of one unit. A merged part is
+fetched and checked as a file when the first of its units is, and kept for those that follow.
 """
 
-import hashlib
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, partial
-from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cell_check import check_cells, expected_shape
+from pipeline.checked_file import MergedFiles, checked_parquet
 from pipeline.dataset import Dataset
 from pipeline.errors import StoreError
 from pipeline.findings import Finding
+from pipeline.parquet import unit_rows
 from pipeline.parts import QUARANTINE_SCHEMA, clip_schema
 from pipeline.records import REASONS, Part, UnitRecord
-from pipeline.storage import Store, is_local
-
-_CHUNK: Final = 8 << 20
+from pipeline.storage import Store
 
 Check = Callable[[Part, pq.ParquetFile], Iterator[Finding]]
 
@@ -36,13 +33,17 @@ class UnitCheck:
         store: the dataset's root.
         dataset: its head.
         unit: the record.
+        merged: the dataset's merged parts, for all units.
 
     Attributes:
         num_rows: rows that were looked at.
     """
 
-    def __init__(self, store: Store, dataset: Dataset, unit: UnitRecord) -> None:
+    def __init__(
+        self, store: Store, dataset: Dataset, unit: UnitRecord, merged: MergedFiles
+    ) -> None:
         self._store = store
+        self._merged = merged
         self._dataset = dataset
         self._unit = unit
         self._ids: set[str] = set()
@@ -54,6 +55,11 @@ class UnitCheck:
 
     def part(self, part: Part) -> Iterator[Finding]:
         """Yield what is wrong with one part; the parts of a bucket come in order."""
+        if part.place is not None:
+            parquet, findings = self._merged.open(part)
+            yield from findings
+            yield from _guarded(part, parquet, self._rows)
+            return
         pattern = rf"data/{part.bucket}/{re.escape(self._unit.unit)}-\d+-([0-9a-f]{{16}})\.parquet"
         yield from self._file(part, pattern, clip_schema(self._dataset.tokenizers), self._rows)
 
@@ -64,49 +70,24 @@ class UnitCheck:
             yield from self._file(part, pattern, QUARANTINE_SCHEMA, self._quarantined)
 
     def _file(self, part: Part, pattern: str, schema: pa.Schema, check: Check) -> Iterator[Finding]:
-        name = re.fullmatch(pattern, part.path)
-        if name is None or not part.sha256.startswith(name[1]):
-            yield Finding("checksum", part.path, f"the name does not fit unit and {part.sha256}")
-        try:
-            with _fetched(self._store, part.path) as (file, digest):
-                if digest != part.sha256:
-                    text = f"SHA-256 {digest}, recorded {part.sha256}"
-                    yield Finding("checksum", part.path, text)
-                else:
-                    yield from self._content(part, file, schema, check)
-        except FileNotFoundError:
-            yield Finding("missing", part.path, "gone since it was listed")
-
-    def _content(
-        self, part: Part, file: IO[bytes], schema: pa.Schema, check: Check
-    ) -> Iterator[Finding]:
-        try:
-            parquet = pq.ParquetFile(file)
-            found = parquet.schema_arrow
-            # Not with `check_metadata`, which heeds what Parquet calls a list's elements, too.
-            if not found.equals(schema) or found.metadata != schema.metadata:
-                yield Finding("schema", part.path, "columns or metadata are not the dataset's")
-                return
-            if parquet.metadata.num_rows != part.rows:
-                text = f"{parquet.metadata.num_rows} rows, recorded {part.rows}"
-                yield Finding("rows", part.path, text)
-            yield from check(part, parquet)
-        except StoreError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            yield Finding("unreadable", part.path, f"{type(error).__name__}: {error}")
+        with checked_parquet(self._store, part, pattern, schema) as (parquet, findings):
+            yield from findings
+            yield from _guarded(part, parquet, check)
 
     def _rows(self, part: Part, parquet: pq.ParquetFile) -> Iterator[Finding]:
         columns = self._dataset.tokenizers
         shape = cache(partial(expected_shape, self._dataset, bucket=part.bucket))
-        for n in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(n)
+        before = self.num_rows
+        for rows in unit_rows(parquet, part):
             self.num_rows += rows.num_rows
             yield from self._identities(part, rows)
             lengths = rows["num_frames"].to_pylist()
             for column in columns:
                 shapes = [shape(column=column, num_frames=length) for length in lengths]
                 yield from check_cells(rows, column, shapes, part.path)
+        if part.place is not None and (found := self.num_rows - before) != part.rows:
+            text = f"{found} rows from row {part.place.first_row} on, recorded {part.rows}"
+            yield Finding("rows", part.path, text)
 
     def _identities(self, part: Part, rows: pa.Table) -> Iterator[Finding]:
         """Check whose rows they are, and that they come in the order of the format."""
@@ -155,16 +136,13 @@ class UnitCheck:
                 yield Finding("doubled", part.path, f"{clip_id}: has a row, too")
 
 
-@contextmanager
-def _fetched(store: Store, path: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Give a file, seekable, and the SHA-256 of its content; a remote one is fetched once."""
-    digest = hashlib.sha256()
-    with store.open(path) as source, tempfile.TemporaryFile() as copy:
-        local = is_local(store.uri)
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            if not local:
-                copy.write(chunk)
-        file = source if local else copy
-        file.seek(0)
-        yield file, digest.hexdigest()
+def _guarded(part: Part, parquet: pq.ParquetFile | None, check: Check) -> Iterator[Finding]:
+    """Yield what is wrong with the content; a file that cannot be opened has none."""
+    if parquet is None:
+        return
+    try:
+        yield from check(part, parquet)
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        yield Finding("unreadable", part.path, f"{type(error).__name__}: {error}")

@@ -4,9 +4,13 @@ A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`, the digest being of
 two writers of the same rows write the same file under the same name, and one that came out
 differently can never overwrite what a log record names. Parts grow on local disk and reach the
 store only by `publish`, once the whole unit is known to be right.
+
+A merged part has a name of its own in place of a unit's, random, so that nobody writes it again.
 """
 
 import hashlib
+import re
+import uuid
 from collections.abc import Sequence
 from typing import IO, Final
 
@@ -23,7 +27,15 @@ ROW_GROUP_BYTES: Final = 4 << 20
 MAX_PART_BYTES: Final = 256 << 20
 """Where the next part begins: object stores like hundreds of MB, retries like less."""
 
+MERGED_NAME: Final = re.compile(r"merged-[0-9a-f]{32}")
+"""What stands in a merged part's name in place of a unit; no unit's id has this form."""
+
 _COMPRESSION: Final = {"compression": "zstd", "compression_level": 3}
+
+
+def merged_name() -> str:
+    """Return a name for a merged part that no other one has."""
+    return f"merged-{uuid.uuid4().hex}"
 
 
 class PartWriter:

@@ -241,14 +241,28 @@ class PayloadHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in a merged part the rows of one unit stand, one after another."""
+
+    first_row: int
+    of_rows: int
+    """Rows of the whole file, those of no unit that counts included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One Parquet file of the output, relative to the dataset's root."""
+    """A unit's rows in one Parquet file of the output; the path is relative to the dataset's root.
+
+    `bytes` and `sha256` are of the file, `rows` of the unit.
+    """
 
     path: str
     bucket: str
     rows: int
     bytes: int
     sha256: str
+    place: Place | None = None
+    """In a merged part, which holds rows of several units; None: the file is this unit's alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +285,15 @@ class Reopened:
     unit: str
     sources: tuple[str, ...]
     """Those of its record: what the next plan makes the same unit of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A committed unit whose rows, the same as before, stand in other parts from a record on."""
+
+    unit: str
+    parts: tuple[Part, ...]
+    """All of the unit's."""
 
 
 Record = TypeVar("Record")

@@ -37,10 +37,10 @@ class Sizes:
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "Sizes":
-        """Return the sizes of some files, at least one."""
-        sizes = [part.bytes for part in parts]
+        """Return the sizes of some files, at least one; units share a merged one."""
+        sizes = list({part.path: part.bytes for part in parts}.values())
         return cls(
-            files=len(parts),
+            files=len(sizes),
             rows=sum(part.rows for part in parts),
             bytes=sum(sizes),
             smallest=min(sizes),

@@ -96,7 +96,7 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
 
 def _reasons(store: Store, part: Part, reasons: Sequence[str], key: str) -> Counter[str]:
     """Return how often each of the reasons stands in a quarantine table, for matching keys."""
-    with open_parquet(store, part) as parquet:
+    with open_parquet(store, part.path) as parquet:
         rows = parquet.read(columns=["key", "reason"]).to_pylist()
     return Counter(
         row["reason"]

@@ -159,7 +159,7 @@ class DrawnRow:
     unit: UnitRecord
     part: Part
     n: int
-    """Of the row in its part, from 0."""
+    """Of the row among those that its unit has in the part, from 0."""
 
 
 def draw_rows(
@@ -200,7 +200,8 @@ def read_row(store: Store, drawn: DrawnRow) -> dict[str, Any]:
         parquet = pq.ParquetFile(file)
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         ends = list(accumulate(sizes))
-        group = bisect_right(ends, drawn.n)
-        within = drawn.n - (ends[group] - sizes[group])
+        n = drawn.n + (drawn.part.place.first_row if drawn.part.place else 0)
+        group = bisect_right(ends, n)
+        within = n - (ends[group] - sizes[group])
         row: dict[str, Any] = parquet.read_row_group(group).slice(within, 1).to_pylist()[0]
         return row

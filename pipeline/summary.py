@@ -25,6 +25,9 @@ class Tally:
     counts: Counts = field(default_factory=Counts)
     reasons: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    """Of files: a merged part counts once."""
+    merged: set[str] = field(default_factory=set)
+    """Paths of merged parts."""
     timings: Counter[str] = field(default_factory=Counter)
     """Seconds of work by stage, over all processes."""
     problems: list[str] = field(default_factory=list)
@@ -35,7 +38,10 @@ class Tally:
         self.units += 1
         self.counts += unit.counts
         self.reasons.update(unit.reasons)
-        self.bytes += sum(part.bytes for part in unit.parts)
+        for part in unit.parts:
+            self.bytes += 0 if part.path in self.merged else part.bytes
+            if part.place is not None:
+                self.merged.add(part.path)
         self.timings.update(unit.timings)
         self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
 

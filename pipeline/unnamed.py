@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pipeline.local_disk import TEMPORARY_PREFIX
 from pipeline.manifest import Manifest
+from pipeline.part_writer import MERGED_NAME
 from pipeline.storage import StoredFile
 
 _PART: Final = re.compile(r"data/(?:\d+|all)x\d+x\d+/(.+)-\d+-[0-9a-f]{16}\.parquet")
@@ -20,9 +21,10 @@ class Unnamed:
     """One such file."""
 
     file: StoredFile
-    kind: Literal["part", "temporary", "foreign"]
-    """`part`: by its name a part or quarantine table; `temporary`: under construction, or left in
-    that state; `foreign`: in a folder of parts, and not of this program."""
+    kind: Literal["part", "merged", "temporary", "foreign"]
+    """`part`: by its name a unit's part or quarantine table; `merged`: a merged part; `temporary`:
+    under construction, or left in that state; `foreign`: in a folder of parts, and not of this
+    program."""
     unit: str = ""
     """Of a part."""
 
@@ -37,6 +39,7 @@ def unnamed_files(files: Iterable[StoredFile], manifest: Manifest) -> Iterator[U
         if posixpath.basename(file.path).startswith(_TEMPORARY):
             yield Unnamed(file, "temporary")
         elif match is not None:
-            yield Unnamed(file, "part", match[1])
+            merged = MERGED_NAME.fullmatch(match[1])
+            yield Unnamed(file, "merged") if merged else Unnamed(file, "part", match[1])
         elif file.path.startswith(("data/", "quarantine/")):
             yield Unnamed(file, "foreign")

@@ -4,15 +4,21 @@ A part's name follows from its content, so a job that does a unit again writes t
 earlier crash left. Deleting it between that and the record would lose rows. So parts are deleted
 only of units that are committed, since no driver commits those a second time; what is left of other
 units goes away when they are committed, or with `uncommitted`, which is for times without a job.
+
+A merged part that no record names may be that of a compaction which is about to name it. So before
+one is deleted, a record says that it is dropped: whoever would name it has to read that first.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.dataset import read_dataset
+from pipeline.log import CommitLog
 from pipeline.log_records import record_path
 from pipeline.manifest import read_manifest
+from pipeline.parquet import open_parquet
 from pipeline.storage import Store, StoredFile
 from pipeline.summary import format_bytes
 from pipeline.unnamed import Unnamed, unnamed_files
@@ -30,7 +36,7 @@ class Vacuumed:
     """Whether the garbage was deleted, or only listed."""
     garbage: list[StoredFile] = field(default_factory=list)
     young: list[StoredFile] = field(default_factory=list)
-    """Younger than the limit, or of a unit whose record is."""
+    """Younger than the limit, or of a unit whose record is, or named by now."""
     uncommitted: list[StoredFile] = field(default_factory=list)
     """Of units that are not committed, or are to be done again."""
     foreign: list[StoredFile] = field(default_factory=list)
@@ -80,7 +86,7 @@ def vacuum(
     delete: bool = False,
     uncommitted: bool = False,
 ) -> Vacuumed:
-    """List what no record names, and delete it if asked to; safe while jobs run.
+    """List what no record names, and delete it if asked to; safe while jobs and compactions run.
 
     Args:
         store: the dataset's root.
@@ -94,8 +100,10 @@ def vacuum(
         ConfigError: there is no dataset.
         StoreError: the log is damaged, or the store refuses.
     """
-    read_dataset(store)
-    # In this order: whatever is listed and committed by then is named.
+    dataset = read_dataset(store)
+    # In this order: what the log object has not seen is in the manifest, and whatever is listed and
+    # committed by then is named.
+    log = CommitLog(store, fingerprint=dataset.fingerprint, run="vacuum") if delete else None
     files = list(store.files())
     manifest = read_manifest(store)
     modified = {file.path: file.modified for file in files}
@@ -109,14 +117,25 @@ def vacuum(
     }
     limit = time.time() - older_than_hours * 3600
     result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, delete=delete)
-    for found in unnamed_files(files, manifest):
+    unnamed = list(unnamed_files(files, manifest))
+    merged = [
+        found.file.path
+        for found in unnamed
+        if found.kind == "merged"
+        and found.file.modified <= limit
+        and _last_changed(store, found.file.path, committed) <= limit
+    ]
+    if log is not None and merged:
+        store.require_put_if_absent()
+        merged = list(log.drop(merged))
+    for found in unnamed:
         is_open = found.kind == "part" and (
             found.unit not in committed or found.unit in manifest.reopened
         )
         since = max(found.file.modified, committed.get(found.unit, 0.0))
         if found.kind == "foreign":
             result.foreign.append(found.file)
-        elif since > limit:
+        elif since > limit or (found.kind == "merged" and found.file.path not in merged):
             result.young.append(found.file)
         elif is_open and not uncommitted:
             result.uncommitted.append(found.file)
@@ -125,6 +144,19 @@ def vacuum(
         else:
             result.young.append(found.file)
     return result
+
+
+def _last_changed(store: Store, path: str, committed: Mapping[str, float]) -> float:
+    """Return when a record last changed a unit of a merged part: one of them took its rows away.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    units: set[str] = set()
+    with open_parquet(store, path) as parquet:
+        for n in range(parquet.num_row_groups):
+            units.update(parquet.read_row_group(n, columns=["unit"])["unit"].unique().to_pylist())
+    return max(committed.get(unit, 0.0) for unit in units)
 
 
 def _deleted(store: Store, found: Unnamed) -> bool:

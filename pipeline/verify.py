@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipeline.again import Again, Row
+from pipeline.checked_file import MergedFiles
 from pipeline.dataset import Dataset, fingerprint_of, read_dataset
 from pipeline.errors import StoreError
 from pipeline.findings import KINDS, Finding
@@ -143,14 +144,18 @@ def verify(
     for found in unnamed_files(files, manifest):
         result.unnamed.append(found.file.path)
         result.unnamed_bytes += found.file.bytes
-    named = [part.path for part in (*manifest.parts(), *manifest.quarantine_parts())]
+    every = (*manifest.parts(), *manifest.quarantine_parts())
+    named = list(dict.fromkeys(part.path for part in every))
     chosen = set(named)
     if sample is not None and sample < len(named):
         chosen = set(random.Random(seed).sample(named, sample))
     result.files = len(named)
-    for unit in manifest.units():
-        result.units += 1
-        _check_unit(store, dataset, unit, sizes, chosen, result)
+    with MergedFiles(store, dataset) as merged:
+        for unit in manifest.units():
+            result.units += 1
+            check = UnitCheck(store, dataset, unit, merged)
+            _check_unit(unit, check, sizes, chosen, result)
+        result.read += len(merged.seen)
     if retokenize or decode:
         damaged = {found.where for found in result.findings}
         rows = draw_rows(manifest, max(retokenize, decode), seed, leave_out=damaged)
@@ -191,9 +196,8 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
 
 
 def _check_unit(
-    store: Store,
-    dataset: Dataset,
     unit: UnitRecord,
+    check: UnitCheck,
     sizes: Mapping[str, int],
     chosen: Container[str],
     result: Verification,
@@ -202,7 +206,6 @@ def _check_unit(
     tally = Tally()
     tally.add(unit)
     result.findings += [Finding("counts", "log", problem) for problem in tally.problems]
-    check = UnitCheck(store, dataset, unit)
     for part in (*unit.parts, *([unit.quarantine] if unit.quarantine else [])):
         length = sizes.get(part.path)
         if length is None:
@@ -211,7 +214,7 @@ def _check_unit(
             text = f"{length} bytes, recorded {part.bytes}"
             result.findings.append(Finding("size", part.path, text))
         elif part.path in chosen:
-            result.read += 1
+            result.read += part.place is None
             result.findings += check.quarantine() if part is unit.quarantine else check.part(part)
     result.rows += check.num_rows
 

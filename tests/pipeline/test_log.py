@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pipeline.errors import ConfigError, DatasetMismatch, StateUnknown, StoreError
 from pipeline.log import CommitLog
 from pipeline.log_records import (
+    MERGE_VERSION,
     RETRY_VERSION,
     LogRecord,
     read_record,
@@ -130,9 +131,9 @@ class TestAppend:
 
     def test_a_newer_format_is_refused(self, store: Store) -> None:
         open_log(store).append(UNITS[:1])
-        record = dataclasses.replace(read_record(store, 1), format_version=RETRY_VERSION + 1)
+        record = dataclasses.replace(read_record(store, 1), format_version=MERGE_VERSION + 1)
         store.write(record_path(1), to_json(record))
-        with pytest.raises(ConfigError, match=rf"001\.json: format version {RETRY_VERSION + 1}"):
+        with pytest.raises(ConfigError, match=rf"001\.json: format version {MERGE_VERSION + 1}"):
             open_log(store)
 
     def test_a_record_is_plain_json(self, store: Store) -> None:
