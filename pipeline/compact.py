@@ -187,15 +187,17 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
             waiting.update(part.path for part in unit.parts)
     for files in buckets.values():
         group: list[_File] = []
+        size = 0
         for file in files.values():
             file.shares.sort(key=lambda share: _key(share[1])[1])
             small = file.bytes < small_share * part_bytes
             if file.part.path in waiting or not (small or file.rows_left_out):
                 continue
             group.append(file)
-            if sum(one.bytes for one in group) >= part_bytes:
+            size += file.bytes
+            if size >= part_bytes:
                 yield group
-                group = []
+                group, size = [], 0
         if len(group) > 1 or any(file.rows_left_out for file in group):
             yield group
 

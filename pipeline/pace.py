@@ -24,6 +24,13 @@ def device_here(config: JobConfig) -> str:
     return "cuda" if config.tokenize.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def device_name(config: JobConfig, device: str) -> str:
+    """Return what a person calls the device."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    return f"{config.tokenize.threads} threads of a CPU"
+
+
 def clip_seconds(
     config: JobConfig,
     tokenizers: Tokenizers,

@@ -19,7 +19,7 @@ from pipeline.estimate import Estimate, Stratum, total
 from pipeline.log import CommitLog
 from pipeline.look import Look, look_into
 from pipeline.models import is_untrained
-from pipeline.pace import clip_seconds, device_here
+from pipeline.pace import clip_seconds, device_here, device_name
 from pipeline.prepare import open_tokenizers, planned_units, with_absolute_paths
 from pipeline.records import Bucket, Quarantined, WorkUnit
 from pipeline.remaining import subtract
@@ -60,6 +60,7 @@ class Plan:
     """Of one actor on `device`."""
     device: str | None = None
     """On which tokenizing was measured: `cpu` or `cuda`."""
+    device_name: str = ""
     wants_gpu: bool = False
     """Whether the job would take a GPU, where `device` is none."""
     decode_cost: Estimate | None = None
@@ -107,6 +108,7 @@ class Plan:
             },
             "estimates": {name: e and e.to_dict() for name, e in estimates.items()},
             "tokenize_device": self.device,
+            "tokenize_device_name": self.device_name,
             "quarantined": [
                 {
                     "unit": record.unit,
@@ -161,7 +163,7 @@ class Plan:
         yield "extrapolated to the units left, ± two standard errors of the draw:"
         for name, (label, show, what) in _ESTIMATES.items():
             if (estimate := getattr(self, name)) is not None:
-                note = what.format(device=self.device)
+                note = what.format(device=self.device_name)
                 yield f"{label:<12}{_spread(estimate, show)}{note}"
         if self.wants_gpu:
             yield "            on GPUs tokenizing takes other hours; none is here to measure on"
@@ -267,6 +269,7 @@ def plan(
         lambda one: (one.read_s + one.decode_s * one.scale) / _HOUR_S, counted=whole
     )
     result.device = device_here(config)
+    result.device_name = device_name(config, result.device)
     result.wants_gpu = result.device == "cpu" and config.tokenize.device != "cpu"
     pace = clip_seconds(
         config,

@@ -13,6 +13,7 @@ import ray
 from pipeline.config import JobConfig
 from pipeline.job import run
 from pipeline.manifest import read_manifest
+from pipeline.parquet import open_parquet, unit_rows
 from pipeline.storage import Store
 from pipeline.summary import Summary
 
@@ -100,15 +101,14 @@ def tokenized(config: JobConfig, *acts: Callable[[], None]) -> Summary:
 
 def committed_rows(output: str | Path | Store) -> pa.Table:
     """Return the rows of all committed parts, sorted by clip."""
-    import pyarrow.parquet as pq
-
     store = output if isinstance(output, Store) else Store(str(output))
     manifest = read_manifest(store)
-    tables = []
+    tables: list[pa.Table] = []
     for part in manifest.parts():
-        with store.open(part.path) as file:
-            tables.append(pq.read_table(file))
-        assert tables[-1].num_rows == part.rows
+        with open_parquet(store, part.path) as parquet:
+            found = list(unit_rows(parquet, part))
+        assert sum(rows.num_rows for rows in found) == part.rows
+        tables += found
     rows = pa.concat_tables(tables)
     assert len(set(rows["clip_id"].to_pylist())) == rows.num_rows, "a clip is there twice"
     return rows.sort_by([("key", "ascending"), ("clip_index", "ascending")])
