@@ -61,6 +61,8 @@ class Plan:
     device: str | None = None
     """On which tokenizing was measured: `cpu` or `cuda`."""
     device_name: str = ""
+    whole: bool = False
+    """Whether each video is one clip: then nothing but samples is estimated."""
     wants_gpu: bool = False
     """Whether the job would take a GPU, where `device` is none."""
     decode_cost: Estimate | None = None
@@ -165,6 +167,8 @@ class Plan:
             if (estimate := getattr(self, name)) is not None:
                 note = what.format(device=self.device_name)
                 yield f"{label:<12}{_spread(estimate, show)}{note}"
+        if self.whole:
+            yield "            each video is one clip, of its own length: bytes and hours not tried"
         if self.wants_gpu:
             yield "            on GPUs tokenizing takes other hours; none is here to measure on"
 
@@ -210,7 +214,8 @@ def plan(
     Args:
         config: the job; its paths are taken from the working directory.
         look: how many of the units left are read, to their ends.
-        seconds: to decode and to tokenize in; 0 only counts samples.
+        seconds: to decode and to tokenize in; 0 only counts samples, and so does any number where
+            whole videos are clips.
         price_cpu_hour: of one CPU, in any currency.
         price_gpu_hour: of one GPU.
 
@@ -219,6 +224,8 @@ def plan(
         StoreError: output or sources cannot be read.
     """
     config = with_absolute_paths(config)
+    if config.clip.whole:
+        seconds = 0.0  # one video's length says too little about another's
     units = planned_units(config)
     store = Store(config.output.uri, config.output.storage_options)
     tokenizers = open_tokenizers(config)
@@ -240,6 +247,7 @@ def plan(
         tars=len(kinds[0]),
         runs=len(kinds[1]),
         list_runs=len(kinds[2]),
+        whole=config.clip.whole,
         untrained=[spec.name for spec in config.tokenizers if is_untrained(spec)],
     )
     drawn = [_evenly(kind, look, len(left)) for kind in kinds]
@@ -327,7 +335,7 @@ def _cell_bytes(dataset: Dataset, bucket: Bucket) -> float:
     """Return the bytes of all tokenizers' cells of one clip."""
     return float(
         sum(
-            np.prod(expected_shape(dataset, column, bucket.name))
+            np.prod(expected_shape(dataset, column, bucket=bucket.name, num_frames=bucket.frames))
             * column.stored_dtype.itemsize
             * len(column.cell_columns)
             for column in dataset.tokenizers

@@ -219,6 +219,14 @@ def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
     assert [record.reason for record in found.quarantined] == ["file_unreadable"]
 
 
+def test_whole_videos_are_counted_and_no_more(corpus: Path, tmp_path: Path) -> None:
+    config = job([str(corpus)], str(tmp_path / "out"))
+    whole = config.clip.model_copy(update={"frames": None, "whole": True})
+    found = plan(config.model_copy(update={"clip": whole}), look=5)
+    assert (found.samples, found.clips) == (Estimate(11, 0.0), None)
+    assert found.lines()[-1].endswith("bytes and hours not tried")
+
+
 @pytest.mark.s3
 def test_sources_and_output_on_an_object_store(s3: S3Server) -> None:
     bucket = s3.bucket()
