@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import pyarrow as pa
@@ -147,14 +147,29 @@ class Manifest:
         return Manifest(number, table, fingerprint, frozenset(reopened))
 
 
-def read_manifest(store: Store) -> Manifest:
-    """Return all that is committed: the newest checkpoint and the log's records after it.
+def read_manifest(store: Store, number: int | None = None) -> Manifest:
+    """Return all that is committed: a checkpoint and the log's records after it.
+
+    Args:
+        store: the dataset's root.
+        number: of the log's record at which to stop; None goes on to its end.
 
     Raises:
+        ConfigError: the log does not have that record.
         StoreError: the log has a hole, or a checkpoint or record is damaged.
     """
-    manifest = read_checkpoint(store)
-    return manifest.extended(read_records(store, manifest.number))
+    checkpoint = read_checkpoint(store, number)
+    records = read_records(store, checkpoint.number)
+    if number is None:
+        return checkpoint.extended(records)
+    manifest = checkpoint.extended(islice(records, max(0, number - checkpoint.number)))
+    if manifest.number != number:
+        raise ConfigError(
+            f"{store.uri}: version = {number}: the log has records up to"
+            f" {max(numbers_in(store, 'log', '.json'), default=0)}; name one of them, or none for"
+            " the newest"
+        )
+    return manifest
 
 
 def replay_log(store: Store, number: int | None = None) -> Manifest:
@@ -169,9 +184,16 @@ def replay_log(store: Store, number: int | None = None) -> Manifest:
     return Manifest(0, _SCHEMA.empty_table()).extended(records)
 
 
-def read_checkpoint(store: Store) -> Manifest:
-    """Return the newest checkpoint alone; an empty manifest of number 0 if there is none."""
+def read_checkpoint(store: Store, up_to: int | None = None) -> Manifest:
+    """Return the newest checkpoint alone; an empty manifest of number 0 if there is none.
+
+    Args:
+        store: the dataset's root.
+        up_to: number above which none is taken.
+    """
     numbers = numbers_in(store, "manifest", ".parquet")
+    if up_to is not None:
+        numbers = [number for number in numbers if number <= up_to]
     if not numbers:
         return Manifest(0, _SCHEMA.empty_table())
     path = manifest_path(numbers[-1])

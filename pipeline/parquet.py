@@ -13,18 +13,47 @@ from pipeline.storage import Store
 
 @contextmanager
 def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """Give a file to read from.
+    """Give a file to read from its start to its end.
 
     Raises:
         StoreError: it is missing or damaged, which may show only while it is read.
     """
+    with _sound(store, path), store.open(path) as file:
+        yield pq.ParquetFile(file)
+
+
+@contextmanager
+def open_row_groups(
+    store: Store, part: Part, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    """Give a file of which some row groups and columns are read, and no other bytes.
+
+    Args:
+        store: the dataset's root.
+        part: the file.
+        footer: its metadata, if known: it is not read again then.
+
+    Raises:
+        StoreError: as `open_parquet`.
+    """
+    with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
+        yield pq.ParquetFile(file, metadata=footer, pre_buffer=True)
+
+
+@contextmanager
+def _sound(store: Store, path: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into `StoreError`."""
+    where = store.locate(path)
     try:
-        with store.open(path) as file:
-            yield pq.ParquetFile(file)
+        yield
     except StoreError:
         raise
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{where}: missing; if its unit was done again, vacuum may have deleted it: open a"
+            " newer version, or run `python -m pipeline verify`"
+        ) from error
     except (pa.ArrowException, OSError) as error:
-        where = store.locate(path)
         raise StoreError(f"{where}: {error}; run `python -m pipeline verify`") from error
 
 

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
 from pipeline.local_disk import TEMPORARY_PREFIX, link_if_absent, replace_durably, temporary_in
+from pipeline.range_file import RangeFile
 from pipeline.redact import redacted
 
 _CONFLICT_TRIES: Final = 6
@@ -75,6 +77,20 @@ class Store:
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading from its start, or seekable as Parquet readers want it."""
         return open_file(self.locate(path), self.storage_options)
+
+    def open_ranges(self, path: str, num_bytes: int) -> Any:
+        """Open a file for Arrow to read ranges of: just the bytes asked for, none ahead.
+
+        Args:
+            path: of the file.
+            num_bytes: its length, so that the store need not be asked for it.
+        """
+        fs, full = self._fs(path)
+        where = self.locate(path)
+        with _store_errors(where):
+            if isinstance(fs, LocalFileSystem):
+                return pa.OSFile(full)  # its reads do not wait for Python's lock
+            return _Reader(RangeFile(fs, full, num_bytes), where)
 
     def exists(self, path: str) -> bool:
         """Return whether a file stands at the path."""

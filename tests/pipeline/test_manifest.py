@@ -79,6 +79,26 @@ class TestReading:
         assert store.list("manifest") == [manifest_path(1), manifest_path(2)]
         assert read_checkpoint(store).number == 2
 
+    @pytest.mark.parametrize("checkpoints", [(), (1,), (2, 4), (5,)])
+    def test_an_older_version(self, local: Store, checkpoints: tuple[int, ...]) -> None:
+        for number in range(1, 6):
+            commit(local, UNITS[2 * number : 2 * number + 2])
+            if number in checkpoints:
+                write_manifest(local)
+        for number in range(6):
+            manifest = read_manifest(local, number)
+            assert manifest.number == number
+            assert list(manifest.units()) == UNITS[2 : 2 * number + 2]
+            assert manifest.table == replay_log(local, number).table
+        for number in (6, -1):
+            with pytest.raises(ConfigError, match=rf"version = {number}: .* records up to 5; name"):
+                read_manifest(local, number)
+
+    def test_an_older_version_does_not_read_what_came_later(self, local: Store) -> None:
+        commit(local, UNITS[:2], UNITS[2:4], UNITS[4:6])
+        local.write(record_path(3), b"{")
+        assert list(read_manifest(local, 2).units()) == UNITS[:4]
+
     def test_parts_by_bucket(self, local: Store) -> None:
         commit(local, UNITS)
         manifest = read_manifest(local)

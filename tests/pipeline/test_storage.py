@@ -31,6 +31,16 @@ class TestContract:
             assert file.read(3) == b"sec"
             assert file.read() == b"ond"
 
+    def test_reads_ranges(self, store: Store) -> None:
+        store.write("a.bin", b"0123456789")
+        with store.open_ranges("a.bin", 10) as file:
+            assert (file.seek(6), file.read(2)) == (6, b"67")
+            assert (file.seek(1), file.read(3)) == (1, b"123")
+            assert (file.seek(-3, os.SEEK_END), file.tell(), file.read()) == (7, 7, b"789")
+            assert (file.read(1), file.seek(2), file.seek(2, os.SEEK_CUR)) == (b"", 2, 4)
+        with pytest.raises(FileNotFoundError), store.open_ranges("nothing", 10) as file:
+            file.read(1)
+
     def test_what_is_not_there(self, store: Store) -> None:
         assert not store.exists("nothing")
         assert store.list() == []
@@ -297,6 +307,21 @@ class TestS3:
                 pytest.raises(StoreError, match="video"),
             ):
                 file.read()
+
+    def test_ranges_are_read_and_nothing_else(self, s3: S3Server, s3_store: Store) -> None:
+        s3_store.write("part", b"x" * (9 << 20))
+        asked: list[tuple[str, str]] = []
+        with (
+            s3.faults.rule(
+                lambda environ: asked.append(
+                    (environ["REQUEST_METHOD"], environ.get("HTTP_RANGE", ""))
+                )
+            ),
+            s3_store.open_ranges("part", 9 << 20) as file,
+        ):
+            file.seek(100)
+            assert file.read(50) == b"x" * 50
+        assert asked == [("GET", "bytes=100-149")]
 
 
 class TestInput:

@@ -1,0 +1,48 @@
+"""A file of a store, read by ranges: one request for each, for just the bytes asked for.
+
+fsspec's own files ask for a file's length and date before the first byte, and read ahead. Whoever
+knows what to read, as a Parquet footer does, needs neither.
+"""
+
+import os
+from typing import Any
+
+
+class RangeFile:
+    """The little of a file that Arrow reads from.
+
+    Args:
+        fs: an fsspec file system.
+        path: of the file, as the file system spells it.
+        num_bytes: its length.
+    """
+
+    closed = False
+
+    def __init__(self, fs: Any, path: str, num_bytes: int) -> None:
+        self._fs = fs
+        self._path = path
+        self._num_bytes = num_bytes
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the bytes from the position on, fewer at the end."""
+        start = self._position
+        stop = self._num_bytes if size < 0 else min(start + size, self._num_bytes)
+        if stop <= start:
+            return b""
+        self._position = stop
+        return bytes(self._fs.cat_file(self._path, start=start, end=stop))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position and return it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._num_bytes}
+        self._position = base[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def close(self) -> None:
+        """Nothing to do: no request is open between reads."""

@@ -1,0 +1,12 @@
+"""Reading: a dataset's committed rows as tensors, for training on tokens and latents.
+
+    dataset.json, log ─► Snapshot ─┬► TokenDataset   batches of an epoch, shuffled, for many ranks
+                                   └► TokenMap       rows by number
+
+A snapshot is the dataset at one version of its log, so it stays the same while a job adds to it.
+"""
+
+from pipeline.reading.snapshot import Snapshot
+from pipeline.reading.token_dataset import TokenDataset
+
+__all__ = ["Snapshot", "TokenDataset"]

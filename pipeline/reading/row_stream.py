@@ -1,0 +1,89 @@
+"""A bucket's rows as one stream of row groups, in the order of an epoch.
+
+Parts are shuffled and taken in packs; the row groups of a pack are shuffled among each other, so
+that neighbours in the stream come from several parts. Where a row stands in the stream follows from
+the parts' numbers of rows; footers are read only of the packs that are asked for.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from pipeline.reading.order import GROUPS, PARTS, Shuffle
+from pipeline.records import Part
+
+_PACK_PARTS: Final = 8
+"""Eight footers are soon read, and eight videos' clips in a pool are mixed well."""
+
+_PACKS_KEPT: Final = 256
+"""A few kB each: the places of its row groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows [first, stop) of one row group."""
+
+    part: Part
+    group: int
+    first: int
+    stop: int
+
+
+class RowStream:
+    """One bucket's rows in one epoch.
+
+    Args:
+        parts: of the bucket.
+        bucket: its number, for the shuffle.
+        shuffle: of the epoch.
+        group_rows: returns the number of rows of each row group of a part.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        bucket: int,
+        shuffle: Shuffle,
+        group_rows: Callable[[Part], Sequence[int]],
+    ) -> None:
+        self._parts = [parts[n] for n in shuffle.permutation(len(parts), PARTS, bucket)]
+        self._bucket = bucket
+        self._shuffle = shuffle
+        self._group_rows = group_rows
+        sizes = np.array([part.rows for part in self._parts], dtype=np.int64)
+        starts = range(0, len(self._parts), _PACK_PARTS)
+        self._ends: list[int] = np.add.reduceat(sizes, starts).cumsum().tolist() if parts else []
+        self._pack = lru_cache(_PACKS_KEPT)(self._read_pack)
+
+    def pieces(self, first: int, stop: int) -> list[Piece]:
+        """Return where rows [first, stop) of the stream stand."""
+        pieces = []
+        pack = bisect_right(self._ends, first)
+        while first < stop:
+            start = self._ends[pack - 1] if pack else 0
+            groups, ends = self._pack(pack)
+            n = bisect_right(ends, first - start)
+            while first < min(stop, self._ends[pack]):
+                part, group = groups[n]
+                before = start + (ends[n - 1] if n else 0)
+                until = min(stop, start + ends[n])
+                pieces.append(Piece(part, group, first - before, until - before))
+                first, n = until, n + 1
+            pack += 1
+        return pieces
+
+    def _read_pack(self, pack: int) -> tuple[list[tuple[Part, int]], list[int]]:
+        """Return part and number of each row group of a pack, in order, and where each ends."""
+        groups: list[tuple[Part, int]] = []
+        sizes: list[int] = []
+        for part in self._parts[pack * _PACK_PARTS : (pack + 1) * _PACK_PARTS]:
+            rows = self._group_rows(part)
+            groups += [(part, group) for group in range(len(rows))]
+            sizes += rows
+        order = self._shuffle.permutation(len(groups), GROUPS, self._bucket, pack)
+        ends = np.array(sizes, dtype=np.int64)[order].cumsum()
+        return [groups[n] for n in order], ends.tolist()

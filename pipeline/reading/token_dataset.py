@@ -1,0 +1,246 @@
+"""Batches of tokens for training: every row once per epoch, whatever reads along.
+
+Batches are made here, each of one bucket, so a loader takes them as they are (`batch_size=None`).
+The epoch is one order of batches for all ranks and workers (`pipeline.reading.order`); they take
+turns in it. All ranks that took equally many steps have together taken the batches up to one
+position, and that is the whole state: another number of ranks or workers goes on from there.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.errors import ConfigError
+from pipeline.reading.cells import Columns
+from pipeline.reading.order import EpochOrder, Shuffle
+from pipeline.reading.pools import PoolReader
+from pipeline.reading.row_groups import RowGroups
+from pipeline.reading.row_stream import RowStream
+from pipeline.reading.snapshot import Snapshot
+
+_STRANDS_PER_RANK = 8
+"""Workers of a rank that keep to strands of their own: 1, 2, 4 or 8."""
+
+
+class TokenDataset(IterableDataset[dict[str, Any]]):
+    """The rows of a snapshot as batches.
+
+    A batch holds `columns` (see `pipeline.reading.cells`), the first axis being rows, and `bucket`,
+    `epoch` and `position`; the last is what `load_state_dict` goes on from.
+
+    Args:
+        snapshot: from `pipeline.open`.
+        columns: names of the columns to read; no bytes of others are read.
+        batch: rows of a batch. The last of each bucket holds what is left.
+        buckets: of which rows are read, by name; None reads all.
+        shuffle: False keeps rows in their order, apart from being taken from all strands by turns.
+        seed: of the shuffle, from 0.
+        drop_last: leave out short batches, and whole ones until all ranks have equally many: fewer
+            than `world`, and fewer than `batch` rows of each bucket. Else every row comes once, and
+            some ranks may have one batch more than others.
+        rank: of this process among those that train together; None asks torch.distributed.
+        world: how many these are; None asks torch.distributed.
+        pool_rows: rows that are shuffled together. A rank holds so many of each of its strands and
+            buckets in memory.
+        strands: runs that the rows of each bucket are cut into, to be read side by side; None takes
+            8 × world, or the number of the state that is loaded. Ranks × workers should divide it,
+            else row groups are read more than once. The order depends on it.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str],
+        batch: int,
+        *,
+        buckets: Sequence[str] | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+        pool_rows: int = 512,
+        strands: int | None = None,
+    ) -> None:
+        together = distributed.is_available() and distributed.is_initialized()
+        self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
+        self.world = (distributed.get_world_size() if together else 1) if world is None else world
+        if not 0 <= self.rank < self.world:
+            raise ConfigError(f"rank = {self.rank}, world = {self.world}: need 0 <= rank < world")
+        for name, value, least in (
+            ("batch", batch, 1),
+            ("pool_rows", pool_rows, batch),
+            ("strands", 1 if strands is None else strands, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} = {value}: must be {least} or more")
+        self._store = snapshot.store
+        self._columns = Columns(snapshot.tokenizers, columns)
+        self._buckets = _chosen(snapshot, buckets)
+        self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
+        self._rows = [sum(part.rows for part in parts) for parts in self._parts]
+        self._batch = batch
+        self._shuffle = shuffle
+        self._seed = seed
+        self._drop_last = drop_last
+        self._pool_rows = pool_rows
+        self._strands = strands
+        self._version, self._fingerprint = snapshot.version, snapshot.fingerprint
+        # Shared memory: workers that outlive an epoch hear of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._loaded = 0, 0, 0
+        """Epoch; position at which the turns of ranks and workers begin; position to go on from."""
+        self._at = 0, 0
+        """Epoch and position of this object."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the next iteration reads, from 0."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next iteration reads: another order of the same rows.
+
+        Without this call every iteration yields the same batches.
+        """
+        self._epoch.fill_(epoch)
+        self._at = epoch, self._starts(epoch)[1]
+
+    def __len__(self) -> int:
+        """Return how many batches this rank has left in this epoch; no file is read for that."""
+        start, _ = self._starts(self.epoch)
+        return len(range(start + self.rank, self._stop(self._order(self.epoch), start), self.world))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Return the batches of this rank, or of this worker's share, from the position on.
+
+        Raises:
+            StoreError: a part cannot be read.
+        """
+        # At once, not with the first batch: a state may be asked for before that.
+        epoch = self.epoch
+        start, position = self._starts(epoch)
+        self._at = epoch, position
+        return self._batches(epoch, start, position)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where this object stands: in a training loop without workers, all there is.
+
+        With workers their copies move on and this one does not; take `state_after` a batch then.
+        `torchdata.stateful_dataloader.StatefulDataLoader` asks the workers itself.
+        """
+        return self._state(*self._at)
+
+    def state_after(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the state behind a batch, the same on all ranks that took as many steps."""
+        return self._state(batch["epoch"], batch["position"])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken; the number of ranks and workers may be another one.
+
+        Call it before the loader starts its workers.
+
+        Raises:
+            ConfigError: the state is of another order of batches.
+        """
+        if self._strands is None:
+            self._strands = state["order"]["strands"]
+        for name, value in self._identity().items():
+            if value != state["order"][name]:
+                raise ConfigError(
+                    f"state: {name} = {state['order'][name]!r}, this dataset has {value!r}; go on"
+                    " with the same, or begin anew"
+                )
+        # A worker's own state is loaded into the worker with the same turn, in the same order.
+        start = state["start"] if get_worker_info() else state["position"]
+        self._loaded = state["epoch"], start, state["position"]
+        self.set_epoch(state["epoch"])
+
+    def _batches(self, epoch: int, start: int, position: int) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        shuffle = Shuffle(self._seed, epoch, self._shuffle)
+        row_groups = RowGroups(self._store, self._columns)
+        streams = [
+            RowStream(parts, bucket, shuffle, row_groups.sizes)
+            for bucket, parts in enumerate(self._parts)
+        ]
+        order = self._order(epoch)
+        mine = range(
+            start + self.rank + self.world * turn,
+            self._stop(order, start),
+            self.world * turns,
+        )
+        left = (i for i in mine if i >= position)
+        with PoolReader(order, streams, row_groups) as pools:
+            for i, place, rows in pools.batches(left):
+                steps = (i - start) // self.world + 1
+                position = min(start + steps * self.world, len(order))
+                batch = self._columns.batch(rows)
+                self._at = epoch, position
+                yield batch | {
+                    "bucket": self._buckets[place.pool.bucket],
+                    "epoch": epoch,
+                    "position": position,
+                }
+
+    def _starts(self, epoch: int) -> tuple[int, int]:
+        """Return where the turns of an epoch begin, and where this object begins in it."""
+        return self._loaded[1:] if self._loaded[0] == epoch else (0, 0)
+
+    def _stop(self, order: EpochOrder, start: int) -> int:
+        if self._drop_last:
+            return start + (len(order) - start) // self.world * self.world
+        return len(order)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        return EpochOrder(
+            self._rows,
+            batch=self._batch,
+            strands=self._num_strands(),
+            pool_batches=self._pool_rows // self._batch,
+            shuffle=Shuffle(self._seed, epoch, self._shuffle),
+            drop_last=self._drop_last,
+        )
+
+    def _num_strands(self) -> int:
+        return self._strands or _STRANDS_PER_RANK * self.world
+
+    def _state(self, epoch: int, position: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "position": position,
+            "start": self._starts(epoch)[0],
+            "order": self._identity(),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """Return all that decides which rows a position stands for."""
+        return {
+            "fingerprint": self._fingerprint,
+            "version": self._version,
+            "buckets": dict(zip(self._buckets, self._rows, strict=True)),
+            "batch": self._batch,
+            "pool_rows": self._pool_rows,
+            "strands": self._num_strands(),
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+            "drop_last": self._drop_last,
+        }
+
+
+def _chosen(snapshot: Snapshot, names: Sequence[str] | None) -> list[str]:
+    """Return the names of the buckets to read, sorted."""
+    known = list(snapshot.buckets)
+    unknown = [name for name in names or () if name not in known]
+    if unknown or isinstance(names, str):
+        raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
+    return [name for name in known if names is None or name in names]

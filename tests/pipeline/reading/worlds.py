@@ -1,0 +1,77 @@
+"""Ranks and workers in one process: what each rank's DataLoader would hand out, in its order."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data._utils import worker as loader_worker
+
+from pipeline.commit import commit_unit
+from pipeline.reading import TokenDataset
+from pipeline.storage import Store
+from tests.pipeline.made_datasets import write_log
+from tests.pipeline.units import SCHEMA, deliver
+
+Batch = dict[str, Any]
+Make = Callable[..., TokenDataset]
+"""A dataset for `rank` and `world`."""
+
+
+def write_units(store: Store, *units: int, first: int = 0) -> None:
+    """Commit units of so many clips each, with a few rows in a row group and few in a part."""
+    records = []
+    for n, clips in enumerate(units, first):
+        batches = [min(3, clips - start) for start in range(0, clips, 3)]
+        sent = deliver(f"u-{n}", batches=batches)
+        records.append(
+            commit_unit(
+                sent.unit,
+                sent.closing,
+                sent.payloads,
+                store=store,
+                schema=SCHEMA,
+                row_group_bytes=1500,
+                max_part_bytes=12_000,
+            )
+        )
+    write_log(store, records)
+
+
+@contextmanager
+def as_worker(number: int, count: int) -> Iterator[None]:
+    """Let `get_worker_info` say what it says in a worker; 0 workers is none."""
+    before = loader_worker._worker_info
+    if count:
+        loader_worker._worker_info = loader_worker.WorkerInfo(
+            id=number, num_workers=count, seed=0, dataset=None
+        )
+    try:
+        yield
+    finally:
+        loader_worker._worker_info = before
+
+
+def rank_batches(dataset: TokenDataset, workers: int) -> list[Batch]:
+    """Return what a DataLoader with so many workers yields: their batches by turns."""
+    shares = []
+    for number in range(max(1, workers)):
+        with as_worker(number, workers):
+            shares.append(list(dataset))
+    longest = max(map(len, shares))
+    return [share[n] for n in range(longest) for share in shares if n < len(share)]
+
+
+def world_batches(
+    make: Make, world: int, workers: int, epoch: int = 0, state: Any = None
+) -> tuple[list[list[Batch]], list[TokenDataset]]:
+    """Return the batches of each rank, and their datasets as the training process holds them."""
+    datasets = [make(rank=rank, world=world) for rank in range(world)]
+    for dataset in datasets:
+        if state is not None:
+            dataset.load_state_dict(state)
+        dataset.set_epoch(epoch)
+    return [rank_batches(dataset, workers) for dataset in datasets], datasets
+
+
+def clip_ids(ranks: list[list[Batch]]) -> list[str]:
+    return [name for batches in ranks for batch in batches for name in batch["clip_id"]]
