@@ -8,5 +8,6 @@ A snapshot is the dataset at one version of its log, so it stays the same while 
 
 from pipeline.reading.snapshot import Snapshot
 from pipeline.reading.token_dataset import TokenDataset
+from pipeline.reading.token_map import TokenMap
 
-__all__ = ["Snapshot", "TokenDataset"]
+__all__ = ["Snapshot", "TokenDataset", "TokenMap"]

@@ -46,6 +46,10 @@ class RowGroups:
         with open_row_groups(self._store, part, footer) as parquet:
             return {group: self._rows(parquet, part.bucket, group) for group in groups}
 
+    def __reduce__(self) -> tuple[type["RowGroups"], tuple[Store, Columns]]:
+        """Go to another process without what is kept here."""
+        return RowGroups, (self._store, self._columns)
+
     def _rows(self, parquet: pq.ParquetFile, bucket: str, group: int) -> Rows:
         shapes = self._shapes.get(bucket)
         names = self._columns.names if shapes else self._columns.with_shapes

@@ -5,7 +5,7 @@ version names the same rows for good, whatever a job adds later.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,17 @@ class Snapshot:
         for part in self.parts():
             rows[part.bucket] += part.rows
         return dict(sorted(rows.items()))
+
+    def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
+        """Return the buckets of those names, or all, sorted.
+
+        Raises:
+            ConfigError: no row is of a bucket of that name.
+        """
+        known = list(self.buckets)
+        if isinstance(names, str) or set(names or ()) - set(known):
+            raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
+        return [name for name in known if names is None or name in names]
 
     @property
     def counts(self) -> Counts:

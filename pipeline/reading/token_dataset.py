@@ -83,7 +83,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
         self._store = snapshot.store
         self._columns = Columns(snapshot.tokenizers, columns)
-        self._buckets = _chosen(snapshot, buckets)
+        self._buckets = snapshot.chosen_buckets(buckets)
         self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
         self._batch = batch
@@ -183,7 +183,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         with PoolReader(order, streams, row_groups) as pools:
             for i, place, rows in pools.batches(left):
                 steps = (i - start) // self.world + 1
-                position = min(start + steps * self.world, len(order))
+                position = start + steps * self.world
                 batch = self._columns.batch(rows)
                 self._at = epoch, position
                 yield batch | {
@@ -235,12 +235,3 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "seed": self._seed,
             "drop_last": self._drop_last,
         }
-
-
-def _chosen(snapshot: Snapshot, names: Sequence[str] | None) -> list[str]:
-    """Return the names of the buckets to read, sorted."""
-    known = list(snapshot.buckets)
-    unknown = [name for name in names or () if name not in known]
-    if unknown or isinstance(names, str):
-        raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
-    return [name for name in known if names is None or name in names]

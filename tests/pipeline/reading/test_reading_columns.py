@@ -1,5 +1,6 @@
 """Only the columns asked for are read, and every stored type becomes its tensor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 import pipeline
 from pipeline.commit import commit_unit
+from pipeline.errors import StoreError
 from pipeline.parts import TokenizerColumn, clip_rows, clip_schema
 from pipeline.reading import TokenDataset
 from pipeline.reading.cells import Columns, row_tensors
+from pipeline.reading.row_groups import RowGroups
 from pipeline.storage import Store
-from tests.pipeline.made_datasets import write_log
+from tests.pipeline.made_datasets import sound, write_log
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import SCHEMA, deliver, make_clip
 
@@ -88,6 +91,18 @@ def test_cells_that_do_not_fill_their_shape() -> None:
     columns = Columns([kind], ["n"])
     with pytest.raises(pa.ArrowInvalid, match=r"n: cells do not fill the shape \[1, 1, 1, 5\]"):
         columns.rows(pa.Table.from_batches([rows]), {"n": (1, 1, 1, 5)})
+
+
+def test_a_part_with_other_rows_than_the_log_says(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "corpus"))
+    sound(store)
+    snapshot = pipeline.open(store.uri)
+    row_groups = RowGroups(store, Columns(snapshot.tokenizers, ["fsq"]))
+    [part, *_] = snapshot.parts()
+    assert sum(row_groups.sizes(part)) == part.rows
+    wrong = replace(part, rows=part.rows + 1)
+    with pytest.raises(StoreError, match=rf"{part.path}: {part.rows} rows, recorded {wrong.rows}"):
+        row_groups.sizes(wrong)
 
 
 @pytest.mark.s3

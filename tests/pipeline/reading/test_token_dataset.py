@@ -1,5 +1,6 @@
 """Batches of a real dataset: the rows that were written, once per epoch, in whatever world."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pipeline
 from pipeline.errors import ConfigError, StoreError
 from pipeline.parts import tokenizer_columns
 from pipeline.reading import Snapshot, TokenDataset
+from pipeline.reading.row_groups import RowGroups
+from pipeline.records import Part
 from pipeline.storage import Store
 from tests.pipeline.reading.worlds import (
     Make,
@@ -199,6 +202,21 @@ def test_iterating_again_without_a_new_epoch_gives_the_same(snapshot: Snapshot) 
     batches = iter(dataset)
     assert dataset.state_dict()["position"] == 0, "before the first batch"
     assert [batch["clip_id"] for batch in batches] == whole
+
+
+def test_a_row_group_is_read_once(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[tuple[str, int]] = []
+    read = RowGroups.read
+
+    def counted(self: RowGroups, part: Part, groups: Sequence[int]) -> Any:
+        reads.extend((part.path, group) for group in groups)
+        return read(self, part, groups)
+
+    monkeypatch.setattr(RowGroups, "read", counted)
+    list(maker(snapshot, strands=1, pool_rows=6)())
+    files = [pq.ParquetFile(snapshot.store.locate(part.path)) for part in snapshot.parts()]
+    assert len(set(reads)) == sum(file.num_row_groups for file in files)
+    assert len(reads) - len(set(reads)) <= len(snapshot.buckets), "where the rest begins"
 
 
 def test_one_bucket_alone(snapshot: Snapshot) -> None:

@@ -1,0 +1,92 @@
+"""Rows by number: random access, at the price of a row group for each row.
+
+For looking things up, for small datasets, and for samplers of one's own. `TokenDataset` reads every
+row group once and is what training wants.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any, Final
+
+from torch.utils.data import Dataset
+
+from pipeline.reading.cells import Columns, Rows
+from pipeline.reading.row_groups import RowGroups
+from pipeline.reading.snapshot import Snapshot
+from pipeline.records import Part
+
+_THREADS: Final = 8
+"""Parts that are read at a time for one list of rows."""
+
+
+class TokenMap(Dataset[dict[str, Any]]):
+    """The rows of a snapshot by number, in the order of commits.
+
+    A row is `columns` as in a batch of `TokenDataset`, without the first axis, and `bucket`.
+
+    Args:
+        snapshot: from `pipeline.open`.
+        columns: names of the columns to read.
+        buckets: of which rows are taken, by name; None takes all.
+
+    Raises:
+        ConfigError: a column or bucket is not there.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, columns: Sequence[str], *, buckets: Sequence[str] | None = None
+    ) -> None:
+        self._columns = Columns(snapshot.tokenizers, columns)
+        self._row_groups = RowGroups(snapshot.store, self._columns)
+        chosen = set(snapshot.chosen_buckets(buckets))
+        self._parts = [part for part in snapshot.parts() if part.bucket in chosen]
+        self._ends = list(accumulate(part.rows for part in self._parts))
+        self._last: dict[tuple[Part, int], Rows] = {}
+        """The row group that was read last: whoever walks along reads it once."""
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a row.
+
+        Raises:
+            IndexError: there is none of that number.
+            StoreError: its part cannot be read.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return several rows, as a loader asks for a batch; each row group is read once."""
+        places = [self._place(index) for index in indices]
+        wanted: dict[Part, list[int]] = {}
+        for part, group in dict.fromkeys(place[:2] for place in places):
+            if (part, group) not in self._last:
+                wanted.setdefault(part, []).append(group)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            read = list(threads.map(self._row_groups.read, wanted, wanted.values()))
+        there = dict(self._last)
+        for part, groups in zip(wanted, read, strict=True):
+            there.update(((part, n), rows) for n, rows in groups.items())
+        part, group, _ = places[-1]
+        self._last = {(part, group): there[part, group]}
+        return [self._row(part, there[part, group], n) for part, group, n in places]
+
+    def _place(self, index: int) -> tuple[Part, int, int]:
+        """Return part, row group and row in it."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index %= len(self)
+        n = bisect_right(self._ends, index)
+        part = self._parts[n]
+        in_part = index - (self._ends[n] - part.rows)
+        sizes = self._row_groups.sizes(part)
+        ends = list(accumulate(sizes))
+        group = bisect_right(ends, in_part)
+        return part, group, in_part - (ends[group] - sizes[group])
+
+    def _row(self, part: Part, rows: Rows, n: int) -> dict[str, Any]:
+        batch = self._columns.batch([(rows, n)])
+        return {name: values[0] for name, values in batch.items()} | {"bucket": part.bucket}
