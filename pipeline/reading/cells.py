@@ -85,15 +85,31 @@ class Columns:
         }
         return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
 
+    def ragged_rows(self, table: pa.Table) -> "Rows":
+        """Return the rows of a table `with_shapes` in which each has cells of its own shape."""
+        cells: dict[str, list[NDArray[Any]]] = {}
+        for name, kind in self.cells.items():
+            shapes = table[f"{kind.name}_shape"].to_pylist()
+            cells[name] = [
+                np.frombuffer(value.as_buffer(), kind.stored_dtype).reshape(shape)
+                for value, shape in zip(table[name], shapes, strict=True)
+            ]
+        return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
+
     def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
         """Return rows as one batch: each is row n of some `Rows`, all of one bucket.
 
         Returns:
-            Column by name: tensors [N, …] of cells and [N] of numbers, lists of other values.
+            Column by name: tensors [N, …] of cells and [N] of numbers, lists of other values. The
+            cells of whole videos are a list of N tensors.
         """
         batch: dict[str, Any] = {}
         for name, kind in self.cells.items():
-            shape = rows[0][0].cells[name].shape[1:]
+            if isinstance(rows[0][0].cells[name], list):
+                each = (source.cells[name][n] for source, n in rows)
+                batch[name] = [_tensor(one.astype(_READ_AS[kind.dtype]), kind) for one in each]
+                continue
+            shape = np.shape(rows[0][0].cells[name])[1:]
             values = np.empty((len(rows), *shape), _READ_AS[kind.dtype])
             for place, (source, n) in enumerate(rows):
                 values[place] = source.cells[name][n]
@@ -109,8 +125,8 @@ class Columns:
 class Rows:
     """Rows of one row group, with the columns that were asked for."""
 
-    cells: dict[str, NDArray[Any]]
-    """Views of Arrow's memory, [rows, …], of the stored type."""
+    cells: Mapping[str, NDArray[Any] | list[NDArray[Any]]]
+    """Views of Arrow's memory, of the stored type: [rows, …], or one for each row."""
     plain: dict[str, list[Any]]
 
 

@@ -60,9 +60,9 @@ class LoadedPool:
         in_group = (wanted - self._ends[of_piece] + stops[of_piece]).tolist()
         return [(self._rows[n], row) for n, row in zip(of_piece, in_group, strict=True)]
 
-    def groups(self) -> dict[tuple[str, int], Future[Groups]]:
+    def groups(self) -> dict[tuple[Part, int], Future[Groups]]:
         """Return what its row groups will be in, by part and number."""
-        names = ((piece.part.path, piece.group) for piece in self._pieces)
+        names = ((piece.part, piece.group) for piece in self._pieces)
         return dict(zip(names, self._groups, strict=True))
 
 
@@ -121,12 +121,12 @@ class PoolReader:
         there = last.groups() if last else {}
         wanted: dict[Part, list[int]] = {}
         for piece in pieces:
-            if (piece.part.path, piece.group) not in there:
+            if (piece.part, piece.group) not in there:
                 wanted.setdefault(piece.part, []).append(piece.group)
         for part, numbers in wanted.items():
             future = self._threads.submit(self._row_groups.read, part, numbers)
-            there.update(((part.path, number), future) for number in numbers)
-        groups = [there[piece.part.path, piece.group] for piece in pieces]
+            there.update(((part, number), future) for number in numbers)
+        groups = [there[piece.part, piece.group] for piece in pieces]
         loaded = LoadedPool(pieces, groups, self._order.rows_of(pool))
         self._newest[pool.bucket, pool.strand] = loaded
         return loaded

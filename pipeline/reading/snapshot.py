@@ -5,8 +5,8 @@ version names the same rows for good, whatever a job adds later.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -78,8 +78,11 @@ class Snapshot:
         return self.manifest.counts()
 
     def parts(self, bucket: str | None = None) -> list[Part]:
-        """Return the parts of all buckets, or of one, in the order of commits."""
-        return self.manifest.parts(bucket)
+        """Return the parts of all buckets, or of one, in the order of commits.
+
+        A merged part, in which several units have rows, comes once for each run of rows that count.
+        """
+        return list(_joined(self.manifest.parts(bucket)))
 
     def sample(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
         """Return n rows drawn at random, or all if there are fewer.
@@ -95,6 +98,28 @@ class Snapshot:
 
         rows = (read_row(self.store, drawn) for drawn in draw_rows(self.manifest, n, seed))
         return [row_tensors(row, self.tokenizers) for row in rows]
+
+
+def _joined(parts: Sequence[Part]) -> Iterator[Part]:
+    """Yield parts as they are, but neighbouring rows of one merged part as one."""
+    by_path: dict[str, list[Part]] = {}
+    for part in parts:
+        by_path.setdefault(part.path, []).append(part)
+    for shares in by_path.values():
+        run: Part | None = None
+        for part in sorted(shares, key=_first_row):
+            if run is not None and _first_row(run) + run.rows == _first_row(part):
+                run = replace(run, rows=run.rows + part.rows)
+                continue
+            if run is not None:
+                yield run
+            run = part
+        if run is not None:
+            yield run
+
+
+def _first_row(part: Part) -> int:
+    return part.place.first_row if part.place else 0
 
 
 def open_snapshot(

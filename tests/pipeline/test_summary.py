@@ -72,7 +72,7 @@ def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "clips      12 seen = 8 written + 2 filtered + 2 quarantined",
         "bytes      3.0 kB in parts",
         "quarantine     2 corrupt: the decoder reported damaged data",
-        "quarantine     2 no_video: the sample has no video member",
+        "quarantine     2 no_video: the sample has no video",
         "speed      1.0 clips/s; one process by stage: decode 2.0 · tokenize fsq 1.0",
         "dataset    2 units · 8 clips · 3.0 kB · balanced · /out",
         "next       python -m pipeline status /out",
