@@ -1,0 +1,122 @@
+"""New clips from a trained generator, beside the clips of the corpus that they come nearest to.
+
+A generator that has seen few clips repeats them. So each sample stands above its nearest clip, and
+how near that is is returned: a sample that is a copy should look like one.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+import vidtok
+from pipeline.parts import TokenizerColumn
+from pipeline.reading import Snapshot, TokenDataset
+from pipeline.revisit import open_models
+from pipeline.storage import Store
+
+_COMPARED_BATCHES = 64
+_COMPARED_BATCH = 16
+_FRAMES_SHOWN = 5
+_GAP = 4
+_FPS_OF_SOURCES = 25
+"""Of a dataset that takes every frame: a guess, only as to how fast the samples are shown."""
+
+Frames = NDArray[np.uint8]
+"""[T, H, W, 3]."""
+
+
+def draw_samples(
+    generator: nn.Module,
+    corpus: Snapshot,
+    column: TokenizerColumn,
+    like: dict[str, Any],
+    num: int,
+    store: Store,
+) -> dict[str, Any]:
+    """Write `samples.gif`, samples side by side, and `samples.jpg`, some frames of each.
+
+    Args:
+        generator: as `training.Build` describes it.
+        corpus: that it was trained on.
+        column: that it generates.
+        like: a batch of the shape that the samples are to have.
+        num: of samples.
+        store: to write to.
+
+    Returns:
+        `nearest`, the distance of each sample to the nearest clip among the first `compared` of the
+        corpus, in `distance_unit`.
+    """
+    cells = generator.sample(num, tuple(like[column.name].shape[1:]))
+    nearest, distances, compared = _nearest(generator, cells, corpus, column, like["bucket"])
+    model, frames = open_models(corpus.dataset)[column.name], int(like["num_frames"][0])
+    samples = [_decode(model, one, frames) for one in cells.cpu()]
+    copied = [_decode(model, one, frames) for one in nearest]
+    fps = corpus.dataset.identity["clip"]["fps"] or _FPS_OF_SOURCES
+    store.write("samples.gif", _gif(samples, fps))
+    pairs = zip(samples, copied, strict=True)
+    store.write("samples.jpg", strips([clip for pair in pairs for clip in pair]))
+    return {
+        "nearest": [round(float(distance), 3) for distance in distances],
+        "compared": compared,
+        "distance_unit": generator.distance_unit,
+    }
+
+
+def _nearest(
+    generator: nn.Module, cells: Tensor, corpus: Snapshot, column: TokenizerColumn, bucket: str
+) -> tuple[list[Tensor], Tensor, int]:
+    """Return for each sample the nearest clip of the corpus and how far it is; clips looked at."""
+    data = TokenDataset(
+        corpus, [column.name], _COMPARED_BATCH, buckets=[bucket], shuffle=False, rank=0, world=1
+    )
+    best = torch.full((len(cells),), torch.inf)
+    nearest: list[Tensor] = [cells[0]] * len(cells)
+    compared = 0
+    for _, batch in zip(range(_COMPARED_BATCHES), data, strict=False):
+        others = batch[column.name]
+        compared += len(others)
+        distances, which = generator.distances(cells, others.to(cells.device)).cpu().min(1)
+        for n in (distances < best).nonzero().flatten().tolist():
+            best[n], nearest[n] = distances[n], others[which[n]]
+    return nearest, best, compared
+
+
+def _decode(model: vidtok.Tokenizer, cells: Tensor, frames: int) -> Frames:
+    """Return the frames that the cells of one clip stand for."""
+    one = cells[None]
+    if model.config.regularizer == "fsq":
+        video = model.decode_indices(one, num_frames=frames)
+    else:
+        video = model.decode(one.float(), num_frames=frames)
+    pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).numpy()
+
+
+def _gif(clips: list[Frames], fps: float) -> bytes:
+    pictures = [Image.fromarray(frame) for frame in np.concatenate(clips, axis=2)]
+    file = io.BytesIO()
+    duration_ms = round(1000 / fps)
+    pictures[0].save(
+        file, "GIF", save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0
+    )
+    return file.getvalue()
+
+
+def strips(clips: list[Frames]) -> bytes:
+    """Return a JPEG: a row of evenly taken frames per clip; of each two clips the first above."""
+    shown = np.linspace(0, len(clips[0]) - 1, min(_FRAMES_SHOWN, len(clips[0]))).round().astype(int)
+    width = clips[0].shape[2]
+    rows: list[Frames] = []
+    for n, clip in enumerate(clips):
+        rows.append(np.concatenate(clip[shown], axis=1))
+        gap = _GAP if n % 2 else 1
+        rows.append(np.full((gap, width * len(shown), 3), 255, np.uint8))
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,229 @@
+"""Train a generator on a column of a dataset, then show what it learned.
+
+    pipeline.open ─► TokenDataset ─► generator(cells) = loss ─► AdamW
+                                     generator.sample ─► tokenizer ─► samples.gif, samples.jpg
+
+The same function runs in this process or, with `--workers N`, on N ranks that Ray Train starts:
+the reader asks torch.distributed which rank it serves.
+"""
+
+import argparse
+import io
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+import pipeline
+from examples.generators.samples import draw_samples
+from pipeline.cluster import connect
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.parts import TokenizerColumn
+from pipeline.reading import Snapshot, TokenDataset
+from pipeline.storage import Store, canonical_uri
+
+_WARM_UP = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line says."""
+
+    corpus: str
+    out: str
+    steps: int
+    batch: int
+    patch: int
+    width: int
+    depth: int
+    lr: float
+    samples: int
+    seed: int
+    loaders: int
+    workers: int
+
+
+Build = Callable[[Snapshot, TokenizerColumn, Settings], nn.Module]
+"""Makes a generator of the cells of one tokenizer of a dataset: a module with
+
+- `forward(cells)`: the loss on cells [B, …] as the reader gives them, in `loss_unit`,
+- `sample(num, shape)`: new cells [num, *shape], for the tokenizer to decode,
+- `distances(cells, others)`: how far [n, …] are from [m, …], as [n, m] in `distance_unit`.
+"""
+
+
+def command(description: str, kind: str, build: Build) -> None:
+    """Parse the command line, train, and print what came of it.
+
+    Args:
+        description: of the program.
+        kind: of tokenizer whose column is learned, `fsq` or `kl`.
+        build: makes the generator.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("corpus", help="a dataset: a folder, or s3://…")
+    parser.add_argument("--out", required=True, help="folder or URI for pictures and weights")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=4, help="clips per step and rank")
+    parser.add_argument("--patch", type=int, default=2, help="p×p cells are one token")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=2e-3, help="a wide one wants less")
+    parser.add_argument("--samples", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loaders", type=int, default=0, help="processes that read, per rank")
+    parser.add_argument("--workers", type=int, default=0, help="ranks on Ray; 0: this process")
+    settings = Settings(**vars(parser.parse_args()))
+    try:
+        result = run(settings, kind, build)
+    except PipelineError as error:
+        sys.exit(str(error))
+    print(
+        "parameters {parameters:,}\n"
+        "loss       {loss_start:.3f} → {loss_end:.3f} {loss_unit}, in {seconds:.0f} s\n"
+        "samples    differ from the nearest of {compared} clips by {nearest} {distance_unit}"
+        "".format(**result)
+    )
+    print(f"written    {settings.out}: loss.png, samples.gif, samples.jpg, model.pt")
+
+
+def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
+    """Train here, or on Ray; return what `train` does."""
+    if settings.workers == 0:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return train(settings, kind, build, device)
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    changes = {name: canonical_uri(getattr(settings, name)) for name in ("corpus", "out")}
+    settings = Settings(**{**asdict(settings), **changes})  # Ray Train changes the folder
+    with connect() as cluster, tempfile.TemporaryDirectory() as scratch:
+        trainer = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"settings": settings, "kind": kind, "build": build},
+            scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=cluster.gpus > 0),
+            run_config=RunConfig(storage_path=scratch),
+        )
+        return dict(trainer.fit().metrics)
+
+
+def _ray_worker(given: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train.torch import get_device
+
+    ray.train.report(train(**given, device=get_device()))
+
+
+def train(settings: Settings, kind: str, build: Build, device: torch.device) -> dict[str, Any]:
+    """Train on this rank; the first one draws samples and writes them beside the weights.
+
+    Returns:
+        Loss at the start and at the end, seconds of training, parameters; on the first rank also
+        what `draw_samples` returns.
+
+    Raises:
+        ConfigError: the dataset and the settings do not fit each other.
+    """
+    corpus = pipeline.open(settings.corpus)
+    column = next((each for each in corpus.tokenizers if each.kind == kind), None)
+    if column is None:
+        has = ", ".join(f"{each.name} ({each.kind})" for each in corpus.tokenizers)
+        raise ConfigError(f"{settings.corpus}: has no tokenizer of kind {kind}; it has {has}")
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    torch.manual_seed(settings.seed)
+    generator = build(corpus, column, settings).to(device)
+    parallel = DistributedDataParallel(generator) if distributed.is_initialized() else generator
+    optimizer = torch.optim.AdamW(generator.parameters(), settings.lr, betas=(0.9, 0.95))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, settings.steps))
+    torch.manual_seed(settings.seed + rank)  # each rank draws its own noise
+    losses: list[float] = []
+    begin = time.perf_counter()
+    for step, batch in zip(range(settings.steps), endless(corpus, column, settings), strict=False):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = parallel(batch[column.name].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        losses.append(loss.item())
+        if rank == 0 and step % max(1, settings.steps // 10) == 0:
+            print(f"step {step:>7}  loss {losses[-1]:.4f}", flush=True)
+    last = losses[-max(1, settings.steps // 20) :]
+    result = {
+        "loss_start": losses[0],
+        "loss_end": sum(last) / len(last),
+        "loss_unit": generator.loss_unit,
+        "seconds": time.perf_counter() - begin,
+        "parameters": sum(weights.numel() for weights in generator.parameters()),
+    }
+    if rank == 0:
+        store = Store(settings.out)
+        store.write("loss.png", _curve(losses, generator.loss_unit))
+        file = io.BytesIO()
+        torch.save(generator.state_dict(), file)
+        store.write("model.pt", file.getvalue())
+        torch.manual_seed(settings.seed)
+        generator.eval()
+        result |= draw_samples(generator, corpus, column, batch, settings.samples, store)
+    return result
+
+
+def endless(
+    corpus: Snapshot, column: TokenizerColumn, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    """Yield full batches, epoch after epoch, as many on every rank.
+
+    Raises:
+        ConfigError: the dataset has too few clips.
+    """
+    # Full batches only: ranks meet in every step, so none may have one more than the others.
+    data = TokenDataset(
+        corpus,
+        [column.name, "num_frames"],
+        settings.batch,
+        seed=settings.seed,
+        drop_last=True,
+    )
+    if not len(data):
+        raise ConfigError(
+            f"--batch {settings.batch}: {settings.corpus} has {corpus.buckets} clips, and"
+            f" {data.world} ranks each need a full batch of one shape; take a smaller one"
+        )
+    loader = DataLoader(
+        data,
+        batch_size=None,
+        num_workers=settings.loaders,
+        persistent_workers=settings.loaders > 0,
+    )
+    for epoch in count():
+        data.set_epoch(epoch)
+        yield from loader
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the learning rate's factor: up over some steps, then down along a cosine."""
+    return min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _curve(losses: list[float], unit: str) -> bytes:
+    """Return a PNG of the loss over steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(losses, linewidth=1)
+    axes.set(xlabel="steps", ylabel=f"loss, {unit}", yscale="log")
+    axes.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

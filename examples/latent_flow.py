@@ -1,0 +1,129 @@
+"""A flow-matching transformer over KL latents: `python examples/latent_flow.py out/demo --out …`.
+
+Between a latent x and noise e lies the straight path (1 - s) x + s e. The network sees a point on
+it and says the velocity e - x; a sample starts as noise and walks along what the network says.
+Source: Lipman et al., Flow Matching, arXiv 2210.02747; straight paths as in Liu et al., Rectified
+Flow, arXiv 2209.03003; s is drawn as in Esser et al., arXiv 2403.03206, section 3.1.
+
+Latents are brought to mean 0 and deviation 1 in each channel of the corpus, or loud channels would
+be all that the loss hears, and noise of deviation 1 would drown or miss the quiet ones.
+"""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+
+# From a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from examples.generators.training import Settings, command
+from examples.generators.transformer import (
+    Positions,
+    Transformer,
+    from_patches,
+    patch_grid,
+    to_patches,
+    waves,
+)
+from pipeline.parts import TokenizerColumn
+from pipeline.reading import Snapshot, TokenDataset
+
+SAMPLING_STEPS = 50
+STATISTICS_BATCH = 16
+
+
+class LatentFlow(nn.Module):
+    """The generator.
+
+    Args:
+        mean: of each channel of the corpus, [C].
+        std: likewise.
+        patch: p, cells along the side of a patch.
+        width: of the transformer.
+        depth: blocks of it.
+    """
+
+    loss_unit = "squared error of the velocity"
+    distance_unit = "standard deviations, RMS"
+
+    def __init__(self, mean: Tensor, std: Tensor, patch: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.register_buffer("mean", mean.float().view(-1, 1, 1, 1))
+        self.register_buffer("std", std.float().view(-1, 1, 1, 1))
+        values = patch * patch * len(mean)
+        self.embed = nn.Linear(values, width)
+        self.positions = Positions(width)
+        self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        self.transformer = Transformer(width, depth)
+        self.out = nn.Linear(width, values)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the mean squared error of velocities on latents [B, C, t, h, w]."""
+        x = self.normalized(latents)
+        # Mostly from the middle of the path, where the velocity is hardest to tell.
+        s = torch.randn(len(x), 1, 1, 1, 1, device=x.device).sigmoid()
+        noise = torch.randn_like(x)
+        velocity = self.velocity((1 - s) * x + s * noise, s.flatten())
+        return (velocity.float() - (noise - x)).square().mean()
+
+    def velocity(self, x: Tensor, s: Tensor) -> Tensor:
+        """Return velocities [B, C, t, h, w] at points x of paths, at their times s [B] in 0 … 1."""
+        grid = patch_grid(tuple(x.shape[2:]), self.patch)
+        time = self.time(waves(1000 * s, 128))[:, None]
+        patches = self.embed(to_patches(x, self.patch)) + self.positions(grid) + time
+        return from_patches(self.out(self.transformer(patches)), grid, self.patch)
+
+    @torch.no_grad()
+    def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
+        """Walk from noise to latents [num, C, t, h, w], by Heun's method."""
+        x = torch.randn(num, *shape, device=self.mean.device)
+        times = torch.linspace(1, 0, SAMPLING_STEPS + 1, device=x.device)
+        for start, end in pairwise(times):
+            here = self.velocity(x, start.expand(num))
+            there = self.velocity(x + (end - start) * here, end.expand(num))
+            x = x + (end - start) * (here + there) / 2
+        return x * self.std + self.mean
+
+    def distances(self, latents: Tensor, others: Tensor) -> Tensor:
+        """Return how far [n, C, t, h, w] are from [m, C, t, h, w], as [n, m]."""
+        ours, theirs = (self.normalized(each).flatten(1) for each in (latents, others))
+        return torch.cdist(ours, theirs) / ours.shape[1] ** 0.5
+
+    def normalized(self, latents: Tensor) -> Tensor:
+        """Return latents with mean 0 and deviation 1 in each channel of the corpus."""
+        return (latents.float() - self.mean) / self.std
+
+
+def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [C] of all latents of a dataset, read once.
+
+    Ranks that train together each read their share, and add up.
+    """
+    channels = corpus.dataset.identity["tokenizers"][column.name]["config"]["z_channels"]
+    totals = torch.zeros(3, channels, dtype=torch.float64)
+    for batch in TokenDataset(corpus, [column.name], STATISTICS_BATCH, shuffle=False):
+        x = batch[column.name].double().transpose(0, 1).flatten(1)  # [C, all cells]
+        count = torch.full((len(x),), x.shape[1])
+        totals += torch.stack([count, x.sum(1), x.square().sum(1)])
+    if distributed.is_initialized():
+        shared: list[Tensor] = [totals] * distributed.get_world_size()
+        distributed.all_gather_object(shared, totals)
+        totals = torch.stack(shared).sum(0)
+    count, sums, squares = totals
+    mean = sums / count
+    return mean, (squares / count - mean.square()).sqrt()
+
+
+def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> LatentFlow:
+    """Return the generator of a dataset's KL latents."""
+    mean, std = channel_statistics(corpus, column)
+    return LatentFlow(mean, std, settings.patch, settings.width, settings.depth)
+
+
+if __name__ == "__main__":
+    command(__doc__.splitlines()[0], "kl", build)

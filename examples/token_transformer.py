@@ -1,0 +1,140 @@
+"""An autoregressive transformer over FSQ tokens: `python examples/token_transformer.py out/demo`.
+
+Learns p(clip) as a product over patches in the order of t, h, w, and over the digits of a patch.
+FSQ's codebook is a product too: a code index is a number whose digits are the levels of the latent
+channels. A softmax over all codes would be as wide as the codebook: with 262,144 of them and width
+128 that is 34 million weights, each code learned by itself, and most never seen in training. Six
+softmaxes over eight levels say the same, since each sees the digits before it: nothing is taken to
+be independent. They also know that codes which share digits are alike.
+
+    digits of the patches before ─► embed, sum ─► causal transformer ─► context of this patch
+    context + digits of this patch so far ─► small MLP ─► softmax over the levels of the next digit
+"""
+
+import sys
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# From a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from examples.generators.training import Settings, command
+from examples.generators.transformer import (
+    Past,
+    Positions,
+    Transformer,
+    from_patches,
+    patch_grid,
+    to_patches,
+)
+from pipeline.parts import TokenizerColumn
+from pipeline.reading import Snapshot
+
+
+class TokenTransformer(nn.Module):
+    """The generator, with K = p·p·channels digits per patch.
+
+    Args:
+        levels: of each channel of the tokenizer.
+        patch: p, cells along the side of a patch.
+        width: of the transformer.
+        depth: blocks of it.
+    """
+
+    loss_unit = "nats per digit"
+    distance_unit = "of the digits"
+
+    def __init__(self, levels: tuple[int, ...], patch: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.levels, self.patch = levels, patch
+        of_digit = torch.tensor(levels).repeat(patch * patch)  # [K], as `to_patches` lays them
+        top, num_digits = max(levels), len(of_digit)
+        self.register_buffer("offsets", torch.arange(num_digits) * top, persistent=False)
+        missing = torch.arange(top) >= of_digit[:, None]  # [K, top]
+        self.register_buffer("missing", missing, persistent=False)
+        self.embed = nn.Embedding(num_digits * top, width)
+        self.begin = nn.Parameter(torch.zeros(width))
+        self.positions = Positions(width)
+        self.transformer = Transformer(width, depth)
+        self.context = nn.Linear(width, width // 2)
+        self.embed_before = nn.Embedding(num_digits * top, width // 2)
+        self.mlp = nn.Sequential(nn.LayerNorm(width // 2), nn.Linear(width // 2, width), nn.GELU())
+        self.heads = nn.Parameter(torch.randn(num_digits, width, top) * width**-0.5)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the mean cross-entropy of all digits of code indices [B, t, h, w]."""
+        grid = patch_grid(tuple(indices.shape[1:]), self.patch)
+        digits = to_patches(to_digits(indices, self.levels), self.patch)  # [B, N, K]
+        before = self.embed(digits + self.offsets).sum(2)[:, :-1]
+        begin = self.begin.expand(len(digits), 1, -1)
+        x = torch.cat([begin, before], 1) + self.positions(grid)
+        context = self.context(self.transformer(x, causal=True))
+        named = self.embed_before(digits + self.offsets)
+        # Digit k sees those before it: the sum of all up to it, less its own.
+        logits = self._logits(context[:, :, None] + named.cumsum(2) - named, slice(None))
+        return F.cross_entropy(logits.flatten(0, 2).float(), digits.flatten())
+
+    @torch.no_grad()
+    def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
+        """Draw code indices [num, t, h, w], one digit after the other."""
+        grid = patch_grid(shape, self.patch)
+        past: list[Past] = [[] for _ in self.transformer.blocks]
+        x = self.begin.expand(num, 1, -1)
+        patches = []
+        for position in self.positions(grid):
+            state = self.context(self.transformer(x + position, past=past))[:, 0]
+            drawn = []
+            for k, offset in enumerate(self.offsets):
+                chances = self._logits(state[:, None], slice(k, k + 1))[:, 0].softmax(-1)
+                drawn.append(torch.multinomial(chances, 1)[:, 0])
+                state = state + self.embed_before(drawn[-1] + offset)
+            patches.append(torch.stack(drawn, 1))
+            x = self.embed(patches[-1] + self.offsets).sum(1, keepdim=True)
+        digits = from_patches(torch.stack(patches, 1), grid, self.patch)
+        return to_indices(digits, self.levels)
+
+    def distances(self, indices: Tensor, others: Tensor) -> Tensor:
+        """Return the share of digits in which [n, t, h, w] differ from [m, t, h, w], as [n, m]."""
+        ours, theirs = (to_digits(each, self.levels).flatten(1) for each in (indices, others))
+        return torch.stack([(one != theirs).float().mean(1) for one in ours])
+
+    def _logits(self, states: Tensor, of: slice) -> Tensor:
+        """Return logits [..., k, top] of some digits from their states [..., k, D/2]."""
+        logits = torch.einsum("...kd,kdl->...kl", self.mlp(states), self.heads[of])
+        return logits.masked_fill(self.missing[of], -torch.inf)
+
+
+def to_digits(indices: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Return the level of each channel, [B, C, t, h, w], of code indices [B, t, h, w]."""
+    size, basis = _radix(levels, indices.device)
+    return indices[:, None] // basis % size
+
+
+def to_indices(digits: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Return the code indices of digits; undoes `to_digits`."""
+    return (digits * _radix(levels, digits.device)[1]).sum(1)
+
+
+def _radix(levels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the channels' levels and place values, [C, 1, 1, 1]; channel 0 counts least."""
+    places = accumulate(levels[:-1], mul, initial=1)
+    return (
+        torch.tensor(levels, device=device).view(-1, 1, 1, 1),
+        torch.tensor(list(places), device=device).view(-1, 1, 1, 1),
+    )
+
+
+def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> TokenTransformer:
+    """Return the generator of a dataset's FSQ tokens."""
+    config = corpus.dataset.identity["tokenizers"][column.name]["config"]
+    levels = tuple(config["fsq_levels"])
+    return TokenTransformer(levels, settings.patch, settings.width, settings.depth)
+
+
+if __name__ == "__main__":
+    command(__doc__.splitlines()[0], "fsq", build)

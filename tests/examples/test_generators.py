@@ -1,0 +1,220 @@
+"""The example generators learn what little there is to learn, and sample it."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageSequence
+
+import pipeline
+from examples import latent_flow, token_transformer
+from examples.generators import training
+from examples.generators.samples import strips
+from examples.generators.training import Settings
+from examples.generators.transformer import (
+    Transformer,
+    from_patches,
+    patch_grid,
+    to_patches,
+)
+from pipeline.errors import ConfigError
+from pipeline.storage import Store
+from tests.examples.moving_stripes import write_stripes
+from tests.pipeline.s3 import CREDENTIALS, S3Server
+from vidtok import fsq
+
+AR, FLOW = ("fsq", token_transformer.build), ("kl", latent_flow.build)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("stripes") / "corpus")
+    write_stripes(Store(uri))
+    return uri
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server that the environment names, as it does for users."""
+    server = S3Server()
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    yield server.bucket()
+    server.close()
+
+
+def settings(corpus: str, out: str | Path, **changes: Any) -> Settings:
+    values = Settings(
+        corpus=corpus,
+        out=str(out),
+        steps=60,
+        batch=4,
+        patch=2,
+        width=64,
+        depth=2,
+        lr=3e-3,
+        samples=2,
+        seed=0,
+        loaders=0,
+        workers=0,
+    )
+    return replace(values, **changes)
+
+
+@pytest.mark.parametrize(("kind", "build", "steps", "to"), [(*AR, 100, 0.5), (*FLOW, 200, 0.7)])
+def test_a_generator_learns_and_samples_what_moves(
+    corpus: str, tmp_path: Path, kind: str, build: training.Build, steps: int, to: float
+) -> None:
+    result = training.run(settings(corpus, tmp_path, steps=steps, batch=8), kind, build)
+    assert result["loss_end"] < to * result["loss_start"]
+    assert result["compared"] == 8
+    assert len(result["nearest"]) == 2
+    with Image.open(tmp_path / "samples.gif") as gif:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+    assert [frame.shape for frame in frames] == [(32, 2 * 32, 3)] * 5
+    for before, after in pairwise(frames):
+        for sample in (slice(0, 32), slice(32, 64)):
+            assert np.abs(before[:, sample].astype(int) - after[:, sample]).mean() > 1
+    with Image.open(tmp_path / "samples.jpg") as strips:
+        assert strips.size == (5 * 32, 4 * 32 + 2 * (1 + 4))
+    with Image.open(tmp_path / "loss.png") as curve:
+        assert curve.size == (550, 330)
+
+
+@pytest.mark.parametrize(("kind", "build"), [AR, FLOW])
+def test_the_weights_that_are_written_are_those_that_sampled(
+    corpus: str, tmp_path: Path, kind: str, build: training.Build
+) -> None:
+    asked = settings(corpus, tmp_path, steps=2)
+    training.run(asked, kind, build)
+    snapshot = pipeline.open(corpus)
+    [column] = [column for column in snapshot.tokenizers if column.kind == kind]
+    generator = build(snapshot, column, replace(asked, seed=7))
+    generator.load_state_dict(torch.load(tmp_path / "model.pt"))
+    shape = {"fsq": (2, 4, 4), "kl": (8, 2, 4, 4)}[kind]
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        drawn.append(generator.sample(3, shape))
+    assert drawn[0].shape == (3, *shape)
+    assert torch.equal(*drawn)
+    assert (generator.distances(drawn[0], drawn[0]).diagonal() < 1e-3).all()
+
+
+@pytest.mark.s3
+def test_s3_gives_the_same_as_a_disk(corpus: str, tmp_path: Path, bucket: str) -> None:
+    write_stripes(Store(f"{bucket}/corpus"))
+    here = training.run(settings(corpus, tmp_path, steps=5), *AR)
+    there = training.run(settings(f"{bucket}/corpus", f"{bucket}/ar", steps=5), *AR)
+    assert here | {"seconds": 0} == there | {"seconds": 0}
+    picture = Store(f"{bucket}/ar").read("samples.gif")
+    assert picture == (tmp_path / "samples.gif").read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ranks_on_ray(corpus: str, tmp_path: Path) -> None:
+    asked = settings(corpus, tmp_path, steps=4, batch=2, workers=2)
+    result = training.run(asked, *FLOW)
+    assert result["loss_start"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "loss.png",
+        "model.pt",
+        "samples.gif",
+        "samples.jpg",
+    }
+
+
+def test_latents_are_normalised_by_the_statistics_of_the_whole_corpus(corpus: str) -> None:
+    snapshot = pipeline.open(corpus)
+    [column] = [column for column in snapshot.tokenizers if column.kind == "kl"]
+    latents = torch.stack([row["kl"] for row in snapshot.sample(8)]).double()
+    mean, std = latent_flow.channel_statistics(snapshot, column)
+    assert torch.allclose(mean, latents.mean((0, 2, 3, 4)))
+    assert torch.allclose(std, latents.std((0, 2, 3, 4), correction=0))
+    normalized = latent_flow.LatentFlow(mean, std, 2, 64, 1).normalized(latents)
+    assert torch.allclose(normalized.mean((0, 2, 3, 4)), torch.zeros(8), atol=1e-5)
+
+
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=7), st.data())
+def test_digits_and_code_indices(levels: list[int], data: st.DataObject) -> None:
+    indices = data.draw(st.lists(st.integers(0, prod(levels) - 1), min_size=6, max_size=6))
+    cells = torch.tensor(indices).view(1, 1, 2, 3)
+    digits = token_transformer.to_digits(cells, tuple(levels))
+    assert digits.shape == (1, len(levels), 1, 2, 3)
+    assert torch.equal(token_transformer.to_indices(digits, tuple(levels)), cells)
+    widths = torch.tensor(levels).view(-1, 1, 1, 1) // 2
+    codes = fsq.indices_to_codes(cells, tuple(levels)).movedim(-1, 1)
+    assert torch.equal(digits, (codes * widths + widths).round().long())
+
+
+@given(*[st.integers(1, 3)] * 6)
+def test_patches(B: int, C: int, t: int, h: int, w: int, p: int) -> None:
+    cells = torch.arange(B * C * t * h * p * w * p).view(B, C, t, h * p, w * p)
+    grid = patch_grid((t, h * p, w * p), p)
+    patches = to_patches(cells, p)
+    assert grid == (t, h, w)
+    assert patches.shape == (B, t * h * w, p * p * C)
+    assert torch.equal(patches[:, 0, :C], cells[:, :, 0, 0, 0])
+    assert torch.equal(from_patches(patches, grid, p), cells)
+
+
+def test_one_patch_after_the_other_gives_what_all_at_once_gives() -> None:
+    torch.manual_seed(0)
+    transformer, x = Transformer(64, 3), torch.randn(2, 7, 64)
+    past: list[list[torch.Tensor]] = [[], [], []]
+    steps = [transformer(x[:, n : n + 1], past=past) for n in range(7)]
+    assert torch.allclose(torch.cat(steps, 1), transformer(x, causal=True), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_chances_of_all_clips_add_up() -> None:
+    # No digit sees itself or what comes after it, and none is taken to be independent.
+    torch.manual_seed(0)
+    generator = token_transformer.TokenTransformer((3, 2), 1, 64, 1)
+    clips = torch.cartesian_prod(torch.arange(6), torch.arange(6)).view(36, 1, 1, 1, 2)
+    nats = [float(generator(clip)) * 4 for clip in clips]  # of four digits together
+    assert torch.tensor(nats).neg().exp().sum().item() == pytest.approx(1, rel=1e-4)
+    assert max(nats) - min(nats) > 0.1
+
+
+def test_the_codebook_is_sampled_whole_and_never_left() -> None:
+    torch.manual_seed(0)
+    generator = token_transformer.TokenTransformer((3, 2), 1, 32, 1)
+    drawn = generator.sample(20, (1, 4, 4))
+    assert set(drawn.unique().tolist()) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch": 9}, "--batch 9: .* has {'5x32x32': 8} clips, and 1 ranks each need"),
+        ({"patch": 3}, "--patch 3: does not divide latents of 4×4 cells; try --patch 1"),
+        ({"width": 40}, "--width 40: must be a multiple of 32"),
+    ],
+)
+def test_wrong_settings(corpus: str, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        training.run(settings(corpus, tmp_path, **changes), *AR)
+
+
+def test_a_dataset_without_the_kind(corpus: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"of kind vq; it has kl \(kl\), fsq \(fsq\)"):
+        training.run(settings(corpus, tmp_path), "vq", token_transformer.build)
+
+
+def test_pictures_of_a_clip_lie_in_order() -> None:
+    clips = [np.full((5, 8, 8, 3), 50 * n, np.uint8) for n in range(4)]
+    with Image.open(io.BytesIO(strips(clips))) as picture:
+        column = np.asarray(picture)[:, 4, 0].astype(int)
+    # Rows of 8 pixels with 1 or 4 pixels below; JPEG is not exact.
+    assert np.abs(column[[3, 12, 24, 33]] - [0, 50, 100, 150]).max() < 10
