@@ -35,6 +35,8 @@ from examples.generators.transformer import (
 from pipeline.parts import TokenizerColumn
 from pipeline.reading import Snapshot
 
+MOST_NOISE = 0.3
+
 
 class TokenTransformer(nn.Module):
     """The generator, with K = p·p·channels digits per patch.
@@ -55,6 +57,7 @@ class TokenTransformer(nn.Module):
         of_digit = torch.tensor(levels).repeat(patch * patch)  # [K], as `to_patches` lays them
         top, num_digits = max(levels), len(of_digit)
         self.register_buffer("offsets", torch.arange(num_digits) * top, persistent=False)
+        self.register_buffer("of_digit", of_digit, persistent=False)
         missing = torch.arange(top) >= of_digit[:, None]  # [K, top]
         self.register_buffer("missing", missing, persistent=False)
         self.embed = nn.Embedding(num_digits * top, width)
@@ -70,11 +73,12 @@ class TokenTransformer(nn.Module):
         """Return the mean cross-entropy of all digits of code indices [B, t, h, w]."""
         grid = patch_grid(tuple(indices.shape[1:]), self.patch)
         digits = to_patches(to_digits(indices, self.levels), self.patch)  # [B, N, K]
-        before = self.embed(digits + self.offsets).sum(2)[:, :-1]
+        seen = self._noised(digits) if self.training else digits
+        before = self.embed(seen + self.offsets).sum(2)[:, :-1]
         begin = self.begin.expand(len(digits), 1, -1)
         x = torch.cat([begin, before], 1) + self.positions(grid)
         context = self.context(self.transformer(x, causal=True))
-        named = self.embed_before(digits + self.offsets)
+        named = self.embed_before(seen + self.offsets)
         # Digit k sees those before it: the sum of all up to it, less its own.
         logits = self._logits(context[:, :, None] + named.cumsum(2) - named, slice(None))
         return F.cross_entropy(logits.flatten(0, 2).float(), digits.flatten())
@@ -102,6 +106,15 @@ class TokenTransformer(nn.Module):
         """Return the share of digits in which [n, t, h, w] differ from [m, t, h, w], as [n, m]."""
         ours, theirs = (to_digits(each, self.levels).flatten(1) for each in (indices, others))
         return torch.stack([(one != theirs).float().mean(1) for one in ours])
+
+    def _noised(self, digits: Tensor) -> Tensor:
+        """Return digits [B, N, K] of which some are drawn anew, in each clip another share.
+
+        A sample goes on from its own errors; who saw none in training is lost after the first.
+        """
+        share = torch.rand(len(digits), 1, 1, device=digits.device) * MOST_NOISE
+        others = (torch.rand(digits.shape, device=digits.device) * self.of_digit).long()
+        return torch.where(torch.rand(digits.shape, device=digits.device) < share, others, digits)
 
     def _logits(self, states: Tensor, of: slice) -> Tensor:
         """Return logits [..., k, top] of some digits from their states [..., k, D/2]."""

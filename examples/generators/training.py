@@ -51,6 +51,11 @@ class Settings:
     loaders: int
     workers: int
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "patch", "width", "depth", "samples"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"--{name} {value}: must be 1 or more")
+
 
 Build = Callable[[Snapshot, TokenizerColumn, Settings], nn.Module]
 """Makes a generator of the cells of one tokenizer of a dataset: a module with
@@ -82,18 +87,18 @@ def command(description: str, kind: str, build: Build) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--loaders", type=int, default=0, help="processes that read, per rank")
     parser.add_argument("--workers", type=int, default=0, help="ranks on Ray; 0: this process")
-    settings = Settings(**vars(parser.parse_args()))
+    asked = vars(parser.parse_args())
     try:
-        result = run(settings, kind, build)
+        result = run(Settings(**asked), kind, build)
     except PipelineError as error:
         sys.exit(str(error))
     print(
         "parameters {parameters:,}\n"
-        "loss       {loss_start:.3f} → {loss_end:.3f} {loss_unit}, in {seconds:.0f} s\n"
+        "loss       {loss_start:.3f} → {loss_end:.3f} {loss_unit}, {ranks} ranks, {seconds:.0f} s\n"
         "samples    differ from the nearest of {compared} clips by {nearest} {distance_unit}"
         "".format(**result)
     )
-    print(f"written    {settings.out}: loss.png, samples.gif, samples.jpg, model.pt")
+    print(f"written    {asked['out']}: loss.png, samples.gif, samples.jpg, model.pt")
 
 
 def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
@@ -113,22 +118,24 @@ def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
             scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=cluster.gpus > 0),
             run_config=RunConfig(storage_path=scratch),
         )
-        return dict(trainer.fit().metrics)
+        return dict(trainer.fit().return_value)  # of the first rank
 
 
-def _ray_worker(given: dict[str, Any]) -> None:
-    import ray.train
+def _ray_worker(given: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
-    ray.train.report(train(**given, device=get_device()))
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where collectives of Python objects meet
+    return train(**given, device=device)
 
 
 def train(settings: Settings, kind: str, build: Build, device: torch.device) -> dict[str, Any]:
     """Train on this rank; the first one draws samples and writes them beside the weights.
 
     Returns:
-        Loss at the start and at the end, seconds of training, parameters; on the first rank also
-        what `draw_samples` returns.
+        Loss at the start and at the end, ranks, seconds of training, parameters; on the first rank
+        also what `draw_samples` returns.
 
     Raises:
         ConfigError: the dataset and the settings do not fit each other.
@@ -138,10 +145,11 @@ def train(settings: Settings, kind: str, build: Build, device: torch.device) -> 
     if column is None:
         has = ", ".join(f"{each.name} ({each.kind})" for each in corpus.tokenizers)
         raise ConfigError(f"{settings.corpus}: has no tokenizer of kind {kind}; it has {has}")
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    together = distributed.is_initialized()
+    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
     torch.manual_seed(settings.seed)
     generator = build(corpus, column, settings).to(device)
-    parallel = DistributedDataParallel(generator) if distributed.is_initialized() else generator
+    parallel = DistributedDataParallel(generator) if together else generator
     optimizer = torch.optim.AdamW(generator.parameters(), settings.lr, betas=(0.9, 0.95))
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, settings.steps))
     torch.manual_seed(settings.seed + rank)  # each rank draws its own noise
@@ -163,6 +171,7 @@ def train(settings: Settings, kind: str, build: Build, device: torch.device) -> 
         "loss_start": losses[0],
         "loss_end": sum(last) / len(last),
         "loss_unit": generator.loss_unit,
+        "ranks": ranks,
         "seconds": time.perf_counter() - begin,
         "parameters": sum(weights.numel() for weights in generator.parameters()),
     }

@@ -122,10 +122,16 @@ def test_s3_gives_the_same_as_a_disk(corpus: str, tmp_path: Path, bucket: str) -
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
 def test_two_ranks_on_ray(corpus: str, tmp_path: Path) -> None:
     asked = settings(corpus, tmp_path, steps=4, batch=2, workers=2)
     result = training.run(asked, *FLOW)
-    assert result["loss_start"] > 0
+    assert (result["ranks"], result["compared"]) == (2, 8)
+    snapshot = pipeline.open(corpus)
+    mean, std = latent_flow.channel_statistics(snapshot, snapshot.tokenizers[0])
+    weights = torch.load(tmp_path / "model.pt")
+    assert torch.allclose(weights["mean"].flatten(), mean.float())
+    assert torch.allclose(weights["std"].flatten(), std.float())
     assert {path.name for path in tmp_path.iterdir()} == {
         "loss.png",
         "model.pt",
@@ -180,11 +186,31 @@ def test_one_patch_after_the_other_gives_what_all_at_once_gives() -> None:
 def test_the_chances_of_all_clips_add_up() -> None:
     # No digit sees itself or what comes after it, and none is taken to be independent.
     torch.manual_seed(0)
-    generator = token_transformer.TokenTransformer((3, 2), 1, 64, 1)
+    generator = token_transformer.TokenTransformer((3, 2), 1, 64, 1).eval()
     clips = torch.cartesian_prod(torch.arange(6), torch.arange(6)).view(36, 1, 1, 1, 2)
     nats = [float(generator(clip)) * 4 for clip in clips]  # of four digits together
     assert torch.tensor(nats).neg().exp().sum().item() == pytest.approx(1, rel=1e-4)
     assert max(nats) - min(nats) > 0.1
+
+
+@torch.no_grad()
+def test_sampling_draws_with_the_chances_that_the_loss_is_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    generator = token_transformer.TokenTransformer((3, 2), 2, 64, 2).eval()
+    clip = torch.randint(6, (1, 2, 4, 4))
+    digits = to_patches(token_transformer.to_digits(clip, (3, 2)), 2)
+    wanted, nats = iter(digits.flatten().tolist()), []
+
+    def draw_the_clip(chances: torch.Tensor, num: int) -> torch.Tensor:
+        digit = next(wanted)
+        nats.append(-chances[0, digit].log())
+        return torch.tensor([[digit]])
+
+    monkeypatch.setattr(torch, "multinomial", draw_the_clip)
+    assert torch.equal(generator.sample(1, (2, 4, 4)), clip)
+    assert torch.stack(nats).mean().item() == pytest.approx(float(generator(clip)), rel=1e-4)
 
 
 def test_the_codebook_is_sampled_whole_and_never_left() -> None:
@@ -197,6 +223,7 @@ def test_the_codebook_is_sampled_whole_and_never_left() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"steps": 0}, "--steps 0: must be 1 or more"),
         ({"batch": 9}, "--batch 9: .* has {'5x32x32': 8} clips, and 1 ranks each need"),
         ({"patch": 3}, "--patch 3: does not divide latents of 4×4 cells; try --patch 1"),
         ({"width": 40}, "--width 40: must be a multiple of 32"),
