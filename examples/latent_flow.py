@@ -12,7 +12,6 @@ be all that the loss hears, and noise of deviation 1 would drown or miss the qui
 """
 
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, distributed, nn
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.generators.training import Settings, command
+from examples.generators.training import Settings, clip_buckets, command
 from examples.generators.transformer import (
     Positions,
     Transformer,
@@ -35,8 +34,8 @@ from pipeline.reading import Snapshot, TokenDataset
 
 SAMPLING_STEPS = 50
 STATISTICS_BATCH = 16
-LEAST_TIME = 0.05
-"""Nearer to the latent, velocities are told as from here: else a small number by a smaller one."""
+LEAST_TIME = 1 / SAMPLING_STEPS
+"""Velocities nearer to the latent are told as from here; the last step of sampling begins here."""
 
 
 class LatentFlow(nn.Module):
@@ -85,13 +84,11 @@ class LatentFlow(nn.Module):
 
     @torch.no_grad()
     def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
-        """Walk from noise to latents [num, C, t, h, w], by Heun's method."""
+        """Walk from noise to latents [num, C, t, h, w], in even steps (Euler's method)."""
         x = torch.randn(num, *shape, device=self.mean.device)
-        times = torch.linspace(1, 0, SAMPLING_STEPS + 1, device=x.device)
-        for start, end in pairwise(times):
-            here = self.velocity(x, start.expand(num))
-            there = self.velocity(x + (end - start) * here, end.expand(num))
-            x = x + (end - start) * (here + there) / 2
+        for step in range(SAMPLING_STEPS, 0, -1):
+            s = torch.full((num,), step / SAMPLING_STEPS, device=x.device)
+            x = x - self.velocity(x, s) / SAMPLING_STEPS
         return x * self.std + self.mean
 
     def distances(self, latents: Tensor, others: Tensor) -> Tensor:
@@ -105,13 +102,16 @@ class LatentFlow(nn.Module):
 
 
 def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation [C] of all latents of a dataset, read once.
+    """Return mean and standard deviation [C] of the latents of all clips of a dataset, read once.
 
     Ranks that train together each read their share, and add up.
     """
     channels = corpus.dataset.identity["tokenizers"][column.name]["config"]["z_channels"]
     totals = torch.zeros(3, channels, dtype=torch.float64)
-    for batch in TokenDataset(corpus, [column.name], STATISTICS_BATCH, shuffle=False):
+    clips = TokenDataset(
+        corpus, [column.name], STATISTICS_BATCH, buckets=clip_buckets(corpus), shuffle=False
+    )
+    for batch in clips:
         x = batch[column.name].double().transpose(0, 1).flatten(1)  # [C, all cells]
         count = torch.full((len(x),), x.shape[1])
         totals += torch.stack([count, x.sum(1), x.square().sum(1)])

@@ -35,7 +35,7 @@ from examples.generators.transformer import (
 from pipeline.parts import TokenizerColumn
 from pipeline.reading import Snapshot
 
-MOST_NOISE = 0.3
+MOST_NOISE = 0.1
 
 
 class TokenTransformer(nn.Module):
@@ -67,6 +67,9 @@ class TokenTransformer(nn.Module):
         self.context = nn.Linear(width, width // 2)
         self.embed_before = nn.Embedding(num_digits * top, width // 2)
         self.mlp = nn.Sequential(nn.LayerNorm(width // 2), nn.Linear(width // 2, width), nn.GELU())
+        for table in (self.embed, self.embed_before):
+            # The sum of K rows should be no louder than positions and context are.
+            nn.init.normal_(table.weight, std=num_digits**-0.5)
         self.heads = nn.Parameter(torch.randn(num_digits, width, top) * width**-0.5)
 
     def forward(self, indices: Tensor) -> Tensor:

@@ -200,13 +200,14 @@ def endless(
         corpus,
         [column.name, "num_frames"],
         settings.batch,
+        buckets=clip_buckets(corpus),
         seed=settings.seed,
         drop_last=True,
     )
     if not len(data):
         raise ConfigError(
-            f"--batch {settings.batch}: {settings.corpus} has {corpus.buckets} clips, and"
-            f" {data.world} ranks each need a full batch of one shape; take a smaller one"
+            f"--batch {settings.batch}: {settings.corpus} has {corpus.buckets} clips, and each of"
+            f" {data.world} ranks needs a full batch of one shape, not all…; take a smaller one"
         )
     loader = DataLoader(
         data,
@@ -217,6 +218,11 @@ def endless(
     for epoch in count():
         data.set_epoch(epoch)
         yield from loader
+
+
+def clip_buckets(corpus: Snapshot) -> list[str]:
+    """Return the buckets whose clips are of one length: not those of whole videos."""
+    return [name for name in corpus.buckets if not name.startswith("all")]
 
 
 def _rate(step: int, steps: int) -> float:

@@ -71,13 +71,13 @@ class Positions(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(3 * 32, width)
+        self.mlp = nn.Sequential(nn.Linear(3 * 32, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, grid: tuple[int, int, int]) -> Tensor:
         """Return [N, D] for a grid of patches (t, h/p, w/p), in the order of `to_patches`."""
-        device = self.project.weight.device
+        device = self.mlp[0].weight.device
         axes = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
-        return self.project(torch.cat([waves(axis.flatten(), 32) for axis in axes], -1))
+        return self.mlp(torch.cat([waves(axis.flatten(), 32) for axis in axes], -1))
 
 
 def waves(x: Tensor, width: int) -> Tensor:

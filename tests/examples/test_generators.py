@@ -220,11 +220,20 @@ def test_the_codebook_is_sampled_whole_and_never_left() -> None:
     assert set(drawn.unique().tolist()) == set(range(6))
 
 
+def test_a_flow_ends_at_the_latent_that_its_network_tells() -> None:
+    mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    generator = latent_flow.LatentFlow(mean, std, 1, 32, 1)  # its last weights begin as zeros
+    with torch.no_grad():
+        generator.out.bias.copy_(torch.tensor([1.0, -1.0]))
+    drawn = generator.sample(2, (2, 1, 2, 2)).movedim(1, -1)
+    assert torch.allclose(drawn, torch.tensor([1.5, -5.0]).expand_as(drawn), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"steps": 0}, "--steps 0: must be 1 or more"),
-        ({"batch": 9}, "--batch 9: .* has {'5x32x32': 8} clips, and 1 ranks each need"),
+        ({"batch": 9}, "--batch 9: .* has {'5x32x32': 8} clips, and each of 1 ranks"),
         ({"patch": 3}, "--patch 3: does not divide latents of 4×4 cells; try --patch 1"),
         ({"width": 40}, "--width 40: must be a multiple of 32"),
     ],
