@@ -93,6 +93,7 @@ def command(description: str, kind: str, build: Build) -> None:
     except PipelineError as error:
         sys.exit(str(error))
     print(
+        "corpus     version {version}\n"
         "parameters {parameters:,}\n"
         "loss       {loss_start:.3f} → {loss_end:.3f} {loss_unit}, {ranks} ranks, {seconds:.0f} s\n"
         "samples    differ from the nearest of {compared} clips by {nearest} {distance_unit}"
@@ -103,18 +104,20 @@ def command(description: str, kind: str, build: Build) -> None:
 
 def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
     """Train here, or on Ray; return what `train` does."""
+    version = pipeline.open(settings.corpus).version  # one for all ranks, though a job adds to it
     if settings.workers == 0:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(settings, kind, build, device)
+        return train(settings, kind, build, version, device)
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     changes = {name: canonical_uri(getattr(settings, name)) for name in ("corpus", "out")}
     settings = Settings(**{**asdict(settings), **changes})  # Ray Train changes the folder
+    given = {"settings": settings, "kind": kind, "build": build, "version": version}
     with connect() as cluster, tempfile.TemporaryDirectory() as scratch:
         trainer = TorchTrainer(
             _ray_worker,
-            train_loop_config={"settings": settings, "kind": kind, "build": build},
+            train_loop_config=given,
             scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=cluster.gpus > 0),
             run_config=RunConfig(storage_path=scratch),
         )
@@ -130,17 +133,26 @@ def _ray_worker(given: dict[str, Any]) -> dict[str, Any]:
     return train(**given, device=device)
 
 
-def train(settings: Settings, kind: str, build: Build, device: torch.device) -> dict[str, Any]:
+def train(
+    settings: Settings, kind: str, build: Build, version: int, device: torch.device
+) -> dict[str, Any]:
     """Train on this rank; the first one draws samples and writes them beside the weights.
 
+    Args:
+        settings: of the run.
+        kind: of tokenizer.
+        build: makes the generator.
+        version: of the dataset.
+        device: of this rank.
+
     Returns:
-        Loss at the start and at the end, ranks, seconds of training, parameters; on the first rank
-        also what `draw_samples` returns.
+        Loss at the start and at the end, version, ranks, seconds of training, parameters; on the
+        first rank also what `draw_samples` returns.
 
     Raises:
         ConfigError: the dataset and the settings do not fit each other.
     """
-    corpus = pipeline.open(settings.corpus)
+    corpus = pipeline.open(settings.corpus, version)
     column = next((each for each in corpus.tokenizers if each.kind == kind), None)
     if column is None:
         has = ", ".join(f"{each.name} ({each.kind})" for each in corpus.tokenizers)
@@ -171,6 +183,7 @@ def train(settings: Settings, kind: str, build: Build, device: torch.device) -> 
         "loss_start": losses[0],
         "loss_end": sum(last) / len(last),
         "loss_unit": generator.loss_unit,
+        "version": version,
         "ranks": ranks,
         "seconds": time.perf_counter() - begin,
         "parameters": sum(weights.numel() for weights in generator.parameters()),
