@@ -174,6 +174,21 @@ def report(uri: Uri, as_json: AsJson = False) -> None:
     _show(lambda: read(Store(uri)), as_json)
 
 
+@app.command()
+def stats(
+    uri: Uri,
+    codes: Annotated[
+        bool, typer.Option("--codes", help="read all parts, and count every code of the codebooks")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a trainer asks: latents' mean and deviation, codes, lengths, sizes, captions."""
+    from pipeline.statistics import read_statistics
+    from pipeline.storage import Store
+
+    _show(lambda: read_statistics(Store(uri), codes=codes), as_json)
+
+
 class _Outcome(Protocol):
     """What a verb returns."""
 

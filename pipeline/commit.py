@@ -12,7 +12,7 @@ what a crash leaves behind after that is named by no record.
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UnitRejected
+from pipeline.gather import StatisticsGatherer
 from pipeline.part_writer import MAX_PART_BYTES, ROW_GROUP_BYTES, PartWriter, write_quarantine
 from pipeline.parts import TokenizerColumn, decode_rows, tokenizer_columns
 from pipeline.records import Closing, PayloadHeader, Quarantined, UnitRecord, WorkUnit
@@ -34,6 +35,7 @@ def commit_unit(
     *,
     store: Store,
     schema: pa.Schema,
+    levels: Mapping[str, Sequence[int]],
     row_group_bytes: int = ROW_GROUP_BYTES,
     max_part_bytes: int = MAX_PART_BYTES,
 ) -> UnitRecord:
@@ -46,6 +48,7 @@ def commit_unit(
             an Arrow IPC stream of the surviving clips (`pipeline.parts.encode_rows`).
         store: the dataset's root.
         schema: of `pipeline.parts.clip_schema`.
+        levels: of the channels of each FSQ tokenizer, by its name.
         row_group_bytes: size in memory at which a row group ends.
         max_part_bytes: size on disk at which a part ends.
 
@@ -56,6 +59,7 @@ def commit_unit(
     began = time.monotonic()
     _check_closing(unit, closing)
     check = _PayloadCheck(closing, schema)
+    statistics = StatisticsGatherer(tokenizer_columns(schema), levels)
     quarantined = list(closing.quarantined)
     timings = dict(closing.timings)
     with contextlib.ExitStack() as cleanup:
@@ -78,6 +82,7 @@ def commit_unit(
                 writers[bucket] = cleanup.enter_context(writer)
             if table.num_rows:
                 writers[bucket].add(table)
+                statistics.add(bucket, table)
         check.finish()
         parts = tuple(part for writer in writers.values() for part in writer.publish())
         quarantine = write_quarantine(store, unit.unit, quarantined)
@@ -95,6 +100,7 @@ def commit_unit(
         ),
         reasons=dict(sorted(Counter(record.reason for record in quarantined).items())),
         timings=dict(sorted(timings.items())),
+        statistics=statistics.result(),
     )
 
 

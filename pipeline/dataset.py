@@ -54,6 +54,15 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def code_levels(identity: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the levels of the channels of each FSQ tokenizer in an identity, by its name."""
+    levels = {
+        name: tuple(tokenizer["config"].get("fsq_levels", ()))
+        for name, tokenizer in identity["tokenizers"].items()
+    }
+    return {name: counts for name, counts in levels.items() if counts}
+
+
 def new_dataset(
     tokenizers: tuple[TokenizerColumn, ...],
     identity: Mapping[str, Any],

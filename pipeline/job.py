@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.card import write_card
 from pipeline.config import JobConfig
-from pipeline.dataset import open_dataset
+from pipeline.dataset import code_levels, open_dataset
 from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.errors import OverBudget
 from pipeline.job_metrics import JobMetrics
@@ -266,6 +266,7 @@ class _Job:
             commit=CommitArguments(
                 store=Store(config.output.uri, config.output.storage_options),
                 columns=self.tokenizers.columns,
+                levels=code_levels(self.tokenizers.identity),
                 row_group_bytes=config.commit.row_group_mb * _MIB,
                 max_part_bytes=config.commit.part_mb * _MIB,
             ),

@@ -16,11 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.bucket_statistics import BucketStatistics
 from pipeline.errors import ConfigError, StoreError
 from pipeline.log_records import MERGE_VERSION, LogRecord, numbers_in, read_records
 from pipeline.parts import FORMAT_VERSION
-from pipeline.records import Counts, Part, Place, Reopened, UnitRecord
+from pipeline.records import Counts, Part, Place, Reopened, UnitRecord, from_json, to_json
 from pipeline.storage import Store
+
+STATISTICS_VERSION: Final = 4
+"""Of manifests with a column of statistics, which older readers do not expect."""
 
 _PART: Final = pa.struct(
     [
@@ -32,6 +36,7 @@ _PART: Final = pa.struct(
     ]
 )
 _PART_NAMES: Final = tuple(field.name for field in _PART)
+_STATISTICS: Final = "statistics"
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
 _FIELDS: Final = (
     pa.field("unit", pa.string()),
@@ -43,6 +48,7 @@ _FIELDS: Final = (
     *(pa.field(name, pa.int64()) for name in _COUNTS),
     pa.field("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
     pa.field("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
+    pa.field(_STATISTICS, pa.string()),
 )
 _SCHEMA: Final = pa.schema(_FIELDS)
 _PLACES: Final = "places"
@@ -57,7 +63,7 @@ class Manifest:
     table: pa.Table
     """One row per unit, in the order of commits: unit, log_number (of the record that its parts
     stand in), sources, parts, places (of the parts, each null unless merged; null if all are),
-    quarantine, one column for each of `Counts`, reasons, timings."""
+    quarantine, one column for each of `Counts`, reasons, timings, statistics (JSON, or null)."""
 
     fingerprint: str | None = None
     """Of the dataset; None while nothing is committed."""
@@ -70,7 +76,7 @@ class Manifest:
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all units, or of one bucket, in the order of commits."""
-        if _has_places(self.table):
+        if _has(self.table, _PLACES):
             parts = [part for unit in self.units() for part in unit.parts]
             return [part for part in parts if bucket in (None, part.bucket)]
         flat = pc.list_flatten(self.table["parts"]).combine_chunks()
@@ -205,14 +211,15 @@ def read_checkpoint(store: Store, up_to: int | None = None) -> Manifest:
                 f"{store.locate(path)}: {error}; delete it: the log holds all it says"
             ) from error
     head = json.loads(table.schema.metadata[b"vidtok"])
-    if head["format_version"] > MERGE_VERSION:
+    if head["format_version"] > STATISTICS_VERSION:
         raise ConfigError(
             f"{store.locate(path)}: format version {head['format_version']}: this release reads up"
-            f" to {MERGE_VERSION}; install a newer one"
+            f" to {STATISTICS_VERSION}; install a newer one"
         )
-    if _PLACES not in table.column_names:
-        at = _SCHEMA.get_field_index(_PLACES)
-        table = table.add_column(at, _PLACES, pa.nulls(len(table), _SCHEMA.field(at).type))
+    for name in (_PLACES, _STATISTICS):
+        if name not in table.column_names:
+            at = _SCHEMA.get_field_index(name)
+            table = table.add_column(at, name, pa.nulls(len(table), _SCHEMA.field(at).type))
     reopened = frozenset(head.get("reopened", ()))
     return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"], reopened)
 
@@ -223,14 +230,17 @@ def write_manifest(store: Store) -> Manifest:
     manifest = checkpoint.extended(read_records(store, checkpoint.number))
     if manifest.number == checkpoint.number:
         return manifest
-    merged = _has_places(manifest.table)
+    unused = [name for name in (_PLACES, _STATISTICS) if not _has(manifest.table, name)]
+    version = FORMAT_VERSION if _PLACES in unused else MERGE_VERSION
+    if _STATISTICS not in unused:
+        version = STATISTICS_VERSION
     head = {
-        "format_version": MERGE_VERSION if merged else FORMAT_VERSION,
+        "format_version": version,
         "number": manifest.number,
         "fingerprint": manifest.fingerprint,
         "reopened": sorted(manifest.reopened),
     }
-    table = manifest.table if merged else manifest.table.drop_columns([_PLACES])
+    table = manifest.table.drop_columns(unused)
     table = table.replace_schema_metadata({"vidtok": json.dumps(head)})
     with store.spool("manifest") as spool:
         pq.write_table(table, spool.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
@@ -273,8 +283,8 @@ def _with_moved(table: pa.Table, moved: Mapping[str, tuple[int, tuple[Part, ...]
     return table
 
 
-def _has_places(table: pa.Table) -> bool:
-    return bool(table[_PLACES].null_count < len(table))
+def _has(table: pa.Table, name: str) -> bool:
+    return bool(table[name].null_count < len(table))
 
 
 def _parts_row(parts: Sequence[Part], log_number: int) -> dict[str, Any]:
@@ -296,11 +306,13 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
         **asdict(unit.counts),
         "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
+        _STATISTICS: None if unit.statistics is None else to_json(unit.statistics).decode(),
     }
 
 
 def _unit_record(row: dict[str, Any]) -> UnitRecord:
     places = row[_PLACES] or [None] * len(row["parts"])
+    text = row[_STATISTICS]
     return UnitRecord(
         unit=row["unit"],
         sources=tuple(row["sources"]),
@@ -312,4 +324,5 @@ def _unit_record(row: dict[str, Any]) -> UnitRecord:
         counts=Counts(**{name: row[name] for name in _COUNTS}),
         reasons={entry["reason"]: entry["count"] for entry in row["reasons"]},
         timings={entry["stage"]: entry["seconds"] for entry in row["timings"]},
+        statistics=None if text is None else from_json(dict[str, BucketStatistics], text),
     )

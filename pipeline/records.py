@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
+from pipeline.bucket_statistics import BucketStatistics
+
 Stage = Literal["read", "decode", "tokenize"]
 
 REASONS: dict[str, str] = {
@@ -276,6 +278,8 @@ class UnitRecord:
     counts: Counts
     reasons: dict[str, int]
     timings: dict[str, float] = field(default_factory=dict)
+    statistics: dict[str, BucketStatistics] | None = None
+    """Of its rows, by bucket; None in a record of a release that gathered none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

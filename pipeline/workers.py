@@ -69,6 +69,7 @@ class CommitArguments:
 
     store: Store
     columns: Sequence[TokenizerColumn]
+    levels: Mapping[str, Sequence[int]]
     row_group_bytes: int
     max_part_bytes: int
 
@@ -188,6 +189,7 @@ def commit_blocks(
             payloads(),
             store=arguments.store,
             schema=clip_schema(arguments.columns),
+            levels=arguments.levels,
             row_group_bytes=arguments.row_group_bytes,
             max_part_bytes=arguments.max_part_bytes,
         )

@@ -14,7 +14,7 @@ from pipeline.manifest import write_manifest
 from pipeline.part_writer import PartWriter
 from pipeline.records import UnitRecord
 from pipeline.storage import Store
-from tests.pipeline.units import FSQ, KL, SCHEMA, Delivery, deliver
+from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, Delivery, deliver
 from vidtok.presets import named_config
 
 
@@ -50,6 +50,7 @@ def commit(store: Store, delivery: Delivery, **options: Any) -> UnitRecord:
         delivery.payloads,
         store=store,
         schema=SCHEMA,
+        levels=LEVELS,
         **options,
     )
 

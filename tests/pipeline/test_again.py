@@ -16,7 +16,7 @@ import vidtok
 from pipeline.again import Again
 from pipeline.commit import commit_unit
 from pipeline.config import JobConfig
-from pipeline.dataset import new_dataset, open_dataset, read_dataset
+from pipeline.dataset import code_levels, new_dataset, open_dataset, read_dataset
 from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import ConfigError
@@ -69,6 +69,7 @@ def tokenized(config: JobConfig) -> Store:
                 ((payload.header, payload.rows) for payload in payloads),
                 store=store,
                 schema=clip_schema(columns),
+                levels=code_levels(head.identity),
             )
             log.append([record])
     return store

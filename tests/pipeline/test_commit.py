@@ -19,6 +19,7 @@ from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import (
     FSQ,
     KL,
+    LEVELS,
     SCHEMA,
     SMALL,
     WIDE,
@@ -38,6 +39,7 @@ def commit(store: Store, delivery: Delivery, **limits: int) -> UnitRecord:
         iter(delivery.payloads),
         store=store,
         schema=SCHEMA,
+        levels=LEVELS,
         **limits,
     )
 
@@ -155,6 +157,7 @@ class TestCommit:
                 watch(pull()),  # type: ignore[arg-type]
                 store=Store(str(tmp_path / str(count))),
                 schema=SCHEMA,
+                levels=LEVELS,
                 row_group_bytes=2 * payload_bytes,
             )
             python_peak = tracemalloc.get_traced_memory()[1]

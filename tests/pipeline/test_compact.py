@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -540,12 +541,20 @@ class TestFormat:
         sound(local)
         compact(local)
         assert [read_record(local, n).format_version for n in range(1, 6)] == [1, 1, 1, 3, 3]
-        assert head(local)["format_version"] == 3
+        assert head(local)["format_version"] == 4
         assert verify(local).findings == []
+
+    def test_without_statistics_its_manifest_is_of_version_3(self, local: Store) -> None:
+        records = [replace(commit(local, deliver(f"u-{n}")), statistics=None) for n in range(2)]
+        write_log(local, records)
+        compact(local)
+        assert head(local)["format_version"] == 3
+        table = pq.read_table(local.locate(manifest_path(4)))
+        assert ("places" in table.column_names, "statistics" in table.column_names) == (True, False)
 
     def test_without_merged_parts_nothing_is_new(self, local: Store) -> None:
         sound(local)
-        assert head(local)["format_version"] == 1
+        assert head(local)["format_version"] == 4, "that of statistics"
         table = pq.read_table(local.locate(manifest_path(2)))
         assert "places" not in table.column_names
 

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import time
 from pathlib import Path
 
@@ -98,6 +99,23 @@ class TestReading:
         commit(local, UNITS[:2], UNITS[2:4], UNITS[4:6])
         local.write(record_path(3), b"{")
         assert list(read_manifest(local, 2).units()) == UNITS[:4]
+
+    def test_statistics_have_a_column_once_a_unit_has_some(self, local: Store) -> None:
+        def written(number: int) -> tuple[int, bool]:
+            table = pq.read_table(io.BytesIO(local.read(manifest_path(number))))
+            head = json.loads(table.schema.metadata[b"vidtok"])
+            return head["format_version"], "statistics" in table.column_names
+
+        older = [dataclasses.replace(unit, statistics=None) for unit in UNITS[:4]]
+        newer = [unit for unit in UNITS[4:] if unit.statistics][:2]
+        commit(local, older)
+        write_manifest(local)
+        assert written(1) == (1, False)
+        commit(local, newer)
+        assert list(read_manifest(local).units()) == [*older, *newer]
+        write_manifest(local)
+        assert written(2) == (4, True)
+        assert list(read_manifest(local).units()) == [*older, *newer]
 
     def test_parts_by_bucket(self, local: Store) -> None:
         commit(local, UNITS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts
 from pipeline.parts import TokenizerColumn, clip_rows, clip_schema, encode_rows
 from pipeline.records import (
     BatchHeader,
@@ -40,6 +41,7 @@ KL = TokenizerColumn(
     logvar=True,
 )
 SCHEMA = clip_schema([FSQ, KL])
+LEVELS = {"fsq": (8, 8, 8, 8, 8)}
 SMALL = Bucket(frames=5, height=16, width=16)
 WIDE = Bucket(frames=9, height=16, width=32)
 
@@ -200,4 +202,15 @@ def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> U
         ),
         reasons={"corrupt": bad} if bad else {},
         timings={"decode": 1.5, "tokenize": 0.5},
+        statistics={
+            part.bucket: BucketStatistics(
+                clips=part.rows,
+                rates={24: part.rows},
+                latents={"kl": LatentSums(cells=8, sums=(-(1 << 70), 3), squares=(1 << 99, 4))},
+                levels={"fsq": LevelCounts(counts=((part.rows, 8 - part.rows), (8, 0)))},
+            )
+            for part in parts
+        }
+        if rng.randrange(3)
+        else None,
     )

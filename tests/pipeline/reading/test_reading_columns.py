@@ -20,7 +20,7 @@ from pipeline.reading.row_groups import RowGroups
 from pipeline.storage import Store
 from tests.pipeline.made_datasets import sound, write_log
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.units import SCHEMA, deliver, make_clip
+from tests.pipeline.units import LEVELS, SCHEMA, deliver, make_clip
 
 
 def column(dtype: str) -> TokenizerColumn:
@@ -114,6 +114,7 @@ def test_no_bytes_of_other_columns_are_read(s3: S3Server, s3_store: Store) -> No
         sent.payloads,
         store=s3_store,
         schema=SCHEMA,
+        levels=LEVELS,
         row_group_bytes=1 << 18,
     )
     write_log(s3_store, [record])
@@ -151,7 +152,7 @@ def test_no_bytes_of_other_columns_are_read(s3: S3Server, s3_store: Store) -> No
 
 def test_rows_come_from_where_they_are_on_any_store(store: Store, tmp_path: Path) -> None:
     sent = deliver("u-0", batches=(5, 5, 5))
-    options = {"store": store, "schema": SCHEMA, "row_group_bytes": 1500}
+    options = {"store": store, "schema": SCHEMA, "levels": LEVELS, "row_group_bytes": 1500}
     record = commit_unit(sent.unit, sent.closing, sent.payloads, **options)  # type: ignore[arg-type]
     write_log(store, [record])
     snapshot = pipeline.open(store.uri, storage_options=store.storage_options)

@@ -10,7 +10,7 @@ from pipeline.commit import commit_unit
 from pipeline.reading import TokenDataset
 from pipeline.storage import Store
 from tests.pipeline.made_datasets import write_log
-from tests.pipeline.units import SCHEMA, deliver
+from tests.pipeline.units import LEVELS, SCHEMA, deliver
 
 Batch = dict[str, Any]
 Make = Callable[..., TokenDataset]
@@ -30,6 +30,7 @@ def write_units(store: Store, *units: int, first: int = 0) -> None:
                 sent.payloads,
                 store=store,
                 schema=SCHEMA,
+                levels=LEVELS,
                 row_group_bytes=1500,
                 max_part_bytes=12_000,
             )
