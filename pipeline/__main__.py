@@ -189,6 +189,23 @@ def stats(
     _show(lambda: read_statistics(Store(uri), codes=codes), as_json)
 
 
+@app.command()
+def show(
+    uri: Uri,
+    clip: Annotated[str, typer.Option(help="clip_id of its row", metavar="ID")],
+    out: Annotated[
+        str | None,
+        typer.Option(help="write original and decoded clip, side by side", metavar="MP4"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one clip: all that its row says, and its tokens decoded beside its source."""
+    from pipeline.show import show as find
+    from pipeline.storage import Store
+
+    _show(lambda: find(Store(uri), clip, out), as_json)
+
+
 class _Outcome(Protocol):
     """What a verb returns."""
 

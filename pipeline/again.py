@@ -64,8 +64,8 @@ class Again:
         self._chunk_frames = config.clip.chunk_frames
         if self._whole and decode:
             raise ConfigError(
-                "--decode: the clips of this dataset are whole videos, which are not decoded back"
-                " here; --retokenize compares their tokens"
+                "the clips of this dataset are whole videos, which are not decoded back here;"
+                " `verify --retokenize` compares their tokens"
             )
         self._models = open_models(dataset) if decode else {}
         self._encoders: list[ClipEncoder] = []
@@ -145,9 +145,14 @@ class Again:
     def psnr(self, row: Row, frames: NDArray[Any]) -> dict[str, float]:
         """Return, by tokenizer, how well its decoded tokens match the source's frames, in dB."""
         original = frames.round().astype(np.uint8)
+        decoded = self.decoded(row, len(frames))
+        return {name: clip_psnr(original, clip) for name, clip in decoded.items()}
+
+    def decoded(self, row: Row, num_frames: int) -> dict[str, NDArray[np.uint8]]:
+        """Return, by tokenizer, the frames [T, H, W, 3] that a row's tokens stand for."""
         columns = {column.name: column for column in self._dataset.tokenizers}
         return {
-            name: clip_psnr(original, decode_cells(model, columns[name], row, len(frames)))
+            name: decode_cells(model, columns[name], row, num_frames)
             for name, model in self._models.items()
         }
 

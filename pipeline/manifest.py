@@ -105,6 +105,11 @@ class Manifest:
             for row in batch.to_pylist():
                 yield _unit_record(row)
 
+    def unit(self, name: str) -> UnitRecord | None:
+        """Return the record of one unit, None if it is not committed."""
+        rows = self.table.filter(pc.equal(self.table["unit"], name)).to_pylist()
+        return _unit_record(rows[0]) if rows else None
+
     def reopened_units(self) -> list[Reopened]:
         """Return the units that are to be done again, with their sources."""
         rows = self.table.filter(
