@@ -34,6 +34,7 @@ from pipeline.records import WorkUnit
 from pipeline.remaining import subtract
 from pipeline.reports import write_config, write_summary
 from pipeline.source import unit_sources
+from pipeline.statistics import read_statistics
 from pipeline.storage import Store
 from pipeline.summary import Summary, Tally, over_budget
 
@@ -113,7 +114,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         untrained=untrained,
     )
     if left:
-        write_card(store, dataset)
+        write_card(store, manifest, read_statistics(store))
         write_summary(store, summary)
     return summary
 

@@ -1,0 +1,73 @@
+"""The card is one that the Hub takes, says what is there, and leaves a person's edits alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard
+
+from pipeline.card import PATH, _size, write_card
+from pipeline.manifest import read_manifest
+from pipeline.statistics import read_statistics
+from pipeline.storage import Store
+from tests.pipeline.made_datasets import commit, sound, write_log
+from tests.pipeline.units import deliver
+
+
+def write(store: Store) -> str:
+    write_card(store, read_manifest(store), read_statistics(store))
+    return store.read(PATH).decode()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "corpus"))
+
+
+def test_the_hub_reads_its_front_matter(store: Store) -> None:
+    sound(store)
+    card = DatasetCard(write(store))
+    data = card.data.to_dict()
+    assert data["size_categories"] == ["n<1K"]
+    assert data["task_categories"] == ["text-to-video"]
+    assert data["tags"] == ["video", "video-tokens", "fsq", "kl"]
+    assert data["configs"] == [{"config_name": "default", "data_files": "data/*/*.parquet"}]
+    assert card.text.lstrip().startswith("# Video tokens")
+
+
+def test_it_says_what_is_there(local: Store) -> None:
+    sound(local)
+    text = write(local)
+    assert re.search(r"^\| `5x16x16` \| 12 \| \d+\.\d kB \|$", text, re.MULTILINE)
+    assert "From 18 videos and images: 12 gave clips, 3 had too few frames, 3 were broken." in text
+    assert "The clips are 105 frames, 10.5 s of source; 13 have a caption." in text
+    assert "| `kl` | vidtok_kl_causal_488_16chn | posterior means (log-variances in" in text
+    assert not re.search(r"[{}]\w*[{}]", text), "a place of the template was not filled"
+
+
+def test_its_program_reads_a_clip(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound(local)
+    [program] = re.findall(r"```python\n(.*?)```", write(local), re.DOTALL)
+    monkeypatch.chdir(local.uri)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert getattr(names["fsq"], "shape", None) == (2, 2, 2)
+
+
+def test_it_follows_the_dataset_until_somebody_edits_it(local: Store) -> None:
+    record = commit(local, deliver("a"))
+    log = write_log(local, [record])
+    assert "| 5 |" in write(local)
+    log.append([commit(local, deliver("b"))])
+    assert "| 10 |" in write(local)
+    edited = write(local).replace("# Video tokens", "# My dataset").encode()
+    for card in (edited, b"", b"mine"):
+        local.write(PATH, card)
+        log.append([commit(local, deliver(f"c{len(card)}"))])
+        assert write(local).encode() == card
+
+
+def test_sizes_are_words_of_the_hub() -> None:
+    words = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 10**6: "1M<n<10M", 10**12: "n>1T"}
+    assert {rows: _size(rows) for rows in words} == words
+    assert _size(10**12 - 1) == "100B<n<1T"
