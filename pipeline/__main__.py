@@ -166,12 +166,32 @@ def diff(
 
 
 @app.command()
-def report(uri: Uri, as_json: AsJson = False) -> None:
-    """Write a page about a dataset, in Markdown: counts, quarantine, files, runs."""
-    from pipeline.report_page import report as read
+def report(
+    uri: Uri,
+    html: Annotated[
+        str | None, typer.Option(help="write one HTML file, with charts", metavar="FILE")
+    ] = None,
+    pairs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="with --html: decode 4 N random clips, show N worst and N best", metavar="N"
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page about a dataset, in Markdown or HTML: counts, quarantine, files, runs."""
     from pipeline.storage import Store
 
-    _show(lambda: read(Store(uri)), as_json)
+    if html is None and not pairs:
+        from pipeline.report_page import report as read
+
+        _show(lambda: read(Store(uri)), as_json)
+    if html is None:
+        print("error: --pairs: moving pictures need --html FILE", file=sys.stderr)
+        raise typer.Exit(2)
+    from pipeline.report_html import write_html
+
+    _show(lambda: write_html(Store(uri), html, pairs), as_json)
 
 
 @app.command()

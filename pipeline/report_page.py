@@ -5,7 +5,7 @@ killed left none.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Final
@@ -49,6 +49,25 @@ class Sizes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text; without rows it is left out."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as Markdown."""
+        if self.rows:
+            yield f"| {' | '.join(self.heads)} |"
+            yield f"|{' --- |' * len(self.heads)}"
+            for row in self.rows:
+                yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+Block = str | Table
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """What the page says."""
@@ -71,18 +90,23 @@ class Page:
 
     def lines(self) -> list[str]:
         """Return the page as Markdown."""
-        return [
-            f"# {self.status.output}",
-            "",
-            *self._head(),
-            *_section("Counts", self._counts()),
-            *_section("Quarantine", self._quarantine()),
-            *_section("Files", self._files()),
-            *_section("Work", self._work()),
-            *_section("Runs", self._runs()),
-        ]
+        lines = [f"# {self.status.output}", "", *_markdown(self.head())]
+        for title, blocks in self.sections().items():
+            lines += ["", f"## {title}", "", *(_markdown(blocks) or ["None."])]
+        return lines
 
-    def _head(self) -> Iterator[str]:
+    def sections(self) -> dict[str, list[Block]]:
+        """Return what stands below each heading."""
+        return {
+            "Counts": list(self._counts()),
+            "Quarantine": list(self._quarantine()),
+            "Files": list(self._files()),
+            "Work": list(self._work()),
+            "Runs": list(self._runs()),
+        }
+
+    def head(self) -> Iterator[Block]:
+        """Yield what stands above all sections."""
         dataset, manifest = self.status.dataset, self.status.manifest
         rate = dataset.identity["clip"]["fps"]
         fps = "every frame" if rate is None else f"{rate:g} frames per second"
@@ -93,29 +117,29 @@ class Page:
         )
         yield ""
         rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
-        yield from _table(("column", "model", "kind", "dtype"), rows)
+        yield Table(("column", "model", "kind", "dtype"), rows)
         for problem in self.status.tally.problems:
             yield f"\n**Does not add up:** {problem}"
         if manifest.reopened:
             yield f"\n{len(manifest.reopened)} units wait to be done again by the next run."
 
-    def _counts(self) -> Iterator[str]:
+    def _counts(self) -> Iterator[Block]:
         counts = self.status.tally.counts
         yield f"{self.status.tally.units} units.\n"
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, str(came), *(f"{n} ({_share(n, came)})" for n in went)))
-        yield from _table(("", "came in", "kept", "filtered", "quarantined"), rows)
+        yield Table(("", "came in", "kept", "filtered", "quarantined"), rows)
 
-    def _quarantine(self) -> Iterator[str]:
+    def _quarantine(self) -> Iterator[Block]:
         rows = [
             (reason, str(count), REASONS.get(reason, "?"))
             for reason, count in self.status.tally.reasons.most_common()
         ]
-        yield from _table(("reason", "samples and clips", "meaning"), rows)
+        yield Table(("reason", "samples and clips", "meaning"), rows)
 
-    def _files(self) -> Iterator[str]:
+    def _files(self) -> Iterator[Block]:
         rows = [
             (
                 name,
@@ -127,19 +151,19 @@ class Page:
             for name, sizes in self.sizes.items()
         ]
         heads = ("", "files", "rows", "bytes", "smallest", "median", "largest", "per row")
-        yield from _table(heads, rows)
+        yield Table(heads, rows)
 
-    def _work(self) -> Iterator[str]:
+    def _work(self) -> Iterator[Block]:
         clips = self.status.tally.counts.clips_written
         rows = [
             (stage, format_duration(seconds), f"{clips / seconds:.1f}")
             for stage, seconds in sorted(self.status.tally.timings.items())
             if seconds > 0
         ]
-        yield from _table(("stage", "time in all processes", "clips/s in one"), rows)
+        yield Table(("stage", "time in all processes", "clips/s in one"), rows)
 
-    def _runs(self) -> Iterator[str]:
-        yield from _table(
+    def _runs(self) -> Iterator[Block]:
+        yield Table(
             ("run", "time", "units", "clips", "clips/s", "failed", "exit code"),
             [_run_row(run) for run in self.runs],
         )
@@ -158,17 +182,11 @@ def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _section(title: str, body: Iterator[str]) -> list[str]:
-    lines = list(body)
-    return ["", f"## {title}", "", *(lines or ["None."])]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    if rows:
-        yield f"| {' | '.join(heads)} |"
-        yield f"|{' --- |' * len(heads)}"
-        for row in rows:
-            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+def _markdown(blocks: Iterable[Block]) -> list[str]:
+    lines: list[str] = []
+    for block in blocks:
+        lines += [block] if isinstance(block, str) else block.lines()
+    return lines
 
 
 def _share(part: int, whole: int) -> str:

@@ -75,14 +75,14 @@ class Statistics:
                 f"missing    {len(self.unknown)} of {self.units} units: their release gathered no"
                 " statistics; --codes reads their parts for them"
             )
-        lines += _clip_lines(self.total)
+        lines += clip_lines(self.total)
         for name, use in self.codebooks.items():
             lines.append(
                 f"codebook   {name}: {use.used} of {use.size} codes used"
                 f" ({use.used / use.size:.1%}), perplexity {use.perplexity:.1f}"
             )
         for bucket, statistics in self.buckets.items():
-            lines += ["", f"bucket {bucket}", *_clip_lines(statistics), *_cell_lines(statistics)]
+            lines += ["", f"bucket {bucket}", *clip_lines(statistics), *_cell_lines(statistics)]
         if len(self.buckets) > 1:
             lines += ["", "all buckets", *_cell_lines(self.total)]
         return lines
@@ -176,7 +176,8 @@ def _plain(statistics: BucketStatistics) -> dict[str, Any]:
     }
 
 
-def _clip_lines(statistics: BucketStatistics) -> Iterator[str]:
+def clip_lines(statistics: BucketStatistics) -> Iterator[str]:
+    """Yield what the clips are, for a person."""
     clips = statistics.clips
     length = format_duration(statistics.microseconds / 1e6)
     padded = f" ({statistics.padded_frames} copies)" if statistics.padded_frames else ""
