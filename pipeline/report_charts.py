@@ -88,7 +88,9 @@ def rates_chart(series: Mapping[str, Sequence[float]]) -> str:
             f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"'
             f' stroke-width="2"><title>{escape(name)}</title></polyline>'
         )
-        parts.append(f'<text x="{legend}" y="{height + 22}" fill="{color}">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{legend}" y="{height + 22}" style="fill: {color}">{escape(name)}</text>'
+        )
         legend += 9 * len(name) + 24
     return _svg(height + 30, parts, "clips per second by stage")
 
@@ -118,7 +120,7 @@ def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
 
 def _svg(height: float, parts: Sequence[str], label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
+        f'<svg viewBox="0 -12 {_WIDTH} {height + 12:.0f}" role="img" aria-label="{escape(label)}">'
         + "".join(parts)
         + "</svg>"
     )
