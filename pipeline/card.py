@@ -136,13 +136,13 @@ def _size(rows: int) -> str:
 def _counts(manifest: Manifest, statistics: Statistics) -> Iterator[str]:
     counts, total = manifest.counts(), statistics.total
     rows: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    files: dict[str, dict[str, int]] = {}  # units share a merged one
     for part in manifest.parts():
         rows[part.bucket] += part.rows
-        sizes[part.bucket] += part.bytes
+        files.setdefault(part.bucket, {})[part.path] = part.bytes
     yield "| bucket | clips | bytes |\n|---|---|---|"
     for bucket in sorted(rows):
-        yield f"| `{bucket}` | {rows[bucket]} | {format_bytes(sizes[bucket])} |"
+        yield f"| `{bucket}` | {rows[bucket]} | {format_bytes(sum(files[bucket].values()))} |"
     yield ""
     yield (
         f"From {counts.samples_read} videos and images: {counts.samples_with_clips} gave clips,"

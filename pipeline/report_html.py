@@ -12,11 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.errors import StoreError
 from pipeline.findings import Finding
+from pipeline.parquet import open_parquet
 from pipeline.report_charts import latents_chart, levels_chart, rates_chart, stage_rates
 from pipeline.report_page import Block, Page, Table, report
 from pipeline.report_pairs import DRAWN_PER_PAIR, Pair, draw_pairs
@@ -112,11 +109,8 @@ def examples(store: Store, page: Page) -> dict[str, list[dict[str, Any]]]:
     for part in page.status.manifest.quarantine_parts()[:_QUARANTINE_FILES]:
         if all(len(rows) >= EXAMPLES for rows in found.values()):
             break
-        try:
-            with store.open(part.path) as file:
-                rows = pq.read_table(file).to_pylist()
-        except (pa.ArrowException, FileNotFoundError) as error:
-            raise StoreError(f"{store.locate(part.path)}: {error}; see `verify`") from error
+        with open_parquet(store, part.path) as parquet:
+            rows = parquet.read().to_pylist()
         for row in rows:
             if len(named := found.setdefault(row["reason"], [])) < EXAMPLES:
                 named.append(row)

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.again import Again
 from pipeline.dataset import Dataset, read_dataset
 from pipeline.errors import ConfigError, StoreError
 from pipeline.findings import Finding
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.parquet import open_parquet, unit_rows
 from pipeline.records import Sample, UnitRecord
 from pipeline.revisit import DrawnRow, clip_psnr, read_row
 from pipeline.storage import Store
@@ -83,15 +82,13 @@ def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:
         StoreError: a part of its unit is damaged.
     """
     unit = manifest.unit(clip_id.partition("/")[0])
-    for part in unit.parts if unit is not None else ():
-        try:
-            with store.open(part.path) as file:
-                ids = pq.read_table(file, columns=["clip_id"])["clip_id"].to_pylist()
-        except (pa.ArrowException, FileNotFoundError) as error:
-            raise StoreError(f"{store.locate(part.path)}: {error}; see `verify`") from error
-        if clip_id in ids:
-            assert unit is not None
-            return DrawnRow(unit, part, ids.index(clip_id))
+    if unit is not None:
+        for part in unit.parts:
+            with open_parquet(store, part.path) as parquet:
+                tables = list(unit_rows(parquet, part, ["clip_id"]))
+            ids = [name for table in tables for name in table["clip_id"].to_pylist()]
+            if clip_id in ids:
+                return DrawnRow(unit, part, ids.index(clip_id))
     raise ConfigError(
         f"--clip {clip_id}: no row of {store.uri} has this clip_id, which is unit/key/clip_index;"
         " it may be quarantined or filtered"

@@ -7,9 +7,11 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from pipeline.card import PATH, _size, write_card
+from pipeline.compact import compact
 from pipeline.manifest import read_manifest
 from pipeline.statistics import read_statistics
 from pipeline.storage import Store
+from pipeline.summary import format_bytes
 from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.units import deliver
 
@@ -43,6 +45,13 @@ def test_it_says_what_is_there(local: Store) -> None:
     assert "The clips are 105 frames, 10.5 s of source; 13 have a caption." in text
     assert "| `kl` | vidtok_kl_causal_488_16chn | posterior means (log-variances in" in text
     assert not re.search(r"[{}]\w*[{}]", text), "a place of the template was not filled"
+
+
+def test_a_merged_part_is_counted_once(local: Store) -> None:
+    sound(local)
+    compact(local)
+    sizes = {part.bucket: part.bytes for part in read_manifest(local).parts()}
+    assert f"| `5x16x16` | 12 | {format_bytes(sizes['5x16x16'])} |" in write(local)
 
 
 def test_its_program_reads_a_clip(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.compact import compact
 from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest import read_manifest
 from pipeline.show import find_row, show
@@ -53,9 +54,13 @@ def test_a_clip_beside_its_tokens(corpus: Store, tmp_path: Path) -> None:
     assert lines[-1].startswith(f"video          {out}: original | fsq ")
 
 
-def test_every_row_is_found_in_its_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize("merged", [False, True])
+def test_every_row_is_found_in_its_part(tmp_path: Path, merged: bool) -> None:
     store = Store(str(tmp_path))
-    for record in sound(store):
+    records = sound(store)
+    if merged:
+        assert compact(store).files_after == 2
+    for record in records:
         seen = 0
         for n in range(8):
             clip_id = f"{record.unit}/k{n // 2}/{n % 2}"
