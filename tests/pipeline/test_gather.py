@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts, merged
@@ -80,6 +80,7 @@ def test_buckets_are_apart() -> None:
         max_size=5,
     )
 )
+@example([[3 * 2.0**-18]])
 def test_sums_of_float16_are_exact(clips: list[list[float]]) -> None:
     found = latent_sums(np.array([values], np.float64) for values in clips)
     values = [Fraction(value) for values in clips for value in values]

@@ -48,6 +48,15 @@ def test_all_units_are_in_it_and_agree_with_the_parts(store: Store) -> None:
     assert use.perplexity == pytest.approx(2 ** -(shares * np.log2(shares)).sum())
 
 
+def test_codes_that_occur_more_than_once_weigh_more(local: Store) -> None:
+    # The fake cells of "ab" and "ba" are the same.
+    write_log(local, [commit(local, deliver(name, batches=(3,))) for name in ("ab", "ba", "c")])
+    use = read_statistics(local, codes=True).codebooks["fsq"]
+    shares = [2 / 72] * 24 + [1 / 72] * 24
+    assert use.used == 48
+    assert use.perplexity == pytest.approx(2 ** -sum(p * np.log2(p) for p in shares))
+
+
 def test_the_same_rows_in_other_batches_have_the_same_statistics(local: Store) -> None:
     record = commit(local, deliver("u"))
     again = commit(local, deliver("u"), row_group_bytes=1000)
