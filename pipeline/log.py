@@ -77,7 +77,7 @@ class CommitLog:
         self._dropped: set[str] = set()
         self.changed: dict[str, int] = {}
         self.committed = Committed()
-        checkpoint = read_checkpoint(store)
+        checkpoint = read_checkpoint(store, columns=["unit", "sources"])
         self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
         self.number = checkpoint.number
         units, sources = (checkpoint.table[name].to_pylist() for name in ("unit", "sources"))
