@@ -8,15 +8,17 @@ on; the tokenize stage decodes it again and encodes the pieces as they come.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import Decoder
-from pipeline.encode import ClipEncoder
 from pipeline.records import BatchHeader, Bucket, Clip, Sample
 from pipeline.rows import BatchRow
+
+if TYPE_CHECKING:
+    from pipeline.encode import ClipEncoder  # with torch, which decode actors do without
 
 Cells = dict[str, NDArray[Any]]
 
@@ -71,7 +73,7 @@ def pieces(decoder: Decoder, sample: Sample, unit: str) -> Iterator[NDArray[Any]
 
 
 def whole_cells(
-    encoders: Sequence[ClipEncoder],
+    encoders: Sequence["ClipEncoder"],
     frames: Iterator[NDArray[Any]],
     num_frames: int,
     chunk_frames: int,

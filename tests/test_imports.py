@@ -1,6 +1,8 @@
 """Imports point one way: jobs → pipeline → vidtok, and each heavy library has one door."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +59,11 @@ def test_stores_are_known_to_one_module() -> None:
 
 def test_nothing_imports_the_jobs() -> None:
     assert importers("pipeline", "jobs") | importers("vidtok", "jobs") == set()
+
+
+def test_decode_actors_and_commits_start_without_torch() -> None:
+    """Seconds and hundreds of MB for each process, and most of a cluster's processes are these."""
+    heavy = "{'torch', 'av', 'PIL', 'vidtok'}"
+    code = f"import sys, pipeline.graph; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (result.stderr.strip(), result.returncode) == ("", 0)
