@@ -34,15 +34,21 @@ def connect() -> Iterator[Cluster]:
     # Ray warns that its default will change; actors here that ask for no GPU use none either way.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # From a checkout that is not installed, and from any folder: the workers find it as we did.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
-        ray.init(address="auto", **quiet)
-        is_own = False
-    except ConnectionError:
-        # From a checkout that is not installed, and from any folder: the workers find it as we did.
-        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        ray.init(address="local", include_dashboard=False, **quiet)
+        # Refused if a cluster is named, since its resources are not ours to say. Asking for "auto"
+        # first would find whatever Ray another program on this machine runs for itself.
+        ray.init(resources={"own": 1.0}, include_dashboard=False, **quiet)
         is_own = True
+    except ValueError:
+        try:
+            ray.init(address="auto", **quiet)
+            is_own = False
+        except ConnectionError:  # what `ray start` wrote down is gone
+            ray.init(address="local", include_dashboard=False, **quiet)
+            is_own = True
     try:
         yield _cluster(is_own=is_own)
     finally:
