@@ -137,6 +137,19 @@ def compact(
 
 
 @app.command()
+def publish(
+    uri: Uri,
+    table_format: Annotated[str, typer.Option("--format", help="delta or iceberg")],
+    as_json: AsJson = False,
+) -> None:
+    """Make the parts that count a Delta or Iceberg table, in place."""
+    from pipeline.publish import publish as register
+    from pipeline.storage import Store
+
+    _show(lambda: register(Store(uri), table_format), as_json)
+
+
+@app.command()
 def retry(
     uri: Uri,
     reason: Annotated[

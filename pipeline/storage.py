@@ -205,6 +205,10 @@ class Store:
                 " writes, or a local folder"
             )
 
+    def filesystem(self) -> Any:
+        """Return fsspec's file system under the root, for a library that takes one."""
+        return self._fs("")[0]
+
     def _fs(self, path: str) -> tuple[Any, str]:
         return _filesystem(self.locate(path), self.storage_options)
 
