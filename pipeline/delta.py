@@ -11,12 +11,12 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.errors import StoreError
@@ -44,12 +44,11 @@ class Delta:
         self._schema = schema
         self._options = _storage_options(store)
         self._table: DeltaTable | None = None
-        with _delta_errors(self.uri):
-            if DeltaTable.is_deltatable(self.uri, self._options):
-                self._table = DeltaTable(self.uri, storage_options=self._options)
-                self.version = self._table.version()
-                held = pa.table(self._table.get_add_actions())
-                self.paths = frozenset(held["path"].to_pylist())
+        with _delta_errors(self.uri), suppress(TableNotFoundError):
+            self._table = DeltaTable(self.uri, storage_options=self._options)
+            self.version = self._table.version()
+            held = pa.table(self._table.get_add_actions())
+            self.paths = frozenset(held["path"].to_pylist())
 
     def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
         """See `pipeline.publish.Table`."""
@@ -83,7 +82,8 @@ class Delta:
                 raise_if_key_not_exists=False,
             )
         except DeltaError as error:
-            if DeltaTable.is_deltatable(self.uri, self._options):
+            with suppress(TableNotFoundError):
+                DeltaTable(self.uri, storage_options=self._options)
                 raise CommitFailedError(str(error)) from error
             raise
         # Of this version, since somebody else may have made the next one already.

@@ -57,6 +57,11 @@ def test_stores_are_known_to_one_module() -> None:
     assert importers("pipeline", "s3fs") == set()
 
 
+def test_table_formats_have_one_module_each() -> None:
+    assert importers("pipeline", "deltalake") == {"pipeline/delta.py"}
+    assert importers("pipeline", "pyiceberg") == {"pipeline/iceberg.py"}
+
+
 def test_nothing_imports_the_jobs() -> None:
     assert importers("pipeline", "jobs") | importers("vidtok", "jobs") == set()
 

@@ -59,6 +59,7 @@ def iceberg(store: Store) -> StaticTable:
     }
     options = store.storage_options
     properties = {name: options[key] for name, key in names.items() if key in options}
+    properties["s3.region"] = "us-east-1"  # without one it is asked for over the network
     return StaticTable.from_metadata(store.locate("iceberg"), properties)
 
 

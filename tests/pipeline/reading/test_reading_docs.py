@@ -14,6 +14,7 @@ import torch
 from pipeline.dataset import new_dataset
 from pipeline.part_writer import PartWriter
 from pipeline.parts import TokenizerColumn, clip_rows, clip_schema
+from pipeline.publish import publish
 from pipeline.records import Counts, UnitRecord
 from pipeline.storage import Store
 from tests.pipeline.made_datasets import IDENTITY, write_log
@@ -130,6 +131,22 @@ def test_hugging_face_datasets(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     pytest.importorskip("datasets")
     assert same(run("import datasets")["indices"], cells["fsq"])
+
+
+def test_delta(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("deltalake")
+    publish(Store("out/demo"), "delta")
+    names = run("import deltalake")
+    assert same(names["indices"], cells["fsq"])
+    duckdb = pytest.importorskip("duckdb")
+    arrow = names["arrow"]
+    assert duckdb.sql("SELECT count(*) FROM arrow").fetchall() == [(arrow.count_rows(),)]
+
+
+def test_iceberg(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("pyiceberg")
+    publish(Store("out/demo"), "iceberg")
+    assert same(run("from pyiceberg.table import StaticTable")["indices"], cells["fsq"])
 
 
 def test_bfloat16() -> None:
