@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pyiceberg.table import StaticTable
@@ -332,6 +333,8 @@ def test_the_command_with_credentials_of_the_environment(
     s3_store: Store, s3: S3Server, table_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound(s3_store)
+    # One without options may be kept from before, for what the environment said then.
+    s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     command = ["publish", s3_store.uri, "--format", table_format]

@@ -68,7 +68,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
 
 def run(first: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    exec(block(first), names)
+    # Absolute, since the processes of a cluster that runs already have a folder of their own.
+    exec(block(first).replace("out/demo", f"{Path.cwd()}/out/demo"), names)
     return names
 
 
