@@ -68,6 +68,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
         log.close()
 
 
+@pytest.mark.timeout(600)
 def test_submit_stop_and_submit_again(
     dashboard: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -96,9 +97,10 @@ def test_submit_stop_and_submit_again(
     )
     assert begun.returncode == 0, begun.stdout + begun.stderr
     first = output / "log/00000000000000000001.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert first.exists(), ray_job("logs", "night").stdout
     stopped = ray_job("stop", "night")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "STOPPED" in (ray_job("status", "night").stdout + stopped.stdout).upper()
