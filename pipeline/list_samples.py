@@ -22,11 +22,8 @@ from pipeline.source import is_image
 from pipeline.storage import is_local
 
 _MAX_META_BYTES: Final = 1 << 20
-_IMAGE_STARTS: Final = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*"),
-    *(b"\x00\x00\x00\x1cftypavif", b"\x00\x00\x00\x20ftypavif"),
-)
-"""JPEG, PNG, BMP, TIFF, AVIF: what bytes without a name begin with."""
+_IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
+"""JPEG, PNG, BMP, TIFF: what bytes without a name begin with."""
 
 
 class BadRow(ValueError):
@@ -62,7 +59,7 @@ def list_samples(
         raise StoreError(f"{rows.uri}: gone since it was planned") from error
     except ValueError as error:
         detail = f"{rows.uri}: {error}; the rows {number + 1} to {rows.stop - 1} are lost"
-        yield read_fault(unit, f"{posixpath.basename(rows.uri)}", "list_unreadable", detail)
+        yield read_fault(unit, posixpath.basename(rows.uri), "list_unreadable", detail)
 
 
 class _Reader:
@@ -191,4 +188,5 @@ def _seconds(name: str, value: object) -> float | None:
 
 
 def _begins_as_image(data: bytes) -> bool:
-    return data.startswith(_IMAGE_STARTS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    boxed = data[8:12] == b"WEBP" if data[:4] == b"RIFF" else data[4:12] == b"ftypavif"
+    return boxed or data.startswith(_IMAGE_STARTS)

@@ -1,3 +1,4 @@
+import io
 import json
 from datetime import date
 from pathlib import Path
@@ -7,6 +8,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.config import ListConfig
 from pipeline.errors import StoreError
@@ -15,6 +17,7 @@ from pipeline.samples import read_samples
 from pipeline.sidecars import PROBLEMS
 from pipeline.source import plan_units
 from pipeline.storage import Store
+from tests.assets import HIKER
 from tests.pipeline.s3 import S3Server
 
 JPEG = b"\xff\xd8\xff and so on"
@@ -143,6 +146,16 @@ class TestBytes:
         pq.write_table(pa.table({"mp4": pa.array([b"v"], kind)}), tmp_path / "v.parquet")
         [sample] = read(tmp_path / "v.parquet", video="mp4")
         assert (sample.key, sample.video, sample.meta) == ("0", b"v", None)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF"])
+def test_bytes_without_a_name_are_known_by_how_they_begin(tmp_path: Path, form: str) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(out, form)
+    videos = pa.array([out.getvalue(), HIKER.path.read_bytes()], pa.binary())
+    pq.write_table(pa.table({"video": videos}), tmp_path / "v.parquet")
+    image, video = read(tmp_path / "v.parquet", images=True)
+    assert (image.is_image, video.is_image) == (True, False)
 
 
 class TestRows:
