@@ -189,6 +189,9 @@ class OutputConfig(Section):
 
     uri: Annotated[str, Field(min_length=1)]
     """A folder, or any prefix that fsspec opens."""
+    alone: bool = False
+    """Whether the user answers for it that nothing else writes there meanwhile: then a store that
+    ignores conditional writes is taken, which could not keep two drivers apart."""
     storage_options: dict[str, Any] = {}
     """Passed to fsspec (endpoint, credentials). Never written into the output."""
 

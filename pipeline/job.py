@@ -82,7 +82,8 @@ def run(config: JobConfig, progress: Progress) -> Summary:
             " its tokens mean nothing"
         )
     store = Store(config.output.uri, config.output.storage_options)
-    store.require_put_if_absent()
+    if not config.output.alone:
+        store.require_put_if_absent()
     tokenizers = open_tokenizers(config)
     dataset = open_dataset(store, tokenizers.dataset(config))
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run_id)

@@ -202,7 +202,7 @@ class Store:
             raise ConfigError(
                 f"output = {self.uri}: the store ignores If-None-Match (put only if absent), so two"
                 " drivers could overwrite each other's commits; use a store with conditional"
-                " writes, or a local folder"
+                " writes, or a local folder, or say that a job is alone there (output.alone=true)"
             )
 
     def filesystem(self) -> Any:

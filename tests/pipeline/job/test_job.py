@@ -8,12 +8,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
 import vidtok
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import DatasetMismatch
+from pipeline.errors import ConfigError, DatasetMismatch
 from pipeline.job import run
 from pipeline.manifest import read_manifest
 from pipeline.records import REASONS, Sample
@@ -183,6 +184,29 @@ def test_source_and_output_on_s3(
     secret = json.dumps(s3.storage_options)
     [settings] = [p for p in s3_store.list("reports") if p.endswith("config.yaml")]
     assert secret not in s3_store.read(settings).decode()
+
+
+@pytest.mark.s3
+def test_a_store_without_conditional_writes_is_for_one_driver_alone(
+    undisturbed: Undisturbed, s3: S3Server, s3_store: Store
+) -> None:
+    tars, rows = undisturbed
+    config = job(tars[:1], s3_store.uri, output__storage_options=dict(s3.storage_options))
+    with s3.faults.times("ignore_condition", 999):
+        with pytest.raises(ConfigError, match=r"output\.alone=true"):
+            run(config, Silence())
+        assert s3_store.list() == [], "no work was done"
+        alone = job(
+            tars[:1],
+            s3_store.uri,
+            output__storage_options=dict(s3.storage_options),
+            output__alone=True,
+        )
+        tokenized(alone)
+        assert run(alone, Silence()).nothing_to_do
+    mine = committed_rows(s3_store)
+    assert mine.num_rows > 0
+    assert mine.equals(rows.filter(pc.is_in(rows["unit"], mine["unit"].combine_chunks())))
 
 
 def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed) -> None:
