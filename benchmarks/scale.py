@@ -12,6 +12,7 @@ in proportion).
 import argparse
 import json
 import math
+import random
 import resource
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
+from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.records import Counts, Part, UnitRecord
@@ -118,8 +120,9 @@ def _measure(units: int, folder: Path) -> dict[str, float]:
                 unit=unit.unit,
                 sources=unit_sources(unit),
                 parts=(replace(template.parts[0], path=f"data/17x256x256/{unit.unit}-0.parquet"),),
+                statistics=_statistics(n),
             )
-            for unit in plan[start : start + _UNITS_PER_RECORD]
+            for n, unit in enumerate(plan[start : start + _UNITS_PER_RECORD], start)
         )
     records = units // _UNITS_PER_RECORD
     figures["append one record of 100 units, ms"] = (time.perf_counter() - began) / records * 1000
@@ -163,6 +166,31 @@ def _record() -> UnitRecord:
         reasons={},
         timings={"decode": 100.5, "read": 3.25, "tokenize fsq": 80.125},
     )
+
+
+def _statistics(n: int) -> dict[str, BucketStatistics]:
+    """Return numbers of as many digits as real ones, other ones in each unit."""
+    draw = random.Random(n).randrange
+    kl = LatentSums(
+        cells=1_280_000,
+        sums=tuple(draw(1 << 44) for _ in range(16)),
+        squares=tuple(draw(1 << 52) for _ in range(16)),
+    )
+    fsq = LevelCounts(counts=tuple(tuple(draw(1 << 18) for _ in range(8)) for _ in range(5)))
+    return {
+        "17x256x256": BucketStatistics(
+            clips=_CLIPS_PER_UNIT,
+            frames=17 * _CLIPS_PER_UNIT,
+            microseconds=draw(1 << 31),
+            captions=draw(_CLIPS_PER_UNIT),
+            caption_characters=draw(1 << 17),
+            lengths={32: _CLIPS_PER_UNIT},
+            sides={side: draw(_CLIPS_PER_UNIT) for side in (480, 720, 1080)},
+            rates={rate: draw(_CLIPS_PER_UNIT) for rate in (24, 25, 30, 60)},
+            latents={"kl": kl},
+            levels={"fsq": fsq},
+        )
+    }
 
 
 def _count_calls() -> Counter[str]:
