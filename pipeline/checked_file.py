@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import StoreError
+from pipeline.files import is_local
 from pipeline.findings import Finding, Kind
 from pipeline.part_writer import MERGED_NAME
 from pipeline.parts import clip_schema
 from pipeline.records import Part
-from pipeline.storage import Store, is_local
+from pipeline.storage import Store
 
 _CHUNK: Final = 8 << 20
 

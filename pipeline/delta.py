@@ -20,9 +20,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.errors import StoreError
+from pipeline.files import canonical_uri
 from pipeline.publish import WholeFile
 from pipeline.redact import redacted
-from pipeline.storage import Store, canonical_uri
+from pipeline.storage import Store
 
 _APPLICATION: Final = "vidtok"
 """Whose transactions they are; their version is the number of the log's last record."""

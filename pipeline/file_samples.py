@@ -4,11 +4,11 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.files import file_size, is_local, open_file, read_file
 from pipeline.records import LooseFile, Quarantined, Sample
 from pipeline.redact import redacted
 from pipeline.sidecars import Sidecars
 from pipeline.source import is_image
-from pipeline.storage import file_size, is_local, open_file, read_file
 from pipeline.tar import MAX_SIDECAR_BYTES
 
 

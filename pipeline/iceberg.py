@@ -29,9 +29,10 @@ from pyiceberg.table.update import update_table_metadata
 from pyiceberg.typedef import Record
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files import canonical_uri
 from pipeline.publish import WholeFile
 from pipeline.redact import redacted
-from pipeline.storage import Store, canonical_uri
+from pipeline.storage import Store
 
 _FOLDER: Final = "iceberg"
 _METADATA: Final = re.compile(rf"{_FOLDER}/metadata/v(\d+)\.metadata\.json")

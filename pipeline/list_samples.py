@@ -14,12 +14,12 @@ from typing import Any, Final
 from pipeline.config import ListConfig
 from pipeline.errors import StoreError
 from pipeline.file_samples import file_sample, read_fault
+from pipeline.files import is_local
 from pipeline.lists import Row, read_rows
 from pipeline.records import ListRows, LooseFile, Quarantined, Sample, Span
 from pipeline.redact import redacted
 from pipeline.sidecars import PROBLEMS, json_value
 from pipeline.source import is_image
-from pipeline.storage import is_local
 
 _MAX_META_BYTES: Final = 1 << 20
 _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ListConfig
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files import open_file
 from pipeline.records import ListRows
-from pipeline.storage import open_file
 
 LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 

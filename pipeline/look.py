@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.config import SourceConfig
 from pipeline.decode import Decoder
 from pipeline.errors import QuarantineError
+from pipeline.files import file_size
 from pipeline.records import Bucket, Quarantined, Sample, WorkUnit
 from pipeline.samples import read_samples
-from pipeline.storage import file_size
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, new_dataset
+from pipeline.files import canonical_uri
 from pipeline.fingerprint import identity, tokenizer_column
 from pipeline.models import open_model, weights_digest
 from pipeline.parts import TokenizerColumn
 from pipeline.records import WorkUnit
 from pipeline.remaining import take_slice
 from pipeline.source import plan_units
-from pipeline.storage import canonical_uri
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:

@@ -12,11 +12,11 @@ from typing import Any, Final
 from pipeline.config import ListConfig
 from pipeline.errors import StoreError
 from pipeline.file_samples import file_sample, read_fault
+from pipeline.files import open_file
 from pipeline.list_samples import list_samples
 from pipeline.records import Quarantined, Sample, WorkUnit
 from pipeline.sidecars import Sidecars
 from pipeline.source import is_image, is_video
-from pipeline.storage import open_file
 from pipeline.tar import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Group, read_groups
 from pipeline.tar_bytes import DamagedTar, TarPastLimit
 

@@ -22,10 +22,10 @@ from braceexpand import braceexpand
 
 from pipeline.config import ListConfig
 from pipeline.errors import ConfigError
+from pipeline.files import canonical_uri, find_files, list_folder
 from pipeline.lists import LIST_SUFFIXES, cut_list, is_list
 from pipeline.records import ListRows, LooseFile, WorkUnit
 from pipeline.row_ranges import range_name
-from pipeline.storage import canonical_uri, find_files, list_folder
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 IMAGE_EXTENSIONS: Final = frozenset({"avif", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})

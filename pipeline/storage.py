@@ -1,7 +1,4 @@
-"""Files and objects behind one small door: the only module that knows fsspec.
-
-`Store` is the output: paths relative to one root, a local folder or an object store, made anew
-from its arguments in any process. The functions below it read the input by full URIs.
+"""The output: files and objects under one root, a local folder or an object store.
 
 Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
 the new ones. `put_if_absent` has three outcomes that call for different acts: done,
@@ -21,20 +18,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final
 
-import fsspec
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
+from pipeline.files import (
+    StoreReader,
+    file_size,
+    hidden_temporary,
+    on_local_disk,
+    open_file,
+    open_filesystem,
+    read_file,
+    store_errors,
+)
 from pipeline.local_disk import TEMPORARY_PREFIX, link_if_absent, replace_durably, temporary_in
 from pipeline.range_file import RangeFile
-from pipeline.redact import redacted
 
 _CONFLICT_TRIES: Final = 6
 _SETTLE_TRIES: Final = 5
-_READ_AHEAD_BYTES: Final = 8 << 20
 _MODIFIED: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
 """What fsspec's file systems call the time of the last change: local, S3, Azure, GCS, memory."""
 _CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
@@ -87,15 +90,15 @@ class Store:
         """
         fs, full = self._fs(path)
         where = self.locate(path)
-        with _store_errors(where):
-            if isinstance(fs, LocalFileSystem):
+        with store_errors(where):
+            if on_local_disk(fs):
                 return pa.OSFile(full)  # its reads do not wait for Python's lock
-            return _Reader(RangeFile(fs, full, num_bytes), where)
+            return StoreReader(RangeFile(fs, full, num_bytes), where)
 
     def exists(self, path: str) -> bool:
         """Return whether a file stands at the path."""
         fs, full = self._fs(path)
-        with _store_errors(self.locate(path)):
+        with store_errors(self.locate(path)):
             return bool(fs.isfile(full))
 
     def size(self, path: str) -> int:
@@ -106,15 +109,15 @@ class Store:
         """Return the paths of all files under a folder, at any depth, sorted."""
         fs, full = self._fs(folder)
         root = self._fs("")[1].rstrip("/") + "/"
-        with _store_errors(self.locate(folder)):
+        with store_errors(self.locate(folder)):
             found = [str(name).removeprefix(root) for name in fs.find(full)]
-        return sorted(name for name in found if not _hidden_temporary(name))
+        return sorted(name for name in found if not hidden_temporary(name))
 
     def files(self, path: str = "") -> Iterator[StoredFile]:
         """Yield all files under a folder, or the one file at the path, temporary ones as well."""
         fs, full = self._fs(path)
         root = self._fs("")[1].rstrip("/") + "/"
-        with _store_errors(self.locate(path)):
+        with store_errors(self.locate(path)):
             found = fs.find(full, detail=True)
         for name, info in found.items():
             when = next(info[key] for key in _MODIFIED if key in info)
@@ -124,26 +127,26 @@ class Store:
     def delete(self, path: str) -> None:
         """Remove a file; a file that is gone already is no error."""
         fs, full = self._fs(path)
-        with _store_errors(self.locate(path)), contextlib.suppress(FileNotFoundError):
+        with store_errors(self.locate(path)), contextlib.suppress(FileNotFoundError):
             fs.rm_file(full)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically, over whatever stands there."""
         fs, full = self._fs(path)
-        if isinstance(fs, LocalFileSystem):
+        if on_local_disk(fs):
             with self.spool(posixpath.dirname(path)) as spool:
                 spool.file.write(data)
                 spool.publish(path)
             return
-        with _store_errors(self.locate(path)):
+        with store_errors(self.locate(path)):
             fs.pipe_file(full, data)
 
     def spool(self, folder: str) -> "Spool":
         """Begin a file whose name is known only at its end; see `Spool`."""
         fs, full = self._fs(folder)
-        with _store_errors(self.locate(folder)):
+        with store_errors(self.locate(folder)):
             # Where renaming is atomic the temporary file has to be on the same file system.
-            return Spool(self, Path(full) if isinstance(fs, LocalFileSystem) else None)
+            return Spool(self, Path(full) if on_local_disk(fs) else None)
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         """Write a file only if nothing stands at the path.
@@ -156,8 +159,8 @@ class Store:
         """
         fs, full = self._fs(path)
         where = self.locate(path)
-        if isinstance(fs, LocalFileSystem):
-            with _store_errors(where):
+        if on_local_disk(fs):
+            with store_errors(where):
                 link_if_absent(Path(full), data)
         else:
             _create_object(fs, full, data, where)
@@ -210,7 +213,7 @@ class Store:
         return self._fs("")[0]
 
     def _fs(self, path: str) -> tuple[Any, str]:
-        return _filesystem(self.locate(path), self.storage_options)
+        return open_filesystem(self.locate(path), self.storage_options)
 
 
 class Spool:
@@ -233,8 +236,8 @@ class Spool:
     def publish(self, path: str) -> None:
         """Close the file and put it at the path atomically, over whatever stands there."""
         fs, full = self._store._fs(path)
-        with _store_errors(self._store.locate(path)):
-            if isinstance(fs, LocalFileSystem):
+        with store_errors(self._store.locate(path)):
+            if on_local_disk(fs):
                 replace_durably(self._path, self.file, Path(full))
             else:
                 self.file.close()
@@ -252,135 +255,6 @@ class Spool:
 
     def __exit__(self, *exc: object) -> None:
         self.discard()
-
-
-# Input: full URIs, read only.
-
-
-def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Return the one spelling of a URI: an absolute path for local files."""
-    fs, full = _filesystem(uri, storage_options)
-    return full if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(full))
-
-
-def is_local(uri: str) -> bool:
-    """Return whether a URI names the local disk."""
-    return isinstance(_filesystem(uri, None)[0], LocalFileSystem) if "://" in uri else True
-
-
-def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the canonical URIs of the files that a file, folder or glob names, sorted.
-
-    A folder is searched at any depth. A name that exists as it is spelled is no pattern, whatever
-    characters it holds. Nothing found is an empty list.
-    """
-    fs, full = _filesystem(uri, storage_options)
-    with _store_errors(uri):
-        try:
-            kind = fs.info(full)["type"]
-        except FileNotFoundError:
-            matches = fs.glob(full, detail=True) if any(c in full for c in "*?[") else {}
-            names = [name for name, info in matches.items() if info["type"] == "file"]
-        else:
-            names = [full] if kind == "file" else fs.find(full)
-    return _uris(fs, names)
-
-
-def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the canonical URIs of the files that stand directly in a folder, sorted."""
-    fs, full = _filesystem(uri, storage_options)
-    try:
-        with _store_errors(uri):
-            entries = fs.ls(full, detail=True)
-    except FileNotFoundError:
-        return []
-    return _uris(fs, [entry["name"] for entry in entries if entry["type"] == "file"])
-
-
-def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int:
-    """Return a file's length in bytes."""
-    fs, full = _filesystem(uri, storage_options)
-    with _store_errors(uri):
-        return int(fs.size(full))
-
-
-def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
-    """Return the whole content of a file."""
-    fs, full = _filesystem(uri, storage_options)
-    with _store_errors(uri):
-        return bytes(fs.cat_file(full))
-
-
-def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:
-    """Open a file for reading; its `read` raises `StoreError` when the store fails midway."""
-    fs, full = _filesystem(uri, storage_options)
-    with _store_errors(uri):
-        if isinstance(fs, LocalFileSystem):
-            file = Path(full).open("rb")  # noqa: SIM115 - the caller closes it
-        else:
-            file = fs.open(full, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
-    return cast("BinaryIO", _Reader(file, uri))
-
-
-class _Reader:
-    """A file whose failures are the store's, so that none is mistaken for damaged content."""
-
-    def __init__(self, file: Any, uri: str) -> None:
-        self._file = file
-        self._uri = uri
-
-    def read(self, size: int = -1) -> bytes:
-        with _store_errors(self._uri):
-            return bytes(self._file.read(size))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-
-
-def _filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """Return fsspec's file system and its own spelling of the path.
-
-    Not kept on the object: fsspec caches instances by thread and process, which survives forks.
-    Listings are never cached: other drivers write under the same root.
-    """
-    try:
-        fs, path = fsspec.core.url_to_fs(
-            uri, **{**(storage_options or {}), "use_listings_cache": False}
-        )
-    except ImportError as error:
-        raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
-    except ValueError as error:
-        raise ConfigError(f"{uri}: {error}") from error
-    return fs, os.path.abspath(path) if isinstance(fs, LocalFileSystem) else str(path)
-
-
-@contextlib.contextmanager
-def _store_errors(where: str) -> Iterator[None]:
-    """Turn whatever a file system throws into `StoreError`; "not found" stays itself."""
-    try:
-        yield
-    except (FileNotFoundError, StoreError):
-        raise
-    except Exception as error:
-        # botocore and aiohttp errors are no OSErrors, so no narrower clause would hold.
-        raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
-
-
-def _uris(fs: Any, names: list[str]) -> list[str]:
-    names = [name for name in names if not name.endswith("/") and not _hidden_temporary(name)]
-    if not isinstance(fs, LocalFileSystem):
-        names = [str(fs.unstrip_protocol(name)) for name in names]
-    return sorted(names)
-
-
-def _hidden_temporary(path: str) -> bool:
-    return posixpath.basename(path).startswith(TEMPORARY_PREFIX)
 
 
 def _pause(attempt: int) -> None:

@@ -53,7 +53,7 @@ def test_video_is_decoded_in_one_folder() -> None:
 
 
 def test_stores_are_known_to_one_module() -> None:
-    assert importers("pipeline", "fsspec") == {"pipeline/storage.py"}
+    assert importers("pipeline", "fsspec") == {"pipeline/files.py"}
     assert importers("pipeline", "s3fs") == set()
 
 

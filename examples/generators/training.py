@@ -27,9 +27,10 @@ import pipeline
 from examples.generators.samples import draw_samples
 from pipeline.cluster import connect
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import canonical_uri
 from pipeline.parts import TokenizerColumn
 from pipeline.reading import Snapshot, TokenDataset
-from pipeline.storage import Store, canonical_uri
+from pipeline.storage import Store
 
 _WARM_UP = 20
 

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.cluster import Cluster, connect
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.storage import canonical_uri
+from pipeline.files import canonical_uri
 from pipeline.training.config import ObjectiveSection, TrainConfig
 from pipeline.training.stage import Rank, Tell, train_stages
 

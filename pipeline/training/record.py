@@ -11,7 +11,8 @@ import json
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.storage import Store, canonical_uri, is_local
+from pipeline.files import canonical_uri, is_local
+from pipeline.storage import Store
 
 _METRICS = "metrics.jsonl"
 

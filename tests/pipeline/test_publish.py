@@ -26,11 +26,12 @@ from pipeline.__main__ import app
 from pipeline.compact import compact
 from pipeline.delta import _storage_options
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files import canonical_uri
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest
 from pipeline.publish import Published, publish
 from pipeline.records import Reopened
-from pipeline.storage import Store, canonical_uri
+from pipeline.storage import Store
 from pipeline.vacuum import vacuum
 from pipeline.verify import verify
 from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
