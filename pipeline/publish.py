@@ -11,18 +11,18 @@ The table is opened before the manifest is read, and its commit fails if anybody
 between. So a table never goes back to an older state of the log, however many publish it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from pipeline.dataset import read_dataset
+from pipeline.dataset import Dataset, read_dataset
 from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.parts import clip_schema
 from pipeline.records import Part
-from pipeline.storage import Store
+from pipeline.storage import Store, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,23 @@ def publish(store: Store, table_format: str) -> Published:
     )
 
 
+def published_files(store: Store, dataset: Dataset, files: Iterable[StoredFile]) -> frozenset[str]:
+    """Return the paths that the newest versions of the dataset's tables name.
+
+    Args:
+        store: the dataset's root.
+        dataset: of it.
+        files: that stand there.
+
+    Raises:
+        ConfigError: a table's library is not installed.
+        StoreError: a table cannot be read.
+    """
+    found = {name for file in files for name, mark in _MARKS.items() if file.path.startswith(mark)}
+    schema = clip_schema(dataset.tokenizers)
+    return frozenset().union(*(_FORMATS[name](store, schema).paths for name in found))
+
+
 def _whole_files(store: Store, manifest: Manifest) -> Iterator[WholeFile]:
     """Yield the files of the parts that count, each once, in the order of commits.
 
@@ -189,7 +206,7 @@ def _iceberg(store: Store, schema: pa.Schema) -> Table:
 
 def _not_installed(table_format: str, error: ImportError) -> ConfigError:
     return ConfigError(
-        f"--format {table_format}: {error}; install the extra: vidtok-pipeline[publish]"
+        f"{table_format} table: {error}; install the extra: vidtok-pipeline[publish]"
     )
 
 
@@ -197,3 +214,5 @@ _FORMATS: Final[dict[str, Callable[[Store, pa.Schema], Table]]] = {
     "delta": _delta,
     "iceberg": _iceberg,
 }
+_MARKS: Final = {"delta": "_delta_log/", "iceberg": "iceberg/metadata/"}
+"""Folders that a table of each format has."""

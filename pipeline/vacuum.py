@@ -19,6 +19,7 @@ from pipeline.log import CommitLog
 from pipeline.log_records import record_path
 from pipeline.manifest import read_manifest
 from pipeline.parquet import open_parquet
+from pipeline.publish import published_files
 from pipeline.storage import Store, StoredFile
 from pipeline.summary import format_bytes
 from pipeline.unnamed import Unnamed, unnamed_files
@@ -39,6 +40,8 @@ class Vacuumed:
     """Younger than the limit, or of a unit whose record is, or named by now."""
     uncommitted: list[StoredFile] = field(default_factory=list)
     """Of units that are not committed, or are to be done again."""
+    published: list[StoredFile] = field(default_factory=list)
+    """Named by the newest version of a Delta or Iceberg table, which would miss them."""
     foreign: list[StoredFile] = field(default_factory=list)
     """Not written by this program; never deleted."""
 
@@ -74,6 +77,7 @@ class Vacuumed:
 _KEPT: Final = {
     "young": "younger",
     "uncommitted": "of units that are not committed; running the job again settles them",
+    "published": "in a published table; publish it again, and they are garbage",
     "foreign": "not written by this program",
 }
 _GROUPS: Final = ("garbage", *_KEPT)
@@ -97,8 +101,9 @@ def vacuum(
             job runs: see above.
 
     Raises:
-        ConfigError: there is no dataset.
-        StoreError: the log is damaged, or the store refuses.
+        ConfigError: there is no dataset, or the library of a table that was published here is not
+            installed.
+        StoreError: the log or a table is damaged, or the store refuses.
     """
     dataset = read_dataset(store)
     # In this order: what the log object has not seen is in the manifest, and whatever is listed and
@@ -106,6 +111,7 @@ def vacuum(
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="vacuum") if delete else None
     files = list(store.files())
     manifest = read_manifest(store)
+    published = published_files(store, dataset, files)
     modified = {file.path: file.modified for file in files}
     committed = {
         unit: modified.get(record_path(number), float("inf"))
@@ -122,6 +128,7 @@ def vacuum(
         found.file.path
         for found in unnamed
         if found.kind == "merged"
+        and found.file.path not in published
         and found.file.modified <= limit
         and _last_changed(store, found.file.path, committed) <= limit
     ]
@@ -135,6 +142,8 @@ def vacuum(
         since = max(found.file.modified, committed.get(found.unit, 0.0))
         if found.kind == "foreign":
             result.foreign.append(found.file)
+        elif found.file.path in published:
+            result.published.append(found.file)
         elif since > limit or (found.kind == "merged" and found.file.path not in merged):
             result.young.append(found.file)
         elif is_open and not uncommitted:

@@ -203,6 +203,20 @@ def test_what_was_replaced_is_removed(store: Store, table_format: str) -> None:
     assert same(table_rows(store, table_format), plain_rows(store))
 
 
+def test_vacuum_keeps_what_a_table_names(store: Store, table_format: str) -> None:
+    sound(store)
+    publish(store, table_format)
+    held = table_rows(store, table_format)
+    compact(store)
+    swept = vacuum(store, older_than_hours=0, delete=True)
+    assert (swept.garbage, len(swept.published)) == ([], 6)
+    assert table_rows(store, table_format).equals(held)
+    publish(store, table_format)
+    swept = vacuum(store, older_than_hours=0, delete=True)
+    assert (len(swept.garbage), swept.published) == (6, [])
+    assert same(table_rows(store, table_format), plain_rows(store))
+
+
 def test_rows_that_do_not_count_are_not_published(local: Store, table_format: str) -> None:
     sound(local)
     compact(local)
@@ -323,11 +337,17 @@ def test_refuses_other_formats_and_missing_libraries(
     with pytest.raises(ConfigError, match="--format hudi: no table format; use delta or iceberg"):
         publish(local, "hudi")
     sound(local)
+    for module in FORMATS:
+        publish(local, module)
     for library, module in (("deltalake", "delta"), ("pyiceberg.catalog", "iceberg")):
-        monkeypatch.setitem(sys.modules, library, None)
-        monkeypatch.delitem(sys.modules, f"pipeline.{module}", raising=False)
-        with pytest.raises(ConfigError, match=r"install the extra: vidtok-pipeline\[publish\]"):
-            publish(local, module)
+        with monkeypatch.context() as missing:
+            missing.setitem(sys.modules, library, None)
+            missing.delitem(sys.modules, f"pipeline.{module}", raising=False)
+            says = rf"{module} table: .*; install the extra: vidtok-pipeline\[publish\]"
+            with pytest.raises(ConfigError, match=says):
+                publish(local, module)
+            with pytest.raises(ConfigError, match=says):
+                vacuum(local)
 
 
 def test_the_command_with_credentials_of_the_environment(
