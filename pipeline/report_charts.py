@@ -6,33 +6,66 @@ from html import escape
 from itertools import accumulate, pairwise
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.bucket_statistics import LatentSums, LevelCounts
+from pipeline.latent_histograms import EDGES
 from pipeline.manifest import Manifest
 
 COLORS: Final = ("#2a6fbb", "#c8552d", "#3a8f4d", "#8a4fa3", "#a0802a", "#5b6770")
 _POINTS: Final = 60
 _WIDTH: Final = 760
+_SMALL_WIDE, _SMALL_HIGH = 130, 60
 
 
-def levels_chart(levels: LevelCounts) -> str:
+def levels_charts(levels: LevelCounts) -> str:
     """Return bars for how often each channel takes each level, and a line where all are alike."""
-    columns, gap, height = len(levels.counts), 16, 90
-    wide = (_WIDTH - gap * (columns - 1)) / columns
-    parts = []
+    figures = []
     for channel, (counts, value) in enumerate(zip(levels.counts, levels.perplexity(), strict=True)):
-        left, total, bar = channel * (wide + gap), sum(counts), wide / len(counts)
-        top = max(max(counts), total / len(counts))
-        for n, count in enumerate(counts):
-            tall = height * count / top if top else 0
-            parts.append(
-                f'<rect x="{left + n * bar:.1f}" y="{height - tall:.1f}" width="{bar * 0.86:.1f}"'
-                f' height="{tall:.1f}" fill="{COLORS[0]}"><title>level {n}: {count}</title></rect>'
-            )
-        even = height - height * total / len(counts) / top if top else height
-        parts.append(_line(left, even, left + wide, even, "#888", dashed=True))
-        parts.append(_text(left, height + 16, f"channel {channel}"))
-        parts.append(_text(left, height + 32, f"{value:.2f} of {len(counts)}"))
-    return _svg(height + 38, parts, "use of the levels of each channel")
+        even = sum(counts) / len(counts)
+        scale, bar = _SMALL_HIGH / (max(*counts, even) or 1), _SMALL_WIDE / len(counts)
+        parts = [
+            f'<rect x="{n * bar:.1f}" y="{_SMALL_HIGH - count * scale:.1f}"'
+            f' width="{bar * 0.86:.1f}" height="{count * scale:.1f}" fill="{COLORS[0]}">'
+            f"<title>level {n}: {count}</title></rect>"
+            for n, count in enumerate(counts)
+        ]
+        y = _SMALL_HIGH - even * scale
+        parts.append(_line(0, y, _SMALL_WIDE, y, "currentColor", dashed=True))
+        text = f"{value:.2f} of {len(counts)} levels"
+        figures.append(_small(channel, parts, "use of the levels", text))
+    return _grid(figures)
+
+
+def histogram_charts(sums: LatentSums, counts: NDArray[np.int64]) -> str:
+    """Return for each channel its histogram, and the normal distribution with its moments.
+
+    Args:
+        sums: of the whole dataset.
+        counts: [C, 43], as `pipeline.latent_histograms` has them.
+    """
+    bin_wide, bins = _SMALL_WIDE / (len(EDGES) - 1), np.diff(EDGES)
+    normal = np.exp(-(EDGES**2) / 2) / math.sqrt(2 * math.pi)
+    figures = []
+    for channel, (mean, std) in enumerate(zip(sums.mean(), sums.std(), strict=True)):
+        density = counts[channel, 1:-1] / max(1, counts[channel].sum()) / bins
+        scale = _SMALL_HIGH / max(density.max(), normal.max())
+        steps = "".join(
+            f"V{_SMALL_HIGH - tall * scale:.1f}H{(n + 1) * bin_wide:.1f}"
+            for n, tall in enumerate(density)
+        )
+        curve = " ".join(
+            f"{n * bin_wide:.1f},{_SMALL_HIGH - tall * scale:.1f}" for n, tall in enumerate(normal)
+        )
+        parts = [
+            f'<path d="M0 {_SMALL_HIGH}{steps}V{_SMALL_HIGH}Z" fill="{COLORS[0]}"/>',
+            f'<polyline points="{curve}" fill="none" stroke="currentColor" stroke-width="0.8"/>',
+        ]
+        beyond = (counts[channel, 0] + counts[channel, -1]) / max(1, counts[channel].sum())
+        text = f"{mean:+.3f} ± {std:.3f}<br/>beyond: {100 * beyond:.2f} %"
+        figures.append(_small(channel, parts, "distribution", text))
+    return _grid(figures)
 
 
 def latents_chart(sums: LatentSums) -> str:
@@ -45,19 +78,21 @@ def latents_chart(sums: LatentSums) -> str:
         return height / 2 * (1 - value / reach)
 
     parts = [_line(left, y(0), _WIDTH, y(0), "#888", dashed=True)]
-    parts += [_text(0, y(v) + 4, f"{v:+.2f}") for v in (reach * 0.95, 0, -reach * 0.95)]
+    parts += [
+        _text(0, y(v) + 4, f"{v:+.2f}" if v else "0") for v in (reach * 0.95, 0, -reach * 0.95)
+    ]
     for channel, (mean, std) in enumerate(zip(means, spreads, strict=True)):
         x = left + (channel + 0.5) * step
         title = f"<title>channel {channel}: mean {mean:+.5f}, std {std:.5f}</title>"
         parts.append(
             f'<g><rect x="{x - step * 0.3:.1f}" y="{y(mean + std):.1f}" width="{step * 0.6:.1f}"'
-            f' height="{y(mean - std) - y(mean + std):.1f}" fill="{COLORS[0]}" opacity="0.45"/>'
+            f' height="{y(mean - std) - y(mean + std):.1f}" fill="{COLORS[0]}" opacity="0.6"/>'
             + _line(x - step * 0.3, y(mean), x + step * 0.3, y(mean), "currentColor")
             + title
             + "</g>"
         )
         parts.append(_text(x - 4, height + 16, str(channel)))
-    return _svg(height + 22, parts, "mean and standard deviation of each channel")
+    return _wide(height + 22, parts, "mean and standard deviation of each channel")
 
 
 def rates_chart(series: Mapping[str, Sequence[float]]) -> str:
@@ -77,7 +112,7 @@ def rates_chart(series: Mapping[str, Sequence[float]]) -> str:
     for power in range(low, high + 1):
         parts.append(_line(left, y(10**power), _WIDTH, y(10**power), "#8884"))
         parts.append(_text(0, y(10**power) + 4, f"{10.0**power:g}"))
-    legend = left
+    names = []
     for n, (name, values) in enumerate(series.items()):
         color = COLORS[n % len(COLORS)]
         step = (_WIDTH - left) / max(1, len(values) - 1)
@@ -88,11 +123,9 @@ def rates_chart(series: Mapping[str, Sequence[float]]) -> str:
             f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"'
             f' stroke-width="2"><title>{escape(name)}</title></polyline>'
         )
-        parts.append(
-            f'<text x="{legend}" y="{height + 22}" style="fill: {color}">{escape(name)}</text>'
-        )
-        legend += 9 * len(name) + 24
-    return _svg(height + 30, parts, "clips per second by stage")
+        names.append(f'<span style="border-color: {color}">{escape(name)}</span>')
+    legend = f'<p class="legend">{" ".join(names)}</p>'
+    return f"<div>{_wide(height + 8, parts, 'clips per second by stage')}{legend}</div>"
 
 
 def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
@@ -118,11 +151,25 @@ def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
     return rates
 
 
-def _svg(height: float, parts: Sequence[str], label: str) -> str:
+def _wide(height: float, parts: Sequence[str], label: str) -> str:
+    """Return a chart over the whole width of the page, on a small screen to be moved in."""
+    return f'<div class="wide">{_svg(_WIDTH, height, 12, parts, label)}</div>'
+
+
+def _small(channel: int, parts: Sequence[str], label: str, text: str) -> str:
+    """Return a chart of one channel with its numbers below, `text` being HTML."""
+    svg = _svg(_SMALL_WIDE, _SMALL_HIGH, 1, parts, f"channel {channel}: {label}")
+    return f"<figure>{svg}<figcaption><b>channel {channel}</b><br/>{text}</figcaption></figure>"
+
+
+def _grid(figures: Sequence[str]) -> str:
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _svg(width: float, height: float, above: float, parts: Sequence[str], label: str) -> str:
     return (
-        f'<svg viewBox="0 -12 {_WIDTH} {height + 12:.0f}" role="img" aria-label="{escape(label)}">'
-        + "".join(parts)
-        + "</svg>"
+        f'<svg viewBox="0 {-above} {width} {height + above}" role="img"'
+        f' aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 

@@ -6,20 +6,28 @@ what their tokens decode to.
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.findings import Finding
+from pipeline.latent_histograms import REACH, LatentHistograms, draw_histograms
 from pipeline.parquet import open_parquet
-from pipeline.report_charts import latents_chart, levels_chart, rates_chart, stage_rates
-from pipeline.report_page import Block, Page, Table, report
+from pipeline.report_charts import (
+    histogram_charts,
+    latents_chart,
+    levels_charts,
+    rates_chart,
+    stage_rates,
+)
+from pipeline.report_page import Block, Page, Table, report, share
 from pipeline.report_pairs import DRAWN_PER_PAIR, Pair, draw_pairs
 from pipeline.statistics import Statistics, clip_lines, read_statistics
 from pipeline.storage import Store
-from pipeline.summary import format_bytes
+from pipeline.summary import format_bytes, format_duration
 
 EXAMPLES: Final = 3
 """Quarantined samples or clips that are named for each reason."""
@@ -27,21 +35,44 @@ EXAMPLES: Final = 3
 _QUARANTINE_FILES: Final = 200
 """Tables that are read for them, at most."""
 
+_NUMBER: Final = re.compile(r"([\d.:]+( [kMGT]?B| s)?( \([\d.]+ %\))?|-)?")
+
+_SHORT: Final = 34
+"""Characters of a cell that is not broken; a table wider than the screen moves in its own box."""
+
 _STYLE: Final = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; overflow-wrap: anywhere; }
-h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #8884; }
+h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #8886; }
+p, figcaption, dd { overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
-th, td { text-align: left; vertical-align: top; padding: .2em .9em .2em 0; }
-th, td { border-bottom: 1px solid #8883; }
-code, td, pre { overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; }
-svg { width: 100%; height: auto; font-size: 12px; }
+th, td { text-align: left; vertical-align: top; padding: .2em 1.2em .2em 0; white-space: nowrap; }
+th, td { border-bottom: 1px solid #8884; font-variant-numeric: tabular-nums; }
+.number { text-align: right; }
+.text { white-space: normal; overflow-wrap: anywhere; min-width: 13em; }
+.facts { display: flex; flex-wrap: wrap; gap: .8em 2.4em; margin: 1.5em 0; }
+.facts div { display: flex; flex-direction: column-reverse; }
+.facts dd { margin: 0; font-size: 1.7em; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.lines { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1.2em; }
+.lines div { display: contents; }
+.lines dd { margin: 0; }
+svg { display: block; width: 100%; height: auto; font-size: 12px; overflow: visible; }
 svg text { fill: currentColor; }
 figure { margin: 1.2em 0; }
 figure img { width: 100%; }
-figcaption { font-size: .9em; overflow-wrap: anywhere; }
+figcaption { font-size: .9em; }
+.wide { overflow-x: auto; }
+.wide svg { min-width: 600px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(7em, 1fr)); gap: 1.2em; }
+.grid figure { margin: 0; }
+@media (max-width: 600px) {
+  table { font-size: .85em; }
+  th { white-space: normal; }
+  th, td { padding-right: .8em; }
+  .text { min-width: 9em; }
+}
+.legend span { border-left: 1em solid; padding: 0 1.2em 0 .4em; white-space: nowrap; }
 """
 
 
@@ -88,12 +119,26 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
     findings: list[Finding] = []
     if pairs:
         shown, findings = draw_pairs(store, status.dataset, status.manifest, pairs)
-    body = "".join(_body(page, read_statistics(store), examples(store, page), shown, findings))
+    statistics = read_statistics(store)
+    histograms = draw_histograms(store, status.dataset, status.manifest, statistics.total.latents)
+    sections = {
+        "Counts": _counts(page, statistics),
+        "Quarantine": _quarantine(page, examples(store, page)),
+        "Clips and what their tokens decode to": _figures(shown, findings),
+        "Latents and codes": _charts(statistics, histograms),
+        "Files": [_html(page.sections()["Files"])],
+        "Work": _work(page),
+        "Runs": [_html(page.sections()["Runs"])],
+    }
+    if not pairs:
+        del sections["Clips and what their tokens decode to"]
+    body = "".join(_section(title, "".join(parts)) for title, parts in sections.items())
+    top = _facts(page, statistics) + _html(page.head())
     title = escape(status.output)
     text = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n{body}</html>\n"
+        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n{top}\n{body}</html>\n"
     ).encode()
     Path(path).write_bytes(text)
     return WrittenPage(page=page, path=path, bytes=len(text), pairs=len(shown))
@@ -117,31 +162,42 @@ def examples(store: Store, page: Page) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _body(
-    page: Page,
-    statistics: Statistics,
-    quarantined: Mapping[str, list[dict[str, Any]]],
-    pairs: list[Pair],
-    findings: list[Finding],
-) -> Iterator[str]:
-    yield _html(page.head())
-    sections = page.sections()
-    yield _section("Counts", _html(sections["Counts"]) + _pre(clip_lines(statistics.total)))
-    if pairs or findings:
-        yield _section("Clips and what their tokens decode to", "".join(_figures(pairs, findings)))
-    yield _section("Latents and codes", "".join(_charts(statistics)))
+def _facts(page: Page, statistics: Statistics) -> str:
+    """Return what one wants to know first, in large numbers."""
+    counts, total = page.status.tally.counts, statistics.total
+    read, lost = counts.samples_read, counts.samples_quarantined + counts.clips_quarantined
+    facts = [
+        ("clips", str(counts.clips_written)),
+        (f"of {read} samples kept", share(counts.samples_with_clips, read)),
+        ("samples and clips quarantined", str(lost)),
+        ("in parts", format_bytes(page.status.tally.bytes)),
+    ]
+    if not statistics.unknown:
+        facts.insert(1, ("of source", format_duration(total.microseconds / 1e6)))
+    return _definitions("facts", facts)
+
+
+def _counts(page: Page, statistics: Statistics) -> Iterator[str]:
+    yield _html(page.sections()["Counts"])
+    yield _definitions("lines", (line.split(maxsplit=1) for line in clip_lines(statistics.total)))
+
+
+def _quarantine(page: Page, quarantined: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    reasons = page.status.tally.reasons
     named = [
         (reason, f"{row['unit']}/{row['key']}{_index(row['clip_index'])}", row["detail"])
-        for reason, rows in quarantined.items()
+        for reason, rows in sorted(quarantined.items(), key=lambda found: -reasons[found[0]])
         for row in rows
     ]
     heads = ("reason", "for example", "detail")
-    yield _section("Quarantine", _html([*sections["Quarantine"], Table(heads, named)]))
-    yield _section("Files", _html(sections["Files"]))
-    rates = rates_chart(stage_rates(page.status.manifest))
-    note = "<p>Clips per second of work in one process, over the units in the order of commits:</p>"
-    yield _section("Work", _html(sections["Work"]) + (note + rates if rates else ""))
-    yield _section("Runs", _html(sections["Runs"]))
+    yield _html([*page.sections()["Quarantine"], Table(heads, named)])
+
+
+def _work(page: Page) -> Iterator[str]:
+    yield _html(page.sections()["Work"])
+    if rates := rates_chart(stage_rates(page.status.manifest)):
+        yield "<p>Clips per second of work in one process, over the units in the order of commits:"
+        yield f"</p>{rates}"
 
 
 def _section(title: str, body: str) -> str:
@@ -159,15 +215,29 @@ def _block(block: Block) -> str:
         return f"<p>{text}</p>" if text else ""
     if not block.rows:
         return ""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in block.heads)
+    kinds = [_kind(column) for column in zip(*block.rows, strict=True)]
+    head = "".join(map(_cell, repeat("th"), kinds, block.heads))
     rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in block.rows
+        f"<tr>{''.join(map(_cell, repeat('td'), kinds, row))}</tr>\n" for row in block.rows
     )
     return f"<table><tr>{head}</tr>\n{rows}</table>"
 
 
-def _pre(lines: Iterable[str]) -> str:
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+def _kind(column: Sequence[str]) -> str:
+    """Return how a column is set: numbers to the right, and only what is long in several lines."""
+    if all(_NUMBER.fullmatch(cell) for cell in column):
+        return "number"
+    return "text" if max(map(len, column)) > _SHORT else ""
+
+
+def _cell(tag: str, kind: str, text: str) -> str:
+    return f'<{tag} class="{kind}">{escape(text)}</{tag}>'
+
+
+def _definitions(kind: str, pairs: Iterable[Sequence[str]]) -> str:
+    """Return names with what is said of each."""
+    inner = (f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in pairs)
+    return f'<dl class="{kind}">{"".join(inner)}</dl>'
 
 
 def _index(clip_index: int | None) -> str:
@@ -175,8 +245,8 @@ def _index(clip_index: int | None) -> str:
 
 
 def _figures(pairs: list[Pair], findings: list[Finding]) -> Iterator[str]:
+    names = ", then ".join(["the source", *(pairs[0].psnr_db if pairs else ())])
     if pairs:
-        names = ", then ".join(["the source", *pairs[0].psnr_db])
         yield (
             f"<p>From left to right: {escape(names)}. The worst and the best of"
             f" {DRAWN_PER_PAIR} times as many clips drawn at random, the worst first.</p>"
@@ -185,7 +255,7 @@ def _figures(pairs: list[Pair], findings: list[Finding]) -> Iterator[str]:
         scores = ", ".join(f"{name} {value:.2f} dB" for name, value in pair.psnr_db.items())
         data = base64.b64encode(pair.webp).decode()
         yield (
-            f'<figure><img alt="" src="data:image/webp;base64,{data}"><figcaption>'
+            f'<figure><img alt="{escape(names)}" src="data:image/webp;base64,{data}"><figcaption>'
             f"<b>{escape(scores)}</b> · {escape(pair.clip_id)}<br>{escape(pair.caption)}"
             "</figcaption></figure>\n"
         )
@@ -193,18 +263,27 @@ def _figures(pairs: list[Pair], findings: list[Finding]) -> Iterator[str]:
         yield f"<p>{escape(found.where)}: {escape(found.detail)}</p>\n"
 
 
-def _charts(statistics: Statistics) -> Iterator[str]:
+def _charts(statistics: Statistics, histograms: LatentHistograms) -> Iterator[str]:
     if statistics.unknown:
         count = len(statistics.unknown)
         yield f"<p>Without {count} units, whose release gathered no statistics.</p>"
     for name, sums in statistics.total.latents.items():
         yield (
-            f"<h3>{escape(name)}</h3><p>Mean of each channel, and one standard deviation to either"
-            f" side, over {sums.cells} cells.</p>{latents_chart(sums)}\n"
+            f"<h3>{escape(name)}: latents</h3><p>Mean of each channel, and one standard deviation"
+            f" to either side, over {sums.cells} cells of all clips.</p>{latents_chart(sums)}\n"
+            f"<p>How the values of each channel are distributed, in {histograms.clips} clips drawn"
+            f" at random: from {REACH} standard deviations below its mean to {REACH} above, and"
+            " what share lies beyond. The line is the normal distribution with that mean and"
+            f" deviation.</p>{histogram_charts(sums, histograms.counts[name])}\n"
+        )
+    if histograms.unread:
+        yield (
+            f"<p>{len(histograms.unread)} more could not be read, which <code>verify</code> looks"
+            f" into: {escape(histograms.unread[0])}</p>\n"
         )
     for name, levels in statistics.total.levels.items():
         yield (
-            f"<h3>{escape(name)}</h3><p>How often each channel takes each of its levels in"
-            f" {levels.cells} code indices; below it how many levels, used alike, would say as"
-            f" much.</p>{levels_chart(levels)}\n"
+            f"<h3>{escape(name)}: code indices</h3><p>How often each channel takes each of its"
+            f" levels in {levels.cells} code indices; the line is where all are taken alike. Below:"
+            f" so many levels, taken alike, would say as much.</p>{levels_charts(levels)}\n"
         )

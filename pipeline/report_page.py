@@ -129,7 +129,7 @@ class Page:
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
-            rows.append((what, str(came), *(f"{n} ({_share(n, came)})" for n in went)))
+            rows.append((what, str(came), *(f"{n} ({share(n, came)})" for n in went)))
         yield Table(("", "came in", "kept", "filtered", "quarantined"), rows)
 
     def _quarantine(self) -> Iterator[Block]:
@@ -189,7 +189,8 @@ def _markdown(blocks: Iterable[Block]) -> list[str]:
     return lines
 
 
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
+    """Return `12.3 %`, of nothing `-`."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 

@@ -188,8 +188,8 @@ def draw_rows(
     return [found[place] for place in drawn]
 
 
-def read_row(store: Store, drawn: DrawnRow) -> dict[str, Any]:
-    """Return a row's columns; reads one row group.
+def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return a row's columns, None: all; reads one row group.
 
     Raises:
         FileNotFoundError: its part is missing.
@@ -203,5 +203,6 @@ def read_row(store: Store, drawn: DrawnRow) -> dict[str, Any]:
         n = drawn.n + (drawn.part.place.first_row if drawn.part.place else 0)
         group = bisect_right(ends, n)
         within = n - (ends[group] - sizes[group])
-        row: dict[str, Any] = parquet.read_row_group(group).slice(within, 1).to_pylist()[0]
+        rows = parquet.read_row_group(group, columns=columns)
+        row: dict[str, Any] = rows.slice(within, 1).to_pylist()[0]
         return row

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,17 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.bucket_statistics import LatentSums, LevelCounts
 from pipeline.errors import StoreError
+from pipeline.latent_histograms import EDGES
 from pipeline.manifest import read_manifest
-from pipeline.report_charts import latents_chart, levels_chart, rates_chart, stage_rates
-from pipeline.report_html import examples, write_html
-from pipeline.report_page import report
+from pipeline.report_charts import (
+    histogram_charts,
+    latents_chart,
+    levels_charts,
+    rates_chart,
+    stage_rates,
+)
+from pipeline.report_html import _block, examples, write_html
+from pipeline.report_page import Table, report
 from pipeline.report_pairs import animated, draw_pairs
 from pipeline.revisit import draw_rows, read_row
 from pipeline.storage import Store
@@ -77,11 +86,12 @@ def test_what_the_markdown_says_and_more(local: Store, tmp_path: Path) -> None:
         "u-1/bad0",
         "u-2/k1/0",
         "made by a test",
-        "clips      21 · 105 frames",
+        "21 · 105 frames",
         "over 312 cells",
+        "in 21 clips drawn at random",
     ):
         assert words in read.text
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 1 + 4 + 5 + 1, "moments, latents, codes, rates"
     for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ET.fromstring(svg)
 
@@ -165,10 +175,44 @@ def test_rates_by_stage_follow_the_commits(local: Store) -> None:
     assert rates["tokenize"] == pytest.approx([8 / 0.75] * 44)
 
 
+def test_the_first_numbers(local: Store, tmp_path: Path) -> None:
+    sound(local)
+    path = tmp_path / "page.html"
+    write_html(local, str(path))
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", path.read_text())[:4]
+    assert facts == [
+        ("clips", "21"),
+        ("of source", "10.5 s"),
+        ("of 18 samples kept", "66.7 %"),
+        ("samples and clips quarantined", "6"),
+    ]
+
+
+def test_numbers_stand_at_the_right_and_long_text_in_lines() -> None:
+    table = Table(("a", "b", "c"), [("5x16x16", "3 (10.0 %)", "x" * 40), ("all", "12.1 kB", "")])
+    cells = re.findall(r'<td class="(\w*)">', _block(table))
+    assert cells == ["", "number", "text"] * 2
+
+
+def test_a_part_that_is_missing_is_said(local: Store, tmp_path: Path) -> None:
+    [record] = [commit(local, deliver("u"))]
+    write_log(local, [record])
+    local.delete(record.parts[0].path)
+    path = tmp_path / "page.html"
+    assert write_html(local, str(path)).exit_code == 0
+    text = Reader(path.read_text()).text
+    left = sum(part.rows for part in record.parts[1:])
+    assert f"in {left} clips drawn at random" in text
+    assert f"{record.parts[0].rows} more could not be read" in text
+    assert record.parts[0].path in text
+
+
 def test_charts_stand_degenerate_numbers() -> None:
+    one = LatentSums(cells=1, sums=(0,), squares=(0,))
     for svg in (
-        latents_chart(LatentSums(cells=1, sums=(0,), squares=(0,))),
-        levels_chart(LevelCounts(counts=((0, 0),))),
+        latents_chart(one),
+        histogram_charts(one, np.zeros((1, len(EDGES) + 1), np.int64)),
+        levels_charts(LevelCounts(counts=((0, 0),))),
         rates_chart({"a": [5.0]}),
         rates_chart({"a": [0.0, 3.0], "b": [0.0, 0.0]}),
     ):
@@ -177,9 +221,25 @@ def test_charts_stand_degenerate_numbers() -> None:
 
 
 def test_a_bar_is_as_high_as_its_level_is_frequent() -> None:
-    root = ET.fromstring(levels_chart(LevelCounts(counts=((30, 10),))))
+    root = ET.fromstring(levels_charts(LevelCounts(counts=((30, 10),))))
     one, other = (float(bar.get("height", "")) for bar in root.iter("rect"))
     assert one / other == pytest.approx(3, rel=0.01)
+
+
+def test_a_histogram_is_as_high_as_its_bin_is_full() -> None:
+    """The path of its steps, against the normal distribution of the same area."""
+    share = np.diff([0.5 * (1 + math.erf(edge / math.sqrt(2))) for edge in EDGES])
+    counts = np.array([[0, *np.rint(1e6 * share), 0], [500, *[0] * 40, 1500, 0]], np.int64)
+    two = LatentSums(cells=1, sums=(0, 0), squares=(0, 0))
+    normal, spike = ET.fromstring(histogram_charts(two, counts))
+    path, line = normal[0]
+    tops = [float(y) for y in re.findall(r"V([\d.]+)H", path.get("d", ""))]
+    curve = [float(point.split(",")[1]) for point in line.get("points", "").split()]
+    middles = [(a + b) / 2 for a, b in pairwise(curve)]
+    assert tops == pytest.approx(middles, abs=0.3)
+    assert min(tops) == pytest.approx(0, abs=0.3)
+    assert "beyond: 25.00 %" in "".join(spike.itertext())
+    assert "beyond: 0.00 %" in "".join(normal.itertext())
 
 
 def test_a_long_clip_is_shown_in_part_at_its_own_pace() -> None:
