@@ -1,19 +1,24 @@
 """The card is one that the Hub takes, says what is there, and leaves a person's edits alone."""
 
+import json
 import re
+from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 
 import pytest
-from huggingface_hub import DatasetCard
+from datasets import get_dataset_config_names, load_dataset
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from pipeline.card import PATH, _size, write_card
 from pipeline.compact import compact
+from pipeline.dataset import new_dataset
 from pipeline.manifest import read_manifest
 from pipeline.statistics import read_statistics
 from pipeline.storage import Store
 from pipeline.summary import format_bytes
-from tests.pipeline.made_datasets import commit, sound, write_log
-from tests.pipeline.units import deliver
+from tests.pipeline.made_datasets import IDENTITY, commit, sound, write_log
+from tests.pipeline.units import FSQ, KL, SMALL, WIDE, deliver
 
 
 def write(store: Store) -> str:
@@ -80,3 +85,27 @@ def test_sizes_are_words_of_the_hub() -> None:
     words = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 10**6: "1M<n<10M", 10**12: "n>1T"}
     assert {rows: _size(rows) for rows in words} == words
     assert _size(10**12 - 1) == "100B<n<1T"
+
+
+def test_its_words_are_those_of_the_hub(local: Store) -> None:
+    sound(local)
+    data = DatasetCard(write(local)).data.to_dict()
+    fields = signature(DatasetCardData).parameters
+    assert set(data) - {"tags", "configs"} <= set(fields), "the others are in no signature"
+    words = files("datasets.utils.resources").joinpath("size_categories.json").read_text()
+    assert {_size(10**power) for power in range(14)} < set(json.loads(words))
+
+
+def test_datasets_finds_each_bucket_by_its_name(
+    local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shapes = [{"frames": b.frames, "height": b.height, "width": b.width} for b in (SMALL, WIDE)]
+    identity = {**IDENTITY, "clip": {"buckets": shapes, "fps": 8.0, "short": "drop"}}
+    write_log(local, [commit(local, deliver("u"))], new_dataset((FSQ, KL), identity))
+    write(local)
+    rows = {"default": 8, "5x16x16": 5, "9x16x32": 3}
+    assert set(get_dataset_config_names(local.uri)) == set(rows)
+    for name, count in rows.items():
+        loaded = load_dataset(local.uri, name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded.num_rows == count

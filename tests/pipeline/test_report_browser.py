@@ -69,6 +69,7 @@ def test_the_page_is_painted(page: Path, tmp_path: Path, width: int, scheme: str
     assert seen["requests"] == [page.as_uri()]
     assert (seen["width"], seen["scroll_width"]) == (width, width)
     assert seen["dark"] == (scheme == "dark")
+    assert (contrast(seen["paper"], "rgb(0, 0, 0)") < 2) == (scheme == "dark")
 
     names = [heading["text"] for heading in seen["headings"]]
     assert names[1:] == [
