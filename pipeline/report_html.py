@@ -45,6 +45,7 @@ _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; overflow-wrap: anywhere; }
 h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #8886; }
+h3 { font-size: 1.1em; margin-top: 2em; }
 p, figcaption, dd { overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
 th, td { text-align: left; vertical-align: top; padding: .2em 1.2em .2em 0; white-space: nowrap; }
@@ -167,14 +168,19 @@ def _facts(page: Page, statistics: Statistics) -> str:
     counts, total = page.status.tally.counts, statistics.total
     read, lost = counts.samples_read, counts.samples_quarantined + counts.clips_quarantined
     facts = [
-        ("clips", str(counts.clips_written)),
-        (f"of {read} samples kept", share(counts.samples_with_clips, read)),
-        ("samples and clips quarantined", str(lost)),
+        ("clips", _grouped(counts.clips_written)),
+        (f"of {_grouped(read)} samples kept", share(counts.samples_with_clips, read)),
+        ("samples and clips quarantined", _grouped(lost)),
         ("in parts", format_bytes(page.status.tally.bytes)),
     ]
     if not statistics.unknown:
         facts.insert(1, ("of source", format_duration(total.microseconds / 1e6)))
     return _definitions("facts", facts)
+
+
+def _grouped(number: int) -> str:
+    """Return `12 345 678`, in one line."""
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def _counts(page: Page, statistics: Statistics) -> Iterator[str]:

@@ -160,7 +160,7 @@ class Page:
             for stage, seconds in sorted(self.status.tally.timings.items())
             if seconds > 0
         ]
-        yield Table(("stage", "time in all processes", "clips/s in one"), rows)
+        yield Table(("stage", "time in all processes", "clips/s in one process"), rows)
 
     def _runs(self) -> Iterator[Block]:
         yield Table(

@@ -26,7 +26,7 @@ from pipeline.report_charts import (
     rates_chart,
     stage_rates,
 )
-from pipeline.report_html import _block, examples, write_html
+from pipeline.report_html import _block, _grouped, examples, write_html
 from pipeline.report_page import Table, report
 from pipeline.report_pairs import animated, draw_pairs
 from pipeline.revisit import draw_rows, read_row
@@ -192,6 +192,7 @@ def test_numbers_stand_at_the_right_and_long_text_in_lines() -> None:
     table = Table(("a", "b", "c"), [("5x16x16", "3 (10.0 %)", "x" * 40), ("all", "12.1 kB", "")])
     cells = re.findall(r'<td class="(\w*)">', _block(table))
     assert cells == ["", "number", "text"] * 2
+    assert _grouped(1234567) == "1\u202f234\u202f567"
 
 
 def test_a_part_that_is_missing_is_said(local: Store, tmp_path: Path) -> None:
