@@ -91,3 +91,8 @@ def test_a_channel_that_never_changes_and_a_value_that_is_none() -> None:
     counts = _counted(latent, np.array([2.0, 0.0]), np.array([0.0, 1.0]))
     assert counts[0, 1 + 20] == 2, "in the bin around the mean"
     assert (counts[1, 0], counts[1, -1], counts.sum()) == (1, 1, 4)
+
+
+def test_a_bin_begins_with_its_edge() -> None:
+    counts = _counted(EDGES[np.newaxis], np.array([0.0]), np.array([1.0]))
+    assert counts.tolist() == [[0, *[1] * len(EDGES)]]
