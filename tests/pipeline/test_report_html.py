@@ -239,6 +239,9 @@ def test_a_histogram_is_as_high_as_its_bin_is_full() -> None:
     middles = [(a + b) / 2 for a, b in pairwise(curve)]
     assert tops == pytest.approx(middles, abs=0.3)
     assert min(tops) == pytest.approx(0, abs=0.3)
+    rights = [float(x) for x in re.findall(r"H([\d.]+)", path.get("d", ""))]
+    points = [float(point.split(",")[0]) for point in line.get("points", "").split()]
+    assert rights == points[1:]
     assert "beyond: 25.00 %" in "".join(spike.itertext())
     assert "beyond: 0.00 %" in "".join(normal.itertext())
 
