@@ -1,6 +1,7 @@
 """The page in Chromium: all of it is painted and legible, and nothing is asked of a network."""
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from PIL import Image
 
 from pipeline.report_html import write_html
 from tests.pipeline.tokenized import hikers
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "linux" and platform.machine() != "x86_64",
+    reason="no Chromium for this machine in the extra",
+)
 
 BROWSER = Path(__file__).with_name("browser.py")
 LEAST_CONTRAST = 4.5
