@@ -25,7 +25,7 @@ from pipeline.report_charts import (
 )
 from pipeline.report_page import Block, Page, Table, report, share
 from pipeline.report_pairs import DRAWN_PER_PAIR, Pair, draw_pairs
-from pipeline.statistics import Statistics, clip_lines, read_statistics
+from pipeline.statistics import Statistics, clip_lines, statistics_of
 from pipeline.storage import Store
 from pipeline.summary import format_bytes, format_duration
 
@@ -120,7 +120,7 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
     findings: list[Finding] = []
     if pairs:
         shown, findings = draw_pairs(store, status.dataset, status.manifest, pairs)
-    statistics = read_statistics(store)
+    statistics = statistics_of(store, status.dataset, status.manifest)
     histograms = draw_histograms(store, status.dataset, status.manifest, statistics.total.latents)
     sections = {
         "Counts": _counts(page, statistics),

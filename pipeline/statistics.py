@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.bucket_statistics import BucketStatistics, merged, perplexity
 from pipeline.dataset import Dataset, code_levels, read_dataset
 from pipeline.gather import MAX_RATE, SIDES, StatisticsGatherer
-from pipeline.manifest import read_manifest
+from pipeline.manifest import Manifest, read_manifest
 from pipeline.parquet import open_parquet, unit_rows
 from pipeline.records import UnitRecord
 from pipeline.storage import Store
@@ -89,19 +89,34 @@ class Statistics:
 
 
 def read_statistics(store: Store, *, codes: bool = False) -> Statistics:
-    """Return the statistics of a dataset, also while a job adds to it.
+    """Return the statistics of all that is committed now, also while a job adds to it.
 
     Args:
         store: the dataset's root.
-        codes: read all parts, to count codes one by one, and for the statistics of units that
-            have none.
+        codes: as for `statistics_of`.
 
     Raises:
         ConfigError: there is no dataset, or a newer release wrote it.
         StoreError: the log or a part is damaged.
     """
-    dataset = read_dataset(store)
-    manifest = read_manifest(store)
+    return statistics_of(store, read_dataset(store), read_manifest(store), codes=codes)
+
+
+def statistics_of(
+    store: Store, dataset: Dataset, manifest: Manifest, *, codes: bool = False
+) -> Statistics:
+    """Return the statistics of the units that count at one version of the log.
+
+    Args:
+        store: the dataset's root.
+        dataset: what its columns hold.
+        manifest: of the version.
+        codes: read all parts, to count codes one by one, and for the statistics of units that
+            have none.
+
+    Raises:
+        StoreError: a part is damaged.
+    """
     counts = {
         column.name: np.zeros(column.codebook_size, np.int64)
         for column in dataset.tokenizers

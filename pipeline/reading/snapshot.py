@@ -17,6 +17,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.parts import TokenizerColumn, clip_schema
 from pipeline.reading.cells import row_tensors
 from pipeline.records import Counts, Part
+from pipeline.statistics import Statistics, statistics_of
 from pipeline.storage import Store
 
 
@@ -76,6 +77,15 @@ class Snapshot:
     def counts(self) -> Counts:
         """Where the samples and clips of all units went."""
         return self.manifest.counts()
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of this version's rows; only the log is read for them.
+
+        `statistics().total.latents["kl"].mean()` and `.std()` are what a model's inputs are
+        normalised with, one value for each channel. Units of a release that gathered none are
+        named in `unknown`, and their rows are missing from the sums.
+        """
+        return statistics_of(self.store, self.dataset, self.manifest)
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all buckets, or of one, in the order of commits.

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.dataset import new_dataset
+from pipeline.gather import StatisticsGatherer
 from pipeline.part_writer import PartWriter
 from pipeline.parts import TokenizerColumn, clip_rows, clip_schema
 from pipeline.publish import publish
@@ -54,12 +55,20 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
     os.chdir(tmp_path_factory.mktemp("docs"))
     store, schema = Store("out/demo"), clip_schema(columns)
     clips = [make_clip("u-0", n) for n in range(ROWS)]
+    rows = pa.Table.from_batches([clip_rows(clips, cells, schema)])
     with PartWriter(store, schema, unit="u-0", bucket="17x128x128", row_group_bytes=1) as writer:
-        writer.add(pa.Table.from_batches([clip_rows(clips, cells, schema)]))
+        writer.add(rows)
         parts = writer.publish()
-    counts = Counts(clips_seen=ROWS, clips_written=ROWS)
+    gatherer = StatisticsGatherer([KL], {})
+    gatherer.add("17x128x128", rows)
     record = UnitRecord(
-        unit="u-0", sources=("u-0",), parts=parts, quarantine=None, counts=counts, reasons={}
+        unit="u-0",
+        sources=("u-0",),
+        parts=parts,
+        quarantine=None,
+        counts=Counts(clips_seen=ROWS, clips_written=ROWS),
+        reasons={},
+        statistics=gatherer.result(),
     )
     write_log(store, [record], new_dataset(columns, IDENTITY))
     yield cells
@@ -80,7 +89,10 @@ def same(found: Any, wanted: np.ndarray) -> bool:
 
 
 def test_opening(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
-    run("corpus = pipeline.open")
+    names = run("corpus = pipeline.open")
+    latents = cells["kl"].astype(np.float64)
+    np.testing.assert_allclose(names["latents"].mean(), latents.mean((0, 2, 3, 4)), rtol=1e-9)
+    np.testing.assert_allclose(names["latents"].std(), latents.std((0, 2, 3, 4)), rtol=1e-9)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert f"# {first}" in block("corpus = pipeline.open")
     assert last.endswith("torch.Size([5, 16, 16])")

@@ -20,6 +20,7 @@ from pipeline.manifest import write_manifest
 from pipeline.parts import clip_schema
 from pipeline.reading import Snapshot, TokenDataset
 from pipeline.records import Reopened
+from pipeline.statistics import read_statistics
 from pipeline.storage import Store
 from pipeline.vacuum import vacuum
 from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
@@ -74,6 +75,21 @@ def test_a_version_stays_what_it_was(local: Store, checkpoint: bool) -> None:
     newest = TokenDataset(pipeline.open(local.uri), ["clip_id"], 4)
     with pytest.raises(ConfigError, match="state: version = 2, this dataset has 3; go on with"):
         newest.load_state_dict(state)
+
+
+def test_statistics_are_those_of_the_version(local: Store) -> None:
+    written = [commit(local, deliver(f"u-{n}", batches=(n + 1,))) for n in range(3)]
+    log = write_log(local, written[:2])
+    pinned = pipeline.open(local.uri)
+    before = pinned.statistics()
+    assert (before.units, before.unknown) == (2, ())
+    assert before.total.clips == len(pinned)
+    assert before == read_statistics(local)
+    log.append(written[2:])
+    assert pinned.statistics() == pipeline.open(local.uri, 2).statistics() == before
+    newest = pipeline.open(local.uri).statistics()
+    assert newest == read_statistics(local) != before
+    assert newest.total.latents["kl"].mean() != before.total.latents["kl"].mean()
 
 
 def test_a_version_that_the_log_does_not_have(local: Store) -> None:
