@@ -1,12 +1,16 @@
-"""TokenDataset beside a bare scan of the same columns, and beside WebDataset with the same tokens.
+"""TokenDataset beside a bare scan of the same columns, and beside other loaders of the same tokens.
 
-    python -m benchmarks.reading [--clips 4000] [--rounds 5] [--batch 32]
+    python -m benchmarks.reading [--clips 4000] [--rounds 5] [--batch 32] [--mosaicml]
 
 Writes a dataset of drawn tokens as the job does (FSQ uint32 and KL float16 of 17×256×256 clips),
-and the same rows as WebDataset tars. Each is read whole in this process, in turns: `scan` is
-pyarrow.dataset over the parts, nothing shuffled and nothing made of the rows; `ours` yields
-shuffled batches of tensors; `webdataset` does so with a shuffle buffer as large. Files are in the
-page cache: what is compared is work, not the disk.
+and the same rows as WebDataset tars and as shards of MosaicML Streaming. Each is read whole in this
+process, in turns: `scan` is pyarrow.dataset over the parts, nothing shuffled and nothing made of
+the rows; `ours` yields shuffled batches of tensors; `webdataset` does so with a shuffle buffer as
+large, `mosaicml` with a shuffle block as large, of shards that lie on this disk uncompressed. Files
+are in the page cache: what is compared is work, not the disk.
+
+MosaicML Streaming is no dependency, since it holds NumPy below 2.2 and brings the libraries of five
+clouds: `--mosaicml` wants `pip install mosaicml-streaming==0.13.*`, best in an environment apart.
 """
 
 import argparse
@@ -17,7 +21,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +39,9 @@ from pipeline.parts import TokenizerColumn, clip_rows, clip_schema
 from pipeline.reading import Snapshot, TokenDataset
 from pipeline.records import Clip, Counts, UnitRecord
 from pipeline.storage import Store
+
+if TYPE_CHECKING:
+    from streaming import MDSWriter
 
 _UNIT_CLIPS = 500
 _POOL_ROWS = 512
@@ -57,25 +66,41 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--mosaicml", action="store_true", help="beside MosaicML Streaming, too")
     asked = parser.parse_args()
+    if asked.mosaicml:
+        try:
+            import streaming  # noqa: F401
+        except ImportError as error:
+            parser.error(f"--mosaicml: {error}; pip install 'mosaicml-streaming==0.13.*'")
     with tempfile.TemporaryDirectory() as folder:
-        snapshot, tars = _made(Path(folder), asked.clips)
+        made = _made(Path(folder), asked.clips, with_mds=asked.mosaicml)
         print(
             "| columns | reader | rows/s | MB/s | of the scan (range) | CPU per row | first batch |"
         )
         print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
         for columns in (["fsq"], ["kl"], ["fsq", "kl"]):
-            _compare(snapshot, tars, columns, asked.batch, asked.rounds)
+            _compare(made, columns, asked.batch, asked.rounds)
 
 
-def _compare(
-    snapshot: Snapshot, tars: list[str], columns: list[str], batch: int, rounds: int
-) -> None:
+class Made(NamedTuple):
+    """The same rows, written for each reader."""
+
+    snapshot: Snapshot
+    tars: list[str]
+    mds: str | None
+    """Folder of MosaicML Streaming's shards, if they are asked for."""
+
+
+def _compare(made: Made, columns: list[str], batch: int, rounds: int) -> None:
+    snapshot, tars, mds = made
     readers: dict[str, Callable[[], Iterator[int]]] = {
         "scan": lambda: _scan(snapshot, columns),
         "ours": lambda: _ours(snapshot, columns, batch),
         "webdataset": lambda: _webdataset(tars, columns, batch),
     }
+    if mds is not None:
+        readers["mosaicml"] = lambda: _mosaicml(mds, columns, batch)
     rates: dict[str, list[float]] = {name: [] for name in readers}
     firsts: dict[str, list[float]] = {name: [] for name in readers}
     worked: dict[str, list[float]] = {name: [] for name in readers}
@@ -127,6 +152,23 @@ def _webdataset(tars: list[str], columns: list[str], batch: int) -> Iterator[int
         yield len(one[0])
 
 
+def _mosaicml(folder: str, columns: list[str], batch: int) -> Iterator[int]:
+    from streaming import StreamingDataset
+
+    dataset = StreamingDataset(
+        local=folder,
+        batch_size=batch,
+        shuffle=True,
+        shuffle_seed=0,
+        shuffle_block_size=_POOL_ROWS * _STRANDS,
+        num_canonical_nodes=1,
+    )
+    # Without a DataLoader, which would do the same in this process and cost a little more.
+    rows = (tuple(row[name] for name in columns) for row in dataset)
+    while taken := list(islice(rows, batch)):
+        yield len(_stacked(taken)[0])
+
+
 def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[torch.Tensor]:
     """Make the tensors that ours are: int64 of indices."""
     return [
@@ -135,8 +177,8 @@ def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[torch.Tensor]:
     ]
 
 
-def _made(folder: Path, clips: int) -> tuple[Snapshot, list[str]]:
-    """Write the rows both ways."""
+def _made(folder: Path, clips: int, *, with_mds: bool) -> Made:
+    """Write the rows in each way."""
     store = Store(str(folder / "tokens"))
     schema = clip_schema([_FSQ, _KL])
     identity = {"clip": {"frames": 17, "height": 256, "width": 256}, "tokenizers": {}}
@@ -145,6 +187,8 @@ def _made(folder: Path, clips: int) -> tuple[Snapshot, list[str]]:
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="benchmark")
     rng = np.random.default_rng(0)
     tars = []
+    mds = str(folder / "mds") if with_mds else None
+    shards = _mds_writer(mds) if mds else None
     for n in range(-(-clips // _UNIT_CLIPS)):
         count = min(_UNIT_CLIPS, clips - n * _UNIT_CLIPS)
         cells = {
@@ -168,7 +212,19 @@ def _made(folder: Path, clips: int) -> tuple[Snapshot, list[str]]:
         )
         tars.append(str(folder / f"{n}.tar"))
         _write_tar(tars[-1], cells)
-    return pipeline.open(store.uri), tars
+        if shards is not None:
+            for fsq, kl in zip(cells["fsq"], cells["kl"], strict=True):
+                shards.write({"fsq": fsq, "kl": kl})
+    if shards is not None:
+        shards.finish()
+    return Made(pipeline.open(store.uri), tars, mds)
+
+
+def _mds_writer(folder: str) -> "MDSWriter":
+    from streaming import MDSWriter
+
+    columns = {"fsq": "ndarray:uint32:5,32,32", "kl": "ndarray:float16:16,5,32,32"}
+    return MDSWriter(out=folder, columns=columns)
 
 
 def _clips(unit: int, count: int) -> list[Clip]:
@@ -179,6 +235,7 @@ def _clips(unit: int, count: int) -> list[Clip]:
             clip_index=n % 10,
             start_s=n % 10,
             end_s=n % 10 + 1,
+            num_frames=17,
             source_fps=30.0,
             source_height=720,
             source_width=1280,

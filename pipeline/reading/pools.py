@@ -7,7 +7,6 @@ use. Neighbours in a strand may share a row group; it is read once.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -45,8 +44,10 @@ class LoadedPool:
     ) -> None:
         self._pieces = pieces
         self._groups = groups
-        self._order = order
-        self._ends = np.array(list(accumulate(piece.stop - piece.first for piece in pieces)))
+        ends = np.cumsum([piece.stop - piece.first for piece in pieces])
+        self._piece_of = np.searchsorted(ends, order, "right")
+        stops = np.array([piece.stop for piece in pieces])
+        self._row_of = order + (stops - ends)[self._piece_of]
         self._rows: list[Rows] = []
 
     def rows(self, place: Place) -> list[tuple[Rows, int]]:
@@ -54,11 +55,9 @@ class LoadedPool:
         if not self._rows:
             pairs = zip(self._pieces, self._groups, strict=True)
             self._rows = [group.result()[piece.group] for piece, group in pairs]
-        wanted = self._order[place.first : place.first + place.rows]
-        of_piece = np.searchsorted(self._ends, wanted, "right")
-        stops = np.array([piece.stop for piece in self._pieces])
-        in_group = (wanted - self._ends[of_piece] + stops[of_piece]).tolist()
-        return [(self._rows[n], row) for n, row in zip(of_piece, in_group, strict=True)]
+        taken = slice(place.first, place.first + place.rows)
+        pieces, rows = self._piece_of[taken].tolist(), self._row_of[taken].tolist()
+        return [(self._rows[n], row) for n, row in zip(pieces, rows, strict=True)]
 
     def groups(self) -> dict[tuple[Part, int], Future[Groups]]:
         """Return what its row groups will be in, by part and number."""

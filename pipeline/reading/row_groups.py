@@ -40,6 +40,7 @@ class RowGroups:
         self._shapes: dict[str, Shapes] = {}
         """Of the cells of each bucket: all its clips have the same."""
         self._footer = lru_cache(_FOOTERS_KEPT)(self._read_footer)
+        self._shares = lru_cache(_FOOTERS_KEPT)(self._find_shares)
 
     def sizes(self, part: Part) -> list[int]:
         """Return the number of rows of each row group, as far as they are the part's.
@@ -59,7 +60,7 @@ class RowGroups:
         """Go to another process without what is kept here."""
         return RowGroups, (self._store, self._columns)
 
-    def _shares(self, part: Part) -> list["_Share"]:
+    def _find_shares(self, part: Part) -> list["_Share"]:
         footer = self._footer(part)
         first = part.place.first_row if part.place else 0
         shares, start = [], 0
