@@ -37,8 +37,8 @@ def open_row_groups(
         StoreError: as `open_parquet`.
     """
     with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
-        # Of a store, columns that lie side by side come in one request, asked for by another thread.
-        # A local file is read sooner without that thread.
+        # A thread of Arrow's asks a store for neighbouring columns in one request; a local file is
+        # read sooner without it.
         yield pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, pa.OSFile))
 
 
