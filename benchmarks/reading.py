@@ -74,6 +74,7 @@ def main() -> None:
         except ImportError as error:
             parser.error(f"--mosaicml: {error}; pip install 'mosaicml-streaming==0.13.*'")
     with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder  # MosaicML Streaming leaves files for its locks there
         made = _made(Path(folder), asked.clips, with_mds=asked.mosaicml)
         print(
             "| columns | reader | rows/s | MB/s | of the scan (range) | CPU per row | first batch |"

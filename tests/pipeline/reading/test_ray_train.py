@@ -53,7 +53,7 @@ def test_another_number_of_workers_goes_on_in_mid_epoch(tmp_path: Path) -> None:
             "start": start,
             "epochs": 2,
             "learn": learner(tmp_path / run, breaks_after),
-            "save_every": SAVED,
+            "save_every": SAVED if breaks_after > 0 else 1000,  # a report takes its time
         }
         trainer = TorchTrainer(
             names["train"],
