@@ -36,7 +36,7 @@ def model(workers: int) -> Any:
     return names["Model"]()
 
 
-class Watch(lightning.Callback):  # type: ignore[misc]
+class Watch(lightning.Callback):
     """Notes the clips of each step; saves checkpoints after steps and epochs, if given a folder."""
 
     def __init__(self, folder: Path | None) -> None:
