@@ -11,13 +11,13 @@ A merged part has a name of its own in place of a unit's, random, so that nobody
 import hashlib
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parts import QUARANTINE_SCHEMA
+from pipeline.parts import QUARANTINE_SCHEMA, tokenizer_columns
 from pipeline.records import Part, Quarantined
 from pipeline.storage import Spool, Store
 
@@ -30,7 +30,7 @@ MAX_PART_BYTES: Final = 256 << 20
 MERGED_NAME: Final = re.compile(r"merged-[0-9a-f]{32}")
 """What stands in a merged part's name in place of a unit; no unit's id has this form."""
 
-_COMPRESSION: Final = {"compression": "zstd", "compression_level": 3}
+_ZSTD_LEVEL: Final = 3
 
 
 def merged_name() -> str:
@@ -56,6 +56,12 @@ class PartWriter:
     ) -> None:
         self._store = store
         self._schema = schema
+        self._latents = [
+            cells
+            for column in tokenizer_columns(schema)
+            if column.kind == "kl"
+            for cells in column.cell_columns
+        ]
         self._folder = f"data/{bucket}"
         self._unit = unit
         self._bucket = bucket
@@ -99,7 +105,8 @@ class PartWriter:
         if not self._files or self._files[-1].bytes >= self._max_part_bytes:
             if self._files:
                 self._files[-1].close()
-            self._files.append(_ParquetFile(self._store.spool(self._folder), self._schema))
+            spool = self._store.spool(self._folder)
+            self._files.append(_ParquetFile(spool, self._schema, self._latents))
         self._files[-1].write_group(rows)
 
 
@@ -123,22 +130,28 @@ def write_quarantine(store: Store, unit: str, records: Sequence[Quarantined]) ->
 
 
 class _ParquetFile:
-    """One Parquet file under construction, hashed as it is written."""
+    """One Parquet file under construction, hashed as it is written.
 
-    def __init__(self, spool: Spool, schema: pa.Schema) -> None:
+    Latents are all but noise to a compressor: it would save 8 % of their bytes, and cost readers
+    two thirds of their time. Code indices shrink by half.
+    """
+
+    def __init__(self, spool: Spool, schema: pa.Schema, latents: Collection[str] = ()) -> None:
         self._spool = spool
         self._sink = _HashingSink(spool.file)
         self._rows = 0
         binary = {field.name for field in schema if field.type == pa.binary()}
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
         lists = [f"{f.name}.list.element" for f in schema if pa.types.is_list(f.type)]
+        packed = [name for name in (*plain, *lists, *binary) if name not in latents]
         self._writer = pq.ParquetWriter(
             self._sink,
             schema,
+            compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(latents, "none"),
+            compression_level=dict.fromkeys(packed, _ZSTD_LEVEL),
             # Cells neither repeat nor sort: a dictionary or min and max of them is pure cost.
             use_dictionary=plain + lists,
             write_statistics=plain,
-            **_COMPRESSION,
         )
 
     @property
