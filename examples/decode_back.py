@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.dataset import read_dataset
 from pipeline.decode import Decoder, clip_rules
+from pipeline.decode_back import clip_psnr, decode_cells, eight_bits
 from pipeline.manifest import read_manifest
 from pipeline.models import is_untrained
 from pipeline.revisit import (
-    clip_psnr,
-    decode_cells,
     job_config,
     open_models,
     source_clips,
@@ -62,7 +61,7 @@ def main() -> None:
             found = list(source_clips(decoder, unit, sources[unit], key, {index}, lists))
             if not found:
                 raise SystemExit(f"{row['clip_id']}: its source is not what it was")
-            original = found[0][1].round().astype(np.uint8)
+            original = eight_bits(found[0][1])
             strips.append((f"{Path(key).stem} {row['start_s']:.1f} s", original))
             for column in dataset.tokenizers:
                 name = column.name

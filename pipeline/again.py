@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
+from pipeline.decode_back import clip_psnr, decode_cells, eight_bits
 from pipeline.encode import ClipEncoder, job_arithmetic
 from pipeline.errors import ConfigError, QuarantineError, StoreError
 from pipeline.findings import Finding
@@ -17,8 +18,6 @@ from pipeline.models import DTYPES
 from pipeline.parts import TokenizerColumn
 from pipeline.records import Clip, Sample, UnitRecord
 from pipeline.revisit import (
-    clip_psnr,
-    decode_cells,
     job_config,
     open_models,
     source_clips,
@@ -144,7 +143,7 @@ class Again:
 
     def psnr(self, row: Row, frames: NDArray[Any]) -> dict[str, float]:
         """Return, by tokenizer, how well its decoded tokens match the source's frames, in dB."""
-        original = frames.round().astype(np.uint8)
+        original = eight_bits(frames)
         decoded = self.decoded(row, len(frames))
         return {name: clip_psnr(original, clip) for name, clip in decoded.items()}
 

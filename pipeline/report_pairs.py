@@ -11,10 +11,11 @@ from PIL import Image
 
 from pipeline.again import Again, Row
 from pipeline.dataset import Dataset
+from pipeline.decode_back import clip_psnr, eight_bits
 from pipeline.findings import Finding
 from pipeline.manifest import Manifest
 from pipeline.records import Sample, UnitRecord
-from pipeline.revisit import clip_psnr, draw_rows, read_row
+from pipeline.revisit import draw_rows, read_row
 from pipeline.storage import Store
 
 DRAWN_PER_PAIR: Final = 4
@@ -74,7 +75,7 @@ def draw_pairs(
                     continue
                 row, _, frames = found
                 assert not isinstance(frames, Sample)  # `Again` refuses
-                original = frames.round().astype(np.uint8)
+                original = eight_bits(frames)
                 pairs.append(_pair(row, original, again.decoded(row, len(original))))
     pairs.sort(key=lambda pair: pair.mean_db)
     if len(pairs) > 2 * count:

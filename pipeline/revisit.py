@@ -5,14 +5,12 @@ All of it follows from `dataset.json`, the log and the row: which settings, whic
 
 import random
 from bisect import bisect_right
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
-import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 import vidtok
@@ -22,13 +20,11 @@ from pipeline.decode import Decoder
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest
 from pipeline.models import open_model, weights_digest
-from pipeline.parts import TokenizerColumn
 from pipeline.records import Clip, ListRows, LooseFile, Part, Sample, UnitRecord, WorkUnit
 from pipeline.row_ranges import parse_range
 from pipeline.samples import read_samples
 from pipeline.source import is_tar
 from pipeline.storage import Store
-from vidtok.evaluation.fidelity import psnr
 
 _ANY_VIDEO_MB: Final = 1e6
 """What became tokens was within the job's limit, whatever that was."""
@@ -126,30 +122,6 @@ def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
         if folder.endswith("/") and all(other.startswith(folder) for other in sources):
             return WorkUnit(unit=unit, files=(LooseFile(key=key, uri=uri),))
     return WorkUnit(unit=unit)
-
-
-def decode_cells(
-    model: vidtok.Tokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
-) -> NDArray[np.uint8]:
-    """Return the frames [T, H, W, 3] that a row's tokens stand for."""
-    cells = np.frombuffer(row[column.name], column.stored_dtype).copy()
-    values = torch.from_numpy(cells)
-    if column.dtype == "bfloat16":
-        values = values.view(torch.bfloat16)
-    values = values.reshape(1, *row[f"{column.name}_shape"])
-    if column.kind == "fsq":
-        video = model.decode_indices(values, num_frames=frames)
-    else:
-        video = model.decode(values.float(), num_frames=frames)
-    pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    shown: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).numpy()
-    return shown
-
-
-def clip_psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the PSNR of two clips [T, H, W, 3] in [0, 255], in dB: the mean of their frames'."""
-    x, y = (torch.from_numpy(clip / 255).permute(0, 3, 1, 2) for clip in (one, other))
-    return float(psnr(x, y).mean())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import numpy as np
 
 from pipeline.again import Again
 from pipeline.dataset import Dataset, read_dataset
+from pipeline.decode_back import clip_psnr, eight_bits
 from pipeline.errors import ConfigError, StoreError
 from pipeline.findings import Finding
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.parquet import open_parquet, unit_rows
 from pipeline.records import Sample, UnitRecord
-from pipeline.revisit import DrawnRow, clip_psnr, read_row
+from pipeline.revisit import DrawnRow, read_row
 from pipeline.storage import Store
 from pipeline.video_file import write_video
 
@@ -105,7 +106,7 @@ def _write(
             raise StoreError(f"{found.where}: {found.detail}; without --out its row is shown alone")
         frames = found[2]
         assert not isinstance(frames, Sample)  # `Again` refuses
-        original = frames.round().astype(np.uint8)
+        original = eight_bits(frames)
         decoded = again.decoded(row, len(original))
     seconds = row["end_s"] - row["start_s"]
     # An image has no duration, and is shown for a second.

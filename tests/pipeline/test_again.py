@@ -16,12 +16,13 @@ import vidtok
 from pipeline.again import Again
 from pipeline.config import JobConfig
 from pipeline.dataset import read_dataset
+from pipeline.decode_back import clip_psnr
 from pipeline.errors import ConfigError
 from pipeline.findings import Finding
 from pipeline.log import CommitLog
 from pipeline.manifest import read_manifest
 from pipeline.records import Clip
-from pipeline.revisit import clip_psnr, draw_rows, read_row
+from pipeline.revisit import draw_rows, read_row
 from pipeline.storage import Store
 from pipeline.verify import verify
 from tests.pipeline.tokenized import VIDEOS, tokenized
