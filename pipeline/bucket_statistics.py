@@ -4,19 +4,22 @@ Integers add up to the same in any order and grouping, so a unit that is done ag
 has the same statistics, and a dataset's do not depend on who committed what first. Only the latents
 have to be rounded to become integers, each on its own: a value to a multiple of 2⁻²⁴, which float16
 and what bfloat16 has above 2⁻¹⁷ are already, its square to one of 2⁻³². A mean is off by 2⁻²⁵ at
-most, a mean square by 2⁻³³.
+most, a mean square by 2⁻³³. PSNR is rounded to thousandths of a dB, clip by clip.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 SUM_BITS: Final = 24
 SQUARE_BITS: Final = 32
 
-Sums = TypeVar("Sums", "LatentSums", "LevelCounts", "BucketStatistics")
+WORST: Final = 3
+"""Clips of lowest PSNR that are named."""
+
+Sums = TypeVar("Sums", "LatentSums", "LevelCounts", "PsnrSums", "BucketStatistics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,70 @@ def perplexity(counts: tuple[int, ...]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PsnrSums:
+    """How well one tokenizer's tokens, decoded back, match the frames of drawn clips."""
+
+    clips: int = 0
+    """Decoded back."""
+    failed: int = 0
+    """Drawn, but decoding them failed; they are in nothing else here."""
+    millidecibels: int = 0
+    """Sum of the clips' PSNR in thousandths of a dB, each rounded to one."""
+    counts: dict[int, int] = field(default_factory=dict)
+    """PSNR in whole dB, rounded down → clips."""
+    worst: tuple[tuple[int, str], ...] = ()
+    """Thousandths of a dB and `clip_id` of the `WORST` clips, the worst first."""
+
+    @classmethod
+    def of(cls, clip_id: str, psnr_db: float | None) -> "PsnrSums":
+        """Return the sums of one clip; None: it could not be decoded."""
+        if psnr_db is None:
+            return cls(failed=1)
+        value = round(1000 * psnr_db)
+        return cls(
+            clips=1,
+            millidecibels=value,
+            counts={value // 1000: 1},
+            worst=((value, clip_id),),
+        )
+
+    def __add__(self, other: "PsnrSums") -> "PsnrSums":
+        return PsnrSums(
+            clips=self.clips + other.clips,
+            failed=self.failed + other.failed,
+            millidecibels=self.millidecibels + other.millidecibels,
+            counts=_added(self.counts, other.counts),
+            worst=tuple(sorted(self.worst + other.worst)[:WORST]),
+        )
+
+    @property
+    def mean_db(self) -> float | None:
+        """Mean over the clips; None without any."""
+        return self.millidecibels / (1000 * self.clips) if self.clips else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for programs, in dB."""
+        worst = [{"clip_id": clip_id, "psnr_db": value / 1000} for value, clip_id in self.worst]
+        return {
+            "clips": self.clips,
+            "failed": self.failed,
+            "mean_db": self.mean_db,
+            "counts": self.counts,
+            "worst": worst,
+        }
+
+    def __str__(self) -> str:
+        failed = f"{self.failed} could not be decoded back" if self.failed else ""
+        if self.mean_db is None:
+            return failed
+        value, clip_id = self.worst[0]
+        return (
+            f"{self.mean_db:.2f} dB on average over {self.clips} clips decoded back;"
+            f" {value / 1000:.2f} at least, of {clip_id}" + (f"; {failed}" if failed else "")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BucketStatistics:
     """Of the clips of one bucket that became rows; its size does not grow with them."""
 
@@ -105,6 +172,8 @@ class BucketStatistics:
     """By KL tokenizer."""
     levels: dict[str, LevelCounts] = field(default_factory=dict)
     """By FSQ tokenizer."""
+    psnr: dict[str, PsnrSums] = field(default_factory=dict)
+    """By tokenizer, if any of the clips was drawn to be decoded back."""
 
     def __add__(self, other: "BucketStatistics") -> "BucketStatistics":
         return BucketStatistics(
@@ -120,6 +189,7 @@ class BucketStatistics:
             rates=_added(self.rates, other.rates),
             latents=merged(self.latents, other.latents),
             levels=merged(self.levels, other.levels),
+            psnr=merged(self.psnr, other.psnr),
         )
 
 

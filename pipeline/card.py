@@ -153,6 +153,12 @@ def _counts(manifest: Manifest, statistics: Statistics) -> Iterator[str]:
             f"The clips are {total.frames} frames, {format_duration(total.microseconds / 1e6)} of"
             f" source; {total.captions} have a caption."
         )
+    for name, sums in total.psnr.items():
+        if sums.mean_db is not None:
+            yield (
+                f"{sums.clips} of them, decoded back from `{name}`, have a PSNR of"
+                f" {sums.mean_db:.1f} dB on average."
+            )
 
 
 def _tokenizer(column: TokenizerColumn) -> str:

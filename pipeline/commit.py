@@ -82,7 +82,7 @@ def commit_unit(
                 writers[bucket] = cleanup.enter_context(writer)
             if table.num_rows:
                 writers[bucket].add(table)
-                statistics.add(bucket, table)
+                statistics.add(bucket, table, header.psnr)
         check.finish()
         parts = tuple(part for writer in writers.values() for part in writer.publish())
         quarantine = write_quarantine(store, unit.unit, quarantined)

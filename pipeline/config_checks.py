@@ -33,7 +33,7 @@ class Fault:
 
 def check(config: JobConfig) -> list[Fault]:
     """Return what is wrong with a configuration whose fields are right one by one."""
-    faults = [*_names(config), *_slice(config), *_shapes(config.clip)]
+    faults = [*_names(config), *_slice(config), *_shapes(config.clip), *_decoding_back(config)]
     for n, uri in enumerate(config.source.uri):
         faults += _secrets(f"source.uri.{n}", uri)
     faults += _secrets("source.lists.root", config.source.lists.root or "")
@@ -92,6 +92,13 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
         if (first := clip.buckets.index(bucket)) < n:
             rule = f"is clip.buckets.{first} again"
             yield Fault(f"clip.buckets.{n}", rule=rule, mend="leave one of them out")
+
+
+def _decoding_back(config: JobConfig) -> Iterator[Fault]:
+    one_in = config.tokenize.decode_back_one_in
+    if config.clip.whole and one_in is not None:
+        rule = "clips that are whole videos are not decoded back"
+        yield Fault("tokenize.decode_back_one_in", one_in, rule, "leave it out")
 
 
 def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ whose results are thrown away. So the arithmetic of a clip does not depend on ho
 has. Letters: N clips given, B clips per call, T H W frames and pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.decode_back import DecodingModel, clip_psnr, decode_cells, eight_bits
 from pipeline.parts import TokenizerColumn
 
 
@@ -37,8 +38,8 @@ class EncodeStream(Protocol):
         """Take in frames [B, 3, n, H, W]; return what they complete."""
 
 
-class Model(Protocol):
-    """The part of a `vidtok` model that encoding needs."""
+class Model(DecodingModel, Protocol):
+    """The part of a `vidtok` model that a job needs."""
 
     def encode(self, video: Tensor) -> Encoded:
         """Encode `video` [B, 3, T, H, W] in [-1, 1]."""
@@ -88,6 +89,17 @@ class ClipEncoder:
             for name in self.column.cell_columns
         }
         return cells, np.concatenate([call[1] for call in calls])
+
+    def psnr(self, row: Mapping[str, Any], frames: NDArray[Any]) -> float:
+        """Return how well a row's cells, decoded back, match the frames of its clip, in dB.
+
+        Args:
+            row: the columns of one clip, as they are stored.
+            frames: [T, H, W, 3] in [0, 255], which were encoded.
+        """
+        with torch.inference_mode():
+            decoded = decode_cells(self._model, self.column, row, len(frames))
+        return clip_psnr(eight_bits(frames), decoded)
 
     def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
         """Begin a clip whose frames come piece by piece.

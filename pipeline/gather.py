@@ -1,6 +1,7 @@
 """Gathers the statistics of a unit while its rows pass through the commit.
 
-The outcome follows from the set of rows: neither their order nor how they were batched shows in it.
+The outcome follows from the set of rows and from the PSNR of those that were decoded back: neither
+their order nor how they were batched shows in it.
 """
 
 from bisect import bisect_left
@@ -18,6 +19,7 @@ from pipeline.bucket_statistics import (
     BucketStatistics,
     LatentSums,
     LevelCounts,
+    PsnrSums,
 )
 from pipeline.parts import TokenizerColumn
 
@@ -45,16 +47,22 @@ class StatisticsGatherer:
         self._levels = levels
         self._buckets: dict[str, BucketStatistics] = {}
 
-    def add(self, bucket: str, rows: pa.Table) -> None:
-        """Take in rows of one bucket, at least one; their columns are those of a part."""
+    def add(self, bucket: str, rows: pa.Table, psnr: Mapping[str, PsnrSums] | None = None) -> None:
+        """Take in rows of one bucket, at least one.
+
+        Args:
+            bucket: its name.
+            rows: with the columns of a part.
+            psnr: by tokenizer, of those of the rows that were decoded back.
+        """
         before = self._buckets.get(bucket, BucketStatistics())
-        self._buckets[bucket] = before + self._statistics(rows)
+        self._buckets[bucket] = before + self._statistics(rows, psnr or {})
 
     def result(self) -> dict[str, BucketStatistics]:
         """Return the statistics of what came so far, by bucket in the order of names."""
         return dict(sorted(self._buckets.items()))
 
-    def _statistics(self, rows: pa.Table) -> BucketStatistics:
+    def _statistics(self, rows: pa.Table, psnr: Mapping[str, PsnrSums]) -> BucketStatistics:
         frames = rows["num_frames"].to_pylist()
         times = zip(rows["start_s"].to_pylist(), rows["end_s"].to_pylist(), strict=True)
         sizes = zip(
@@ -86,6 +94,7 @@ class StatisticsGatherer:
             rates=_counted(_rate(rate) for rate in rows["source_fps"].to_pylist()),
             latents=latents,
             levels=levels,
+            psnr=dict(psnr),
         )
 
 

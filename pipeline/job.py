@@ -264,6 +264,7 @@ class _Job:
                 device=device,
                 threads=config.tokenize.threads,
                 whole=(rules, limits) if config.clip.whole else None,
+                decode_back_one_in=config.tokenize.decode_back_one_in,
             ),
             commit=CommitArguments(
                 store=Store(config.output.uri, config.output.storage_options),

@@ -1,7 +1,7 @@
 """The corpus job's metrics: what they are called and what they mean.
 
-    workers ─► clips, rows, worker seconds ┐
-    driver  ─► commits, quarantine, units  ┴─► Recorder ─► Ray ─► /metrics of each node
+    workers ─► clips, rows, worker seconds, PSNR ┐
+    driver  ─► commits, quarantine, units ───────┴─► Recorder ─► Ray ─► /metrics of each node
 
 Workers count what they do, replays included; the driver counts what the log holds, which is what
 adds up with the summary. Ray exports a counter `name` as `ray_<name>_total` and a gauge as
@@ -79,9 +79,24 @@ SECONDS_LEFT: Final = Metric(
     "vidtok_seconds_left", "gauge", (), "estimate for this pass, from its first committed unit on"
 )
 
+PSNR_CLIPS: Final = Metric(
+    "vidtok_psnr_clips",
+    "counter",
+    ("tokenizer",),
+    "clips that were decoded back right after they were tokenized, replays included",
+)
+PSNR_DB: Final = Metric(
+    "vidtok_psnr_db",
+    "counter",
+    ("tokenizer",),
+    "sum of their PSNR; divided by the clips, the mean, over any time and any processes",
+)
+
 METRICS: Final = (
     CLIPS,
     ROWS,
+    PSNR_CLIPS,
+    PSNR_DB,
     WORKER_SECONDS,
     COMMITS,
     SAMPLES,

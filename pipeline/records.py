@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter
 
-from pipeline.bucket_statistics import BucketStatistics
+from pipeline.bucket_statistics import BucketStatistics, PsnrSums
 
 Stage = Literal["read", "decode", "tokenize"]
 
@@ -240,6 +240,8 @@ class PayloadHeader:
     clip_ids: tuple[str, ...]
     quarantined: tuple[Quarantined, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    psnr: dict[str, PsnrSums] = field(default_factory=dict)
+    """By tokenizer, of the clips that were decoded back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

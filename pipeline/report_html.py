@@ -126,6 +126,7 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         "Counts": _counts(page, statistics),
         "Quarantine": _quarantine(page, examples(store, page)),
         "Clips and what their tokens decode to": _figures(shown, findings),
+        "Quality": [_html(page.sections()["Quality"])],
         "Latents and codes": _charts(statistics, histograms),
         "Files": [_html(page.sections()["Files"])],
         "Work": _work(page),

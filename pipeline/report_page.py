@@ -100,6 +100,7 @@ class Page:
         return {
             "Counts": list(self._counts()),
             "Quarantine": list(self._quarantine()),
+            "Quality": list(self._quality()),
             "Files": list(self._files()),
             "Work": list(self._work()),
             "Runs": list(self._runs()),
@@ -138,6 +139,35 @@ class Page:
             for reason, count in self.status.tally.reasons.most_common()
         ]
         yield Table(("reason", "samples and clips", "meaning"), rows)
+
+    def _quality(self) -> Iterator[Block]:
+        psnr = self.status.tally.psnr
+        rows = [
+            (
+                name,
+                str(sums.clips),
+                "-" if sums.mean_db is None else f"{sums.mean_db:.2f} dB",
+                str(sums.failed),
+            )
+            for name, sums in psnr.items()
+        ]
+        yield Table(("", "clips decoded back", "PSNR on average", "could not be decoded"), rows)
+        counts = {name: sums.counts for name, sums in psnr.items()}
+        decibels = sorted({value for count in counts.values() for value in count})
+        if decibels:
+            yield ""
+        yield Table(
+            ("dB, rounded down", *(f"clips of {name}" for name in counts)),
+            [(str(db), *(str(count.get(db, 0)) for count in counts.values())) for db in decibels],
+        )
+        worst = [
+            (name, f"{value / 1000:.2f} dB", clip_id)
+            for name, sums in psnr.items()
+            for value, clip_id in sums.worst
+        ]
+        if worst:
+            yield ""
+        yield Table(("", "PSNR", "the clips that came back worst"), worst)
 
     def _files(self) -> Iterator[Block]:
         rows = [

@@ -76,13 +76,15 @@ class Statistics:
                 " statistics; --codes reads their parts for them"
             )
         lines += clip_lines(self.total)
+        lines += _psnr_lines(self.total)
         for name, use in self.codebooks.items():
             lines.append(
                 f"codebook   {name}: {use.used} of {use.size} codes used"
                 f" ({use.used / use.size:.1%}), perplexity {use.perplexity:.1f}"
             )
         for bucket, statistics in self.buckets.items():
-            lines += ["", f"bucket {bucket}", *clip_lines(statistics), *_cell_lines(statistics)]
+            lines += ["", f"bucket {bucket}", *clip_lines(statistics), *_psnr_lines(statistics)]
+            lines += _cell_lines(statistics)
         if len(self.buckets) > 1:
             lines += ["", "all buckets", *_cell_lines(self.total)]
         return lines
@@ -172,7 +174,8 @@ def _use(counts: NDArray[np.int64]) -> CodebookUse:
 
 def _plain(statistics: BucketStatistics) -> dict[str, Any]:
     values = asdict(statistics)
-    del values["microseconds"], values["latents"], values["levels"]
+    for name in ("microseconds", "latents", "levels", "psnr"):
+        del values[name]
     return {
         **values,
         "seconds": statistics.microseconds / 1e6,
@@ -188,6 +191,7 @@ def _plain(statistics: BucketStatistics) -> dict[str, Any]:
             }
             for name, levels in statistics.levels.items()
         },
+        "psnr": {name: sums.to_dict() for name, sums in statistics.psnr.items()},
     }
 
 
@@ -206,6 +210,13 @@ def clip_lines(statistics: BucketStatistics) -> Iterator[str]:
         yield f"lengths    {_histogram(statistics.lengths, '≤ {} frames'.format)}"
         yield f"sources    {_histogram(statistics.sides, _side)}"
         yield f"rates      {_histogram(statistics.rates, _rate)}"
+
+
+def _psnr_lines(statistics: BucketStatistics) -> Iterator[str]:
+    for name, sums in statistics.psnr.items():
+        yield f"psnr       {name}: {sums}"
+        if sums.counts:
+            yield f"           {_histogram(sums.counts, '{} dB'.format)}"
 
 
 def _histogram(counts: Mapping[int, int], label: Callable[[int], str]) -> str:

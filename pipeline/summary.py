@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.bucket_statistics import PsnrSums, merged
 from pipeline.manifest import Manifest
 from pipeline.records import REASONS, Counts, UnitRecord
 
@@ -30,6 +31,8 @@ class Tally:
     """Paths of merged parts."""
     timings: Counter[str] = field(default_factory=Counter)
     """Seconds of work by stage, over all processes."""
+    psnr: dict[str, PsnrSums] = field(default_factory=dict)
+    """By tokenizer, of the clips that were decoded back."""
     problems: list[str] = field(default_factory=list)
     """Units in which something does not add up; empty unless there is a fault in this program."""
 
@@ -43,6 +46,8 @@ class Tally:
             if part.place is not None:
                 self.merged.add(part.path)
         self.timings.update(unit.timings)
+        for bucket in (unit.statistics or {}).values():
+            self.psnr = merged(self.psnr, bucket.psnr)
         self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
 
     @classmethod
@@ -188,11 +193,12 @@ def tally_dict(tally: Tally) -> dict[str, Any]:
         "reasons": dict(sorted(tally.reasons.items())),
         "bytes": tally.bytes,
         "seconds_of_work": {k: round(v, 3) for k, v in sorted(tally.timings.items())},
+        "psnr": {name: sums.to_dict() for name, sums in tally.psnr.items()},
     }
 
 
 def tally_lines(tally: Tally) -> list[str]:
-    """Return where samples and clips went, one line each, and the quarantine's reasons."""
+    """Return where samples and clips went, one line each, the quarantine's reasons, and PSNR."""
     counts = tally.counts
     samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
@@ -206,6 +212,7 @@ def tally_lines(tally: Tally) -> list[str]:
         f"quarantine {count:5d} {reason}: {REASONS.get(reason, '?')}"
         for reason, count in tally.reasons.most_common()
     ]
+    lines += [f"psnr       {name}: {sums}" for name, sums in tally.psnr.items()]
     return lines
 
 

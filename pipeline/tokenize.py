@@ -14,10 +14,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline.bucket_statistics import PsnrSums
 from pipeline.decode import Decoder
 from pipeline.encode import ClipEncoder
 from pipeline.errors import QuarantineError
 from pipeline.parts import clip_rows, clip_schema, encode_rows
+from pipeline.quality import is_drawn, measure
 from pipeline.records import Clip, PayloadHeader, Quarantined
 from pipeline.rows import BatchRow, Payload
 from pipeline.whole import pieces, sample_of, whole_cells
@@ -36,6 +38,7 @@ class TokenizeStage:
         encoders: one per tokenizer, in the order of the schema's columns.
         videos: decodes whole videos, where the rows carry those; it belongs to the stage.
         chunk_frames: of them that the networks are given at a time.
+        decode_back_one_in: of so many clips one is decoded back; None, as for whole videos: none.
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class TokenizeStage:
         encoders: Sequence[ClipEncoder],
         videos: Decoder | None = None,
         chunk_frames: int = 0,
+        decode_back_one_in: int | None = None,
     ) -> None:
         self._encoders = list(encoders)
+        self._one_in = decode_back_one_in
         self._videos = videos
         self._chunk_frames = chunk_frames
         self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
@@ -86,6 +91,7 @@ class TokenizeStage:
             {name: column[kept] for name, column in cells.items()},
             self._schema,
         )
+        psnr = self._decode_back(rows, [frames[n] for n in kept], timings)
         payload = PayloadHeader(
             unit=header.unit,
             seq=header.seq,
@@ -94,6 +100,7 @@ class TokenizeStage:
             clip_ids=tuple(clip.clip_id for clip in header.clips),
             quarantined=tuple(quarantined),
             timings={stage: round(seconds, 6) for stage, seconds in timings.items()},
+            psnr=psnr,
         )
         return Payload(payload, encode_rows(rows))
 
@@ -111,6 +118,21 @@ class TokenizeStage:
             stage = f"tokenize {encoder.column.name}"
             timings[stage] = timings.get(stage, 0.0) + time.monotonic() - began
         return cells, finite
+
+    def _decode_back(
+        self, rows: pa.RecordBatch, frames: Sequence[NDArray[Any]], timings: dict[str, float]
+    ) -> dict[str, PsnrSums]:
+        """Return by tokenizer how well the drawn ones of some clips come back."""
+        if self._one_in is None:
+            return {}
+        ids = rows["clip_id"].to_pylist()
+        drawn = [n for n, clip_id in enumerate(ids) if is_drawn(clip_id, self._one_in)]
+        if not drawn:
+            return {}
+        began = time.monotonic()
+        psnr = measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
+        timings["decode back"] = time.monotonic() - began
+        return psnr
 
     def _whole(
         self, batch: BatchRow, timings: dict[str, float]

@@ -19,7 +19,7 @@ from pipeline.config import ListConfig, TokenizerSpec
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.decode_stage import DecodeStage
 from pipeline.errors import PipelineError
-from pipeline.metrics import CLIPS, DECODE, ROWS, TOKENIZE, Recorder
+from pipeline.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.parts import TokenizerColumn, clip_schema
 from pipeline.records import Closing, PayloadHeader, UnitRecord, WorkUnit, from_json
 from pipeline.rows import (
@@ -61,6 +61,7 @@ class TokenizeArguments:
     threads: int
     whole: tuple[Sequence[ClipRule], DecodeLimits] | None = None
     """How whole videos are decoded; None where the rows are of frames."""
+    decode_back_one_in: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class TokenizeWorker:
             )
         ]
         if arguments.whole is None:
-            self._stage = TokenizeStage(encoders)
+            self._stage = TokenizeStage(encoders, decode_back_one_in=arguments.decode_back_one_in)
         else:
             rules, limits = arguments.whole
             chunk_frames = rules[0].frames
@@ -159,6 +160,9 @@ class TokenizeWorker:
         clips = len(payload.header.clip_ids) - len(payload.header.quarantined)
         self._recorder.add(CLIPS, clips, stage=TOKENIZE)
         self._recorder.add(ROWS, 1, stage=TOKENIZE)
+        for name, sums in payload.header.psnr.items():
+            self._recorder.add(PSNR_CLIPS, sums.clips, tokenizer=name)
+            self._recorder.add(PSNR_DB, sums.millidecibels / 1000, tokenizer=name)
         seconds = self._clock.take()
         return payload_row(
             payload, waiting_s=seconds.get(WAITING, 0.0), busy_s=seconds.get(BUSY, 0.0)

@@ -55,6 +55,9 @@ class FakeModel:
         self.broken = False
         self.memory = 1 << 30
         """Clips that fit the imaginary GPU."""
+        self.decoded = 0
+        self.cannot_decode: set[int] = set()
+        """Calls of `decode` that fail, counted from 1."""
 
     def encode(self, video: Tensor) -> FakeEncoded:
         self.batches.append(len(video))
@@ -69,6 +72,18 @@ class FakeModel:
             return FakeEncoded(latent=mean, mean=mean, logvar=-mean.abs())
         indices = ((mean[:, 0] + 1) * 1000).nan_to_num().to(torch.int32)
         return FakeEncoded(latent=mean, indices=indices)
+
+    def decode(self, latent: Tensor, num_frames: int | None = None) -> Tensor:
+        """Repeat each cell's value all over its block."""
+        self.decoded += 1
+        if self.decoded in self.cannot_decode:
+            raise torch.OutOfMemoryError("imaginary GPU")
+        assert latent.shape[2] == num_frames
+        return torch.nn.functional.interpolate(latent, scale_factor=(1, 8, 8))
+
+    def decode_indices(self, indices: Tensor, num_frames: int | None = None) -> Tensor:
+        grey = (indices.to(torch.int64).float() + 0.5) / 1000 - 1
+        return self.decode(grey[:, None].expand(-1, 3, -1, -1, -1), num_frames)
 
 
 def clip(n: int, unit: str = "u", key: str = "k") -> Clip:

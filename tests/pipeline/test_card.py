@@ -18,7 +18,7 @@ from pipeline.statistics import read_statistics
 from pipeline.storage import Store
 from pipeline.summary import format_bytes
 from tests.pipeline.made_datasets import IDENTITY, commit, sound, write_log
-from tests.pipeline.units import FSQ, KL, SMALL, WIDE, deliver
+from tests.pipeline.units import FSQ, KL, SMALL, WIDE, decoded_back, deliver
 
 
 def write(store: Store) -> str:
@@ -50,6 +50,14 @@ def test_it_says_what_is_there(local: Store) -> None:
     assert "The clips are 105 frames, 10.5 s of source; 13 have a caption." in text
     assert "| `kl` | vidtok_kl_causal_488_16chn | posterior means (log-variances in" in text
     assert not re.search(r"[{}]\w*[{}]", text), "a place of the template was not filled"
+
+
+def test_it_says_how_good_the_tokens_are(local: Store) -> None:
+    sound(local)
+    assert "PSNR" not in write(local)
+    write_log(local, [commit(local, decoded_back(deliver("v"), 30.5, None, 20.5))])
+    told = "2 of them, decoded back from `fsq`, have a PSNR of 25.5 dB on average."
+    assert told in write(local).splitlines()
 
 
 def test_a_merged_part_is_counted_once(local: Store) -> None:

@@ -133,6 +133,10 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "tokenizers.0.weights=s3://b/w.ckpt",
             "command line: tokenizers.0.weights = s3://b/w.ckpt: must be a path that every node",
         ),
+        (
+            "tokenize.decode_back_one_in=0",
+            "command line: tokenize.decode_back_one_in = 0: should be greater than 0",
+        ),
         ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
         ("clip.frames=null", "command line: clip.frames: is required; give it or clip.buckets"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
@@ -212,6 +216,10 @@ def test_whole_videos(good: str) -> None:
     )
     assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
         f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
+    )
+    assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
+        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos are not decoded"
+        " back; leave it out"
     )
     assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
     Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))

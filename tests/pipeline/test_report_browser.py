@@ -82,6 +82,7 @@ def test_the_page_is_painted(page: Path, tmp_path: Path, width: int, scheme: str
         "Counts",
         "Quarantine",
         "Clips and what their tokens decode to",
+        "Quality",
         "Latents and codes",
         "kl: latents",
         "fsq: code indices",

@@ -33,7 +33,7 @@ from pipeline.revisit import draw_rows, read_row
 from pipeline.storage import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.tokenized import hikers
-from tests.pipeline.units import deliver
+from tests.pipeline.units import decoded_back, deliver
 
 VOID = {"meta", "img", "br"}
 
@@ -133,10 +133,12 @@ def test_a_source_that_is_gone_is_said(tmp_path: Path) -> None:
 
 def test_names_and_captions_are_text(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "<b>&"))
-    write_log(store, [commit(store, deliver("u"))])
+    write_log(store, [commit(store, decoded_back(deliver("u<i>"), 30.5, 33.0, 28.91))])
     path = tmp_path / "page.html"
     write_html(store, str(path))
-    assert f"{store.uri}" in Reader(path.read_text()).text
+    text = Reader(path.read_text()).text
+    assert f"{store.uri}" in text
+    assert "u<i>/k3/0" in text, "the clip that came back worst"
 
 
 def test_an_empty_dataset(local: Store, tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_an_empty_dataset(local: Store, tmp_path: Path) -> None:
     text = path.read_text()
     Reader(text)
     assert "<svg" not in text
-    assert text.count("None.") == 5
+    assert text.count("None.") == 6
 
 
 def test_examples_are_few_and_of_every_reason(local: Store) -> None:

@@ -15,7 +15,7 @@ from pipeline.reports import write_summary
 from pipeline.storage import Store
 from pipeline.summary import Summary, Tally
 from tests.pipeline.made_datasets import commit, sound, write_log
-from tests.pipeline.units import deliver
+from tests.pipeline.units import decoded_back, deliver
 
 
 @pytest.fixture
@@ -102,11 +102,30 @@ def test_json_holds_the_same(local: Store) -> None:
     assert [run["seconds"] for run in found["runs"]] == [1.5]
 
 
+def test_quality_with_the_worst_clips(local: Store) -> None:
+    write_log(local, [commit(local, decoded_back(deliver("a"), 30.5, None, 20.51))])
+    page = report(local)
+    lines = "\n".join(page.lines()).splitlines()
+    assert table(lines, "Quality") == [
+        ["", "clips decoded back", "PSNR on average", "could not be decoded"],
+        ["fsq", "2", "25.50 dB", "1"],
+        ["dB, rounded down", "clips of fsq"],
+        ["---", "---"],
+        ["20", "1"],
+        ["30", "1"],
+        ["", "PSNR", "the clips that came back worst"],
+        ["---", "---", "---"],
+        ["fsq", "20.51 dB", "a/k3/0"],
+        ["fsq", "30.50 dB", "a/k0/0"],
+    ]
+    assert page.to_dict()["psnr"]["fsq"]["clips"] == 2
+
+
 def test_an_empty_dataset_and_one_that_does_not_add_up(local: Store) -> None:
     write_log(local, [])
     text = "\n".join(report(local).lines())
     assert "0 units." in text
-    assert text.count("None.") == 4
+    assert text.count("None.") == 5
     record = commit(local, deliver("u"))
     write_log(local, [replace(record, counts=replace(record.counts, clips_seen=99))])
     page = report(local)

@@ -11,14 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.bucket_statistics import PsnrSums
 from pipeline.compact import compact
 from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.records import UnitRecord, to_json
 from pipeline.statistics import Statistics, read_statistics
+from pipeline.status import status
 from pipeline.storage import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
-from tests.pipeline.units import SMALL, WIDE, deliver
+from tests.pipeline.units import SMALL, WIDE, decoded_back, deliver
 
 
 @pytest.fixture
@@ -62,6 +64,68 @@ def test_the_same_rows_in_other_batches_have_the_same_statistics(local: Store) -
     again = commit(local, deliver("u"), row_group_bytes=1000)
     assert record.statistics == again.statistics
     assert len(to_json(replace(record, timings={}))) < 3000
+
+
+def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
+    made = [
+        decoded_back(deliver("a"), 31.0004, 28.5, 35.25),
+        decoded_back(deliver("b"), 9, None, 8),
+    ]
+    write_log(local, [commit(local, delivery) for delivery in made])
+    write_manifest(local)
+    found = read_statistics(local)
+    assert found.buckets[WIDE.name].psnr == {
+        "fsq": PsnrSums(
+            clips=1, failed=1, millidecibels=28_500, counts={28: 1}, worst=((28_500, "a/k1/1"),)
+        )
+    }
+    assert found.total.psnr["fsq"] == PsnrSums(
+        clips=5,
+        failed=1,
+        millidecibels=111_750,
+        counts={8: 1, 9: 1, 28: 1, 31: 1, 35: 1},
+        worst=((8000, "b/k3/0"), (9000, "b/k0/0"), (28_500, "a/k1/1")),
+    )
+    lines = found.lines()
+    told = (
+        "psnr       fsq: 22.35 dB on average over 5 clips decoded back; 8.00 at least, of b/k3/0;"
+        " 1 could not be decoded back"
+    )
+    at = lines.index(told)
+    assert told in status(local).lines()
+    assert lines[at + 1] == "           8 dB: 1 · 9 dB: 1 · 28 dB: 1 · 31 dB: 1 · 35 dB: 1"
+    assert status(local).to_dict()["psnr"] == found.to_dict()["all"]["psnr"]
+    assert json.loads(json.dumps(found.to_dict()["all"]["psnr"]["fsq"])) == {
+        "clips": 5,
+        "failed": 1,
+        "mean_db": 22.35,
+        "counts": {"8": 1, "9": 1, "28": 1, "31": 1, "35": 1},
+        "worst": [
+            {"clip_id": "b/k3/0", "psnr_db": 8.0},
+            {"clip_id": "b/k0/0", "psnr_db": 9.0},
+            {"clip_id": "a/k1/1", "psnr_db": 28.5},
+        ],
+    }
+    assert found.total.psnr.keys() == {"fsq"}, "nothing is said of what was not decoded back"
+
+
+def test_clips_that_all_failed_have_no_mean(local: Store) -> None:
+    write_log(local, [commit(local, decoded_back(deliver("a"), None, None, None))])
+    found = read_statistics(local)
+    assert found.to_dict()["all"]["psnr"]["fsq"]["mean_db"] is None
+    [line] = [line for line in found.lines()[:10] if line.startswith("psnr")][:1]
+    assert line == "psnr       fsq: 3 could not be decoded back"
+
+
+def test_a_record_of_before_decoding_back_is_read(local: Store) -> None:
+    record = commit(local, deliver("a"))
+    write_log(local, [record])
+    [path] = local.list("log")
+    log = json.loads(local.read(path))
+    for bucket in log["units"][0]["statistics"].values():
+        assert bucket.pop("psnr") == {}
+    local.write(path, json.dumps(log).encode())
+    assert list(read_manifest(local).units()) == [record]
 
 
 def older(records: list[UnitRecord]) -> list[UnitRecord]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts
+from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts, PsnrSums
 from pipeline.parts import TokenizerColumn, clip_rows, clip_schema, encode_rows
 from pipeline.records import (
     BatchHeader,
@@ -169,6 +169,15 @@ def deliver(
         timings={"decode": 1.5},
     )
     return Delivery(unit, closing, payloads)
+
+
+def decoded_back(delivery: Delivery, *psnr_db: float | None) -> Delivery:
+    """Return a unit of which the first clip of each payload came back from `fsq` so well."""
+    payloads = [
+        (replace(header, psnr={"fsq": PsnrSums.of(header.clip_ids[0], value)}), rows)
+        for (header, rows), value in zip(delivery.payloads, psnr_db, strict=True)
+    ]
+    return replace(delivery, payloads=payloads)
 
 
 def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> UnitRecord:
