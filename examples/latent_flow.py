@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.generators.training import Settings, clip_buckets, command
+from examples.generators.clips import clip_buckets
+from examples.generators.command import command
+from examples.generators.training import Settings
 from examples.generators.transformer import (
     Positions,
     Transformer,
@@ -29,11 +31,12 @@ from examples.generators.transformer import (
     to_patches,
     waves,
 )
+from pipeline.bucket_statistics import BucketStatistics
 from pipeline.parts import TokenizerColumn
-from pipeline.reading import Snapshot, TokenDataset
+from pipeline.reading import Snapshot
+from pipeline.statistics import statistics_of
 
 SAMPLING_STEPS = 50
-STATISTICS_BATCH = 16
 LEAST_TIME = 1 / SAMPLING_STEPS
 """Velocities nearer to the latent are told as from here; the last step of sampling begins here."""
 
@@ -66,13 +69,13 @@ class LatentFlow(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return the mean squared error of velocities on latents [B, C, t, h, w]."""
+        """Return the mean squared error [B] of velocities on latents [B, C, t, h, w]."""
         x = self.normalized(latents)
         # Mostly from the middle of the path, where the velocity is hardest to tell.
         s = torch.randn(len(x), 1, 1, 1, 1, device=x.device).sigmoid()
         noise = torch.randn_like(x)
         velocity = self.velocity((1 - s) * x + s * noise, s.flatten())
-        return (velocity - (noise - x)).square().mean()
+        return (velocity - (noise - x)).square().flatten(1).mean(1)
 
     def velocity(self, x: Tensor, s: Tensor) -> Tensor:
         """Return velocities [B, C, t, h, w] at points x of paths, at their times s [B] in 0 … 1."""
@@ -102,26 +105,13 @@ class LatentFlow(nn.Module):
 
 
 def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation [C] of the latents of all clips of a dataset, read once.
-
-    Ranks that train together each read their share, and add up.
-    """
-    channels = corpus.dataset.identity["tokenizers"][column.name]["config"]["z_channels"]
-    totals = torch.zeros(3, channels, dtype=torch.float64)
-    clips = TokenDataset(
-        corpus, [column.name], STATISTICS_BATCH, buckets=clip_buckets(corpus), shuffle=False
-    )
-    for batch in clips:
-        x = batch[column.name].double().transpose(0, 1).flatten(1)  # [C, all cells]
-        count = torch.full((len(x),), x.shape[1])
-        totals += torch.stack([count, x.sum(1), x.square().sum(1)])
-    if distributed.is_initialized():
-        shared: list[Tensor] = [totals] * distributed.get_world_size()
-        distributed.all_gather_object(shared, totals)
-        totals = torch.stack(shared).sum(0)
-    count, sums, squares = totals
-    mean = sums / count
-    return mean, (squares / count - mean.square()).sqrt()
+    """Return mean and standard deviation [C] of the latents of all clips that are trained on."""
+    statistics = corpus.statistics()
+    if statistics.unknown:  # units that a release without statistics committed: read the parts
+        statistics = statistics_of(corpus.store, corpus.dataset, corpus.manifest, codes=True)
+    buckets = (statistics.buckets[name] for name in clip_buckets(corpus))
+    latents = sum(buckets, BucketStatistics()).latents[column.name]
+    return torch.tensor(latents.mean()), torch.tensor(latents.std())
 
 
 def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> LatentFlow:

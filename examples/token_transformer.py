@@ -23,7 +23,8 @@ from torch.nn import functional as F
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.generators.training import Settings, command
+from examples.generators.command import command
+from examples.generators.training import Settings
 from examples.generators.transformer import (
     Past,
     Positions,
@@ -73,7 +74,7 @@ class TokenTransformer(nn.Module):
         self.heads = nn.Parameter(torch.randn(num_digits, width, top) * width**-0.5)
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Return the mean cross-entropy of all digits of code indices [B, t, h, w]."""
+        """Return the mean cross-entropy [B] of all digits of code indices [B, t, h, w]."""
         grid = patch_grid(tuple(indices.shape[1:]), self.patch)
         digits = to_patches(to_digits(indices, self.levels), self.patch)  # [B, N, K]
         seen = self._noised(digits) if self.training else digits
@@ -84,7 +85,8 @@ class TokenTransformer(nn.Module):
         named = self.embed_before(seen + self.offsets)
         # Digit k sees those before it: the sum of all up to it, less its own.
         logits = self._logits(context[:, :, None] + named.cumsum(2) - named, slice(None))
-        return F.cross_entropy(logits.flatten(0, 2).float(), digits.flatten())
+        nats = F.cross_entropy(logits.flatten(0, 2).float(), digits.flatten(), reduction="none")
+        return nats.unflatten(0, (len(digits), -1)).mean(1)
 
     @torch.no_grad()
     def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:

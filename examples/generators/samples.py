@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vidtok
+from examples.generators.clips import clip_buckets
 from pipeline.parts import TokenizerColumn
-from pipeline.reading import Snapshot, TokenDataset
+from pipeline.reading import Snapshot, TokenDataset, TokenMap
 from pipeline.revisit import open_models
 from pipeline.storage import Store
 
@@ -34,17 +35,17 @@ def draw_samples(
     generator: nn.Module,
     corpus: Snapshot,
     column: TokenizerColumn,
-    like: dict[str, Any],
     num: int,
     store: Store,
 ) -> dict[str, Any]:
     """Write `samples.gif`, samples side by side, and `samples.jpg`, some frames of each.
 
+    They have the shape that most clips of the corpus have.
+
     Args:
         generator: as `training.Build` describes it.
         corpus: that it was trained on.
         column: that it generates.
-        like: a batch of the shape that the samples are to have.
         num: of samples.
         store: to write to.
 
@@ -52,9 +53,11 @@ def draw_samples(
         `nearest`, the distance of each sample to the nearest clip among the first `compared` of the
         corpus, in `distance_unit`.
     """
-    cells = generator.sample(num, tuple(like[column.name].shape[1:]))
-    nearest, distances, compared = _nearest(generator, cells, corpus, column, like["bucket"])
-    model, frames = open_models(corpus.dataset)[column.name], int(like["num_frames"][0])
+    bucket = max(clip_buckets(corpus), key=lambda name: corpus.buckets[name])
+    like = TokenMap(corpus, [column.name, "num_frames"], buckets=[bucket])[0]
+    cells = generator.sample(num, tuple(like[column.name].shape))
+    nearest, distances, compared = _nearest(generator, cells, corpus, column, bucket)
+    model, frames = open_models(corpus.dataset)[column.name], int(like["num_frames"])
     samples = [_decode(model, one, frames) for one in cells.cpu()]
     copied = [_decode(model, one, frames) for one in nearest]
     fps = corpus.dataset.identity["clip"]["fps"] or _FPS_OF_SOURCES

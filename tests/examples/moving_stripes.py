@@ -3,12 +3,15 @@
 Clips are 5 frames of 32×32 pixels: 2×4×4 cells of each tokenizer.
 """
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import torch
 
 from pipeline.config import JobConfig
-from pipeline.dataset import new_dataset
+from pipeline.dataset import code_levels, new_dataset
 from pipeline.fingerprint import identity, tokenizer_column
+from pipeline.gather import StatisticsGatherer
 from pipeline.models import open_model, weights_digest
 from pipeline.part_writer import PartWriter
 from pipeline.parts import clip_rows, clip_schema
@@ -21,8 +24,17 @@ CLIPS = 8
 BUCKET = "5x32x32"
 
 
-def write_stripes(store: Store) -> None:
-    """Write the dataset."""
+def write_stripes(
+    store: Store, unit: str = "u-0", *, others: Collection[int] = (), gathered: bool = True
+) -> None:
+    """Write the dataset, or add a unit to it.
+
+    Args:
+        store: its root.
+        unit: of its clips.
+        others: clips that show something else than they do otherwise.
+        gathered: whether the unit has statistics, as those of older releases have not.
+    """
     config = JobConfig.model_validate(
         {
             "source": {"uri": "videos/*.mp4"},
@@ -40,26 +52,31 @@ def write_stripes(store: Store) -> None:
         tokenizer_column(spec, models[spec.name].config, config.clip, digests[spec.name])
         for spec in config.tokenizers
     )
-    videos = torch.stack([stripes(n) for n in range(CLIPS)])
+    videos = torch.stack([-stripes(n) if n in others else stripes(n) for n in range(CLIPS)])
     cells = {
         "kl": models["kl"].encode(videos).latent.numpy().astype("<f2"),
         "fsq": models["fsq"].encode(videos).indices.numpy().astype("<u4"),
     }
     schema = clip_schema(columns)
-    clips = [make_clip("u-0", n) for n in range(CLIPS)]
-    with PartWriter(store, schema, unit="u-0", bucket=BUCKET) as writer:
-        writer.add(pa.Table.from_batches([clip_rows(clips, cells, schema)]))
+    clips = [make_clip(unit, n) for n in range(CLIPS)]
+    rows = pa.Table.from_batches([clip_rows(clips, cells, schema)])
+    with PartWriter(store, schema, unit=unit, bucket=BUCKET) as writer:
+        writer.add(rows)
         parts = writer.publish()
-    counts = Counts(clips_seen=CLIPS, clips_written=CLIPS)
-    record = UnitRecord(
-        unit="u-0", sources=("u-0",), parts=parts, quarantine=None, counts=counts, reasons={}
-    )
     known = {name: model.config for name, model in models.items()}
-    write_log(
-        store,
-        [record],
-        new_dataset(columns, identity(config, known, digests), config.public()),
+    dataset = new_dataset(columns, identity(config, known, digests), config.public())
+    gatherer = StatisticsGatherer(columns, code_levels(dataset.identity))
+    gatherer.add(BUCKET, rows)
+    record = UnitRecord(
+        unit=unit,
+        sources=(unit,),
+        parts=parts,
+        quarantine=None,
+        counts=Counts(clips_seen=CLIPS, clips_written=CLIPS),
+        reasons={},
+        statistics=gatherer.result() if gathered else None,
     )
+    write_log(store, [record], dataset)
 
 
 def stripes(n: int) -> torch.Tensor:

@@ -1,0 +1,56 @@
+"""The clips that a generator trains on, and those that it is only measured on."""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from pipeline.errors import ConfigError
+from pipeline.parts import TokenizerColumn
+from pipeline.reading import Snapshot, TokenDataset
+
+
+def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int) -> TokenDataset:
+    """Return the reader of a column's cells and the clips' keys.
+
+    Raises:
+        ConfigError: the dataset has too few clips.
+    """
+    # Full batches only: ranks meet in every step, so none may have one more than the others.
+    data = TokenDataset(
+        corpus,
+        [column.name, "key"],
+        batch,
+        buckets=clip_buckets(corpus),
+        seed=seed,
+        drop_last=True,
+    )
+    if not len(data):
+        raise ConfigError(
+            f"--batch {batch}: {corpus.store.uri} has {corpus.buckets} clips, and each of"
+            f" {data.world} ranks needs a full batch of one shape, not all…; take a smaller one"
+        )
+    return data
+
+
+def endless(data: TokenDataset, loaders: int) -> Iterator[dict[str, Any]]:
+    """Yield batches from where the reader stands, epoch after epoch, as many on every rank."""
+    loader = DataLoader(data, batch_size=None, num_workers=loaders, persistent_workers=loaders > 0)
+    for epoch in count(data.epoch):
+        data.set_epoch(epoch)
+        yield from loader
+
+
+def clip_buckets(corpus: Snapshot) -> list[str]:
+    """Return the buckets whose clips are of one length: not those of whole videos."""
+    return [name for name in corpus.buckets if not name.startswith("all")]
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Return whether a sample is one of the share that training never sees.
+
+    Decided by its key alone: all its clips are, or none, whatever joins the corpus later.
+    """
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) < share * 2**64

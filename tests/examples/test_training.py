@@ -1,0 +1,210 @@
+"""A generator's training goes on after a stop as if there had been none, and keeps clips aside."""
+
+import os
+import shutil
+import signal
+from collections import Counter
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import distributed, nn
+
+import pipeline
+from examples.generators import losses
+from examples.generators.clips import is_held_out
+from examples.generators.command import run
+from examples.generators.training import Build
+from pipeline.errors import ConfigError
+from pipeline.storage import Store
+from tests.examples.moving_stripes import write_stripes
+from tests.examples.runs import AR, FLOW, settings
+
+STEPS = 7
+
+
+class Stopped(Exception):
+    """As a kill is, in one process."""
+
+
+class Watched:
+    """Builds a generator whose training steps are counted, and that may stop in one of them."""
+
+    def __init__(self, build: Build, stop_in: int | None = None) -> None:
+        self.build, self.stop_in, self.steps = build, stop_in, 0
+
+    def __call__(self, *given: Any) -> nn.Module:
+        generator = self.build(*given)
+        generator.register_forward_pre_hook(self._count)
+        return generator
+
+    def _count(self, *_: object) -> None:
+        if self.steps == self.stop_in:
+            raise Stopped
+        self.steps += 1
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("stripes") / "corpus")
+    write_stripes(Store(uri))
+    return uri
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model.pt")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("of", "loaders", "save_every"),
+    [(AR, 0, 3), (AR, 2, 3), (FLOW, 0, 3), (FLOW, 0, 2)],  # an epoch is two steps
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    corpus: str, tmp_path: Path, of: tuple[str, Build], loaders: int, save_every: int
+) -> None:
+    kind, build = of
+    changes = {"steps": STEPS, "save_every": save_every, "held_out": 0.3, "loaders": loaders}
+    whole = run(settings(corpus, tmp_path / "whole", **changes), kind, build)
+    asked = settings(corpus, tmp_path / "stopped", **changes)
+    with pytest.raises(Stopped):
+        run(asked, kind, Watched(build, stop_in=5))
+    rest = Watched(build)
+    again = run(asked, kind, rest)
+    assert rest.steps == STEPS - 5 // save_every * save_every
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    assert again | {"seconds": 0} == whole | {"seconds": 0}
+    for name in ("loss.png", "samples.gif", "samples.jpg"):
+        assert (tmp_path / "whole" / name).read_bytes() == (
+            tmp_path / "stopped" / name
+        ).read_bytes()
+
+
+def test_a_run_that_ended_only_draws_samples_again(corpus: str, tmp_path: Path) -> None:
+    asked = settings(corpus, tmp_path, steps=2)
+    first = run(asked, *AR)
+    (tmp_path / "samples.gif").unlink()
+    again = Watched(AR[1])
+    assert run(asked, AR[0], again)["nearest"] == first["nearest"]
+    assert again.steps == 0
+    assert (tmp_path / "samples.gif").exists()
+
+
+def test_a_run_goes_on_with_the_clips_that_it_began_with(tmp_path: Path) -> None:
+    kind, build = AR
+    corpus = str(tmp_path / "corpus")
+    write_stripes(Store(corpus))
+    whole = run(settings(corpus, tmp_path / "whole", steps=4), kind, build)
+    asked = settings(corpus, tmp_path / "stopped", steps=4, save_every=1)
+    with pytest.raises(Stopped):
+        run(asked, kind, Watched(build, stop_in=2))
+    write_stripes(Store(corpus), "u-1")
+    assert len(pipeline.open(corpus)) == 16
+    assert run(asked, kind, build)["version"] == whole["version"]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize(
+    ("of", "changes", "says"),
+    [
+        (AR, {"width": 32}, "width = 64, this one has 32"),
+        (AR, {"steps": 3}, "steps = 2, this one has 3"),
+        (FLOW, {}, "kind = fsq, this one has kl"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(
+    corpus: str, tmp_path: Path, of: tuple[str, Build], changes: dict[str, Any], says: str
+) -> None:
+    run(settings(corpus, tmp_path, steps=2), *AR)
+    with pytest.raises(ConfigError, match=rf"checkpoint.pt: is of a run with {says}; .* --out"):
+        run(settings(corpus, tmp_path, **{"steps": 2, **changes}), *of)
+
+
+def test_what_is_held_out_moves_no_weight(tmp_path: Path) -> None:
+    held = [n for n in range(8) if is_held_out(f"k{n // 2}", 0.3)]
+    assert held == [4, 5]
+    write_stripes(Store(str(tmp_path / "one")))
+    write_stripes(Store(str(tmp_path / "other")), others=held)
+    after = {}
+    for share in (0.3, 0.0):
+        for name in ("one", "other"):
+            out = tmp_path / f"{name}-{share}"
+            result = run(settings(str(tmp_path / name), out, steps=4, held_out=share), *AR)
+            after[name, share] = weights(out)
+            assert isnan(result["loss_held_out"]) == (share == 0)
+    assert same(after["one", 0.3], after["other", 0.3])
+    assert not same(after["one", 0.0], after["other", 0.0])
+
+
+def test_what_is_learned_by_heart_is_not_what_is_held_out(corpus: str, tmp_path: Path) -> None:
+    result = run(settings(corpus, tmp_path, held_out=0.3), *AR)
+    assert result["loss_end"] < 0.8 * result["loss_held_out"]
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_who_is_held_out_stays_so_when_more_are(key: str, one: float, other: float) -> None:
+    assert is_held_out(key, min(one, other)) <= is_held_out(key, max(one, other))
+    assert is_held_out(key, 1)
+    assert not is_held_out(key, 0)
+
+
+def test_the_share_that_is_held_out() -> None:
+    held = Counter(is_held_out(f"videos/{n}.mp4", 0.1) for n in range(2000))
+    assert 150 < held[True] < 250
+
+
+def test_steps_without_a_loss_have_no_part_in_a_mean() -> None:
+    nan = float("nan")
+    assert losses.mean([1.0, nan, 3.0]) == 2
+    assert isnan(losses.mean([nan]))
+    assert losses.at_end([9.0] * 38 + [1.0, nan]) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
+def test_ranks_on_ray_go_on_when_one_is_killed(corpus: str, tmp_path: Path) -> None:
+    kind, build = FLOW
+    stopped, copy, steps = tmp_path / "stopped", tmp_path / "copy", tmp_path / "steps"
+
+    def build_and_die_once(*given: Any) -> nn.Module:
+        generator = build(*given)
+
+        def count(*_: object) -> None:
+            if distributed.get_rank() == 1:
+                with steps.open("a") as file:
+                    file.write(".")
+                if steps.stat().st_size == 4:  # the third step is done, so the second is saved
+                    shutil.copytree(stopped, copy)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        generator.register_forward_pre_hook(count)
+        return generator
+
+    changes = {"steps": 6, "batch": 2, "save_every": 2, "held_out": 0.3, "workers": 2}
+    whole = run(settings(corpus, tmp_path / "whole", **changes), kind, build)
+    asked = settings(corpus, stopped, **changes)
+    again = run(asked, kind, build_and_die_once)
+    assert (again["ranks"], again["compared"]) == (2, 8)
+    assert repr(again | {"seconds": 0}) == repr(whole | {"seconds": 0})  # NaN is not itself
+    assert steps.stat().st_size == 4 + 4
+    assert same(weights(tmp_path / "whole"), weights(stopped))
+    assert {path.name for path in stopped.iterdir()} == {
+        "checkpoint.pt",
+        "loss.png",
+        "model.pt",
+        "samples.gif",
+        "samples.jpg",
+    }
+    # What two ranks began, one can end.
+    alone = Watched(build)
+    assert run(settings(corpus, copy, **{**changes, "workers": 0}), kind, alone)["ranks"] == 1
+    assert alone.steps == 4
