@@ -35,7 +35,8 @@ class Watched:
     """Builds a generator whose training steps are counted, and that may stop in one of them."""
 
     def __init__(self, build: Build, stop_in: int | None = None) -> None:
-        self.build, self.stop_in, self.steps = build, stop_in, 0
+        self.build, self.stop_in = build, stop_in
+        self.seeds: list[int] = []
 
     def __call__(self, *given: Any) -> nn.Module:
         generator = self.build(*given)
@@ -45,7 +46,11 @@ class Watched:
     def _count(self, *_: object) -> None:
         if self.steps == self.stop_in:
             raise Stopped
-        self.steps += 1
+        self.seeds.append(torch.initial_seed())
+
+    @property
+    def steps(self) -> int:
+        return len(self.seeds)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +78,14 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 ) -> None:
     kind, build = of
     changes = {"steps": STEPS, "save_every": save_every, "held_out": 0.3, "loaders": loaders}
-    whole = run(settings(corpus, tmp_path / "whole", **changes), kind, build)
+    all_steps, rest = Watched(build), Watched(build)
+    whole = run(settings(corpus, tmp_path / "whole", **changes), kind, all_steps)
+    assert len(set(all_steps.seeds)) == STEPS  # noise of its own for each
     asked = settings(corpus, tmp_path / "stopped", **changes)
     with pytest.raises(Stopped):
         run(asked, kind, Watched(build, stop_in=5))
-    rest = Watched(build)
     again = run(asked, kind, rest)
-    assert rest.steps == STEPS - 5 // save_every * save_every
+    assert rest.seeds == all_steps.seeds[5 // save_every * save_every :]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
     assert again | {"seconds": 0} == whole | {"seconds": 0}
     for name in ("loss.png", "samples.gif", "samples.jpg"):
