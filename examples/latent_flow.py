@@ -28,6 +28,7 @@ from examples.generators.transformer import (
     Transformer,
     from_patches,
     patch_grid,
+    patch_places,
     to_patches,
     waves,
 )
@@ -80,9 +81,10 @@ class LatentFlow(nn.Module):
     def velocity(self, x: Tensor, s: Tensor) -> Tensor:
         """Return velocities [B, C, t, h, w] at points x of paths, at their times s [B] in 0 … 1."""
         grid = patch_grid(tuple(x.shape[2:]), self.patch)
+        places = patch_places(grid, x.device)
         time = self.time(waves(1000 * s, 128))[:, None]
-        patches = self.embed(to_patches(x, self.patch)) + self.positions(grid) + time
-        end = from_patches(self.out(self.transformer(patches)), grid, self.patch)
+        patches = self.embed(to_patches(x, self.patch)) + self.positions(places) + time
+        end = from_patches(self.out(self.transformer(patches, places)), grid, self.patch)
         return (x - end.float()) / s.view(-1, 1, 1, 1, 1).clamp(min=LEAST_TIME)
 
     @torch.no_grad()

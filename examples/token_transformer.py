@@ -31,6 +31,7 @@ from examples.generators.transformer import (
     Transformer,
     from_patches,
     patch_grid,
+    patch_places,
     to_patches,
 )
 from pipeline.parts import TokenizerColumn
@@ -80,8 +81,9 @@ class TokenTransformer(nn.Module):
         seen = self._noised(digits) if self.training else digits
         before = self.embed(seen + self.offsets).sum(2)[:, :-1]
         begin = self.begin.expand(len(digits), 1, -1)
-        x = torch.cat([begin, before], 1) + self.positions(grid)
-        context = self.context(self.transformer(x, causal=True))
+        places = patch_places(grid, indices.device)
+        x = torch.cat([begin, before], 1) + self.positions(places)
+        context = self.context(self.transformer(x, places, causal=True))
         named = self.embed_before(seen + self.offsets)
         # Digit k sees those before it: the sum of all up to it, less its own.
         logits = self._logits(context[:, :, None] + named.cumsum(2) - named, slice(None))
@@ -95,8 +97,9 @@ class TokenTransformer(nn.Module):
         past: list[Past] = [[] for _ in self.transformer.blocks]
         x = self.begin.expand(num, 1, -1)
         patches = []
-        for position in self.positions(grid):
-            state = self.context(self.transformer(x + position, past=past))[:, 0]
+        for place in patch_places(grid, self.begin.device).split(1):
+            seen = self.transformer(x + self.positions(place), place, past=past)
+            state = self.context(seen)[:, 0]
             drawn = []
             for k, offset in enumerate(self.offsets):
                 chances = self._logits(state[:, None], slice(k, k + 1))[:, 0].softmax(-1)

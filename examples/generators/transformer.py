@@ -28,16 +28,20 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, *, causal: bool = False, past: list[Past] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, places: Tensor, *, causal: bool = False, past: list[Past] | None = None
+    ) -> Tensor:
         """Transform [B, N, D].
 
         Args:
             x: patches.
+            places: where they stand, [N, 3], as `patch_places` gives them.
             causal: let each patch see those before it and itself, not all.
             past: of each block: `x` is then the one patch that comes next, and is added.
         """
+        angles = places_to_angles(places)
         for n, block in enumerate(self.blocks):
-            x = block(x, causal, None if past is None else past[n])
+            x = block(x, angles, causal, None if past is None else past[n])
         return self.norm(x)
 
 
@@ -53,10 +57,11 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, causal: bool, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, causal: bool, past: Past | None) -> Tensor:
         """Transform [B, N, D]; as `Transformer` does."""
         heads = self.qkv(self.norms[0](x)).unflatten(-1, (3, -1, _HEAD_WIDTH))
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, H, N, D/H]
+        q, k = turned(q, angles), turned(k, angles)
         if past is not None:
             if past:
                 k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
@@ -67,17 +72,37 @@ class Block(nn.Module):
 
 
 class Positions(nn.Module):
-    """A vector for each patch's place, of any number of patches: sines of its t, h and w."""
+    """A vector for each patch's place: sines of its t, h and w."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(3 * 32, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, grid: tuple[int, int, int]) -> Tensor:
-        """Return [N, D] for a grid of patches (t, h/p, w/p), in the order of `to_patches`."""
-        device = self.mlp[0].weight.device
-        axes = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
-        return self.mlp(torch.cat([waves(axis.flatten(), 32) for axis in axes], -1))
+    def forward(self, places: Tensor) -> Tensor:
+        """Return [N, D] for places [N, 3]."""
+        return self.mlp(waves(places, 32).flatten(1))
+
+
+def patch_places(grid: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Return t, h and w [N, 3] of a grid of patches, in the order of `to_patches`."""
+    axes = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
+    return torch.stack([axis.flatten() for axis in axes], 1)
+
+
+def places_to_angles(places: Tensor) -> Tensor:
+    """Return by what angle each pair of a head's channels is turned, [N, D/H/2].
+
+    Five pairs for each axis; the last one stays. Source: Su et al., RoFormer, arXiv 2104.09864.
+    """
+    rates = math.pi / 2 * torch.logspace(0, -1, _HEAD_WIDTH // 6, device=places.device)
+    return F.pad((places[..., None] * rates).flatten(1), (0, _HEAD_WIDTH // 2 % 3))
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn pairs of channels of queries or keys [B, H, N, D/H], so that they meet by distance."""
+    one, other = x.chunk(2, -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([one * cos - other * sin, one * sin + other * cos], -1)
 
 
 def waves(x: Tensor, width: int) -> Tensor:

@@ -24,6 +24,7 @@ from examples.generators.transformer import (
     Transformer,
     from_patches,
     patch_grid,
+    patch_places,
     to_patches,
 )
 from pipeline.errors import ConfigError
@@ -143,8 +144,22 @@ def test_one_patch_after_the_other_gives_what_all_at_once_gives() -> None:
     torch.manual_seed(0)
     transformer, x = Transformer(64, 3), torch.randn(2, 7, 64)
     past: list[list[torch.Tensor]] = [[], [], []]
-    steps = [transformer(x[:, n : n + 1], past=past) for n in range(7)]
-    assert torch.allclose(torch.cat(steps, 1), transformer(x, causal=True), atol=1e-5)
+    places = patch_places((1, 1, 7), x.device)
+    steps = [transformer(x[:, n : n + 1], places[n : n + 1], past=past) for n in range(7)]
+    assert torch.allclose(torch.cat(steps, 1), transformer(x, places, causal=True), atol=1e-5)
+
+
+def test_patches_are_told_apart_by_how_far_they_are_from_each_other() -> None:
+    torch.manual_seed(0)
+    transformer, x = Transformer(64, 2), torch.randn(1, 24, 64)
+    places = patch_places((2, 3, 4), x.device)
+    assert places[[0, 1, 4, 12]].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    here = transformer(x, places)
+    assert torch.allclose(transformer(x, places + torch.tensor([3, 1, 2])), here, atol=1e-4)
+    for axis in range(3):
+        assert not torch.allclose(
+            transformer(x, places * (torch.arange(3) != axis)), here, atol=1e-3
+        )
 
 
 @torch.no_grad()

@@ -176,6 +176,7 @@ def test_steps_without_a_loss_have_no_part_in_a_mean() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
 def test_ranks_on_ray_go_on_when_one_is_killed(corpus: str, tmp_path: Path) -> None:
     kind, build = FLOW
