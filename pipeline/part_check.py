@@ -1,4 +1,4 @@
-"""Checks the files of one unit against its record: bytes, columns, rows, cells, quarantine.
+"""Checks one unit's files against its record: bytes, columns, rows, cells, statistics, quarantine.
 
 A file whose bytes are not those of the record is not looked into: what stands in it says nothing.
 Rows are read a row group at a time; what is kept grows with the clips of one unit. A merged part is
@@ -8,16 +8,19 @@ fetched and checked as a file when the first of its units is, and kept for those
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import cache, partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.bucket_statistics import BucketStatistics, merged
 from pipeline.cell_check import check_cells, expected_shape
 from pipeline.checked_file import MergedFiles, checked_parquet
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, code_levels
 from pipeline.errors import StoreError
 from pipeline.findings import Finding
+from pipeline.gather import StatisticsGatherer
 from pipeline.parquet import unit_rows
 from pipeline.parts import QUARANTINE_SCHEMA, clip_schema
 from pipeline.records import REASONS, Part, UnitRecord
@@ -51,6 +54,8 @@ class UnitCheck:
         """Bucket → key and clip index of its last row."""
         self._done: dict[str, set[str]] = {}
         """Bucket → keys whose rows are over."""
+        self._statistics: dict[str, BucketStatistics] = {}
+        """Of the rows that were looked at and in which nothing is wrong."""
         self.num_rows = 0
 
     def part(self, part: Part) -> Iterator[Finding]:
@@ -69,6 +74,24 @@ class UnitCheck:
             pattern = rf"quarantine/{re.escape(self._unit.unit)}-([0-9a-f]{{16}})\.parquet"
             yield from self._file(part, pattern, QUARANTINE_SCHEMA, self._quarantined)
 
+    def statistics(self) -> Iterator[Finding]:
+        """Yield where the record's statistics are not those of the rows.
+
+        Comes after all parts of the unit, if nothing is wrong with them. What decoding clips back
+        gave does not follow from the rows, and is left out.
+        """
+        recorded = self._unit.statistics
+        if recorded is None:
+            return
+        for bucket in sorted({*recorded, *self._statistics}):
+            theirs, ours = (
+                asdict(replace(which.get(bucket, BucketStatistics()), psnr={}))
+                for which in (recorded, self._statistics)
+            )
+            if wrong := [name for name, value in ours.items() if value != theirs[name]]:
+                text = f"unit {self._unit.unit}, bucket {bucket}: {', '.join(wrong)}"
+                yield Finding("statistics", "log", f"{text} are not those of its rows")
+
     def _file(self, part: Part, pattern: str, schema: pa.Schema, check: Check) -> Iterator[Finding]:
         with checked_parquet(self._store, part, pattern, schema) as (parquet, findings):
             yield from findings
@@ -80,11 +103,16 @@ class UnitCheck:
         before = self.num_rows
         for rows in unit_rows(parquet, part):
             self.num_rows += rows.num_rows
-            yield from self._identities(part, rows)
+            findings = list(self._identities(part, rows))
             lengths = rows["num_frames"].to_pylist()
             for column in columns:
                 shapes = [shape(column=column, num_frames=length) for length in lengths]
-                yield from check_cells(rows, column, shapes, part.path)
+                findings += check_cells(rows, column, shapes, part.path)
+            yield from findings
+            if not findings:
+                gatherer = StatisticsGatherer(columns, code_levels(self._dataset.identity))
+                gatherer.add(part.bucket, rows)
+                self._statistics = merged(self._statistics, gatherer.result())
         if part.place is not None and (found := self.num_rows - before) != part.rows:
             text = f"{found} rows from row {part.place.first_row} on, recorded {part.rows}"
             yield Finding("rows", part.path, text)

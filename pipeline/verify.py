@@ -203,7 +203,7 @@ def _check_unit(
     result: Verification,
 ) -> None:
     """Check a unit's counts, and its files: all by length, those chosen by content."""
-    tally = Tally()
+    tally, before = Tally(), len(result.findings)
     tally.add(unit)
     result.findings += [Finding("counts", "log", problem) for problem in tally.problems]
     for part in (*unit.parts, *([unit.quarantine] if unit.quarantine else [])):
@@ -216,6 +216,8 @@ def _check_unit(
         elif part.path in chosen:
             result.read += part.place is None
             result.findings += check.quarantine() if part is unit.quarantine else check.part(part)
+    if len(result.findings) == before and check.num_rows == unit.counts.clips_written:
+        result.findings += check.statistics()  # of all its rows: no part was left out
     result.rows += check.num_rows
 
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.bucket_statistics import PsnrSums
 from pipeline.dataset import new_dataset
 from pipeline.errors import ConfigError
 from pipeline.findings import KINDS, Finding
@@ -208,6 +209,44 @@ class TestRows:
         assert {found.kind for found in result.findings} == {kind}
         assert {found.where for found in result.findings} == {record.parts[0].path}
         assert any(text in found.detail for found in result.findings)
+
+    @pytest.mark.parametrize(
+        ("change", "fields"),
+        [
+            (cells("fsq", 3, 1), "levels"),
+            (cells("kl", 5, 0.25), "latents"),
+            (
+                lambda rows: first_row(rows, "caption", "other words"),
+                "captions, caption_characters",
+            ),
+        ],
+    )
+    def test_rows_that_are_not_those_of_the_statistics(
+        self, local: Store, change: Callable[[pa.Table], pa.Table], fields: str
+    ) -> None:
+        record = with_rows(local, commit(local, deliver("u")), change)
+        write_log(local, [record])
+        found = one(verify(local))
+        text = f"unit u, bucket {record.parts[0].bucket}: {fields} are not those of its rows"
+        assert (found.kind, found.where, found.detail) == ("statistics", "log", text)
+        assert verify(local, sample=1).findings == [], "of a part alone nothing can be said"
+
+    def test_a_bucket_without_statistics_and_psnr(self, local: Store) -> None:
+        record = commit(local, deliver("u"))
+        assert record.statistics is not None
+        measured = {
+            bucket: replace(sums, psnr={"fsq": PsnrSums.of("u/k0/0", 30.0)})
+            for bucket, sums in record.statistics.items()
+        }
+        write_log(local, [replace(record, statistics=measured)])
+        assert verify(local).findings == []
+        other = Store(local.uri + "-2")
+        for path in local.list():
+            if not path.startswith(("log", "manifest", "dataset")):
+                other.write(path, local.read(path))
+        measured.pop("5x16x16")
+        write_log(other, [replace(record, statistics=measured)])
+        assert one(verify(other)).detail.startswith("unit u, bucket 5x16x16: clips, frames, ")
 
     def test_a_row_too_few(self, local: Store) -> None:
         record = commit(local, deliver("u"))
