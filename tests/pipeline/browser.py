@@ -95,6 +95,7 @@ def steps(page: Page, view: QWebEngineView, path: str) -> Generator[str, Any, di
 def main(path: str, width: str, scheme: str, png: str) -> None:
     os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = (
         f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"
+        " --disable-dev-shm-usage"  # of which containers have little
     )
     app = QApplication([])
     url = QUrl.fromLocalFile(str(Path(path).resolve()))
