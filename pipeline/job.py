@@ -34,7 +34,7 @@ from pipeline.records import WorkUnit
 from pipeline.remaining import subtract
 from pipeline.reports import write_config, write_summary
 from pipeline.source import unit_sources
-from pipeline.statistics import read_statistics
+from pipeline.statistics import statistics_of
 from pipeline.storage import Store
 from pipeline.summary import Summary, Tally, over_budget
 
@@ -115,7 +115,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         untrained=untrained,
     )
     if left:
-        write_card(store, manifest, read_statistics(store))
+        write_card(store, manifest, statistics_of(store, dataset, manifest))
         write_summary(store, summary)
     return summary
 
