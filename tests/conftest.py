@@ -9,6 +9,8 @@ import pytest
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Ray's workers are nice (15): beside other processes of tests they would hardly get a turn.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.hookimpl(trylast=True)

@@ -33,7 +33,11 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
     gcs, http, agent = _free_ports(3)
     # Ray's sockets lie below this folder, and their names have a limit of 107 bytes.
     folder = Path(f"/tmp/ray-submit-{os.getpid()}")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") or name == "RAY_worker_niceness"
+    }
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
