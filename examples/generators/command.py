@@ -1,6 +1,7 @@
 """The command line of both generators, and where their training runs: here, or on Ray's ranks."""
 
 import argparse
+import math
 import sys
 import tempfile
 from dataclasses import asdict
@@ -48,11 +49,13 @@ def command(description: str, kind: str, build: Build) -> None:
         result = run(Settings(**asked), kind, build)
     except PipelineError as error:
         sys.exit(str(error))
+    held_out = result["loss_held_out"]
+    result["held_out"] = "no video" if math.isnan(held_out) else f"{held_out:.3f}"
     print(
         "corpus     version {version}\n"
         "parameters {parameters:,}\n"
         "loss       {loss_start:.3f} → {loss_end:.3f} {loss_unit}, {ranks} ranks, {seconds:.0f} s\n"
-        "held out   {loss_held_out:.3f} (nan: no video is)\n"
+        "held out   {held_out}\n"
         "samples    differ from the nearest of {compared} clips by {nearest} {distance_unit}"
         "".format(**result)
     )
