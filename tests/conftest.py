@@ -1,6 +1,7 @@
-"""What holds where several processes run the tests (`pytest -n auto --dist loadgroup`)."""
+"""What holds where several processes run the tests (`pytest -n auto`)."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,18 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that start Ray in one and the same."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, and all files that start Ray in one and the same.
+
+    By the files' text: groups made by marks (`--dist loadgroup`) do nothing under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessForRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            text = (config.rootpath / path).read_text()
+            return "ray" if "/job/" in path or "pytest.mark.ray" in text else path
+
+    return OneProcessForRay(config, log)
