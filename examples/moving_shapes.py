@@ -29,7 +29,7 @@ def main() -> None:
     """Write `--videos` videos."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--videos", type=int, default=256)
+    parser.add_argument("--videos", type=int, default=64)
     parser.add_argument("--frames", type=int, default=102)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
