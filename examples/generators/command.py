@@ -16,6 +16,7 @@ from pipeline.cluster import connect
 from pipeline.errors import PipelineError
 from pipeline.files import canonical_uri
 from pipeline.storage import Store
+from pipeline.training.launch import rank_errors, run_config
 
 _MAX_FAILURES = 8
 
@@ -70,7 +71,7 @@ def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
     if settings.workers == 0:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return train(settings, kind, build, version, device)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     changes = {name: canonical_uri(getattr(settings, name)) for name in ("corpus", "out")}
@@ -81,11 +82,10 @@ def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
             _ray_worker,
             train_loop_config=given,
             scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=cluster.gpus > 0),
-            run_config=RunConfig(
-                storage_path=scratch, failure_config=FailureConfig(max_failures=_MAX_FAILURES)
-            ),
+            run_config=run_config(scratch, _MAX_FAILURES),
         )
-        return dict(trainer.fit().return_value)  # of the first rank
+        with rank_errors():
+            return dict(trainer.fit().return_value)  # of the first rank
 
 
 def _ray_worker(given: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ to Ray Train, and what it stores of its own goes to a temporary folder.
 """
 
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from pipeline.training.config import ObjectiveSection, TrainConfig
 from pipeline.training.stage import Rank, Tell, train_stages
 
 if TYPE_CHECKING:
+    from ray.train import RunConfig
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
 
@@ -64,6 +67,23 @@ def _trainer(config: TrainConfig, cluster: Cluster, lines: "Queue", scratch: str
             f"workers = {config.workers}: this machine has {have:g} {of}, and each rank takes one"
         )
 
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "lines": lines},
+        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=gpu),
+        run_config=run_config(scratch, config.max_failures),
+    )
+
+
+def run_config(scratch: str, max_failures: int) -> "RunConfig":
+    """Return settings of a Ray Train run whose ranks are started again when one dies.
+
+    Args:
+        scratch: folder for what Ray Train stores of its own.
+        max_failures: so often, but never after a `ConfigError`.
+    """
+    import ray.train
+
     class EndAtConfigError(ray.train.UserCallback):  # type: ignore[misc]
         """Trying again would not help; what a callback raises is final for Ray Train."""
 
@@ -75,22 +95,30 @@ def _trainer(config: TrainConfig, cluster: Cluster, lines: "Queue", scratch: str
                 if isinstance(cause, ConfigError):
                     raise cause
 
-    return TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "lines": lines},
-        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-        run_config=ray.train.RunConfig(
-            storage_path=scratch,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            callbacks=[EndAtConfigError()],
-        ),
+    return ray.train.RunConfig(
+        storage_path=scratch,
+        failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        callbacks=[EndAtConfigError()],
     )
+
+
+@contextmanager
+def rank_errors() -> Iterator[None]:
+    """Raise what a rank's `ConfigError` says as it is, and all else as one `PipelineError`."""
+    import ray.train
+
+    try:
+        yield
+    except ray.train.ControllerError as error:
+        if isinstance(error.controller_failure, ConfigError):
+            raise error.controller_failure from None
+        raise PipelineError(f"training failed: {error}") from error
+    except ray.train.TrainingFailedError as error:
+        raise PipelineError(f"training failed: {error}") from error
 
 
 def _fit(trainer: "TorchTrainer", lines: "Queue", tell: Tell) -> None:
     """Run the trainer to its end, and tell the lines that come meanwhile."""
-    import ray.train
-
     outcome: Future[object] = Future()
 
     def fit() -> None:
@@ -106,14 +134,8 @@ def _fit(trainer: "TorchTrainer", lines: "Queue", tell: Tell) -> None:
         ended = bool(wait([outcome], timeout=_LISTEN_EVERY_S).done)
         for line in lines.get_nowait_batch(lines.qsize()):
             tell(line)
-    try:
+    with rank_errors():
         outcome.result()
-    except ray.train.ControllerError as error:
-        if isinstance(error.controller_failure, ConfigError):
-            raise error.controller_failure from None
-        raise PipelineError(f"training failed: {error}") from error
-    except ray.train.TrainingFailedError as error:
-        raise PipelineError(f"training failed: {error}") from error
 
 
 def _worker(given: dict[str, Any]) -> None:

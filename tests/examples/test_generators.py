@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
+from s3fs import S3FileSystem
 
 import pipeline
 from examples import latent_flow, token_transformer
@@ -48,6 +49,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = S3Server()
     for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
         monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # those of another server, which the environment named then
     yield server.bucket()
     server.close()
 
@@ -93,12 +95,15 @@ def test_the_weights_that_are_written_are_those_that_sampled(
 
 
 @pytest.mark.s3
-def test_s3_gives_the_same_as_a_disk(corpus: str, tmp_path: Path, bucket: str) -> None:
+@pytest.mark.parametrize(("kind", "build"), [AR, FLOW])
+def test_s3_gives_the_same_as_a_disk(
+    corpus: str, tmp_path: Path, bucket: str, kind: str, build: Build
+) -> None:
     write_stripes(Store(f"{bucket}/corpus"))
-    here = run(settings(corpus, tmp_path, steps=5), *AR)
-    there = run(settings(f"{bucket}/corpus", f"{bucket}/ar", steps=5), *AR)
+    here = run(settings(corpus, tmp_path, steps=5), kind, build)
+    there = run(settings(f"{bucket}/corpus", f"{bucket}/out", steps=5), kind, build)
     assert here | {"seconds": 0} == there | {"seconds": 0}
-    picture = Store(f"{bucket}/ar").read("samples.gif")
+    picture = Store(f"{bucket}/out").read("samples.gif")
     assert picture == (tmp_path / "samples.gif").read_bytes()
 
 
