@@ -17,6 +17,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
 $(STAMP): pyproject.toml constraints.txt

@@ -20,9 +20,9 @@ import ray
 from PIL import Image
 from rich.console import Console
 
-from pipeline.config import JobConfig
-from pipeline.job import run
-from pipeline.progress import ConsoleProgress
+from pipeline.config.job import JobConfig
+from pipeline.job.driver import run
+from pipeline.job.progress import ConsoleProgress
 
 _SIDE = 16
 

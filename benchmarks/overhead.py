@@ -28,15 +28,15 @@ import psutil
 import ray
 from numpy.typing import NDArray
 
-from pipeline import graph
-from pipeline.config import JobConfig
+from pipeline.config.job import JobConfig
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode.geometry import fit
-from pipeline.job import run
-from pipeline.metrics import TOKENIZE, Recorder
-from pipeline.parts import TokenizerColumn
-from pipeline.tokenize import TokenizeStage
-from pipeline.worker_clock import WorkerClock
-from pipeline.workers import TokenizeArguments, TokenizeWorker
+from pipeline.job import graph
+from pipeline.job.driver import run
+from pipeline.job.metrics import TOKENIZE, Recorder
+from pipeline.job.worker_clock import WorkerClock
+from pipeline.job.workers import TokenizeArguments, TokenizeWorker
+from pipeline.stages.tokenize import TokenizeStage
 
 FRAMES, SIDE, FPS = 17, 128, 8.0
 VIDEO = Path(__file__).parents[1] / "tests/data/videos/bikes.mp4"

@@ -32,13 +32,15 @@ import torch
 import webdataset
 
 import pipeline
-from pipeline.dataset import new_dataset, open_dataset
-from pipeline.log import CommitLog
-from pipeline.part_writer import PartWriter
-from pipeline.parts import TokenizerColumn, clip_rows, clip_schema
+from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.metadata import new_dataset, open_dataset
+from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.reading import Snapshot, TokenDataset
-from pipeline.records import Clip, Counts, UnitRecord
-from pipeline.storage import Store
+from pipeline.records import Clip
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:
     from streaming import MDSWriter

@@ -28,13 +28,15 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts
-from pipeline.log import CommitLog
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.records import Counts, Part, UnitRecord
-from pipeline.remaining import Committed, subtract
-from pipeline.source import plan_units, unit_sources
-from pipeline.storage import Store
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.committed import Committed
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.records import Counts, Part, UnitRecord
+from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts
+from pipeline.job.remaining import subtract
+from pipeline.records import unit_sources
+from pipeline.sources.planning import plan_units
+from pipeline.storage.store import Store
 
 _CLIPS_PER_UNIT = 1000
 _UNITS_PER_RECORD = 100

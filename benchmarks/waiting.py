@@ -26,14 +26,15 @@ import ray
 from rich.console import Console
 
 from benchmarks.overhead import FPS, FRAMES, SIDE, VIDEO, IdleTokenizer
-from pipeline import graph, ray_recorder
-from pipeline.config import JobConfig
-from pipeline.job import run
-from pipeline.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
-from pipeline.progress import ConsoleProgress
-from pipeline.rows import BATCH
-from pipeline.worker_clock import WAITING
-from pipeline.workers import RayBatch, TokenizeArguments
+from pipeline.config.job import JobConfig
+from pipeline.job import graph
+from pipeline.job import ray_metrics as ray_recorder
+from pipeline.job.driver import run
+from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
+from pipeline.job.progress import ConsoleProgress
+from pipeline.job.worker_clock import WAITING
+from pipeline.job.workers import RayBatch, TokenizeArguments
+from pipeline.stages.messages import BATCH
 
 _CLIP_S = 0.04
 _STORE_BYTES = 300_000_000

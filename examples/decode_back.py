@@ -18,17 +18,13 @@ from PIL import Image, ImageDraw
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.dataset import read_dataset
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import read_dataset
 from pipeline.decode import Decoder, clip_rules
-from pipeline.decode_back import clip_psnr, decode_cells, eight_bits
-from pipeline.manifest import read_manifest
-from pipeline.models import is_untrained
-from pipeline.revisit import (
-    job_config,
-    open_models,
-    source_clips,
-)
-from pipeline.storage import Store
+from pipeline.operations.recompute import job_config, open_models, source_clips
+from pipeline.storage.store import Store
+from pipeline.tokenizers.models import is_untrained
+from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 FRAMES_SHOWN = 6
 LABEL_WIDTH = 150

@@ -32,10 +32,10 @@ from examples.generators.transformer import (
     to_patches,
     waves,
 )
-from pipeline.bucket_statistics import BucketStatistics
-from pipeline.parts import TokenizerColumn
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.statistics import BucketStatistics
+from pipeline.dataset.totals import statistics_of
 from pipeline.reading import Snapshot
-from pipeline.statistics import statistics_of
 
 SAMPLING_STEPS = 50
 LEAST_TIME = 1 / SAMPLING_STEPS

@@ -34,7 +34,7 @@ from examples.generators.transformer import (
     patch_places,
     to_patches,
 )
-from pipeline.parts import TokenizerColumn
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.reading import Snapshot
 
 MOST_NOISE = 0.1

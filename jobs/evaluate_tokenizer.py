@@ -21,7 +21,7 @@ from pathlib import Path
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.evaluation.command import evaluate
+from pipeline.commands import evaluate
 
 
 def main(arguments: list[str]) -> int:

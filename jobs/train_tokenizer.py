@@ -11,7 +11,7 @@ from pathlib import Path
 # From a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.training.command import train
+from pipeline.commands import train
 
 
 def main(arguments: list[str]) -> int:

@@ -9,7 +9,10 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
+
 Uri = Annotated[str, typer.Argument(help="the dataset: a folder, or s3://bucket/prefix")]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
@@ -21,7 +24,7 @@ def tokenize(
     ] = None,
 ) -> None:
     """Tokenize a corpus; running it again goes on where it stopped."""
-    from pipeline.command import tokenize as run
+    from pipeline.commands import tokenize as run
 
     raise typer.Exit(run(config, overrides or ()))
 
@@ -41,11 +44,13 @@ def foresee(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a job would do, write and take, without doing it."""
-    from pipeline.config_file import load_config
+    from pipeline.job.config_checks import load_config
 
     def act() -> _Outcome:
         settings = load_config(config, overrides or ())
-        from pipeline.plan import plan  # torch takes seconds: a typing error need not wait
+        from pipeline.operations.plan.plan import (
+            plan,  # torch takes seconds: a typing error need not wait
+        )
 
         return plan(
             settings,
@@ -61,8 +66,8 @@ def foresee(
 @app.command()
 def status(uri: Uri, as_json: AsJson = False) -> None:
     """Tell what a dataset holds, while a job runs or afterwards."""
-    from pipeline.status import status as read
-    from pipeline.storage import Store
+    from pipeline.operations.status import status as read
+    from pipeline.storage.store import Store
 
     _show(lambda: read(Store(uri)), as_json)
 
@@ -83,8 +88,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a dataset: log, files, rows, cells, and some clips against their source."""
-    from pipeline.storage import Store
-    from pipeline.verify import verify as check
+    from pipeline.operations.verify.verify import verify as check
+    from pipeline.storage.store import Store
 
     _show(
         lambda: check(Store(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed),
@@ -106,8 +111,8 @@ def vacuum(
     as_json: AsJson = False,
 ) -> None:
     """List files that no record names, and delete them if asked to."""
-    from pipeline.storage import Store
-    from pipeline.vacuum import vacuum as clean
+    from pipeline.operations.vacuum import vacuum as clean
+    from pipeline.storage.store import Store
 
     _show(
         lambda: clean(
@@ -127,8 +132,8 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Merge small parts into larger ones, rows as they are."""
-    from pipeline.compact import compact as merge
-    from pipeline.storage import Store
+    from pipeline.operations.compact import compact as merge
+    from pipeline.storage.store import Store
 
     _show(
         lambda: merge(Store(uri), part_bytes=part_mb << 20, small_share=small_share),
@@ -143,8 +148,8 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Make the parts that count a Delta or Iceberg table, in place."""
-    from pipeline.publish import publish as register
-    from pipeline.storage import Store
+    from pipeline.operations.publish.publish import publish as register
+    from pipeline.storage.store import Store
 
     _show(lambda: register(Store(uri), table_format), as_json)
 
@@ -159,8 +164,8 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Have the next run of the job do units again in which samples were quarantined."""
-    from pipeline.retry import retry as reopen
-    from pipeline.storage import Store
+    from pipeline.operations.retry import retry as reopen
+    from pipeline.storage.store import Store
 
     _show(lambda: reopen(Store(uri), reason, key), as_json)
 
@@ -172,8 +177,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two datasets: settings, units, clips, tokens, quarantine."""
-    from pipeline.diff import diff as compare
-    from pipeline.storage import Store
+    from pipeline.operations.diff import diff as compare
+    from pipeline.storage.store import Store
 
     _show(lambda: compare(Store(a), Store(b)), as_json)
 
@@ -193,16 +198,16 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a dataset, in Markdown or HTML: counts, quarantine, files, runs."""
-    from pipeline.storage import Store
+    from pipeline.storage.store import Store
 
     if html is None and not pairs:
-        from pipeline.report_page import report as read
+        from pipeline.operations.report.page import report as read
 
         _show(lambda: read(Store(uri)), as_json)
     if html is None:
         print("error: --pairs: moving pictures need --html FILE", file=sys.stderr)
         raise typer.Exit(2)
-    from pipeline.report_html import write_html
+    from pipeline.operations.report.html import write_html
 
     _show(lambda: write_html(Store(uri), html, pairs), as_json)
 
@@ -216,8 +221,8 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a trainer asks: latents' mean and deviation, codes, lengths, sizes, captions."""
-    from pipeline.statistics import read_statistics
-    from pipeline.storage import Store
+    from pipeline.dataset.totals import read_statistics
+    from pipeline.storage.store import Store
 
     _show(lambda: read_statistics(Store(uri), codes=codes), as_json)
 
@@ -233,8 +238,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one clip: all that its row says, and its tokens decoded beside its source."""
-    from pipeline.show import show as find
-    from pipeline.storage import Store
+    from pipeline.operations.show import show as find
+    from pipeline.storage.store import Store
 
     _show(lambda: find(Store(uri), clip, out), as_json)
 

@@ -11,7 +11,8 @@ PipelineError
     └── StateUnknown       no answer came: read back and compare before concluding anything
 """
 
-from pipeline.records import Stage
+import re
+from typing import Final
 
 
 class PipelineError(Exception):
@@ -24,24 +25,6 @@ class ConfigError(PipelineError, ValueError):
 
 class DatasetMismatch(ConfigError):
     """The output already holds a dataset of another fingerprint or format."""
-
-
-class QuarantineError(PipelineError):
-    """A sample or clip cannot become tokens.
-
-    Args:
-        stage: where it failed.
-        reason: one of `pipeline.records.REASONS`, a short word that summaries count by.
-        detail: what the library said, for a person.
-        attempts: how often it was tried.
-    """
-
-    def __init__(self, stage: Stage, reason: str, detail: str, *, attempts: int = 1) -> None:
-        super().__init__(f"{stage}: {reason}: {detail}")
-        self.stage: Stage = stage
-        self.reason = reason
-        self.detail = detail
-        self.attempts = attempts
 
 
 class UnitRejected(PipelineError):
@@ -62,3 +45,24 @@ class AlreadyExists(StoreError):
 
 class StateUnknown(StoreError):
     """A write may or may not have been applied; read back before anything is concluded."""
+
+
+_SECRET = re.compile(
+    r"(?<=://)[^/@]*:[^/@]*(?=@)"
+    r"|(?<=[?&])(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
+    r"|AWSAccessKeyId|Signature|sig|token|access_token)=[^&\s'\"]*",
+    re.IGNORECASE,
+)
+"""User and password before a host, and the parameters by which URLs are signed."""
+
+
+def redacted(text: str) -> str:
+    """Return a text with `…` in place of the credentials in the URIs that it holds."""
+    return _SECRET.sub("…", text)
+
+
+BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
+"""Exit codes: all accounted for; failed units, an imbalance or an error; nothing was started."""
+
+
+INTERRUPTED: Final = 130

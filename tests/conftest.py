@@ -26,6 +26,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             text = (config.rootpath / path).read_text()
-            return "ray" if "/job/" in path or "pytest.mark.ray" in text else path
+            return "ray" if path.startswith("tests/jobs/") or "pytest.mark.ray" in text else path
 
     return OneProcessForRay(config, log)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.waiting import waited
-from pipeline.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS
+from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS
 
 Event = tuple[float, str, float, dict[str, str]]
 

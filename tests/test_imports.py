@@ -34,12 +34,12 @@ def test_the_tokenizer_knows_nothing_of_the_pipeline(library: str) -> None:
 
 
 def test_ray_data_is_known_to_the_graph_alone() -> None:
-    assert importers("pipeline", "ray.data") == {"pipeline/graph.py"}
+    assert importers("pipeline", "ray.data") == {"pipeline/job/graph.py"}
     assert importers("pipeline", "ray") == {
-        "pipeline/graph.py",
+        "pipeline/job/graph.py",
         "pipeline/cluster.py",
-        "pipeline/ray_recorder.py",
-        "pipeline/evaluation/ray_workers.py",
+        "pipeline/job/ray_metrics.py",
+        "pipeline/evaluation/workers.py",
         "pipeline/training/launch.py",
     }
 
@@ -47,19 +47,19 @@ def test_ray_data_is_known_to_the_graph_alone() -> None:
 def test_video_is_decoded_in_one_folder() -> None:
     # The codecs that tokenizers are compared with encode and decode on their own account.
     # One module writes a video for people.
-    ours = {"pipeline/evaluation/codec.py", "pipeline/video_file.py"}
+    ours = {"pipeline/evaluation/baseline_codecs.py", "pipeline/operations/show.py"}
     others = importers("pipeline", "av") - ours
     assert all(name.startswith("pipeline/decode/") for name in others)
 
 
 def test_stores_are_known_to_one_module() -> None:
-    assert importers("pipeline", "fsspec") == {"pipeline/files.py"}
+    assert importers("pipeline", "fsspec") == {"pipeline/storage/files.py"}
     assert importers("pipeline", "s3fs") == set()
 
 
 def test_table_formats_have_one_module_each() -> None:
-    assert importers("pipeline", "deltalake") == {"pipeline/delta.py"}
-    assert importers("pipeline", "pyiceberg") == {"pipeline/iceberg.py"}
+    assert importers("pipeline", "deltalake") == {"pipeline/operations/publish/delta.py"}
+    assert importers("pipeline", "pyiceberg") == {"pipeline/operations/publish/iceberg.py"}
 
 
 def test_nothing_imports_the_jobs() -> None:
@@ -69,6 +69,6 @@ def test_nothing_imports_the_jobs() -> None:
 def test_decode_actors_and_commits_start_without_torch() -> None:
     """Seconds and hundreds of MB for each process, and most of a cluster's processes are these."""
     heavy = "{'torch', 'av', 'PIL', 'vidtok'}"
-    code = f"import sys, pipeline.graph; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
+    code = f"import sys, pipeline.job.graph; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (result.stderr.strip(), result.returncode) == ("", 0)

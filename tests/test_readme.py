@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import JobConfig
-from pipeline.config_file import load_config
+from pipeline.config.job import JobConfig
+from pipeline.job.config_checks import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_its_links_lead_somewhere(link: str) -> None:
 
 
 def test_its_columns_are_those_of_a_part() -> None:
-    from pipeline.parts import TokenizerColumn, clip_schema
+    from pipeline.dataset.schema import TokenizerColumn, clip_schema
 
     table = README.partition("One row per clip:")[2].partition("No Ray")[0]
     named = {

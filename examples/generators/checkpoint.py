@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 _PATH = "checkpoint.pt"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.parts import TokenizerColumn
 from pipeline.reading import Snapshot, TokenDataset
 
 

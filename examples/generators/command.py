@@ -14,8 +14,8 @@ from examples.generators import checkpoint
 from examples.generators.training import Build, Settings, train
 from pipeline.cluster import connect
 from pipeline.errors import PipelineError
-from pipeline.files import canonical_uri
-from pipeline.storage import Store
+from pipeline.storage.files import canonical_uri
+from pipeline.storage.store import Store
 from pipeline.training.launch import rank_errors, run_config
 
 _MAX_FAILURES = 8

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import vidtok
 from examples.generators.clips import clip_buckets
-from pipeline.parts import TokenizerColumn
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.operations.recompute import open_models
 from pipeline.reading import Snapshot, TokenDataset, TokenMap
-from pipeline.revisit import open_models
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16

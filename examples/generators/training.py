@@ -24,10 +24,10 @@ import pipeline
 from examples.generators import checkpoint, losses
 from examples.generators.clips import endless, is_held_out, open_clips
 from examples.generators.samples import draw_samples
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.parts import TokenizerColumn
 from pipeline.reading import Snapshot
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from vidtok.training.ema import averaged_model
 
 _WARM_UP = 20

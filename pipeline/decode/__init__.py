@@ -8,7 +8,7 @@ it dies. Whatever a video does to its decoder ends as a `QuarantineError` of tha
 """
 
 from pipeline.decode.buckets import clip_rules
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.decoder import Decoder
-from pipeline.decode.rule import ClipRule, DecodeLimits
 
 __all__ = ["ClipRule", "DecodeLimits", "Decoder", "clip_rules"]

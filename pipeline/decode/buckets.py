@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from pipeline.decode.rule import ClipRule
+from pipeline.decode.clip_rule import ClipRule
 
 
 def clip_rules(clip: Mapping[str, Any]) -> tuple[ClipRule, ...]:

@@ -8,12 +8,12 @@ from typing import BinaryIO
 from av.video.frame import VideoFrame
 
 from pipeline.decode.buckets import longest, of_length
-from pipeline.decode.cut import Cut, cut
-from pipeline.decode.picture import Painter
-from pipeline.decode.rule import ClipRule, DecodeLimits
+from pipeline.decode.clip_assembly import Cut, cut
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.frame_converter import Painter
 from pipeline.decode.sampling import Shown, pick
 from pipeline.decode.video import Video, open_video
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 
 _SEEK_BACK_S = (0, 10)

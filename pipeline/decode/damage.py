@@ -13,14 +13,22 @@ from fractions import Fraction
 Log = tuple[int, str, str]
 """FFmpeg's level, the name of who speaks, the message."""
 
+
 ERROR = 16
+
 
 HARMLESS = (
     "SEI type ",  # a caption or timing message of the wrong length; no pixels in it
     "mmco: unref short failure",  # asks to forget a picture that is already forgotten
 )
+
+
 NO_MEMORY = ("get_buffer() failed", "annot allocate memory", "ould not allocate")
+
+
 TOO_LARGE = ("exceeds specified max pixel count",)
+
+
 CUT_SHORT = ("partial file", "File ended prematurely", "moov atom not found")
 
 

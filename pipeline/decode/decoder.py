@@ -17,16 +17,17 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.decode.child_process import Child, ChildDied, anonymous_file
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import one_line
-from pipeline.decode.process import Child, ChildDied, anonymous_file
 from pipeline.decode.protocol import ProtocolError
-from pipeline.decode.rule import ClipRule, DecodeLimits
-from pipeline.errors import QuarantineError
-from pipeline.records import REASONS, Clip, Sample
+from pipeline.quarantine import REASONS, QuarantineError
+from pipeline.records import Clip, Sample
 
 KEPT_SHARE = 8
 """A child that keeps more than this part (1/8) of `memory_mb` after a video is replaced, so that
 what one video leaves behind cannot change what happens to the next."""
+
 
 ATTEMPTS = 2
 """Children that one video may cost. The first may have died of what is not the video's: the kernel

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PEAK = 1000.0
+
+
 WHITE = 203.0
 
 
@@ -32,9 +34,14 @@ class Transfer(IntEnum):
 
 
 M1, M2 = 2610 / 16384, 2523 / 4096 * 128
+
+
 C1, C2, C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
 
+
 BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
+
+
 BT2020_TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
     np.float32,

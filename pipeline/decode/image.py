@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.decode.buckets import best_size
-from pipeline.decode.cut import Cut
+from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.geometry import Orientation, fit
 from pipeline.decode.resize import resize
-from pipeline.decode.rule import ClipRule, DecodeLimits
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Of the dozens that Pillow knows, those that corpora hold."""
+
 
 Image.init()  # else a format that it does not know yet is a KeyError
 

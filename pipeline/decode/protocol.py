@@ -14,6 +14,8 @@ import struct
 from typing import Any
 
 MAX_HEADER = 1 << 16
+
+
 _LENGTH = struct.Struct("!I")
 
 

@@ -20,22 +20,32 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.decode import damage
-from pipeline.decode.rule import DecodeLimits
+from pipeline.decode.clip_rule import DecodeLimits
 from pipeline.decode.sampling import Shown
 from pipeline.decode.timeline import Timeline
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 
 CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
     "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,swf,vc1,vvc,wtv,yuv4mpegpipe"
 )
+
+
 NOT_FOOTAGE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
 JOINABLE = "mpegts"
 """The one container whose recordings begin anywhere: damage before its first picture is no loss."""
+
+
 DECLARES_LENGTH = ("matroska,webm", "avi", "flv", "asf")
 """Containers whose header states a length that was measured, not guessed from the file."""
+
+
 SEEKABLE = ("mov,mp4", "matroska,webm")
 """Containers whose index leads to a picture by its time; others are read from their beginning."""
+
+
 READ_BYTES = 1 << 18
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 ALARM_FACTOR = 1.5
 """The parent's deadline comes first; the child's own is for when there is no parent."""
+
+
 BEAT_S = 1.0
 
 

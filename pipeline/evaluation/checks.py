@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config_checks import Fault, clip_faults, tokenizer_faults
+from pipeline.config.loading import Fault
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 
 
 def check(config: EvaluationConfig) -> list[Fault]:
@@ -34,7 +35,7 @@ def _metric_weights(config: EvaluationConfig) -> Iterator[Fault]:
 
 
 def _tokenizer(config: EvaluationConfig, n: int) -> Iterator[Fault]:
-    from pipeline.evaluation.candidates import clip_frames
+    from pipeline.evaluation.lineup import clip_frames
     from vidtok.presets import PRESETS
 
     spec, clip = config.tokenizers[n], config.clip

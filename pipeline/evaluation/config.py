@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config import Precision, Seconds, Section, TokenizerSpec
+from pipeline.config.job import Precision, Seconds, Section, TokenizerSpec
 from pipeline.evaluation.protocols import PROTOCOLS
 
 Baseline = Literal["shrink", "h264", "hevc", "av1"]
+
+
 Metric = Literal["psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2", "codebook"]
+
+
 Protocol = Literal["mcl-jcv", "webvid-val"]
 
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from pipeline.decode import Decoder
-from pipeline.errors import QuarantineError
-from pipeline.evaluation.candidates import Description, line_up
 from pipeline.evaluation.clips import Cutter, frame_rule, frames
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.lineup import Description, line_up
 from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.pictures import Strip, draw
-from pipeline.evaluation.scores import CandidateTally, Cost, Tally
-from pipeline.records import Quarantined, Sample, WorkUnit
-from pipeline.samples import read_samples
+from pipeline.evaluation.tally import CandidateTally, Cost, Tally
+from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.records import Sample, WorkUnit
+from pipeline.sources.reader import read_samples
+from pipeline.tokenizers.pictures import Strip, draw
 from vidtok.evaluation.codebook import CodebookUse
 
 

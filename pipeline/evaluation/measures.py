@@ -20,6 +20,7 @@ from vidtok.lpips import load_lpips
 
 T = TypeVar("T")
 
+
 _PIECE_FRAMES: Final = 16
 """Frames that go through LPIPS at once, so that whole videos do not fill the memory; also the
 length of FVD's clips where a video is whole."""

@@ -26,11 +26,13 @@ _AS_PUBLISHED: Final[dict[str, Any]] = {
     "kl_latent": "sample",
 }
 
+
 PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
     "mcl-jcv": _AS_PUBLISHED,
     "webvid-val": _AS_PUBLISHED,
 }
 """Settings by the name of a protocol; those that a configuration gives itself stand above them."""
+
 
 PUBLISHED: Final[dict[str, dict[str, tuple[float, float, float, float]]]] = {
     "mcl-jcv": {

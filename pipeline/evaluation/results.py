@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
-from pipeline.evaluation.candidates import Description
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
-from pipeline.evaluation.scores import CandidateTally, Tally
+from pipeline.evaluation.tally import CandidateTally, Tally
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
@@ -53,6 +53,8 @@ def candidate_rows(
 
 
 _METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
+
+
 _DISTANCES: Final = {
     "fvd": (frechet_distance, fvd.DIMENSIONS),
     "fd_transnetv2": (transnet.distance, transnet.PRINCIPAL_AXES),

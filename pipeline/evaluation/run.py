@@ -12,10 +12,10 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.report import write
 from pipeline.evaluation.results import candidate_rows, video_rows
-from pipeline.evaluation.scores import Tally
+from pipeline.evaluation.tally import Tally
 from pipeline.evaluation.workers import open_workers
-from pipeline.records import WorkUnit
-from pipeline.source import plan_units, unit_sources
+from pipeline.records import WorkUnit, unit_sources
+from pipeline.sources.planning import plan_units
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 MODEL: Final = "vmaf_v0.6.1"
 
+
 _RATE: Final = 30
 """Frames per second that ffmpeg is told; the model looks at frames, not at seconds."""
 

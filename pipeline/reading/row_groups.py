@@ -7,11 +7,11 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
+from pipeline.dataset.part_reader import open_row_groups
+from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
-from pipeline.parquet import open_row_groups
-from pipeline.reading.cells import Columns, Rows, Shapes
-from pipeline.records import Part
-from pipeline.storage import Store
+from pipeline.reading.columns import Columns, Rows, Shapes
+from pipeline.storage.store import Store
 
 _FOOTERS_KEPT: Final = 256
 """Of parts: each some 100 kB in memory for 256 MiB of rows."""

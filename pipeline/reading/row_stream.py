@@ -13,11 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.reading.order import GROUPS, PARTS, Shuffle
-from pipeline.records import Part
+from pipeline.dataset.records import Part
+from pipeline.reading.epoch_order import GROUPS, PARTS, Shuffle
 
 _PACK_PARTS: Final = 8
 """Eight footers are soon read, and eight videos' clips in a pool are mixed well."""
+
 
 _PACKS_KEPT: Final = 256
 """A few kB each: the places of its row groups."""

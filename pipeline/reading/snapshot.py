@@ -11,14 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset import Dataset, read_dataset
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.metadata import Dataset, read_dataset
+from pipeline.dataset.records import Counts, Part
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.totals import Statistics, statistics_of
 from pipeline.errors import ConfigError, StoreError
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.parts import TokenizerColumn, clip_schema
-from pipeline.reading.cells import row_tensors
-from pipeline.records import Counts, Part
-from pipeline.statistics import Statistics, statistics_of
-from pipeline.storage import Store
+from pipeline.reading.columns import row_tensors
+from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Snapshot:
             StoreError: a part cannot be read.
         """
         # Here, since it brings the decoder along, which nothing else of a reader needs.
-        from pipeline.revisit import draw_rows, read_row
+        from pipeline.dataset.row_sampling import draw_rows, read_row
 
         rows = (read_row(self.store, drawn) for drawn in draw_rows(self.manifest, n, seed))
         return [row_tensors(row, self.tokenizers) for row in rows]

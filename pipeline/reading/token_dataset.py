@@ -1,9 +1,10 @@
 """Batches of tokens for training: every row once per epoch, whatever reads along.
 
 Batches are made here, each of one bucket, so a loader takes them as they are (`batch_size=None`).
-The epoch is one order of batches for all ranks and workers (`pipeline.reading.order`); they take
-turns in it. All ranks that took equally many steps have together taken the batches up to one
-position, and that is the whole state: another number of ranks or workers goes on from there.
+The epoch is one order of batches for all ranks and workers (`pipeline.reading.epoch_order`);
+they take turns in it. All ranks that took equally many steps have together taken the
+batches up to one position, and that is the whole state: another number of ranks or workers
+continues from there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,9 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
-from pipeline.reading.cells import Columns
-from pipeline.reading.order import EpochOrder, Shuffle
-from pipeline.reading.pools import PoolReader
+from pipeline.reading.columns import Columns
+from pipeline.reading.epoch_order import EpochOrder, Shuffle
+from pipeline.reading.pool_reader import PoolReader
 from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.row_stream import RowStream
 from pipeline.reading.snapshot import Snapshot
@@ -28,8 +29,8 @@ _STRANDS_PER_RANK = 8
 class TokenDataset(IterableDataset[dict[str, Any]]):
     """The rows of a snapshot as batches.
 
-    A batch holds `columns` (see `pipeline.reading.cells`), the first axis being rows, and `bucket`,
-    `epoch` and `position`; the last is what `load_state_dict` goes on from.
+    A batch holds `columns` (see `pipeline.reading.columns`), the first axis being rows, and
+    `bucket`, `epoch` and `position`; the last is what `load_state_dict` goes on from.
 
     Args:
         snapshot: from `pipeline.open`.

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from torch.utils.data import Dataset
 
-from pipeline.reading.cells import Columns, Rows
+from pipeline.dataset.records import Part
+from pipeline.reading.columns import Columns, Rows
 from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.snapshot import Snapshot
-from pipeline.records import Part
 
 _THREADS: Final = 8
 """Parts that are read at a time for one list of rows."""

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from pipeline.errors import ConfigError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 
 _FOLDER = "checkpoints"
 

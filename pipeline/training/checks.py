@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.config_checks import Fault, clip_faults, tokenizer_faults
+from pipeline.config.loading import Fault
+from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE

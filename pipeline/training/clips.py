@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.records import WorkUnit
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import plan_videos, source_keys
 from pipeline.training.stream import ClipStream
 

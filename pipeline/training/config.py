@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pipeline.config import Seconds, Section
-from pipeline.training.clip_source import ClipShape, ClipSourceConfig, Names
+from pipeline.config.job import Seconds, Section
+from pipeline.training.clip_config import ClipShape, ClipSourceConfig, Names
 from vidtok.training.objective import ObjectiveConfig
 from vidtok.training.trainer import TrainerConfig
 
 Weight = Annotated[NonNegativeFloat, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

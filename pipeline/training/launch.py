@@ -18,7 +18,7 @@ import torch
 
 from pipeline.cluster import Cluster, connect
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import canonical_uri
+from pipeline.storage.files import canonical_uri
 from pipeline.training.config import ObjectiveSection, TrainConfig
 from pipeline.training.stage import Rank, Tell, train_stages
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ray.train import RunConfig
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+
 
 _LISTEN_EVERY_S = 0.5
 

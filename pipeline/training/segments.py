@@ -16,11 +16,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import ConfigError, QuarantineError
-from pipeline.records import Quarantined, WorkUnit
-from pipeline.samples import read_samples
-from pipeline.source import plan_units, unit_sources
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.errors import ConfigError
+from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.records import WorkUnit, unit_sources
+from pipeline.sources.planning import plan_units
+from pipeline.sources.reader import read_samples
+from pipeline.training.clip_config import ClipSourceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

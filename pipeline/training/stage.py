@@ -12,13 +12,12 @@ from torch import distributed
 
 import vidtok
 from pipeline.errors import ConfigError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from pipeline.training import checkpoints
 from pipeline.training.clips import TrainingClips
 from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
-from pipeline.training.held_out import held_out_clips
-from pipeline.training.record import Record
-from pipeline.training.validation import validate
+from pipeline.training.run_log import Record
+from pipeline.training.validation import held_out_clips, validate
 from vidtok.checkpoint import save
 from vidtok.lpips import load_lpips
 from vidtok.presets import named_config
@@ -29,6 +28,8 @@ from vidtok.training.trainer import Trainer
 from vidtok.training.warm_start import warm_start
 
 WEIGHTS = "model.safetensors"
+
+
 _CLIPS_TO_FIT = 48
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.records import WorkUnit
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import Segment, SegmentReader
 from pipeline.training.windows import draw_window
 

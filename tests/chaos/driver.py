@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.command import tokenize
+from pipeline.commands import tokenize
 from tests.chaos.saboteurs import install
 
 if __name__ == "__main__":

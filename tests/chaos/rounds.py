@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage import Store
-from pipeline.verify import verify
+from pipeline.operations.verify.verify import verify
+from pipeline.storage.store import Store
 from tests.chaos import faults
 from tests.chaos.faults import Blow
 from tests.chaos.world import World, quarantine_rows
-from tests.pipeline.job.conftest import committed_rows, content
+from tests.jobs.conftest import committed_rows, content
 
 MOST_RUNS = 8
 """Runs of the same command after which a round counts as one that never gets done."""

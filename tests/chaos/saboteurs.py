@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline import graph
+from pipeline.dataset.records import UnitRecord
+from pipeline.decode.child_process import Child
 from pipeline.decode.decoder import Decoder
-from pipeline.decode.process import Child
-from pipeline.records import Sample, UnitRecord, WorkUnit
-from pipeline.workers import CommitArguments, DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.job import graph
+from pipeline.job.workers import CommitArguments, DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.records import Sample, WorkUnit
 
 FOLDER = "CHAOS_FOLDER"
 """Environment variable: the folder with `plan.json` and the marks of the round."""

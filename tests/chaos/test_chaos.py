@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.pipeline.job.conftest import ROOT
+from tests.jobs.conftest import ROOT
 
 
 @pytest.mark.ray

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipeline.manifest import read_manifest
-from pipeline.storage import Store
+from pipeline.dataset.manifest import read_manifest
+from pipeline.storage.store import Store
 from tests.chaos.saboteurs import FOLDER, POISON
+from tests.jobs.conftest import ROOT, VIDEOS, committed_rows, job, pack, sound_videos
 from tests.pipeline.decode.synthetic import encode
-from tests.pipeline.job.conftest import ROOT, VIDEOS, committed_rows, job, pack, sound_videos
 from tests.pipeline.s3 import CREDENTIALS, S3Server
 
 _DRIVER_S = 300
@@ -143,7 +143,7 @@ class World:
 
     def decoders(self) -> list[psutil.Process]:
         """Return the decoders' child processes."""
-        return _processes("pipeline.decode.child")
+        return _processes("pipeline.decode.child_main")
 
     def kill_node(self) -> None:
         """SIGKILL the second node, raylet, object store and workers, and bring up another."""

@@ -8,15 +8,16 @@ from collections.abc import Collection
 import pyarrow as pa
 import torch
 
-from pipeline.config import JobConfig
-from pipeline.dataset import code_levels, new_dataset
-from pipeline.fingerprint import identity, tokenizer_column
-from pipeline.gather import StatisticsGatherer
-from pipeline.models import open_model, weights_digest
-from pipeline.part_writer import PartWriter
-from pipeline.parts import clip_rows, clip_schema
-from pipeline.records import Counts, UnitRecord
-from pipeline.storage import Store
+from pipeline.config.job import JobConfig
+from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.metadata import code_levels, new_dataset
+from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.schema import clip_schema
+from pipeline.dataset.statistics_collector import StatisticsGatherer
+from pipeline.storage.store import Store
+from pipeline.tokenizers.identity import identity, tokenizer_column
+from pipeline.tokenizers.models import open_model, weights_digest
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import make_clip
 

@@ -29,7 +29,7 @@ from examples.generators.transformer import (
     to_patches,
 )
 from pipeline.errors import ConfigError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.examples.moving_stripes import write_stripes
 from tests.examples.runs import AR, FLOW, settings
 from tests.pipeline.s3 import CREDENTIALS, S3Server

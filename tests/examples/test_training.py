@@ -20,7 +20,7 @@ from examples.generators.clips import is_held_out
 from examples.generators.command import run
 from examples.generators.training import Build
 from pipeline.errors import ConfigError
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.examples.moving_stripes import write_stripes
 from tests.examples.runs import AR, FLOW, settings
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.records import Sample
-from pipeline.source import is_video
+from pipeline.sources.media_types import is_video
 from tests.fuzz.decoding import fuzz
 from tests.fuzz.tars import fuzz_tars, make_tar
 

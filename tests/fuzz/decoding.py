@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.decode.decoder import ATTEMPTS
-from pipeline.errors import QuarantineError
-from pipeline.records import REASONS, Sample
+from pipeline.quarantine import REASONS, QuarantineError
+from pipeline.records import Sample
 from tests.fuzz.mutations import mutate
 
 RULE = ClipRule(frames=5, height=32, width=40, fps=8.0, short="pad")

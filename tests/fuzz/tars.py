@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Never
 
-from pipeline.records import REASONS, Sample, WorkUnit
-from pipeline.samples import read_samples
+from pipeline.quarantine import REASONS
+from pipeline.records import Sample, WorkUnit
+from pipeline.sources.reader import read_samples
 from tests.fuzz.mutations import mutate
 from tests.fuzz.tar_mutations import TAR_MUTATIONS
 

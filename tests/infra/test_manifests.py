@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config_file import load_config
-from pipeline.resources import allocate
+from pipeline.job.config_checks import load_config
+from pipeline.job.resources import allocate
 from tests.infra import kuberay
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.metrics import METRICS
-from pipeline.records import REASONS
+from pipeline.job.metrics import METRICS
+from pipeline.quarantine import REASONS
 from tests.infra import promql
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.pipeline.s3 import CREDENTIALS, S3Server
 
 # Ray reads its token once per process, from the home folder: after a test with another home no

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.parts import TokenizerColumn
-from pipeline.records import BatchHeader, Bucket, Clip
-from pipeline.rows import BatchRow
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.records import Bucket, Clip
+from pipeline.stages.messages import BatchHeader, BatchRow
 
 FSQ = TokenizerColumn(
     name="fsq",

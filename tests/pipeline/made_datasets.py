@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.commit import commit_unit
-from pipeline.dataset import Dataset, new_dataset, open_dataset
-from pipeline.log import CommitLog
-from pipeline.manifest import write_manifest
-from pipeline.part_writer import PartWriter
-from pipeline.records import UnitRecord
-from pipeline.storage import Store
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
+from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.records import UnitRecord
+from pipeline.stages.commit import commit_unit
+from pipeline.storage.store import Store
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, Delivery, deliver
 from vidtok.presets import named_config
 

@@ -3,19 +3,19 @@
 import shutil
 from pathlib import Path
 
-from pipeline.commit import commit_unit
-from pipeline.config import JobConfig
-from pipeline.dataset import code_levels, new_dataset, open_dataset
+from pipeline.config.job import JobConfig
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.metadata import code_levels, new_dataset, open_dataset
+from pipeline.dataset.schema import clip_schema
 from pipeline.decode import DecodeLimits, clip_rules
-from pipeline.decode_stage import DecodeStage
-from pipeline.fingerprint import identity, tokenizer_column
-from pipeline.log import CommitLog
-from pipeline.models import open_encoder, open_model, weights_digest
-from pipeline.parts import clip_schema
-from pipeline.records import Closing
-from pipeline.source import plan_units
-from pipeline.storage import Store
-from pipeline.tokenize import TokenizeStage
+from pipeline.sources.planning import plan_units
+from pipeline.stages.commit import commit_unit
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.messages import Closing
+from pipeline.stages.tokenize import TokenizeStage
+from pipeline.storage.store import Store
+from pipeline.tokenizers.identity import identity, tokenizer_column
+from pipeline.tokenizers.models import open_encoder, open_model, weights_digest
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 

@@ -7,20 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bucket_statistics import BucketStatistics, LatentSums, LevelCounts, PsnrSums
-from pipeline.parts import TokenizerColumn, clip_rows, clip_schema, encode_rows
-from pipeline.records import (
-    BatchHeader,
-    Bucket,
-    Clip,
-    Closing,
-    Counts,
-    Part,
-    PayloadHeader,
-    Quarantined,
-    UnitRecord,
-    WorkUnit,
-)
+from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.records import Counts, Part, UnitRecord
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, PsnrSums
+from pipeline.quarantine import Quarantined
+from pipeline.records import Bucket, Clip, WorkUnit
+from pipeline.stages.messages import BatchHeader, Closing, PayloadHeader, encode_rows
 
 FSQ = TokenizerColumn(
     name="fsq",

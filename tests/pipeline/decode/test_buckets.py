@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
 from pipeline.decode.buckets import best_size, longest, loss, of_length
+from pipeline.decode.clip_assembly import Cut
 from pipeline.decode.clips import clips
-from pipeline.decode.cut import Cut
+from pipeline.decode.frame_converter import Painter
 from pipeline.decode.geometry import fit
-from pipeline.decode.picture import Painter
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, GOOD, VIDEOS, VIDTOK_EXAMPLE, GoodVideo
 from tests.pipeline.decode.synthetic import counting, sample
 

@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.decode.clip_rule import DecodeLimits
 from pipeline.decode.damage import Finding, in_log, missing_packets, missing_time, one_line
-from pipeline.decode.rule import DecodeLimits
 from pipeline.decode.video import SourceFile, open_video, parse_clock
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, HIKER
 from tests.pipeline.decode.synthetic import counting, encode, grey
 

@@ -10,7 +10,7 @@ from pipeline.decode.hdr import (
     to_standard_range,
 )
 from tests.pipeline.decode.synthetic import encode
-from tests.pipeline.decode.test_picture import BT2020, HLG, LIMITED, PQ, first
+from tests.pipeline.decode.test_frame_converter import BT2020, HLG, LIMITED, PQ, first
 
 
 def test_pq_is_that_of_st_2084():

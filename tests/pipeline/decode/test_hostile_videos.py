@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample
 from tests.assets import HIKER
 

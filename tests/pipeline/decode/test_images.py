@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from pipeline.records import Clip, Sample
 from tests.assets import HIKER
 

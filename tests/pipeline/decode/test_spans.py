@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clips
 from pipeline.decode.sampling import Shown, pick
-from pipeline.errors import QuarantineError
+from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample, Span
 from tests.assets import GOOD, GoodVideo
 from tests.pipeline.decode.synthetic import counting

@@ -7,8 +7,8 @@ import pytest
 
 import pipeline
 from pipeline.reading import TokenDataset
-from pipeline.storage import Store
-from tests.pipeline.reading.test_reading_docs import block
+from pipeline.storage.store import Store
+from tests.pipeline.reading.test_docs import block
 from tests.pipeline.reading.worlds import write_units
 
 lightning = pytest.importorskip("lightning")

@@ -8,14 +8,14 @@ import pyarrow as pa
 import torch
 
 import pipeline
-from pipeline.compact import compact
-from pipeline.dataset import read_dataset
-from pipeline.log import CommitLog
-from pipeline.manifest import read_manifest
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import read_dataset
+from pipeline.dataset.records import Reopened
+from pipeline.operations.compact import compact
 from pipeline.reading import TokenDataset, TokenMap
-from pipeline.reading.cells import Columns
-from pipeline.records import Reopened
-from pipeline.storage import Store
+from pipeline.reading.columns import Columns
+from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.reading.worlds import Batch, clip_ids, world_batches, write_units
 from tests.pipeline.units import FSQ, KL

@@ -10,14 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.compact import compact
-from pipeline.dataset import open_dataset
-from pipeline.log import CommitLog
-from pipeline.manifest import read_manifest, write_manifest
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.metadata import open_dataset
+from pipeline.dataset.records import UnitRecord
+from pipeline.operations.compact import compact
+from pipeline.operations.retry import retry
 from pipeline.reading import Snapshot, TokenDataset, TokenMap
-from pipeline.records import UnitRecord
-from pipeline.retry import retry
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, commit
 from tests.pipeline.units import deliver
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.cluster import connect
-from pipeline.storage import Store
-from tests.pipeline.reading.test_reading_docs import block
+from pipeline.storage.store import Store
+from tests.pipeline.reading.test_docs import block
 from tests.pipeline.reading.worlds import write_units
 
 CLIPS = 60

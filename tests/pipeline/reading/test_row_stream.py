@@ -6,9 +6,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reading.order import Shuffle
+from pipeline.dataset.records import Part
+from pipeline.reading.epoch_order import Shuffle
 from pipeline.reading.row_stream import Piece, RowStream
-from pipeline.records import Part
 
 group_sizes = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), max_size=40)
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
+from pipeline.dataset.records import Part
+from pipeline.dataset.schema import tokenizer_columns
 from pipeline.errors import ConfigError, StoreError
-from pipeline.parts import tokenizer_columns
 from pipeline.reading import Snapshot, TokenDataset
 from pipeline.reading.row_groups import RowGroups
-from pipeline.records import Part
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.pipeline.reading.worlds import (
     Make,
     clip_ids,

@@ -15,7 +15,7 @@ import pipeline
 from pipeline.errors import ConfigError
 from pipeline.reading import Snapshot, TokenMap
 from pipeline.reading.row_groups import RowGroups
-from pipeline.storage import Store
+from pipeline.storage.store import Store
 from tests.pipeline.reading.worlds import write_units
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.utils.data._utils import worker as loader_worker
 
-from pipeline.commit import commit_unit
 from pipeline.reading import TokenDataset
-from pipeline.storage import Store
+from pipeline.stages.commit import commit_unit
+from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import LEVELS, SCHEMA, deliver
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.clip_config import ClipSourceConfig
 from tests.assets import VIDEOS
 
 

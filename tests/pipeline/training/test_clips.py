@@ -119,7 +119,7 @@ def test_workers_run_ahead_and_leave_no_trace(make: Make):
     assert names(resumed.skipped) == set(BROKEN)
 
     started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-    assert sum("pipeline.decode.child" in " ".join(child.cmdline()) for child in started) == 2
+    assert sum("pipeline.decode.child_main" in " ".join(child.cmdline()) for child in started) == 2
     assert len(started) == 4
     resumed.close()
     assert psutil.wait_procs(started, timeout=10)[1] == []

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.training import segments as module
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import Segment, SegmentReader, plan_videos
 from tests.assets import BIKES, HIKER, ONE_FRAME, ROTATED, VIDEOS
 from tests.pipeline.tars import make_tar

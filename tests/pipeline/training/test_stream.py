@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.records import WorkUnit
 from pipeline.training import stream as module
-from pipeline.training.clip_source import ClipSourceConfig
+from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import Segment
 from pipeline.training.stream import ClipStream
 from tests.pipeline.training.sources import source

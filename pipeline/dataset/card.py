@@ -1,0 +1,172 @@
+"""`README.md` of a dataset: what it is and how to read it, for whoever finds it, and for the Hub.
+
+The card is written again by every run that commits something, until a person edits it: its last
+line is a digest of all lines before, and where that does not fit the card is left alone.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.metadata import Dataset
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.totals import Statistics
+from pipeline.formatting import format_bytes, format_duration
+from pipeline.storage.store import Store
+
+PATH: Final = "README.md"
+
+
+_TEMPLATE: Final = """---
+{front}---
+# Video tokens
+
+One row per clip of {shapes} pixels. Columns beside those of the
+tokenizers say which clip it is and where it comes from; `dataset.json` holds the whole
+configuration and the fingerprint `{fingerprint}`. Rights in the clips are those of
+their sources: say so in a line `license:` above before you publish this.
+
+{counts}
+
+| column | model | holds | dtype | axes |
+|---|---|---|---|---|
+{tokenizers}
+
+## Reading
+
+Values are little-endian in C order; the shape of each row's stands in `<column>_shape`. The parts
+that count are those that the newest `manifest/*.parquet` and the `log/` records after it name; what
+could not be tokenized stands in `quarantine/`, with the reason.
+
+```python
+import numpy as np
+import pyarrow.dataset as ds
+
+[row] = ds.dataset("data", format="parquet").head(1).to_pylist()
+{name} = np.frombuffer(row["{name}"], "{dtype}").reshape(row["{name}_shape"]){remark}
+```
+
+```sql
+SELECT clip_id, start_s, end_s, octet_length({name}) FROM 'data/*/*.parquet' LIMIT 5;
+```
+
+## Statistics
+
+Mean and deviation of each channel of latents, use of code indices, lengths, sizes and captions were
+gathered unit by unit, exactly, and stand in the column `statistics` of the manifest and in the log.
+`python -m pipeline stats .` adds them up; `--json` for programs.
+
+"""
+
+
+_SIZES: Final = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+
+
+_END: Final = re.compile(
+    rb"(?P<text>.*)<!-- written by the pipeline, (?P<digest>[0-9a-f]{16}) -->\n", re.DOTALL
+)
+
+
+def write_card(store: Store, manifest: Manifest, statistics: Statistics) -> None:
+    """Write the card, unless a person edited the one there."""
+    card = _signed(_card(manifest, statistics).encode())
+    standing = store.settle(PATH, card)
+    if standing != card and _is_ours(standing):
+        store.write(PATH, card)
+
+
+def _signed(text: bytes) -> bytes:
+    return text + f"<!-- written by the pipeline, {_digest(text)} -->\n".encode()
+
+
+def _is_ours(card: bytes) -> bool:
+    end = _END.fullmatch(card)
+    return end is not None and end["digest"].decode() == _digest(end["text"])
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _card(manifest: Manifest, statistics: Statistics) -> str:
+    dataset = statistics.dataset
+    first = dataset.tokenizers[0]
+    front = OmegaConf.to_yaml(OmegaConf.create(_front(manifest, statistics)))
+    remark = "  # bfloat16: the upper half of a float32" if first.dtype == "bfloat16" else ""
+    return _TEMPLATE.format(
+        front=front,
+        shapes=" or ".join(bucket.text for bucket in dataset.buckets),
+        fingerprint=dataset.fingerprint,
+        counts="\n".join(_counts(manifest, statistics)),
+        tokenizers="\n".join(map(_tokenizer, dataset.tokenizers)),
+        name=first.name,
+        dtype=first.stored_dtype.str.replace("|", "<"),
+        remark=remark,
+    )
+
+
+def _front(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
+    """Return what the Hub reads."""
+    kinds = {column.kind for column in statistics.dataset.tokenizers}
+    return {
+        "pretty_name": "Video tokens",
+        "tags": ["video", "video-tokens", *sorted(kinds)],
+        **({"task_categories": ["text-to-video"]} if statistics.total.captions else {}),
+        "size_categories": [_size(manifest.counts().clips_written)],
+        "configs": list(_configs(statistics.dataset)),
+    }
+
+
+def _configs(dataset: Dataset) -> Iterator[Mapping[str, Any]]:
+    yield {"config_name": "default", "data_files": "data/*/*.parquet"}
+    if len(dataset.buckets) > 1:
+        for bucket in dataset.buckets:
+            yield {"config_name": bucket.name, "data_files": f"data/{bucket.name}/*.parquet"}
+
+
+def _size(rows: int) -> str:
+    """Return the Hub's word for a number of rows."""
+    for power, mark in enumerate(_SIZES, 3):
+        if rows < 10**power:
+            return f"{_SIZES[power - 4]}<n<{mark}" if power > 3 else "n<1K"
+    return "n>1T"
+
+
+def _counts(manifest: Manifest, statistics: Statistics) -> Iterator[str]:
+    counts, total = manifest.counts(), statistics.total
+    rows: Counter[str] = Counter()
+    files: dict[str, dict[str, int]] = {}  # units share a merged one
+    for part in manifest.parts():
+        rows[part.bucket] += part.rows
+        files.setdefault(part.bucket, {})[part.path] = part.bytes
+    yield "| bucket | clips | bytes |\n|---|---|---|"
+    for bucket in sorted(rows):
+        yield f"| `{bucket}` | {rows[bucket]} | {format_bytes(sum(files[bucket].values()))} |"
+    yield ""
+    yield (
+        f"From {counts.samples_read} videos and images: {counts.samples_with_clips} gave clips,"
+        f" {counts.samples_filtered} had too few frames, {counts.samples_quarantined} were broken."
+    )
+    if total.clips == counts.clips_written:
+        yield (
+            f"The clips are {total.frames} frames, {format_duration(total.microseconds / 1e6)} of"
+            f" source; {total.captions} have a caption."
+        )
+    for name, sums in total.psnr.items():
+        if sums.mean_db is not None:
+            yield (
+                f"{sums.clips} of them, decoded back from `{name}`, have a PSNR of"
+                f" {sums.mean_db:.1f} dB on average."
+            )
+
+
+def _tokenizer(column: TokenizerColumn) -> str:
+    holds = "code indices" if column.kind == "fsq" else "posterior means"
+    logvar = f" (log-variances in `{column.name}_logvar`)" if column.logvar else ""
+    axes = " ".join(column.axes)
+    return f"| `{column.name}` | {column.model} | {holds}{logvar} | {column.dtype} | {axes} |"

@@ -1,0 +1,237 @@
+"""The commit log as a driver writes it: who is first with a number commits, all others adapt.
+
+A record n + 1 is put only if absent, by a writer that has read every record up to n and left out
+all that they commit. So no unit is committed twice, and no file by two different units, however
+many drivers write. A number that is taken is no failure: its record is read, taken in, and the
+rest is tried under the next number. Whether the record under a number is ours is decided by the
+token in it, never by the store's answer, which can get lost.
+
+A committed unit can be reopened by a record. It counts as it is until a later record commits it
+again; of two drivers that do so, the first wins as ever.
+
+A record can also say that rows of committed units stand in other parts. It is put only by a writer
+that knows of every record before it that none changed these units, and that none dropped the file.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.dataset.committed import Committed
+from pipeline.dataset.log_records import (
+    MERGE_VERSION,
+    RETRY_VERSION,
+    LogRecord,
+    parse_record,
+    read_records,
+    record_path,
+)
+from pipeline.dataset.manifest import read_checkpoint
+from pipeline.dataset.records import Moved, Reopened, UnitRecord
+from pipeline.dataset.schema import FORMAT_VERSION
+from pipeline.errors import DatasetMismatch
+from pipeline.records import to_json
+from pipeline.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What became of the units of one `CommitLog.append`; every unit is in one of the three."""
+
+    ours: tuple[str, ...]
+    """Committed by this log object."""
+
+    lost: tuple[str, ...] = ()
+    """Committed by another driver meanwhile: its parts count, ours are garbage."""
+
+    overlapping: tuple[str, ...] = ()
+    """Not committed: a unit of another driver, planned from another listing, covers some of its
+    files. The next plan holds the files that are left."""
+
+
+class CommitLog:
+    """What is committed, and the right to add to it. Not for several threads at once.
+
+    Args:
+        store: the dataset's root; it must support put-if-absent.
+        fingerprint: of the dataset; records of another one are refused.
+        run: name of this run, written into its records for people.
+
+    Attributes:
+        number: the newest record that was read.
+        committed: units and sources that are covered, for `pipeline.job.remaining.subtract`.
+        changed: unit → the newest record about it, of the records that came after the manifest
+            which stood there when this object was made.
+
+    Raises:
+        DatasetMismatch: the log belongs to another fingerprint.
+        StoreError: the log cannot be read, or has a hole.
+    """
+
+    def __init__(self, store: Store, *, fingerprint: str, run: str = "") -> None:
+        self._store = store
+        self._fingerprint = fingerprint
+        self._run = run
+        self._token = uuid.uuid4().hex
+        self._ours: set[str] = set()
+        self._merged: set[str] = set()
+        self._dropped: set[str] = set()
+        self.changed: dict[str, int] = {}
+        self.committed = Committed()
+        checkpoint = read_checkpoint(store, columns=["unit", "sources"])
+        self._check_fingerprint(checkpoint.fingerprint, "the newest manifest")
+        self.number = checkpoint.number
+        units, sources = (checkpoint.table[name].to_pylist() for name in ("unit", "sources"))
+        for unit, read_from in zip(units, sources, strict=True):
+            self.committed.add(unit, read_from)
+        for reopened in checkpoint.reopened_units():
+            self.committed.reopen(reopened)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what other drivers committed since."""
+        for record in read_records(self._store, self.number):
+            self._take_in(record)
+
+    def append(self, units: Iterable[UnitRecord]) -> Appended:
+        """Commit a group of units in one record.
+
+        Units that are committed already are left out, and so are those that share a source with a
+        committed one. Calling again with the same units after an error is safe.
+
+        Raises:
+            StateUnknown: the store does not answer; the units may or may not be committed.
+            StoreError: the store refused.
+        """
+        wanted = list(units)
+        while fresh := self._fresh(wanted):
+            self._put(units=fresh)
+        return self._outcome(wanted)
+
+    def reopen(self, units: Iterable[Reopened]) -> tuple[str, ...]:
+        """Have committed units done again by the next runs that plan them.
+
+        Returns:
+            Ids of the units that this call reopened; those left out are not committed, or are
+            open already.
+
+        Raises:
+            StateUnknown: the store does not answer; the units may or may not be open.
+            StoreError: the store refused.
+        """
+        wanted = list(units)
+        while fresh := [unit for unit in wanted if unit.unit in self.committed.units]:
+            if self._put(reopened=fresh):
+                return tuple(unit.unit for unit in fresh)
+        return ()
+
+    def move(self, units: Sequence[Moved], known: Mapping[str, int]) -> bool:
+        """Have rows of committed units stand in other parts, of all these units or of none.
+
+        Args:
+            units: with the parts that they have from now on; their files are in the store.
+            known: unit → a record up to which the caller has read all about it. What that is has
+                to be read after this object was made.
+
+        Returns:
+            Whether it is so now. It is not if a record after `known` is about one of the units, or
+            one dropped a merged part that is named here.
+
+        Raises:
+            StateUnknown: the store does not answer; it may or may not be so.
+            StoreError: the store refused.
+        """
+        paths = {part.path for unit in units for part in unit.parts if part.place}
+        while paths.isdisjoint(self._dropped) and all(
+            self.changed.get(unit.unit, 0) <= known[unit.unit] for unit in units
+        ):
+            if self._put(moved=units):
+                return True
+        return False
+
+    def drop(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """See to it that no record ever names merged parts which none names yet.
+
+        Args:
+            paths: that no record named which is older than this object.
+
+        Returns:
+            Those that may be deleted; the others are named by now.
+
+        Raises:
+            StateUnknown: the store does not answer; nothing may be deleted.
+            StoreError: the store refused.
+        """
+        wanted = list(paths)
+        while fresh := [path for path in wanted if path not in self._merged]:
+            if self._put(dropped=fresh):
+                return tuple(fresh)
+        return ()
+
+    def _put(
+        self,
+        units: Sequence[UnitRecord] = (),
+        reopened: Sequence[Reopened] = (),
+        moved: Sequence[Moved] = (),
+        dropped: Sequence[str] = (),
+    ) -> bool:
+        """Try to write the next record, take in the one that stands there, return if it is ours."""
+        again = reopened or any(unit.unit in self.committed.reopened for unit in units)
+        version = RETRY_VERSION if again else FORMAT_VERSION
+        record = LogRecord(
+            number=self.number + 1,
+            token=self._token,
+            run=self._run,
+            fingerprint=self._fingerprint,
+            units=tuple(units),
+            reopened=tuple(reopened),
+            moved=tuple(moved),
+            dropped=tuple(dropped),
+            format_version=MERGE_VERSION if moved or dropped else version,
+        )
+        path = record_path(record.number)
+        data = self._store.settle(path, to_json(record))
+        standing = parse_record(data, self._store.locate(path))
+        self._take_in(standing)
+        return standing.token == self._token
+
+    def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
+        """Return the units that may still be committed, each once."""
+        fresh: list[UnitRecord] = []
+        inside = Committed()
+        for unit in wanted:
+            if not (self.committed.covers(unit) or inside.covers(unit)):
+                inside.add(unit.unit, unit.sources)
+                fresh.append(unit)
+        return fresh
+
+    def _outcome(self, wanted: Sequence[UnitRecord]) -> Appended:
+        names = list(dict.fromkeys(unit.unit for unit in wanted))
+        known = self.committed.units
+        return Appended(
+            ours=tuple(name for name in names if name in self._ours),
+            lost=tuple(name for name in names if name in known and name not in self._ours),
+            overlapping=tuple(name for name in names if name not in known),
+        )
+
+    def _take_in(self, record: LogRecord) -> None:
+        self._check_fingerprint(record.fingerprint, f"record {record.number}")
+        for unit in record.units:
+            self.committed.add(unit.unit, unit.sources)
+        for reopened in record.reopened:
+            self.committed.reopen(reopened)
+        about: tuple[UnitRecord | Reopened | Moved, ...]
+        about = (*record.units, *record.reopened, *record.moved)
+        self.changed.update((unit.unit, record.number) for unit in about)
+        self._merged.update(part.path for unit in record.moved for part in unit.parts if part.place)
+        self._dropped.update(record.dropped)
+        if record.token == self._token:
+            self._ours.update(unit.unit for unit in record.units)
+        self.number = record.number
+
+    def _check_fingerprint(self, found: str | None, where: str) -> None:
+        if found not in (None, self._fingerprint):
+            raise DatasetMismatch(
+                f"{self._store.uri}: log: {where} has fingerprint {found}, this run has"
+                f" {self._fingerprint}; write to another output"
+            )

@@ -1,0 +1,110 @@
+"""Which rows of which lists: ranges, their name in the commit log, and what is left between them.
+
+A list may grow at its end while it is being worked through. Ranges that two plans cut differently
+can then overlap without being equal, and a row that one of them covers is done.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import InitVar, dataclass, field
+
+from pipeline.dataset.records import Reopened, UnitRecord
+from pipeline.records import Range, parse_range
+
+
+@dataclass(slots=True)
+class RowRanges:
+    """A set of ranges that do not overlap, by the list that they belong to.
+
+    Args:
+        sources: of units; those that are ranges are taken in.
+    """
+
+    sources: InitVar[Iterable[str]] = ()
+    _ranges: dict[str, list[Range]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self, sources: Iterable[str]) -> None:
+        self.add(sources)
+
+    def add(self, sources: Iterable[str]) -> None:
+        """Take in the ranges among the sources of a unit."""
+        for uri, start, stop in _ranges(sources):
+            insort(self._ranges.setdefault(uri, []), (start, stop))
+
+    def discard(self, sources: Iterable[str]) -> None:
+        """Take out ranges that were added."""
+        for uri, start, stop in _ranges(sources):
+            known = self._ranges.get(uri, [])
+            place = bisect_left(known, (start, stop))
+            if known[place : place + 1] == [(start, stop)]:
+                del known[place]
+                if not known:
+                    del self._ranges[uri]
+
+    def gaps(self, uri: str, start: int, stop: int) -> Iterator[Range]:
+        """Yield what of [start, stop) no range covers, in order."""
+        known = self._ranges.get(uri, [])
+        # The last range that begins before `start` may reach beyond it.
+        place = max(0, bisect_left(known, (start, 0)) - 1)
+        while place < len(known) and known[place][0] < stop:
+            begin, end = known[place]
+            if begin > start:
+                yield start, begin
+            start = max(start, end)
+            place += 1
+        if start < stop:
+            yield start, stop
+
+    def overlaps(self, sources: Iterable[str]) -> bool:
+        """Return whether a row of these sources is covered."""
+        return any(
+            list(self.gaps(uri, start, stop)) != [(start, stop)]
+            for uri, start, stop in _ranges(sources)
+        )
+
+
+def _ranges(sources: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    for source in sources:
+        if "#rows=" in source and (found := parse_range(source)) is not None:
+            yield found
+
+
+@dataclass(slots=True)
+class Committed:
+    """What the commit log covers: unit ids, and the URIs that those units were read from."""
+
+    units: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    rows: RowRanges = field(default_factory=RowRanges)
+    """Of the sources, those that are rows of lists."""
+    reopened: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Units that are to be done again, with their sources; neither stands in the sets above."""
+
+    def add(self, unit: str, sources: Iterable[str]) -> None:
+        """Take in one committed unit, and what it was read from."""
+        self.units.add(unit)
+        self.sources.update(sources)
+        self.rows.add(sources)
+        self.reopened.pop(unit, None)
+
+    def reopen(self, unit: Reopened) -> None:
+        """Take in that a committed unit is to be done again."""
+        self.units.discard(unit.unit)
+        self.sources.difference_update(unit.sources)
+        self.rows.discard(unit.sources)
+        self.reopened[unit.unit] = unit.sources
+
+    def covers(self, record: UnitRecord) -> bool:
+        """Return whether a unit may not be committed: it is, or another one has its sources."""
+        if record.unit in self.reopened:
+            return False
+        return (
+            record.unit in self.units
+            or not self.sources.isdisjoint(record.sources)
+            or self.rows.overlaps(record.sources)
+            or any(
+                not set(sources).isdisjoint(record.sources)
+                or RowRanges(sources).overlaps(record.sources)
+                for sources in self.reopened.values()
+            )
+        )

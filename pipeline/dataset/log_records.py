@@ -1,0 +1,114 @@
+"""The commit log on disk: numbered JSON records without a gap, each put only if absent.
+
+    log/00000000000000000001.json, log/00000000000000000002.json, …
+
+A record holds a group of units, or names committed units that are to be done again, or says that
+rows of committed units stand in other parts now, or that files will never count. No record is ever
+deleted or changed, also after a manifest covers it: a driver that slept would otherwise find a
+free number below the newest one and commit into the past, where nobody looks.
+"""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from pydantic import ValidationError
+
+from pipeline.dataset.records import Moved, Reopened, UnitRecord
+from pipeline.dataset.schema import FORMAT_VERSION
+from pipeline.errors import ConfigError, StoreError
+from pipeline.records import from_json
+from pipeline.storage.store import Store
+
+RETRY_VERSION: Final = 2
+"""Of records that reopen units or commit a reopened one: older readers would count it twice."""
+
+
+MERGE_VERSION: Final = 3
+"""Of records that move rows into merged parts or give such parts up, and of manifests that name
+them: older readers would take all rows of a merged part for each of its units."""
+
+
+_READS_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One numbered record of the commit log."""
+
+    number: int
+    token: str
+    """Random, one per writing process: whoever reads back its own token knows that it won."""
+
+    run: str
+    fingerprint: str
+    units: tuple[UnitRecord, ...]
+    reopened: tuple[Reopened, ...] = ()
+    moved: tuple[Moved, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Paths of merged parts that no later record may name: they are going to be deleted."""
+    format_version: int = FORMAT_VERSION
+
+
+def record_path(number: int) -> str:
+    """Return the path of a record; names sort as numbers do."""
+    return f"log/{number:020d}.json"
+
+
+def numbers_in(store: Store, folder: str, suffix: str) -> list[int]:
+    """Return the numbers that name the files of a folder, ascending."""
+    pattern = re.compile(rf"{folder}/(\d{{20}}){re.escape(suffix)}")
+    return [int(match[1]) for name in store.list(folder) if (match := pattern.fullmatch(name))]
+
+
+def parse_record(data: bytes, where: str) -> LogRecord:
+    """Return a record from its bytes.
+
+    Raises:
+        ConfigError: a newer release wrote it.
+        StoreError: it is damaged.
+    """
+    try:
+        record = from_json(LogRecord, data)
+    except ValidationError as error:
+        raise StoreError(f"{where}: not a log record: {error}") from error
+    if record.format_version > MERGE_VERSION:
+        raise ConfigError(
+            f"{where}: format version {record.format_version}: this release reads up to"
+            f" {MERGE_VERSION}; install a newer one"
+        )
+    return record
+
+
+def read_record(store: Store, number: int) -> LogRecord:
+    """Read one record.
+
+    Raises:
+        FileNotFoundError: nobody has written this number yet.
+    """
+    path = record_path(number)
+    return parse_record(store.read(path), store.locate(path))
+
+
+def read_records(store: Store, after: int) -> Iterator[LogRecord]:
+    """Yield all records with a number above `after`, ascending, read ahead in parallel.
+
+    Raises:
+        StoreError: a record is missing below the newest one.
+    """
+    last = max(numbers_in(store, "log", ".json"), default=0)
+    numbers = iter(range(after + 1, last + 1))
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        while chunk := list(islice(numbers, 4 * _READS_AT_ONCE)):
+            futures = [pool.submit(read_record, store, number) for number in chunk]
+            for number, future in zip(chunk, futures, strict=True):
+                try:
+                    yield future.result()
+                except FileNotFoundError as error:
+                    raise StoreError(
+                        f"{store.locate(record_path(number))}: missing, though record {last} is"
+                        " there; bring it back from a copy: its units are unknown without it"
+                    ) from error

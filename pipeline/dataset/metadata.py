@@ -1,0 +1,174 @@
+"""`dataset.json`: what a dataset is, written once; every later run has to be of the same kind.
+
+The fingerprint is a hash of all that changes the tokens (`identity`). It decides; the identity is
+kept beside it so that a mismatch can say what differs instead of showing two hashes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from pipeline.dataset.schema import FORMAT_VERSION, TokenizerColumn, clip_schema
+from pipeline.errors import ConfigError, DatasetMismatch, StoreError
+from pipeline.records import Bucket, from_json, to_json
+from pipeline.storage.store import Store
+
+PATH: Final = "dataset.json"
+
+
+_ABSENT: Final = "(absent)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """The head of a dataset."""
+
+    fingerprint: str
+    tokenizers: tuple[TokenizerColumn, ...]
+    identity: dict[str, Any]
+    """JSON of all that changes the tokens; `fingerprint_of(identity)` is the fingerprint."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """The configuration of the run that made it, for people; credentials are left out."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Name → Arrow type of the parts' columns, for people; follows from `tokenizers`."""
+
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes of its clips, in the order of the settings."""
+        clip = self.identity["clip"]
+        return tuple(
+            Bucket(frames=shape.get("frames", 0), height=shape["height"], width=shape["width"])
+            for shape in clip.get("buckets", (clip,))
+        )
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return 32 hex digits that change with every value of a JSON-like mapping."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def code_levels(identity: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the levels of the channels of each FSQ tokenizer in an identity, by its name."""
+    levels = {
+        name: tuple(tokenizer["config"].get("fsq_levels", ()))
+        for name, tokenizer in identity["tokenizers"].items()
+    }
+    return {name: counts for name, counts in levels.items() if counts}
+
+
+def new_dataset(
+    tokenizers: tuple[TokenizerColumn, ...],
+    identity: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Return the head of a dataset; its fingerprint and columns follow from the arguments."""
+    schema = clip_schema(tokenizers)
+    return Dataset(
+        fingerprint=fingerprint_of(identity),
+        tokenizers=tokenizers,
+        identity=json.loads(json.dumps(identity)),
+        config=_without_credentials(json.loads(json.dumps(config or {}))),
+        columns={column.name: str(column.type) for column in schema},
+    )
+
+
+def read_dataset(store: Store) -> Dataset:
+    """Read the head of a dataset.
+
+    Raises:
+        ConfigError: there is no dataset, or a newer release wrote it.
+        StoreError: `dataset.json` is damaged.
+    """
+    try:
+        data = store.read(PATH)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{store.uri}: no dataset: {PATH} is missing") from error
+    return _parse(data, store)
+
+
+def open_dataset(store: Store, dataset: Dataset) -> Dataset:
+    """Write the head if there is none, else check that this run may go on with the one there.
+
+    Returns:
+        The head that stands in the store.
+
+    Raises:
+        DatasetMismatch: it has another fingerprint; the text names every value that differs.
+    """
+    standing = _parse(store.settle(PATH, to_json(dataset)), store)
+    require_same(store, standing, dataset)
+    return standing
+
+
+def require_same(store: Store, standing: Dataset, dataset: Dataset) -> None:
+    """Check that a run may go on with the dataset that stands in a store.
+
+    Raises:
+        DatasetMismatch: it has another fingerprint; the text names every value that differs.
+    """
+    if standing.fingerprint != dataset.fingerprint:
+        lines = "".join(
+            f"\n  {name}: {then} in the dataset, {now} in this run"
+            for name, then, now in differences(standing.identity, dataset.identity)
+        )
+        raise DatasetMismatch(
+            f"output = {store.uri}: holds a dataset of fingerprint {standing.fingerprint}, this"
+            f" run has {dataset.fingerprint}; write to another output, or undo:{lines}"
+        )
+    if standing.tokenizers != dataset.tokenizers:
+        raise DatasetMismatch(
+            f"output = {store.uri}: fingerprint {standing.fingerprint} is that of this run, but the"
+            f" tokenizers' columns differ: {_names(standing)} there, {_names(dataset)} here"
+        )
+
+
+def _parse(data: bytes, store: Store) -> Dataset:
+    where = store.locate(PATH)
+    damage = (ValidationError, AttributeError, TypeError, UnicodeError, json.JSONDecodeError)
+    try:
+        version = json.loads(data).get("format_version", 0)
+        if version > FORMAT_VERSION:
+            raise ConfigError(
+                f"{where}: format version {version}: this release reads up to {FORMAT_VERSION};"
+                " install a newer one"
+            )
+        return from_json(Dataset, data)
+    except damage as error:
+        raise StoreError(f"{where}: not the head of a dataset: {error}") from error
+
+
+def _names(dataset: Dataset) -> str:
+    return ", ".join(f"{column.name} ({column.dtype})" for column in dataset.tokenizers)
+
+
+def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield dotted name and both values, as JSON, of every leaf in which two identities differ."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            path = f"{name}.{key}" if name else key
+            yield from differences(then.get(key, _ABSENT), now.get(key, _ABSENT), path)
+    elif then != now:
+        yield name, json.dumps(then), json.dumps(now)
+
+
+def _without_credentials(value: Any) -> Any:
+    """Return a configuration with the values of every `storage_options` blanked."""
+    if isinstance(value, dict):
+        return {
+            key: dict.fromkeys(inner, "…")
+            if key == "storage_options" and isinstance(inner, dict)
+            else _without_credentials(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_credentials(inner) for inner in value]
+    return value

@@ -1,0 +1,178 @@
+"""What a part is: one row per clip, in plain Arrow types, with the tokenizers in the metadata.
+
+A tokenizer named N has a column `N` (the cells of one clip, little-endian, C order), `N_shape`, and
+`N_logvar` if it stores one. Cells are bytes beside a shape because clips of two buckets differ in
+shape and Arrow's tensors are extension types, which not every reader opens. What turns the bytes
+back into numbers stands in the schema's metadata: as one JSON value under `vidtok`, and once more
+as plain keys for people who look with a Parquet viewer.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ConfigError
+
+FORMAT_VERSION: Final = 1
+"""Of parts, log records, manifests and dataset.json together; readers refuse a higher one. Some log
+records have a higher one of their own, see `pipeline.dataset.log_records`."""
+
+
+_STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
+    "uint8": np.dtype("<u1"),
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+    "bfloat16": np.dtype("<u2"),  # its bit pattern: NumPy has no bfloat16
+}
+
+
+_CLIP_FIELDS: Final = (
+    pa.field("clip_id", pa.string(), nullable=False),
+    pa.field("unit", pa.string(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("clip_index", pa.int32(), nullable=False),
+    pa.field("start_s", pa.float64(), nullable=False),
+    pa.field("end_s", pa.float64(), nullable=False),
+    pa.field("source_fps", pa.float64(), nullable=False),
+    pa.field("source_height", pa.int32(), nullable=False),
+    pa.field("source_width", pa.int32(), nullable=False),
+    pa.field("crop", pa.list_(pa.float32()), nullable=False),
+    pa.field("num_frames", pa.int32(), nullable=False),
+    pa.field("padded_frames", pa.int32(), nullable=False),
+    pa.field("caption", pa.string()),
+    pa.field("meta", pa.string()),
+)
+
+
+QUARANTINE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("clip_index", pa.int32()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ],
+    metadata={"vidtok.format_version": str(FORMAT_VERSION)},
+)
+"""One row per sample (`clip_index` null) or clip that did not become a row of a part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerColumn:
+    """One tokenizer of a dataset: what its column holds and what made it."""
+
+    name: str
+    """Column name: lower-case letters, digits and `_`, first a letter."""
+
+    kind: Literal["fsq", "kl"]
+    """`fsq`: code indices; `kl`: posterior means."""
+
+    dtype: Literal["uint8", "uint16", "uint32", "float16", "float32", "bfloat16"]
+    """Type of a cell. Bytes are little-endian in C order."""
+
+    axes: tuple[str, ...]
+    """Names of the dimensions of `N_shape`: `("t", "h", "w")`, or `("c", "t", "h", "w")`."""
+
+    model: str
+    """Name of the released model, or of the checkpoint."""
+
+    fingerprint: str
+    """Of all that changes the cells."""
+
+    logvar: bool = False
+    """Whether `N_logvar` holds the log-variance, in the mean's dtype and shape."""
+
+    codebook_size: int | None = None
+    """FSQ only: indices lie in [0, codebook_size)."""
+
+    def __post_init__(self) -> None:
+        where = f"tokenizer {self.name!r}"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ConfigError(f"{where}: a name takes a-z, 0-9 and _, and begins with a letter")
+        if self.kind == "kl":
+            if self.dtype.startswith("uint") or self.codebook_size is not None:
+                raise ConfigError(f"{where}: kl stores floats and has no codebook")
+            return
+        if self.codebook_size is None or self.logvar:
+            raise ConfigError(f"{where}: fsq needs codebook_size and has no logvar")
+        if self.dtype != (smallest := index_dtype(self.codebook_size)):
+            raise ConfigError(
+                f"{where}: dtype = {self.dtype}: indices below {self.codebook_size} are stored as"
+                f" {smallest}"
+            )
+
+    @property
+    def stored_dtype(self) -> "np.dtype[Any]":
+        """NumPy type of the stored bytes; for bfloat16 that of its bit patterns."""
+        return _STORED_AS[self.dtype]
+
+    @property
+    def cell_columns(self) -> tuple[str, ...]:
+        """Names of the binary columns."""
+        return (self.name, f"{self.name}_logvar") if self.logvar else (self.name,)
+
+
+def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:
+    """Return the smallest unsigned integer that holds every index of a codebook."""
+    if codebook_size < 1 or codebook_size > 1 << 32:
+        raise ConfigError(f"codebook_size = {codebook_size}: must be in 1 … 2^32")
+    return (
+        "uint8" if codebook_size <= 1 << 8 else "uint16" if codebook_size <= 1 << 16 else "uint32"
+    )
+
+
+def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
+    """Return the Arrow schema of every part of a dataset.
+
+    Raises:
+        ConfigError: two columns would have one name.
+    """
+    fields = list(_CLIP_FIELDS)
+    plain = {"vidtok.format_version": str(FORMAT_VERSION)}
+    for column in tokenizers:
+        fields.append(pa.field(column.name, pa.binary(), nullable=False))
+        fields.append(pa.field(f"{column.name}_shape", pa.list_(pa.int32()), nullable=False))
+        if column.logvar:
+            fields.append(pa.field(f"{column.name}_logvar", pa.binary(), nullable=False))
+        plain[f"vidtok.{column.name}.dtype"] = column.dtype
+        plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
+        plain[f"vidtok.{column.name}.model"] = column.model
+        plain[f"vidtok.{column.name}.fingerprint"] = column.fingerprint
+    names = [field.name for field in fields]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"tokenizers: two columns would be named {', '.join(twice)}; rename one")
+    whole = {
+        "format_version": FORMAT_VERSION,
+        "tokenizers": [asdict(column) for column in tokenizers],
+    }
+    return pa.schema(fields, metadata={"vidtok": json.dumps(whole), **plain})
+
+
+def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
+    """Return the tokenizers that a part's schema describes, in column order.
+
+    Raises:
+        ConfigError: the schema is not that of a part, or of a newer format.
+    """
+    metadata = schema.metadata or {}
+    if b"vidtok" not in metadata:
+        raise ConfigError("not a part of a dataset: the schema's metadata has no `vidtok` entry")
+    whole = json.loads(metadata[b"vidtok"])
+    if whole["format_version"] > FORMAT_VERSION:
+        raise ConfigError(
+            f"format version {whole['format_version']}: this release reads up to {FORMAT_VERSION};"
+            " install a newer one"
+        )
+    return tuple(
+        TokenizerColumn(**{**entry, "axes": tuple(entry["axes"])}) for entry in whole["tokenizers"]
+    )

@@ -1,0 +1,146 @@
+"""Gathers the statistics of a unit while its rows pass through the commit.
+
+The outcome follows from the set of rows and from the PSNR of those that were decoded back: neither
+their order nor how they were batched shows in it.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.dataset.cells import latent_values
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.statistics import (
+    SQUARE_BITS,
+    SUM_BITS,
+    BucketStatistics,
+    LatentSums,
+    LevelCounts,
+    PsnrSums,
+)
+
+SIDES: Final = (144, 240, 360, 480, 720, 1080, 1440, 2160, 4320)
+"""Shorter sides, in pixels, that sources are counted under; the last takes all that is larger."""
+
+
+MAX_RATE: Final = 240
+"""Frames per second; takes all that is faster."""
+
+
+_INT64_BITS: Final = 62
+
+
+class StatisticsGatherer:
+    """Takes rows in any order.
+
+    Args:
+        columns: the dataset's tokenizers.
+        levels: of each FSQ tokenizer's channels, by its name.
+    """
+
+    def __init__(
+        self, columns: Sequence[TokenizerColumn], levels: Mapping[str, Sequence[int]]
+    ) -> None:
+        self._columns = columns
+        self._levels = levels
+        self._buckets: dict[str, BucketStatistics] = {}
+
+    def add(self, bucket: str, rows: pa.Table, psnr: Mapping[str, PsnrSums] | None = None) -> None:
+        """Take in rows of one bucket, at least one.
+
+        Args:
+            bucket: its name.
+            rows: with the columns of a part.
+            psnr: by tokenizer, of those of the rows that were decoded back.
+        """
+        before = self._buckets.get(bucket, BucketStatistics())
+        self._buckets[bucket] = before + self._statistics(rows, psnr or {})
+
+    def result(self) -> dict[str, BucketStatistics]:
+        """Return the statistics of what came so far, by bucket in the order of names."""
+        return dict(sorted(self._buckets.items()))
+
+    def _statistics(self, rows: pa.Table, psnr: Mapping[str, PsnrSums]) -> BucketStatistics:
+        frames = rows["num_frames"].to_pylist()
+        times = zip(rows["start_s"].to_pylist(), rows["end_s"].to_pylist(), strict=True)
+        sizes = zip(
+            rows["source_height"].to_pylist(), rows["source_width"].to_pylist(), strict=True
+        )
+        captions = [text for text in rows["caption"].to_pylist() if text]
+        latents, levels = {}, {}
+        for column in self._columns:
+            cells = rows[column.name].to_pylist()
+            if column.kind == "kl":
+                shapes = rows[f"{column.name}_shape"].to_pylist()
+                latents[column.name] = latent_sums(
+                    latent_values(data, shape, column)
+                    for data, shape in zip(cells, shapes, strict=True)
+                )
+            else:
+                indices = np.frombuffer(b"".join(cells), column.stored_dtype)
+                levels[column.name] = level_counts(indices, self._levels[column.name])
+        return BucketStatistics(
+            clips=rows.num_rows,
+            frames=sum(frames),
+            padded_frames=sum(rows["padded_frames"].to_pylist()),
+            microseconds=sum(round(1e6 * (end - start)) for start, end in times),
+            captions=len(captions),
+            caption_characters=sum(map(len, captions)),
+            metas=rows.num_rows - rows["meta"].null_count,
+            lengths=_counted(1 << (n - 1).bit_length() for n in frames),
+            sides=_counted(_side(min(size)) for size in sizes),
+            rates=_counted(_rate(rate) for rate in rows["source_fps"].to_pylist()),
+            latents=latents,
+            levels=levels,
+            psnr=dict(psnr),
+        )
+
+
+def latent_sums(latents: Iterable[NDArray[np.float64]]) -> LatentSums:
+    """Return the sums over latents [C, …] of one C, at least one."""
+    total: LatentSums | None = None
+    for latent in latents:
+        values = latent.reshape(len(latent), -1)
+        sums = LatentSums(
+            cells=values.shape[1],
+            sums=_grid_sums(values, SUM_BITS),
+            squares=_grid_sums(values * values, SQUARE_BITS),
+        )
+        total = sums if total is None else total + sums
+    assert total is not None
+    return total
+
+
+def _grid_sums(values: NDArray[np.float64], bits: int) -> tuple[int, ...]:
+    """Return the sum of each row [C, n] in units of 2^-bits, each value rounded to one first."""
+    grid = np.rint(values * 2.0**bits)
+    if np.abs(grid).max(initial=0) * grid.shape[1] < 2**_INT64_BITS:
+        return tuple(grid.astype(np.int64).sum(1).tolist())
+    return tuple(sum(map(int, row)) for row in grid.tolist())
+
+
+def level_counts(indices: NDArray[Any], levels: Sequence[int]) -> LevelCounts:
+    """Return how often each channel takes each of its levels in code indices of any shape."""
+    rest = indices.ravel().astype(np.int64)
+    counts = []
+    for count in levels:
+        rest, digits = np.divmod(rest, count)
+        counts.append(tuple(np.bincount(digits, minlength=count).tolist()))
+    return LevelCounts(counts=tuple(counts))
+
+
+def _side(pixels: int) -> int:
+    return SIDES[min(bisect_left(SIDES, pixels), len(SIDES) - 1)]
+
+
+def _rate(rate: float) -> int:
+    return min(int(rate + 0.5), MAX_RATE)
+
+
+def _counted(values: Iterable[int]) -> dict[int, int]:
+    return dict(sorted(Counter(values).items()))

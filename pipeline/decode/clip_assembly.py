@@ -1,0 +1,91 @@
+"""From picked frames to clips: consecutive runs of the rule's length, each one array.
+
+The only state is the clip being filled, so a video may be of any length.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decode.clip_rule import ClipRule
+from pipeline.decode.geometry import Fit
+from pipeline.decode.sampling import Pick
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """One clip, or (`frames` None) the remainder that the rule drops.
+
+    [start_s, end_s) is presentation time and covers the frames of the source only, not the copies
+    that fill the clip. `fit` is that of the first frame: a stream that changes its size within a
+    clip is rare, and each of its frames is fitted on its own.
+    """
+
+    index: int
+    start_s: Fraction
+    end_s: Fraction
+    own_frames: int
+    """Frames of the source; those after them are copies of the last."""
+    padded_frames: int
+    fit: Fit
+    frames: NDArray[Any] | None
+    """`[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
+
+
+def cut(
+    picks: Iterable[Pick[F]],
+    rule: ClipRule,
+    paint: Callable[[F], tuple[NDArray[Any], Fit]],
+) -> Iterator[Cut]:
+    """Yield clips as soon as they are full, then the remainder as the rule says.
+
+    Args:
+        picks: the frames of the output, in order.
+        rule: length of a clip, and what becomes of the remainder.
+        paint: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
+            however often it is picked.
+    """
+    index = filled = 0
+    start_s = end_s = Fraction(0)
+    painted: F | None = None
+    frames = np.empty(0)
+    first: Fit | None = None
+    for pick in picks:
+        if pick.shown.frame is not painted:
+            pixels, fit = paint(pick.shown.frame)
+            painted = pick.shown.frame
+        if not filled:
+            frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
+            first, start_s = fit, pick.start_s
+        frames[filled] = pixels
+        filled, end_s = filled + 1, pick.end_s
+        if filled == rule.frames:
+            assert first is not None
+            yield Cut(
+                index=index,
+                start_s=start_s,
+                end_s=end_s,
+                own_frames=filled,
+                padded_frames=0,
+                fit=first,
+                frames=frames,
+            )
+            index, filled = index + 1, 0
+    if filled:
+        assert first is not None
+        frames[filled:] = frames[filled - 1]
+        yield Cut(
+            index=index,
+            start_s=start_s,
+            end_s=end_s,
+            own_frames=filled,
+            padded_frames=rule.frames - filled if rule.short == "pad" else 0,
+            fit=first,
+            frames=frames if rule.short == "pad" else None,
+        )

@@ -1,0 +1,180 @@
+"""From one decoded frame to the pixels of the bucket.
+
+Colour follows the stream's own matrix and range. The rules where files leave a choice:
+
+- No matrix stated: BT.601, whatever the size, as the reference's reader has it.
+- 8-bit video: swscale's default conversion, byte for byte what the reference's reader gives.
+- More bits: the same matrix with exact rounding; the default would be two levels dark.
+- PQ and HLG: mapped to standard range, see `hdr.py`. BT.2020 in standard range: its matrix, with
+  the primaries left as they are.
+- Alpha: over black. Grey: R = G = B, stretched if the stream says that its range is limited.
+- Interlaced: both fields as woven; no frame is made up.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from pipeline.decode.buckets import best_size
+from pipeline.decode.geometry import Fit, Orientation, display_size, fit
+from pipeline.decode.hdr import Transfer, to_standard_range
+from pipeline.decode.resize import resize
+from pipeline.quarantine import QuarantineError
+
+FAST = Interpolation.BILINEAR
+
+
+EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+GBRP16_WHITE = 255 * 256
+"""What swscale makes of white in its 16-bit RGB formats: eight bits shifted, not stretched."""
+
+
+_LIMITED_GREY = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
+
+
+class Painter:
+    """Turns decoded frames into pixels of the bucket; keeps swscale's tables between frames.
+
+    Args:
+        sizes: `(height, width)` to fill: the one in which the first frame loses least, for all.
+        dtype: of the result, `uint8` or `float32`; both in [0, 255].
+        sample_aspect: width of a pixel over its height, as the container or the codec says.
+        max_pixels: the largest picture, before the crop, that is worked on.
+        whole: crop nothing. The first frame is scaled to cover the size, and what it comes to is
+            the size of the frames after it, so that a video that changes its size keeps one.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        dtype: Literal["uint8", "float32"],
+        sample_aspect: Fraction,
+        max_pixels: int,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self._sizes = sizes
+        self._size: tuple[int, int] | None = None
+        self._whole = whole
+        self._float = dtype == "float32"
+        self._sample_aspect = sample_aspect
+        self._max_pixels = max_pixels
+        self._seen: tuple[int, int, int] | None = None
+        self._orientation = Orientation()
+        self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
+
+    def paint(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
+        """Return the frame's pixels `[H, W, 3]` and where in the source they come from.
+
+        Raises:
+            QuarantineError: `unsupported`, if the picture is larger than the limit once displayed
+                or scaled, or if its pixel format cannot be converted.
+        """
+        orientation = self._upright(frame)
+        place = self._place(frame, orientation)
+        try:
+            pixels = self._rgb(frame, place, orientation)
+        except (av.error.FFmpegError, ValueError) as error:
+            # A MemoryError of libav is an FFmpegError too, and not the format's fault.
+            if isinstance(error, MemoryError):
+                raise
+            raise QuarantineError(
+                "decode", "unsupported", f"pixel format {frame.format.name}: {error}"
+            ) from error
+        if pixels.dtype == np.uint8 or self._float:
+            return pixels, place
+        return np.rint(pixels).astype(np.uint8), place
+
+    def _upright(self, frame: VideoFrame) -> Orientation:
+        """Ask a frame for its display matrix only when it may have another than the one before.
+
+        The question makes PyAV tie the frame into a reference cycle, which keeps its memory until
+        the collector runs: megabytes per frame, and the collector counts objects.
+        """
+        seen = (frame.width, frame.height, frame.rotation)
+        if seen != self._seen:
+            self._seen, self._orientation = seen, display_orientation(frame)
+        return self._orientation
+
+    def _place(self, frame: VideoFrame, orientation: Orientation) -> Fit:
+        shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
+        if self._size is None:
+            self._size = best_size(shown, self._sizes)
+        place = fit(shown, self._size, whole=self._whole)
+        for what, height, width in (
+            ("displayed", place.display_height, place.display_width),
+            ("scaled", place.resized_height, place.resized_width),
+        ):
+            if height * width > self._max_pixels:
+                raise QuarantineError(
+                    "decode",
+                    "unsupported",
+                    f"a picture of {frame.width}x{frame.height} with pixels "
+                    f"{self._sample_aspect} wide would be {what} as {width}x{height}, "
+                    f"more than decode.max_pixels = {self._max_pixels}",
+                )
+        if self._whole:
+            self._size, self._whole = (place.height, place.width), False
+        return place
+
+    def _rgb(self, frame: VideoFrame, place: Fit, orientation: Orientation) -> NDArray[Any]:
+        transfer = frame.color_trc
+        if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
+            wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
+            signal = resize(wide, place, orientation) / GBRP16_WHITE
+            return to_standard_range(signal, Transfer(transfer)) * 255
+        if has_alpha(frame.format.name):
+            rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
+            pixels = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+        else:
+            flags = EXACT if bits(frame.format.name) > 8 else FAST
+            pixels = self._convert(frame, "rgb24", flags)
+            if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
+                pixels = _LIMITED_GREY[pixels]
+        if self._float:
+            pixels = pixels.astype(np.float32)
+        return resize(pixels, place, orientation)
+
+    def _convert(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
+        converted = self._reformat(frame, format=target, interpolation=flags, threads=1)
+        return converted.to_ndarray()
+
+
+def display_orientation(frame: VideoFrame) -> Orientation:
+    """Return how the frame is turned upright, from the display matrix that it carries."""
+    carried: Any
+    try:
+        carried = frame.side_data  # typed as a dictionary in PyAV's stubs; it is a sequence too
+    except ValueError:
+        # A kind of side data newer than this PyAV hides all others. The rotation can still be
+        # asked for; a mirrored picture, which is rare, would stay mirrored.
+        return Orientation.from_degrees(frame.rotation)
+    for data in carried:
+        if data.type is SideData.DISPLAYMATRIX:
+            return Orientation.from_matrix(struct.unpack("=9i", bytes(data)[:36]))
+    return Orientation()
+
+
+@cache
+def bits(pixel_format: str) -> int:
+    """Return how many bits the widest component of a pixel format has."""
+    return max(component.bits for component in VideoFormat(pixel_format).components)
+
+
+@cache
+def has_alpha(pixel_format: str) -> bool:
+    """Return whether the pixel format says how opaque a pixel is."""
+    form = VideoFormat(pixel_format)
+    return form.has_palette or any(component.is_alpha for component in form.components)

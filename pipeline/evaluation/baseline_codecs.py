@@ -1,0 +1,174 @@
+"""The codec baselines: H.264, HEVC and AV1 at no more bits than a tokenizer spends on the clip.
+
+For each clip the finest quantizer is searched whose packets fit the budget. Settings are strong and
+aim at PSNR: slow presets, no psychovisual tuning, one group of pictures per clip, constant
+quantizer. Counted are the sizes of the packets: no container, no parameter sets (some 100 bytes
+that a file has once), and not the text about itself that x264 adds. Where even the coarsest
+quantizer spends more than the budget, its result stands, with the bits that it really spent.
+
+Pictures are rounded to 8 bits and go through 4:2:0, as they do in practice; the conversion alone
+leaves some 44 dB.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+import av
+import numpy as np
+import torch
+from av.codec.context import Flags
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.evaluation.candidate import Reconstruction
+from vidtok.config import TokenizerConfig
+from vidtok.evaluation.rate import bits_per_pixel
+
+_PIXEL_FORMAT: Final = "yuv420p"
+
+
+_SEI: Final = 6
+
+
+os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 tells its version on every start
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """An encoder of PyAV's FFmpeg with its settings, and the decoder that reads it."""
+
+    title: str
+    encoder: str
+    decoder: str
+    coarsest: int
+    """The largest quantizer parameter; the finest is 1."""
+    options: Callable[[int], dict[str, str]]
+
+
+CODECS: Final = {
+    "h264": Codec(
+        "H.264 (x264, veryslow)",
+        "libx264",
+        "h264",
+        51,
+        lambda q: {"preset": "veryslow", "tune": "psnr", "qp": str(q), "x264-params": "log=-1"},
+    ),
+    "hevc": Codec(
+        "HEVC (x265, slow)",
+        "libx265",
+        "hevc",
+        51,
+        lambda q: {
+            "preset": "slow",
+            "tune": "psnr",
+            "x265-params": f"qp={q}:log-level=none:info=0:pools=1:frame-threads=1",
+        },
+    ),
+    "av1": Codec(
+        "AV1 (SVT-AV1, preset 4)",
+        "libsvtav1",
+        "libdav1d",
+        63,
+        lambda q: {"preset": "4", "crf": str(q), "svtav1-params": "lp=1:tune=1"},
+    ),
+}
+
+
+def missing_codec(name: str) -> str | None:
+    """Return why a codec cannot be used in this build of PyAV, None if it can."""
+    codec = CODECS[name]
+    for library, mode in ((codec.encoder, "w"), (codec.decoder, "r")):
+        try:
+            av.Codec(library, mode)
+        except ValueError:  # PyAV's UnknownCodecError
+            return f"this build of PyAV has no {library}; take the wheel from PyPI"
+    return None
+
+
+class CodecAtSameBits:
+    """A candidate: one codec, within the bits of one tokenizer."""
+
+    def __init__(self, codec: Codec, config: TokenizerConfig, name: str) -> None:
+        self.name = name
+        self._codec = codec
+        self._config = config
+
+    def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
+        """Encode a clip `[1, 3, T, H, W]` in [-1, 1] within the budget, and decode it."""
+        length, height, width = video.shape[2:]
+        budget = bits_per_pixel(self._config, length, height, width) * length * height * width
+        pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        stream = fit(pixels.permute(1, 2, 3, 0).cpu().numpy(), self._codec, budget)
+        decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
+        back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
+        return Reconstruction(video=back, bits=float(stream.bits))
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One clip, coded."""
+
+    packets: tuple[bytes, ...]
+    parameter_sets: bytes | None
+
+    @property
+    def bits(self) -> int:
+        """What is counted."""
+        return 8 * sum(map(len, self.packets))
+
+
+def fit(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> Stream:
+    """Return the finest coding within the budget, or the coarsest that there is."""
+    finest, coarsest = 1, codec.coarsest
+    best = encode(frames, codec, coarsest)
+    while finest < coarsest:
+        middle = (finest + coarsest) // 2
+        stream = encode(frames, codec, middle)
+        if stream.bits <= budget_bits:
+            best, coarsest = stream, middle
+        else:
+            finest = middle + 1
+    return best
+
+
+def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> Stream:
+    """Return frames `[T, H, W, 3]` as one group of pictures."""
+    context: Any = av.CodecContext.create(codec.encoder, "w")
+    _, context.height, context.width, _ = frames.shape
+    context.pix_fmt = _PIXEL_FORMAT
+    context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
+    context.gop_size = len(frames)
+    context.thread_count = 1  # frames in flight would be coded differently
+    context.flags |= Flags.global_header
+    context.options = codec.options(quantizer)
+    packets = []
+    for n, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format=_PIXEL_FORMAT)
+        picture.pts, picture.time_base = n, context.time_base
+        packets += context.encode(picture)
+    packets += context.encode(None)
+    coded = [bytes(packet) for packet in packets]
+    if codec.encoder == "libx264":
+        coded = [without_sei(packet) for packet in coded]
+    return Stream(tuple(coded), context.extradata)
+
+
+def decode(stream: Stream, codec: Codec) -> NDArray[np.uint8]:
+    """Return the frames `[T, H, W, 3]` of a coded clip."""
+    context: Any = av.CodecContext.create(codec.decoder, "r")
+    context.extradata = stream.parameter_sets
+    context.thread_count = 1
+    frames = [frame for packet in stream.packets for frame in context.decode(av.Packet(packet))]
+    frames += context.decode(None)
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+
+
+def without_sei(packet: bytes) -> bytes:
+    """Return an H.264 packet without its supplemental units: text that no picture needs."""
+    parts = re.split(rb"(\x00\x00\x00\x01|\x00\x00\x01)", packet)
+    units = zip(parts[1::2], parts[2::2], strict=True)
+    return b"".join(code + unit for code, unit in units if unit[0] & 31 != _SEI)

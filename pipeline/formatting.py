@@ -1,0 +1,20 @@
+"""Durations and sizes as people read them."""
+
+
+def format_duration(seconds: float) -> str:
+    """Return `12.3 s`, or from a minute on `0:02:05`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def format_bytes(count: float) -> str:
+    """Return a size in B, kB, MB, GB or TB of powers of 1000."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,1 @@
+"""A job on Ray: plan, passes, metrics, summary."""

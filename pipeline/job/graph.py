@@ -1,0 +1,399 @@
+"""The Ray graph of one pass: units in, committed records or reasons out. Only here is Ray Data.
+
+    units ─► decode (actors) ─► tokenize (actors) ─► references ─► commit (tasks) ─► Event …
+
+What holds it together, each point tried under killed processes and nodes:
+
+- `target_max_block_size = 1` makes every row a block of its own: rows are never split or merged.
+- The driver walks over references. A small actor reads from the blocks whose they are; when all
+  rows of a unit are there, a task gets the references and writes the parts. No data comes here.
+- Rows come in any order, and after a lost actor twice: the first reference of a number counts, the
+  commit's digests decide whether rows of two attempts fit together.
+- At most `open_units` commits run; when as many do, nothing is pulled, and Ray Data's own
+  back-pressure stops the actors.
+- Retries are bounded (`max_task_retries`), lost blocks are tolerated (`max_errored_blocks`), and
+  what is missing in the end is ours to see: every unit given leaves as `UnitDone` or `UnitFailed`.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.dataset.records import UnitRecord
+from pipeline.job.metrics import Recorder
+from pipeline.job.resources import Allocation
+from pipeline.job.workers import (
+    CommitArguments,
+    DecodeArguments,
+    DecodeWorker,
+    TokenizeArguments,
+    TokenizeWorker,
+    commit_blocks,
+)
+from pipeline.records import WorkUnit, from_json, to_json
+from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
+
+_TASK_RETRIES: Final = 2
+"""A row or unit that kills its actor is started 1 + 2 times; Ray's own default never ends."""
+
+
+_DESCRIBE_AT_ONCE: Final = 20
+
+
+_DESCRIBES_OPEN: Final = 2
+
+
+_COMMIT_RETRIES: Final = 5
+
+
+_POLL_S: Final = 0.2
+
+
+_NO_PROGRESS_S: Final = 6 * 3600
+"""Ray Data gives a pass up after this; waiting for nodes counts, and spot nodes can take hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A batch row was tokenized; it is not committed yet."""
+
+    num_clips: int
+    waiting_s: float
+    """Seconds that the actor waited for input since its row before."""
+    busy_s: float
+    """Likewise, seconds that it worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """A unit's parts are written; its record is not in the log yet."""
+
+    record: UnitRecord
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFailed:
+    """A unit did not come through this pass."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What is under way; comes a few times a second, so that the driver can look at its clock."""
+
+    open_units: int
+    """Units of which rows have arrived, and which are neither done nor failed."""
+    rows_held: int
+    """Tokenized rows of these units."""
+
+
+Event = BatchDone | UnitDone | UnitFailed | InFlight
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassArguments:
+    """What the three kinds of worker need, and how many commits may be open."""
+
+    decode: DecodeArguments
+    tokenize: TokenizeArguments
+    commit: CommitArguments
+    open_units: int
+    recorder: Recorder
+    careful: bool = False
+    """After a pass with failures: one row in flight per tokenizer, so that a row that kills its
+    actor takes no healthy ones along."""
+
+
+def run_pass(
+    units: Sequence[WorkUnit], arguments: PassArguments, allocation: Allocation
+) -> Iterator[Event]:
+    """Run units through the graph. Needs a connected Ray.
+
+    Yields:
+        Events; each unit exactly once as `UnitDone` or `UnitFailed`.
+    """
+    context = _quiet_context()
+    with DataContext.current(context), warnings.catch_warnings():
+        # `max_task_retries` has no other way in; the Ray range of this package ends before 2.64.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        dataset = _dataset(units, arguments, allocation)
+    collector = _Collector(units, arguments.commit, allocation.commit_cpus, arguments.open_units)
+    yield from collector.collect(dataset)
+
+
+def _quiet_context() -> DataContext:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # copying sets every field, the deprecated ones too
+        context = DataContext.get_current().copy()
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Blocks that are given up are this module's business, and reported with their reasons.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return context
+
+
+def _dataset(
+    units: Sequence[WorkUnit], arguments: PassArguments, allocation: Allocation
+) -> Dataset:
+    rows = [{"unit": to_json(unit).decode()} for unit in units]
+    on_gpu = allocation.tokenize_gpus > 0
+    calls = 1 if arguments.careful or not on_gpu else 2
+    in_flight = 1 if arguments.careful else 4 if on_gpu else 2
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset = dataset.map_batches(
+        DecodeWorker,
+        fn_constructor_args=(arguments.decode, arguments.recorder),
+        batch_size=1,
+        batch_format="numpy",
+        # One unit in flight: with more, a unit that kills its actor took a healthy one along.
+        compute=ActorPoolStrategy(size=allocation.decode_actors, max_tasks_in_flight_per_actor=1),
+        num_cpus=allocation.decode_cpus,
+        max_task_retries=_TASK_RETRIES,
+    )
+    return dataset.map_batches(
+        TokenizeWorker,
+        fn_constructor_args=(arguments.tokenize, arguments.recorder),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(
+            size=allocation.tokenize_actors,
+            max_tasks_in_flight_per_actor=in_flight,
+            max_concurrent_calls_per_actor=calls,
+        ),
+        num_cpus=allocation.tokenize_cpus,
+        num_gpus=allocation.tokenize_gpus,
+        max_task_retries=_TASK_RETRIES,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """Whose row a block holds."""
+
+    kind: str
+    unit: str
+    seq: int
+    num_clips: int
+    waiting_s: float
+    busy_s: float
+    num_rows: int = 0
+    """Of a closing row: the batch rows of its unit."""
+    reason: str = ""
+    """Of an aborted unit."""
+
+
+@ray.remote
+class _Describer:
+    def describe(self, refs: list[Any]) -> list[_Described | None]:
+        """Return whose rows blocks hold; None for one that is lost."""
+        return [_describe(ref) for ref in refs]
+
+
+def _describe(ref: Any) -> _Described | None:
+    try:
+        block: pa.Table = ray.get(ref)
+    except ray.exceptions.RayError:
+        return None
+    [row] = block.drop_columns(["rows"]).to_pylist()
+    kind, header = row["kind"], row["header"]
+    rows, reason = 0, ""
+    if kind == CLOSING:
+        rows = len(from_json(Closing, header).digests)
+    elif kind == ABORTED:
+        reason = from_json(Aborted, header).reason
+    return _Described(
+        kind=kind,
+        unit=row["unit"],
+        seq=row["seq"],
+        num_clips=row["num_clips"],
+        waiting_s=row["waiting_s"],
+        busy_s=row["busy_s"],
+        num_rows=rows,
+        reason=reason,
+    )
+
+
+def _commit(unit: WorkUnit, refs: list[Any], arguments: CommitArguments) -> UnitRecord | str:
+    """Commit a unit from references, closing row first; a list keeps Ray from fetching them all."""
+    return commit_blocks(unit, (ray.get(ref) for ref in refs), arguments)
+
+
+@dataclass(slots=True)
+class _OpenUnit:
+    """The rows of a unit that came so far."""
+
+    closing: Any = None
+    num_rows: int = -1
+    refs: dict[int, Any] = field(default_factory=dict)
+
+    def complete(self) -> list[Any] | None:
+        """Return all references, the closing row's first, if none is missing."""
+        if self.closing is None or any(seq not in self.refs for seq in range(self.num_rows)):
+            return None
+        return [self.closing, *(self.refs[seq] for seq in range(self.num_rows))]
+
+
+class _Collector:
+    """Turns a stream of references into commits."""
+
+    def __init__(
+        self,
+        units: Sequence[WorkUnit],
+        arguments: CommitArguments,
+        commit_cpus: float,
+        open_units: int,
+    ) -> None:
+        self._units: Mapping[str, WorkUnit] = {unit.unit: unit for unit in units}
+        self._arguments = ray.put(arguments)
+        self._open_units = open_units
+        self._open: dict[str, _OpenUnit] = {unit.unit: _OpenUnit() for unit in units}
+        """Units of which rows may still come."""
+        self._rows_held: dict[str, int] = {}
+        """Unit → rows that arrived, of units that are not done."""
+        self._describing: dict[Any, list[Any]] = {}
+        self._committing: dict[Any, str] = {}
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._describer = _Describer.options(  # type: ignore[attr-defined]
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+        ).remote()
+        self._commit = ray.remote(_commit).options(
+            num_cpus=commit_cpus, max_retries=_COMMIT_RETRIES, scheduling_strategy="SPREAD"
+        )
+
+    def collect(self, dataset: Dataset) -> Iterator[Event]:
+        """Yield events until every unit is done or failed."""
+        source = _References(dataset)
+        try:
+            yield from self._collect(source)
+        finally:
+            source.close()
+
+    def _collect(self, source: "_References") -> Iterator[Event]:
+        while not (source.is_dry and not self._describing and not self._committing):
+            if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
+                idle = not self._describing and not self._committing
+                if refs := source.take(_DESCRIBE_AT_ONCE, _POLL_S if idle else 0):
+                    self._describing[self._describer.describe.remote(refs)] = refs
+            waiting = [*self._describing, *self._committing]
+            ready = ray.wait(waiting, timeout=_POLL_S)[0] if waiting else []
+            for future in ready:
+                if future in self._describing:
+                    yield from self._described(future)
+                else:
+                    yield self._committed(future)
+            yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
+        reason = source.error or (
+            "its rows did not all arrive: a process that worked on it died"
+            f" {1 + _TASK_RETRIES} times, or a node was lost"
+        )
+        for unit in list(self._open):
+            yield self._failed(unit, reason)
+
+    def _described(self, future: Any) -> Iterator[Event]:
+        refs = self._describing.pop(future)
+        for ref, row in zip(refs, ray.get(future), strict=True):
+            if row is None or row.unit not in self._open:
+                continue  # lost, or a second coming of a unit that is on its way
+            if row.kind == ABORTED:
+                yield self._failed(row.unit, row.reason)
+                continue
+            unit = self._open[row.unit]
+            if row.kind == BATCH and row.seq not in unit.refs:
+                unit.refs[row.seq] = ref
+                self._rows_held[row.unit] = len(unit.refs)
+                yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
+            elif row.kind == CLOSING and unit.closing is None:
+                unit.closing, unit.num_rows = ref, row.num_rows
+            if whole := unit.complete():
+                del self._open[row.unit]
+                task = self._commit.remote(self._units[row.unit], whole, self._arguments)
+                self._committing[task] = row.unit
+
+    def _committed(self, future: Any) -> UnitDone | UnitFailed:
+        unit = self._committing.pop(future)
+        self._rows_held.pop(unit, None)
+        try:
+            outcome: UnitRecord | str = ray.get(future)
+        except ray.exceptions.RayError as error:
+            outcome = f"commit: {_say(error)}"
+        if isinstance(outcome, UnitRecord):
+            return UnitDone(outcome)
+        return UnitFailed(unit, outcome)
+
+    def _failed(self, unit: str, reason: str) -> UnitFailed:
+        del self._open[unit]
+        self._rows_held.pop(unit, None)
+        return UnitFailed(unit, reason)
+
+
+class _References:
+    """References of the result's blocks, pulled by a thread that waits when nobody takes them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=_DESCRIBE_AT_ONCE)
+        self._end = object()
+        self._closed = False
+        self.is_dry = False
+        self.error: str | None = None
+        """What ended the execution early, if anything did."""
+        self._thread = threading.Thread(target=self._pull, args=(dataset,), daemon=True)
+        self._thread.start()
+
+    def take(self, at_most: int, wait_s: float) -> list[Any]:
+        """Return what there is; wait only for the first."""
+        taken: list[Any] = []
+        while len(taken) < at_most and not self.is_dry:
+            try:
+                item = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            wait_s = 0
+            if item is self._end:
+                self.is_dry = True
+            else:
+                taken.append(item)
+        return taken
+
+    def close(self) -> None:
+        """Stop pulling, which ends the execution if it is still going on."""
+        self._closed = True
+
+    def _pull(self, dataset: Dataset) -> None:
+        try:
+            for bundle in dataset.iter_internal_ref_bundles():
+                for entry in bundle.blocks:
+                    self._put(entry.ref)
+                if self._closed:
+                    break
+        except Exception as error:
+            self.error = f"Ray Data: {_say(error)}"
+        finally:
+            self._put(self._end)
+
+    def _put(self, item: Any) -> None:
+        while not self._closed:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=_POLL_S)
+                return
+
+
+def _say(error: BaseException) -> str:
+    """Return an error in one line: Ray's errors quote a traceback, whose last line is the cause."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

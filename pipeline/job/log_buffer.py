@@ -1,0 +1,83 @@
+"""Groups unit records into appends to the commit log, and bridges a store that fails a while."""
+
+import time
+from typing import Final
+
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.tally import Tally
+from pipeline.errors import StoreError
+
+_BRIDGE_S: Final = 600.0
+"""How long a store may refuse before the job gives up."""
+
+
+_BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+class LogBuffer:
+    """Holds records for some seconds, then appends them as one.
+
+    Args:
+        log: what is appended to.
+        every_s: seconds between appends.
+
+    Attributes:
+        ours: sums over the units that this driver committed.
+        num_lost: units that another driver committed first.
+    """
+
+    def __init__(self, log: CommitLog, every_s: float) -> None:
+        self.log = log
+        self.ours = Tally()
+        self.num_lost = 0
+        self._every_s = every_s
+        self._waiting: dict[str, UnitRecord] = {}
+        self._due = time.monotonic() + every_s
+        self._failing_since: float | None = None
+
+    def add(self, record: UnitRecord) -> None:
+        """Take in a unit whose parts are written."""
+        self._waiting[record.unit] = record
+
+    def flush_if_due(self) -> None:
+        """Append what waits if it has waited long enough.
+
+        Raises:
+            StoreError: the store has been refusing for ten minutes.
+        """
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + self._every_s
+        try:
+            self._append()
+        except StoreError:
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > _BRIDGE_S:
+                raise
+
+    def flush(self) -> None:
+        """Append what waits, now.
+
+        Raises:
+            StoreError: the store refuses after several tries.
+        """
+        for pause_s in (*_BACKOFF_S, None):
+            try:
+                self._append()
+            except StoreError:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+            else:
+                return
+
+    def _append(self) -> None:
+        if self._waiting:
+            outcome = self.log.append(self._waiting.values())
+            for unit in outcome.ours:
+                self.ours.add(self._waiting[unit])
+            self.num_lost += len(outcome.lost)
+            self._waiting = {}
+        self._failing_since = None

@@ -1,0 +1,85 @@
+"""How many actors a job starts, and what each of them asks of the cluster. Arithmetic only."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.config.job import JobConfig
+from pipeline.errors import ConfigError
+
+_ROOMY_CPUS: Final = 8
+
+
+_COMMIT_CPUS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """Actors of the two pools, with CPUs and GPUs of one actor or task."""
+
+    device: str
+    decode_actors: int
+    decode_cpus: float
+    tokenize_actors: int
+    tokenize_cpus: float
+    tokenize_gpus: float
+    commit_cpus: float
+    """0 on small clusters: what actors occupy for good, a commit could wait for for ever."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that the actors need to be up, all of them."""
+        return self.decode_actors * self.decode_cpus + self.tokenize_actors * self.tokenize_cpus
+
+
+def allocate(
+    config: JobConfig, *, cpus: float, gpus: float, units: int, may_grow: bool = False
+) -> Allocation:
+    """Divide a cluster between decode, tokenize and commit.
+
+    Args:
+        config: says how many actors, where it says anything.
+        cpus: of the whole cluster.
+        gpus: likewise.
+        units: to do; no more decode actors than that.
+        may_grow: more nodes may come: then actors that the settings name are asked for although
+            they do not fit now, which is what an autoscaler acts on. All others get smaller shares
+            of the CPUs instead, since an actor that never starts would stop the job.
+
+    Raises:
+        ConfigError: GPUs are asked for and there are none.
+    """
+    settings = config.tokenize
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+    if on_gpu:
+        fitting = int(gpus / settings.gpus_per_actor + 1e-9)
+        if fitting == 0 and not may_grow:
+            raise ConfigError(
+                f"tokenize.device = {settings.device}: the cluster has {gpus:g} GPUs, an actor"
+                f" takes {settings.gpus_per_actor:g}; use tokenize.device=cpu"
+            )
+        tokenizers = settings.actors or max(1, fitting)
+        tokenize_cpus = 0.0
+    else:
+        tokenizers = settings.actors or max(1, int(cpus / 2 / settings.threads))
+        tokenize_cpus = float(settings.threads)
+    for_commits = config.commit.open_units * _COMMIT_CPUS if cpus >= _ROOMY_CPUS else 0.0
+    left = cpus - tokenizers * tokenize_cpus - for_commits
+    decoders = min(config.decode.actors or max(1, int(left)), max(1, units))
+    wanted = decoders + tokenizers * tokenize_cpus
+    named = config.decode.actors is not None or settings.actors is not None
+    waits = may_grow and (named or cpus < 1)
+    share = 1.0 if waits or wanted <= cpus else cpus / wanted
+    return Allocation(
+        device="cuda" if on_gpu else "cpu",
+        decode_actors=decoders,
+        decode_cpus=_rounded_down(share),
+        tokenize_actors=tokenizers,
+        tokenize_cpus=_rounded_down(tokenize_cpus * share),
+        tokenize_gpus=settings.gpus_per_actor if on_gpu else 0.0,
+        commit_cpus=_COMMIT_CPUS if for_commits and wanted + for_commits <= cpus else 0.0,
+    )
+
+
+def _rounded_down(cpus: float) -> float:
+    """Ray counts in steps of 1/10000; rounding up would leave the last actor without room."""
+    return int(cpus * 1000) / 1000

@@ -1,0 +1,81 @@
+"""Where a worker's time goes: waiting for input, busy, or blocked while it hands a row over."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pipeline.job.metrics import WORKER_SECONDS, Recorder
+
+WAITING, BUSY, BLOCKED = "waiting", "busy", "blocked"
+"""Values of the label `state`."""
+
+
+_REPORT_EVERY_S: Final = 5.0
+
+
+class WorkerClock:
+    """Divides the time since its start among the three states.
+
+    Calls may overlap: the worker is busy while any of them is under way, and the seconds of all
+    states add up to those of the clock. A thread reports now and then, since a worker that starves
+    makes no call that could.
+
+    Args:
+        stage: value of the label.
+        recorder: told as time passes.
+    """
+
+    def __init__(self, stage: str, recorder: Recorder) -> None:
+        self._stage = stage
+        self._recorder = recorder
+        self._lock = threading.Lock()
+        self._calls = self._blocked = 0
+        self._since = time.monotonic()
+        self._seconds: dict[str, float] = {}
+        threading.Thread(target=self._report, daemon=True).start()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around a call."""
+        self._move(calls=1)
+        try:
+            yield
+        finally:
+            self._move(calls=-1)
+
+    @contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """Inside a call, around a `yield` that comes back when the consumer has room."""
+        self._move(blocked=1)
+        try:
+            yield
+        finally:
+            self._move(blocked=-1)
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds by state since this was asked last."""
+        self._move()
+        with self._lock:
+            seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def _move(self, *, calls: int = 0, blocked: int = 0) -> None:
+        """Book the time up to now on the state so far."""
+        with self._lock:
+            if not self._calls:
+                state = WAITING
+            else:
+                state = BLOCKED if self._blocked == self._calls else BUSY
+            now = time.monotonic()
+            seconds, self._since = now - self._since, now
+            self._seconds[state] = self._seconds.get(state, 0.0) + seconds
+            self._calls += calls
+            self._blocked += blocked
+        self._recorder.add(WORKER_SECONDS, seconds, stage=self._stage, state=state)
+
+    def _report(self) -> None:
+        while True:
+            time.sleep(_REPORT_EVERY_S)
+            self._move()

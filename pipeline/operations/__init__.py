@@ -1,0 +1,1 @@
+"""Verbs of `python -m pipeline` on a dataset."""

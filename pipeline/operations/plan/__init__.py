@@ -1,0 +1,1 @@
+"""`plan`: what a job would do and cost."""

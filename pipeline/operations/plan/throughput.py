@@ -1,0 +1,72 @@
+"""How long the job's tokenizers take for a clip, on the device that this machine has."""
+
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.config.job import JobConfig
+from pipeline.job.setup import Tokenizers
+from pipeline.records import Bucket
+from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
+from pipeline.tokenizers.models import open_encoder
+
+_CALLS: Final = 5
+"""Of which the median counts; the one before them warms up."""
+
+
+def device_here(config: JobConfig) -> str:
+    """Return `cuda` if the job may run on a GPU and this machine has one, else `cpu`."""
+    return "cuda" if config.tokenize.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device_name(config: JobConfig, device: str) -> str:
+    """Return what a person calls the device."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    return f"{config.tokenize.threads} threads of a CPU"
+
+
+def clip_seconds(
+    config: JobConfig,
+    tokenizers: Tokenizers,
+    examples: Mapping[Bucket, NDArray[Any]],
+    *,
+    device: str,
+    seconds: float,
+) -> dict[Bucket, float]:
+    """Return the seconds that all tokenizers together take for one clip of each bucket.
+
+    Args:
+        config: the job.
+        tokenizers: its models, as they were looked into.
+        examples: a real clip [T, H, W, 3] of each bucket.
+        device: `cpu` or `cuda`.
+        seconds: to measure; each tokenizer and bucket has one call at least, which alone counts
+            where there is no time for another.
+    """
+    pace = dict.fromkeys(examples, 0.0)
+    share = seconds / max(1, len(examples) * len(config.tokenizers))
+    with job_arithmetic(config.tokenize.threads):
+        for spec, column, weights in zip(
+            config.tokenizers, tokenizers.columns, tokenizers.weights, strict=True
+        ):
+            encoder = open_encoder(spec, column, weights=weights, device=device)
+            batch = 1 if device == "cpu" else spec.batch
+            for bucket, clip in examples.items():
+                pace[bucket] += _call_seconds(encoder, np.stack([clip] * batch), share) / batch
+    return pace
+
+
+def _call_seconds(encoder: ClipEncoder, frames: NDArray[Any], seconds: float) -> float:
+    calls: list[float] = []
+    until = time.monotonic() + seconds
+    while len(calls) <= _CALLS and (not calls or time.monotonic() + calls[-1] < until):
+        began = time.monotonic()
+        encoder(frames)  # ends on the CPU, so a GPU has finished
+        calls.append(time.monotonic() - began)
+    return median(calls[1:] or calls)

@@ -1,0 +1,1 @@
+"""`publish`: parts as a Delta or Iceberg table."""

@@ -1,0 +1,212 @@
+"""A dataset as an Iceberg table: its metadata in `iceberg/`, and no catalog needed to read it.
+
+    iceberg/metadata/v<n>.metadata.json    version n, put only if absent: that is the commit
+    iceberg/metadata/version-hint.text     the newest n, for readers that are given the folder
+    iceberg/metadata/*.avro                which files a version has
+
+These are the names of Iceberg's own file system catalog. Files are named by full URIs, as Iceberg
+wants it, so a copied dataset is published anew.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.noop import NoopCatalog
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.io.fsspec import FsspecFileIO, FsspecOutputFile
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
+from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.table.update import update_table_metadata
+from pyiceberg.typedef import Record
+
+from pipeline.errors import ConfigError, StoreError, redacted
+from pipeline.operations.publish.table import WholeFile
+from pipeline.storage.files import canonical_uri
+from pipeline.storage.store import Store
+
+_FOLDER: Final = "iceberg"
+
+
+_METADATA: Final = re.compile(rf"{_FOLDER}/metadata/v(\d+)\.metadata\.json")
+
+
+_LOG_NUMBER: Final = "vidtok.log_number"
+
+
+class Iceberg:
+    """See `pipeline.operations.publish.table.Table`.
+
+    Raises:
+        ConfigError: the table was published when the dataset stood elsewhere.
+        StoreError: the table cannot be read.
+    """
+
+    def __init__(self, store: Store, schema: pa.Schema) -> None:
+        root = canonical_uri(store.uri, store.storage_options)
+        self._root = f"file://{root}" if root.startswith("/") else root
+        self.uri = f"{self._root}/{_FOLDER}"
+        with _iceberg_errors(self.uri):
+            matches = map(_METADATA.fullmatch, store.list(_FOLDER))
+            numbers = [int(match[1]) for match in matches if match]
+            self.version = max(numbers, default=None)
+            if self.version is None:
+                metadata, location = _new_metadata(self.uri, schema), ""
+            else:
+                path = _metadata_path(self.version)
+                metadata = TableMetadataUtil.parse_raw(store.read(path).decode())
+                location = f"{self._root}/{path}"
+            if metadata.location != self.uri:
+                raise ConfigError(
+                    f"{self.uri}: this table was published at {metadata.location}, and Iceberg"
+                    f" names files by full URIs; delete the folder {_FOLDER} and publish again"
+                )
+            catalog = _Folder(store, self._root)
+            self._table = Table(
+                (_FOLDER,), metadata, location, _StoreIO(store, self._root), catalog
+            )
+            self._files: dict[str, DataFile] = {
+                task.file.file_path.removeprefix(f"{self._root}/"): task.file
+                for task in self._table.scan().plan_files()
+            }
+        self.paths = frozenset(self._files)
+
+    def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
+        """See `pipeline.operations.publish.table.Table`."""
+        with _iceberg_errors(self.uri), self._table.transaction() as transaction:
+            update = transaction.update_snapshot({_LOG_NUMBER: str(number)})
+            # An append merges the small lists of files that earlier appends left.
+            with update.overwrite() if removed else update.merge_append() as snapshot:
+                for path in removed:
+                    snapshot.delete_data_file(self._files[path])
+                for file in added:
+                    snapshot.append_data_file(self._data_file(file))
+        self.version = (self.version or 0) + 1
+
+    def _data_file(self, file: WholeFile) -> DataFile:
+        unit = self._table.schema().find_field("unit").field_id
+        return DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=f"{self._root}/{file.path}",
+            file_format=FileFormat.PARQUET,
+            partition=Record(),
+            record_count=file.rows,
+            file_size_in_bytes=file.bytes,
+            lower_bounds={unit: file.first_unit.encode()},
+            upper_bounds={unit: file.last_unit.encode()},
+        )
+
+
+class _Folder(NoopCatalog):  # type: ignore[misc]
+    """A catalog of one table: its versions are the numbered files of a folder."""
+
+    def __init__(self, store: Store, root: str) -> None:
+        super().__init__(_FOLDER)
+        self._store = store
+        self._root = root
+
+    def commit_table(
+        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]
+    ) -> CommitTableResponse:
+        """Put the next version's metadata.
+
+        Raises:
+            CommitFailedException: somebody else's stands there.
+            StoreError: the store refuses, or gives no answer.
+        """
+        before = table.metadata_location
+        match = _METADATA.fullmatch(before.removeprefix(f"{self._root}/"))
+        number = int(match[1]) + 1 if match else 1
+        metadata = update_table_metadata(table.metadata, updates, metadata_location=before or None)
+        path, data = _metadata_path(number), metadata.model_dump_json().encode()
+        if self._store.settle(path, data) != data:
+            raise CommitFailedException(f"version {number} stands there already")
+        self._store.write(f"{_FOLDER}/metadata/version-hint.text", str(number).encode())
+        return CommitTableResponse(
+            metadata=metadata, **{"metadata-location": f"{self._root}/{path}"}
+        )
+
+
+class _StoreIO(FsspecFileIO):  # type: ignore[misc]
+    """The library's way to files: with the store's credentials, and its care when it writes."""
+
+    def __init__(self, store: Store, root: str) -> None:
+        super().__init__({})
+        self._store = store
+        self._root = root
+
+    def get_fs(self, scheme: str, hostname: str | None = None) -> Any:
+        return self._store.filesystem()
+
+    def new_output(self, location: str) -> FsspecOutputFile:
+        return _Output(location, self._store, location.removeprefix(f"{self._root}/"))
+
+
+class _Output(FsspecOutputFile):  # type: ignore[misc]
+    """A file that is written whole: a table must not outlive the lists that it names."""
+
+    def __init__(self, location: str, store: Store, path: str) -> None:
+        super().__init__(location, store.filesystem())
+        self._write = partial(store.write, path)
+
+    def create(self, overwrite: bool = False) -> "_Buffer":
+        return _Buffer(self._write)
+
+
+class _Buffer(io.BytesIO):
+    """Bytes that are handed on when they are all there."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def close(self) -> None:
+        if not self.closed:
+            self._write(self.getvalue())
+        super().close()
+
+
+def _new_metadata(location: str, schema: pa.Schema) -> TableMetadata:
+    """Return the metadata of a table without a version, which is not stored yet."""
+    properties = {key.decode(): text.decode() for key, text in schema.metadata.items()}
+    # No second try: it would put this state of the log after a newer one.
+    properties["commit.retry.num-retries"] = "0"
+    metadata = new_table_metadata(
+        Catalog._convert_schema_if_needed(schema),
+        UNPARTITIONED_PARTITION_SPEC,
+        UNSORTED_SORT_ORDER,
+        location,
+        properties,
+    )
+    # Parts know nothing of Iceberg's column numbers, so readers go by name.
+    names = metadata.schema().name_mapping.model_dump_json()
+    return metadata.model_copy(
+        update={"properties": {**metadata.properties, "schema.name-mapping.default": names}}
+    )
+
+
+def _metadata_path(number: int) -> str:
+    return f"{_FOLDER}/metadata/v{number}.metadata.json"
+
+
+@contextmanager
+def _iceberg_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except CommitFailedException as error:
+        raise StoreError(
+            f"{where}: another commit of the Iceberg table came first ({error}); run the command"
+            " again"
+        ) from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(redacted(f"{where}: Iceberg table: {error}")) from error

@@ -1,0 +1,63 @@
+"""What a dataset holds, from its log alone: also while a job runs, and after it died."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.metadata import Dataset, read_dataset
+from pipeline.dataset.tally import Tally, tally_dict, tally_lines
+from pipeline.errors import BALANCED, UNBALANCED
+from pipeline.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is committed."""
+
+    output: str
+    dataset: Dataset
+    manifest: Manifest
+    tally: Tally
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every sample and clip is accounted for."""
+        return UNBALANCED if self.tally.problems else BALANCED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "output": self.output,
+            "fingerprint": self.dataset.fingerprint,
+            "log_number": self.manifest.number,
+            "tokenizers": {column.name: column.model for column in self.dataset.tokenizers},
+            "units_reopened": sorted(self.manifest.reopened),
+            "problems": self.tally.problems,
+            **tally_dict(self.tally),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the same for a person."""
+        count = len(self.manifest.reopened)
+        columns = ", ".join(f"{c.name} ({c.model})" for c in self.dataset.tokenizers)
+        return [
+            f"dataset    {self.output}",
+            f"columns    {columns}",
+            f"units      {self.tally.units} committed · log at record {self.manifest.number}",
+            f"made by    fingerprint {self.dataset.fingerprint}",
+            *([f"reopened   {count} units, for the next run"] if count else []),
+            *tally_lines(self.tally),
+            *(f"IMBALANCE  {problem}" for problem in self.tally.problems),
+        ]
+
+
+def status(store: Store) -> Status:
+    """Return what is committed.
+
+    Raises:
+        ConfigError: there is no dataset.
+        StoreError: the log is damaged.
+    """
+    dataset = read_dataset(store)
+    manifest = read_manifest(store)
+    return Status(store.uri, dataset, manifest, Tally.of(manifest))

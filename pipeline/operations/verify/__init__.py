@@ -1,0 +1,1 @@
+"""`verify`: is everything there and right?"""

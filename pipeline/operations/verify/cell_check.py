@@ -1,0 +1,79 @@
+"""Checks the cells of one row group: their number, their shape, and that each is a value at all."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.operations.findings import Finding, Kind
+
+_BF16_EXPONENT: Final = 0x7F80
+"""All exponent bits of a bfloat16: set in NaN and in both infinities, and in nothing else."""
+
+
+def check_cells(
+    rows: pa.Table, column: TokenizerColumn, shapes: Sequence[Sequence[int]], where: str
+) -> Iterator[Finding]:
+    """Yield what is wrong with one tokenizer's cells.
+
+    Args:
+        rows: of one row group, with `clip_id` and the tokenizer's columns.
+        column: the tokenizer.
+        shapes: that the rows have to have, one for each.
+        where: path of the part.
+    """
+    found = rows[f"{column.name}_shape"].to_pylist()
+    sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
+    wanted = sizes * column.stored_dtype.itemsize
+    good = np.array([one == list(shape) for one, shape in zip(found, shapes, strict=True)])
+    if not good.all():
+        n = int(np.argmin(good))
+        text = f"{column.name}_shape {found[n]}, the model gives {list(shapes[n])}"
+        yield _finding("shape", rows, ~good, where, text)
+    for name in column.cell_columns:
+        lengths = pc.binary_length(rows[name]).to_numpy()
+        full = lengths == wanted
+        if (short := good & ~full).any():
+            n = int(np.argmax(short))
+            takes = f"{list(shapes[n])} {column.dtype} take {wanted[n]}"
+            text = f"{name}: {lengths[n]} bytes, {takes}"
+            yield _finding("shape", rows, short, where, text)
+        if not (usable := good & full).any():
+            continue
+        alive = rows.filter(pa.array(usable))
+        cells = np.frombuffer(b"".join(alive[name].to_pylist()), column.stored_dtype)
+        bad = _bad(cells, column)
+        whose = np.repeat(np.arange(alive.num_rows), sizes[usable])
+        counts = np.bincount(whose[bad], minlength=alive.num_rows)
+        rows_with_bad: NDArray[np.bool_] = counts > 0
+        if not rows_with_bad.any():
+            continue
+        if column.kind == "fsq":
+            text = f"{name}: index {cells[bad][0]}, the codebook has {column.codebook_size}"
+            yield _finding("range", alive, rows_with_bad, where, text)
+        else:
+            n = int(np.argmax(rows_with_bad))
+            text = f"{name}: NaN or infinity in {counts[n]} of {sizes[usable][n]} cells"
+            yield _finding("non_finite", alive, rows_with_bad, where, text)
+
+
+def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
+    bad: NDArray[np.bool_]
+    if column.codebook_size is not None:
+        # As Python's integers: 65536 is no uint16.
+        bad = cells.astype(np.int64) >= column.codebook_size
+    elif column.dtype == "bfloat16":
+        bad = (cells & _BF16_EXPONENT) == _BF16_EXPONENT
+    else:
+        bad = ~np.isfinite(cells)
+    return bad
+
+
+def _finding(kind: Kind, rows: pa.Table, bad: NDArray[np.bool_], where: str, text: str) -> Finding:
+    """Return one finding for all rows that share a fault; the text is about the first."""
+    first = rows["clip_id"][int(np.argmax(bad))].as_py()
+    return Finding(kind, where, f"{int(bad.sum())} rows, first {first}: {text}")

@@ -1,0 +1,116 @@
+"""Opens files of a dataset that may be damaged: whole, by their bytes, and as Parquet.
+
+A file whose bytes are not those of the record is not opened: what stands in it says nothing.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.metadata import Dataset
+from pipeline.dataset.part_reader import fetched
+from pipeline.dataset.part_writer import MERGED_NAME
+from pipeline.dataset.records import Part
+from pipeline.dataset.schema import clip_schema
+from pipeline.errors import StoreError
+from pipeline.operations.findings import Finding, Kind
+from pipeline.storage.store import Store
+
+Opened = tuple[pq.ParquetFile | None, list[Finding]]
+"""A file to look into, if it can be, and what is wrong with it."""
+
+
+@contextmanager
+def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -> Iterator[Opened]:
+    """Give a file whose bytes, columns and number of rows were checked.
+
+    Args:
+        store: the dataset's root.
+        part: as a record names it.
+        pattern: of its path, with the digest in the one group.
+        schema: its columns and metadata.
+    """
+    findings: list[Finding] = []
+
+    def wrong(kind: Kind, text: str) -> list[Finding]:
+        return [*findings, Finding(kind, part.path, text)]
+
+    name = re.fullmatch(pattern, part.path)
+    if name is None or not part.sha256.startswith(name[1]):
+        findings = wrong("checksum", f"the name does not fit unit and {part.sha256}")
+    with ExitStack() as stack:
+        try:
+            file, digest = stack.enter_context(fetched(store, part.path))
+        except FileNotFoundError:
+            yield None, wrong("missing", "gone since it was listed")
+            return
+        if digest != part.sha256:
+            yield None, wrong("checksum", f"SHA-256 {digest}, recorded {part.sha256}")
+            return
+        try:
+            parquet = pq.ParquetFile(file)
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            yield None, wrong("unreadable", f"{type(error).__name__}: {error}")
+            return
+        # Not with `check_metadata`, which heeds what Parquet calls a list's elements, too.
+        found = parquet.schema_arrow
+        if not found.equals(schema) or found.metadata != schema.metadata:
+            yield None, wrong("schema", "columns or metadata are not the dataset's")
+            return
+        rows, recorded = parquet.metadata.num_rows, part.place.of_rows if part.place else part.rows
+        if rows != recorded:
+            findings = wrong("rows", f"{rows} rows, recorded {recorded}")
+        yield parquet, findings
+
+
+class MergedFiles:
+    """Merged parts, each fetched and checked once; a context manager that ends by closing them.
+
+    One of each bucket is open at a time: units come in the order of their commits, and so do rows
+    in merged parts. One that was open before is fetched again.
+
+    Attributes:
+        seen: paths of those that were checked.
+    """
+
+    def __init__(self, store: Store, dataset: Dataset) -> None:
+        self._store = store
+        self._schema = clip_schema(dataset.tokenizers)
+        self._stacks: dict[str, ExitStack] = {}
+        self._open: dict[str, tuple[str, pq.ParquetFile | None]] = {}
+        self.seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for stack in self._stacks.values():
+            stack.close()
+
+    def open(self, part: Part) -> Opened:
+        """Return the file to read a unit's rows from; findings only when it is new."""
+        path, parquet = self._open.get(part.bucket, ("", None))
+        if path == part.path:
+            return parquet, []
+        stack = self._stacks.setdefault(part.bucket, ExitStack())
+        stack.close()
+        pattern = rf"data/{part.bucket}/{MERGED_NAME.pattern}-0-([0-9a-f]{{16}})\.parquet"
+        parquet, findings = stack.enter_context(
+            checked_parquet(self._store, part, pattern, self._schema)
+        )
+        self._open[part.bucket] = part.path, parquet
+        new = part.path not in self.seen
+        self.seen.add(part.path)
+        return parquet, findings if new else []

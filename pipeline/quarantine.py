@@ -1,0 +1,69 @@
+"""Why a sample or a clip is not in the dataset: stage, reason, detail."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import PipelineError
+
+Stage = Literal["read", "decode", "tokenize"]
+
+
+REASONS: dict[str, str] = {
+    # read
+    "tar_truncated": "the tar ends in the middle of a member or without its end mark",
+    "tar_unreadable": "the tar cannot be read",
+    "tar_past_limit": "the tar would take more memory or time than a tar may",
+    "file_unreadable": "the file cannot be read",
+    "no_video": "the sample has no video",
+    "several_videos": "the sample has more than one video, or image",
+    "duplicate_key": "another sample of the same unit has this key",
+    "too_large": "the video is larger than source.max_video_mb",
+    "list_unreadable": "the list is damaged; the rest of the unit's rows is lost",
+    "bad_row": "the list's row names no video, or a span that is none",
+    # decode
+    "not_a_video": "no container format was recognised",
+    "no_video_stream": "the container holds no video stream",
+    "no_frames": "not one frame could be decoded",
+    "truncated": "fewer frames than the container declares",
+    "corrupt": "the decoder reported damaged data",
+    "unsupported": "codec, pixel format or geometry is not supported",
+    "decode_error": "the decoder failed",
+    "decode_timeout": "the decoder made no progress within decode.timeout_s",
+    "decode_memory": "the decoder went over decode.memory_mb",
+    "decode_crash": "the decoder process died",
+    # tokenize
+    "tokenizer_error": "the tokenizer failed on this clip alone",
+    "non_finite": "the latent holds NaN or infinity",
+}
+"""Every reason that the quarantine knows, with what it means to a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """Why one sample (`clip_index` None) or one clip did not become a row."""
+
+    unit: str
+    key: str
+    clip_index: int | None
+    stage: Stage
+    reason: str
+    detail: str
+    attempts: int = 1
+
+
+class QuarantineError(PipelineError):
+    """A sample or clip cannot become tokens.
+
+    Args:
+        stage: where it failed.
+        reason: one of `pipeline.quarantine.REASONS`, a short word that summaries count by.
+        detail: what the library said, for a person.
+        attempts: how often it was tried.
+    """
+
+    def __init__(self, stage: Stage, reason: str, detail: str, *, attempts: int = 1) -> None:
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage: Stage = stage
+        self.reason = reason
+        self.detail = detail
+        self.attempts = attempts

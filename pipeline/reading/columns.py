@@ -1,0 +1,159 @@
+"""From a part's columns to tensors.
+
+| stored | tensor |
+| --- | --- |
+| `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
+| `float16`, `bfloat16`, `float32` (latents) | the same |
+| numbers | `int64`, `float64` |
+| all else (`caption`, `meta`, `clip_id`, `crop`) | Python values |
+
+A row group's cells are read as views of Arrow's memory. The one copy is that of a row into its
+batch, which owns its memory; `bfloat16` is a view of the bits that NumPy has no name for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.errors import ConfigError
+
+_READ_AS: Final[dict[str, "np.dtype[Any]"]] = {
+    "uint8": np.dtype(np.int64),
+    "uint16": np.dtype(np.int64),
+    "uint32": np.dtype(np.int64),
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.int16),  # its bits
+}
+
+
+Shapes = dict[str, tuple[int, ...]]
+"""Cell column → shape of one row's cells."""
+
+
+class Columns:
+    """The columns that a reader was asked for.
+
+    Args:
+        tokenizers: of the dataset.
+        names: of columns.
+
+    Attributes:
+        cells: name of each cell column → its tokenizer.
+        plain: names of the others.
+        names: of all of them.
+        with_shapes: these, and the columns of the cells' shapes.
+
+    Raises:
+        ConfigError: the dataset has no such column, or none was named.
+    """
+
+    def __init__(self, tokenizers: Sequence[TokenizerColumn], names: Sequence[str]) -> None:
+        known = clip_schema(tokenizers).names
+        unknown = [name for name in names if name not in known]
+        if unknown or not names or isinstance(names, str):
+            raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")
+        owners = {cells: column for column in tokenizers for cells in column.cell_columns}
+        self.cells = {name: owners[name] for name in names if name in owners}
+        self.plain = [name for name in names if name not in owners]
+        shapes = (f"{column.name}_shape" for column in self.cells.values())
+        self.names = list(dict.fromkeys(names))
+        self.with_shapes = list(dict.fromkeys([*names, *shapes]))
+
+    def shapes(self, table: pa.Table) -> Shapes:
+        """Return the shape of each cell column, from a table `with_shapes` of one bucket."""
+        return {
+            name: tuple(table[f"{column.name}_shape"][0].as_py())
+            for name, column in self.cells.items()
+        }
+
+    def rows(self, table: pa.Table, shapes: Shapes) -> "Rows":
+        """Return a table's rows, ready to be put into batches.
+
+        Raises:
+            pyarrow.ArrowInvalid: cells do not fill their shape.
+        """
+        cells = {
+            name: _cells(table[name], column, shapes[name]) for name, column in self.cells.items()
+        }
+        return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
+
+    def ragged_rows(self, table: pa.Table) -> "Rows":
+        """Return the rows of a table `with_shapes` in which each has cells of its own shape."""
+        cells: dict[str, list[NDArray[Any]]] = {}
+        for name, kind in self.cells.items():
+            shapes = table[f"{kind.name}_shape"].to_pylist()
+            cells[name] = [
+                np.frombuffer(value.as_buffer(), kind.stored_dtype).reshape(shape)
+                for value, shape in zip(table[name], shapes, strict=True)
+            ]
+        return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
+
+    def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
+        """Return rows as one batch: each is row n of some `Rows`, all of one bucket.
+
+        Returns:
+            Column by name: tensors [N, …] of cells and [N] of numbers, lists of other values. The
+            cells of whole videos are a list of N tensors.
+        """
+        batch: dict[str, Any] = {}
+        for name, kind in self.cells.items():
+            if isinstance(rows[0][0].cells[name], list):
+                each = (source.cells[name][n] for source, n in rows)
+                batch[name] = [_tensor(one.astype(_READ_AS[kind.dtype]), kind) for one in each]
+                continue
+            shape = np.shape(rows[0][0].cells[name])[1:]
+            values = np.empty((len(rows), *shape), _READ_AS[kind.dtype])
+            for place, (source, n) in enumerate(rows):
+                values[place] = source.cells[name][n]
+            batch[name] = _tensor(values, kind)
+        for name in self.plain:
+            column = [source.plain[name][n] for source, n in rows]
+            is_number = isinstance(column[0], (int, float))
+            batch[name] = torch.from_numpy(np.array(column)) if is_number else column
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one row group, with the columns that were asked for."""
+
+    cells: Mapping[str, NDArray[Any] | list[NDArray[Any]]]
+    """Views of Arrow's memory, of the stored type: [rows, …], or one for each row."""
+    plain: dict[str, list[Any]]
+
+
+def row_tensors(row: Mapping[str, Any], tokenizers: Sequence[TokenizerColumn]) -> dict[str, Any]:
+    """Return one row with its cells as tensors, and without the columns of their shapes."""
+    decoded = dict(row)
+    for column in tokenizers:
+        shape = decoded.pop(f"{column.name}_shape")
+        for name in column.cell_columns:
+            values = np.frombuffer(row[name], column.stored_dtype).reshape(shape)
+            decoded[name] = _tensor(values.astype(_READ_AS[column.dtype]), column)
+    return decoded
+
+
+def _cells(column: pa.ChunkedArray, kind: TokenizerColumn, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the cells of a binary column as a view [rows, …]."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    row_bytes = prod(shape) * kind.stored_dtype.itemsize
+    if (np.diff(ends) != row_bytes).any():
+        raise pa.ArrowInvalid(f"column {kind.name}: cells do not fill the shape {list(shape)}")
+    count = len(array) * prod(shape)
+    return np.frombuffer(data, kind.stored_dtype, count, ends[0]).reshape(-1, *shape)
+
+
+def _tensor(values: NDArray[Any], column: TokenizerColumn) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if column.dtype == "bfloat16" else tensor

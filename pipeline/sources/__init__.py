@@ -1,0 +1,1 @@
+"""From source URIs to samples."""

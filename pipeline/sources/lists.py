@@ -1,0 +1,319 @@
+"""Lists: files whose rows name videos, or hold them. Parquet, CSV, TSV and JSON lines.
+
+A list is cut into runs of rows without keeping any: of Parquet the footer is read, a text is read
+through once for where its rows begin. A run is read later, somewhere else, forward from the nearest
+row whose place is known.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader, RawIOBase
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.job import ListConfig
+from pipeline.errors import ConfigError, StoreError
+from pipeline.records import ListRows
+from pipeline.storage.files import open_file
+
+LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+_MAX_LINE_BYTES: Final = 1 << 20
+"""A longer line is a file of another kind."""
+
+
+_BATCH_ROWS: Final = 1024
+
+
+_BUFFER_BYTES: Final = 1 << 20
+
+
+Options = Mapping[str, Any] | None
+
+
+Row = dict[str, Any]
+
+
+def is_list(name: str) -> bool:
+    """Return whether a file's name is that of a list."""
+    return name.lower().endswith(LIST_SUFFIXES)
+
+
+def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
+    """Yield a list's runs of `rows_per_unit` rows.
+
+    Raises:
+        ConfigError: the list cannot be read, or has not the columns that the settings name.
+        StoreError: the store failed.
+    """
+    if uri.lower().endswith(".parquet"):
+        yield from _cut_parquet(uri, config, options)
+    else:
+        yield from _cut_text(uri, config, options)
+
+
+def read_rows(
+    rows: ListRows, config: ListConfig, options: Options
+) -> Iterator[tuple[int, Row | str]]:
+    """Yield the number and the columns of each row; of one that cannot be read, what is wrong.
+
+    At most one row is in memory that holds a video.
+
+    Raises:
+        StoreError: the store failed.
+        FileNotFoundError: the list is gone.
+        ValueError: the list is damaged, or has fewer rows than it had.
+    """
+    read = _read_parquet if rows.uri.lower().endswith(".parquet") else _read_text
+    count = 0
+    try:
+        for number, row in read(rows, config, options):
+            yield number, row
+            count += 1
+    except (StoreError, FileNotFoundError):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if count < rows.stop - rows.start:
+        raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
+
+
+def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
+    """Raises ConfigError for a column that is wanted and not there."""
+    has = list(columns)
+    wanted = {
+        name: value
+        for name in ("video", "key", "caption", "start_s", "end_s")
+        if (value := getattr(config, name)) is not None
+    }
+    wanted |= {f"meta.{n}": name for n, name in enumerate(config.meta or ())}
+    for setting, column in wanted.items():
+        if column not in has:
+            raise ConfigError(
+                f"source.lists.{setting} = {column}: no such column in {uri}; it has"
+                f" {', '.join(has) or 'none'}"
+            )
+
+
+# Parquet
+
+
+def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
+    with _parquet(uri, options) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+        _require(uri, schema.names, config)
+        kind = schema.field(config.video).type
+        if not (_is_text(kind) or _holds_bytes(kind)):
+            raise ConfigError(
+                f"source.lists.video = {config.video}: of type {kind} in {uri}; it must hold text,"
+                " bytes, or {bytes, path}"
+            )
+        # What holds videos is cut between row groups: no two units read one.
+        ends = (
+            _group_ends(metadata, config.rows_per_unit)
+            if _holds_bytes(kind)
+            else range(config.rows_per_unit, metadata.num_rows, config.rows_per_unit)
+        )
+        start = 0
+        for stop in (*ends, metadata.num_rows):
+            if start < stop:
+                yield ListRows(uri=uri, start=start, stop=stop)
+            start = stop
+
+
+def _group_ends(metadata: pq.FileMetaData, at_least: int) -> list[int]:
+    """Return the row groups' ends between which so many rows lie, or one row group does."""
+    ends, start, end = [], 0, 0
+    for n in range(metadata.num_row_groups):
+        end += metadata.row_group(n).num_rows
+        if end - start >= at_least:
+            ends.append(end)
+            start = end
+    return ends
+
+
+def _read_parquet(
+    rows: ListRows, config: ListConfig, options: Options
+) -> Iterator[tuple[int, Row | str]]:
+    with _parquet(rows.uri, options) as file:
+        metadata = file.metadata
+        groups: list[int] = []
+        first = begin = 0
+        for n in range(metadata.num_row_groups):
+            end = begin + metadata.row_group(n).num_rows
+            if begin < rows.stop and end > rows.start:
+                first = first if groups else begin
+                groups.append(n)
+            begin = end
+        heavy = _holds_bytes(file.schema_arrow.field(config.video).type)
+        number = first
+        for batch in file.iter_batches(
+            batch_size=1 if heavy else _BATCH_ROWS,
+            row_groups=groups,
+            columns=_columns(config),
+            use_threads=False,
+        ):
+            begin, number = number, number + len(batch)
+            if number > rows.start:
+                wanted = batch.slice(max(0, rows.start - begin), rows.stop - max(begin, rows.start))
+                yield from enumerate(wanted.to_pylist(), max(begin, rows.start))
+            if number >= rows.stop:
+                return
+
+
+def _columns(config: ListConfig) -> list[str] | None:
+    if config.meta is None:
+        return None
+    used = (config.video, config.key, config.caption, config.start_s, config.end_s)
+    return [*{name: None for name in (*used, *config.meta) if name is not None}]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return kind in (pa.binary(), pa.large_binary(), pa.binary_view())
+
+
+@contextmanager
+def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
+    with open_file(uri, options) as file:
+        try:
+            # No `pre_buffer`: it would hold a whole row group, of videos perhaps.
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        except pa.ArrowException as error:
+            raise ConfigError(f"{uri}: not a Parquet file: {error}") from error
+        yield parquet
+
+
+# Text
+
+
+class _Raw(RawIOBase):
+    """A file that is read and not closed: what a buffer of one's own is put over."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Lines:
+    """The lines of a text from its present place on, and the place where the next one begins."""
+
+    def __init__(self, file: BinaryIO, place: int) -> None:
+        # Its own buffer: what fsspec offers for remote files copies a block for every line.
+        self._file = BufferedReader(_Raw(file), _BUFFER_BYTES)
+        self.place = place
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_MAX_LINE_BYTES)
+        if not line:
+            raise StopIteration
+        if len(line) == _MAX_LINE_BYTES:
+            raise ValueError(f"a line of more than {_MAX_LINE_BYTES} bytes at byte {self.place}")
+        begins = self.place == 0
+        self.place += len(line)
+        return line.decode("utf-8-sig" if begins else "utf-8", "replace")
+
+
+class _Text:
+    """A CSV, TSV or JSON-lines file, row by row."""
+
+    def __init__(self, uri: str, file: BinaryIO) -> None:
+        self._file = file
+        self._is_json = uri.lower().endswith((".jsonl", ".ndjson"))
+        self._delimiter = "\t" if uri.lower().endswith(".tsv") else ","
+        lines = _Lines(file, 0)
+        self.header: Sequence[str] = () if self._is_json else next(self._split(lines), [])
+        self._first_byte = lines.place
+
+    def rows(self, at: int) -> Iterator[tuple[int, Any]]:
+        """Yield where each row begins, in bytes, and its fields or its line; blank ones are none.
+
+        Args:
+            at: where a row begins; 0 for row 0.
+        """
+        place = at or self._first_byte
+        self._file.seek(place)
+        lines = _Lines(self._file, place)
+        for row in lines if self._is_json else self._split(lines):
+            if row and not (isinstance(row, str) and row.isspace()):
+                yield place, row
+            place = lines.place
+
+    def columns(self, row: Any) -> Row | str:
+        """Return the columns of what `rows` gave, or what is wrong with it."""
+        if not self._is_json:
+            if len(row) != len(self.header):
+                return f"{len(row)} fields, the header has {len(self.header)}"
+            return dict(zip(self.header, row, strict=True))
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            return f"not JSON: {error}"
+        return value if isinstance(value, dict) else "a line that is no JSON object"
+
+    def _split(self, lines: _Lines) -> Iterator[list[str]]:
+        try:
+            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
+        except csv.Error as error:
+            raise ValueError(f"{error}, before byte {lines.place}") from error
+
+
+def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
+    number = start = known = 0
+    with open_file(uri, options) as file:
+        try:
+            text = _Text(uri, file)
+            for place, row in text.rows(0):
+                if number == 0:
+                    columns = text.columns(row)
+                    if isinstance(columns, str):
+                        raise ConfigError(f"{uri}: row 0: {columns}")
+                    _require(uri, columns, config)
+                if number - start == config.rows_per_unit:
+                    yield ListRows(
+                        uri=uri, start=start, stop=number, known_row=start, known_byte=known
+                    )
+                    start, known = number, place
+                number += 1
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{uri}: {error}") from error
+    if start < number:
+        yield ListRows(uri=uri, start=start, stop=number, known_row=start, known_byte=known)
+
+
+def _read_text(
+    rows: ListRows, config: ListConfig, options: Options
+) -> Iterator[tuple[int, Row | str]]:
+    kept = _columns(config)
+    with open_file(rows.uri, options) as file:
+        text = _Text(rows.uri, file)
+        for number, (_, row) in enumerate(text.rows(rows.known_byte), rows.known_row):
+            if number >= rows.stop:
+                return
+            if number >= rows.start:
+                columns = text.columns(row)
+                if kept is not None and isinstance(columns, dict):
+                    columns = {name: columns[name] for name in kept if name in columns}
+                yield number, columns

@@ -1,0 +1,271 @@
+"""Plan: from the sources that a user names to work units, in an order that only they decide.
+
+A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these;
+or, named by a pattern that ends as a list does, lists (`pipeline.sources.lists`). A tar is one
+unit. Loose files, sorted, are cut into runs of `files_per_unit`, source by source; files that share
+a video's stem are its sidecars. Lists are cut into runs of rows.
+
+Identity follows from the input alone. A unit's id is a readable stem and 12 hex digits of what it
+covers: the tar's URI, the URIs of a run's files, or the range of rows. So a run with other files is
+another unit, and `pipeline.job.remaining` takes out of it what is done already. Tars, files and
+rows are taken to be immutable: what is replaced under its old name counts as done.
+"""
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from braceexpand import braceexpand
+
+from pipeline.config.job import ListConfig
+from pipeline.errors import ConfigError
+from pipeline.records import ListRows, LooseFile, WorkUnit, range_name
+from pipeline.sources.lists import LIST_SUFFIXES, cut_list, is_list
+from pipeline.sources.media_types import (
+    TAR_SUFFIXES,
+    VIDEO_EXTENSIONS,
+    is_hidden,
+    is_image,
+    is_tar,
+    is_video,
+)
+from pipeline.storage.files import canonical_uri, find_files, list_folder
+
+_LISTS_AT_ONCE: Final = 16
+"""Each costs a few requests for its footer."""
+
+
+_EXISTS_ONE_BY_ONE: Final = 8
+"""From this many names in one folder on, one listing is cheaper than asking for each."""
+
+
+def plan_units(
+    uris: Sequence[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    files_per_unit: int = 16,
+    lists: ListConfig | None = None,
+    images: bool = False,
+) -> list[WorkUnit]:
+    """Return the work units of all sources, in the order given, sorted within each.
+
+    Only names are listed, and lists looked into; no video is read. A file that two sources reach
+    belongs to the first.
+
+    Args:
+        uris: the sources.
+        storage_options: passed to their fsspec file systems.
+        files_per_unit: loose files in a unit.
+        lists: how lists are read; None where they are no source.
+        images: whether loose images are samples, those aside that stand beside a video.
+
+    Raises:
+        ConfigError: a source matches nothing of use, a brace pattern has gaps, or a list has not
+            the columns that it should.
+        StoreError: the store failed.
+    """
+    if files_per_unit < 1:
+        raise ConfigError(f"source.files_per_unit = {files_per_unit}: must be 1 or more")
+    if not uris:
+        raise ConfigError("source.uri is empty: name at least one tar, video, folder or pattern")
+    taken: set[str] = set()
+    folders = _Folders(storage_options, images=images)
+    units: list[WorkUnit] = []
+    for uri in uris:
+        prefix, found = _resolve(uri, folders, lists is not None and is_list(uri))
+        if lists is not None and is_list(uri):
+            names = [name for name in found if name not in taken]
+            taken.update(names)
+            units += _list_units(names, lists, storage_options)
+            continue
+        videos: list[str] = []
+        for name in found:
+            if name in taken:
+                continue
+            taken.add(name)
+            if is_tar(name):
+                units.append(WorkUnit(unit=unit_id(name, [name]), tar_uri=name))
+            else:
+                videos.append(name)
+        files = [_loose_file(name, prefix, folders) for name in videos]
+        units += cut_runs(files, files_per_unit)
+    return units
+
+
+class _Folders:
+    """Listings of one planning call; each folder is asked for once."""
+
+    def __init__(self, storage_options: Mapping[str, Any] | None, *, images: bool) -> None:
+        self.storage_options = storage_options
+        self._images = images
+        self._names: dict[str, frozenset[str]] = {}
+        self._video_stems: dict[str, frozenset[str]] = {}
+        self._sidecars: dict[str, dict[str, list[str]]] = {}
+
+    def names(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            self._names[folder] = frozenset(list_folder(folder, self.storage_options))
+        return self._names[folder]
+
+    def is_sample(self, name: str) -> bool:
+        """Return whether a file is a video, or an image that is wanted and stands alone."""
+        if not (self._images and is_image(name)):
+            return is_video(name)
+        folder = posixpath.dirname(name)
+        if folder not in self._video_stems:
+            stems = frozenset(_stem(n) for n in self.names(folder) if is_video(n))
+            self._video_stems[folder] = stems
+        return _stem(name) not in self._video_stems[folder]
+
+    def sidecars(self, sample: str) -> tuple[str, ...]:
+        """Return the files that share a sample's stem, each given to the longest stem it has."""
+        folder = posixpath.dirname(sample)
+        if folder not in self._sidecars:
+            names = self.names(folder)
+            by_stem: dict[str, list[str]] = {_stem(n): [] for n in names if self.is_sample(n)}
+            for name in sorted(names):
+                if not self.is_sample(name) and not is_tar(name) and not is_hidden(name):
+                    stem = next((s for s in _stems(name) if s in by_stem), None)
+                    if stem is not None:
+                        by_stem[stem].append(name)
+            self._sidecars[folder] = by_stem
+        return tuple(self._sidecars[folder].get(_stem(sample), ()))
+
+
+def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str]]:
+    """Return a source's static prefix and its tars and samples, or its lists, sorted."""
+    options = folders.storage_options
+    found = find_files(uri, options) if "{" in uri else []
+    spellings = [uri] if found else _braces(uri)
+    if len(spellings) > 1:
+        found = _named(uri, [canonical_uri(s, options) for s in spellings], folders)
+    elif not found:
+        found = find_files(spellings[0], options)
+    if not found:
+        raise ConfigError(
+            f"source.uri: {uri}: matches no file; check the spelling, the credentials in"
+            " storage_options, and that the shell did not expand the pattern"
+        )
+    usable = sorted(
+        name
+        for name in found
+        if (is_list(name) if lists else is_tar(name) or folders.is_sample(name))
+        and not is_hidden(name)
+    )
+    if not usable:
+        if any(map(is_list, found)):
+            raise ConfigError(
+                f"source.uri: {uri}: no tar and no video; lists are named by a pattern that ends as"
+                f" they do ({' '.join(LIST_SUFFIXES)}), as in {uri.rstrip('/')}/*.parquet"
+            )
+        raise ConfigError(
+            f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
+            f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
+        )
+    return _static_prefix(uri, found, options), usable
+
+
+def _braces(uri: str) -> list[str]:
+    try:
+        return list(braceexpand(uri, escape=False))
+    except ValueError as error:
+        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
+
+
+def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
+    """Return the files of an expanded brace pattern; each of its names must match."""
+    options = folders.storage_options
+    counts: dict[str, int] = {}
+    for name in spellings:
+        counts[posixpath.dirname(name)] = counts.get(posixpath.dirname(name), 0) + 1
+    found: list[str] = []
+    missing: list[str] = []
+    for name in spellings:
+        folder = posixpath.dirname(name)
+        if counts[folder] > _EXISTS_ONE_BY_ONE and name in folders.names(folder):
+            found.append(name)
+            continue
+        # A name that the listing does not show can be a folder or hold a wildcard; past a few
+        # that are nothing, the answer is known and asking on would cost a request each.
+        matches = find_files(name, options) if len(missing) < _EXISTS_ONE_BY_ONE else []
+        found += matches
+        if not matches:
+            missing.append(name)
+    if found and missing:
+        raise ConfigError(
+            f"source.uri: {uri}: {len(missing)} of {len(spellings)} names match nothing, first"
+            f" {', '.join(missing[:3])}; correct the range or bring the files"
+        )
+    return sorted(set(found))
+
+
+def _static_prefix(uri: str, found: list[str], options: Mapping[str, Any] | None) -> str:
+    """Return the folder before the first wildcard: keys of loose files are relative to it."""
+    whole = canonical_uri(uri, options)
+    if found == [whole]:
+        return posixpath.dirname(whole) + "/"
+    folder = whole.rstrip("/") + "/"
+    wildcard = re.search(r"[*?\[{]", whole)
+    if wildcard is None or found[0].startswith(folder):
+        return folder
+    return whole[: whole.rfind("/", 0, wildcard.start()) + 1]
+
+
+def _loose_file(uri: str, prefix: str, folders: _Folders) -> LooseFile:
+    return LooseFile(key=uri.removeprefix(prefix), uri=uri, sidecar_uris=folders.sidecars(uri))
+
+
+def _list_units(
+    uris: Sequence[str], lists: ListConfig, options: Mapping[str, Any] | None
+) -> Iterator[WorkUnit]:
+    """Yield the runs of rows of several lists, in their order; so many are looked into at once."""
+    with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+        for runs in pool.map(lambda uri: list(cut_list(uri, lists, options)), uris):
+            for rows in runs:
+                yield rows_unit(rows)
+
+
+def rows_unit(rows: ListRows) -> WorkUnit:
+    """Return the unit of a run of rows."""
+    unit = unit_id(rows.uri, [range_name(rows.uri, rows.start, rows.stop)])
+    return WorkUnit(unit=unit, rows=rows)
+
+
+def cut_runs(files: Sequence[LooseFile], files_per_unit: int) -> Iterator[WorkUnit]:
+    """Yield loose files as units of consecutive runs, in the order given."""
+    for start in range(0, len(files), files_per_unit):
+        run = tuple(files[start : start + files_per_unit])
+        yield WorkUnit(unit=unit_id(run[0].uri, [file.uri for file in run]), files=run)
+
+
+def unit_id(name: str, covers: Collection[str]) -> str:
+    """Return `<stem of the name>-<12 hex of the covered URIs>`, safe as a file name everywhere."""
+    base = posixpath.basename(name)
+    suffix = next((s for s in TAR_SUFFIXES if base.lower().endswith(s)), None)
+    stem = base[: -len(suffix)] if suffix else posixpath.splitext(base)[0]
+    stem = re.sub(r"[^A-Za-z0-9_.]+", "-", stem).strip("-.")[:64] or "unit"
+    return f"{stem}-{digest(covers)}"
+
+
+def digest(names: Iterable[str]) -> str:
+    """Return 12 hex digits of a list of names."""
+    # Joined by a byte that no URI holds, so that no two lists run together.
+    return hashlib.sha256(
+        b"\0".join(n.encode("utf-8", "surrogateescape") for n in names)
+    ).hexdigest()[:12]
+
+
+def _stem(path: str) -> str:
+    return path[: path.rindex(".")]
+
+
+def _stems(path: str) -> Iterator[str]:
+    """Yield a path's stems from the longest on: `a/x.en.vtt` gives `a/x.en`, then `a/x`."""
+    start = path.rfind("/") + 1
+    end = path.rfind(".")
+    while end > start:
+        yield path[:end]
+        end = path.rfind(".", start, end)

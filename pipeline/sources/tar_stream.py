@@ -1,0 +1,209 @@
+"""A tar's bytes, whatever it is compressed with: forward only, in pieces, and within a limit.
+
+A few kilobytes of bzip2 or xz can stand for terabytes, and tarfile unpacks a block of them whole.
+Here no piece is larger than what was asked for, and all pieces together may be a hundred times
+what they were unpacked from, beyond a first GiB.
+"""
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
+
+_BUFFER_BYTES: Final = 1 << 16
+"""Read at once where headers are looked at."""
+
+
+_PIECE_BYTES: Final = 1 << 20
+"""Read at once of a long member: what it declares is no reason to allocate."""
+
+
+_MAX_RATIO: Final = 100
+"""Video packs to about its size and captions to a tenth: only what is made to harm gets here."""
+
+
+_FREE_BYTES: Final = 1 << 30
+"""Unpacked in a second or two, whatever it comes from: small tars are never asked for a ratio."""
+
+
+_MAX_DICTIONARY_BYTES: Final = 256 << 20
+"""What unpacking xz may take; `xz -9` needs 65 MiB."""
+
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+"""Tells zlib to read gzip's headers."""
+
+
+class DamagedTar(Exception):
+    """The tar ends too early, or is none; `key` is the sample that the damage hit, if one."""
+
+    def __init__(self, detail: str, *, truncated: bool, key: str | None = None) -> None:
+        super().__init__(detail)
+        self.truncated = truncated
+        self.key = key
+
+
+class TarPastLimit(DamagedTar):
+    """The tar is not read on: it would take more memory or time than a tar may."""
+
+    def __init__(self, detail: str, *, key: str | None = None) -> None:
+        super().__init__(detail, truncated=False, key=key)
+
+
+class TarBytes:
+    """Reads a tar, compressed or not.
+
+    Args:
+        file: opened for reading; it need not seek.
+
+    All methods raise `DamagedTar` where the compression is damaged or breaks off, `TarPastLimit`
+    where it becomes too much, and whatever `file` raises.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._unpacked = _Unpacked(file)
+        self._buffered = io.BufferedReader(self._unpacked, _BUFFER_BYTES)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; fewer than `size` only at the end, however large it is."""
+        if size <= _PIECE_BYTES:
+            return self._buffered.read(size)
+        content = io.BytesIO()
+        while (left := size - content.tell()) and (
+            piece := self._buffered.read(min(left, _PIECE_BYTES))
+        ):
+            content.write(piece)
+        return content.getvalue()
+
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes.
+
+        Raises:
+            DamagedTar: there are fewer.
+        """
+        while size:
+            piece = self._buffered.read(min(size, _PIECE_BYTES))
+            if not piece:
+                detail = "unexpected end of data: a member is larger than what is left"
+                raise DamagedTar(detail, truncated=True)
+            size -= len(piece)
+
+    def add_holes(self, size: int) -> None:
+        """Count zeros that the tar names and does not hold as bytes that came out of it."""
+        self._unpacked.count(size)
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes, counted."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._packed = _Packed(file)
+        self._num_bytes = 0
+        self._unpack = self._packed.unpacking()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer)
+        try:
+            data = self._unpack(len(view))
+        except EOFError as error:
+            detail = "unexpected end of data: the compression breaks off"
+            raise DamagedTar(detail, truncated=True) from error
+        except zlib.error as error:
+            raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
+        self.count(len(data))
+        view[: len(data)] = data
+        return len(data)
+
+    def count(self, size: int) -> None:
+        """Add bytes that came out.
+
+        Raises:
+            TarPastLimit: they are too many for those that went in.
+        """
+        self._num_bytes += size
+        if self._num_bytes > _FREE_BYTES + _MAX_RATIO * self._packed.num_bytes:
+            raise TarPastLimit(
+                f"more than {_FREE_BYTES >> 20} MiB, and {_MAX_RATIO} times what was read of it,"
+                " comes out of its compression and sparse members; pack it without either"
+            )
+
+
+class _Packed:
+    """The file as it is, counted, its first bytes looked at."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._head = file.read(_BUFFER_BYTES)
+        self.num_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+        else:
+            data = self._file.read(size)
+        self.num_bytes += len(data)
+        return data
+
+    def unpacking(self) -> Callable[[int], bytes]:
+        """Return what reads up to so many bytes of the tar, chosen by tarfile's marks."""
+        if self._head.startswith(b"\x1f\x8b\x08"):
+            return _Gzip(self).read
+        if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
+            return _Stream(self, bz2.BZ2Decompressor()).read
+        if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
+            return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES)).read
+        return self.read
+
+
+class _Gzip:
+    """Members of gzip, one behind another, to the end of the file or zeros."""
+
+    def __init__(self, packed: _Packed) -> None:
+        self._packed = packed
+        self._member = zlib.decompressobj(_GZIP)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._member.eof:
+                piece = self._member.unused_data or self._packed.read(_BUFFER_BYTES)
+                if not piece.strip(b"\0"):
+                    return b""
+                self._member = zlib.decompressobj(_GZIP)
+            else:
+                piece = self._member.unconsumed_tail or self._packed.read(_BUFFER_BYTES)
+                if not piece:
+                    raise EOFError
+            if data := self._member.decompress(piece, size):
+                return data
+
+
+class _Stream:
+    """One stream of bzip2 or xz; what stands behind it is not read."""
+
+    def __init__(
+        self, packed: _Packed, stream: bz2.BZ2Decompressor | lzma.LZMADecompressor
+    ) -> None:
+        self._packed = packed
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        while not self._stream.eof:
+            piece = self._packed.read(_BUFFER_BYTES) if self._stream.needs_input else b""
+            if not piece and self._stream.needs_input:
+                raise EOFError
+            try:
+                data = self._stream.decompress(piece, size)
+            except (OSError, lzma.LZMAError) as error:
+                if "limit" in str(error):
+                    mib = _MAX_DICTIONARY_BYTES >> 20
+                    detail = f"unpacking xz takes more than {mib} MiB; pack it with xz -9 or less"
+                    raise TarPastLimit(detail) from error
+                raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
+            if data:
+                return data
+        return b""

@@ -1,0 +1,1 @@
+"""The three stages of a job: decode, tokenize, commit."""

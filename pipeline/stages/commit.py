@@ -1,0 +1,221 @@
+"""Commit one unit: check its payloads against the closing row, then write its parts.
+
+    (PayloadHeader, rows) … in seq order ─► checks ─► parts, quarantine ─► UnitRecord
+
+Counts alone do not prove that the rows are right: a replay in which one sample failed can deliver
+one clip twice and drop another, and balance. So each payload has to carry the digest that the
+closing row lists for its number, and its rows have to be exactly the clips of its header, in their
+order, less those that the tokenizer quarantined. Nothing reaches the store before the last check;
+what a crash leaves behind after that is named by no record.
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.dataset.part_writer import (
+    MAX_PART_BYTES,
+    ROW_GROUP_BYTES,
+    PartWriter,
+    write_quarantine,
+)
+from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
+from pipeline.dataset.statistics_collector import StatisticsGatherer
+from pipeline.errors import UnitRejected
+from pipeline.quarantine import Quarantined
+from pipeline.records import WorkUnit, unit_sources
+from pipeline.stages.messages import Closing, PayloadHeader, decode_rows
+from pipeline.storage.store import Store
+
+
+def commit_unit(
+    unit: WorkUnit,
+    closing: Closing,
+    rows: Iterable[tuple[PayloadHeader, bytes]],
+    *,
+    store: Store,
+    schema: pa.Schema,
+    levels: Mapping[str, Sequence[int]],
+    row_group_bytes: int = ROW_GROUP_BYTES,
+    max_part_bytes: int = MAX_PART_BYTES,
+) -> UnitRecord:
+    """Write a unit's parts and return its record, which is not in the log yet.
+
+    Args:
+        unit: what was planned.
+        closing: the unit's last row.
+        rows: payloads in seq order, pulled one after another and dropped at once; the bytes are
+            an Arrow IPC stream of the surviving clips (`pipeline.stages.messages.encode_rows`).
+        store: the dataset's root.
+        schema: of `pipeline.dataset.schema.clip_schema`.
+        levels: of the channels of each FSQ tokenizer, by its name.
+        row_group_bytes: size in memory at which a row group ends.
+        max_part_bytes: size on disk at which a part ends.
+
+    Raises:
+        UnitRejected: the payloads are not those that the closing row lists; no part was written.
+        StoreError: the store failed; parts may be there, which no record names.
+    """
+    began = time.monotonic()
+    _check_closing(unit, closing)
+    check = _PayloadCheck(closing, schema)
+    statistics = StatisticsGatherer(tokenizer_columns(schema), levels)
+    quarantined = list(closing.quarantined)
+    timings = dict(closing.timings)
+    with contextlib.ExitStack() as cleanup:
+        writers: dict[str, PartWriter] = {}
+        for header, data in rows:
+            table = check.accept(header, data)
+            quarantined += header.quarantined
+            for stage, seconds in header.timings.items():
+                timings[stage] = timings.get(stage, 0.0) + seconds
+            bucket = header.bucket.name
+            if table.num_rows and bucket not in writers:
+                writer = PartWriter(
+                    store,
+                    schema,
+                    unit=unit.unit,
+                    bucket=bucket,
+                    row_group_bytes=row_group_bytes,
+                    max_part_bytes=max_part_bytes,
+                )
+                writers[bucket] = cleanup.enter_context(writer)
+            if table.num_rows:
+                writers[bucket].add(table)
+                statistics.add(bucket, table, header.psnr)
+        check.finish()
+        parts = tuple(part for writer in writers.values() for part in writer.publish())
+        quarantine = write_quarantine(store, unit.unit, quarantined)
+    moved = check.clips_quarantined
+    timings["commit"] = time.monotonic() - began
+    return UnitRecord(
+        unit=unit.unit,
+        sources=unit_sources(unit),
+        parts=parts,
+        quarantine=quarantine,
+        counts=replace(
+            closing.counts,
+            clips_written=closing.counts.clips_written - moved,
+            clips_quarantined=closing.counts.clips_quarantined + moved,
+        ),
+        reasons=dict(sorted(Counter(record.reason for record in quarantined).items())),
+        timings=dict(sorted(timings.items())),
+        statistics=statistics.result(),
+    )
+
+
+def _check_closing(unit: WorkUnit, closing: Closing) -> None:
+    if closing.unit != unit.unit:
+        raise UnitRejected(f"{unit.unit}: the closing row is that of {closing.unit}")
+    if imbalance := closing.counts.imbalance():
+        raise UnitRejected(f"{unit.unit}: {imbalance}")
+    _check_owner(unit.unit, closing.quarantined)
+    samples = sum(record.clip_index is None for record in closing.quarantined)
+    clips = len(closing.quarantined) - samples
+    counts = closing.counts
+    if (samples, clips) != (counts.samples_quarantined, counts.clips_quarantined):
+        raise UnitRejected(
+            f"{unit.unit}: {counts.samples_quarantined} samples and {counts.clips_quarantined}"
+            f" clips counted as quarantined, {samples} and {clips} recorded"
+        )
+
+
+def _check_owner(unit: str, records: Iterable[Quarantined]) -> None:
+    for record in records:
+        if record.unit != unit:
+            raise UnitRejected(f"{unit}: a quarantine record is that of {record.unit}")
+
+
+class _PayloadCheck:
+    """Walks along the closing row's list, one payload after another."""
+
+    def __init__(self, closing: Closing, schema: pa.Schema) -> None:
+        self._closing = closing
+        self._schema = schema
+        self._columns = tokenizer_columns(schema)
+        self._ids: set[str] = set()
+        self._seq = 0
+        self.clips_quarantined = 0
+
+    def accept(self, header: PayloadHeader, data: bytes) -> pa.Table:
+        """Return the payload's rows if they are the next ones of the unit."""
+        unit, digests = self._closing.unit, self._closing.digests
+        where = f"{unit}: payload {self._seq}"
+        if header.unit != unit or header.seq != self._seq:
+            raise UnitRejected(f"{where}: got {header.unit}, payload {header.seq}")
+        if self._seq >= len(digests):
+            raise UnitRejected(f"{where}: the closing row lists {len(digests)}")
+        if header.digest != digests[self._seq]:
+            raise UnitRejected(
+                f"{where}: digest {header.digest}, the closing row lists {digests[self._seq]}: the"
+                " unit was decoded twice, with different outcomes"
+            )
+        survivors = self._survivors(where, header)
+        try:
+            table = decode_rows(data)
+        except pa.ArrowInvalid as error:
+            raise UnitRejected(f"{where}: not an Arrow stream: {error}") from error
+        if not table.schema.equals(self._schema, check_metadata=True):
+            raise UnitRejected(f"{where}: schema {_difference(table.schema, self._schema)}")
+        if table["clip_id"].to_pylist() != survivors:
+            raise UnitRejected(f"{where}: its rows are not its {len(survivors)} surviving clips")
+        for column in self._columns:
+            _check_cells(where, table, column)
+        self._seq += 1
+        return table
+
+    def finish(self) -> None:
+        """Check that nothing is missing."""
+        unit, counts = self._closing.unit, self._closing.counts
+        if self._seq != len(self._closing.digests):
+            raise UnitRejected(
+                f"{unit}: {self._seq} payloads of {len(self._closing.digests)} arrived"
+            )
+        if len(self._ids) != counts.clips_written:
+            raise UnitRejected(
+                f"{unit}: {len(self._ids)} clips arrived, {counts.clips_written} counted"
+            )
+
+    def _survivors(self, where: str, header: PayloadHeader) -> list[str]:
+        """Return the ids that must be rows; every other id of the header must be quarantined."""
+        lost = {f"{q.unit}/{q.key}/{q.clip_index}" for q in header.quarantined}
+        strangers = lost.difference(header.clip_ids)
+        if strangers or len(lost) != len(header.quarantined):
+            raise UnitRejected(f"{where}: quarantines clips that it does not hold, or one twice")
+        if not all(clip_id.startswith(f"{header.unit}/") for clip_id in header.clip_ids):
+            raise UnitRejected(f"{where}: holds clips of another unit")
+        before = len(self._ids)
+        self._ids.update(header.clip_ids)
+        if len(self._ids) - before != len(header.clip_ids):
+            raise UnitRejected(f"{where}: holds a clip a second time")
+        self.clips_quarantined += len(lost)
+        return [clip_id for clip_id in header.clip_ids if clip_id not in lost]
+
+
+def _check_cells(where: str, table: pa.Table, column: TokenizerColumn) -> None:
+    """Check that each row's bytes are as many as its shape says."""
+    shapes = table[f"{column.name}_shape"].to_pylist()
+    expected = [int(np.prod(shape)) * column.stored_dtype.itemsize for shape in shapes]
+    for shape in shapes:
+        if len(shape) != len(column.axes):
+            raise UnitRejected(f"{where}: {column.name}_shape {shape}: axes {column.axes}")
+    for name in column.cell_columns:
+        if pc.binary_length(table[name]).to_pylist() != expected:
+            raise UnitRejected(f"{where}: {name}: bytes and {column.name}_shape disagree")
+
+
+def _difference(got: pa.Schema, wanted: pa.Schema) -> str:
+    fields = [str(f) for f in got if f not in list(wanted)]
+    missing = [str(f) for f in wanted if f not in list(got)]
+    if fields or missing:
+        return f"has {fields or 'nothing else'}, lacks {missing or 'nothing'}"
+    if got.names == wanted.names:
+        return f"has other metadata: {got.metadata}; the dataset's is {wanted.metadata}"
+    return "has the dataset's columns in another order"

@@ -1,0 +1,244 @@
+"""Tokenize one batch row: frames in, the finished rows of its clips out, as Arrow bytes.
+
+A batch that fails is tried clip by clip, in the same fixed shape, and the clip that fails alone
+goes to the quarantine. Before a clip is blamed, a black one is tried: if that fails too, it is the
+model or the device that is broken, and no clip is lost for it.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.schema import clip_schema
+from pipeline.dataset.statistics import PsnrSums, merged
+from pipeline.decode import Decoder
+from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.records import Clip
+from pipeline.stages.messages import BatchRow, Payload, PayloadHeader, encode_rows
+from pipeline.stages.whole_video import pieces, sample_of, whole_cells
+from pipeline.tokenizers.encoder import ClipEncoder
+
+_log = logging.getLogger(__name__)
+
+
+def is_drawn(clip_id: str, one_in: int) -> bool:
+    """Return whether a clip is one of those that are decoded back, about one in `one_in`."""
+    digest = hashlib.sha256(f"decode back {clip_id}".encode()).digest()
+    return int.from_bytes(digest[:8]) % one_in == 0
+
+
+def measure(
+    encoders: Sequence[ClipEncoder], rows: pa.RecordBatch, frames: Sequence[NDArray[Any]]
+) -> dict[str, PsnrSums]:
+    """Return by tokenizer how well clips' cells stand for their frames.
+
+    A clip that cannot be decoded is counted: its tokens are made, and a measurement must not cost
+    them. If the device is broken, the next batch says so.
+
+    Args:
+        encoders: one per tokenizer.
+        rows: the clips' rows, as they will be stored.
+        frames: of each clip [T, H, W, 3] in [0, 255].
+    """
+    total: dict[str, PsnrSums] = {}
+    for row, clip in zip(rows.to_pylist(), frames, strict=True):
+        for encoder in encoders:
+            total = merged(total, {encoder.column.name: _measured(encoder, row, clip)})
+    return total
+
+
+def _measured(encoder: ClipEncoder, row: dict[str, Any], frames: NDArray[Any]) -> PsnrSums:
+    clip_id = row["clip_id"]
+    try:
+        return PsnrSums.of(clip_id, encoder.psnr(row, frames))
+    except Exception as error:
+        _log.warning("%s: %s: not decoded back: %s", clip_id, encoder.column.name, error)
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        return PsnrSums.of(clip_id, None)
+
+
+Cells = dict[str, NDArray[Any]]
+
+
+class TokenizerBroken(RuntimeError):
+    """A tokenizer fails on any clip: its process has to go, not the clips."""
+
+
+class TokenizeStage:
+    """Holds the tokenizers of a dataset.
+
+    Args:
+        encoders: one per tokenizer, in the order of the schema's columns.
+        videos: decodes whole videos, where the rows carry those; it belongs to the stage.
+        chunk_frames: of them that the networks are given at a time.
+        decode_back_one_in: of so many clips one is decoded back; None, as for whole videos: none.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[ClipEncoder],
+        videos: Decoder | None = None,
+        chunk_frames: int = 0,
+        decode_back_one_in: int | None = None,
+    ) -> None:
+        self._encoders = list(encoders)
+        self._one_in = decode_back_one_in
+        self._videos = videos
+        self._chunk_frames = chunk_frames
+        self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
+
+    def __call__(self, batch: BatchRow) -> Payload:
+        """Tokenize the clips of one row; each of them becomes a row or a quarantine record.
+
+        Raises:
+            TokenizerBroken: a tokenizer fails on a black clip as well.
+            torch.OutOfMemoryError: one clip at a time does not fit.
+            QuarantineError: a whole video that was sound when the decode stage saw it is not now.
+        """
+        header, frames = batch.header, batch.frames
+        bucket = header.bucket
+        timings: dict[str, float] = {}
+        failed: dict[int, str] = {}
+        if bucket.frames == 0:
+            cells, finite, failed = self._whole(batch, timings)
+        else:
+            shape = (len(header.clips), bucket.frames, bucket.height, bucket.width, 3)
+            where = f"{header.unit}/{header.seq}"
+            assert frames.shape == shape, f"{where}: frames {frames.shape}, {shape}"
+            try:
+                cells, finite = self._encode(frames, timings)
+            except Exception as error:
+                cells, finite, failed = self._one_by_one(frames, error, timings)
+        kept: list[int] = []
+        quarantined: list[Quarantined] = []
+        for n, clip in enumerate(header.clips):
+            if n in failed:
+                quarantined.append(_quarantined(clip, "tokenizer_error", failed[n]))
+            elif names := [name for name, ok in finite.items() if not ok[n]]:
+                detail = f"{', '.join(names)}: NaN or infinity among the latents"
+                quarantined.append(_quarantined(clip, "non_finite", detail))
+            else:
+                kept.append(n)
+        rows = clip_rows(
+            [header.clips[n] for n in kept],
+            {name: column[kept] for name, column in cells.items()},
+            self._schema,
+        )
+        psnr = self._decode_back(rows, [frames[n] for n in kept], timings)
+        payload = PayloadHeader(
+            unit=header.unit,
+            seq=header.seq,
+            digest=header.digest(),
+            bucket=bucket,
+            clip_ids=tuple(clip.clip_id for clip in header.clips),
+            quarantined=tuple(quarantined),
+            timings={stage: round(seconds, 6) for stage, seconds in timings.items()},
+            psnr=psnr,
+        )
+        return Payload(payload, encode_rows(rows))
+
+    def _encode(
+        self, frames: NDArray[Any], timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]]]:
+        """Return the cells of all columns, and for each tokenizer which clips are finite."""
+        cells: Cells = {}
+        finite = {}
+        for encoder in self._encoders:
+            began = time.monotonic()
+            made, ok = encoder(frames)
+            cells.update(made)
+            finite[encoder.column.name] = ok
+            stage = f"tokenize {encoder.column.name}"
+            timings[stage] = timings.get(stage, 0.0) + time.monotonic() - began
+        return cells, finite
+
+    def _decode_back(
+        self, rows: pa.RecordBatch, frames: Sequence[NDArray[Any]], timings: dict[str, float]
+    ) -> dict[str, PsnrSums]:
+        """Return by tokenizer how well the drawn ones of some clips come back."""
+        if self._one_in is None:
+            return {}
+        ids = rows["clip_id"].to_pylist()
+        drawn = [n for n, clip_id in enumerate(ids) if is_drawn(clip_id, self._one_in)]
+        if not drawn:
+            return {}
+        began = time.monotonic()
+        psnr = measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
+        timings["decode back"] = time.monotonic() - began
+        return psnr
+
+    def _whole(
+        self, batch: BatchRow, timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+        """Encode the video of a row; the rest as `_one_by_one` does for its clips."""
+        assert self._videos is not None
+        [clip] = batch.header.clips
+        bucket, chunk = batch.header.bucket, self._chunk_frames
+        began = time.monotonic()
+        try:
+            video = pieces(self._videos, sample_of(batch), clip.unit)
+            return *whole_cells(self._encoders, video, clip.num_frames, chunk), {}
+        except QuarantineError:
+            raise
+        except Exception as error:
+            black = np.zeros((chunk, bucket.height, bucket.width, 3), np.uint8)
+            try:
+                place_holder = whole_cells(self._encoders, iter([black]), chunk, chunk)
+            except Exception as other:
+                text = f"{_say(error)}; and on a black clip: {_say(other)}"
+                raise TokenizerBroken(text) from error
+            return *place_holder, {0: _say(error)}
+        finally:
+            timings["tokenize whole"] = time.monotonic() - began
+
+    def _one_by_one(
+        self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]
+    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+        """Encode each clip alone; return the results, and what the failing clips said.
+
+        A failing clip's cells are those of the black clip: they only hold its place.
+        """
+        black = np.zeros_like(frames[:1])
+        try:
+            place_holder = self._encode(black, timings)
+        except Exception as error:
+            raise TokenizerBroken(f"{_say(cause)}; and on a black clip: {_say(error)}") from cause
+        results = []
+        failed = {}
+        for n in range(len(frames)):
+            try:
+                results.append(self._encode(frames[n : n + 1], timings))
+            except torch.OutOfMemoryError:
+                raise  # no clip is larger than another
+            except Exception as error:
+                failed[n] = _say(error)
+                results.append(place_holder)
+        cells = {name: np.concatenate([r[0][name] for r in results]) for name in place_holder[0]}
+        finite = {name: np.concatenate([r[1][name] for r in results]) for name in place_holder[1]}
+        return cells, finite, failed
+
+
+def _quarantined(clip: Clip, reason: str, detail: str) -> Quarantined:
+    return Quarantined(
+        unit=clip.unit,
+        key=clip.key,
+        clip_index=clip.clip_index,
+        stage="tokenize",
+        reason=reason,
+        detail=detail,
+        attempts=2 if reason == "tokenizer_error" else 1,
+    )
+
+
+def _say(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,153 @@
+"""Files by full URI, and the file systems behind them: the only module that knows fsspec.
+
+Sources are read through the functions here; `Store` (`pipeline.storage.store`), the output,
+builds on `open_filesystem` and `store_errors`.
+"""
+
+import contextlib
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import ConfigError, StoreError, redacted
+from pipeline.storage.local_disk import TEMPORARY_PREFIX
+
+_READ_AHEAD_BYTES: Final = 8 << 20
+
+
+def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Return the one spelling of a URI: an absolute path for local files."""
+    fs, full = open_filesystem(uri, storage_options)
+    return full if on_local_disk(fs) else str(fs.unstrip_protocol(full))
+
+
+def is_local(uri: str) -> bool:
+    """Return whether a URI names the local disk."""
+    return isinstance(open_filesystem(uri, None)[0], LocalFileSystem) if "://" in uri else True
+
+
+def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the canonical URIs of the files that a file, folder or glob names, sorted.
+
+    A folder is searched at any depth. A name that exists as it is spelled is no pattern, whatever
+    characters it holds. Nothing found is an empty list.
+    """
+    fs, full = open_filesystem(uri, storage_options)
+    with store_errors(uri):
+        try:
+            kind = fs.info(full)["type"]
+        except FileNotFoundError:
+            matches = fs.glob(full, detail=True) if any(c in full for c in "*?[") else {}
+            names = [name for name, info in matches.items() if info["type"] == "file"]
+        else:
+            names = [full] if kind == "file" else fs.find(full)
+    return _uris(fs, names)
+
+
+def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the canonical URIs of the files that stand directly in a folder, sorted."""
+    fs, full = open_filesystem(uri, storage_options)
+    try:
+        with store_errors(uri):
+            entries = fs.ls(full, detail=True)
+    except FileNotFoundError:
+        return []
+    return _uris(fs, [entry["name"] for entry in entries if entry["type"] == "file"])
+
+
+def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int:
+    """Return a file's length in bytes."""
+    fs, full = open_filesystem(uri, storage_options)
+    with store_errors(uri):
+        return int(fs.size(full))
+
+
+def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+    """Return the whole content of a file."""
+    fs, full = open_filesystem(uri, storage_options)
+    with store_errors(uri):
+        return bytes(fs.cat_file(full))
+
+
+def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:
+    """Open a file for reading; its `read` raises `StoreError` when the store fails midway."""
+    fs, full = open_filesystem(uri, storage_options)
+    with store_errors(uri):
+        if on_local_disk(fs):
+            file = Path(full).open("rb")  # noqa: SIM115 - the caller closes it
+        else:
+            file = fs.open(full, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+    return cast("BinaryIO", StoreReader(file, uri))
+
+
+class StoreReader:
+    """A file whose failures are the store's, so that none is mistaken for damaged content."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        self._file = file
+        self._uri = uri
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes, or all that follow."""
+        with store_errors(self._uri):
+            return bytes(self._file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "StoreReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+
+def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
+    """Return fsspec's file system and its own spelling of the path.
+
+    Not kept on the object: fsspec caches instances by thread and process, which survives forks.
+    Listings are never cached: other drivers write under the same root.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(
+            uri, **{**(storage_options or {}), "use_listings_cache": False}
+        )
+    except ImportError as error:
+        raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
+    except ValueError as error:
+        raise ConfigError(f"{uri}: {error}") from error
+    return fs, os.path.abspath(path) if on_local_disk(fs) else str(path)
+
+
+def on_local_disk(fs: Any) -> bool:
+    """Return whether a file system is the local disk's."""
+    return isinstance(fs, LocalFileSystem)
+
+
+@contextlib.contextmanager
+def store_errors(where: str) -> Iterator[None]:
+    """Turn whatever a file system throws into `StoreError`; "not found" stays itself."""
+    try:
+        yield
+    except (FileNotFoundError, StoreError):
+        raise
+    except Exception as error:
+        # botocore and aiohttp errors are no OSErrors, so no narrower clause would hold.
+        raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+
+
+def hidden_temporary(path: str) -> bool:
+    """Return whether a name is that of a file under construction on a local disk."""
+    return posixpath.basename(path).startswith(TEMPORARY_PREFIX)
+
+
+def _uris(fs: Any, names: list[str]) -> list[str]:
+    names = [name for name in names if not name.endswith("/") and not hidden_temporary(name)]
+    if not on_local_disk(fs):
+        names = [str(fs.unstrip_protocol(name)) for name in names]
+    return sorted(names)

@@ -1,0 +1,323 @@
+"""The output: files and objects under one root, a local folder or an object store.
+
+Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
+the new ones. `put_if_absent` has three outcomes that call for different acts: done,
+`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may stand there); `settle` turns
+the three into one question, "what stands there now?". fsspec's own `mode="create"` is not used on
+local disks: it asks and then writes, so two racing writers can both win.
+"""
+
+import contextlib
+import os
+import posixpath
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final
+
+import pyarrow as pa
+
+from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
+from pipeline.storage.files import (
+    StoreReader,
+    file_size,
+    hidden_temporary,
+    on_local_disk,
+    open_file,
+    open_filesystem,
+    read_file,
+    store_errors,
+)
+from pipeline.storage.local_disk import (
+    TEMPORARY_PREFIX,
+    link_if_absent,
+    replace_durably,
+    temporary_in,
+)
+from pipeline.storage.range_file import RangeFile
+
+_CONFLICT_TRIES: Final = 6
+
+
+_SETTLE_TRIES: Final = 5
+
+
+_MODIFIED: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""What fsspec's file systems call the time of the last change: local, S3, Azure, GCS, memory."""
+
+
+_CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as a listing shows it."""
+
+    path: str
+    """Relative to the store's root."""
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The folder or object prefix that one dataset lives under.
+
+    Args:
+        uri: local path, or any URI that fsspec opens (`s3://bucket/corpus`).
+        storage_options: passed to the fsspec file system (credentials, endpoint).
+
+    Paths are relative, with forward slashes. Methods raise `FileNotFoundError` where nothing
+    stands at the path and `StoreError` for all else that the store refuses.
+    """
+
+    uri: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def locate(self, path: str) -> str:
+        """Return the full URI of a path, as error texts and other tools want it."""
+        return posixpath.join(self.uri, path) if path else self.uri
+
+    def read(self, path: str) -> bytes:
+        """Return the whole content of a file."""
+        return read_file(self.locate(path), self.storage_options)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading from its start, or seekable as Parquet readers want it."""
+        return open_file(self.locate(path), self.storage_options)
+
+    def open_ranges(self, path: str, num_bytes: int) -> Any:
+        """Open a file for Arrow to read ranges of: just the bytes asked for, none ahead.
+
+        Args:
+            path: of the file.
+            num_bytes: its length, so that the store need not be asked for it.
+        """
+        fs, full = self._fs(path)
+        where = self.locate(path)
+        with store_errors(where):
+            if on_local_disk(fs):
+                return pa.OSFile(full)  # its reads do not wait for Python's lock
+            return StoreReader(RangeFile(fs, full, num_bytes), where)
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file stands at the path."""
+        fs, full = self._fs(path)
+        with store_errors(self.locate(path)):
+            return bool(fs.isfile(full))
+
+    def size(self, path: str) -> int:
+        """Return a file's length in bytes."""
+        return file_size(self.locate(path), self.storage_options)
+
+    def list(self, folder: str = "") -> list[str]:
+        """Return the paths of all files under a folder, at any depth, sorted."""
+        fs, full = self._fs(folder)
+        root = self._fs("")[1].rstrip("/") + "/"
+        with store_errors(self.locate(folder)):
+            found = [str(name).removeprefix(root) for name in fs.find(full)]
+        return sorted(name for name in found if not hidden_temporary(name))
+
+    def files(self, path: str = "") -> Iterator[StoredFile]:
+        """Yield all files under a folder, or the one file at the path, temporary ones as well."""
+        fs, full = self._fs(path)
+        root = self._fs("")[1].rstrip("/") + "/"
+        with store_errors(self.locate(path)):
+            found = fs.find(full, detail=True)
+        for name, info in found.items():
+            when = next(info[key] for key in _MODIFIED if key in info)
+            seconds = when.timestamp() if isinstance(when, datetime) else float(when)
+            yield StoredFile(str(name).removeprefix(root), int(info["size"]), seconds)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; a file that is gone already is no error."""
+        fs, full = self._fs(path)
+        with store_errors(self.locate(path)), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(full)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file atomically, over whatever stands there."""
+        fs, full = self._fs(path)
+        if on_local_disk(fs):
+            with self.spool(posixpath.dirname(path)) as spool:
+                spool.file.write(data)
+                spool.publish(path)
+            return
+        with store_errors(self.locate(path)):
+            fs.pipe_file(full, data)
+
+    def spool(self, folder: str) -> "Spool":
+        """Begin a file whose name is known only at its end; see `Spool`."""
+        fs, full = self._fs(folder)
+        with store_errors(self.locate(folder)):
+            # Where renaming is atomic the temporary file has to be on the same file system.
+            return Spool(self, Path(full) if on_local_disk(fs) else None)
+
+    def put_if_absent(self, path: str, data: bytes) -> None:
+        """Write a file only if nothing stands at the path.
+
+        Raises:
+            AlreadyExists: something stands there. It can be ours: a client that resends a request
+                whose answer was lost is told so by its own first try.
+            StateUnknown: no answer came; `data` may or may not stand there.
+            StoreError: the store refused; nothing was written.
+        """
+        fs, full = self._fs(path)
+        where = self.locate(path)
+        if on_local_disk(fs):
+            with store_errors(where):
+                link_if_absent(Path(full), data)
+        else:
+            _create_object(fs, full, data, where)
+
+    def settle(self, path: str, data: bytes) -> bytes:
+        """Put `data` unless something stands at the path; return what stands there afterwards.
+
+        The caller compares: equal bytes (or an equal token in them) are its own, whether or not
+        the store's answer arrived.
+
+        Raises:
+            StateUnknown: the store answered neither the write nor the reading back.
+            StoreError: the store refused.
+        """
+        for attempt in range(_SETTLE_TRIES):
+            try:
+                self.put_if_absent(path, data)
+            except (AlreadyExists, StateUnknown):
+                with contextlib.suppress(FileNotFoundError, StoreError):
+                    return self.read(path)
+                _pause(attempt)
+            else:
+                return data
+        raise StateUnknown(f"{self.locate(path)}: no answer to {_SETTLE_TRIES} tries of writing it")
+
+    def supports_put_if_absent(self) -> bool:
+        """Find out by a throw-away file whether a second put-if-absent is refused."""
+        path = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.settle(path, b"first")
+            return self.settle(path, b"second") == b"first"
+        finally:
+            self.delete(path)
+
+    def require_put_if_absent(self) -> None:
+        """Refuse a store on which two drivers could overwrite each other's commits.
+
+        Raises:
+            ConfigError: the store overwrites where it should refuse.
+        """
+        if not self.supports_put_if_absent():
+            raise ConfigError(
+                f"output = {self.uri}: the store ignores If-None-Match (put only if absent), so two"
+                " drivers could overwrite each other's commits; use a store with conditional"
+                " writes, or a local folder, or say that a job is alone there (output.alone=true)"
+            )
+
+    def filesystem(self) -> Any:
+        """Return fsspec's file system under the root, for a library that takes one."""
+        return self._fs("")[0]
+
+    def _fs(self, path: str) -> tuple[Any, str]:
+        return open_filesystem(self.locate(path), self.storage_options)
+
+
+class Spool:
+    """A file under construction on local disk: written, then published whole or discarded.
+
+    As a context manager it discards what was not published.
+    """
+
+    def __init__(self, store: Store, folder: Path | None) -> None:
+        self._store = store
+        if folder is None:
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX)
+            self._path = Path(name)
+            self.file: IO[bytes] = os.fdopen(descriptor, "wb")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = temporary_in(folder)
+            self.file = self._path.open("xb")
+
+    def publish(self, path: str) -> None:
+        """Close the file and put it at the path atomically, over whatever stands there."""
+        fs, full = self._store._fs(path)
+        with store_errors(self._store.locate(path)):
+            if on_local_disk(fs):
+                replace_durably(self._path, self.file, Path(full))
+            else:
+                self.file.close()
+                fs.put_file(str(self._path), full)
+                _confirm(fs, full, self._path.stat().st_size, self._store.locate(path))
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop the file if it was not published."""
+        self.file.close()
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.discard()
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(min(2.0, 0.05 * 2**attempt) * (0.5 + random.random()))
+
+
+def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
+    for attempt in range(_CONFLICT_TRIES):
+        try:
+            fs.pipe_file(full, data, mode="create")
+        except Exception as error:
+            code, status = _answer(error)
+            if isinstance(error, FileExistsError) or code == "PreconditionFailed":
+                raise AlreadyExists(f"{where}: exists already") from error
+            text = f"{where}: {type(error).__name__}: {error}"
+            if code in _CONFLICT_CODES:
+                # Another conditional write is in flight; S3 asks to come back.
+                if attempt + 1 == _CONFLICT_TRIES:
+                    raise StoreError(text) from error
+                _pause(attempt)
+            elif 400 <= status < 500 or status == 501:
+                raise StoreError(text) from error
+            else:
+                raise StateUnknown(text) from error
+        else:
+            try:
+                _confirm(fs, full, len(data), where)
+            except Exception as error:
+                raise StateUnknown(str(error)) from error
+            return
+
+
+def _confirm(fs: Any, full: str, num_bytes: int, where: str) -> None:
+    """Ask whether an object stands there whole: some stores and proxies answer before it does.
+
+    Raises:
+        StoreError: it does not.
+    """
+    try:
+        found = int(fs.size(full))
+    except FileNotFoundError:
+        raise StoreError(f"{where}: the store took it, and does not have it") from None
+    if found != num_bytes:
+        raise StoreError(f"{where}: the store took {num_bytes} bytes, and has {found}")
+
+
+def _answer(error: BaseException | None) -> tuple[str, int]:
+    """Return the store's error code and HTTP status, however deep s3fs wrapped them."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status)
+        error = error.__cause__
+    return "", 0

@@ -1,0 +1,1 @@
+"""Models: loading, encoding, decoding back, identity."""

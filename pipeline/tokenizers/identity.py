@@ -1,0 +1,102 @@
+"""The fingerprint: a hash of all that changes the tokens, kept beside what it was made of.
+
+In it: the clip rule, the preprocessing, and for each tokenizer its configuration, weights,
+arithmetic and how its cells are stored. Not in it: batch size, devices and numbers of actors, which
+change nothing or the last bits of a float; and the sources, so that a dataset can grow.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import vidtok
+from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.dataset.metadata import Dataset, fingerprint_of
+from pipeline.dataset.schema import TokenizerColumn, index_dtype
+from pipeline.errors import StoreError
+
+PREPROCESSING: Final = 1
+"""Goes up with every change to decoding, resizing or normalising that moves a pixel."""
+
+
+def identity(
+    config: JobConfig, models: Mapping[str, vidtok.TokenizerConfig], weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return all that changes the tokens of a job, as JSON-like values.
+
+    Args:
+        config: the job.
+        models: configuration of each tokenizer, by the tokenizer's name.
+        weights: `pipeline.tokenizers.models.weights_digest` of each.
+    """
+    return {
+        "preprocessing": PREPROCESSING,
+        "clip": config.clip.identity(),
+        "tokenizers": {
+            spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
+            for spec in config.tokenizers
+        },
+    }
+
+
+def tokenizer_column(
+    spec: TokenizerSpec, model: vidtok.TokenizerConfig, clip: ClipConfig, weights: str
+) -> TokenizerColumn:
+    """Return what a tokenizer writes; its fingerprint covers the clips that it sees as well."""
+    whole = {
+        "preprocessing": PREPROCESSING,
+        "clip": clip.identity(),
+        **_tokenizer(spec, model, weights),
+    }
+    kind = model.regularizer
+    size = model.codebook_size
+    return TokenizerColumn(
+        name=spec.name,
+        kind=kind,
+        dtype=index_dtype(size) if size is not None else spec.dtype or "float16",
+        axes=("t", "h", "w") if kind == "fsq" else ("c", "t", "h", "w"),
+        model=spec.model,
+        fingerprint=fingerprint_of(whole),
+        logvar=spec.logvar,
+        codebook_size=size,
+    )
+
+
+def _tokenizer(spec: TokenizerSpec, model: vidtok.TokenizerConfig, weights: str) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": spec.model,
+        "config": model.to_dict(),
+        "weights": weights,
+        "precision": spec.precision,
+    }
+    del values["config"]["name"]
+    if model.regularizer == "kl":
+        values["dtype"] = spec.dtype or "float16"
+        values["logvar"] = spec.logvar
+    return values
+
+
+def expected_shape(
+    dataset: Dataset, column: TokenizerColumn, bucket: str, num_frames: int
+) -> list[int]:
+    """Return the shape that a tokenizer gives to a clip of a bucket, as `N_shape` holds it.
+
+    Args:
+        dataset: that it belongs to.
+        column: the tokenizer.
+        bucket: its name.
+        num_frames: of the clip; only the bucket of whole videos leaves it open.
+
+    Raises:
+        StoreError: `dataset.json` or the bucket's name does not say.
+    """
+    where = f"dataset.json: identity.tokenizers.{column.name}.config"
+    try:
+        values = dataset.identity["tokenizers"][column.name]["config"]
+        config = vidtok.TokenizerConfig.from_dict({**values, "name": column.model})
+        length, *size = bucket.split("x")
+        frames = num_frames if length == "all" else int(length)
+        height, width = map(int, size)
+        shape = config.latent_shape(frames, height, width)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{where} and bucket {bucket!r}: {error!r}; restore them") from error
+    return list(shape if "c" in column.axes else shape[1:])

@@ -1,0 +1,119 @@
+"""What a stage tells while it runs: lines of metrics, TensorBoard, pictures, a curve.
+
+metrics.jsonl           one line per run of batches and per validation
+samples/00001000.png    held-out clips beside their reconstructions
+curve.png               loss and held-out PSNR over batches
+tensorboard/            the same scalars and pictures, where the output is a local folder
+"""
+
+import io
+import json
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.storage.files import canonical_uri, is_local
+from pipeline.storage.store import Store
+
+_METRICS = "metrics.jsonl"
+
+
+class Record:
+    """The record of one stage; only the first rank has one.
+
+    Args:
+        store: the stage's folder.
+        step: batches that count; what an earlier run recorded beyond them is dropped, since the
+            same batches come again.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+
+    def __init__(self, store: Store, step: int) -> None:
+        self._store = store
+        self._rows: list[dict[str, Any]] = []
+        if store.exists(_METRICS):
+            rows = [json.loads(line) for line in store.read(_METRICS).decode().splitlines()]
+            # A run from the start tells of step 0 again, too.
+            self._rows = [row for row in rows if row["step"] <= step] if step else []
+        self._board: Any = None
+        if is_local(store.uri):
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = canonical_uri(store.locate("tensorboard"))
+            try:
+                self._board = SummaryWriter(folder, purge_step=step + 1)
+            except OSError as error:
+                raise StoreError(f"{folder}: {error}") from error
+        self._values: dict[str, list[float]] = {}
+
+    def batch(self, step: int, values: dict[str, float], *, due: bool) -> dict[str, float] | None:
+        """Take in one batch; where a line is due, returns the means since the last line."""
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value)
+        if not due:
+            return None
+        # Each over the batches that have it: a term may begin between two lines.
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values = {}
+        self._add(step, "train", means)
+        return means
+
+    def validation(self, step: int, values: dict[str, float], picture: bytes) -> None:
+        """Take in a measurement of the held-out clips, and its picture."""
+        self._add(step, "held_out", values)
+        self._store.write(f"samples/{step:08d}.png", picture)
+        if self._board is not None:
+            import numpy as np
+            from PIL import Image
+
+            pixels = np.asarray(Image.open(io.BytesIO(picture)))
+            self._board.add_image("held_out", pixels, step, dataformats="HWC")
+
+    def note(self, step: int, values: dict[str, Any]) -> None:
+        """Keep a fact that is no number of a batch."""
+        self._rows.append({"step": step, "of": "note", **values})
+
+    def _add(self, step: int, of: str, values: dict[str, float]) -> None:
+        self._rows.append({"step": step, "of": of, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{of}/{name}", value, step)
+
+    def save(self) -> None:
+        """Write the lines, and the curve that they make."""
+        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        self._store.write(_METRICS, text.encode())
+        if curve := _curve(self._rows):
+            self._store.write("curve.png", curve)
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """End TensorBoard's thread; writes nothing more."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _curve(rows: list[dict[str, Any]]) -> bytes | None:
+    """Return a PNG of loss and PSNR over batches; None before there is anything to draw."""
+    train = [row for row in rows if row["of"] == "train"]
+    held_out = [row for row in rows if row["of"] == "held_out"]
+    if not train:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    loss, quality = figure.subplots(1, 2)
+    for name in ("pixel", "perceptual"):
+        if name in train[0]:
+            loss.plot([r["step"] for r in train], [r.get(name) for r in train], label=name)
+    loss.set(xlabel="batches", ylabel="loss, training clips", yscale="log")
+    loss.legend()
+    quality.plot([r["step"] for r in held_out], [r["psnr"] for r in held_out], marker=".")
+    quality.set(xlabel="batches", ylabel="PSNR of held-out clips, dB")
+    for axes in (loss, quality):
+        axes.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

@@ -1,0 +1,91 @@
+"""Workers that misbehave: put in the place of the real ones, they run in the real graph."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.records import WorkUnit, from_json
+
+MARKS = "SABOTEUR_MARKS"
+"""Folder where they note what they did; all processes of a test share it."""
+
+
+def mark(name: str) -> int:
+    """Note that something happened; return how often it has."""
+    folder = Path(os.environ[MARKS])
+    number = len(list(folder.glob(f"{name}-*"))) + 1
+    (folder / f"{name}-{number}-{os.getpid()}").touch()
+    return number
+
+
+class DiesOnOneUnit(DecodeWorker):
+    """Its process ends whenever it is given the first shard, after the first row."""
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        unit = from_json(WorkUnit, str(batch["unit"][0]))
+        rows = super().__call__(batch)
+        if unit.unit.startswith("shard-000"):
+            mark("death")
+            yield next(rows)
+            os._exit(139)
+        yield from rows
+
+
+class NeverEndsOneUnit(DecodeWorker):
+    """It is given the last shard and goes on for ever: a job that cannot get done."""
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        unit = from_json(WorkUnit, str(batch["unit"][0]))
+        while unit.unit.startswith("shard-003"):
+            time.sleep(1)
+        yield from super().__call__(batch)
+
+
+class ComesOutDifferently(DecodeWorker):
+    """Dies in mid-unit once; what it delivered until then is not what the retry delivers.
+
+    The first attempt at the first shard hands out its first row with another clip's identity: as
+    if a sample before it had failed in one attempt and not in the other.
+    """
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        from pipeline.stages.messages import BatchRow, decoded_row, read_decoded_row
+
+        unit = from_json(WorkUnit, str(batch["unit"][0]))
+        rows = super().__call__(batch)
+        if unit.unit.startswith("shard-000") and mark("attempt") == 1:
+            first = read_decoded_row(next(rows))
+            assert isinstance(first, BatchRow)
+            yield decoded_row(_shifted(first))
+            time.sleep(3)  # what is handed out just before a death can get lost with it
+            os._exit(139)
+        yield from rows
+
+
+def _shifted(row: "BatchRow") -> "BatchRow":  # noqa: F821
+    from dataclasses import replace
+
+    from pipeline.stages.messages import BatchRow
+
+    clips = tuple(replace(clip, clip_index=clip.clip_index + 1) for clip in row.header.clips)
+    return BatchRow(replace(row.header, clips=clips), row.frames)
+
+
+class BreaksOnce(TokenizeWorker):
+    """Its model is broken in its first process, and sound in the next."""
+
+    def __call__(self, batch: RayBatch) -> pa.Table:
+        from pipeline.stages.tokenize import TokenizerBroken
+
+        if not self._broken and not list(Path(os.environ[MARKS]).glob("broken-*")):
+            mark("broken")
+
+            def stage(_: object) -> None:
+                raise TokenizerBroken("device says no")
+
+            self._stage = stage  # type: ignore[assignment]
+        return super().__call__(batch)

@@ -1,0 +1,181 @@
+"""Whatever is killed, the rows are those of an undisturbed run; what cannot be done is reported."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.log_records import read_record
+from pipeline.errors import OverBudget
+from pipeline.job import graph
+from pipeline.job.driver import run
+from pipeline.storage.store import Store
+from tests.jobs import saboteurs
+from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
+
+Undisturbed = tuple[list[str], pa.Table]
+
+
+def kill(worker: str) -> None:
+    """SIGKILL the actors of the cluster under test that run a worker."""
+    victims = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # also of one that has just died
+            if worker in " ".join(process.cmdline()):
+                victims.append(process)
+    assert victims, f"no {worker} is running"
+    for process in victims:
+        process.kill()
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
+    """A folder that the workers of this test's jobs write notes into."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv(saboteurs.MARKS, str(folder))
+    # Workers of a running cluster do not see this process's environment: they are told by Ray.
+    options = {"runtime_env": {"env_vars": {saboteurs.MARKS: str(folder)}}}
+    real = graph.Dataset.map_batches
+    monkeypatch.setattr(
+        graph.Dataset,
+        "map_batches",
+        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
+    )
+    return folder
+
+
+def test_killed_actors(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    tars, rows = undisturbed
+    summary = tokenized(
+        job(tars, tmp_path / "out"),
+        lambda: kill("DecodeWorker"),
+        lambda: kill("TokenizeWorker"),
+    )
+    assert summary.done.units == 4
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path) -> None:
+    tars, rows = undisturbed
+    config = job(tars, tmp_path / "out")
+    settings = tmp_path / "job.yaml"
+    settings.write_text(json.dumps(config.public()))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.endless_job", settings],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": cluster},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "out/log/00000000000000000001.json"
+    deadline = time.monotonic() + 60
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert driver.poll() is None, "it is in mid-run"
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    first = read_record(Store(str(tmp_path / "out")), 1)
+
+    summary = tokenized(config)
+    assert 1 <= summary.committed_before < 4
+    assert summary.committed_before + summary.done.units == 4
+    assert read_record(Store(str(tmp_path / "out")), 1) == first
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_a_unit_that_kills_its_actor_every_time(
+    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, rows = undisturbed
+    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DiesOnOneUnit)
+    progress = Silence()
+    summary = run(job(tars, tmp_path / "out", commit__unit_attempts=2), progress)
+    assert summary.exit_code == 1
+    [(unit, reason)] = summary.failed.items()
+    assert unit.startswith("shard-000")
+    assert "died 3 times" in reason
+    # Two passes of three starts each. Ray counts one that finds the actor not yet there again, too.
+    assert 2 * 2 <= len(list(marks.glob("death-*"))) <= 2 * 3
+    assert any(line.startswith(f"failed     {unit}: ") for line in summary.lines())
+    assert any("NOT balanced" in line for line in summary.lines())
+
+    monkeypatch.undo()
+    assert summary.done.units == 3
+    tokenized(job(tars, tmp_path / "out"))
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_a_retry_that_comes_out_differently_is_put_back(
+    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, rows = undisturbed
+    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.ComesOutDifferently)
+    progress = Silence()
+    summary = run(job(tars[:2], tmp_path / "out"), progress)
+    assert summary.exit_code == 0
+    [said] = [line for line in progress.said if line.startswith("put back")]
+    assert "the unit was decoded twice, with different outcomes" in said
+    mine = committed_rows(tmp_path / "out")
+    units = set(mine["unit"].to_pylist())
+    assert mine.equals(rows.filter(pa.compute.is_in(rows["unit"], pa.array(sorted(units)))))
+
+
+def test_a_broken_model_gets_a_new_process(
+    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, rows = undisturbed
+    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.BreaksOnce)
+    progress = Silence()
+    summary = run(job(tars, tmp_path / "out"), progress)
+    assert summary.exit_code == 0
+    said = [line for line in progress.said if line.startswith("put back")]
+    assert len(said) == summary.put_back == 1, "one unit paid for it, in one pass"
+    assert said[0].endswith(
+        "tokenize: TokenizerBroken: device says no" + said[0].partition("no")[2]
+    )
+    assert summary.total.counts.clips_quarantined == 0
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_a_source_that_goes_away_is_a_failed_unit_and_no_quarantine(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, _ = undisturbed
+    gone = tmp_path / "gone.tar"
+    gone.write_bytes(Path(tars[0]).read_bytes())
+
+    class Removing(Silence):
+        def begin(self, units: int) -> None:
+            gone.unlink(missing_ok=True)
+
+    config = job([tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=2)
+    summary = run(config, Removing())
+    assert summary.exit_code == 1
+    [(unit, reason)] = summary.failed.items()
+    assert unit.startswith("gone-")
+    assert reason == f"decode: {gone}: gone since it was planned"
+    assert summary.done.units == 1
+    assert summary.total.counts.samples_quarantined == 0
+
+
+def test_a_job_over_its_error_budget_stops_and_keeps_what_it_has(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.job.summary.BUDGET_AFTER_SAMPLES", 3)
+    for name in "abcdef":
+        (tmp_path / f"{name}.mp4").write_text("no video")
+    config = job(f"{tmp_path}/*.mp4", tmp_path / "out", source__files_per_unit=3)
+    with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most of"):
+        run(config.model_copy(update={"max_quarantine_rate": 0.5}), Silence())
+    summary = tokenized(config)
+    assert summary.committed_before >= 1
+    assert summary.total.counts.samples_quarantined == 6

@@ -1,0 +1,315 @@
+"""Whole jobs on a real cluster: every clip once, with the tokens that the model by hand gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+
+import vidtok
+from pipeline.dataset.manifest import read_manifest
+from pipeline.decode import ClipRule, Decoder
+from pipeline.errors import ConfigError, DatasetMismatch
+from pipeline.job.driver import run
+from pipeline.operations.status import status
+from pipeline.quarantine import REASONS
+from pipeline.records import Sample
+from pipeline.storage.store import Store
+from tests.jobs.conftest import (
+    ROOT,
+    VIDEOS,
+    Silence,
+    committed_rows,
+    content,
+    job,
+    pack,
+    sound_videos,
+    tokenized,
+)
+from tests.pipeline.s3 import S3Server
+
+Undisturbed = tuple[list[str], pa.Table]
+
+
+def test_a_clip_has_the_tokens_that_the_model_by_hand_gives(undisturbed: Undisturbed) -> None:
+    _, rows = undisturbed
+    rule = ClipRule(frames=5, height=32, width=40, fps=8.0, short="drop")
+    fsq = vidtok.load("vidtok_fsq_causal_488_262144_tiny")
+    kl = vidtok.load("vidtok_kl_causal_488_8chn_tiny")
+    path = VIDEOS / "hiker_tiny.mp4"
+    with Decoder(rule) as decoder:
+        sample = Sample(key="hiker_tiny", video=str(path), video_name=path.name)
+        clips = [frames for _, frames in decoder.decode(sample, "u") if frames is not None]
+    mine = rows.filter(pa.compute.equal(rows["key"], "hiker_tiny")).to_pylist()
+    assert len(mine) == len(clips) > 4, "more than one batch"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for row, frames in zip(mine, clips, strict=True):
+            video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+            indices = np.frombuffer(row["fsq"], "<u4").reshape(row["fsq_shape"])
+            assert row["fsq_shape"] == [2, 4, 5]
+            np.testing.assert_array_equal(indices, fsq.encode(video).indices[0])
+            encoded = kl.encode(video)
+            assert row["kl_shape"] == [8, 2, 4, 5]
+            mean = np.frombuffer(row["kl"], "<f2").reshape(row["kl_shape"])
+            logvar = np.frombuffer(row["kl_logvar"], "<f2").reshape(row["kl_shape"])
+            np.testing.assert_allclose(mean, encoded.mean[0], rtol=1e-3, atol=2e-3)
+            np.testing.assert_allclose(logvar, encoded.logvar[0], rtol=1e-3, atol=2e-3)
+            assert row["caption"] == "about hiker_tiny"
+            assert row["clip_id"] == f"{row['unit']}/hiker_tiny/{row['clip_index']}"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_shards_actors_and_order_give_the_same_bits(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    tars = pack(tmp_path / "tars", sound_videos()[::-1], per_tar=4)
+    config = job(tars[::-1], tmp_path / "out", decode__actors=2, tokenize__actors=2)
+    tokenized(config)
+    _, rows = undisturbed
+    assert content(committed_rows(tmp_path / "out")).equals(content(rows))
+
+
+def test_loose_files_give_the_same_tokens_as_tars(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    config = job([str(path) for path in sound_videos()[:3]], tmp_path / "out")
+    tokenized(config)
+    mine = committed_rows(tmp_path / "out")
+    _, rows = undisturbed
+    stems = [Path(key).stem for key in mine["key"].to_pylist()]
+    theirs = {(r["key"], r["clip_index"]): r for r in rows.to_pylist()}
+    for stem, row in zip(stems, mine.to_pylist(), strict=True):
+        other = theirs[stem, row["clip_index"]]
+        assert (row["fsq"], row["kl"]) == (other["fsq"], other["kl"])
+
+
+def test_another_batch_size_changes_no_bit_on_a_cpu(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    tars, rows = undisturbed
+    config = job(tars, tmp_path / "out")
+    specs = [
+        spec.model_copy(update={"batch": batch})
+        for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
+    ]
+    tokenized(config.model_copy(update={"tokenizers": specs}))
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_running_again_does_nothing_and_says_so(
+    undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, cluster: str
+) -> None:
+    tars, rows = undisturbed
+    output = Path(tars[0]).parents[1] / "out"
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    monkeypatch.setattr("pipeline.cluster.connect", lambda: pytest.fail("Ray was started"))
+    progress = Silence()
+    summary = run(job(tars, output), progress)
+    assert summary.exit_code == 0
+    assert summary.lines()[0] == f"nothing to do: all 4 units are committed in {output}"
+    after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert after == before
+    assert committed_rows(output).equals(rows)
+
+
+def test_a_corpus_that_grew_is_finished_without_redoing_any(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    tars, rows = undisturbed
+    first = tokenized(job(tars[:1], tmp_path / "out"))
+    second = tokenized(job(tars, tmp_path / "out"))
+    assert (first.done.units, second.done.units, second.committed_before) == (1, 3, 1)
+    assert second.total.units == 4
+    assert committed_rows(tmp_path / "out").equals(rows)
+
+
+def test_another_clip_rule_is_refused_before_any_work(undisturbed: Undisturbed) -> None:
+    tars, rows = undisturbed
+    output = Path(tars[0]).parents[1] / "out"
+    with pytest.raises(DatasetMismatch, match=r"clip\.fps: 8\.0 in the dataset, 4\.0 in this run"):
+        run(job(tars, output, clip={**job(tars, output).clip.model_dump(), "fps": 4.0}), Silence())
+    assert committed_rows(output).equals(rows)
+
+
+def test_every_broken_video_is_accounted_for(cluster: str, tmp_path: Path) -> None:
+    broken = sorted(path for path in (VIDEOS / "broken").iterdir() if path.suffix != ".m4a")
+    tars = pack(tmp_path / "tars", [*broken, VIDEOS / "hiker_tiny.mp4"], per_tar=6)
+    # A tar that ends in the middle of a member as well.
+    whole = Path(tars[-1]).read_bytes()
+    Path(tars[-1]).write_bytes(whole[: len(whole) - len(whole) // 3])
+    config = job(tars, tmp_path / "out", decode__timeout_s=20.0)
+    summary = tokenized(config)
+    counts = summary.total.counts
+    assert counts.imbalance() is None
+    assert counts.samples_read == len(broken) + 1
+
+    store = Store(str(tmp_path / "out"))
+    import pyarrow.parquet as pq
+
+    parts = read_manifest(store).quarantine_parts()
+    quarantine = pa.concat_tables([pq.read_table(store.locate(p.path)) for p in parts]).to_pylist()
+    assert {q["reason"] for q in quarantine} <= REASONS.keys()
+    assert all(q["detail"] for q in quarantine)
+    lost = {q["key"] for q in quarantine if q["clip_index"] is None}
+    assert lost >= {"header_only", "random_bytes", "text", "zero_bytes", "truncated_no_moov"}
+    assert "tar_truncated" in {q["reason"] for q in quarantine}
+    assert sum(summary.total.reasons.values()) == len(quarantine)
+    report = "\n".join(summary.lines())
+    assert all(f" {reason}: " in report for reason in summary.total.reasons)
+
+
+@pytest.mark.s3
+def test_source_and_output_on_s3(
+    undisturbed: Undisturbed, s3: S3Server, s3_store: Store, tmp_path: Path
+) -> None:
+    tars, rows = undisturbed
+    source = Store(f"{s3.bucket()}/tars", s3.storage_options)
+    for tar in tars:
+        source.write(Path(tar).name, Path(tar).read_bytes())
+    config = job(
+        f"{source.uri}/shard-{{000..003}}.tar",
+        s3_store.uri,
+        source__storage_options=dict(s3.storage_options),
+        output__storage_options=dict(s3.storage_options),
+    )
+    tokenized(config)
+    assert content(committed_rows(s3_store)).equals(content(rows))
+    assert run(config, Silence()).nothing_to_do
+    secret = json.dumps(s3.storage_options)
+    [settings] = [p for p in s3_store.list("reports") if p.endswith("config.yaml")]
+    assert secret not in s3_store.read(settings).decode()
+
+
+@pytest.mark.s3
+def test_a_store_without_conditional_writes_is_for_one_driver_alone(
+    undisturbed: Undisturbed, s3: S3Server, s3_store: Store
+) -> None:
+    tars, rows = undisturbed
+    config = job(tars[:1], s3_store.uri, output__storage_options=dict(s3.storage_options))
+    with s3.faults.times("ignore_condition", 999):
+        with pytest.raises(ConfigError, match=r"output\.alone=true"):
+            run(config, Silence())
+        assert s3_store.list() == [], "no work was done"
+        alone = job(
+            tars[:1],
+            s3_store.uri,
+            output__storage_options=dict(s3.storage_options),
+            output__alone=True,
+        )
+        tokenized(alone)
+        assert run(alone, Silence()).nothing_to_do
+    mine = committed_rows(s3_store)
+    assert mine.num_rows > 0
+    assert mine.equals(rows.filter(pc.is_in(rows["unit"], mine["unit"].combine_chunks())))
+
+
+def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed) -> None:
+    tars, rows = undisturbed
+    output = Path(tars[0]).parents[1] / "out"
+    counted = duckdb.sql(f"SELECT count(*) FROM '{output}/data/*/*.parquet'").fetchall()
+    assert counted == [(rows.num_rows,)]
+    assert (output / "README.md").read_text().count("| `fsq` |") == 1
+    told = status(Store(str(output)))
+    values = told.to_dict()
+    assert (values["units"], values["clips_written"], values["problems"]) == (4, rows.num_rows, [])
+    assert any(line.startswith("clips ") for line in told.lines())
+    assert told.exit_code == 0
+    [summary] = output.glob("reports/*/summary.json")
+    assert json.loads(summary.read_text())["exit_code"] == 0
+
+
+def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> None:
+    """`docs/format.md` and nothing of this package: the parts that count, and their numbers."""
+    import pyarrow.parquet as pq
+
+    tars, rows = undisturbed
+    root = Path(tars[0]).parents[1] / "out"
+    manifest = max((root / "manifest").iterdir())
+    paths = [p["path"] for unit in pq.read_table(manifest)["parts"].to_pylist() for p in unit]
+    for record in sorted((root / "log").iterdir()):
+        if record.stem > manifest.stem:
+            units = json.loads(record.read_text())["units"]
+            paths += [part["path"] for unit in units for part in unit["parts"]]
+    head = json.loads((root / "dataset.json").read_text())
+    levels = head["identity"]["tokenizers"]["fsq"]["config"]["fsq_levels"]
+    count = 0
+    for path in paths:
+        table = pq.read_table(root / path)
+        columns = json.loads(table.schema.metadata[b"vidtok"])["tokenizers"]
+        assert columns == head["tokenizers"]
+        for row in table.to_pylist():
+            count += 1
+            index = np.frombuffer(row["fsq"], "<u4").reshape(row["fsq_shape"]).astype(np.int64)
+            digits = [index // int(np.prod(levels[:i])) % n for i, n in enumerate(levels)]
+            codes = np.stack([(d - n // 2) / (n // 2) for d, n in zip(digits, levels, strict=True)])
+            model = vidtok.load("vidtok_fsq_causal_488_262144_tiny") if count == 1 else None
+            if model is not None:
+                by_index = model.decode_indices(torch.from_numpy(index)[None])
+                by_code = model.decode(torch.from_numpy(codes)[None].float())
+                assert torch.equal(by_index, by_code)
+    assert count == rows.num_rows
+
+
+def test_two_drivers_share_one_output(undisturbed: Undisturbed, store: Store) -> None:
+    tars, rows = undisturbed
+    config = job(
+        tars,
+        store.uri,
+        output__storage_options=dict(store.storage_options),
+        commit__log_every_s=3600.0,
+    )
+    others = []
+    # The second driver does the whole corpus while the first has clips, and nothing in the log.
+    summary = tokenized(config, lambda: others.append(tokenized(config)))
+    [other] = others
+    assert (other.done.units, other.lost_race) == (4, 0)
+    assert (summary.done.units, summary.lost_race) == (0, 4)
+    assert "4 more were committed by another driver first" in "\n".join(summary.lines())
+    assert committed_rows(store).equals(rows)
+
+
+def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps(job("nowhere/*.mp4", tmp_path / "out").public()))
+    for override, text in (
+        ("clip.frames=16", "clip.frames = 16: vidtok_fsq_causal_488_262144_tiny takes 1 + 4k"),
+        ("clip.fps=8", "nowhere/*.mp4: matches no file"),
+    ):
+        done = subprocess.run(
+            [sys.executable, ROOT / "jobs/tokenize_corpus.py", config, override],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=_environment(),
+        )
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def test_a_plan_longer_than_a_pass_is_done_in_several(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.job.driver._UNITS_PER_PASS", 3)
+    tars, rows = undisturbed
+    progress = Silence()
+    summary = run(job(tars, tmp_path / "out"), progress)
+    assert summary.exit_code == 0
+    said = [line for line in progress.said if line.startswith("again")]
+    assert said == ["again      1 units go into another pass, 0 of them put back"]
+    assert summary.put_back == 0
+    assert committed_rows(tmp_path / "out").equals(rows)

@@ -1,0 +1,151 @@
+"""A job over lists: spans of videos, images beside them, videos inside Parquet; local and on S3."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.operations.verify.verify import verify
+from pipeline.storage.store import Store
+from tests.assets import HIKER, VIDTOK_EXAMPLE
+from tests.jobs.conftest import committed_rows, content, job, tokenized
+from tests.pipeline.s3 import S3Server
+
+CLIP = {
+    "fps": 8.0,
+    "short": "pad",
+    "buckets": [
+        {"frames": 5, "height": 32, "width": 40},
+        {"frames": 1, "height": 32, "width": 32},
+        {"frames": 1, "height": 24, "width": 48},
+    ],
+}
+LISTS = {
+    "root": None,
+    "key": "id",
+    "caption": "text",
+    "start_s": "from",
+    "end_s": "to",
+    "rows_per_unit": 4,
+}
+HEADER = "id,video,from,to,text,source\n"
+ROWS = (
+    f"a-0,{HIKER.name},0.5,1.75,walks,web\n"
+    f"a-1,{HIKER.name},3,3.6,turns,web\n"
+    "picture,wide.png,,,a plate,scan\n"
+    f"whole,{VIDTOK_EXAMPLE.name},,,,web\n"
+    "gone,gone.mp4,0,1,,web\n"
+)
+LATER = f"b-0,{VIDTOK_EXAMPLE.name},2,3.2,later,web\n"
+
+
+def fill(folder: Path) -> None:
+    folder.mkdir()
+    for asset in (HIKER, VIDTOK_EXAMPLE):
+        shutil.copy(asset.path, folder)
+    Image.linear_gradient("L").resize((96, 48)).save(folder / "wide.png")
+
+
+def list_job(uri: str, output: str, root: str, options: Mapping[str, Any] | None = None) -> Any:
+    return job(
+        uri,
+        output,
+        clip=CLIP,
+        source__lists=LISTS | {"root": root},
+        source__storage_options=dict(options or {}),
+        output__storage_options=dict(options or {}),
+    )
+
+
+@pytest.fixture(scope="module")
+def listed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A list that grew between two runs, and the rows that came of it."""
+    folder = tmp_path_factory.mktemp("lists")
+    fill(folder / "videos")
+    (folder / "list.csv").write_text(HEADER + ROWS)
+    config = list_job(str(folder / "list.csv"), str(folder / "out"), str(folder / "videos"))
+    first = tokenized(config)
+    assert (first.total.units, first.total.counts.samples_quarantined) == (2, 1)
+    (folder / "list.csv").write_text(HEADER + ROWS + LATER)
+    second = tokenized(config)
+    assert (second.done.units, second.done.counts.samples_read) == (1, 1)
+    return folder, committed_rows(folder / "out")
+
+
+def test_every_row_is_a_sample(listed: tuple[Path, pa.Table]) -> None:
+    folder, rows = listed
+    clips = {
+        key: rows.filter(pc.equal(rows["key"], key)).to_pylist()
+        for key in ("a-0", "a-1", "picture", "whole", "b-0")
+    }
+    assert sum(map(len, clips.values())) == rows.num_rows
+    assert [(r["start_s"], r["end_s"], r["padded_frames"]) for r in clips["a-0"]] == [
+        (0.5, 1.125, 0),
+        (1.125, 1.75, 0),
+    ]
+    assert [(r["start_s"], r["padded_frames"]) for r in clips["a-1"]] == [(3.0, 0)]
+    [picture] = clips["picture"]
+    assert (picture["caption"], picture["kl_shape"]) == ("a plate", [8, 1, 3, 6])
+    assert (picture["end_s"], picture["source_fps"]) == (0, 0)
+    assert json.loads(picture["meta"]) == {
+        "video": "wide.png",
+        "from": "",
+        "to": "",
+        "source": "scan",
+    }
+    assert (len(clips["whole"]), clips["whole"][0]["caption"]) == (8, None)
+    assert clips["b-0"][0]["caption"] == "later"
+    [fault] = pq.read_table(next((folder / "out/quarantine").iterdir())).to_pylist()
+    assert (fault["key"], fault["reason"]) == ("gone", "file_unreadable")
+
+
+def test_verify_finds_the_rows_of_the_list_again(listed: tuple[Path, pa.Table]) -> None:
+    folder, rows = listed
+    found = verify(Store(str(folder / "out")), retokenize=rows.num_rows, decode=2)
+    assert found.findings == []
+    assert found.retokenized == rows.num_rows
+
+
+@pytest.mark.s3
+def test_the_same_from_s3(
+    listed: tuple[Path, pa.Table], s3: S3Server, s3_store: Store, tmp_path: Path
+) -> None:
+    folder, rows = listed
+    source = Store(f"{s3.bucket()}/in", s3.storage_options)
+    for path in (folder / "videos").iterdir():
+        source.write(f"videos/{path.name}", path.read_bytes())
+    source.write("lists/list.csv", (HEADER + ROWS + LATER).encode())
+    config = list_job(
+        source.locate("lists/*.csv"), s3_store.uri, source.locate("videos"), s3.storage_options
+    )
+    tokenized(config)
+    assert content(committed_rows(s3_store)).equals(content(rows))
+
+
+def test_videos_inside_parquet_have_the_tokens_of_the_files(
+    listed: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    folder, rows = listed
+    names = [HIKER.name, "wide.png", VIDTOK_EXAMPLE.name]
+    videos = [{"bytes": (folder / "videos" / n).read_bytes(), "path": n} for n in names]
+    table = pa.table({"video": videos, "id": ["hiker", "picture", "whole"]})
+    pq.write_table(table, tmp_path / "videos.parquet", row_group_size=1)
+    config = job(
+        str(tmp_path / "*.parquet"),
+        tmp_path / "out",
+        clip=CLIP,
+        source__lists={"key": "id", "rows_per_unit": 1},
+    )
+    assert tokenized(config).total.units == 3
+    inside = committed_rows(tmp_path / "out")
+    for key in ("picture", "whole"):
+        one, other = (table.filter(pc.equal(table["key"], key)) for table in (inside, rows))
+        for column in ("fsq", "kl", "kl_logvar", "start_s", "crop"):
+            assert one[column].equals(other[column]), (key, column)

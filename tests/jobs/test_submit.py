@@ -1,0 +1,128 @@
+"""`ray job submit` from end to end, against a cluster of its own that checks tokens."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.jobs.conftest import ROOT, committed_rows, job, pack, sound_videos
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """URL of the dashboard of a cluster of two nodes, and the environment that may speak to it."""
+    gcs, http, agent = _free_ports(3)
+    # Ray's sockets lie below this folder, and their names have a limit of 107 bytes.
+    folder = Path(f"/tmp/ray-submit-{os.getpid()}")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") or name == "RAY_worker_niceness"
+    }
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"),
+        *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={folder}"),
+        *(f"--dashboard-port={http}", f"--dashboard-agent-listen-port={agent}"),
+    ]
+    joining = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address=127.0.0.1:{gcs}"),
+        *("--block", "--num-cpus=2", "--object-store-memory=200000000"),
+    ]
+    log = (tmp_path_factory.mktemp("head") / "log").open("w+")
+    nodes = [subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)]
+    head = nodes[0]
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and head.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", http)) == 0:
+                    break
+            time.sleep(0.2)
+        nodes.append(
+            subprocess.Popen(joining, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        )
+        yield f"http://127.0.0.1:{http}", environment
+    finally:
+        for node in nodes:
+            for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            node.wait(timeout=60)
+        log.close()
+
+
+@pytest.mark.timeout(600)
+def test_submit_stop_and_submit_again(
+    dashboard: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    url, environment = dashboard
+    settings = tmp_path / "job.yaml"
+    tars = pack(tmp_path / "tars", sound_videos()[:4], per_tar=1)
+    settings.write_text(json.dumps(job(tars, "unused", decode__actors=2).public()))
+    output = tmp_path / "out"
+
+    def ray_job(*command: str) -> subprocess.CompletedProcess[str]:
+        verb = [sys.executable, "-m", "ray.scripts.scripts", "job", command[0], f"--address={url}"]
+        return subprocess.run(
+            [*verb, *command[1:]],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    endless = [sys.executable, "-m", "tests.jobs.endless_job"]
+    arguments = [str(settings), f"output.uri={output}"]
+    begun = ray_job(
+        *("submit", "--no-wait", "--submission-id=night", "--working-dir", ".", "--"),
+        *(*endless, *arguments),
+    )
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    first = output / "log/00000000000000000001.json"
+    deadline = time.monotonic() + 240
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert first.exists(), ray_job("logs", "night").stdout
+    stopped = ray_job("stop", "night")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "STOPPED" in (ray_job("status", "night").stdout + stopped.stdout).upper()
+
+    words = ("submit", "--working-dir", ".", "--", sys.executable, "jobs/tokenize_corpus.py")
+    done = ray_job(*words, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before = committed_before(done.stdout)
+    assert 1 <= before <= 3
+    assert f"4 planned · {4 - before} done" in done.stdout
+    assert set(committed_rows(output)["key"].to_pylist()) == {p.stem for p in sound_videos()[:4]}
+
+    wrong = ray_job(*words, *arguments, "clip.frames=6")
+    assert wrong.returncode != 0
+    assert "clip.frames = 6" in wrong.stdout
+
+
+def committed_before(printed: str) -> int:
+    """Return how many units the log held when a run began, as its summary says."""
+    [number] = re.findall(r"· (\d+) before ·", printed)
+    return int(number)

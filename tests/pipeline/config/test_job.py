@@ -1,0 +1,310 @@
+"""A wrong configuration is refused with lines that name the field, the rule and the mend."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.job import JobConfig
+from pipeline.errors import ConfigError
+from pipeline.job.config_checks import load_config
+
+GOOD = """
+source: {uri: "videos/*.mp4"}
+clip: {frames: 17, height: 128, width: 128, fps: 8}
+tokenizers:
+  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}
+  - {name: kl, model: vidtok_kl_causal_488_8chn_tiny, batch: 4}
+output: {uri: out}
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+    return str(path)
+
+
+def faults(path: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return [line.replace(path, "job.yaml") for line in str(caught.value).splitlines()]
+
+
+def test_defaults_and_overrides(good: str) -> None:
+    config = load_config(
+        good,
+        [
+            "tokenizers.1.precision=bf16",
+            "output.uri=s3://b/x",
+            "clip.frames=013",
+            "clip.fps=6",
+        ],
+    )
+    assert config.source.uri == ["videos/*.mp4"]
+    assert (config.tokenizers[0].precision, config.tokenizers[1].precision) == ("float32", "bf16")
+    assert config.output.uri == "s3://b/x"
+    assert config.clip.frames == 13, "YAML 1.1 would read an octal eleven"
+    assert config.clip.fps == 6.0
+    assert config.row_clips == 8
+
+
+def test_an_override_may_open_a_section_that_the_file_leaves_out(good: str) -> None:
+    config = load_config(good, ["decode.actors=3", "source.storage_options.anon=true"])
+    assert config.decode.actors == 3
+    assert config.source.storage_options == {"anon": True}
+
+
+def test_a_pattern_needs_no_quotes_on_the_command_line(good: str) -> None:
+    assert load_config(good, ["source.uri=*.mp4"]).source.uri == ["*.mp4"]
+    assert load_config(good, ["source.uri=[a.tar, b.tar]"]).source.uri == ["a.tar", "b.tar"]
+
+
+def test_interpolation(good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASET_ROOT", "/data")
+    assert load_config(good, ["output.uri=${oc.env:DATASET_ROOT}/x"]).output.uri == "/data/x"
+    assert faults(good, "output.uri=${clip.nothing}")[0].startswith("job.yaml: output.uri: ")
+
+
+def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None:
+    Path(good).write_text(GOOD.replace("fps: 8", "fsp: 8").replace("batch: 4", 'batch: "4"'))
+    assert faults(good, "decode.timeout_s=-1", "outputt.uri=x", "tokenizers.0.precision=fp8") == [
+        "job.yaml: clip.fsp: no such key; did you mean fps?",
+        "command line: tokenizers.0.precision = fp8: must be 'float32', 'bf16' or 'fp16'",
+        "job.yaml: tokenizers.1.batch = '4': should be a valid integer",
+        "command line: decode.timeout_s = -1: should be greater than 0",
+        "command line: outputt: no such key; did you mean output?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "clip.frames=16",
+            (
+                "command line: clip.frames = 16: vidtok_fsq_causal_488_262144_tiny takes"
+                " 1 + 4k frames; use 13 or 17"
+            ),
+        ),
+        (
+            "clip.height=100",
+            (
+                "command line: clip.height = 100: vidtok_fsq_causal_488_262144_tiny takes a"
+                " multiple of 8 pixels; use 96 or 104"
+            ),
+        ),
+        (
+            "tokenizers.0.model=vidtok_fsq_causal_488_262144_tin",
+            (
+                "command line: tokenizers.0.model = vidtok_fsq_causal_488_262144_tin: no model"
+                " has this name; did you mean vidtok_fsq_causal_488_262144_tiny"
+            ),
+        ),
+        (
+            "tokenizers.0.name=caption",
+            "command line: tokenizers.0.name = caption: every row has a column caption already",
+        ),
+        (
+            "tokenizers.1.name=fsq",
+            "command line: tokenizers.1.name = fsq: tokenizers.0.name has a column fsq already",
+        ),
+        (
+            "tokenizers.1.name=fsq_shape",
+            "command line: tokenizers.1.name = fsq_shape: tokenizers.0.name has a column",
+        ),
+        ("tokenizers.1.name=KL", "command line: tokenizers.1.name = KL: must match ^[a-z]"),
+        (
+            "tokenizers.0.logvar=true",
+            "command line: tokenizers.0.logvar = True: vidtok_fsq_causal_488_262144_tiny is FSQ",
+        ),
+        (
+            "tokenizers.0.dtype=float16",
+            "command line: tokenizers.0.dtype = float16: vidtok_fsq_causal_488_262144_tiny is FSQ",
+        ),
+        (
+            "tokenizers.0.weights=/nowhere.safetensors",
+            "command line: tokenizers.0.weights = /nowhere.safetensors: no such file",
+        ),
+        (
+            "tokenizers.0.weights=s3://b/w.ckpt",
+            "command line: tokenizers.0.weights = s3://b/w.ckpt: must be a path that every node",
+        ),
+        (
+            "tokenize.decode_back_one_in=0",
+            "command line: tokenize.decode_back_one_in = 0: should be greater than 0",
+        ),
+        ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
+        ("clip.frames=null", "command line: clip.frames: is required; give it or clip.buckets"),
+        ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
+        ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
+        ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),
+        ("memory_mb=5", "command line: memory_mb: no such key; did you mean decode.memory_mb?"),
+        ("commit=3", "command line: commit = 3: must be a section of keys; known here: row_group"),
+        ("clip.frames.x=3", "command line: clip.frames.x: clip.frames is the value 17"),
+        ("tokenizers.2.name=x", "command line: tokenizers.2.name: the list has items 0 to 1"),
+        ("frames", "command line: frames: an override is written key=value"),
+    ],
+)
+def test_a_wrong_value_is_one_line(good: str, override: str, line: str) -> None:
+    got = faults(good, override)
+    assert got[0].startswith(line)
+
+
+BUCKETS = (
+    "clip: {buckets: [{frames: 17, height: 128, width: 128}, {frames: 9, height: 96, width: 160}]"
+)
+
+
+def test_buckets(good: str) -> None:
+    assert load_config(good).clip.identity() == {
+        **{"frames": 17, "height": 128, "width": 128},
+        **{"fps": 8.0, "short": "drop", "resize": "uint8"},
+    }
+    Path(good).write_text(GOOD.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
+    config = load_config(good)
+    assert config.clip.identity() == {
+        "buckets": [
+            {"frames": 17, "height": 128, "width": 128},
+            {"frames": 9, "height": 96, "width": 160},
+        ],
+        **{"fps": 8.0, "short": "drop", "resize": "uint8"},
+    }
+    assert JobConfig.model_validate(config.public()) == config
+    assert faults(good, "clip.frames=17", "clip.width=64") == [
+        f"command line: clip.{name} = {value}: clip.buckets says so for each shape; leave one of"
+        " the two out"
+        for name, value in (("frames", 17), ("width", 64))
+    ]
+    assert faults(good, "clip.buckets.1={frames: 17, height: 128, width: 128}") == [
+        "command line: clip.buckets.1: is clip.buckets.0 again; leave one of them out"
+    ]
+    # Every bucket has to suit every model.
+    assert [line.partition(";")[0] for line in faults(good, "clip.buckets.1.frames=16")] == [
+        f"command line: clip.buckets.1.frames = 16: {model} takes 1 + 4k frames"
+        for model in ("vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny")
+    ]
+    assert faults(good, "clip.buckets.0.hight=16")[0] == (
+        "command line: clip.buckets.0.hight: no such key; did you mean height?"
+    )
+    assert faults(good, "clip.buckets=[]") == [
+        f"job.yaml: clip.{name}: is required; give it or clip.buckets"
+        for name in ("frames", "height", "width")
+    ]
+
+
+def test_whole_videos(good: str) -> None:
+    model = "vidtok_kl_causal_488_16chn_v1_1"
+    ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1.model={model}"]
+    only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
+    assert faults(good, *ours)[0] == (
+        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny takes no video piece"
+        " by piece; only v1.1 models do; choose one, or cut clips of so many frames"
+    )
+    Path(good).write_text(only)
+    ours[2] = f"tokenizers.0.model={model}"
+    config = load_config(good, ours)
+    identity = {"whole": True, "chunk_frames": 64, "height": 128, "width": 128}
+    assert config.clip.identity() == identity | {"fps": 8.0, "resize": "uint8"}
+    assert JobConfig.model_validate(config.public()) == config
+    assert not config.clip.takes_images
+    assert faults(good, *ours, "clip.frames=17")[0] == (
+        "command line: clip.frames = 17: clip.whole takes all; leave one of them out"
+    )
+    assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
+        f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
+    )
+    assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
+        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos are not decoded"
+        " back; leave it out"
+    )
+    assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
+    Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
+    assert faults(good, *ours[1:])[0] == (
+        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all; leave one of them out"
+    )
+    assert faults(good, *ours[1:], "clip.whole=false", "clip.buckets.1.frames=null")[-1] == (
+        "command line: clip.buckets.1.frames: is required; give it a value"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("clip: [", "job.yaml: line 1: not YAML: "),
+        ("clip: {}\nclip: {}", "job.yaml: line 2: not YAML: clip is given twice"),
+        ("17", "job.yaml: must hold sections (source, clip, tokenizers, output"),
+        ("clip: {frames: 17, height: 8, width: 8}", "job.yaml: source: is required"),
+    ],
+)
+def test_a_wrong_file_is_one_line(good: str, text: str, line: str) -> None:
+    Path(good).write_text(text)
+    assert faults(good)[0].startswith(line)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "none.yaml")
+    assert faults(path) == ["job.yaml: cannot be read: No such file or directory"]
+
+
+def test_words_of_yaml_1_1_stay_strings(good: str) -> None:
+    Path(good).write_text(GOOD.replace("out}", "no}").replace('"videos/*.mp4"', "2026-11-24"))
+    config = load_config(good)
+    assert (config.output.uri, config.source.uri) == ("no", ["2026-11-24"])
+
+
+def test_credentials_do_not_leave_the_configuration(good: str) -> None:
+    config = load_config(
+        good,
+        ["output.storage_options={key: me, secret: hush}", "source.storage_options.token=hush"],
+    )
+    assert config.output.storage_options["secret"] == "hush"
+    assert "hush" not in str(config.public())
+    assert config.public()["output"]["storage_options"] == {"key": "…", "secret": "…"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://me:hush@bucket/{a,b}.tar", "s3://…@bucket/{a,b}.tar"),
+        ("https://h/x.tar?X-Amz-Signature=hush&b=1", "https://h/x.tar?…&b=1"),
+        ("https://h/x.tar?b=1&sig=hush", "https://h/x.tar?b=1&…"),
+        ("simplecache::https://me:hush@h/x.tar", "simplecache::https://…@h/x.tar"),
+    ],
+)
+def test_a_uri_with_credentials_is_refused_and_not_repeated(
+    good: str, uri: str, shown: str
+) -> None:
+    for field in ("source.uri", "output.uri"):
+        [line] = faults(good, f"{field}={json.dumps(uri)}")
+        name = "source.uri.0" if field == "source.uri" else field
+        assert line.startswith(f"command line: {name} = {shown}: holds credentials")
+        assert "hush" not in line
+    for fine in ("s3://bucket/a@b:c.tar", "sftp://me@h/x.tar", "https://h/x.tar?version=signature"):
+        load_config(good, [f"source.uri={json.dumps(fine)}"])
+
+
+def test_what_a_run_writes_down_can_be_run_again(good: str) -> None:
+    config = load_config(good, ["clip.resize=float32", "tokenize.gpus_per_actor=0.5"])
+    assert JobConfig.model_validate(config.public()) == config
+
+
+def test_a_typing_error_is_answered_without_torch_and_ray(good: str) -> None:
+    program = (
+        "import sys\n"
+        "from pipeline.job.config_checks import load_config\n"
+        "from pipeline.errors import ConfigError\n"
+        "try: load_config(sys.argv[1], ['clip.framse=17'])\n"
+        "except ConfigError as error: print(error)\n"
+        "print({'torch', 'ray', 'av'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, good], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "command line: clip.framse: no such key; did you mean frames?",
+        "set()",
+    ]

@@ -1,0 +1,119 @@
+"""The card is one that the Hub takes, says what is there, and leaves a person's edits alone."""
+
+import json
+import re
+from importlib.resources import files
+from inspect import signature
+from pathlib import Path
+
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from pipeline.dataset.card import PATH, _size, write_card
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import new_dataset
+from pipeline.dataset.totals import read_statistics
+from pipeline.formatting import format_bytes
+from pipeline.operations.compact import compact
+from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import IDENTITY, commit, sound, write_log
+from tests.pipeline.units import FSQ, KL, SMALL, WIDE, decoded_back, deliver
+
+
+def write(store: Store) -> str:
+    write_card(store, read_manifest(store), read_statistics(store))
+    return store.read(PATH).decode()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "corpus"))
+
+
+def test_the_hub_reads_its_front_matter(store: Store) -> None:
+    sound(store)
+    card = DatasetCard(write(store))
+    data = card.data.to_dict()
+    assert data["size_categories"] == ["n<1K"]
+    assert data["task_categories"] == ["text-to-video"]
+    assert data["tags"] == ["video", "video-tokens", "fsq", "kl"]
+    assert data["configs"] == [{"config_name": "default", "data_files": "data/*/*.parquet"}]
+    assert card.text.lstrip().startswith("# Video tokens")
+
+
+def test_it_says_what_is_there(local: Store) -> None:
+    sound(local)
+    text = write(local)
+    assert re.search(r"^\| `5x16x16` \| 12 \| \d+\.\d kB \|$", text, re.MULTILINE)
+    assert "From 18 videos and images: 12 gave clips, 3 had too few frames, 3 were broken." in text
+    assert "The clips are 105 frames, 10.5 s of source; 13 have a caption." in text
+    assert "| `kl` | vidtok_kl_causal_488_16chn | posterior means (log-variances in" in text
+    assert not re.search(r"[{}]\w*[{}]", text), "a place of the template was not filled"
+
+
+def test_it_says_how_good_the_tokens_are(local: Store) -> None:
+    sound(local)
+    assert "PSNR" not in write(local)
+    write_log(local, [commit(local, decoded_back(deliver("v"), 30.5, None, 20.5))])
+    told = "2 of them, decoded back from `fsq`, have a PSNR of 25.5 dB on average."
+    assert told in write(local).splitlines()
+
+
+def test_a_merged_part_is_counted_once(local: Store) -> None:
+    sound(local)
+    compact(local)
+    sizes = {part.bucket: part.bytes for part in read_manifest(local).parts()}
+    assert f"| `5x16x16` | 12 | {format_bytes(sizes['5x16x16'])} |" in write(local)
+
+
+def test_its_program_reads_a_clip(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound(local)
+    [program] = re.findall(r"```python\n(.*?)```", write(local), re.DOTALL)
+    monkeypatch.chdir(local.uri)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert getattr(names["fsq"], "shape", None) == (2, 2, 2)
+
+
+def test_it_follows_the_dataset_until_somebody_edits_it(local: Store) -> None:
+    record = commit(local, deliver("a"))
+    log = write_log(local, [record])
+    assert "| 5 |" in write(local)
+    log.append([commit(local, deliver("b"))])
+    assert "| 10 |" in write(local)
+    edited = write(local).replace("# Video tokens", "# My dataset").encode()
+    for card in (edited, b"", b"mine"):
+        local.write(PATH, card)
+        log.append([commit(local, deliver(f"c{len(card)}"))])
+        assert write(local).encode() == card
+
+
+def test_sizes_are_words_of_the_hub() -> None:
+    words = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 10**6: "1M<n<10M", 10**12: "n>1T"}
+    assert {rows: _size(rows) for rows in words} == words
+    assert _size(10**12 - 1) == "100B<n<1T"
+
+
+def test_its_words_are_those_of_the_hub(local: Store) -> None:
+    sound(local)
+    data = DatasetCard(write(local)).data.to_dict()
+    fields = signature(DatasetCardData).parameters
+    assert set(data) - {"tags", "configs"} <= set(fields), "the others are in no signature"
+    words = files("datasets.utils.resources").joinpath("size_categories.json").read_text()
+    assert {_size(10**power) for power in range(14)} < set(json.loads(words))
+
+
+def test_datasets_finds_each_bucket_by_its_name(
+    local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shapes = [{"frames": b.frames, "height": b.height, "width": b.width} for b in (SMALL, WIDE)]
+    identity = {**IDENTITY, "clip": {"buckets": shapes, "fps": 8.0, "short": "drop"}}
+    write_log(local, [commit(local, deliver("u"))], new_dataset((FSQ, KL), identity))
+    write(local)
+    rows = {"default": 8, "5x16x16": 5, "9x16x32": 3}
+    assert set(get_dataset_config_names(local.uri)) == set(rows)
+    for name, count in rows.items():
+        loaded = load_dataset(local.uri, name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded.num_rows == count

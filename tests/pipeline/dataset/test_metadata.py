@@ -1,0 +1,136 @@
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dataset.metadata import fingerprint_of, new_dataset, open_dataset, read_dataset
+from pipeline.dataset.schema import FORMAT_VERSION
+from pipeline.errors import ConfigError, DatasetMismatch, StoreError
+from pipeline.records import to_json
+from pipeline.storage.store import Store
+from tests.pipeline.s3 import S3Server
+from tests.pipeline.units import FSQ, KL
+
+IDENTITY = {"clip": {"fps": 24.0, "frames": 17}, "weights": {"fsq": "abc"}, "resize": "uint8"}
+CONFIG = {"source": {"uris": ["s3://in"], "storage_options": {"key": "AKIA", "secret": "hush"}}}
+DATASET = new_dataset((FSQ, KL), IDENTITY, CONFIG)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+def test_fingerprint_is_pinned() -> None:
+    """Another hash of the same identity would lock every dataset ever written."""
+    assert DATASET.fingerprint == "b5f96c9b9306d4dd978a794753d2677d"
+
+
+@given(st.dictionaries(st.text(max_size=3), json_values), st.randoms())
+def test_fingerprint_does_not_depend_on_the_order_of_keys(identity: Any, random: Any) -> None:
+    names = list(identity)
+    random.shuffle(names)
+    assert fingerprint_of({name: identity[name] for name in names}) == fingerprint_of(identity)
+
+
+@given(json_values, json_values)
+def test_fingerprint_tells_values_apart(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (fingerprint_of({"a": one}) == fingerprint_of({"a": other})) == same
+
+
+def test_first_run_writes_and_later_runs_go_on(store: Store) -> None:
+    assert open_dataset(store, DATASET) == DATASET
+    before = store.read("dataset.json")
+    later = new_dataset((FSQ, KL), IDENTITY, {"workers": 99})
+    assert open_dataset(store, later) == DATASET
+    assert store.read("dataset.json") == before
+    assert read_dataset(store) == DATASET
+    assert store.list() == ["dataset.json"]
+
+
+def test_head_is_plain_json_with_the_schema(store: Store) -> None:
+    open_dataset(store, DATASET)
+    head = json.loads(store.read("dataset.json"))
+    assert head["format_version"] == FORMAT_VERSION
+    assert head["columns"]["clip_id"] == "string"
+    assert head["columns"]["kl_logvar"] == "binary"
+    assert head["tokenizers"][0]["codebook_size"] == 32768
+
+
+def test_credentials_are_left_out(store: Store) -> None:
+    open_dataset(store, DATASET)
+    data = store.read("dataset.json")
+    assert b"hush" not in data
+    assert b"AKIA" not in data
+    assert DATASET.config["source"] == {
+        "uris": ["s3://in"],
+        "storage_options": {"key": "…", "secret": "…"},
+    }
+
+
+def test_mismatch_names_both_fingerprints_and_what_differs(store: Store) -> None:
+    open_dataset(store, DATASET)
+    identity = {"clip": {"fps": 12.0, "frames": 17}, "weights": {"fsq": "abc", "kl": "new"}}
+    run = new_dataset((FSQ, KL), identity)
+    with pytest.raises(DatasetMismatch) as caught:
+        open_dataset(store, run)
+    text = str(caught.value)
+    assert text.startswith(f"output = {store.uri}: ")
+    assert DATASET.fingerprint in text
+    assert run.fingerprint in text
+    assert text.splitlines()[1:] == [
+        "  clip.fps: 24.0 in the dataset, 12.0 in this run",
+        '  resize: "uint8" in the dataset, "(absent)" in this run',
+        '  weights.kl: "(absent)" in the dataset, "new" in this run',
+    ]
+
+
+def test_same_fingerprint_with_other_columns_is_refused(store: Store) -> None:
+    open_dataset(store, DATASET)
+    with pytest.raises(DatasetMismatch, match=r"fsq \(uint16\), kl \(float16\) there, fsq"):
+        open_dataset(store, new_dataset((FSQ,), IDENTITY))
+
+
+def test_drivers_that_start_together_agree_on_one_head(store: Store) -> None:
+    heads = [new_dataset((FSQ, KL), IDENTITY, {"driver": n}) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        standing = list(pool.map(lambda head: open_dataset(store, head), heads))
+    assert standing[0] in heads
+    assert all(head == standing[0] for head in standing)
+
+
+@pytest.mark.s3
+def test_lost_reply(s3: S3Server, s3_store: Store) -> None:
+    with s3.faults.times("lose_reply", 1, part="dataset.json"):
+        assert open_dataset(s3_store, DATASET) == DATASET
+    assert read_dataset(s3_store) == DATASET
+
+
+def test_no_dataset(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"no dataset: dataset\.json is missing"):
+        read_dataset(store)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "x"}', b"\xff"])
+def test_damaged_head(store: Store, data: bytes) -> None:
+    store.write("dataset.json", data)
+    with pytest.raises(StoreError, match=r"dataset\.json: not the head of a dataset"):
+        read_dataset(store)
+
+
+def test_newer_format(store: Store) -> None:
+    store.write(
+        "dataset.json", to_json(dataclasses.replace(DATASET, format_version=FORMAT_VERSION + 1))
+    )
+    with pytest.raises(ConfigError, match=rf"format version {FORMAT_VERSION + 1}"):
+        open_dataset(store, DATASET)

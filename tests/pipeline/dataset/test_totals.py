@@ -1,0 +1,215 @@
+"""The statistics of a dataset are the sum of what its units gathered, and what its parts hold."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.statistics import PsnrSums
+from pipeline.dataset.totals import Statistics, read_statistics
+from pipeline.errors import ConfigError, StoreError
+from pipeline.operations.compact import compact
+from pipeline.operations.status import status
+from pipeline.records import to_json
+from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import commit, sound, write_log
+from tests.pipeline.units import SMALL, WIDE, decoded_back, deliver
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "corpus"))
+
+
+def test_all_units_are_in_it_and_agree_with_the_parts(store: Store) -> None:
+    records = sound(store)
+    found = read_statistics(store)
+    assert (found.units, found.unknown, found.codebooks) == (3, (), {})
+    assert list(found.buckets) == [SMALL.name, WIDE.name]
+    assert found.total.clips == sum(record.counts.clips_written for record in records) == 21
+    latents, codes = [], []
+    for part in read_manifest(store).parts():
+        with store.open(part.path) as file:
+            table = pq.read_table(file)
+        latents += [np.frombuffer(cells, "<f2").reshape(4, -1) for cells in table["kl"].to_pylist()]
+        codes += np.frombuffer(b"".join(table["fsq"].to_pylist()), "<u2").tolist()
+    values = np.concatenate(latents, 1).astype(np.float64)
+    np.testing.assert_allclose(found.total.latents["kl"].mean(), values.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(found.total.latents["kl"].std(), values.std(1), rtol=1e-9)
+    assert found.total.levels["fsq"].cells == len(codes)
+    use = read_statistics(store, codes=True).codebooks["fsq"]
+    assert (use.size, use.used) == (32768, len(set(codes)))
+    shares = np.array(list(Counter(codes).values())) / len(codes)
+    assert use.perplexity == pytest.approx(2 ** -(shares * np.log2(shares)).sum())
+
+
+def test_codes_that_occur_more_than_once_weigh_more(local: Store) -> None:
+    # The fake cells of "ab" and "ba" are the same.
+    write_log(local, [commit(local, deliver(name, batches=(3,))) for name in ("ab", "ba", "c")])
+    use = read_statistics(local, codes=True).codebooks["fsq"]
+    shares = [2 / 72] * 24 + [1 / 72] * 24
+    assert use.used == 48
+    assert use.perplexity == pytest.approx(2 ** -sum(p * np.log2(p) for p in shares))
+
+
+def test_the_same_rows_in_other_batches_have_the_same_statistics(local: Store) -> None:
+    record = commit(local, deliver("u"))
+    again = commit(local, deliver("u"), row_group_bytes=1000)
+    assert record.statistics == again.statistics
+    assert len(to_json(replace(record, timings={}))) < 3000
+
+
+def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
+    made = [
+        decoded_back(deliver("a"), 31.0004, 28.5, 35.25),
+        decoded_back(deliver("b"), 9, None, 8),
+    ]
+    write_log(local, [commit(local, delivery) for delivery in made])
+    write_manifest(local)
+    found = read_statistics(local)
+    assert found.buckets[WIDE.name].psnr == {
+        "fsq": PsnrSums(
+            clips=1, failed=1, millidecibels=28_500, counts={28: 1}, worst=((28_500, "a/k1/1"),)
+        )
+    }
+    assert found.total.psnr["fsq"] == PsnrSums(
+        clips=5,
+        failed=1,
+        millidecibels=111_750,
+        counts={8: 1, 9: 1, 28: 1, 31: 1, 35: 1},
+        worst=((8000, "b/k3/0"), (9000, "b/k0/0"), (28_500, "a/k1/1")),
+    )
+    lines = found.lines()
+    told = (
+        "psnr       fsq: 22.35 dB on average over 5 clips decoded back; 8.00 at least, of b/k3/0;"
+        " 1 could not be decoded back"
+    )
+    at = lines.index(told)
+    assert told in status(local).lines()
+    assert lines[at + 1] == "           8 dB: 1 · 9 dB: 1 · 28 dB: 1 · 31 dB: 1 · 35 dB: 1"
+    assert status(local).to_dict()["psnr"] == found.to_dict()["all"]["psnr"]
+    assert json.loads(json.dumps(found.to_dict()["all"]["psnr"]["fsq"])) == {
+        "clips": 5,
+        "failed": 1,
+        "mean_db": 22.35,
+        "counts": {"8": 1, "9": 1, "28": 1, "31": 1, "35": 1},
+        "worst": [
+            {"clip_id": "b/k3/0", "psnr_db": 8.0},
+            {"clip_id": "b/k0/0", "psnr_db": 9.0},
+            {"clip_id": "a/k1/1", "psnr_db": 28.5},
+        ],
+    }
+    assert found.total.psnr.keys() == {"fsq"}, "nothing is said of what was not decoded back"
+
+
+def test_clips_that_all_failed_have_no_mean(local: Store) -> None:
+    write_log(local, [commit(local, decoded_back(deliver("a"), None, None, None))])
+    found = read_statistics(local)
+    assert found.to_dict()["all"]["psnr"]["fsq"]["mean_db"] is None
+    [line] = [line for line in found.lines()[:10] if line.startswith("psnr")][:1]
+    assert line == "psnr       fsq: 3 could not be decoded back"
+
+
+def test_a_record_of_before_decoding_back_is_read(local: Store) -> None:
+    record = commit(local, deliver("a"))
+    write_log(local, [record])
+    [path] = local.list("log")
+    log = json.loads(local.read(path))
+    for bucket in log["units"][0]["statistics"].values():
+        assert bucket.pop("psnr") == {}
+    local.write(path, json.dumps(log).encode())
+    assert list(read_manifest(local).units()) == [record]
+
+
+def older(records: list[UnitRecord]) -> list[UnitRecord]:
+    return [replace(record, statistics=None) for record in records]
+
+
+def without_field(store: Store) -> None:
+    """Make the log what a release without statistics wrote."""
+    for path in store.list("log"):
+        record = json.loads(store.read(path))
+        for unit in record["units"]:
+            assert unit.pop("statistics", "absent") is None
+        store.write(path, json.dumps(record).encode())
+
+
+def test_units_of_an_older_release_are_read_from_their_parts(local: Store) -> None:
+    records = [commit(local, deliver(f"u-{n}", lost=[n])) for n in range(2)]
+    write_log(local, older(records))
+    without_field(local)
+    assert list(read_manifest(local).units()) == older(records)
+    write_manifest(local)
+    assert list(read_manifest(local).units()) == older(records)
+    found = read_statistics(local)
+    assert (found.unknown, found.buckets) == (("u-0", "u-1"), {})
+    assert "missing    2 of 2 units" in found.lines()[1]
+    scanned = read_statistics(local, codes=True)
+    assert scanned.unknown == ()
+    wanted = [record.statistics for record in records]
+    assert wanted[0] is not None
+    assert wanted[1] is not None
+    assert scanned.buckets == {
+        name: wanted[0][name] + wanted[1][name] for name in (SMALL.name, WIDE.name)
+    }
+
+
+def test_merged_parts_are_read_by_the_rows_of_each_unit(local: Store) -> None:
+    records = [commit(local, deliver(f"u-{n}")) for n in range(3)]
+    write_log(local, [records[0], *older(records[1:2]), records[2]])
+    before = read_statistics(local, codes=True)
+    assert compact(local).files_after == 2
+    assert read_statistics(local, codes=True) == before
+    assert before.unknown == ()
+
+
+def test_for_people_and_for_programs(local: Store) -> None:
+    sound(local)
+    done = CliRunner().invoke(app, ["stats", local.uri, "--codes"])
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"dataset    {local.uri}"
+    assert "clips      21 · 105 frames (18 copies) · 10.5 s of source" in lines
+    assert "rates      30 fps: 21" in lines
+    assert "sources    ≤ 480 px: 21" in lines
+    assert sum(line.startswith("codebook   fsq: ") for line in lines) == 1
+    assert sum(line.startswith("  channel  0  mean ") for line in lines) == 3
+    done = CliRunner().invoke(app, ["stats", local.uri, "--json"])
+    found = json.loads(done.stdout)
+    assert found["buckets"].keys() == {SMALL.name, WIDE.name}
+    assert found["all"]["clips"] == 21
+    assert found["all"]["seconds"] == 10.5
+    total = read_statistics(local).total
+    assert found["all"]["latents"]["kl"]["std"] == total.latents["kl"].std()
+    assert sum(found["all"]["levels"]["fsq"]["counts"][0]) == total.levels["fsq"].cells
+
+
+def test_an_empty_dataset(local: Store) -> None:
+    write_log(local, [])
+    found = read_statistics(local, codes=True)
+    assert isinstance(found, Statistics)
+    assert found.buckets == {}
+    assert found.codebooks["fsq"].perplexity == 0
+    assert "clips      0 · 0 frames · 0.0 s of source" in found.lines()
+    assert json.dumps(found.to_dict())
+
+
+def test_what_is_wrong(local: Store) -> None:
+    with pytest.raises(ConfigError, match="no dataset"):
+        read_statistics(local)
+    [record, *_] = sound(local)
+    local.delete(record.parts[0].path)
+    assert read_statistics(local).total.clips == 21
+    with pytest.raises(StoreError, match=r"u-0-0-.*verify"):
+        read_statistics(local, codes=True)
+    local.write(record.parts[0].path, b"PAR1 or not")
+    with pytest.raises(StoreError, match=r"u-0-0-.*verify"):
+        read_statistics(local, codes=True)

@@ -1,0 +1,134 @@
+"""A summary that says "balanced" has looked."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.dataset.records import Counts, Part, UnitRecord
+from pipeline.dataset.tally import Tally
+from pipeline.job.summary import Summary, over_budget
+
+PART = Part(path="data/x.parquet", bucket="5x8x8", rows=4, bytes=1500, sha256="0")
+QUARANTINE = Part(path="quarantine/x.parquet", bucket="", rows=2, bytes=10, sha256="0")
+UNIT = UnitRecord(
+    unit="u",
+    sources=("/u.tar",),
+    parts=(PART,),
+    quarantine=QUARANTINE,
+    counts=Counts(
+        samples_read=3,
+        samples_with_clips=1,
+        samples_filtered=1,
+        samples_quarantined=1,
+        clips_seen=6,
+        clips_written=4,
+        clips_filtered=1,
+        clips_quarantined=1,
+    ),
+    reasons={"corrupt": 1, "no_video": 1},
+    timings={"decode": 2.0, "tokenize fsq": 4.0},
+)
+
+
+def tally(*units: UnitRecord) -> Tally:
+    made = Tally()
+    for unit in units:
+        made.add(unit)
+    return made
+
+
+def summary(done: Tally, **changes: object) -> Summary:
+    values: dict[str, object] = {
+        "output": "/out",
+        "run": "r",
+        "planned": 2,
+        "committed_before": 0,
+        "done": done,
+        "lost_race": 0,
+        "failed": {},
+        "total": done,
+        "seconds": 8.0,
+    }
+    return Summary(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_next_command_is_one_that_works_from_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert summary(tally(UNIT)).lines()[-1].endswith(" .venv/bin/python -m pipeline status /out")
+
+
+def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/elsewhere/bin/python")
+    done = tally(UNIT, replace(UNIT, unit="v"))
+    made = summary(done)
+    assert made.exit_code == 0
+    assert made.lines() == [
+        "units      2 planned · 2 done in 8.0 s · 0 before · 0 failed",
+        "samples    6 read = 2 with clips + 2 filtered + 2 quarantined",
+        "clips      12 seen = 8 written + 2 filtered + 2 quarantined",
+        "bytes      3.0 kB in parts",
+        "quarantine     2 corrupt: the decoder reported damaged data",
+        "quarantine     2 no_video: the sample has no video",
+        "speed      1.0 clips/s; one process by stage: decode 2.0 · tokenize fsq 1.0",
+        "dataset    2 units · 8 clips · 3.0 kB · balanced · /out",
+        "next       python -m pipeline status /out",
+    ]
+
+
+def test_retries_are_told() -> None:
+    assert not any("put back" in line for line in summary(tally(UNIT)).lines())
+    made = summary(tally(UNIT), put_back=3)
+    assert "put back   3 times a unit did not come through a pass" in made.lines()
+    assert made.to_dict()["units"]["put_back"] == 3
+
+
+def test_the_share_that_tokenizers_waited_is_told_where_it_is_known() -> None:
+    made = summary(tally(UNIT), tokenizers_waited=0.426)
+    assert "waiting    tokenizers waited 43% of their time for decoded clips" in made.lines()
+    assert made.to_dict()["tokenizers_waited"] == 0.426
+    assert summary(tally(UNIT)).to_dict()["tokenizers_waited"] is None
+
+
+def test_whatever_does_not_add_up_is_named_and_fails_the_run() -> None:
+    for wrong, text in (
+        (replace(UNIT, counts=replace(UNIT.counts, samples_read=4)), "4 samples read, 3 accounted"),
+        (replace(UNIT, counts=replace(UNIT.counts, clips_seen=7)), "7 clips seen, 6 accounted for"),
+        (replace(UNIT, parts=(replace(PART, rows=5),)), "4 clips written, 5 rows in its parts"),
+        (replace(UNIT, quarantine=None), "2 samples and clips quarantined, 0 rows"),
+        (replace(UNIT, reasons={"corrupt": 1}), "2 rows in its quarantine, 1 reasons"),
+    ):
+        made = summary(tally(wrong))
+        assert made.exit_code == 1
+        assert any(text in line for line in made.lines())
+        assert any("NOT balanced" in line for line in made.lines())
+
+
+def test_a_failed_unit_fails_the_run_and_says_what_to_do() -> None:
+    made = summary(tally(UNIT), failed={"v": "commit: no space left"})
+    assert made.exit_code == 1
+    assert "failed     v: commit: no space left" in made.lines()
+    assert made.lines()[-1].startswith("next       run the same command again")
+
+
+def test_the_error_budget_is_a_rate_and_waits_for_enough_samples() -> None:
+    few = tally(*[UNIT] * 33)
+    assert few.counts.samples_read == 99
+    assert over_budget(few, 0.0) is None
+    enough = tally(*[UNIT] * 34)
+    assert over_budget(enough, 1 / 3) is None
+    assert over_budget(enough, 1.0) is None
+    said = over_budget(enough, 0.3)
+    assert said is not None
+    assert said.startswith("34 of 102 samples are quarantined, more than max_quarantine_rate = 0.3")
+    assert "34 corrupt, 34 no_video" in said
+
+
+def test_nothing_to_do() -> None:
+    made = summary(Tally(), committed_before=2, total=tally(UNIT, UNIT))
+    assert made.lines()[0] == "nothing to do: all 2 units are committed in /out"
+    assert made.exit_code == 0

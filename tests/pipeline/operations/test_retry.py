@@ -1,0 +1,132 @@
+"""Quarantined samples are tried again; what every reader sees is one version of each unit."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.manifest import read_manifest
+from pipeline.errors import ConfigError, StoreError
+from pipeline.operations.retry import retry
+from pipeline.operations.status import status
+from pipeline.operations.vacuum import vacuum
+from pipeline.operations.verify.verify import verify
+from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
+from tests.pipeline.units import deliver
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "corpus"))
+
+
+def some(store: Store) -> None:
+    """u-0 lost a sample and the clip k1/0, u-1 a sample, u-2 nothing."""
+    units = [
+        deliver("u-0", lost=[2]),
+        deliver("u-1"),
+        deliver("u-2", unreadable=0),
+    ]
+    write_log(store, [commit(store, unit) for unit in units])
+
+
+def test_units_of_a_reason(store: Store) -> None:
+    some(store)
+    result = retry(store, ["corrupt"])
+    assert (result.units, result.open_before) == (["u-0", "u-1"], [])
+    assert (result.reasons, result.clips) == ({"corrupt": 2}, 7 + 8)
+    assert read_manifest(store).reopened == {"u-0", "u-1"}
+    assert status(store).to_dict()["units_reopened"] == ["u-0", "u-1"]
+    assert verify(store).findings == []
+
+
+def test_patterns_of_keys(local: Store) -> None:
+    some(local)
+    assert retry(local, ["corrupt", "non_finite"], key="k*").units == ["u-0"]
+    assert retry(local, ["corrupt"], key="k*").units == []
+    result = retry(local, ["corrupt"], key="bad?")
+    assert (result.units, result.open_before) == (["u-1"], ["u-0"])
+    assert result.lines()[1] == "open       u-0: reopened before"
+
+
+def test_nothing_of_that_kind(local: Store) -> None:
+    some(local)
+    before = local.list()
+    result = retry(local, ["decode_timeout"])
+    assert (result.units, result.exit_code) == ([], 0)
+    assert result.lines() == [f"nothing in the quarantine of {local.uri} is of that kind"]
+    assert local.list() == before
+    with pytest.raises(ConfigError, match="--reason corupt: not a reason; use one of tar_trunc"):
+        retry(local, ["corupt"])
+    with pytest.raises(ConfigError, match="no dataset"):
+        retry(Store(local.uri + "-none"), ["corrupt"])
+    [path] = [part.path for part in read_manifest(local).quarantine_parts() if "u-1" in part.path]
+    local.delete(path)
+    with pytest.raises(StoreError, match=r"quarantine/u-1-.*pipeline verify"):
+        retry(local, ["corrupt"])
+
+
+def test_from_reopened_to_replaced(local: Store) -> None:
+    """The unit counts as it is until a run has done it; its old files go after a day."""
+    some(local)
+    before = read_manifest(local)
+    retry(local, ["non_finite"])
+    assert list(read_manifest(local).units()) == list(before.units())
+    old = next(unit for unit in before.units() if unit.unit == "u-0")
+
+    log = CommitLog(local, fingerprint=DATASET.fingerprint)
+    assert log.append([commit(local, deliver("u-0"))]).ours == ("u-0",)
+    manifest = read_manifest(local)
+    assert (manifest.counts().clips_written, before.counts().clips_written) == (24, 23)
+    assert (manifest.reasons(), before.reasons()) == (
+        {"corrupt": 2},
+        {"corrupt": 2, "non_finite": 1},
+    )
+    assert verify(local).findings == []
+
+    kept = {part.path for part in (*manifest.parts(), *manifest.quarantine_parts())}
+    files = [*old.parts, *([old.quarantine] if old.quarantine else [])]
+    gone = sorted(part.path for part in files if part.path not in kept)
+    assert len(gone) == 2, "the bucket of the lost clip, and the quarantine"
+    assert vacuum(local, delete=True).garbage == []
+    day = time.time() - 25 * 3600
+    for file in list(local.files()):
+        os.utime(local.locate(file.path), (day, day))
+    assert sorted(file.path for file in vacuum(local, delete=True).garbage) == gone
+    assert verify(local).findings == []
+
+
+def test_what_a_run_may_write_again_is_no_garbage(local: Store) -> None:
+    """A run writes the very files that an earlier version left, under the same names."""
+    records = sound(local)
+    left = commit(local, deliver("u-0"))
+    retry(local, ["non_finite"])
+    result = vacuum(local, older_than_hours=0, delete=True)
+    assert result.garbage == []
+    CommitLog(local, fingerprint=DATASET.fingerprint).append([left])
+    assert verify(local).findings == []
+    assert len(records) == 3
+
+
+def test_command(local: Store) -> None:
+    some(local)
+    run = CliRunner().invoke
+    done = run(app, ["retry", local.uri, "--reason", "non_finite", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {
+        "output": local.uri,
+        "reopened": ["u-0"],
+        "open_before": [],
+        "quarantined": {"non_finite": 1},
+        "clips_made_again": 7,
+    }
+    done = run(app, ["retry", local.uri, "--reason", "corrupt", "--reason", "non_finite"])
+    assert done.stdout.splitlines()[:2] == ["reopened   u-1", "open       u-0: reopened before"]
+    assert run(app, ["retry", local.uri, "--reason", "nope"]).exit_code == 2
+    assert run(app, ["retry", local.uri]).exit_code == 2

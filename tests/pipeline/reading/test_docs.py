@@ -1,0 +1,200 @@
+"""What docs/reading.md shows works as it stands there, and gives the cells that were written."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.metadata import new_dataset
+from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.statistics_collector import StatisticsGatherer
+from pipeline.operations.publish.publish import publish
+from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import IDENTITY, write_log
+from tests.pipeline.units import KL, make_clip
+
+TEXT = (Path(__file__).parents[3] / "docs/reading.md").read_text()
+FSQ = TokenizerColumn(
+    name="fsq",
+    kind="fsq",
+    dtype="uint32",
+    axes=("t", "h", "w"),
+    model="m",
+    fingerprint="0",
+    codebook_size=1 << 18,
+)
+ROWS = 24
+
+
+def block(first: str) -> str:
+    """Return the one example in whose first lines a text stands."""
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    [found] = [text for text in blocks if first in text]
+    return found
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.ndarray]]:
+    """Write a dataset like the demo's; return its cells in the order of its rows."""
+    rng = np.random.default_rng(0)
+    columns = (FSQ, KL)
+    cells = {
+        "fsq": rng.integers(0, 1 << 18, (ROWS, 5, 16, 16), np.uint32),
+        "kl": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
+        "kl_logvar": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
+    }
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("docs"))
+    store, schema = Store("out/demo"), clip_schema(columns)
+    clips = [make_clip("u-0", n) for n in range(ROWS)]
+    rows = pa.Table.from_batches([clip_rows(clips, cells, schema)])
+    with PartWriter(store, schema, unit="u-0", bucket="17x128x128", row_group_bytes=1) as writer:
+        writer.add(rows)
+        parts = writer.publish()
+    gatherer = StatisticsGatherer([KL], {})
+    gatherer.add("17x128x128", rows)
+    record = UnitRecord(
+        unit="u-0",
+        sources=("u-0",),
+        parts=parts,
+        quarantine=None,
+        counts=Counts(clips_seen=ROWS, clips_written=ROWS),
+        reasons={},
+        statistics=gatherer.result(),
+    )
+    write_log(store, [record], new_dataset(columns, IDENTITY))
+    yield cells
+    os.chdir(before)
+
+
+def run(first: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    # Absolute, since the processes of a cluster that runs already have a folder of their own.
+    exec(block(first).replace("out/demo", f"{Path.cwd()}/out/demo"), names)
+    return names
+
+
+def same(found: Any, wanted: np.ndarray) -> bool:
+    """Return whether cells are those written, in whatever order."""
+    assert len(found) == len(wanted)
+    return {np.asarray(one).tobytes() for one in found} == {one.tobytes() for one in wanted}
+
+
+def test_opening(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("corpus = pipeline.open")
+    latents = cells["kl"].astype(np.float64)
+    np.testing.assert_allclose(names["latents"].mean(), latents.mean((0, 2, 3, 4)), rtol=1e-9)
+    np.testing.assert_allclose(names["latents"].std(), latents.std((0, 2, 3, 4)), rtol=1e-9)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert f"# {first}" in block("corpus = pipeline.open")
+    assert last.endswith("torch.Size([5, 16, 16])")
+
+
+def test_training(cells: dict[str, np.ndarray]) -> None:
+    names = run("for epoch in range(data.epoch, 2)")
+    assert (names["indices"].dtype, tuple(names["indices"].shape)) == (torch.int64, (4, 5, 16, 16))
+    assert len(names["captions"]) == 4
+    assert (names["state"]["epoch"], names["state"]["position"]) == (1, 6)
+
+
+def test_going_on(cells: dict[str, np.ndarray]) -> None:
+    names = run("again.load_state_dict(state)")
+    assert names["state"]["position"] == 1
+    assert (names["batch"]["epoch"], names["batch"]["position"]) == (1, 6)
+
+
+def test_random_access(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("TokenMap(")
+    assert capsys.readouterr().out == "24 u-0/k0/0 torch.Size([5, 16, 16])\n"
+    assert same([row["fsq"].numpy().astype(np.uint32) for row in names["few"]], cells["fsq"][3:6])
+
+
+def test_pyarrow(cells: dict[str, np.ndarray]) -> None:
+    assert np.array_equal(run("pyarrow.dataset as ds")["indices"], cells["fsq"])
+
+
+def test_duckdb(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("duckdb")
+    by_id = sorted(range(ROWS), key=lambda n: make_clip("u-0", n).clip_id)[:10]
+    assert np.array_equal(run("import duckdb")["indices"], cells["fsq"][by_id])
+
+
+def test_pandas(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("pandas")
+    assert np.array_equal(run("pandas as pd")["latents"], cells["kl"])
+
+
+def test_polars(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("polars")
+    assert np.array_equal(run("polars as pl")["indices"], cells["fsq"])
+
+
+def test_hugging_face_datasets(
+    cells: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    pytest.importorskip("datasets")
+    assert same(run("import datasets")["indices"], cells["fsq"])
+
+
+def test_delta(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("deltalake")
+    publish(Store("out/demo"), "delta")
+    names = run("import deltalake")
+    assert same(names["indices"], cells["fsq"])
+    duckdb = pytest.importorskip("duckdb")
+    arrow = names["arrow"]
+    assert duckdb.sql("SELECT count(*) FROM arrow").fetchall() == [(arrow.count_rows(),)]
+
+
+def test_iceberg(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("pyiceberg")
+    publish(Store("out/demo"), "iceberg")
+    assert same(run("from pyiceberg.table import StaticTable")["indices"], cells["fsq"])
+
+
+def test_bfloat16() -> None:
+    [line] = re.findall(r"`(torch\.frombuffer\(.*?\))`", TEXT)
+    names = {"torch": torch, "cells": bytes([0x80, 0x3F, 0x10, 0xC1]), "shape": [2, 1]}
+    assert eval(line, names).tolist() == [[1.0], [-9.0]]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
+def test_ray_data(cells: dict[str, np.ndarray]) -> None:
+    import ray
+
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    try:
+        batches = run("import numpy as np, ray.data")["batches"]
+    finally:
+        if ours:
+            ray.shutdown()
+    found = torch.cat([batch["fsq"] for batch in batches])
+    assert found.dtype == torch.int64
+    assert same(found.numpy().astype(np.uint32), cells["fsq"])
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", TEXT))
+def test_its_links_lead_somewhere(link: str) -> None:
+    assert (Path(__file__).parents[3] / "docs" / link).exists()

@@ -1,0 +1,177 @@
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config.job import ListConfig
+from pipeline.errors import ConfigError
+from pipeline.records import ListRows
+from pipeline.sources.lists import cut_list, is_list, read_rows
+from pipeline.storage.store import Store
+from tests.pipeline.s3 import S3Server
+
+text = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=12
+)
+tables = st.lists(
+    st.fixed_dictionaries({"video": text.filter(str.strip), "a,b": text, 'c"': text}), max_size=20
+)
+
+
+def write(folder: Path, suffix: str, rows: list[dict[str, str]]) -> str:
+    path = folder / f"list{suffix}"
+    if suffix == ".parquet":
+        columns = ["video", "a,b", 'c"']
+        table = pa.table({name: pa.array([r[name] for r in rows], pa.string()) for name in columns})
+        pq.write_table(table, path, row_group_size=3)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        out = io.StringIO()
+        delimiter = "\t" if suffix == ".tsv" else ","
+        writer = csv.DictWriter(out, ["video", "a,b", 'c"'], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+        path.write_bytes(out.getvalue().encode("utf-8"))
+    return str(path)
+
+
+def whole(uri: str, config: ListConfig, **options: Any) -> list[Any]:
+    """Return the rows of all runs, and check that their numbers go on."""
+    found = [
+        pair for run in cut_list(uri, config, options) for pair in read_rows(run, config, options)
+    ]
+    assert [number for number, _ in found] == list(range(len(found)))
+    return [row for _, row in found]
+
+
+class TestCutAndRead:
+    @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+    @given(rows=tables, per_unit=st.integers(1, 7))
+    def test_the_runs_hold_every_row_once(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        suffix: str,
+        rows: list[dict[str, str]],
+        per_unit: int,
+    ) -> None:
+        uri = write(tmp_path_factory.mktemp("list"), suffix, rows)
+        config = ListConfig(rows_per_unit=per_unit)
+        assert whole(uri, config) == rows
+        runs = list(cut_list(uri, config, None))
+        assert all(run.stop - run.start == per_unit for run in runs[:-1])
+        if rows:
+            # Any stretch, found from the beginning: what a reopened unit is read by.
+            part = ListRows(uri=uri, start=len(rows) // 3, stop=len(rows))
+            assert [row for _, row in read_rows(part, config, None)] == rows[len(rows) // 3 :]
+
+    @pytest.mark.s3
+    @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+    def test_on_s3(self, s3: S3Server, s3_store: Store, tmp_path: Path, suffix: str) -> None:
+        rows = [{"video": f"{n}.mp4", "a,b": "é\n" * n, 'c"': '"'} for n in range(100)]
+        path = write(tmp_path, suffix, rows)
+        s3_store.write(f"list{suffix}", Path(path).read_bytes())
+        uri = s3_store.locate(f"list{suffix}")
+        assert whole(uri, ListConfig(rows_per_unit=30), **s3.storage_options) == rows
+
+    def test_parquet_that_holds_videos_is_cut_between_row_groups(self, tmp_path: Path) -> None:
+        videos = pa.array([{"bytes": bytes([n]) * 9, "path": f"{n}.mp4"} for n in range(20)])
+        path = str(tmp_path / "videos.parquet")
+        pq.write_table(pa.table({"video": videos}), path, row_group_size=3)
+        runs = list(cut_list(path, ListConfig(rows_per_unit=5), None))
+        assert [(run.start, run.stop) for run in runs] == [(0, 6), (6, 12), (12, 18), (18, 20)]
+        rows = [row for run in runs for _, row in read_rows(run, ListConfig(), None)]
+        assert [row["video"]["path"] for row in rows] == [f"{n}.mp4" for n in range(20)]
+
+    def test_blank_lines_are_no_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfvideo,x\r\n\r\na,1\r\n\nb,2")
+        (tmp_path / "a.jsonl").write_text('\n{"video": "a"}\n  \n{"video": "b"}')
+        config = ListConfig(rows_per_unit=1)
+        assert whole(str(tmp_path / "a.csv"), config) == [
+            {"video": "a", "x": "1"},
+            {"video": "b", "x": "2"},
+        ]
+        assert whole(str(tmp_path / "a.jsonl"), config) == [{"video": "a"}, {"video": "b"}]
+
+    def test_rows_that_cannot_be_read_say_why(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("video,x\na,1\nb\n")
+        (tmp_path / "a.jsonl").write_text('{"video": "a"}\n{"video\n[1]\n')
+        assert whole(str(tmp_path / "a.csv"), ListConfig())[1] == "1 fields, the header has 2"
+        _, second, third = whole(str(tmp_path / "a.jsonl"), ListConfig())
+        assert second.startswith("not JSON: Invalid control character")
+        assert third == "a line that is no JSON object"
+
+    @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+    def test_only_the_columns_that_are_kept(self, tmp_path: Path, suffix: str) -> None:
+        uri = write(tmp_path, suffix, [{"video": "v", "a,b": "1", 'c"': "2"}])
+        assert whole(uri, ListConfig(meta=["a,b"])) == [{"video": "v", "a,b": "1"}]
+        assert whole(uri, ListConfig(meta=[])) == [{"video": "v"}]
+
+
+class TestFaults:
+    @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+    def test_a_column_that_is_not_there(self, tmp_path: Path, suffix: str) -> None:
+        uri = write(tmp_path, suffix, [{"video": "v", "a,b": "1", 'c"': "2"}])
+        for config, setting in [
+            (ListConfig(video="url"), "video = url"),
+            (ListConfig(caption="text"), "caption = text"),
+            (ListConfig(meta=["video", "x"]), "meta.1 = x"),
+        ]:
+            with pytest.raises(
+                ConfigError, match=rf"source.lists.{setting}: no such .* video, a,b"
+            ):
+                list(cut_list(uri, config, None))
+
+    def test_a_column_of_another_type(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"video": [1, 2]}), tmp_path / "a.parquet")
+        with pytest.raises(ConfigError, match=r"video = video: of type int64 .* must hold text"):
+            list(cut_list(str(tmp_path / "a.parquet"), ListConfig(), None))
+
+    @pytest.mark.parametrize(
+        ("name", "content", "says"),
+        [
+            ("a.parquet", b"no parquet", "not a Parquet file"),
+            ("a.csv", b'video\n"a\n', "unexpected end of data"),
+            ("a.csv", b'video\n"a"b\n', "expected after"),
+            ("a.jsonl", b'["a"]\n', "row 0: a line that is no JSON object"),
+            ("a.jsonl", b"x" * (1 << 20), "a line of more than 1048576 bytes at byte 0"),
+        ],
+    )
+    def test_what_is_no_list(self, tmp_path: Path, name: str, content: bytes, says: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"{name}: .*{says}"):
+            list(cut_list(str(tmp_path / name), ListConfig(), None))
+
+    def test_a_list_that_lost_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("video\na\nb\n")
+        [run] = cut_list(str(tmp_path / "a.csv"), ListConfig(), None)
+        (tmp_path / "a.csv").write_text("video\na\n")
+        with pytest.raises(ValueError, match="1 rows from row 0 on, not 2"):
+            list(read_rows(run, ListConfig(), None))
+
+    def test_damaged_pages(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        names = [f"{n}.mp4" for n in range(5000)]
+        pq.write_table(pa.table({"video": names}), path, compression="zstd", use_dictionary=False)
+        [run] = cut_list(str(path), ListConfig(rows_per_unit=9999), None)
+        damaged = bytearray(path.read_bytes())
+        damaged[20:400] = bytes(380)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^(OSError|ArrowInvalid): "):
+            list(read_rows(run, ListConfig(), None))
+
+
+def test_is_list() -> None:
+    assert [is_list(n) for n in ("a.CSV", "b.parquet", "c.csv.gz", "d.tar")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -1,0 +1,218 @@
+"""The decode stage on lists: how rows are cut, and that every sample and clip is counted once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.errors import StoreError
+from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.records import Clip, Sample, WorkUnit
+from pipeline.stages import decode as decode_stage
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.messages import BatchRow, Closing
+from tests.pipeline.fakes import clip
+
+RULE = ClipRule(frames=2, height=4, width=6, fps=None, short="drop")
+UNIT = WorkUnit(unit="u", tar_uri="/u.tar")
+
+WIDTHS = (6, 8, 10)
+"""Of three buckets: a sample's key says which is its own."""
+
+Script = tuple[str, int, int, bool]
+"""A sample: key, clips with frames, clips without, whether it breaks in the end."""
+
+
+class FakeDecoder:
+    """Plays the script that stands in a sample's bytes."""
+
+    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
+        self.rules = rules
+
+    def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
+        assert isinstance(sample.video, bytes)
+        written, filtered, broken = sample.video
+        shape = self.rules[int(sample.key) % len(self.rules)].shape
+        for n in range(written):
+            value = (int(sample.key) * 16 + n) % 256
+            yield clip(n, unit, sample.key), np.full(shape, value, np.uint8)
+        for n in range(written, written + filtered):
+            yield clip(n, unit, sample.key), None
+        if broken:
+            raise QuarantineError("decode", "corrupt", "bad bits")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    samples: list[Script | Quarantined],
+    row_clips: int = 3,
+    rules: Sequence[ClipRule] = (RULE,),
+) -> tuple[list[BatchRow], Closing]:
+    def read_samples(unit: WorkUnit, **_: Any) -> Iterator[Sample | Quarantined]:
+        for sample in samples:
+            if isinstance(sample, Quarantined):
+                yield sample
+            else:
+                key, *script = sample
+                yield Sample(key=key, video=bytes(script), video_name=f"{key}.mp4")
+
+    monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
+    monkeypatch.setattr(decode_stage, "read_samples", read_samples)
+    with DecodeStage(rules, DecodeLimits(), row_clips=row_clips, max_video_mb=1) as stage:
+        *rows, closing = list(stage(UNIT))
+    assert isinstance(closing, Closing)
+    assert all(isinstance(row, BatchRow) for row in rows)
+    return [row for row in rows if isinstance(row, BatchRow)], closing
+
+
+def test_rows_are_full_but_for_the_last_and_span_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, closing = run(monkeypatch, [("1", 2, 0, False), ("2", 5, 0, False)])
+    assert [[c.clip_id for c in row.header.clips] for row in rows] == [
+        ["u/1/0", "u/1/1", "u/2/0"],
+        ["u/2/1", "u/2/2", "u/2/3"],
+        ["u/2/4"],
+    ]
+    assert [row.frames.shape for row in rows] == [(3, 2, 4, 6, 3)] * 2 + [(1, 2, 4, 6, 3)]
+    assert [row.frames[:, 0, 0, 0, 0].tolist() for row in rows] == [
+        [16, 17, 32],
+        [33, 34, 35],
+        [36],
+    ], "a row's frames stay what they were when the next rows are filled"
+    assert [row.header.seq for row in rows] == [0, 1, 2]
+    assert closing.digests == tuple(row.header.digest() for row in rows)
+    assert (closing.counts.samples_with_clips, closing.counts.clips_written) == (2, 7)
+
+
+def test_a_replay_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    script: list[Script | Quarantined] = [("1", 4, 1, True), ("2", 0, 0, True)]
+    first, closing = run(monkeypatch, script)
+    again, closing_again = run(monkeypatch, script)
+    assert [row.header for row in first] == [row.header for row in again]
+    assert (closing.digests, closing.quarantined) == (
+        closing_again.digests,
+        closing_again.quarantined,
+    )
+
+
+def test_a_replay_in_which_a_sample_fails_shows_in_the_digests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, right = run(monkeypatch, [("1", 3, 0, False), ("2", 3, 0, False)])
+    _, wrong = run(monkeypatch, [("1", 2, 0, True), ("2", 4, 0, False)])
+    assert right.counts.clips_written == wrong.counts.clips_written, "counts do not show it"
+    assert not set(right.digests) & set(wrong.digests)
+
+
+def test_a_video_that_breaks_keeps_its_clips_and_loses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, closing = run(monkeypatch, [("1", 2, 0, True)])
+    [lost] = closing.quarantined
+    assert (lost.key, lost.clip_index, lost.stage, lost.reason) == ("1", 2, "decode", "corrupt")
+    counts = closing.counts
+    assert (counts.samples_with_clips, counts.samples_quarantined) == (1, 0)
+    assert (counts.clips_seen, counts.clips_written, counts.clips_quarantined) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(("filtered", "clips_seen"), [(0, 0), (1, 1)])
+def test_a_video_that_breaks_before_its_first_clip_is_lost_whole(
+    monkeypatch: pytest.MonkeyPatch, filtered: int, clips_seen: int
+) -> None:
+    _, closing = run(monkeypatch, [("1", 0, filtered, True)])
+    [lost] = closing.quarantined
+    assert lost.clip_index is None
+    assert closing.counts.samples_quarantined == 1
+    assert closing.counts.clips_seen == clips_seen
+
+
+def test_a_video_without_a_whole_clip_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, closing = run(monkeypatch, [("1", 0, 1, False)])
+    assert rows == []
+    assert (closing.counts.samples_filtered, closing.counts.clips_filtered) == (1, 1)
+
+
+def test_a_unit_without_samples_has_a_closing_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, closing = run(monkeypatch, [])
+    assert (rows, closing.digests) == ([], ())
+
+
+def test_a_store_that_fails_gives_no_closing_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_samples(unit: WorkUnit, **_: Any) -> Iterator[Sample]:
+        yield Sample(key="1", video=bytes((3, 0, 0)), video_name="1.mp4")
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
+    monkeypatch.setattr(decode_stage, "read_samples", read_samples)
+    stage = DecodeStage([RULE], DecodeLimits(), row_clips=3, max_video_mb=1)
+    rows = []
+    with pytest.raises(StoreError):
+        rows.extend(stage(UNIT))
+    assert not any(isinstance(row, Closing) for row in rows)
+
+
+_SCRIPTS = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 2), st.booleans(), st.booleans()), max_size=12
+)
+
+
+def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [replace(RULE, width=width) for width in WIDTHS]
+    script: list[Script | Quarantined] = [
+        ("0", 2, 0, False),
+        ("1", 1, 0, False),
+        ("3", 3, 1, False),
+        ("2", 1, 0, True),
+        ("4", 1, 0, False),
+    ]
+    rows, closing = run(monkeypatch, script, rules=rules)
+    found = [(row.header.bucket.name, [c.clip_id for c in row.header.clips]) for row in rows]
+    assert found == [
+        ("2x4x6", ["u/0/0", "u/0/1", "u/3/0"]),
+        # Those that are not full leave in the order in which they were begun.
+        ("2x4x8", ["u/1/0", "u/4/0"]),
+        ("2x4x6", ["u/3/1", "u/3/2"]),
+        ("2x4x10", ["u/2/0"]),
+    ]
+    assert [row.header.seq for row in rows] == [0, 1, 2, 3]
+    assert closing.digests == tuple(row.header.digest() for row in rows)
+
+
+@given(scripts=_SCRIPTS, row_clips=st.integers(1, 5), num_buckets=st.integers(1, 3))
+def test_everything_is_accounted_for(
+    scripts: list[tuple[int, int, bool, bool]], row_clips: int, num_buckets: int
+) -> None:
+    rules = [replace(RULE, width=width) for width in WIDTHS[:num_buckets]]
+    samples: list[Script | Quarantined] = []
+    for n, (written, filtered, broken, unread) in enumerate(scripts):
+        record = Quarantined(
+            unit="u", key=str(n), clip_index=None, stage="read", reason="no_video", detail=""
+        )
+        samples.append(record if unread else (str(n), written, filtered, broken))
+    with pytest.MonkeyPatch.context() as patch:
+        rows, closing = run(patch, samples, row_clips, rules)
+    counts = closing.counts
+    assert counts.imbalance() is None
+    assert counts.samples_read == len(samples)
+    lost_samples = sum(q.clip_index is None for q in closing.quarantined)
+    assert counts.samples_quarantined == lost_samples
+    assert counts.clips_quarantined == len(closing.quarantined) - lost_samples
+    ids = [c.clip_id for row in rows for c in row.header.clips]
+    assert len(ids) == len(set(ids)) == counts.clips_written
+    for rule in rules:
+        mine = [row for row in rows if row.header.bucket.width == rule.width]
+        assert all(len(row.frames) == row_clips for row in mine[:-1])
+        order = [(int(c.key), c.clip_index) for row in mine for c in row.header.clips]
+        assert order == sorted(order), "a bucket's rows keep the order of the source"
+        for row in mine:
+            keys = [int(c.key) for c in row.header.clips]
+            assert row.frames.shape == (len(keys), *rule.shape)
+            values = [(int(c.key) * 16 + c.clip_index) % 256 for c in row.header.clips]
+            assert row.frames[:, 0, 0, 0, 0].tolist() == values
+            assert {rules[key % len(rules)] for key in keys} == {rule}

@@ -1,0 +1,156 @@
+"""A clip's tokens are its own: whatever its neighbours are, and whatever becomes of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.stages.messages import (
+    BatchRow,
+    Payload,
+    PayloadHeader,
+    decode_rows,
+    decoded_row,
+    payload_row,
+    read_decoded_row,
+    read_payload,
+)
+from pipeline.stages.tokenize import TokenizerBroken, TokenizeStage
+from pipeline.tokenizers.encoder import ClipEncoder
+from tests.pipeline.fakes import FSQ, KL, NOT_A_NUMBER, POISON, FakeModel, batch_row
+
+
+def stage(
+    batch: int = 4, kl_batch: int | None = None
+) -> tuple[TokenizeStage, FakeModel, FakeModel]:
+    fsq, kl = FakeModel("fsq"), FakeModel("kl")
+    encoders = [
+        ClipEncoder(fsq, FSQ, batch=batch),
+        ClipEncoder(kl, KL, batch=kl_batch or batch),
+    ]
+    return TokenizeStage(encoders), fsq, kl
+
+
+def test_one_row_per_clip_with_the_cells_of_every_tokenizer() -> None:
+    tokenize, _, _ = stage()
+    row = batch_row(4)
+    payload = tokenize(row)
+    table = decode_rows(payload.rows)
+    assert table["clip_id"].to_pylist() == list(payload.header.clip_ids)
+    assert payload.header.digest == row.header.digest()
+    assert table["fsq_shape"].to_pylist() == [[5, 2, 3]] * 4
+    assert table["kl_shape"].to_pylist() == [[3, 5, 2, 3]] * 4
+
+    video = torch.from_numpy(row.frames.copy()).permute(0, 4, 1, 2, 3) / 255 * 2 - 1
+    mean = torch.nn.functional.avg_pool3d(video, (1, 8, 8))
+    indices = np.frombuffer(b"".join(table["fsq"].to_pylist()), "<u4").reshape(4, 5, 2, 3)
+    stored = np.frombuffer(b"".join(table["kl"].to_pylist()), "<f2").reshape(4, 3, 5, 2, 3)
+    logvar = np.frombuffer(b"".join(table["kl_logvar"].to_pylist()), "<f2").reshape(stored.shape)
+    np.testing.assert_allclose(stored, mean.numpy(), atol=1e-3)  # float16
+    np.testing.assert_array_equal(logvar, -np.abs(stored))
+    np.testing.assert_allclose(indices, (mean[:, 0].numpy() + 1) * 1000, atol=1.001)
+
+
+@pytest.mark.parametrize(
+    ("batch", "kl_batch", "shapes"), [(4, 4, [4]), (8, 8, [8]), (3, 2, [3, 3])]
+)
+def test_the_network_sees_one_shape_only(batch: int, kl_batch: int, shapes: list[int]) -> None:
+    tokenize, fsq, kl = stage(batch, kl_batch)
+    expected, _, _ = stage(4)
+    assert tokenize(batch_row(4)).rows == expected(batch_row(4)).rows
+    assert fsq.batches == shapes
+    assert set(kl.batches) == {kl_batch}
+
+
+def test_a_guilty_clip_goes_alone() -> None:
+    tokenize, fsq, _ = stage()
+    payload = tokenize(batch_row(4, {2: POISON}))
+    [lost] = payload.header.quarantined
+    assert (lost.clip_index, lost.stage, lost.reason) == (2, "tokenize", "tokenizer_error")
+    assert lost.detail == "RuntimeError: device says no"
+    table = decode_rows(payload.rows)
+    assert table["clip_index"].to_pylist() == [0, 1, 3]
+    assert set(fsq.batches) == {4}, "retries keep the fixed shape"
+
+    healthy = decode_rows(stage()[0](batch_row(4, {2: 0})).rows).filter([True, True, False, True])
+    assert table.equals(healthy), "its neighbours' tokens are those of a healthy batch"
+
+
+def test_a_clip_that_is_not_finite_goes_alone() -> None:
+    tokenize, _, _ = stage()
+    payload = tokenize(batch_row(4, {0: NOT_A_NUMBER}))
+    [lost] = payload.header.quarantined
+    assert (lost.clip_index, lost.reason) == (0, "non_finite")
+    assert lost.detail == "fsq, kl: NaN or infinity among the latents"
+    assert decode_rows(payload.rows)["clip_index"].to_pylist() == [1, 2, 3]
+
+
+def test_latents_that_overflow_their_stored_type_are_not_finite() -> None:
+    class Huge(FakeModel):
+        def encode(self, video: torch.Tensor):
+            encoded = super().encode(video)
+            assert encoded.mean is not None
+            encoded.mean[1] = 1e6
+            return encoded
+
+    cells, finite = ClipEncoder(Huge("kl"), KL, batch=4)(batch_row(3).frames)
+    assert finite.tolist() == [True, False, True]
+    assert set(cells) == {"kl", "kl_logvar"}
+
+
+def test_all_clips_of_a_batch_can_be_lost() -> None:
+    payload = stage()[0](batch_row(2, {0: POISON, 1: NOT_A_NUMBER}))
+    assert [q.reason for q in payload.header.quarantined] == ["tokenizer_error", "non_finite"]
+    assert decode_rows(payload.rows).num_rows == 0
+
+
+def test_a_broken_model_costs_no_clip() -> None:
+    tokenize, _, kl = stage()
+    kl.broken = True
+    with pytest.raises(TokenizerBroken, match="and on a black clip: RuntimeError: device says no"):
+        tokenize(batch_row(4))
+
+
+def test_out_of_memory_halves_the_shape() -> None:
+    tokenize, fsq, kl = stage(8)
+    kl.memory = 3
+    expected, _, _ = stage(8)
+    row = batch_row(5)
+    assert tokenize(row).rows == expected(row).rows
+    assert kl.batches == [8, 4, 2, 2, 4, 2]
+    kl.memory = 0
+    with pytest.raises(TokenizerBroken, match="OutOfMemoryError"):
+        tokenize(row)
+    assert fsq.batches[0] == 8
+
+
+def test_bfloat16_cells_are_its_bit_patterns() -> None:
+    from dataclasses import replace
+
+    column = replace(KL, dtype="bfloat16", logvar=False)
+    frames = batch_row(2).frames
+    cells, _ = ClipEncoder(FakeModel("kl"), column, batch=2)(frames)
+    exact, _ = ClipEncoder(FakeModel("kl"), replace(column, dtype="float32"), batch=2)(frames)
+    bits = cells["kl"].astype(np.uint32) << 16
+    np.testing.assert_allclose(bits.view(np.float32), exact["kl"], rtol=2**-8)
+
+
+def test_float_frames_keep_their_fractions() -> None:
+    row = batch_row(2)
+    fine = row.frames.astype(np.float32) + np.float32(0.25)
+    exact = ClipEncoder(FakeModel("kl"), KL, batch=2)
+    assert not np.array_equal(exact(fine)[0]["kl"], exact(row.frames)[0]["kl"])
+
+
+def test_records_survive_the_trip_through_ray_rows() -> None:
+    row = batch_row(3)
+    back = read_decoded_row(decoded_row(row))
+    assert isinstance(back, BatchRow)
+    assert back.header == row.header
+    assert np.shares_memory(back.frames, row.frames)
+
+    payload = stage()[0](row)
+    block = payload_row(payload)
+    assert block["num_clips"].to_pylist() == [3]
+    assert read_payload(block) == payload
+    assert isinstance(payload, Payload)
+    assert isinstance(payload.header, PayloadHeader)

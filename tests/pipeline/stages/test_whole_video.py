@@ -1,0 +1,191 @@
+"""Whole videos: one row each, with the tokens that the model gives to all of its frames at once."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.decode import DecodeLimits, Decoder, clip_rules
+from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.records import LooseFile, Sample, Span, WorkUnit
+from pipeline.stages.decode import DecodeStage
+from pipeline.stages.messages import BatchRow, Closing, Payload, decode_rows
+from pipeline.stages.tokenize import TokenizerBroken, TokenizeStage
+from pipeline.stages.whole_video import sample_of, whole_cells
+from pipeline.tokenizers.encoder import ClipEncoder
+from tests.assets import BROKEN, HIKER, ROTATED, VIDTOK_EXAMPLE
+from tests.vidtok.small import small
+from vidtok import Tokenizer
+
+CLIP = {
+    "whole": True,
+    "chunk_frames": 8,
+    "fps": 8.0,
+    "resize": "uint8",
+    "buckets": [{"height": 16, "width": 16}, {"height": 16, "width": 32}],
+}
+RULES = clip_rules(CLIP)
+LIMITS = DecodeLimits()
+KL = TokenizerColumn(
+    name="kl",
+    kind="kl",
+    dtype="float32",
+    axes=("c", "t", "h", "w"),
+    model="small",
+    fingerprint="f",
+    logvar=True,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Tokenizer:
+    return small("causal_v1_1", "kl")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder(RULES, LIMITS) as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def sound() -> tuple[list[BatchRow], Closing]:
+    return decoded({"h": HIKER.path, "e": VIDTOK_EXAMPLE.path})
+
+
+def decoded(files: dict[str, Path]) -> tuple[list[BatchRow], Closing]:
+    unit = WorkUnit(unit="u", files=tuple(LooseFile(key=k, uri=str(p)) for k, p in files.items()))
+    with DecodeStage(RULES, LIMITS, row_clips=4, max_video_mb=100, whole=True) as stage:
+        *rows, closing = stage(unit)
+    assert all(isinstance(row, BatchRow) for row in rows)
+    assert isinstance(closing, Closing)
+    return rows, closing
+
+
+def test_a_video_is_one_clip_with_the_tokens_of_all_its_frames(
+    model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+) -> None:
+    rows, closing = sound
+    assert [row.header.bucket.name for row in rows] == ["allx16x32", "allx16x16"]
+    assert closing.digests == tuple(row.header.digest() for row in rows)
+    assert closing.counts.clips_written == closing.counts.samples_with_clips == 2
+    encoder = ClipEncoder(model, KL, batch=1)
+    stage = TokenizeStage([encoder], decoder, chunk_frames=8)
+    for row, asset in zip(rows, (HIKER, VIDTOK_EXAMPLE), strict=True):
+        [clip] = row.header.clips
+        assert (clip.num_frames, clip.padded_frames) == (asset.picks_at_8_fps, 0)
+        assert clip.end_s == pytest.approx(asset.picks_at_8_fps / 8)
+        payload = stage(row)
+        [made] = decode_rows(payload.rows).to_pylist()
+        frames = whole_frames(asset.path, row)
+        video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        expected = model.encode(video, chunk_frames=8)
+        assert made["num_frames"] == asset.picks_at_8_fps
+        assert made["kl_shape"] == list(expected.mean.shape[1:])
+        for name, values in (("kl", expected.mean), ("kl_logvar", expected.logvar)):
+            found = np.frombuffer(made[name], "<f4").reshape(made["kl_shape"])
+            np.testing.assert_allclose(found, values[0], atol=2e-5)
+
+
+def whole_frames(path: Path, row: BatchRow) -> np.ndarray:
+    """Decode a video as one long clip of its bucket, by another way than pieces."""
+    [clip], bucket = row.header.clips, row.header.bucket
+    shape = {"frames": clip.num_frames, "height": bucket.height, "width": bucket.width}
+    rules = clip_rules({"fps": 8.0, "short": "drop", "resize": "uint8"} | shape)
+    with Decoder(rules, LIMITS) as decoder:
+        sample = Sample(key="k", video=str(path), video_name=path.name)
+        [(_, frames)] = decoder.decode(sample, "u")
+    assert frames is not None
+    return frames
+
+
+def test_a_broken_video_is_lost_whole() -> None:
+    [broken] = [asset for asset in BROKEN if asset.name == "truncated_half.mp4"]
+    rows, closing = decoded({"bad": broken.path, "one": ROTATED[0].path})
+    [row] = rows
+    [clip] = row.header.clips
+    assert (row.header.seq, clip.key, clip.num_frames) == (0, "one", 1)
+    assert [q.reason for q in closing.quarantined] == ["truncated"]
+    assert closing.quarantined[0].clip_index is None
+    assert closing.counts.imbalance() is None
+
+
+def test_a_span_is_decoded_again_as_the_same_span(sound: tuple[list[BatchRow], Closing]) -> None:
+    rows, _ = sound
+    span = Span(start_s=1.0, end_s=2.5)
+    row = BatchRow(replace(rows[0].header, span=span), rows[0].frames)
+    assert sample_of(row).span == span
+    assert sample_of(row).video == HIKER.path.read_bytes()
+
+
+class TestFaults:
+    def test_a_video_that_fails_alone_is_quarantined(
+        self, model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+    ) -> None:
+        row, payload = self.tokenized(model, decoder, sound, lambda video: bool(video.max() > -1))
+        [fault] = payload.header.quarantined
+        assert isinstance(fault, Quarantined)
+        assert (fault.reason, fault.detail) == ("tokenizer_error", "RuntimeError: no such kernel")
+        assert decode_rows(payload.rows).num_rows == 0
+        assert payload.header.clip_ids == (row.header.clips[0].clip_id,)
+
+    def test_a_model_that_fails_on_black_is_broken(
+        self, model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+    ) -> None:
+        with pytest.raises(TokenizerBroken, match="and on a black clip: RuntimeError: no such"):
+            self.tokenized(model, decoder, sound, lambda video: True)
+
+    def tokenized(
+        self,
+        model: Tokenizer,
+        decoder: Decoder,
+        sound: tuple[list[BatchRow], Closing],
+        fails: Callable[[torch.Tensor], bool],
+    ) -> tuple[BatchRow, Payload]:
+        class Failing:
+            def encode_stream(self, num_frames: int, chunk_frames: int) -> "Failing":
+                return self
+
+            def push(self, video: torch.Tensor) -> object:
+                if fails(video):
+                    raise RuntimeError("no such kernel")
+                return model.encode(video)
+
+        rows, _ = sound
+        encoder = ClipEncoder(Failing(), KL, batch=1)  # type: ignore[arg-type]
+        return rows[0], TokenizeStage([encoder], decoder, chunk_frames=8)(rows[0])
+
+    def test_a_video_that_is_sound_no_more_costs_no_record(
+        self, model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+    ) -> None:
+        rows, _ = sound
+        cut = BatchRow(rows[0].header, rows[0].frames[:, :, :, :-20_000])
+        stage = TokenizeStage([ClipEncoder(model, KL, batch=1)], decoder, chunk_frames=8)
+        with pytest.raises(QuarantineError):
+            stage(cut)
+
+    def test_another_number_of_frames_is_noticed(self, model: Tokenizer) -> None:
+        frames = np.zeros((8, 16, 16, 3), np.uint8)
+        encoder = ClipEncoder(model, KL, batch=1)
+        with pytest.raises(ValueError, match="8 frames, 16 when it was decoded before"):
+            whole_cells([encoder], iter([frames]), 16, 8)
+        with pytest.raises(ValueError, match="more frames"):
+            whole_cells([encoder], iter([frames, frames]), 8, 8)
+
+
+def test_memory_does_not_grow_with_the_video(model: Tokenizer) -> None:
+    """What Python and numpy hold; twenty times the frames take as much, but for the tokens."""
+    encoder = ClipEncoder(model, KL, batch=1)
+    peaks = []
+    for count in (4, 80):
+        pieces = (np.full((8, 32, 32, 3), n, np.uint8) for n in range(count))
+        tracemalloc.start()
+        cells, _ = whole_cells([encoder], pieces, 8 * count, 8)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 3 * cells["kl"].nbytes)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 200_000

@@ -1,0 +1,142 @@
+"""The fingerprint changes with all that changes the tokens, and with nothing else."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import vidtok
+from pipeline.config.job import JobConfig, TokenizerSpec
+from pipeline.dataset.metadata import fingerprint_of, new_dataset
+from pipeline.errors import ConfigError
+from pipeline.records import Bucket
+from pipeline.tokenizers.identity import identity, tokenizer_column
+from pipeline.tokenizers.models import is_untrained, open_encoder, open_model, weights_digest
+
+SQUARE = {"frames": 17, "height": 128, "width": 128}
+WIDE = {"frames": 17, "height": 96, "width": 160}
+FSQ, KL = "vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny"
+
+
+def job(**changes: Any) -> JobConfig:
+    values: dict[str, Any] = {
+        "source": {"uri": "x"},
+        "clip": {"frames": 17, "height": 128, "width": 128, "fps": 8.0},
+        "tokenizers": [
+            {"name": "fsq", "model": FSQ, "weights": "w"},
+            {"name": "kl", "model": KL, "weights": "w"},
+        ],
+        "output": {"uri": "out"},
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node: Any = values
+        for part in parents:
+            node = node[int(part)] if part.isdigit() else node.setdefault(part, {})
+        node[last] = value
+    return JobConfig.model_validate(values)
+
+
+def fingerprint(config: JobConfig, fsq_weights: str = "a") -> str:
+    models = {spec.name: vidtok.build(spec.model).config for spec in config.tokenizers}
+    return fingerprint_of(identity(config, models, {"fsq": fsq_weights, "kl": "b"}))
+
+
+def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
+    one, other = (job(clip={"buckets": shapes}) for shapes in ([SQUARE, WIDE], [WIDE, SQUARE]))
+    assert fingerprint(one) != fingerprint(other)
+    assert list(new_dataset((), {"clip": other.clip.identity()}).buckets) == [
+        Bucket(**WIDE),
+        Bucket(**SQUARE),
+    ]
+    assert list(new_dataset((), {"clip": job().clip.identity()}).buckets) == [Bucket(**SQUARE)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip__fps": 4.0},
+        {"clip__frames": 13},
+        {"clip__short": "pad"},
+        {"clip__resize": "float32"},
+        {"clip": {"fps": 8.0, "buckets": [SQUARE, WIDE]}},
+        {"tokenizers__0__precision": "bf16"},
+        {"tokenizers__1__dtype": "float32"},
+        {"tokenizers__1__logvar": True},
+        {"tokenizers__0__name": "codes"},
+    ],
+)
+def test_it_changes_with_what_changes_tokens(change: dict[str, Any]) -> None:
+    config = job(**change)
+    models = {spec.name: vidtok.build(spec.model).config for spec in config.tokenizers}
+    weights = dict.fromkeys(models, "a") | {"kl": "b"}
+    assert fingerprint_of(identity(config, models, weights)) != fingerprint(job())
+
+
+def test_it_changes_with_the_weights() -> None:
+    assert fingerprint(job(), "other") != fingerprint(job())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizers__0__batch": 2},
+        {"tokenizers__0__weights": "a copy elsewhere"},
+        {"source__uri": "y"},
+        {"decode__timeout_s": 9.0},
+        {"tokenize__actors": 3},
+        {"output__uri": "elsewhere"},
+    ],
+)
+def test_it_does_not_change_with_anything_else(change: dict[str, Any]) -> None:
+    assert fingerprint(job(**change)) == fingerprint(job())
+
+
+def test_a_columns_fingerprint_is_its_own() -> None:
+    config, model = job(), vidtok.build(FSQ).config
+    one = tokenizer_column(config.tokenizers[0], model, config.clip, "a")
+    assert (one.kind, one.dtype, one.axes, one.codebook_size) == (
+        "fsq",
+        "uint32",
+        ("t", "h", "w"),
+        262144,
+    )
+    other_clip = job(clip__fps=4.0).clip
+    assert (
+        tokenizer_column(config.tokenizers[0], model, other_clip, "a").fingerprint
+        != one.fingerprint
+    )
+
+
+def test_the_digest_of_weights_is_of_their_values() -> None:
+    model = vidtok.build(FSQ, seed=3)
+    digest = weights_digest(model)
+    assert digest == weights_digest(vidtok.build(FSQ, seed=3))
+    assert digest != weights_digest(vidtok.build(FSQ, seed=4))
+    half = model.to(torch.bfloat16)
+    assert weights_digest(half) == weights_digest(half.to(torch.float32))
+
+
+def test_untrained_models_are_the_same_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vidtok, "bundled_weights", lambda name: None)
+    spec = TokenizerSpec(name="fsq", model=FSQ)
+    assert is_untrained(spec)
+    before = torch.random.get_rng_state()
+    assert weights_digest(open_model(spec)) == weights_digest(open_model(spec))
+    assert torch.equal(before, torch.random.get_rng_state()), "nobody else's numbers change"
+
+
+def test_a_node_with_other_weights_is_refused() -> None:
+    config = job()
+    spec = TokenizerSpec(name="fsq", model=FSQ)
+    column = tokenizer_column(spec, vidtok.build(FSQ).config, config.clip, "0" * 32)
+    with pytest.raises(ConfigError, match="bring the same file to every node"):
+        open_encoder(spec, column, weights="0" * 32, device="cpu")
+
+
+def test_weights_that_do_not_fit_are_a_fault_of_the_configuration(tmp_path: Any) -> None:
+    path = tmp_path / "w.ckpt"
+    torch.save({"state_dict": {"encoder.x": torch.zeros(1)}}, path)
+    spec = TokenizerSpec(name="fsq", model=FSQ, weights=str(path))
+    with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*missing"):
+        open_model(spec)

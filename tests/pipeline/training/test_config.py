@@ -1,0 +1,167 @@
+"""Settings of a training: those of the release where nothing is said, and a line for each fault."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.loading import load
+from pipeline.errors import ConfigError
+from pipeline.training.checks import check
+from pipeline.training.config import TrainConfig
+from vidtok.training.objective import ObjectiveConfig
+from vidtok.training.trainer import TrainerConfig
+
+FSQ, KL = "vidtok_fsq_causal_488_32768", "vidtok_kl_causal_488_16chn"
+LOW = "{name: low, steps: 8, batch: 2, clips: {frames: 17, height: 64, width: 64}}"
+HIGH = "{name: high, steps: 4, batch: 1, clips: {frames: 17, height: 128, width: 128}}"
+
+
+def read(*overrides: str, stages: str = f"[{LOW}, {HIGH}]") -> TrainConfig:
+    run = [f"model={FSQ}", "output=out", "source.uri=videos", f"stages={stages}"]
+    return load(None, [*run, *overrides], TrainConfig, check)
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(*overrides)
+    return [line.removeprefix("command line: ") for line in str(caught.value).splitlines()]
+
+
+def test_what_is_not_said_is_as_released() -> None:
+    config = read()
+    stage = config.stages[0]
+    assert config.seed == 23
+    assert config.workers == 0
+    assert stage.clips.fps == [3.0]
+    trainer = stage.trainer()
+    assert trainer == TrainerConfig(steps=8)
+    assert (trainer.lr, trainer.betas, trainer.schedule) == (1e-5, (0.9, 0.999), "constant")
+    assert (trainer.clip_norm, trainer.precision, trainer.warmup_steps) == (20.0, "bf16", 0)
+    assert stage.terms(kl=False) == ObjectiveConfig()
+    released = ObjectiveConfig(
+        pixel="l1",
+        perceptual_weight=1.0,
+        regularizer_weight=1.0,
+        discriminator="2d",
+        discriminator_start=10_001,
+        adversarial_weight=0.2,
+        lecam_weight=0.005,
+    )
+    assert stage.terms(kl=False) == released
+    assert stage.terms(kl=True).regularizer_weight == 1e-6
+
+
+def test_settings_reach_the_trainer_and_the_objective() -> None:
+    config = read(
+        "stages.1.train=decoder",
+        "stages.1.lr=1",
+        "stages.1.betas=[0, 0.5]",
+        "stages.1.schedule=cosine",
+        "stages.1.final_lr=0.5",
+        "stages.1.warmup_steps=3",
+        "stages.1.ema_decay=0.5",
+        "stages.1.recompute=true",
+        "stages.1.objective={perceptual: none, discriminator: null, pixel: l2, kl_weight: 2}",
+    )
+    assert config.stages[1].trainer() == TrainerConfig(
+        train="decoder",
+        steps=4,
+        lr=1.0,
+        betas=(0.0, 0.5),
+        warmup_steps=3,
+        schedule="cosine",
+        final_lr=0.5,
+        ema_decay=0.5,
+        recompute=True,
+    )
+    assert config.stages[1].terms(kl=True) == ObjectiveConfig(
+        pixel="l2", perceptual_weight=0.0, regularizer_weight=2.0, discriminator=None
+    )
+    assert config.stages[0].trainer().lr == 1e-5
+
+
+def test_clips_and_held_out_clips() -> None:
+    config = read(
+        "source={uri: [a, b], exclude: c/*, max_video_mb: 5}",
+        "validation={uri: d, height: 96, width: 32}",
+        "keep_mb=7",
+        "seed=3",
+    )
+    clips, held_out = config.clips(config.stages[1]), config.held_out(config.stages[1])
+    assert (clips.uri, clips.exclude, clips.max_video_mb) == (["a", "b"], ["c/*"], 5)
+    assert (clips.frames, clips.height, clips.keep_mb, clips.seed) == (17, 128, 7, 3)
+    assert held_out is not None
+    assert (held_out.uri, held_out.frames) == (["d"], 17)
+    assert (held_out.height, held_out.width) == (96, 32)
+    assert read().held_out(read().stages[0]) is None
+
+
+def test_a_stage_s_model_is_that_of_the_stages_after_it() -> None:
+    config = read(f"stages.1.model={FSQ}_v1_1", "stages.1.clips.frames=18")
+    assert [config.model_of(stage) for stage in config.stages] == [FSQ, f"{FSQ}_v1_1"]
+    assert [read().model_of(stage) for stage in read().stages] == [FSQ, FSQ]
+
+
+def test_nothing_secret_is_public() -> None:
+    options = "storage_options={key: word}"
+    config = read(
+        options, f"source.{options}", f"validation={{uri: v, {options[:15]}: {{k: word}}}}"
+    )
+    public = config.public()
+    assert "word" not in str(public)
+    assert public["source"]["storage_options"] == {"key": "…"}
+    assert TrainConfig.model_validate(public).stages == config.stages
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model=vidtok_fsq", "model = vidtok_fsq: no model has this name; did you mean vidtok_"),
+        ("stages.1.model=tiny", "stages.1.model = tiny: no model has this name"),
+        ("stages.1.clips.frames=16", f"stages.1.clips.frames = 16: {FSQ} takes 1 + 4k frames; use"),
+        ("stages.0.clips.height=60", f"stages.0.clips.height = 60: {FSQ} takes a multiple of 8"),
+        ("stages.0.clips.width=24", "stages.0.clips = 24: the structural term needs sides of 28"),
+        ("stages.1.name=low", "stages = ['low', 'low']: every stage needs a name of its own"),
+        ("stages.1.name=A b", "stages.1.name = A b: must match ^[a-z0-9_-]+$"),
+        ("stages=[]", "stages = []: list should have at least 1 item"),
+        ("stages.0.steps=0", "stages.0.steps = 0: should be greater than 0"),
+        ("stages.0.betas=[0.9, 1]", "stages.0.betas.1 = 1: should be less than 1"),
+        ("stages.0.clip_norm=0", "stages.0.clip_norm = 0: should be greater than 0"),
+        ("stages.0.ema_decay=1", "stages.0.ema_decay = 1: should be less than 1"),
+        ("stages.0.precision=fp16", "stages.0.precision = fp16: must be 'float32' or 'bf16'"),
+        ("stages.0.objective.perceptual=vgg", "stages.0.objective.perceptual = vgg: must be 'au"),
+        ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
+        ("weights=nowhere.ckpt", "weights = nowhere.ckpt: no such file"),
+        ("worker=2", "worker: no such key; did you mean workers?"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_one_line(override: str, says: str) -> None:
+    [line] = faults(override)
+    assert line.startswith(says)
+
+
+def test_a_warm_start_is_for_drawn_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "some.ckpt"
+    weights.touch()
+    says = "warm_start = True: fits drawn weights; leave it out, or leave out weights"
+    assert faults("warm_start=true", f"weights={weights}") == [says]
+    read(f"weights={weights}")
+    read("weights=hub")
+
+
+def test_only_fsq_has_levels_to_even() -> None:
+    read("stages.1.even_levels=true")
+    says = f"stages.1.even_levels = True: {KL} is KL and has no levels"
+    assert faults("stages.1.even_levels=true", f"model={KL}") == [says]
+
+
+def test_small_pictures_are_for_those_who_need_no_large_ones() -> None:
+    small: list[Any] = ["stages.0.clips.height=16", "stages.0.clips.width=16"]
+    says = [line.partition(": the ")[2] for line in faults(*small)]
+    assert says == [
+        "structural term needs sides of 28 pixels or more",
+        "2d discriminator needs sides of 24 pixels or more",
+    ]
+    read(*small, "stages.0.objective={perceptual: none, discriminator: 3d}")
+    read(*small, "stages.0.objective={perceptual_weight: 0, discriminator: null}")

@@ -1,0 +1,153 @@
+"""The command as people start, kill and interrupt it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.commands import train
+from tests.pipeline.training.runs import LOW, rows, settings
+
+ROOT = Path(__file__).parents[3]
+RUN = {"loaders": 1, "stages": [{**LOW, "steps": 12}], "keep_checkpoints": 9}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """Write a run's settings into a folder; its output is `out` beside them."""
+    folder.mkdir()
+    path = folder / "train.yaml"
+    path.write_text(json.dumps(settings(folder / "out", **(RUN | changes))))
+    return path
+
+
+HELD_AT = """
+import runpy, sys, time
+from pipeline.training import checkpoints
+save, step = checkpoints.save, int(sys.argv.pop())
+
+def save_and_wait(store, at, *args, **more):
+    save(store, at, *args, **more)
+    while at == step:
+        time.sleep(0.1)
+
+checkpoints.save = save_and_wait
+sys.argv[0] = "jobs/train_tokenizer.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The job's own command that waits behind a checkpoint: however fast it is, a signal finds it."""
+
+
+class Job:
+    """A training in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, path: Path, hold_at: int | None = None) -> None:
+        self._checkpoints = path.parent / "out/1-low/checkpoints"
+        job = [ROOT / "jobs/train_tokenizer.py", path]
+        self._process = subprocess.Popen(
+            [sys.executable, *(job if hold_at is None else ["-c", HELD_AT, path, str(hold_at)])],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A suite started in the background of a shell ignores Ctrl-C, and its children with it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def signal_at(self, step: int, number: signal.Signals) -> None:
+        """Send a signal to the whole group once the checkpoint of a step is there."""
+        marker = self._checkpoints / f"{step:08d}/train.pt"
+        deadline = time.monotonic() + 120
+        while not marker.exists():
+            assert self._process.poll() is None, "it ended before"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(self._process.pid, number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait; return the exit code and what was printed. No process of the group is left."""
+        out, err = self._process.communicate(timeout=120)
+        left = [process for process in psutil.process_iter() if self._is_ours(process)]
+        assert psutil.wait_procs(left, timeout=10)[1] == []
+        return self._process.returncode, out, err
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self._process.pid
+        except ProcessLookupError:
+            return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
+    tmp_path: Path,
+) -> None:
+    undisturbed = Job(write(tmp_path / "whole"))
+    code, out, err = undisturbed.end()
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"low: {tmp_path}/whole/out/1-low/model.safetensors"
+
+    path = write(tmp_path / "cut")
+    killed = Job(path, hold_at=4)
+    killed.signal_at(4, signal.SIGKILL)
+    assert killed.end()[0] == -signal.SIGKILL
+    assert not (tmp_path / "cut/out/1-low/model.safetensors").exists()
+
+    interrupted = Job(path, hold_at=8)
+    interrupted.signal_at(8, signal.SIGINT)
+    code, out, err = interrupted.end()
+    assert code == 130
+    assert err == "interrupted; run the same command again: it goes on\n"
+    assert out.splitlines()[0].startswith("low: 4 of 12 batches done")
+
+    code, out, err = Job(path).end()
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].startswith("low: 8 of 12 batches done")
+    losses = rows(tmp_path / "cut/out", of="train")
+    assert [row["step"] for row in losses] == [3, 4, 6, 8, 9, 12]
+    assert losses == rows(tmp_path / "whole/out", of="train")
+    one, two = (load_file(tmp_path / n / "out/1-low/model.safetensors") for n in ("whole", "cut"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "run")
+    assert train([str(path), "model=vidtok"]) == 2
+    assert capsys.readouterr().err.startswith("error: command line: model = vidtok: no model has")
+    assert train([str(path), "source.uri=nowhere"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "nowhere" in line
+    assert train([str(tmp_path / "none.yaml")]) == 2
+    assert not (tmp_path / "run/out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    path = write(tmp_path / "run", loaders=0)
+    assert train([str(path), f"output={tmp_path}/taken/out"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path}/taken/out/")
+    assert err.endswith("run the same command again: it goes on\n")
+
+
+def test_usage() -> None:
+    job = [sys.executable, str(ROOT / "jobs/train_tokenizer.py")]
+    shown = subprocess.run([*job, "--help"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Train a tokenizer" in shown.stdout
+    assert subprocess.run(job, capture_output=True).returncode == 2
