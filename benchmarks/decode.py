@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.decode.geometry import fit
+from pipeline.decode.geometry import fit_frame
 from pipeline.records import Sample
 
 FRAMES = 17
@@ -39,7 +39,7 @@ def reference_style(path: Path, fps: float, size: int) -> int:
             rgb = frame.to_ndarray(format="rgb24", threads=1)
             if index % interval:
                 continue
-            place = fit(rgb.shape[:2], (size, size))
+            place = fit_frame(rgb.shape[:2], (size, size))
             picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
             target = (place.resized_height, place.resized_width)
             picture = F.interpolate(picture, target, mode="bilinear", antialias=True)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.decode.geometry import fit
+from pipeline.decode.geometry import fit_frame
 from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.metrics import TOKENIZE, Recorder
@@ -165,7 +165,7 @@ def _bare_loop(path: str) -> tuple[int, float]:
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        place = fit((stream.height, stream.width), (SIDE, SIDE), whole=False)
+        place = fit_frame((stream.height, stream.width), (SIDE, SIDE), whole=False)
         top = (place.resized_height - SIDE) // 2
         left = (place.resized_width - SIDE) // 2
         due = 0.0

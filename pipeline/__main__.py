@@ -30,7 +30,7 @@ def tokenize(
 
 
 @app.command("plan")
-def foresee(
+def plan_command(
     config: Annotated[str, typer.Argument(help="YAML file of the job")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. output.uri=out/x")
@@ -49,10 +49,10 @@ def foresee(
     def act() -> _Outcome:
         settings = load_config(config, overrides or ())
         from pipeline.operations.plan.plan import (
-            plan,  # torch takes seconds: a typing error need not wait
+            plan_job,  # torch takes seconds: a typing error need not wait
         )
 
-        return plan(
+        return plan_job(
             settings,
             look=look,
             seconds=seconds,

@@ -76,14 +76,18 @@ def evaluate(arguments: Sequence[str]) -> int:
     path = None if not arguments or "=" in arguments[0] else arguments[0]
 
     def work() -> int:
-        from pipeline.evaluation.checks import check
+        from pipeline.evaluation.checks import check_evaluation
         from pipeline.evaluation.config import EvaluationConfig
 
-        config = load(path, arguments[path is not None :], EvaluationConfig, check)
-        from pipeline.evaluation.run import run  # torch takes seconds: a typing error need not wait
+        config = load(path, arguments[path is not None :], EvaluationConfig, check_evaluation)
+        from pipeline.evaluation.run import (
+            run_evaluation,  # torch takes seconds: a typing error need not wait
+        )
 
         with console.status("evaluating") as status:
-            done = run(config, lambda n, of: status.update(f"{n} of {of} videos and tars"))
+            done = run_evaluation(
+                config, lambda n, of: status.update(f"{n} of {of} videos and tars")
+            )
         for line in done.lines:
             console.print(line, soft_wrap=True, markup=False)
         return 0 if done.results["videos"] else FAILED
@@ -101,10 +105,10 @@ def train(arguments: Sequence[str]) -> int:
     path, overrides = arguments[0], arguments[1:]
 
     def work() -> int:
-        from pipeline.training.checks import check
+        from pipeline.training.checks import check_training
         from pipeline.training.config import TrainConfig
 
-        config = load(path, overrides, TrainConfig, check)
+        config = load(path, overrides, TrainConfig, check_training)
         from pipeline.training.launch import launch
 
         launch(config, lambda line: print(line, flush=True))

@@ -61,6 +61,16 @@ def redacted(text: str) -> str:
     return _SECRET.sub("…", text)
 
 
+def one_line(error: BaseException, *, max_chars: int = 500) -> str:
+    """Return the type and message of an error as one line, without credentials.
+
+    Line breaks and runs of spaces become one space. A longer message ends in `…`.
+    """
+    message = " ".join(redacted(str(error)).split())
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
 BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
 """Exit codes: all accounted for; failed units, an imbalance or an error; nothing was started."""
 

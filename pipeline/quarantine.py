@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, redacted
 
 Stage = Literal["read", "decode", "tokenize"]
 
@@ -38,19 +38,6 @@ REASONS: dict[str, str] = {
 """Every reason that the quarantine knows, with what it means to a person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
-    """Why one sample (`clip_index` None) or one clip did not become a row."""
-
-    unit: str
-    key: str
-    clip_index: int | None
-    stage: Stage
-    reason: str
-    detail: str
-    attempts: int = 1
-
-
 class QuarantineError(PipelineError):
     """A sample or clip cannot become tokens.
 
@@ -67,3 +54,31 @@ class QuarantineError(PipelineError):
         self.reason = reason
         self.detail = detail
         self.attempts = attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """Why one sample (`clip_index` None) or one clip did not become a row."""
+
+    unit: str
+    key: str
+    clip_index: int | None
+    stage: Stage
+    reason: str
+    detail: str
+    attempts: int = 1
+
+    @classmethod
+    def of(
+        cls, error: QuarantineError, *, unit: str, key: str, clip_index: int | None = None
+    ) -> "Quarantined":
+        """Return the record of an error."""
+        return cls(
+            unit=unit,
+            key=key,
+            clip_index=clip_index,
+            stage=error.stage,
+            reason=error.reason,
+            detail=redacted(error.detail),
+            attempts=error.attempts,
+        )

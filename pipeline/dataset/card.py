@@ -75,7 +75,7 @@ _END: Final = re.compile(
 def write_card(store: Store, manifest: Manifest, statistics: Statistics) -> None:
     """Write the card, unless a person edited the one there."""
     card = _signed(_card(manifest, statistics).encode())
-    standing = store.settle(PATH, card)
+    standing = store.put_or_read(PATH, card)
     if standing != card and _is_ours(standing):
         store.write(PATH, card)
 

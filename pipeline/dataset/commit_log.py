@@ -27,7 +27,7 @@ from pipeline.dataset.log_records import (
     record_path,
 )
 from pipeline.dataset.manifest import read_checkpoint
-from pipeline.dataset.records import Moved, Reopened, UnitRecord
+from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
 from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.errors import DatasetMismatch
 from pipeline.records import to_json
@@ -91,7 +91,7 @@ class CommitLog:
     def refresh(self) -> None:
         """Take in what other drivers committed since."""
         for record in read_records(self._store, self.number):
-            self._take_in(record)
+            self._apply(record)
 
     def append(self, units: Iterable[UnitRecord]) -> Appended:
         """Commit a group of units in one record.
@@ -125,7 +125,7 @@ class CommitLog:
                 return tuple(unit.unit for unit in fresh)
         return ()
 
-    def move(self, units: Sequence[Moved], known: Mapping[str, int]) -> bool:
+    def move(self, units: Sequence[PartsMoved], known: Mapping[str, int]) -> bool:
         """Have rows of committed units stand in other parts, of all these units or of none.
 
         Args:
@@ -172,7 +172,7 @@ class CommitLog:
         self,
         units: Sequence[UnitRecord] = (),
         reopened: Sequence[Reopened] = (),
-        moved: Sequence[Moved] = (),
+        moved: Sequence[PartsMoved] = (),
         dropped: Sequence[str] = (),
     ) -> bool:
         """Try to write the next record, take in the one that stands there, return if it is ours."""
@@ -190,9 +190,9 @@ class CommitLog:
             format_version=MERGE_VERSION if moved or dropped else version,
         )
         path = record_path(record.number)
-        data = self._store.settle(path, to_json(record))
+        data = self._store.put_or_read(path, to_json(record))
         standing = parse_record(data, self._store.locate(path))
-        self._take_in(standing)
+        self._apply(standing)
         return standing.token == self._token
 
     def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
@@ -214,13 +214,13 @@ class CommitLog:
             overlapping=tuple(name for name in names if name not in known),
         )
 
-    def _take_in(self, record: LogRecord) -> None:
+    def _apply(self, record: LogRecord) -> None:
         self._check_fingerprint(record.fingerprint, f"record {record.number}")
         for unit in record.units:
             self.committed.add(unit.unit, unit.sources)
         for reopened in record.reopened:
             self.committed.reopen(reopened)
-        about: tuple[UnitRecord | Reopened | Moved, ...]
+        about: tuple[UnitRecord | Reopened | PartsMoved, ...]
         about = (*record.units, *record.reopened, *record.moved)
         self.changed.update((unit.unit, record.number) for unit in about)
         self._merged.update(part.path for unit in record.moved for part in unit.parts if part.place)

@@ -17,7 +17,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from pipeline.dataset.records import Moved, Reopened, UnitRecord
+from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
 from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.errors import ConfigError, StoreError
 from pipeline.records import from_json
@@ -47,7 +47,7 @@ class LogRecord:
     fingerprint: str
     units: tuple[UnitRecord, ...]
     reopened: tuple[Reopened, ...] = ()
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[PartsMoved, ...] = ()
     dropped: tuple[str, ...] = ()
     """Paths of merged parts that no later record may name: they are going to be deleted."""
     format_version: int = FORMAT_VERSION

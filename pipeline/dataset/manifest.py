@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.log_records import MERGE_VERSION, LogRecord, numbers_in, read_records
-from pipeline.dataset.records import Counts, Part, Place, Reopened, UnitRecord
+from pipeline.dataset.records import Counts, Part, Reopened, RowSpan, UnitRecord
 from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.dataset.statistics import BucketStatistics
 from pipeline.errors import ConfigError, StoreError
@@ -266,9 +266,9 @@ def write_manifest(store: Store) -> Manifest:
     }
     table = manifest.table.drop_columns(unused)
     table = table.replace_schema_metadata({"vidtok": json.dumps(head)})
-    with store.spool("manifest") as spool:
-        pq.write_table(table, spool.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
-        spool.publish(manifest_path(manifest.number))
+    with store.stage("manifest") as staged:
+        pq.write_table(table, staged.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+        staged.publish(manifest_path(manifest.number))
     return manifest
 
 
@@ -341,7 +341,7 @@ def _unit_record(row: dict[str, Any]) -> UnitRecord:
         unit=row["unit"],
         sources=tuple(row["sources"]),
         parts=tuple(
-            Part(**part, place=place and Place(**place))
+            Part(**part, place=place and RowSpan(**place))
             for part, place in zip(row["parts"], places, strict=True)
         ),
         quarantine=Part(**row["quarantine"]) if row["quarantine"] else None,

@@ -104,7 +104,7 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
     Raises:
         DatasetMismatch: it has another fingerprint; the text names every value that differs.
     """
-    standing = _parse(store.settle(PATH, to_json(dataset)), store)
+    standing = _parse(store.put_or_read(PATH, to_json(dataset)), store)
     require_same(store, standing, dataset)
     return standing
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import QUARANTINE_SCHEMA, tokenizer_columns
 from pipeline.quarantine import Quarantined
-from pipeline.storage.store import Spool, Store
+from pipeline.storage.store import StagedFile, Store
 
 ROW_GROUP_BYTES: Final = 4 << 20
 """A random read decodes one row group: small enough for that, large enough for a range request."""
@@ -109,8 +109,8 @@ class PartWriter:
         if not self._files or self._files[-1].bytes >= self._max_part_bytes:
             if self._files:
                 self._files[-1].close()
-            spool = self._store.spool(self._folder)
-            self._files.append(_ParquetFile(spool, self._schema, self._latents))
+            staged = self._store.stage(self._folder)
+            self._files.append(_ParquetFile(staged, self._schema, self._latents))
         self._files[-1].write_group(rows)
 
 
@@ -124,7 +124,7 @@ def write_quarantine(store: Store, unit: str, records: Sequence[Quarantined]) ->
     columns = {
         name: [getattr(record, name) for record in records] for name in QUARANTINE_SCHEMA.names
     }
-    file = _ParquetFile(store.spool("quarantine"), QUARANTINE_SCHEMA)
+    file = _ParquetFile(store.stage("quarantine"), QUARANTINE_SCHEMA)
     try:
         file.write_group(pa.Table.from_pydict(columns, schema=QUARANTINE_SCHEMA))
         file.close()
@@ -140,9 +140,11 @@ class _ParquetFile:
     two thirds of their time. Code indices shrink by half.
     """
 
-    def __init__(self, spool: Spool, schema: pa.Schema, latents: Collection[str] = ()) -> None:
-        self._spool = spool
-        self._sink = _HashingSink(spool.file)
+    def __init__(
+        self, staged: StagedFile, schema: pa.Schema, latents: Collection[str] = ()
+    ) -> None:
+        self._staged = staged
+        self._sink = _HashingSink(staged.file)
         self._rows = 0
         binary = {field.name for field in schema if field.type == pa.binary()}
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
@@ -175,7 +177,7 @@ class _ParquetFile:
         self._writer.close()
 
     def publish(self, path: str, bucket: str) -> Part:
-        self._spool.publish(path)
+        self._staged.publish(path)
         return Part(
             path=path,
             bucket=bucket,
@@ -186,7 +188,7 @@ class _ParquetFile:
 
     def discard(self) -> None:
         self._writer.close()
-        self._spool.discard()
+        self._staged.discard()
 
 
 class _HashingSink:
@@ -208,7 +210,7 @@ class _HashingSink:
         return self._position
 
     def flush(self) -> None:
-        """Nothing to do: the spool flushes when it is published."""
+        """Nothing to do: the staged flushes when it is published."""
 
     def close(self) -> None:
-        """Nothing to do: the spool owns the file."""
+        """Nothing to do: the staged owns the file."""

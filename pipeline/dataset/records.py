@@ -33,7 +33,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RowSpan:
     """Where in a merged part the rows of one unit stand, one after another."""
 
     first_row: int
@@ -53,7 +53,7 @@ class Part:
     rows: int
     bytes: int
     sha256: str
-    place: Place | None = None
+    place: RowSpan | None = None
     """In a merged part, which holds rows of several units; None: the file is this unit's alone."""
 
 
@@ -82,7 +82,7 @@ class Reopened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class PartsMoved:
     """A committed unit whose rows, the same as before, stand in other parts from a record on."""
 
     unit: str

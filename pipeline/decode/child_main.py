@@ -19,7 +19,7 @@ from pipeline.decode.clip_assembly import Cut
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
 from pipeline.decode.damage import one_line
-from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clip
 from pipeline.decode.protocol import receive_with_file, send
 from pipeline.decode.resize import resize
@@ -120,7 +120,7 @@ def _short_of_memory(said: str, limits: DecodeLimits) -> str:
 
 def _warm_up() -> None:
     """Load what is loaded on first use, so that it does not count as a video's memory."""
-    place = fit((64, 96), (32, 32))
+    place = fit_frame((64, 96), (32, 32))
     for dtype in (np.uint8, np.float32):
         resize(np.zeros((64, 96, 3), dtype), place, Orientation())
     gc.collect()

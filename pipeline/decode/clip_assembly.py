@@ -41,14 +41,14 @@ class Cut:
 def cut(
     picks: Iterable[Pick[F]],
     rule: ClipRule,
-    paint: Callable[[F], tuple[NDArray[Any], Fit]],
+    convert: Callable[[F], tuple[NDArray[Any], Fit]],
 ) -> Iterator[Cut]:
     """Yield clips as soon as they are full, then the remainder as the rule says.
 
     Args:
         picks: the frames of the output, in order.
         rule: length of a clip, and what becomes of the remainder.
-        paint: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
+        convert: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
             however often it is picked.
     """
     index = filled = 0
@@ -58,7 +58,7 @@ def cut(
     first: Fit | None = None
     for pick in picks:
         if pick.shown.frame is not painted:
-            pixels, fit = paint(pick.shown.frame)
+            pixels, fit = convert(pick.shown.frame)
             painted = pick.shown.frame
         if not filled:
             frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)

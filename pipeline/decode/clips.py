@@ -10,8 +10,8 @@ from av.video.frame import VideoFrame
 from pipeline.decode.buckets import longest, of_length
 from pipeline.decode.clip_assembly import Cut, cut
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
-from pipeline.decode.frame_converter import Painter
-from pipeline.decode.sampling import Shown, pick
+from pipeline.decode.frame_converter import FrameConverter
+from pipeline.decode.sampling import DisplayedFrame, pick
 from pipeline.decode.video import Video, open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
@@ -42,7 +42,7 @@ def clips(
 
     Raises:
         QuarantineError: `no_frames` if there is none in the span; as `open_video`, `Video.frames`
-            and `Painter.paint`. A video that breaks before it fills a clip of the longest bucket
+            and `FrameConverter.convert`. A video that breaks before it fills a clip of the longest bucket
             has no length, and so no clips.
     """
     tried = longest(rules)
@@ -85,7 +85,7 @@ def _cut(
 
 def _frames_from(
     video: Video, span: Span, back_s: int, progress: Callable[[], None]
-) -> Iterator[Shown[VideoFrame]] | None:
+) -> Iterator[DisplayedFrame[VideoFrame]] | None:
     """Return the frames from the one that is shown as a span begins, without those long before it.
 
     None where that cannot be done, or where anything is wrong on the way: pictures after a seek may
@@ -95,7 +95,7 @@ def _frames_from(
     if not video.seek(max(video.begins_s, start_s - back_s)):
         return None
     frames = video.frames(progress)
-    last: Shown[VideoFrame] | None = None
+    last: DisplayedFrame[VideoFrame] | None = None
     try:
         for shown in frames:
             if shown.start_s > start_s:
@@ -108,7 +108,7 @@ def _frames_from(
 
 def _paint(
     video: Video,
-    frames: Iterable[Shown[VideoFrame]],
+    frames: Iterable[DisplayedFrame[VideoFrame]],
     rules: Sequence[ClipRule],
     limits: DecodeLimits,
     span: Span | None = None,
@@ -118,7 +118,7 @@ def _paint(
     if span is not None:
         start_s = video.begins_s + seconds(span.start_s)
         end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
-    painter = Painter(
+    converter = FrameConverter(
         [(each.height, each.width) for each in rules],
         rule.resize,
         video.sample_aspect,
@@ -127,7 +127,7 @@ def _paint(
     )
     picks = pick(frames, rule.interval_s, video.nominal_s, start_s, end_s)
     clip: Cut | None = None
-    for clip in cut(picks, rule, painter.paint):
+    for clip in cut(picks, rule, converter.convert):
         yield clip, video.source_fps
     if span is not None and clip is None:
         until = "the end" if span.end_s is None else f"{span.end_s:g} s"

@@ -33,14 +33,14 @@ CUT_SHORT = ("partial file", "File ended prematurely", "moov atom not found")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Damage:
     """A reason of the quarantine with the line for a person."""
 
     reason: str
     detail: str
 
 
-def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> Finding | None:
+def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> Damage | None:
     """Return the first damage that the log tells of, or why the decoder could not go on.
 
     A want of memory is no damage, but decoders often report it as the damage that it causes; the
@@ -55,16 +55,16 @@ def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> Finding | None:
     for words, reason in ((TOO_LARGE, "unsupported"), (NO_MEMORY, "decode_memory")):
         for _, _, text in lines:
             if any(part in text for part in words):
-                return Finding(reason, text)
+                return Damage(reason, text)
     for level, name, text in lines:
         if level > ERROR or name not in speakers or text.startswith(HARMLESS):
             continue
         reason = "truncated" if any(words in text for words in CUT_SHORT) else "corrupt"
-        return Finding(reason, f"{name}: {text}")
+        return Damage(reason, f"{name}: {text}")
     return None
 
 
-def missing_packets(read: int, listed: int) -> Finding | None:
+def missing_packets(read: int, listed: int) -> Damage | None:
     """Compare the packets that came with those that the container's index lists.
 
     An MP4 index is exact and already knows of edit lists; the margin of two, or one in a hundred,
@@ -72,17 +72,17 @@ def missing_packets(read: int, listed: int) -> Finding | None:
     """
     if read >= listed - max(2, listed // 100):
         return None
-    return Finding("truncated", f"the index lists {listed} frames, the file holds {read}")
+    return Damage("truncated", f"the index lists {listed} frames, the file holds {read}")
 
 
-def missing_time(shown_s: Fraction, declared_s: Fraction) -> Finding | None:
+def missing_time(shown_s: Fraction, declared_s: Fraction) -> Damage | None:
     """Compare how long the frames lasted with the length that the header declares.
 
     Headers round, and count the longest track: the margin is half a second, or 2 % of a long video.
     """
     if shown_s >= declared_s - max(Fraction(1, 2), declared_s / 50):
         return None
-    return Finding(
+    return Damage(
         "truncated",
         f"the header declares {float(declared_s):.2f} s, "
         f"the frames end after {float(shown_s):.2f} s",

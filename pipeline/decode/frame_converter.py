@@ -26,7 +26,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.buckets import best_size
-from pipeline.decode.geometry import Fit, Orientation, display_size, fit
+from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
 from pipeline.decode.hdr import Transfer, to_standard_range
 from pipeline.decode.resize import resize
 from pipeline.quarantine import QuarantineError
@@ -44,7 +44,7 @@ GBRP16_WHITE = 255 * 256
 _LIMITED_GREY = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
 
 
-class Painter:
+class FrameConverter:
     """Turns decoded frames into pixels of the bucket; keeps swscale's tables between frames.
 
     Args:
@@ -75,7 +75,7 @@ class Painter:
         self._orientation = Orientation()
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
-    def paint(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
+    def convert(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
         """Return the frame's pixels `[H, W, 3]` and where in the source they come from.
 
         Raises:
@@ -112,7 +112,7 @@ class Painter:
         shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
         if self._size is None:
             self._size = best_size(shown, self._sizes)
-        place = fit(shown, self._size, whole=self._whole)
+        place = fit_frame(shown, self._size, whole=self._whole)
         for what, height, width in (
             ("displayed", place.display_height, place.display_width),
             ("scaled", place.resized_height, place.resized_width),

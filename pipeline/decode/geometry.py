@@ -82,7 +82,7 @@ def display_size(
     return (squared, height) if orientation.transpose else (height, squared)
 
 
-def fit(display: tuple[int, int], bucket: tuple[int, int], *, whole: bool = False) -> Fit:
+def fit_frame(display: tuple[int, int], bucket: tuple[int, int], *, whole: bool = False) -> Fit:
     """Scale a picture to the smallest size that covers the bucket, and crop around its centre.
 
     For a square bucket this is the reference's rule to the pixel (Resize of the shorter side with

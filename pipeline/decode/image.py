@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.decode.buckets import best_size
 from pipeline.decode.clip_assembly import Cut
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
-from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
 from pipeline.quarantine import QuarantineError
 
@@ -40,7 +40,7 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> C
     upright = _upright(file, limits)
     display = upright.shape[:2]
     size = best_size(display, [(rule.height, rule.width) for rule in rules])
-    place = fit(display, size, whole=rules[0].fit == "whole")
+    place = fit_frame(display, size, whole=rules[0].fit == "whole")
     if place.resized_height * place.resized_width > limits.max_pixels:
         raise _too_large("scaled", place.resized_width, place.resized_height, limits)
     if rules[0].resize == "float32":

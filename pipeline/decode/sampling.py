@@ -20,7 +20,7 @@ F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown(Generic[F]):
+class DisplayedFrame(Generic[F]):
     """A frame of the source and when it is displayed: [start_s, start_s + duration_s)."""
 
     frame: F
@@ -40,7 +40,7 @@ class Pick(Generic[F]):
     All but those of an unsampled video are one interval long, the last one too.
     """
 
-    shown: Shown[F]
+    shown: DisplayedFrame[F]
     start_s: Fraction
     end_s: Fraction
 
@@ -51,7 +51,7 @@ def tolerance(nominal_s: Fraction, interval_s: Fraction) -> Fraction:
 
 
 def pick(
-    source: Iterable[Shown[F]],
+    source: Iterable[DisplayedFrame[F]],
     interval_s: Fraction | None,
     nominal_s: Fraction,
     start_s: Fraction | None = None,
@@ -72,7 +72,7 @@ def pick(
         yield from _every(_within(source, nominal_s / 2, start_s, end_s))
         return
     slack = tolerance(nominal_s, interval_s)
-    last: Shown[F] | None = None
+    last: DisplayedFrame[F] | None = None
     origin = start_s
     count = 0
     for shown in source:
@@ -95,8 +95,11 @@ def pick(
 
 
 def _within(
-    source: Iterable[Shown[F]], slack: Fraction, start_s: Fraction | None, end_s: Fraction | None
-) -> Iterator[Shown[F]]:
+    source: Iterable[DisplayedFrame[F]],
+    slack: Fraction,
+    start_s: Fraction | None,
+    end_s: Fraction | None,
+) -> Iterator[DisplayedFrame[F]]:
     """Yield the frames that begin in a span; a time rounded by less than `slack` loses none."""
     for shown in source:
         if end_s is not None and shown.start_s + slack >= end_s:
@@ -105,8 +108,8 @@ def _within(
             yield shown
 
 
-def _every(source: Iterable[Shown[F]]) -> Iterator[Pick[F]]:
-    last: Shown[F] | None = None
+def _every(source: Iterable[DisplayedFrame[F]]) -> Iterator[Pick[F]]:
+    last: DisplayedFrame[F] | None = None
     for shown in source:
         if last is not None:
             yield Pick(last, last.start_s, shown.start_s)

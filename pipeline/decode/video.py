@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
-from pipeline.decode.sampling import Shown
+from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
 from pipeline.quarantine import QuarantineError
 
@@ -104,7 +104,7 @@ class Video:
         self._sought = True
         return True
 
-    def frames(self, progress: Callable[[], None]) -> Iterator[Shown[VideoFrame]]:
+    def frames(self, progress: Callable[[], None]) -> Iterator[DisplayedFrame[VideoFrame]]:
         """Yield every frame that is displayed, in order.
 
         Args:
@@ -137,7 +137,7 @@ class Video:
                         f"{float(start):.2f} s, more than decode.max_gap_s",
                     )
             end = start + length
-            yield Shown(frame, start, length)
+            yield DisplayedFrame(frame, start, length)
         self._check_end(packets, None if origin is None else end - origin)
 
     def _decode(self, progress: Callable[[], None]) -> Iterator[VideoFrame | int]:
@@ -147,7 +147,7 @@ class Video:
         self._logs.clear()
         demuxer = self._container.demux(self._stream)
         while True:
-            found: damage.Finding | None = None
+            found: damage.Damage | None = None
             frames: list[VideoFrame] = []
             try:
                 packet = next(demuxer, None)
@@ -163,7 +163,7 @@ class Video:
                 found = found or damage.in_log(self._logs, speakers) or known
             found = found or damage.in_log(self._logs, speakers)
             if any(frame.is_corrupt for frame in frames):
-                found = found or damage.Finding("corrupt", "a frame is flagged as damaged")
+                found = found or damage.Damage("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
                 self._require_room()
                 raise QuarantineError("decode", found.reason, found.detail)
@@ -183,17 +183,17 @@ class Video:
         """
         np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
-    def _corrupt_packet(self, packet: Any) -> damage.Finding:
+    def _corrupt_packet(self, packet: Any) -> damage.Damage:
         at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
-        return damage.Finding(
+        return damage.Damage(
             "truncated" if at_end else "corrupt",
             f"the packet at byte {packet.pos} is damaged or incomplete",
         )
 
     def _check_end(self, packets: int, shown_s: Fraction | None) -> None:
-        found: damage.Finding | None = None
+        found: damage.Damage | None = None
         if shown_s is None:
-            found = damage.Finding("no_frames", f"{packets} packets, and not one frame in them")
+            found = damage.Damage("no_frames", f"{packets} packets, and not one frame in them")
         elif self._sought:
             return
         elif self._container.format.name.startswith("mov,"):
@@ -284,24 +284,24 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
     return stream
 
 
-def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Finding:
+def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Damage:
     texts = [damage.one_line(message) for _, _, message in logs]
     if any("moov atom not found" in text for text in texts):
-        return damage.Finding(
+        return damage.Damage(
             "truncated", "an MP4 without its index (moov): cut short, or never finished"
         )
     if any("not on whitelist" in text for text in texts):
-        return damage.Finding(
+        return damage.Damage(
             "not_a_video", "a playlist or a list of files, not a container of video"
         )
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Finding(
+        return damage.Damage(
             "not_a_video", "; ".join(texts) or "no container format was recognised"
         )
     return explain(error)
 
 
-def explain(error: av.error.FFmpegError) -> damage.Finding:
+def explain(error: av.error.FFmpegError) -> damage.Damage:
     """Return the reason and the detail for an error that FFmpeg returned.
 
     Raises:
@@ -312,10 +312,10 @@ def explain(error: av.error.FFmpegError) -> damage.Finding:
     said = error.log[1] if error.log else None
     detail = damage.one_line(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
     if isinstance(error, av.error.PatchWelcomeError | NotImplementedError | av.error.LookupError):
-        return damage.Finding("unsupported", detail)
+        return damage.Damage("unsupported", detail)
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Finding("corrupt", detail)
-    return damage.Finding("decode_error", detail)
+        return damage.Damage("corrupt", detail)
+    return damage.Damage("decode_error", detail)
 
 
 def parse_clock(text: str) -> Fraction | None:

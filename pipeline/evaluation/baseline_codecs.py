@@ -102,14 +102,14 @@ class CodecAtSameBits:
         length, height, width = video.shape[2:]
         budget = bits_per_pixel(self._config, length, height, width) * length * height * width
         pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        stream = fit(pixels.permute(1, 2, 3, 0).cpu().numpy(), self._codec, budget)
+        stream = encode_within(pixels.permute(1, 2, 3, 0).cpu().numpy(), self._codec, budget)
         decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
         back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
         return Reconstruction(video=back, bits=float(stream.bits))
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class EncodedStream:
     """One clip, coded."""
 
     packets: tuple[bytes, ...]
@@ -121,7 +121,7 @@ class Stream:
         return 8 * sum(map(len, self.packets))
 
 
-def fit(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> Stream:
+def encode_within(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> EncodedStream:
     """Return the finest coding within the budget, or the coarsest that there is."""
     finest, coarsest = 1, codec.coarsest
     best = encode(frames, codec, coarsest)
@@ -135,7 +135,7 @@ def fit(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> Stream:
     return best
 
 
-def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> Stream:
+def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedStream:
     """Return frames `[T, H, W, 3]` as one group of pictures."""
     context: Any = av.CodecContext.create(codec.encoder, "w")
     _, context.height, context.width, _ = frames.shape
@@ -154,10 +154,10 @@ def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> Stream:
     coded = [bytes(packet) for packet in packets]
     if codec.encoder == "libx264":
         coded = [without_sei(packet) for packet in coded]
-    return Stream(tuple(coded), context.extradata)
+    return EncodedStream(tuple(coded), context.extradata)
 
 
-def decode(stream: Stream, codec: Codec) -> NDArray[np.uint8]:
+def decode(stream: EncodedStream, codec: Codec) -> NDArray[np.uint8]:
     """Return the frames `[T, H, W, 3]` of a coded clip."""
     context: Any = av.CodecContext.create(codec.decoder, "r")
     context.extradata = stream.parameter_sets

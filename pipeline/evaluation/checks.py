@@ -8,7 +8,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 
 
-def check(config: EvaluationConfig) -> list[Fault]:
+def check_evaluation(config: EvaluationConfig) -> list[Fault]:
     """Return what is wrong with a configuration whose fields are right one by one."""
     faults = [*_names(config), *_metric_weights(config)]
     if config.clip.choice == "interval" and config.clip.fps is None:

@@ -10,7 +10,7 @@ from pipeline.evaluation.clips import Cutter, frame_rule, frames
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.lineup import Description, line_up
 from pipeline.evaluation.measures import Measures
-from pipeline.evaluation.tally import CandidateTally, Cost, Tally
+from pipeline.evaluation.tally import CandidateTally, Cost, ScoreTotals
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample, WorkUnit
 from pipeline.sources.reader import read_samples
@@ -45,7 +45,7 @@ class Evaluator:
         """End the decoder's process."""
         self._decoder.close()
 
-    def evaluate(self, unit: WorkUnit, pictures: int) -> Tally:
+    def evaluate(self, unit: WorkUnit, pictures: int) -> ScoreTotals:
         """Return the tally of a unit.
 
         Args:
@@ -59,7 +59,7 @@ class Evaluator:
         samples = read_samples(
             unit, storage_options=source.storage_options, max_video_mb=source.max_video_mb
         )
-        tally = Tally()
+        tally = ScoreTotals()
         for sample in samples:
             if isinstance(sample, Quarantined):
                 tally.broken.append(sample)
@@ -67,22 +67,13 @@ class Evaluator:
             try:
                 video = self._video(sample, unit.unit, len(tally.pictures) < pictures)
             except QuarantineError as error:
-                tally.broken.append(
-                    Quarantined(
-                        unit=unit.unit,
-                        key=sample.key,
-                        clip_index=None,
-                        stage=error.stage,
-                        reason=error.reason,
-                        detail=error.detail,
-                    )
-                )
+                tally.broken.append(Quarantined.of(error, unit=unit.unit, key=sample.key))
                 continue
             tally.merge(video)
         tally.versions = self._measures.versions
         return tally
 
-    def _video(self, sample: Sample, unit: str, wants_picture: bool) -> Tally:
+    def _video(self, sample: Sample, unit: str, wants_picture: bool) -> ScoreTotals:
         """Return the tally of one video; nothing of it is kept if it breaks at its end."""
         work = _Video(name=f"{unit}/{sample.key}", key=sample.key)
         cutters = {length: Cutter(length, self._config.clip) for length in self._lineup.groups}
@@ -92,7 +83,7 @@ class Evaluator:
         for length, cutter in cutters.items():
             self._clip(work, length, cutter.rest())
         if not work.tally.candidates:
-            return Tally(short=[work.name])
+            return ScoreTotals(short=[work.name])
         work.tally.videos.append(work.name)
         if wants_picture:
             work.tally.pictures.append((sample.key, draw(work.strips)))
@@ -131,7 +122,7 @@ class _Video:
 
     name: str
     key: str
-    tally: Tally = field(default_factory=Tally)
+    tally: ScoreTotals = field(default_factory=ScoreTotals)
     clips: dict[int | None, int] = field(default_factory=dict)
     """How many there were, by length."""
     strips: list[Strip] = field(default_factory=list)

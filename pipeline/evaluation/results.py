@@ -5,7 +5,7 @@ from typing import Any, Final
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
-from pipeline.evaluation.tally import CandidateTally, Tally
+from pipeline.evaluation.tally import CandidateTally, ScoreTotals
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
@@ -13,7 +13,7 @@ PUBLISHED_METRICS: Final = ("psnr", "ssim", "lpips", "fvd")
 
 
 def candidate_rows(
-    config: EvaluationConfig, descriptions: list[Description], tally: Tally
+    config: EvaluationConfig, descriptions: list[Description], tally: ScoreTotals
 ) -> list[dict[str, Any]]:
     """Return the table: what each candidate scored over all frames of all clips.
 
@@ -62,7 +62,7 @@ _DISTANCES: Final = {
 
 
 def _distances(
-    scores: CandidateTally, description: Description, tally: Tally
+    scores: CandidateTally, description: Description, tally: ScoreTotals
 ) -> dict[str, float | str | None]:
     found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
     for metric, gaussian in scores.features.items():
@@ -80,7 +80,7 @@ def _published(config: EvaluationConfig, description: Description) -> dict[str, 
     return dict(zip(PUBLISHED_METRICS, values, strict=True)) if values else None
 
 
-def video_rows(tally: Tally, descriptions: list[Description]) -> list[dict[str, Any]]:
+def video_rows(tally: ScoreTotals, descriptions: list[Description]) -> list[dict[str, Any]]:
     """Return a row per video and candidate: means over the video's frames, and its bits."""
     names = [each.name for each in descriptions if each.name in tally.candidates]
     by_video = {name: tally.candidates[name].fidelity.by_video() for name in names}

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.report import write
 from pipeline.evaluation.results import candidate_rows, video_rows
-from pipeline.evaluation.tally import Tally
+from pipeline.evaluation.tally import ScoreTotals
 from pipeline.evaluation.workers import open_workers
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
@@ -28,7 +28,7 @@ class Evaluation:
     """For a person: the table, what is missing and why, and where things are."""
 
 
-def run(
+def run_evaluation(
     config: EvaluationConfig, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Evaluation:
     """Evaluate, and write everything into the output folder.
@@ -41,8 +41,8 @@ def run(
         ConfigError: nothing can be evaluated as asked.
         PipelineError: a store failed, or a worker died.
     """
-    units = plan(config)
-    tally = Tally()
+    units = plan_evaluation(config)
+    tally = ScoreTotals()
     with open_workers(config, len(units)) as workers:
         descriptions, absent = workers.descriptions, dict(workers.absent)
         for done, part in enumerate(workers.tallies(units, config.pictures), 1):
@@ -62,7 +62,7 @@ def run(
     return Evaluation(results, write(config.output, results, pictures))
 
 
-def plan(config: EvaluationConfig) -> list[WorkUnit]:
+def plan_evaluation(config: EvaluationConfig) -> list[WorkUnit]:
     """Return the units to do, a video or a tar each.
 
     Raises:

@@ -76,7 +76,7 @@ class CandidateTally:
 
 
 @dataclass(slots=True)
-class Tally:
+class ScoreTotals:
     """Everything that was found out about some videos."""
 
     candidates: dict[str, CandidateTally] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Tally:
         """Take in the features of an original clip."""
         _update(self.originals.setdefault(length, {}), features)
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "ScoreTotals") -> None:
         """Take in what was found out about other videos."""
         for name, candidate in other.candidates.items():
             self.candidates.setdefault(name, CandidateTally()).merge(candidate)

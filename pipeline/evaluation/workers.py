@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.lineup import Description
-from pipeline.evaluation.tally import Tally
+from pipeline.evaluation.tally import ScoreTotals
 from pipeline.records import WorkUnit
 
 
@@ -28,7 +28,7 @@ class Workers(Protocol):
     absent: dict[str, str]
     """Why metrics and baselines that were asked for are missing, by name."""
 
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[Tally]:
+    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
         """Yield the tally of each unit, in the order given.
 
         Raises:
@@ -63,7 +63,7 @@ class _ThisProcess:
         self._evaluator = evaluator
         self.descriptions, self.absent = evaluator.describe()
 
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[Tally]:
+    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
         for position, unit in enumerate(units):
             yield self._evaluator.evaluate(unit, pictures_of(position, pictures))
 
@@ -97,7 +97,7 @@ def on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
         threads = config.threads or 1
         remote: Any = ray.remote(Evaluator)
         count = min(units, config.workers or room(cluster, threads, on_gpu=on_gpu))
-        start = remote.options(**share(cluster, threads, count, on_gpu=on_gpu))
+        start = remote.options(**worker_share(cluster, threads, count, on_gpu=on_gpu))
         own_threads = config.model_copy(update={"threads": threads})
         actors = [start.remote(own_threads, "cuda" if on_gpu else "cpu") for _ in range(count)]
         try:
@@ -112,7 +112,7 @@ def room(cluster: Cluster, threads: int, *, on_gpu: bool) -> int:
     return max(1, int(cluster.gpus if on_gpu else cluster.cpus / threads))
 
 
-def share(cluster: Cluster, threads: int, count: int, *, on_gpu: bool) -> dict[str, float]:
+def worker_share(cluster: Cluster, threads: int, count: int, *, on_gpu: bool) -> dict[str, float]:
     """Return what each of `count` workers asks of the cluster, so that all of them can start.
 
     Workers that are more than fit share GPUs evenly, and ask for no CPUs: one that waited for a
@@ -135,7 +135,7 @@ class _Actors:
             )
         self.descriptions, self.absent = said[0]
 
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[Tally]:
+    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
         pool = ActorPool(self._actors)
         jobs = [(unit, pictures_of(n, pictures)) for n, unit in enumerate(units)]
         with _as_pipeline_errors():

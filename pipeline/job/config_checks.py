@@ -18,7 +18,7 @@ from pipeline.config.loading import Fault, load
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 
 
-def check(config: JobConfig) -> list[Fault]:
+def check_job(config: JobConfig) -> list[Fault]:
     """Return what is wrong with a configuration whose fields are right one by one."""
     faults = [*_names(config), *_slice(config), *_shapes(config.clip), *_decoding_back(config)]
     for n, uri in enumerate(config.source.uri):
@@ -134,4 +134,4 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
     Raises:
         ConfigError: one line per fault.
     """
-    return load(path, overrides, JobConfig, check)
+    return load(path, overrides, JobConfig, check_job)

@@ -23,7 +23,7 @@ from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import fetched, unit_rows
 from pipeline.dataset.part_writer import PartWriter, merged_name
-from pipeline.dataset.records import Moved, Part, Place
+from pipeline.dataset.records import Part, PartsMoved, RowSpan
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import StoreError
 from pipeline.formatting import format_bytes
@@ -154,7 +154,7 @@ def compact(
             continue
         now = _places(group, merged)
         moved = [
-            Moved(
+            PartsMoved(
                 unit=unit,
                 parts=tuple(now.get((unit, _key(part)), part) for part in parts[unit]),
             )
@@ -259,7 +259,7 @@ def _places(group: Sequence[_File], merged: Part) -> dict[tuple[str, tuple[str, 
     first_row = 0
     for file in group:
         for unit, part in file.shares:
-            place = Place(first_row=first_row, of_rows=merged.rows)
+            place = RowSpan(first_row=first_row, of_rows=merged.rows)
             now[unit, _key(part)] = replace(merged, rows=part.rows, place=place)
             first_row += part.rows
     return now

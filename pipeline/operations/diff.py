@@ -27,7 +27,7 @@ CLIP: Final = "clip"
 
 
 @dataclass(slots=True)
-class Group:
+class DiffGroup:
     """How many of something, and the first few."""
 
     count: int = 0
@@ -54,13 +54,17 @@ class Difference:
     settings: list[tuple[str, str, str]]
     """Dotted name, value in a, value in b."""
     units_both: int = 0
-    units_only: dict[str, Group] = field(default_factory=lambda: {"a": Group(), "b": Group()})
+    units_only: dict[str, DiffGroup] = field(
+        default_factory=lambda: {"a": DiffGroup(), "b": DiffGroup()}
+    )
     clips_both: int = 0
     """In units that both have, as all that follows."""
-    clips_only: dict[str, Group] = field(default_factory=lambda: {"a": Group(), "b": Group()})
-    clips_differ: dict[str, Group] = field(default_factory=dict)
+    clips_only: dict[str, DiffGroup] = field(
+        default_factory=lambda: {"a": DiffGroup(), "b": DiffGroup()}
+    )
+    clips_differ: dict[str, DiffGroup] = field(default_factory=dict)
     """By tokenizer that both have; `clip` counts those cut from another place of their source."""
-    quarantine: Group = field(default_factory=Group)
+    quarantine: DiffGroup = field(default_factory=DiffGroup)
     """Samples and clips that are quarantined in one only, or for another reason."""
 
     @property
@@ -109,11 +113,11 @@ class Difference:
         return lines
 
 
-def _dicts(prefix: str, groups: dict[str, Group]) -> dict[str, Any]:
+def _dicts(prefix: str, groups: dict[str, DiffGroup]) -> dict[str, Any]:
     return {f"{prefix}{name}": group.to_dict() for name, group in groups.items()}
 
 
-def _lines(what: str, group: Group) -> list[str]:
+def _lines(what: str, group: DiffGroup) -> list[str]:
     if not group.count:
         return []
     more = [f"    and {group.count - _EXAMPLES} more"] if group.count > _EXAMPLES else []
@@ -134,7 +138,7 @@ def diff(a: Store, b: Store) -> Difference:
         b.uri,
         (heads[0].fingerprint, heads[1].fingerprint),
         list(differences(heads[0].identity, heads[1].identity)),
-        clips_differ={name: Group() for name in (CLIP, *columns)},
+        clips_differ={name: DiffGroup() for name in (CLIP, *columns)},
     )
     others = {unit.unit: unit for unit in read_manifest(b).units()}
     for unit in read_manifest(a).units():

@@ -50,7 +50,7 @@ def write_video(path: str, frames: NDArray[np.uint8], fps: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownClip:
     """A clip as it was found."""
 
     part: str
@@ -82,7 +82,7 @@ class Shown:
         return lines
 
 
-def show(store: Store, clip_id: str, out: str | None = None) -> Shown:
+def show(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
     """Return a clip's row, and write its video if asked to.
 
     Args:
@@ -102,7 +102,7 @@ def show(store: Store, clip_id: str, out: str | None = None) -> Shown:
         for name, value in row.items()
     }
     psnr = _write(dataset, drawn.unit, row, out) if out is not None else {}
-    return Shown(part=store.locate(drawn.part.path), row=plain, video=out, psnr_db=psnr)
+    return ShownClip(part=store.locate(drawn.part.path), row=plain, video=out, psnr_db=psnr)
 
 
 def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:

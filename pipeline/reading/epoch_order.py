@@ -67,7 +67,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BatchPlace:
     """Where a batch lies: rows [first, first + rows) of a shuffled pool."""
 
     pool: Pool
@@ -112,7 +112,7 @@ class EpochOrder:
     def __len__(self) -> int:
         return len(self._round_bucket) * self._strands + len(self._rest_bucket)
 
-    def __getitem__(self, i: int) -> Place:
+    def __getitem__(self, i: int) -> BatchPlace:
         number, strand = divmod(i, self._strands)
         if number < len(self._round_bucket):
             bucket, turn = int(self._round_bucket[number]), int(self._round_turn[number])
@@ -129,7 +129,7 @@ class EpochOrder:
         stop = (pool + 1) * self._pool_batches - ahead
         pool_rows = min(stop * self._batch, num_rows) - first * self._batch
         offset = (turn - first) * self._batch
-        return Place(
+        return BatchPlace(
             Pool(bucket, strand, (start + first) * self._batch, pool_rows),
             offset,
             min(self._batch, pool_rows - offset),

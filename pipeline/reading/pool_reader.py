@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.records import Part
 from pipeline.reading.columns import Rows
-from pipeline.reading.epoch_order import EpochOrder, Place, Pool
+from pipeline.reading.epoch_order import BatchPlace, EpochOrder, Pool
 from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.row_stream import Piece, RowStream
 
-Batch = tuple[int, Place, list[tuple[Rows, int]]]
+Batch = tuple[int, BatchPlace, list[tuple[Rows, int]]]
 """Its number in the epoch, its place, and its rows: each row n of a row group."""
 
 
@@ -53,7 +53,7 @@ class LoadedPool:
         self._row_of = order + (stops - ends)[self._piece_of]
         self._rows: list[Rows] = []
 
-    def rows(self, place: Place) -> list[tuple[Rows, int]]:
+    def rows(self, place: BatchPlace) -> list[tuple[Rows, int]]:
         """Return the rows of a batch, each as row n of its row group; waits for them."""
         if not self._rows:
             pairs = zip(self._pieces, self._groups, strict=True)
@@ -89,7 +89,7 @@ class PoolReader:
 
     def batches(
         self, indices: Iterable[int]
-    ) -> Iterator[tuple[int, Place, list[tuple[Rows, int]]]]:
+    ) -> Iterator[tuple[int, BatchPlace, list[tuple[Rows, int]]]]:
         """Yield batches: index, place, rows.
 
         Args:
@@ -99,7 +99,7 @@ class PoolReader:
             StoreError: a part cannot be read.
         """
         todo = ((i, self._order[i]) for i in indices)
-        ahead: deque[tuple[int, Place]] = deque()
+        ahead: deque[tuple[int, BatchPlace]] = deque()
         coming: dict[Pool, LoadedPool] = {}
         in_use: dict[tuple[int, int], tuple[Pool, LoadedPool]] = {}
         while True:

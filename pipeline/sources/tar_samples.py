@@ -57,7 +57,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class Group:
+class MemberGroup:
     """Neighbouring members of one key, in the tar's order; no extension comes twice."""
 
     key: str
@@ -86,7 +86,9 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -> Iterator[Group]:
+def read_groups(
+    file: BinaryIO, *, max_video_bytes: int, images: bool = False
+) -> Iterator[MemberGroup]:
     """Yield the samples of a tar, compressed or not, reading forward only.
 
     Args:
@@ -101,7 +103,7 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -
         TarPastLimit: likewise, where reading on would take too much.
         StoreError: the store failed; that says nothing about the tar.
     """
-    group: Group | None = None
+    group: MemberGroup | None = None
     usual: set[str] = set()
     try:
         tar = TarMembers(file)
@@ -111,7 +113,7 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -
                 continue
             key, extension = name
             same = group is not None and group.key == key and extension not in group.extensions
-            into = group if group is not None and same else Group(key)
+            into = group if group is not None and same else MemberGroup(key)
             kind: _Kind = "video" if is_video(found.name) else "sidecar"
             if images and is_image(found.name):
                 kind = "image"
@@ -133,7 +135,7 @@ def read_groups(file: BinaryIO, *, max_video_bytes: int, images: bool = False) -
 
 
 def _add(
-    group: Group,
+    group: MemberGroup,
     tar: TarMembers,
     found: TarMember,
     extension: str,
@@ -218,12 +220,12 @@ def _tar_samples(
             yield read_fault(unit, key, reason, detail)
 
 
-def _names(group: Group) -> str:
+def _names(group: MemberGroup) -> str:
     names = ", ".join(member.name for member in group.members)
     return names if len(names) <= _MAX_NAMES_SHOWN else f"{names[:_MAX_NAMES_SHOWN]}…"
 
 
-def _group_sample(unit: str, group: Group, images: bool) -> Sample | Quarantined:
+def _group_sample(unit: str, group: MemberGroup, images: bool) -> Sample | Quarantined:
     videos = [member for member in group.members if is_video(member.name)]
     if images and not videos:
         videos = [member for member in group.members if is_image(member.name)]

@@ -87,7 +87,7 @@ class DecodeStage:
         Raises:
             StoreError: the source cannot be read now; no closing row was yielded.
         """
-        book = _Book(unit.unit)
+        accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips)
         samples = read_samples(
             unit,
@@ -96,27 +96,31 @@ class DecodeStage:
             lists=self._lists,
             images=self._images,
         )
-        for sample in book.timed("read", samples):
+        for sample in accounting.timed("read", samples):
             if isinstance(sample, Quarantined):
-                book.quarantined_sample(sample)
+                accounting.quarantined_sample(sample)
                 continue
             if self._whole:
-                if (row := self._video(sample, book, pending)) is not None:
-                    yield book.listed(row)
+                if (row := self._video(sample, accounting, pending)) is not None:
+                    yield accounting.listed(row)
                 continue
-            for clip, frames in self._clips(sample, book):
+            for clip, frames in self._clips(sample, accounting):
                 if (row := pending.add(clip, frames)) is not None:
-                    yield book.listed(row)
+                    yield accounting.listed(row)
         for row in pending.rest():
-            yield book.listed(row)
-        yield book.closing()
+            yield accounting.listed(row)
+        yield accounting.closing()
 
-    def _clips(self, sample: Sample, book: "_Book") -> Iterator[tuple[Clip, NDArray[Any]]]:
-        """Yield the clips of a sample that have frames, and keep the book on all others."""
+    def _clips(
+        self, sample: Sample, accounting: "_UnitAccounting"
+    ) -> Iterator[tuple[Clip, NDArray[Any]]]:
+        """Yield the clips of a sample that have frames, and keep the accounting on all others."""
         written = filtered = 0
         broken: QuarantineError | None = None
         try:
-            for clip, frames in book.timed("decode", self._decoder.decode(sample, book.unit)):
+            for clip, frames in accounting.timed(
+                "decode", self._decoder.decode(sample, accounting.unit)
+            ):
                 if frames is None:
                     filtered += 1
                 else:
@@ -124,20 +128,22 @@ class DecodeStage:
                     yield clip, frames
         except QuarantineError as error:
             broken = error
-        book.sample(sample.key, written, filtered, broken)
+        accounting.sample(sample.key, written, filtered, broken)
 
-    def _video(self, sample: Sample, book: "_Book", pending: "_PendingRows") -> BatchRow | None:
-        """Return the row of a whole video, if it has frames, and keep the book."""
+    def _video(
+        self, sample: Sample, accounting: "_UnitAccounting", pending: "_PendingRows"
+    ) -> BatchRow | None:
+        """Return the row of a whole video, if it has frames, and keep the accounting."""
         row: BatchRow | None = None
         broken: QuarantineError | None = None
-        with book.timing("decode"):
+        with accounting.timing("decode"):
             try:
-                found = whole_clip(self._decoder, sample, book.unit)
+                found = whole_clip(self._decoder, sample, accounting.unit)
                 if found is not None:
                     row = video_row(sample, *found, pending.next_seq())
             except QuarantineError as error:
                 broken = error
-        book.sample(sample.key, int(row is not None), 0, broken)
+        accounting.sample(sample.key, int(row is not None), 0, broken)
         return row
 
 
@@ -180,7 +186,7 @@ class _PendingRows:
         return BatchRow(header, frames[: len(clips)])
 
 
-class _Book:
+class _UnitAccounting:
     """Where every sample and clip of one unit went."""
 
     def __init__(self, unit: str) -> None:
@@ -227,16 +233,10 @@ class _Book:
         """
         lost_clip = int(broken is not None and written > 0)
         if broken is not None:
-            record = Quarantined(
-                unit=self.unit,
-                key=key,
-                clip_index=written + filtered if written else None,
-                stage=broken.stage,
-                reason=broken.reason,
-                detail=broken.detail,
-                attempts=broken.attempts,
+            index = written + filtered if written else None
+            self._quarantined.append(
+                Quarantined.of(broken, unit=self.unit, key=key, clip_index=index)
             )
-            self._quarantined.append(record)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         self._counts["samples_read"] += 1
         self._counts[f"samples_{outcome}"] += 1

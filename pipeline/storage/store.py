@@ -2,8 +2,8 @@
 
 Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
 the new ones. `put_if_absent` has three outcomes that call for different acts: done,
-`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may stand there); `settle` turns
-the three into one question, "what stands there now?". fsspec's own `mode="create"` is not used on
+`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may be there). `put_or_read` turns
+the three into one question: which bytes does the object hold now? fsspec's own `mode="create"` is not used on
 local disks: it asks and then writes, so two racing writers can both win.
 """
 
@@ -145,19 +145,19 @@ class Store:
         """Write a file atomically, over whatever stands there."""
         fs, full = self._fs(path)
         if on_local_disk(fs):
-            with self.spool(posixpath.dirname(path)) as spool:
-                spool.file.write(data)
-                spool.publish(path)
+            with self.stage(posixpath.dirname(path)) as staged:
+                staged.file.write(data)
+                staged.publish(path)
             return
         with store_errors(self.locate(path)):
             fs.pipe_file(full, data)
 
-    def spool(self, folder: str) -> "Spool":
-        """Begin a file whose name is known only at its end; see `Spool`."""
+    def stage(self, folder: str) -> "StagedFile":
+        """Begin a file whose name is known only at its end; see `StagedFile`."""
         fs, full = self._fs(folder)
         with store_errors(self.locate(folder)):
             # Where renaming is atomic the temporary file has to be on the same file system.
-            return Spool(self, Path(full) if on_local_disk(fs) else None)
+            return StagedFile(self, Path(full) if on_local_disk(fs) else None)
 
     def put_if_absent(self, path: str, data: bytes) -> None:
         """Write a file only if nothing stands at the path.
@@ -176,7 +176,7 @@ class Store:
         else:
             _create_object(fs, full, data, where)
 
-    def settle(self, path: str, data: bytes) -> bytes:
+    def put_or_read(self, path: str, data: bytes) -> bytes:
         """Put `data` unless something stands at the path; return what stands there afterwards.
 
         The caller compares: equal bytes (or an equal token in them) are its own, whether or not
@@ -201,8 +201,8 @@ class Store:
         """Find out by a throw-away file whether a second put-if-absent is refused."""
         path = f".probe-{uuid.uuid4().hex}"
         try:
-            self.settle(path, b"first")
-            return self.settle(path, b"second") == b"first"
+            self.put_or_read(path, b"first")
+            return self.put_or_read(path, b"second") == b"first"
         finally:
             self.delete(path)
 
@@ -227,7 +227,7 @@ class Store:
         return open_filesystem(self.locate(path), self.storage_options)
 
 
-class Spool:
+class StagedFile:
     """A file under construction on local disk: written, then published whole or discarded.
 
     As a context manager it discards what was not published.
@@ -261,7 +261,7 @@ class Spool:
         self.file.close()
         self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "StagedFile":
         return self
 
     def __exit__(self, *exc: object) -> None:

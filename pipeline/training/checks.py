@@ -13,7 +13,7 @@ _PATCH_SIDE = 24
 """Pixels: three halvings leave the 2-D discriminator's last two convolutions one logit."""
 
 
-def check(config: TrainConfig) -> list[Fault]:
+def check_training(config: TrainConfig) -> list[Fault]:
     """Return the faults; nothing is read but the names of weights."""
     faults = [
         replace(fault, field=fault.field.removeprefix("."))

@@ -206,7 +206,7 @@ _ESTIMATES: Final[dict[str, tuple[str, Callable[[float], str], str]]] = {
 }
 
 
-def plan(
+def plan_job(
     config: JobConfig,
     *,
     look: int = 4,

@@ -118,15 +118,9 @@ def _decode(sample: Sample, look: Look, decoder: Decoder, seconds: float) -> Non
                 look.cut_short += 1
                 break
     except QuarantineError as error:
-        record = Quarantined(
-            unit=look.unit,
-            key=sample.key,
-            clip_index=seen if with_frames else None,
-            stage=error.stage,
-            reason=error.reason,
-            detail=error.detail,
-            attempts=error.attempts,
+        index = seen if with_frames else None
+        look.quarantined.append(
+            Quarantined.of(error, unit=look.unit, key=sample.key, clip_index=index)
         )
-        look.quarantined.append(record)
     look.decoded += 1
     look.decode_s += time.monotonic() - began

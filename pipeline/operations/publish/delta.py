@@ -35,7 +35,7 @@ _COLOURS: Final = re.compile(r"\x1b\[[\d;]*m")
 
 
 class Delta:
-    """See `pipeline.operations.publish.table.Table`.
+    """See `pipeline.operations.publish.table.TableFormat`.
 
     Raises:
         StoreError: the table cannot be read.
@@ -55,7 +55,7 @@ class Delta:
             self.paths = frozenset(held["path"].to_pylist())
 
     def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
-        """See `pipeline.operations.publish.table.Table`."""
+        """See `pipeline.operations.publish.table.TableFormat`."""
         now = int(time.time() * 1000)
         with _delta_errors(self.uri):
             table = self._table or self._created()

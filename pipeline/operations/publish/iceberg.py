@@ -22,7 +22,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecOutputFile
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table import CommitTableResponse, TableFormat
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
@@ -43,7 +43,7 @@ _LOG_NUMBER: Final = "vidtok.log_number"
 
 
 class Iceberg:
-    """See `pipeline.operations.publish.table.Table`.
+    """See `pipeline.operations.publish.table.TableFormat`.
 
     Raises:
         ConfigError: the table was published when the dataset stood elsewhere.
@@ -70,7 +70,7 @@ class Iceberg:
                     f" names files by full URIs; delete the folder {_FOLDER} and publish again"
                 )
             catalog = _Folder(store, self._root)
-            self._table = Table(
+            self._table = TableFormat(
                 (_FOLDER,), metadata, location, _StoreIO(store, self._root), catalog
             )
             self._files: dict[str, DataFile] = {
@@ -80,7 +80,7 @@ class Iceberg:
         self.paths = frozenset(self._files)
 
     def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
-        """See `pipeline.operations.publish.table.Table`."""
+        """See `pipeline.operations.publish.table.TableFormat`."""
         with _iceberg_errors(self.uri), self._table.transaction() as transaction:
             update = transaction.update_snapshot({_LOG_NUMBER: str(number)})
             # An append merges the small lists of files that earlier appends left.
@@ -114,7 +114,7 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
         self._root = root
 
     def commit_table(
-        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]
+        self, table: TableFormat, requirements: tuple[Any, ...], updates: tuple[Any, ...]
     ) -> CommitTableResponse:
         """Put the next version's metadata.
 
@@ -127,7 +127,7 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
         number = int(match[1]) + 1 if match else 1
         metadata = update_table_metadata(table.metadata, updates, metadata_location=before or None)
         path, data = _metadata_path(number), metadata.model_dump_json().encode()
-        if self._store.settle(path, data) != data:
+        if self._store.put_or_read(path, data) != data:
             raise CommitFailedException(f"version {number} stands there already")
         self._store.write(f"{_FOLDER}/metadata/version-hint.text", str(number).encode())
         return CommitTableResponse(

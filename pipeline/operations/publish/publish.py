@@ -22,7 +22,7 @@ from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
-from pipeline.operations.publish.table import Table, WholeFile
+from pipeline.operations.publish.table import TableFormat, WholeFile
 from pipeline.storage.store import Store, StoredFile
 
 
@@ -152,7 +152,7 @@ def _whole_files(store: Store, manifest: Manifest) -> Iterator[WholeFile]:
         yield WholeFile(path, part.bytes, rows, min(units), max(units))
 
 
-def _delta(store: Store, schema: pa.Schema) -> Table:
+def _delta(store: Store, schema: pa.Schema) -> TableFormat:
     try:
         from pipeline.operations.publish.delta import Delta
     except ImportError as error:
@@ -160,7 +160,7 @@ def _delta(store: Store, schema: pa.Schema) -> Table:
     return Delta(store, schema)
 
 
-def _iceberg(store: Store, schema: pa.Schema) -> Table:
+def _iceberg(store: Store, schema: pa.Schema) -> TableFormat:
     try:
         from pipeline.operations.publish.iceberg import Iceberg
     except ImportError as error:
@@ -174,7 +174,7 @@ def _not_installed(table_format: str, error: ImportError) -> ConfigError:
     )
 
 
-_FORMATS: Final[dict[str, Callable[[Store, pa.Schema], Table]]] = {
+_FORMATS: Final[dict[str, Callable[[Store, pa.Schema], TableFormat]]] = {
     "delta": _delta,
     "iceberg": _iceberg,
 }

@@ -19,7 +19,7 @@ class WholeFile:
     last_unit: str
 
 
-class Table(Protocol):
+class TableFormat(Protocol):
     """A table as its library sees it at one version."""
 
     uri: str

@@ -25,7 +25,7 @@ from pipeline.operations.report.charts import (
     stage_rates,
 )
 from pipeline.operations.report.latent_histograms import REACH, LatentHistograms, draw_histograms
-from pipeline.operations.report.page import Block, Page, Table, report, share
+from pipeline.operations.report.page import Block, Page, ReportTable, percentage, report
 from pipeline.operations.report.pairs import DRAWN_PER_PAIR, Pair, draw_pairs
 from pipeline.storage.store import Store
 
@@ -174,7 +174,7 @@ def _facts(page: Page, statistics: Statistics) -> str:
     read, lost = counts.samples_read, counts.samples_quarantined + counts.clips_quarantined
     facts = [
         ("clips", _grouped(counts.clips_written)),
-        (f"of {_grouped(read)} samples kept", share(counts.samples_with_clips, read)),
+        (f"of {_grouped(read)} samples kept", percentage(counts.samples_with_clips, read)),
         ("samples and clips quarantined", _grouped(lost)),
         ("in parts", format_bytes(page.status.tally.bytes)),
     ]
@@ -201,7 +201,7 @@ def _quarantine(page: Page, quarantined: Mapping[str, list[dict[str, Any]]]) -> 
         for row in rows
     ]
     heads = ("reason", "for example", "detail")
-    yield _html([*page.sections()["Quarantine"], Table(heads, named)])
+    yield _html([*page.sections()["Quarantine"], ReportTable(heads, named)])
 
 
 def _work(page: Page) -> Iterator[str]:

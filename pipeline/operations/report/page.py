@@ -51,7 +51,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A table of text; without rows it is left out."""
 
     heads: Sequence[str]
@@ -66,7 +66,7 @@ class Table:
                 yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-Block = str | Table
+Block = str | ReportTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Page:
         )
         yield ""
         rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
-        yield Table(("column", "model", "kind", "dtype"), rows)
+        yield ReportTable(("column", "model", "kind", "dtype"), rows)
         for problem in self.status.tally.problems:
             yield f"\n**Does not add up:** {problem}"
         if manifest.reopened:
@@ -131,15 +131,15 @@ class Page:
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
-            rows.append((what, str(came), *(f"{n} ({share(n, came)})" for n in went)))
-        yield Table(("", "came in", "kept", "filtered", "quarantined"), rows)
+            rows.append((what, str(came), *(f"{n} ({percentage(n, came)})" for n in went)))
+        yield ReportTable(("", "came in", "kept", "filtered", "quarantined"), rows)
 
     def _quarantine(self) -> Iterator[Block]:
         rows = [
             (reason, str(count), REASONS.get(reason, "?"))
             for reason, count in self.status.tally.reasons.most_common()
         ]
-        yield Table(("reason", "samples and clips", "meaning"), rows)
+        yield ReportTable(("reason", "samples and clips", "meaning"), rows)
 
     def _quality(self) -> Iterator[Block]:
         psnr = self.status.tally.psnr
@@ -152,12 +152,14 @@ class Page:
             )
             for name, sums in psnr.items()
         ]
-        yield Table(("", "clips decoded back", "PSNR on average", "could not be decoded"), rows)
+        yield ReportTable(
+            ("", "clips decoded back", "PSNR on average", "could not be decoded"), rows
+        )
         counts = {name: sums.counts for name, sums in psnr.items()}
         decibels = sorted({value for count in counts.values() for value in count})
         if decibels:
             yield ""
-        yield Table(
+        yield ReportTable(
             ("dB, rounded down", *(f"clips of {name}" for name in counts)),
             [(str(db), *(str(count.get(db, 0)) for count in counts.values())) for db in decibels],
         )
@@ -168,7 +170,7 @@ class Page:
         ]
         if worst:
             yield ""
-        yield Table(("", "PSNR", "the clips that came back worst"), worst)
+        yield ReportTable(("", "PSNR", "the clips that came back worst"), worst)
 
     def _files(self) -> Iterator[Block]:
         rows = [
@@ -182,7 +184,7 @@ class Page:
             for name, sizes in self.sizes.items()
         ]
         heads = ("", "files", "rows", "bytes", "smallest", "median", "largest", "per row")
-        yield Table(heads, rows)
+        yield ReportTable(heads, rows)
 
     def _work(self) -> Iterator[Block]:
         clips = self.status.tally.counts.clips_written
@@ -191,10 +193,10 @@ class Page:
             for stage, seconds in sorted(self.status.tally.timings.items())
             if seconds > 0
         ]
-        yield Table(("stage", "time in all processes", "clips/s in one process"), rows)
+        yield ReportTable(("stage", "time in all processes", "clips/s in one process"), rows)
 
     def _runs(self) -> Iterator[Block]:
-        yield Table(
+        yield ReportTable(
             ("run", "time", "units", "clips", "clips/s", "failed", "exit code"),
             [_run_row(run) for run in self.runs],
         )
@@ -220,7 +222,7 @@ def _markdown(blocks: Iterable[Block]) -> list[str]:
     return lines
 
 
-def share(part: int, whole: int) -> str:
+def percentage(part: int, whole: int) -> str:
     """Return `12.3 %`, of nothing `-`."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 

@@ -15,8 +15,8 @@ from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
 from pipeline.decode.buckets import best_size, longest, loss, of_length
 from pipeline.decode.clip_assembly import Cut
 from pipeline.decode.clips import clips
-from pipeline.decode.frame_converter import Painter
-from pipeline.decode.geometry import fit
+from pipeline.decode.frame_converter import FrameConverter
+from pipeline.decode.geometry import fit_frame
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, GOOD, VIDEOS, VIDTOK_EXAMPLE, GoodVideo
 from tests.pipeline.decode.synthetic import counting, sample
@@ -41,7 +41,7 @@ def test_the_loss_is_what_the_crop_and_the_enlargement_lose(
     display: tuple[int, int], size: tuple[int, int]
 ) -> None:
     """Against the pixels that `fit` crops, whose sizes are rounded to whole ones."""
-    place = fit(display, size)
+    place = fit_frame(display, size)
     cropped = 1 - size[0] * size[1] / (place.resized_height * place.resized_width)
     own = display[0] * display[1] * size[0] * size[1]
     own /= place.resized_height * place.resized_width
@@ -166,9 +166,9 @@ def test_no_frame_is_lost_or_doubled(num_frames: int, lengths: list[int], short:
 
 
 def test_a_video_that_changes_its_size_keeps_its_bucket() -> None:
-    painter = Painter([(16, 16), (16, 32), (32, 16)], "uint8", Fraction(1), 10_000)
+    converter = FrameConverter([(16, 16), (16, 32), (32, 16)], "uint8", Fraction(1), 10_000)
     frames = [VideoFrame(width, height, "rgb24") for width, height in ((80, 40), (40, 80))]
-    assert [painter.paint(frame)[0].shape for frame in frames] == [(16, 32, 3)] * 2
+    assert [converter.convert(frame)[0].shape for frame in frames] == [(16, 32, 3)] * 2
 
 
 def test_a_video_that_breaks_before_it_has_a_length_has_no_clips() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.decode.clip_rule import DecodeLimits
-from pipeline.decode.damage import Finding, in_log, missing_packets, missing_time, one_line
+from pipeline.decode.damage import Damage, in_log, missing_packets, missing_time, one_line
 from pipeline.decode.video import SourceFile, open_video, parse_clock
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, HIKER
@@ -51,7 +51,7 @@ def test_errors_of_decoder_and_demuxer_are_damage(entry: tuple[int, str, str], r
 
 def test_missing_packets_and_time_have_a_margin():
     assert missing_packets(98, 100) is None
-    assert missing_packets(97, 100) == Finding(
+    assert missing_packets(97, 100) == Damage(
         "truncated", "the index lists 100 frames, the file holds 97"
     )
     assert missing_time(Fraction(19, 2), Fraction(10)) is None

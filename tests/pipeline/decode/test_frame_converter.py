@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_assembly import Cut, cut
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
-from pipeline.decode.frame_converter import Painter
-from pipeline.decode.geometry import Orientation, fit
+from pipeline.decode.frame_converter import FrameConverter
+from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
 from pipeline.decode.sampling import pick
 from pipeline.decode.video import open_video
@@ -31,11 +31,11 @@ def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> l
     how = {"frames": 1, "height": 32, "width": 32, "fps": None, "short": "pad"} | changes
     rule, limits = ClipRule(**how), limits or DecodeLimits()
     with open_video(io.BytesIO(video), limits) as opened:
-        painter = Painter(
+        converter = FrameConverter(
             [(rule.height, rule.width)], rule.resize, opened.sample_aspect, limits.max_pixels
         )
         picks = pick(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        return list(cut(picks, rule, painter.paint))
+        return list(cut(picks, rule, converter.convert))
 
 
 def first(video: bytes, **changes: Any) -> NDArray[Any]:
@@ -112,7 +112,7 @@ def test_resize_is_the_references(name: str):
     goldens = np.load(GOLDENS / "reference_resize.npz")
     source, expected = goldens[f"{name}.source"][0], goldens[f"{name}.q14"][0] / 16384
     height, width = expected.shape[:2]
-    place = fit(source.shape[:2], (height, width))
+    place = fit_frame(source.shape[:2], (height, width))
     exact = resize(source.astype(np.float32), place, Orientation())
     assert exact.dtype == np.float32
     assert np.abs(exact / 127.5 - 1 - expected).max() <= 0.5 / 16384 + 1e-6
@@ -143,7 +143,7 @@ def test_a_turn_after_the_resize_is_the_turn_before_it():
                 upright = source.swapaxes(0, 1) if transpose else source
                 upright = upright[::-1] if rows else upright
                 upright = np.ascontiguousarray(upright[:, ::-1] if columns else upright)
-                place = fit(upright.shape[:2], (31, 24))
+                place = fit_frame(upright.shape[:2], (31, 24))
                 expected = resize(upright, place, Orientation())
                 assert np.abs(resize(source, place, orientation) - expected).max() < 1e-3
 
@@ -226,9 +226,9 @@ def test_a_picture_too_large_once_scaled_is_refused():
 
 
 def test_whole_pictures_keep_the_size_of_the_first():
-    painter = Painter([(32, 32)], "uint8", Fraction(1), 10_000, whole=True)
+    converter = FrameConverter([(32, 32)], "uint8", Fraction(1), 10_000, whole=True)
     one, taller, again = (
-        painter.paint(av.VideoFrame(width, height, "rgb24"))
+        converter.convert(av.VideoFrame(width, height, "rgb24"))
         for width, height in ((96, 64), (40, 80), (96, 64))
     )
     assert one[0].shape == again[0].shape == taller[0].shape == (32, 48, 3)
@@ -240,13 +240,13 @@ def test_a_picture_that_is_picked_again_is_not_made_again():
     video = encode([grey(10), grey(20)], pix_fmt="yuv444p", color_range=FULL, rate=1)
     calls = 0
 
-    def paint(frame: Any) -> Any:
+    def convert(frame: Any) -> Any:
         nonlocal calls
         calls += 1
-        return np.zeros((32, 32, 3), np.uint8), fit((32, 32), (32, 32))
+        return np.zeros((32, 32, 3), np.uint8), fit_frame((32, 32), (32, 32))
 
     rule = ClipRule(frames=4, height=32, width=32, fps=8, short="pad")
     with open_video(io.BytesIO(video), DecodeLimits()) as opened:
         picks = pick(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        assert len(list(cut(picks, rule, paint))) == 4
+        assert len(list(cut(picks, rule, convert))) == 4
     assert calls == 2

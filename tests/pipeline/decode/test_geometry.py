@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decode.geometry import Orientation, display_size, fit
+from pipeline.decode.geometry import Orientation, display_size, fit_frame
 
 SIDES = st.integers(1, 5000)
 BUCKETS = st.integers(1, 1024)
@@ -60,7 +60,7 @@ def test_pixels_are_made_square_before_the_picture_is_turned():
 
 @given(SIDES, SIDES, BUCKETS)
 def test_a_square_bucket_is_the_reference_rule(height: int, width: int, side: int):
-    place = fit((height, width), (side, side))
+    place = fit_frame((height, width), (side, side))
     short, long = sorted((height, width))
     expected = (side, int(side * long / short))
     resized = (place.resized_height, place.resized_width)
@@ -73,7 +73,7 @@ def test_a_square_bucket_is_the_reference_rule(height: int, width: int, side: in
 def test_the_scaled_picture_covers_the_bucket_and_no_more(
     source_height: int, source_width: int, height: int, width: int
 ):
-    place = fit((source_height, source_width), (height, width))
+    place = fit_frame((source_height, source_width), (height, width))
     assert 0 <= place.top <= place.resized_height - height
     assert 0 <= place.left <= place.resized_width - width
     assert place.resized_height == height or place.resized_width == width
@@ -87,13 +87,16 @@ def test_whole_is_the_same_scale_without_the_crop(
     source_height: int, source_width: int, height: int, width: int
 ):
     display = source_height, source_width
-    cropped, whole = fit(display, (height, width)), fit(display, (height, width), whole=True)
+    cropped, whole = (
+        fit_frame(display, (height, width)),
+        fit_frame(display, (height, width), whole=True),
+    )
     assert (whole.height, whole.width) == (cropped.resized_height, cropped.resized_width)
     assert whole.crop == pytest.approx((0, 0, source_height, source_width))
     # A second picture of the same size that is fitted to what the first came to comes to the same.
-    assert fit(display, (whole.height, whole.width)) == whole
+    assert fit_frame(display, (whole.height, whole.width)) == whole
 
 
 def test_the_crop_is_told_in_pixels_of_the_source():
-    assert fit((720, 1280), (256, 256)).crop == pytest.approx((0, 281.3, 720, 720.2), abs=0.6)
-    assert fit((100, 100), (50, 100)).crop == (25, 0, 50, 100)
+    assert fit_frame((720, 1280), (256, 256)).crop == pytest.approx((0, 281.3, 720, 720.2), abs=0.6)
+    assert fit_frame((100, 100), (50, 100)).crop == (25, 0, 50, 100)

@@ -5,27 +5,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decode.sampling import Shown, pick, tolerance
+from pipeline.decode.sampling import DisplayedFrame as Frame
+from pipeline.decode.sampling import pick, tolerance
 
 RATES = st.sampled_from([1, 8, 10, 12, 15, 24, 25, 30, 50, 60, 120]).map(
     Fraction
 ) | st.sampled_from([Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001)])
 
 
-def regular(rate: Fraction, frames: int, start: Fraction = Fraction(0)) -> list[Shown[int]]:
-    return [Shown(i, start + i / rate, 1 / rate) for i in range(frames)]
+def regular(rate: Fraction, frames: int, start: Fraction = Fraction(0)) -> list[Frame[int]]:
+    return [Frame(i, start + i / rate, 1 / rate) for i in range(frames)]
 
 
-def picked(source: list[Shown[int]], fps: Fraction, nominal: Fraction) -> list[int]:
+def picked(source: list[Frame[int]], fps: Fraction, nominal: Fraction) -> list[int]:
     return [p.shown.frame for p in pick(source, 1 / fps, nominal)]
 
 
 @st.composite
-def irregular(draw: st.DrawFn) -> list[Shown[int]]:
+def irregular(draw: st.DrawFn) -> list[Frame[int]]:
     steps = draw(st.lists(st.integers(1, 900), min_size=1, max_size=40))
     start, shown = draw(st.integers(-5000, 5000)), []
     for index, step in enumerate(steps):
-        shown.append(Shown(index, Fraction(start, 1000), Fraction(step, 1000)))
+        shown.append(Frame(index, Fraction(start, 1000), Fraction(step, 1000)))
         start += step
     return shown
 
@@ -56,7 +57,7 @@ def test_timestamps_rounded_to_milliseconds_change_nothing(
 ):
     exact = regular(rate, frames, Fraction(start, 1000))
     rounded = [
-        Shown(s.frame, Fraction(round(s.start_s * 1000), 1000), Fraction(round(1000 / rate), 1000))
+        Frame(s.frame, Fraction(round(s.start_s * 1000), 1000), Fraction(round(1000 / rate), 1000))
         for s in exact
     ]
     nominal = 1 / rate
@@ -72,7 +73,7 @@ def test_timestamps_rounded_to_milliseconds_change_nothing(
 
 @given(irregular(), RATES, RATES)
 def test_every_pick_is_the_last_frame_that_has_begun(
-    source: list[Shown[int]], fps: Fraction, rate: Fraction
+    source: list[Frame[int]], fps: Fraction, rate: Fraction
 ):
     slack = tolerance(1 / rate, 1 / fps)
     picks = list(pick(source, 1 / fps, 1 / rate))
@@ -88,7 +89,9 @@ def test_every_pick_is_the_last_frame_that_has_begun(
 
 
 @given(irregular())
-def test_without_a_rate_every_frame_comes_once_and_lasts_until_the_next(source: list[Shown[int]]):
+def test_without_a_rate_every_frame_comes_once_and_lasts_until_the_next(
+    source: list[Frame[int]],
+):
     picks = list(pick(source, None, Fraction(1, 25)))
     assert [p.shown for p in picks] == source
     assert all(a.end_s == b.start_s for a, b in pairwise(picks))
@@ -103,7 +106,7 @@ def test_sampling_never_runs_ahead_of_its_source(interval: Fraction | None):
         nonlocal taken
         for index in count():
             taken += 1
-            yield Shown(index, Fraction(index, 24), Fraction(1, 24))
+            yield Frame(index, Fraction(index, 24), Fraction(1, 24))
 
     last = list(islice(pick(endless(), interval, Fraction(1, 24)), 100))[-1]
     assert taken == last.shown.frame + 2  # it, and the one that shows that it is over

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clips
-from pipeline.decode.sampling import Shown, pick
+from pipeline.decode.sampling import DisplayedFrame, pick
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample, Span
 from tests.assets import GOOD, GoodVideo
@@ -127,7 +127,7 @@ def test_the_frames_of_a_span_are_those_that_stand_at_its_moments(
     """Times in tenths; frames follow one another without gaps from 0 on."""
     tenth = Fraction(1, 10)
     starts = [sum(lengths[:n]) for n in range(len(lengths))]
-    shown = [Shown(n, starts[n] * tenth, lengths[n] * tenth) for n in range(len(lengths))]
+    shown = [DisplayedFrame(n, starts[n] * tenth, lengths[n] * tenth) for n in range(len(lengths))]
     nominal = Fraction(1, 1000)  # so small that no slack reaches another tenth
     end = None if length is None else start + length
     until = sum(lengths) if end is None else min(end, sum(lengths))
@@ -144,10 +144,10 @@ def test_the_frames_of_a_span_are_those_that_stand_at_its_moments(
 def test_nothing_is_read_after_the_end_of_a_span() -> None:
     read: list[int] = []
 
-    def source() -> Iterator[Shown[int]]:
+    def source() -> Iterator[DisplayedFrame[int]]:
         for n in range(1000):
             read.append(n)
-            yield Shown(n, Fraction(n, 10), Fraction(1, 10))
+            yield DisplayedFrame(n, Fraction(n, 10), Fraction(1, 10))
 
     for interval in (Fraction(1, 5), None):
         read.clear()

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
-from pipeline.evaluation.checks import check
+from pipeline.evaluation.checks import check_evaluation
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.protocols import PROTOCOLS, PUBLISHED
 from vidtok.presets import PRESETS
@@ -17,7 +17,7 @@ SHORT = ("source=videos/*.mp4", f"tokenizers=[{FSQ}]", "output=out")
 
 
 def read(*overrides: str) -> EvaluationConfig:
-    return load(None, [*SHORT, *overrides], EvaluationConfig, check)
+    return load(None, [*SHORT, *overrides], EvaluationConfig, check_evaluation)
 
 
 def faults(*overrides: str) -> list[str]:

@@ -15,9 +15,9 @@ from pipeline.commands import evaluate
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
 from pipeline.evaluation import measures
-from pipeline.evaluation.checks import check
+from pipeline.evaluation.checks import check_evaluation
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.run import Evaluation, plan, run
+from pipeline.evaluation.run import Evaluation, plan_evaluation, run_evaluation
 from tests.assets import BIKES, HIKER, ONE_FRAME, VIDEOS
 from tests.pipeline.tars import make_tar
 from vidtok import TokenizerConfig
@@ -31,7 +31,7 @@ TINY = "[vidtok_fsq_causal_488_262144_tiny, vidtok_kl_causal_488_8chn_tiny]"
 def config(output: Path, *overrides: str) -> EvaluationConfig:
     source = f"source=[{BIKES.path}, {BROKEN}, {HIKER.path}]"
     settings = [source, f"tokenizers={TINY}", f"output={output}", *SMALL, *overrides]
-    return load(None, settings, EvaluationConfig, check)
+    return load(None, settings, EvaluationConfig, check_evaluation)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +50,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(output: Path) -> Evaluation:
-    return run(config(output))
+    return run_evaluation(config(output))
 
 
 def rows(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_settings_and_versions_are_kept(done: Evaluation) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_find_the_same_numbers(done: Evaluation, tmp_path: Path) -> None:
-    two = run(config(tmp_path, "workers=2"))
+    two = run_evaluation(config(tmp_path, "workers=2"))
     for key in ("candidates", "videos", "broken", "absent"):
         assert two.results[key] == done.results[key]
     assert (tmp_path / "pictures/bikes.png").is_file()
@@ -140,8 +140,8 @@ def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
         "baselines=[]",
         "pictures=0",
     )
-    assert [unit.tar_uri for unit in plan(settings)] == [str(tar)]
-    evaluation = run(settings)
+    assert [unit.tar_uri for unit in plan_evaluation(settings)] == [str(tar)]
+    evaluation = run_evaluation(settings)
     assert [row["video"] for row in evaluation.results["videos"]] == ["a", "a"]
     assert [record["key"] for record in evaluation.results["broken"]] == ["b"]
     assert not (tmp_path / "out/pictures").exists()
@@ -151,9 +151,9 @@ def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
 def test_excluding_everything_or_nothing_is_refused(tmp_path: Path) -> None:
     source = f"source={{uri: '{BIKES.path}', exclude: 'EXCLUDE'}}"
     with pytest.raises(ConfigError, match=r"source.exclude: leaves none of 1 videos"):
-        plan(config(tmp_path, source.replace("EXCLUDE", str(BIKES.path))))
+        plan_evaluation(config(tmp_path, source.replace("EXCLUDE", str(BIKES.path))))
     with pytest.raises(ConfigError, match=r"source.exclude: .*none.mp4: matches no file"):
-        plan(config(tmp_path, source.replace("EXCLUDE", str(tmp_path / "none.mp4"))))
+        plan_evaluation(config(tmp_path, source.replace("EXCLUDE", str(tmp_path / "none.mp4"))))
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_a_protocol_gives_each_network_its_clips(models: dict[str, str], tmp_path: Path) -> None:
-    evaluation = run(
+    evaluation = run_evaluation(
         config(
             tmp_path,
             f"source={HIKER.path}",
@@ -206,7 +206,7 @@ def test_published_results_stand_beside_ours(models: dict[str, str], tmp_path: P
         EvaluationConfig,
         check,
     )
-    evaluation = run(settings)
+    evaluation = run_evaluation(settings)
     [row] = evaluation.results["candidates"]
     assert row["published"] == {"psnr": 30.78, "ssim": 0.889, "lpips": 0.091, "fvd": 132.1}
     table = "\n".join(evaluation.lines)
@@ -241,7 +241,7 @@ def test_metrics_come_with_their_weights(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(measures, "load_lpips", lambda *paths: asked.append(paths) or MeanError())
     settings = ["metrics=[lpips, fvd]", "baselines=[shrink]", "pictures=0", f"source={HIKER.path}"]
     weights = f"metric_weights={{vgg16: {vgg16}, i3d: {tmp_path / 'i3d.pt'}}}"
-    evaluation = run(config(tmp_path / "out", *settings, weights))
+    evaluation = run_evaluation(config(tmp_path / "out", *settings, weights))
     assert asked == [(vgg16, None)]
     assert evaluation.results["absent"] == {}
     for row in evaluation.results["candidates"]:
@@ -250,11 +250,11 @@ def test_metrics_come_with_their_weights(tmp_path: Path, monkeypatch: pytest.Mon
         assert row["fvd_note"] == (
             "1 samples in 400 dimensions: compare only at equal numbers of samples"
         )
-    short = run(config(tmp_path / "out", *settings, weights, "clip.frames=5"))
+    short = run_evaluation(config(tmp_path / "out", *settings, weights, "clip.frames=5"))
     assert "clips of 5 frames" in short.results["absent"]["fvd"]
     (tmp_path / "i3d.pt").write_bytes(b"garbage")
     with pytest.raises(ConfigError, match="metric_weights: fvd: cannot be loaded"):
-        run(config(tmp_path / "out", *settings, weights))
+        run_evaluation(config(tmp_path / "out", *settings, weights))
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.cluster import Cluster
-from pipeline.evaluation.workers import pictures_of, room, share
+from pipeline.evaluation.workers import pictures_of, room, worker_share
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from pipeline.evaluation.workers import pictures_of, room, share
 )
 def test_all_workers_fit(cpus: int, gpus: int, threads: int, count: int) -> None:
     cluster = Cluster(cpus, gpus, is_own=True)
-    asked = share(cluster, threads, count, on_gpu=gpus > 0)
+    asked = worker_share(cluster, threads, count, on_gpu=gpus > 0)
     assert asked["num_cpus"] * count <= cpus
     if gpus:
         per_gpu = int(1 / asked["num_gpus"] + 1e-9)
@@ -33,7 +33,7 @@ def test_a_worker_has_a_gpu_or_its_threads() -> None:
     assert room(cluster, 3, on_gpu=True) == 2
     assert room(cluster, 3, on_gpu=False) == 2
     assert room(Cluster(1, 0, is_own=True), 4, on_gpu=False) == 1
-    assert share(cluster, 3, 2, on_gpu=False) == {"num_cpus": 3, "num_gpus": 0}
+    assert worker_share(cluster, 3, 2, on_gpu=False) == {"num_cpus": 3, "num_gpus": 0}
 
 
 def test_units_that_cannot_give_a_picture_draw_none() -> None:

@@ -398,7 +398,7 @@ KILLED = """
 import os, signal, sys
 from pipeline.operations.compact import compact
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.storage.store import Spool, Store
+from pipeline.storage.store import StagedFile, Store
 
 left = int(sys.argv[2])
 
@@ -417,7 +417,7 @@ def dying(owner, name):
         return result
     setattr(owner, name, wrapped)
 
-dying(Spool, "publish")
+dying(StagedFile, "publish")
 dying(CommitLog, "_put")
 compact(Store(sys.argv[1]))
 """

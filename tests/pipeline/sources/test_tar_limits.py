@@ -21,7 +21,7 @@ import pipeline.sources.tar_stream
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, WorkUnit
 from pipeline.sources.sidecars import PROBLEMS
-from pipeline.sources.tar_samples import Group, read_groups, split_name
+from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
 from tests.pipeline.sources.test_reader import read_tar, reasons, samples
 from tests.pipeline.tars import Files, make_tar
@@ -57,8 +57,8 @@ def pax(*records: tuple[str, bytes], kind: bytes = tarfile.XHDTYPE) -> bytes:
     return header("pax", len(data), kind) + padded(data)
 
 
-def read(tar: bytes, limit: int = LIMIT) -> tuple[list[Group], DamagedTar | None]:
-    groups: list[Group] = []
+def read(tar: bytes, limit: int = LIMIT) -> tuple[list[MemberGroup], DamagedTar | None]:
+    groups: list[MemberGroup] = []
     try:
         groups += read_groups(cast("BinaryIO", io.BytesIO(tar)), max_video_bytes=limit)
     except DamagedTar as damage:

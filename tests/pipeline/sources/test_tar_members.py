@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from pipeline.errors import StoreError
-from pipeline.sources.tar_samples import MAX_SIDECAR_BYTES, Group, read_groups, split_name
+from pipeline.sources.tar_samples import MAX_SIDECAR_BYTES, MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 LIMIT = 1_000_000
 
 
-def groups_of(tar: bytes, limit: int = LIMIT) -> tuple[list[Group], DamagedTar | None]:
+def groups_of(tar: bytes, limit: int = LIMIT) -> tuple[list[MemberGroup], DamagedTar | None]:
     """Read forward only, as from a network: what came out, and how it ended."""
-    groups: list[Group] = []
+    groups: list[MemberGroup] = []
     try:
         groups += read_groups(ForwardOnly(tar), max_video_bytes=limit)
     except DamagedTar as damage:

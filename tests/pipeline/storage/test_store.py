@@ -93,8 +93,8 @@ class TestContract:
         assert store.list() == ["log/1"], "the loser left something behind"
 
     def test_settle_returns_what_stands_there(self, store: Store) -> None:
-        assert store.settle("log/1", b"first") == b"first"
-        assert store.settle("log/1", b"second") == b"first"
+        assert store.put_or_read("log/1", b"first") == b"first"
+        assert store.put_or_read("log/1", b"second") == b"first"
 
     def test_racing_threads_have_one_winner(self, store: Store) -> None:
         for round_ in range(5):
@@ -115,25 +115,25 @@ class TestContract:
                 won = [n for n in pool.map(put, [b"a", b"b", b"c", b"d"]) if n is not None]
             assert [store.read(path)] == won
 
-    def test_spool_is_invisible_until_published(
+    def test_staged_file_is_invisible_until_published(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        with store.spool("data") as spool:
-            spool.file.write(b"half")
+        with store.stage("data") as staged:
+            staged.file.write(b"half")
             assert store.list() == []
-            spool.file.write(b" and half")
-            spool.publish("data/part")
+            staged.file.write(b" and half")
+            staged.publish("data/part")
             assert [path.name for path in tmp_path.rglob(f"{TEMPORARY_PREFIX}*")] == []
         assert store.list() == ["data/part"]
         assert store.read("data/part") == b"half and half"
 
-    def test_spool_that_fails_leaves_nothing(
+    def test_staged_file_that_fails_leaves_nothing(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        with pytest.raises(ZeroDivisionError), store.spool("data") as spool:
-            spool.file.write(b"%d" % (1 // 0))
+        with pytest.raises(ZeroDivisionError), store.stage("data") as staged:
+            staged.file.write(b"%d" % (1 // 0))
         assert store.list() == []
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -148,7 +148,7 @@ class TestLocal:
     def store(self, tmp_path: Path) -> Store:
         return Store(str(tmp_path / "corpus"))
 
-    @pytest.mark.parametrize("write", [Store.write, Store.put_if_absent, Store.settle])
+    @pytest.mark.parametrize("write", [Store.write, Store.put_if_absent, Store.put_or_read])
     def test_other_users_can_read(
         self, store: Store, write: Callable[[Store, str, bytes], object]
     ) -> None:
@@ -161,13 +161,13 @@ class TestLocal:
         assert stat.S_IMODE(mode) == 0o644
 
     def test_a_killed_writer_is_not_listed(self, store: Store) -> None:
-        spool = store.spool("data")
-        spool.file.write(b"half")
-        spool.file.flush()
+        staged = store.stage("data")
+        staged.file.write(b"half")
+        staged.file.flush()
         assert len(list(Path(store.locate("data")).iterdir())) == 1
         assert store.list() == []
         assert list_folder(store.locate("data")) == []
-        spool.discard()
+        staged.discard()
 
     def test_resent_link_is_a_win(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """NFS repeats a request whose reply was lost, and is then refused by its own first try."""
@@ -209,7 +209,7 @@ class TestLocal:
 
 
 def _claim_all(store: Store, name: bytes) -> list[str]:
-    return [p for n in range(40) if store.settle(p := f"log/{n:02}", name) == name]
+    return [p for n in range(40) if store.put_or_read(p := f"log/{n:02}", name) == name]
 
 
 @pytest.mark.s3
@@ -254,9 +254,9 @@ class TestS3:
     @pytest.mark.parametrize("kind", ["lose_reply", "drop_reply", "refuse_503", "lie", "reset"])
     def test_settle_finds_out(self, s3: S3Server, s3_store: Store, kind: str) -> None:
         with s3.faults.times(kind, 2, part="log/1"):
-            assert s3_store.settle("log/1", b"ours") == b"ours"
+            assert s3_store.put_or_read("log/1", b"ours") == b"ours"
         assert s3.get(s3_store.locate("log/1")) == b"ours"
-        assert s3_store.settle("log/1", b"theirs") == b"ours"
+        assert s3_store.put_or_read("log/1", b"theirs") == b"ours"
 
     @pytest.mark.parametrize(
         ("kind", "says"), [("lie", "does not have it"), ("cut_short", "has 500$")]
@@ -265,10 +265,10 @@ class TestS3:
         self, s3: S3Server, s3_store: Store, kind: str, says: str
     ) -> None:
         for _ in range(2):
-            with s3.faults.times(kind, 1, part="data"), s3_store.spool("data") as spool:
-                spool.file.write(bytes(1000))
+            with s3.faults.times(kind, 1, part="data"), s3_store.stage("data") as staged:
+                staged.file.write(bytes(1000))
                 with pytest.raises(StoreError, match=says):
-                    spool.publish("data/part")
+                    staged.publish("data/part")
 
     def test_settle_gives_up_without_a_guess(self, s3: S3Server, s3_store: Store) -> None:
         with (
@@ -276,7 +276,7 @@ class TestS3:
             s3.faults.times("refuse_503", 999, method="GET", part="log/1"),
             pytest.raises(StateUnknown, match="log/1"),
         ):
-            s3_store.settle("log/1", b"ours")
+            s3_store.put_or_read("log/1", b"ours")
 
     def test_store_that_ignores_the_condition_is_refused(
         self, s3: S3Server, s3_store: Store

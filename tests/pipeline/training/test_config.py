@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
-from pipeline.training.checks import check
+from pipeline.training.checks import check_training
 from pipeline.training.config import TrainConfig
 from vidtok.training.objective import ObjectiveConfig
 from vidtok.training.trainer import TrainerConfig
@@ -19,7 +19,7 @@ HIGH = "{name: high, steps: 4, batch: 1, clips: {frames: 17, height: 128, width:
 
 def read(*overrides: str, stages: str = f"[{LOW}, {HIGH}]") -> TrainConfig:
     run = [f"model={FSQ}", "output=out", "source.uri=videos", f"stages={stages}"]
-    return load(None, [*run, *overrides], TrainConfig, check)
+    return load(None, [*run, *overrides], TrainConfig, check_training)
 
 
 def faults(*overrides: str) -> list[str]:

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, DatasetMismatch
 from pipeline.job.config_checks import load_config
 from pipeline.job.setup import open_tokenizers, planned_units
 from pipeline.operations.plan.estimate import Estimate
-from pipeline.operations.plan.plan import plan
+from pipeline.operations.plan.plan import plan_job
 from pipeline.operations.plan.probe import Look, look_into
 from pipeline.records import Bucket, WorkUnit, unit_sources
 from pipeline.stages.decode import DecodeStage
@@ -96,7 +96,7 @@ def closings(config: JobConfig) -> list[Closing]:
 def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
     truth = closings(config)
-    found = plan(config, look=5, seconds=60, price_cpu_hour=2.0)
+    found = plan_job(config, look=5, seconds=60, price_cpu_hour=2.0)
     assert (found.planned, found.committed, found.tars, found.runs) == (5, 0, 3, 2)
     clips = sum(closing.counts.clips_written for closing in truth)
     assert found.samples == Estimate(sum(c.counts.samples_read for c in truth), 0.0)
@@ -119,11 +119,11 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_draw_of_each_kind_stands_for_the_rest(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
-    found = plan(config, look=2, seconds=0)
+    found = plan_job(config, look=2, seconds=0)
     assert [one.unit.split("-")[0] for one in found.looks] == ["b", "y"]
     assert found.samples == Estimate(3 * 2 + 2 * 1, None)
     assert found.clips is found.decode_hours is found.tokenize_hours is None
-    assert plan(config, look=0).looks == []
+    assert plan_job(config, look=0).looks == []
 
 
 def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None
     records = [make_record(unit.unit, sources=unit_sources(unit)) for unit in units]
     log.append(records[1:])
     before = {file.path: store.read(file.path) for file in store.files()}
-    found = plan(config, look=5, seconds=0)
+    found = plan_job(config, look=5, seconds=0)
     assert (found.planned, found.committed, found.tars, found.runs) == (5, 4, 1, 0)
     assert [one.unit for one in found.looks] == [units[0].unit]
     assert {file.path: store.read(file.path) for file in store.files()} == before
 
     log.append(records)
-    found = plan(config)
+    found = plan_job(config)
     assert (found.committed, found.looks) == (5, [])
     assert found.lines() == [f"nothing to do: all 5 units are committed in {store.uri}"]
 
@@ -153,12 +153,12 @@ def test_another_dataset_in_the_output_is_refused_as_by_the_job(
     open_dataset(Store(config.output.uri), open_tokenizers(config).dataset(config))
     other = config.model_copy(update={"clip": config.clip.model_copy(update={"fps": 2.0})})
     with pytest.raises(DatasetMismatch, match=r"clip\.fps: 4\.0 in the dataset, 2\.0 in this run"):
-        plan(other)
+        plan_job(other)
 
 
 def test_a_source_of_nothing_is_refused_as_by_the_job(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="matches no file"):
-        plan(job([str(tmp_path / "nothing")], str(tmp_path / "out")))
+        plan_job(job([str(tmp_path / "nothing")], str(tmp_path / "out")))
 
 
 def test_time_that_is_over_cuts_a_video_and_says_so(corpus: Path, decoder: Decoder) -> None:
@@ -176,7 +176,7 @@ def test_time_that_is_over_cuts_a_video_and_says_so(corpus: Path, decoder: Decod
 
 def test_what_was_cut_short_is_told(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "b.tar")], str(tmp_path / "out"))
-    found = plan(config, seconds=1e-6)
+    found = plan_job(config, seconds=1e-6)
     assert (found.cut_short, found.clips) == (1, Estimate(1.0, None))
     assert any("more than said below" in line for line in found.lines())
     assert "about 1 (one unit shows no spread)" in "\n".join(found.lines())
@@ -189,7 +189,7 @@ def test_hours_of_a_cpu_have_no_price_where_a_gpu_is_wanted(corpus: Path, tmp_pa
         settings = config.model_copy(
             update={"tokenize": config.tokenize.model_copy(update={"device": device, "threads": 2})}
         )
-        found = plan(settings, seconds=1, **prices)
+        found = plan_job(settings, seconds=1, **prices)
         if found.device == "cuda":
             pytest.skip("this machine has a GPU")
         assert found.tokenize_hours is not None
@@ -209,7 +209,7 @@ def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
     clip = {"buckets": shapes, "fps": 4.0, "short": "drop"}
     config = job([], str(tmp_path / "out"), source=source, clip=clip)
     truth = closings(config)
-    found = plan(config, look=2)
+    found = plan_job(config, look=2)
     assert (found.tars, found.runs, found.list_runs) == (0, 0, 2)
     assert found.samples == Estimate(3, 0.0)
     assert found.clips == Estimate(sum(c.counts.clips_written for c in truth), 0.0)
@@ -222,7 +222,7 @@ def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
 def test_whole_videos_are_counted_and_no_more(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
     whole = config.clip.model_copy(update={"frames": None, "whole": True})
-    found = plan(config.model_copy(update={"clip": whole}), look=5)
+    found = plan_job(config.model_copy(update={"clip": whole}), look=5)
     assert (found.samples, found.clips) == (Estimate(11, 0.0), None)
     assert found.lines()[-1].endswith("bytes and hours not tried")
 
@@ -240,7 +240,7 @@ def test_sources_and_output_on_an_object_store(s3: S3Server) -> None:
             "output": config.output.model_copy(update=options),
         }
     )
-    found = plan(config, seconds=0)
+    found = plan_job(config, seconds=0)
     assert found.samples == Estimate(3, 0.0)
     assert found.video_bytes == Estimate(2 * SHORT.stat().st_size, 0.0)
     assert store.list() == ["in/a.tar"]
@@ -279,7 +279,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_person_sees_the_first_of_many_losses(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "a.tar")], str(tmp_path / "out"))
-    found = plan(config, seconds=0)
+    found = plan_job(config, seconds=0)
     [one] = found.looks
     one.quarantined = [replace(one.quarantined[0], key=str(n)) for n in range(23)]
     lines = found.lines()

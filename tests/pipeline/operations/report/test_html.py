@@ -28,7 +28,7 @@ from pipeline.operations.report.charts import (
 )
 from pipeline.operations.report.html import _block, _grouped, examples, write_html
 from pipeline.operations.report.latent_histograms import EDGES
-from pipeline.operations.report.page import Table, report
+from pipeline.operations.report.page import ReportTable, report
 from pipeline.operations.report.pairs import animated, draw_pairs
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
@@ -191,7 +191,9 @@ def test_the_first_numbers(local: Store, tmp_path: Path) -> None:
 
 
 def test_numbers_stand_at_the_right_and_long_text_in_lines() -> None:
-    table = Table(("a", "b", "c"), [("5x16x16", "3 (10.0 %)", "x" * 40), ("all", "12.1 kB", "")])
+    table = ReportTable(
+        ("a", "b", "c"), [("5x16x16", "3 (10.0 %)", "x" * 40), ("all", "12.1 kB", "")]
+    )
     cells = re.findall(r'<td class="(\w*)">', _block(table))
     assert cells == ["", "number", "text"] * 2
     assert _grouped(1234567) == "1\u202f234\u202f567"
