@@ -42,8 +42,8 @@ def clips(
 
     Raises:
         QuarantineError: `no_frames` if there is none in the span; as `open_video`, `Video.frames`
-            and `FrameConverter.convert`. A video that breaks before it fills a clip of the longest bucket
-            has no length, and so no clips.
+            and `FrameConverter.convert`. A video that breaks before it fills
+            a clip of the longest bucket has no known length, and gives no clips.
     """
     tried = longest(rules)
     ended: tuple[Cut, float] | None = None

@@ -3,8 +3,8 @@
 Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
 the new ones. `put_if_absent` has three outcomes that call for different acts: done,
 `AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may be there). `put_or_read` turns
-the three into one question: which bytes does the object hold now? fsspec's own `mode="create"` is not used on
-local disks: it asks and then writes, so two racing writers can both win.
+the three into one question: which bytes does the object hold now? fsspec's own `mode="create"` is
+not used on local disks: it asks and then writes, so two racing writers can both win.
 """
 
 import contextlib

@@ -204,7 +204,7 @@ def test_published_results_stand_beside_ours(models: dict[str, str], tmp_path: P
             "pictures=0",
         ],
         EvaluationConfig,
-        check,
+        check_evaluation,
     )
     evaluation = run_evaluation(settings)
     [row] = evaluation.results["candidates"]
