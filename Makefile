@@ -13,11 +13,13 @@ test: $(STAMP)  ## Lint, types, and the whole suite.
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
-lint: $(STAMP)
+lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tools/words.py
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
 $(STAMP): pyproject.toml constraints.txt
