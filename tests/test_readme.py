@@ -1,5 +1,6 @@
-"""What the README shows works as it stands there."""
+"""The README's examples work, and links and names in the documentation exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from pipeline.job.config_checks import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKS = [
+    (page, link)
+    for page in PAGES
+    for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -31,9 +39,9 @@ def test_the_demo_is_a_configuration() -> None:
     assert config.output.uri == "out/demo", "the Makefile looks there"
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
-def test_its_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=str)
+def test_a_link_leads_to_a_file(page: Path, link: str) -> None:
+    assert (page.parent / link).exists()
 
 
 def test_its_columns_are_those_of_a_part() -> None:
@@ -66,3 +74,27 @@ def test_its_columns_are_those_of_a_part() -> None:
         ),
     ]
     assert named == set(clip_schema(columns).names)
+
+
+def names(path: Path) -> set[str]:
+    """Return what a module defines, as `name` or `Class.name`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {
+                f"{node.name}.{inner.name}"
+                for inner in node.body
+                if isinstance(inner, ast.FunctionDef)
+            }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), re.findall(r"`([a-z_]+(?:/[a-z_]+)+)(?:\.([A-Za-z_.]+))?`", ARCHITECTURE)
+)
+def test_names_in_the_architecture_exist(module: str, name: str) -> None:
+    path = ROOT / "pipeline" / f"{module}.py"
+    assert path.exists()
+    assert not name or name in names(path)
