@@ -1,6 +1,6 @@
 """Find words and phrases of `tools/words.txt`: `python tools/words.py [FILE …]`.
 
-Without arguments all tracked Python and Markdown files are read. Each finding is one line,
+Without arguments it reads all tracked Python, Markdown, TOML and YAML files. Each finding is one line,
 `file:line: "phrase": use … instead`. The exit code is 1 if there is one.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 LIST = Path(__file__).with_name("words.txt")
 BETWEEN = r"[\s#]+"
-"""What separates two words: white space, and the sign of a comment that continues."""
+"""What separates two words: white space, and the sign of a continued comment."""
 
 
 def forbidden() -> list[tuple[re.Pattern[str], str]]:
@@ -25,9 +25,10 @@ def forbidden() -> list[tuple[re.Pattern[str], str]]:
 
 
 def tracked() -> list[str]:
-    """Return the names of the tracked files that hold prose."""
+    """Return the names of the tracked files that contain prose."""
+    patterns = ["*.py", "*.md", "*.toml", "*.yaml", ":!tests/test_words.py"]
     listing = subprocess.run(
-        ["git", "ls-files", "*.py", "*.md"], capture_output=True, text=True, check=True
+        ["git", "ls-files", *patterns], capture_output=True, text=True, check=True
     )
     return listing.stdout.split()
 
@@ -41,7 +42,7 @@ def main(names: list[str]) -> int:
         for pattern, instead in patterns:
             for match in pattern.finditer(text):
                 line = text.count("\n", 0, match.start()) + 1
-                found.append((name, line, " ".join(match[0].split()), instead))
+                found.append((name, line, " ".join(match[0].replace("#", " ").split()), instead))
     for name, line, phrase, instead in sorted(found):
         print(f'{name}:{line}: "{phrase}": use {instead} instead')
     return 1 if found else 0
