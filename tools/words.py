@@ -1,7 +1,7 @@
 """Find words and phrases of `tools/words.txt`: `python tools/words.py [FILE …]`.
 
-Without arguments it reads all tracked Python, Markdown, TOML and YAML files. Each finding is one line,
-`file:line: "phrase": use … instead`. The exit code is 1 if there is one.
+Without arguments it reads all tracked Python, Markdown, TOML and YAML files. Each finding is one
+line, `file:line: "phrase": use … instead`. The exit code is 1 if there is one.
 """
 
 import re

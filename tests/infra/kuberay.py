@@ -1,7 +1,6 @@
-"""The fields of KubeRay 1.6 and 1.7 that the manifests use, with their types; no others.
+"""The fields of KubeRay 1.6 and 1.7 that the manifests use, with their types.
 
-A field that is not here may exist: look it up in the operator's custom resource definitions, then
-add it.
+Other fields can exist. Look them up in the operator's custom resource definitions, then add them.
 """
 
 from collections.abc import Iterator
@@ -77,7 +76,7 @@ def faults(value: Any, shape: Any, where: str = "spec") -> Iterator[str]:
     """Yield what does not fit: unknown fields and wrong types."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
-            yield f"{where}: {value!r} is no mapping"
+            yield f"{where}: {value!r} is not a mapping"
             return
         for key, item in value.items():
             if key in shape or "*" in shape:
@@ -86,9 +85,9 @@ def faults(value: Any, shape: Any, where: str = "spec") -> Iterator[str]:
                 yield f"{where}.{key}: unknown"
     elif isinstance(shape, list):
         if not isinstance(value, list):
-            yield f"{where}: {value!r} is no list"
+            yield f"{where}: {value!r} is not a list"
             return
         for n, item in enumerate(value):
             yield from faults(item, shape[0], f"{where}[{n}]")
     elif type(value) is not shape:
-        yield f"{where}: {value!r} is no {shape.__name__}"
+        yield f"{where}: {value!r} is not of type {shape.__name__}"

@@ -1,6 +1,6 @@
-"""Enough of PromQL to find a slip of the pen: brackets, functions, and which series are meant.
+"""Enough of PromQL to find typing errors: brackets, functions, and the series that are meant.
 
-No parser of the language: it accepts some expressions that Prometheus does not.
+It is not a parser of the language: it accepts some expressions that Prometheus does not.
 """
 
 import re
@@ -22,7 +22,7 @@ _OPERATORS = {"and", "or", "unless", "bool"}
 
 @dataclass
 class Selector:
-    """One metric with its matchers and what is done to it."""
+    """One metric with its matchers, and whether it is a range."""
 
     metric: str
     matchers: dict[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Selector:
 class Expression:
     selectors: list[Selector] = field(default_factory=list)
     groupings: set[str] = field(default_factory=set)
-    """Labels in `by`, `on` and their like."""
+    """Labels in `by`, `without`, `on` and `ignoring`."""
 
 
 def read(text: str) -> Expression:
@@ -68,12 +68,12 @@ def read(text: str) -> Expression:
         elif kind == "name" and stack[-1:] == ["{"]:
             (_, operator), (value_kind, value) = tokens[at : at + 2]
             if operator not in ("=", "=~", "!=", "!~") or value_kind != "string":
-                raise ValueError(f"{token} {operator} {value} is no matcher: {text}")
+                raise ValueError(f"{token} {operator} {value} is not a matcher: {text}")
             found.selectors[-1].matchers[token] = value.strip('"')
             at += 2
         elif kind == "name" and token not in _OPERATORS:
             if following == "(":
-                raise ValueError(f"{token} is no known function: {text}")
+                raise ValueError(f"{token} is not a known function: {text}")
             found.selectors.append(Selector(token))
     if stack:
         raise ValueError(f"{stack[-1]} is not closed: {text}")
@@ -85,7 +85,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise ValueError(f"{text[at:]!r} is no PromQL")
+            raise ValueError(f"{text[at:]!r} is not PromQL")
         at = match.end()
         kind = match.lastgroup or ""
         yield kind, match[kind]

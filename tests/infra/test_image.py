@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as reading it tells: it has to be built to be known to work."""
+"""The Dockerfile is consistent with the package. It is read, not built."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_its_base_is_pinned_and_can_be_changed() -> None:
     name, tag = base.removeprefix("PYTHON_IMAGE=").split(":")
     assert name == "python"
     version = re.match(r"(\d+)\.(\d+)\.\d+-", tag)
-    assert version, f"{tag} is no full version"
+    assert version, f"{tag} is not a full version"
     needed = re.search(r'requires-python = ">=3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
     assert needed
     assert int(version[2]) >= int(needed[1])
@@ -53,5 +53,5 @@ def test_what_it_copies_is_there_and_not_ignored() -> None:
     ignore = (ROOT / "infra/Dockerfile.dockerignore").read_text().splitlines()
     assert ignore[0] == "*"
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
-    # What the package's metadata names has to be there when pip builds it.
+    # The package's metadata names these files, so pip needs them to build it.
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= copied

@@ -1,4 +1,4 @@
-"""`infra/cluster.yaml` is what Ray's launcher takes."""
+"""`infra/cluster.yaml` is valid for Ray's launcher."""
 
 import json
 from pathlib import Path

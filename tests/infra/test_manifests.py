@@ -1,4 +1,4 @@
-"""The manifests fit Kubernetes, each other, the package, and the job that they run."""
+"""The manifests are valid, and consistent with each other, the package and the job they run."""
 
 import re
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_one_image_of_one_version() -> None:
     assert CLUSTER["spec"]["rayVersion"] == ray[1], "the image has the Ray of constraints.txt"
 
 
-def test_pods_are_held_to_what_they_ask_for_and_run_as_nobody_special() -> None:
+def test_pods_are_limited_to_their_requests_and_do_not_run_as_root() -> None:
     for pod in PODS:
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["runAsUser"] == 1000, "the user of the Dockerfile"
@@ -107,7 +107,7 @@ def test_only_gpus_are_on_spot_and_nothing_runs_on_the_head() -> None:
         assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
 
 
-def test_secrets_and_configuration_are_there_where_they_are_used() -> None:
+def test_secrets_and_configuration_are_available_where_they_are_used() -> None:
     name = CLUSTER["metadata"]["name"]
     assert RAY_JOB["spec"]["clusterSelector"] == {"ray.io/cluster": name}
     address = next(x for x in SUBMIT_POD["containers"][0]["command"] if x.startswith("--address="))

@@ -1,4 +1,4 @@
-"""Dashboard, alerts and documentation speak of the metrics that the job has."""
+"""Dashboard, alerts and documentation name exactly the metrics that the job has."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("where", "text"), list(expressions()))
-def test_an_expression_means_series_that_there_are(where: str, text: str) -> None:
+def test_an_expression_names_existing_series(where: str, text: str) -> None:
     expression = promql.read(text)
     assert expression.selectors
     for selector in expression.selectors:
@@ -52,9 +52,9 @@ def test_an_expression_means_series_that_there_are(where: str, text: str) -> Non
         for label, value in selector.matchers.items():
             if label != "run":
                 assert set(value.split("|")) <= VALUES[metric.name, label], where
-        # A counter is read by its growth; the difference of two is the exception.
-        stands = metric.kind == "gauge" or metric.name in ("vidtok_rows", "vidtok_clips")
-        assert selector.is_range or stands, f"{where}: {selector.metric} without a rate"
+        # A counter is read by its rate, except in a difference of two counters.
+        is_value = metric.kind == "gauge" or metric.name in ("vidtok_rows", "vidtok_clips")
+        assert selector.is_range or is_value, f"{where}: {selector.metric} without a rate"
         assert metric.kind == "counter" or not selector.is_range, f"{where}: a gauge's rate"
     assert expression.groupings <= {"run", *(x for m in METRICS for x in m.labels)}, where
 
@@ -64,19 +64,19 @@ def test_an_expression_means_series_that_there_are(where: str, text: str) -> Non
     [
         ("sum(ray_x", "not closed"),
         ("sum(ray_x})", "closes nothing"),
-        ("summ(ray_x)", "no known function"),
-        ('ray_x{stage:"decode"}', "no matcher"),
+        ("summ(ray_x)", "not a known function"),
+        ('ray_x{stage:"decode"}', "not a matcher"),
         ("sum by run (ray_x)", "without parentheses"),
         ("rate > 5", "of nothing"),
-        ("ray_x ? 1", "no PromQL"),
+        ("ray_x ? 1", "not PromQL"),
     ],
 )
-def test_slips_are_found(text: str, fault: str) -> None:
+def test_errors_are_found(text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         promql.read(text)
 
 
-def test_every_metric_is_seen_by_somebody() -> None:
+def test_every_metric_is_shown_or_alerted_on() -> None:
     used = {s.metric for _, text in expressions() for s in promql.read(text).selectors}
     assert used == set(EXPORTED)
 
@@ -129,7 +129,7 @@ def test_prometheus_finds_nodes_and_rules() -> None:
     for group in groups:
         ports = group["template"]["spec"]["containers"][0]["ports"]
         assert {"name": "metrics", "containerPort": 8080} in ports
-    # Ray itself says where it keeps the list of its nodes.
+    # Ray defines where it stores the list of its nodes.
     from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
     [files] = nodes["file_sd_configs"]
