@@ -58,6 +58,6 @@ def test_faults_are_told_in_terms_of_that_model(overrides: list[str], line: str)
 
 def test_a_file_without_sections_is_told_that_models_sections(tmp_path: Path) -> None:
     path = tmp_path / "car.yaml"
-    path.write_text("17")
+    path.write_text("[17]")
     with pytest.raises(ConfigError, match=r"must hold sections \(engine, seats, colour\)"):
         load(str(path), [], Car)

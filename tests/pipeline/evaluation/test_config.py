@@ -102,8 +102,8 @@ def test_credentials_do_not_leave_the_configuration() -> None:
 def test_a_typing_error_is_answered_without_torch_and_ray() -> None:
     program = (
         "import sys\n"
-        "from pipeline.commands import evaluate\n"
-        "code = evaluate(['source=a.mp4', 'tokenizer=x', 'output=out'])\n"
+        "from pipeline.commands import main\n"
+        "code = main(['evaluate', 'source=a.mp4', 'tokenizer=x', 'output=out'])\n"
         "print(code, {'torch', 'ray', 'av'} & sys.modules.keys())\n"
     )
     done = subprocess.run(

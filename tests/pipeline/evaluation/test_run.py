@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.commands import evaluate
+from pipeline.commands import main
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
 from pipeline.evaluation import measures
@@ -258,7 +258,9 @@ def test_metrics_come_with_their_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"tokenizers={TINY}", f"output={tmp_path}", "metrics=[psnr]", "baselines=[]"]
-    assert evaluate([f"source={tmp_path}/none.mp4", *arguments]) == 2
+    assert main(["evaluate", f"source={tmp_path}/none.mp4", *arguments]) == 2
     assert "source.uri: " in capsys.readouterr().err
-    assert evaluate([f"source={BROKEN}", *arguments, "clip.height=16", "clip.width=16"]) == 1
+    assert (
+        main(["evaluate", f"source={BROKEN}", *arguments, "clip.height=16", "clip.width=16"]) == 1
+    )
     assert "not counted: truncated_half.mp4" in capsys.readouterr().out
