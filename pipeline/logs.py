@@ -13,7 +13,7 @@ class Level(StrEnum):
     ERROR = "ERROR"
 
 
-def configure_logging(level: Level = Level.INFO) -> None:
+def configure_logging(level: int | str = logging.INFO) -> None:
     """Write log records of `pipeline` and `vidtok` to stderr, from a level on.
 
     Call it once in each process: the command line does so in the driver. In an actor the records go

@@ -107,15 +107,15 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ),
         (
             "tokenizers.0.name=caption",
-            "command line: tokenizers.0.name = caption: every row has a column caption already",
+            "command line: tokenizers.0.name = caption: every row already has a column caption",
         ),
         (
             "tokenizers.1.name=fsq",
-            "command line: tokenizers.1.name = fsq: tokenizers.0.name has a column fsq already",
+            "command line: tokenizers.1.name = fsq: tokenizers.0.name already has a column fsq",
         ),
         (
             "tokenizers.1.name=fsq_shape",
-            "command line: tokenizers.1.name = fsq_shape: tokenizers.0.name has a column",
+            "command line: tokenizers.1.name = fsq_shape: tokenizers.0.name already",
         ),
         ("tokenizers.1.name=KL", "command line: tokenizers.1.name = KL: must match ^[a-z]"),
         (
@@ -138,8 +138,11 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "tokenize.decode_back_one_in=0",
             "command line: tokenize.decode_back_one_in = 0: should be greater than 0",
         ),
-        ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
-        ("clip.frames=null", "command line: clip.frames: is required; give it or clip.buckets"),
+        (
+            "slice=3/3",
+            "command line: slice = 3/3: slices are numbered from 0, so the last of 3 is 2",
+        ),
+        ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
         ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),
@@ -177,12 +180,12 @@ def test_buckets(good: str) -> None:
     }
     assert JobConfig.model_validate(config.public()) == config
     assert faults(good, "clip.frames=17", "clip.width=64") == [
-        f"command line: clip.{name} = {value}: clip.buckets says so for each shape; leave one of"
-        " the two out"
+        f"command line: clip.{name} = {value}: clip.buckets sets it for each shape; leave out"
+        " one of the two"
         for name, value in (("frames", 17), ("width", 64))
     ]
     assert faults(good, "clip.buckets.1={frames: 17, height: 128, width: 128}") == [
-        "command line: clip.buckets.1: is clip.buckets.0 again; leave one of them out"
+        "command line: clip.buckets.1: is the same as clip.buckets.0; leave out one of them"
     ]
     # Every bucket has to suit every model.
     assert [line.partition(";")[0] for line in faults(good, "clip.buckets.1.frames=16")] == [
@@ -193,7 +196,7 @@ def test_buckets(good: str) -> None:
         "command line: clip.buckets.0.hight: no such key; did you mean height?"
     )
     assert faults(good, "clip.buckets=[]") == [
-        f"job.yaml: clip.{name}: is required; give it or clip.buckets"
+        f"job.yaml: clip.{name}: is required; give it, or give clip.buckets"
         for name in ("frames", "height", "width")
     ]
 
@@ -203,8 +206,8 @@ def test_whole_videos(good: str) -> None:
     ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1.model={model}"]
     only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
     assert faults(good, *ours)[0] == (
-        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny takes no video piece"
-        " by piece; only v1.1 models do; choose one, or cut clips of so many frames"
+        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny cannot encode a video"
+        " chunk by chunk; v1.1 models can; choose such a model, or set clip.frames"
     )
     Path(good).write_text(only)
     ours[2] = f"tokenizers.0.model={model}"
@@ -214,19 +217,20 @@ def test_whole_videos(good: str) -> None:
     assert JobConfig.model_validate(config.public()) == config
     assert not config.clip.takes_images
     assert faults(good, *ours, "clip.frames=17")[0] == (
-        "command line: clip.frames = 17: clip.whole takes all; leave one of them out"
+        "command line: clip.frames = 17: clip.whole takes all frames; leave out one of the two"
     )
     assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
         f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
     )
     assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
-        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos are not decoded"
-        " back; leave it out"
+        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos cannot be"
+        " decoded back; leave it out"
     )
     assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
     Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
     assert faults(good, *ours[1:])[0] == (
-        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all; leave one of them out"
+        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all frames; leave out one of the"
+        " two"
     )
     assert faults(good, *ours[1:], "clip.whole=false", "clip.buckets.1.frames=null")[-1] == (
         "command line: clip.buckets.1.frames: is required; give it a value"
@@ -292,7 +296,7 @@ def test_a_uri_with_credentials_is_refused_and_not_repeated(
     for field in ("source.uri", "output.uri"):
         [line] = faults(good, f"{field}={json.dumps(uri)}")
         name = "source.uri.0" if field == "source.uri" else field
-        assert line.startswith(f"command line: {name} = {shown}: holds credentials")
+        assert line.startswith(f"command line: {name} = {shown}: contains credentials")
         assert "hush" not in line
     for fine in ("s3://bucket/a@b:c.tar", "sftp://me@h/x.tar", "https://h/x.tar?version=signature"):
         load_config(good, [f"source.uri={json.dumps(fine)}"])
