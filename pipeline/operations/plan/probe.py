@@ -101,7 +101,7 @@ def look_into(
 
 
 def _decode(sample: Sample, look: Look, decoder: Decoder, seconds: float) -> None:
-    decoder.start(wait=True)
+    decoder.start()
     began = time.monotonic()
     until = began + seconds - look.decode_s
     seen = with_frames = 0
