@@ -7,68 +7,12 @@ directly. Values are taken as they are typed (`strict`): the string "17" is not 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.source import VideoSource
 
 Precision = Literal["float32", "bf16", "fp16"]
-
-
-class Section(BaseModel):
-    """Base of the sections: unknown keys and converted types are faults."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
-
-
-Seconds = Annotated[PositiveFloat, BeforeValidator(_as_float)]
-
-
-class ListConfig(Section):
-    """How the rows of a list are read: which of its columns mean what."""
-
-    video: str = "video"
-    """Column with the video or image: its URI or path, its bytes (Parquet), or both in the way of
-    Hugging Face's `datasets`, `{bytes, path}`."""
-    root: str | None = None
-    """Folder or prefix at which relative paths begin; null: where the list lies."""
-    key: str | None = None
-    """Column with the sample's key, unique in the list; null: the row's number, from 0."""
-    caption: str | None = None
-    """Column with the caption."""
-    start_s: str | None = None
-    """Column with the second at which the sample begins in its video, 0 at the video's beginning;
-    null, also in a row: at the beginning."""
-    end_s: str | None = None
-    """Column with the second at which it ends, likewise."""
-    meta: list[str] | None = None
-    """Columns that are kept in `meta`; null keeps all."""
-    rows_per_unit: PositiveInt = 128
-    """Rows that make one work unit. Where a Parquet list holds the videos themselves, a unit ends
-    with a row group."""
-
-
-class SourceConfig(Section):
-    """The videos and images."""
-
-    uri: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-    """One or several tars, files, folders, globs or `{000..999}` patterns; or lists of videos,
-    named by a pattern that ends in `.parquet`, `.csv`, `.tsv` or `.jsonl`."""
-    lists: ListConfig = ListConfig()
-    """Of the lists among them."""
-    files_per_unit: PositiveInt = 16
-    """Loose files that make one work unit: what is retried and committed together."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos go to the quarantine unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = {}
-    """Passed to fsspec (endpoint, credentials). Never written into the output."""
 
 
 class BucketConfig(Section):
@@ -92,7 +36,7 @@ class ClipConfig(Section):
     """Likewise."""
     width: PositiveInt | None = None
     """Likewise."""
-    buckets: list[BucketConfig] = []
+    buckets: list[BucketConfig] = Field(default=[])
     """Several shapes. Each video gets one of them: of those with the most frames that it fills (one
     frame is for pictures), the one in which its picture loses least; of equal ones the first."""
     whole: bool = False
@@ -163,7 +107,7 @@ class TokenizeConfig(Section):
     """`auto` takes GPUs if the cluster has any."""
     actors: PositiveInt | None = None
     """null: one per GPU, or per two CPUs where there is no GPU."""
-    gpus_per_actor: Annotated[float, BeforeValidator(_as_float), Field(gt=0, le=1)] = 1.0
+    gpus_per_actor: Annotated[float, BeforeValidator(as_float), Field(gt=0, le=1)] = 1.0
     """A fraction lets several actors share one GPU."""
     threads: PositiveInt = 1
     """CPU threads (and CPUs) of one actor without a GPU. Other numbers may round differently."""
@@ -197,21 +141,21 @@ class OutputConfig(Section):
     alone: bool = False
     """Whether the user answers for it that nothing else writes there meanwhile: then a store that
     ignores conditional writes is taken, which could not keep two drivers apart."""
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={})
     """Passed to fsspec (endpoint, credentials). Never written into the output."""
 
 
 class JobConfig(Section):
     """A whole job."""
 
-    source: SourceConfig
+    source: VideoSource
     clip: ClipConfig
     tokenizers: Annotated[list[TokenizerSpec], Field(min_length=1)]
     output: OutputConfig
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()
-    max_quarantine_rate: Annotated[float, BeforeValidator(_as_float), Field(ge=0, le=1)] = 1.0
+    max_quarantine_rate: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=1)] = 1.0
     """Share of the samples that may be quarantined; above it, after 100 samples, the job stops: a
     wrong setting or a broken source is dearer than a pause."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
@@ -221,10 +165,3 @@ class JobConfig(Section):
     def row_clips(self) -> int:
         """Clips in one row between decode and tokenize: the largest batch of any tokenizer."""
         return max(spec.batch for spec in self.tokenizers)
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        for section in (values["source"], values["output"]):
-            section["storage_options"] = dict.fromkeys(section["storage_options"], "…")
-        return values

@@ -1,6 +1,6 @@
 """A configuration from one YAML file and `key=value` overrides, or all that is wrong with it.
 
-Every fault is one line, `where: field = value: rule; mend`, and all are reported together.
+Every fault is one line, `where: field = value: rule; fix`, and all are reported together.
 `${other.key}` and `${oc.env:NAME}` are resolved by OmegaConf.
 """
 
@@ -26,16 +26,16 @@ from pipeline.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: `field = value: rule; mend`."""
+    """One thing that is wrong: `field = value: rule; fix`."""
 
     field: str
     value: Any = None
     rule: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
         value = "" if self.value is None else f" = {self.value}"
-        return f"{self.field}{value}: {self.rule}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.field}{value}: {self.rule}" + (f"; {self.fix}" if self.fix else "")
 
 
 class YamlFault(ValueError):
@@ -214,15 +214,15 @@ def _fault(problem: Any, values: Any, model: type[BaseModel]) -> Fault:
     field = ".".join(str(part) for part in loc)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return Fault(field, rule="no such key", mend=_suggest(loc, model))
+        return Fault(field, rule="no such key", fix=_suggest(loc, model))
     if kind == "missing":
-        return Fault(field, rule="is required", mend="give it a value")
+        return Fault(field, rule="is required", fix="give it a value")
     value = _lookup(values, loc)
     if kind == "literal_error":
         return Fault(field, value, rule=f"must be {context['expected']}")
     if kind == "model_type":
         return Fault(
-            field, value, rule="must be a section of keys", mend=_suggest((*loc, ""), model)
+            field, value, rule="must be a section of keys", fix=_suggest((*loc, ""), model)
         )
     if kind.endswith("_type"):
         value = repr(value)  # shows the quotes that make "8" no number

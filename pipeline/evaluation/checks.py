@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.loading import Fault
+from pipeline.config.source import job_only_faults
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 
@@ -14,6 +15,7 @@ def check_evaluation(config: EvaluationConfig) -> list[Fault]:
     if config.clip.choice == "interval" and config.clip.fps is None:
         rule = "the interval is round(source's rate / clip.fps)"
         faults.append(Fault("clip.choice", config.clip.choice, rule, "give clip.fps"))
+    faults += job_only_faults(config.source, "source")
     for n in range(len(config.tokenizers)):
         faults += _tokenizer(config, n)
     return list(dict.fromkeys(faults))

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config.job import Precision, Seconds, Section, TokenizerSpec
+from pipeline.config.job import Precision, TokenizerSpec
+from pipeline.config.section import Seconds, Section
+from pipeline.config.source import VideoSource
 from pipeline.evaluation.protocols import PROTOCOLS
 
 Baseline = Literal["shrink", "h264", "hevc", "av1"]
@@ -18,10 +20,6 @@ Metric = Literal["psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2", "codeb
 
 
 Protocol = Literal["mcl-jcv", "webvid-val"]
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _as_source(value: Any) -> Any:
@@ -34,22 +32,6 @@ def _as_tokenizers(value: Any) -> Any:
         {"name": item.removeprefix("vidtok_"), "model": item} if isinstance(item, str) else item
         for item in items
     ]
-
-
-Uris = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-class EvaluatedSource(Section):
-    """The held-out videos."""
-
-    uri: Annotated[Uris, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Uris = Field(default_factory=list)
-    """Files and tars that are left out, written as in `uri`: what a tokenizer was trained on."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are listed as broken, unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to fsspec (endpoint, credentials). Never written into the output."""
 
 
 class EvaluatedClip(Section):
@@ -116,7 +98,7 @@ class MetricWeights(Section):
 class EvaluationConfig(Section):
     """A whole evaluation."""
 
-    source: Annotated[EvaluatedSource, BeforeValidator(_as_source)]
+    source: Annotated[VideoSource, BeforeValidator(_as_source)]
     tokenizers: Annotated[
         list[EvaluatedTokenizer], BeforeValidator(_as_tokenizers), Field(min_length=1)
     ]
@@ -165,10 +147,3 @@ class EvaluationConfig(Section):
         return self.clip == EvaluatedClip(**preset["clip"]) and (
             self.kl_latent == preset["kl_latent"]
         )
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        options = values["source"]["storage_options"]
-        values["source"]["storage_options"] = dict.fromkeys(options, "…")
-        return values

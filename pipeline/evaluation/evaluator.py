@@ -61,6 +61,8 @@ class Evaluator:
         )
         tally = ScoreTotals()
         for sample in samples:
+            if source.excludes(sample.key):
+                continue
             if isinstance(sample, Quarantined):
                 tally.broken.append(sample)
                 continue

@@ -33,8 +33,8 @@ def check_job(config: JobConfig) -> list[Fault]:
 def _secrets(field: str, uri: str) -> Iterator[Fault]:
     """A URI is written into log, manifest and rows: it may hold no password and no signature."""
     if (shown := redacted(uri)) != uri:
-        mend = "give them by the environment, or in storage_options, which are never written"
-        yield Fault(field, shown, "holds credentials, and URIs are written into the output", mend)
+        fix = "give them by the environment, or in storage_options, which are never written"
+        yield Fault(field, shown, "holds credentials, and URIs are written into the output", fix)
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:
@@ -67,7 +67,7 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
             rule = "clip.buckets says so for each shape"
             yield Fault(f"clip.{name}", value, rule, "leave one of the two out")
         elif not clip.buckets and value is None and not (clip.whole and name == "frames"):
-            yield Fault(f"clip.{name}", rule="is required", mend="give it or clip.buckets")
+            yield Fault(f"clip.{name}", rule="is required", fix="give it or clip.buckets")
     if clip.whole and clip.frames is not None and not clip.buckets:
         yield Fault("clip.frames", clip.frames, "clip.whole takes all", "leave one of them out")
     for n, bucket in enumerate(clip.buckets):
@@ -75,10 +75,10 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
             where = f"clip.buckets.{n}.frames"
             yield Fault(where, bucket.frames, "clip.whole takes all", "leave one of them out")
         elif not clip.whole and bucket.frames is None:
-            yield Fault(f"clip.buckets.{n}.frames", rule="is required", mend="give it a value")
+            yield Fault(f"clip.buckets.{n}.frames", rule="is required", fix="give it a value")
         if (first := clip.buckets.index(bucket)) < n:
             rule = f"is clip.buckets.{first} again"
-            yield Fault(f"clip.buckets.{n}", rule=rule, mend="leave one of them out")
+            yield Fault(f"clip.buckets.{n}", rule=rule, fix="leave one of them out")
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:

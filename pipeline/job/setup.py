@@ -77,6 +77,7 @@ def planned_units(config: JobConfig) -> list[WorkUnit]:
         files_per_unit=source.files_per_unit,
         lists=source.lists,
         images=config.clip.takes_images,
+        exclude=source.excludes,
     )
     if config.slice is None:
         return plan

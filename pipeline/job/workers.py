@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config.job import ListConfig, TokenizerSpec
+from pipeline.config.job import TokenizerSpec
+from pipeline.config.source import ListConfig
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.decode import ClipRule, DecodeLimits, Decoder

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 import vidtok
-from pipeline.config.job import JobConfig, ListConfig
+from pipeline.config.job import JobConfig
+from pipeline.config.source import ListConfig
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn

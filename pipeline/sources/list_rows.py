@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import StoreError, redacted
 from pipeline.quarantine import Quarantined
 from pipeline.records import ListRows, LooseFile, Sample, Span

@@ -8,7 +8,7 @@ raises, the unit is tried again, and nothing is quarantined because credentials 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, WorkUnit
 from pipeline.sources.list_rows import list_samples

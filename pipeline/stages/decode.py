@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.dataset.records import Counts
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.quarantine import Quarantined, QuarantineError

@@ -16,8 +16,8 @@ def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fa
 
     if model not in PRESETS:
         close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
-        mend = f"did you mean {' or '.join(close)}?" if close else ""
-        yield Fault(f"{field}.model", model, "no model has this name", mend)
+        fix = f"did you mean {' or '.join(close)}?" if close else ""
+        yield Fault(f"{field}.model", model, "no model has this name", fix)
     elif weights is None or weights == "hub":
         pass
     elif "://" in weights:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.config.loading import Fault
+from pipeline.config.source import job_only_faults
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
@@ -33,6 +34,9 @@ def check_training(config: TrainConfig) -> list[Fault]:
         faults.append(Fault("stages", names, rule="every stage needs a name of its own"))
     for number, stage in enumerate(config.stages):
         faults += _stage_faults(config, stage, f"stages.{number}")
+    faults += job_only_faults(config.source, "source")
+    if config.validation is not None:
+        faults += job_only_faults(config.validation, "validation")
     return [*faults, *_validation_faults(config)]
 
 

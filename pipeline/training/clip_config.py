@@ -1,9 +1,8 @@
 """What training clips are made of: the videos, the shape of a clip, and how clips are mixed."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
-    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -12,15 +11,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.job import Seconds, Section
+from pipeline.config.section import Seconds, Section
+from pipeline.config.source import VideoSource
 
 Rate = Annotated[Seconds, Field(le=1000)]
 """Frames per second."""
-
-
-Names = Annotated[
-    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-]
 
 
 class ClipShape(Section):
@@ -74,20 +69,12 @@ class ClipShape(Section):
         return round(self.height * side / shorter), round(self.width * side / shorter)
 
 
-class ClipSourceConfig(ClipShape):
-    """A corpus as a stream of random clips of one shape."""
+class ClipSourceConfig(VideoSource, ClipShape):
+    """Videos as a stream of random clips of one shape."""
 
-    uri: Annotated[Names, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Names = Field(default=[])
-    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
     keep_mb: NonNegativeInt = 0
     """MiB of decoded segments that each worker keeps from one epoch to the next, so that a corpus
     which fits is decoded once. The clips are the same."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are skipped unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
     seed: int = 0
     """Decides order and windows, with epoch, rank and worker."""
 

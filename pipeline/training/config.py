@@ -8,31 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pipeline.config.job import Seconds, Section
-from pipeline.training.clip_config import ClipShape, ClipSourceConfig, Names
+from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.source import VideoSource
+from pipeline.training.clip_config import ClipShape, ClipSourceConfig
 from vidtok.training.objective import ObjectiveConfig
 from vidtok.training.trainer import TrainerConfig
 
-Weight = Annotated[NonNegativeFloat, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+Weight = Annotated[NonNegativeFloat, BeforeValidator(as_float)]
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class VideosConfig(Section):
-    """Videos to learn from, or to be measured on."""
-
-    uri: Annotated[Names, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Names = Field(default=[])
-    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are skipped unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
-
-
-class ValidationConfig(VideosConfig):
+class ValidationConfig(VideoSource):
     """Videos that training never sees; the first clip of each is measured."""
 
     fps: Seconds = 8.0
@@ -144,7 +132,7 @@ class TrainConfig(Section):
     """A folder, or any prefix that fsspec opens; on a cluster one that all nodes reach."""
     storage_options: dict[str, Any] = Field(default={})
     """Passed to fsspec for the output. Never written into it."""
-    source: VideosConfig
+    source: VideoSource
     validation: ValidationConfig | None = None
     """null: no measurements and no pictures while it runs."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
@@ -194,17 +182,9 @@ class TrainConfig(Section):
             return None
         size = stage.clips
         return ClipSourceConfig(
-            **videos.model_dump(include=set(VideosConfig.model_fields)),
+            **videos.model_dump(include=set(VideoSource.model_fields)),
             frames=size.frames,
             height=videos.height or size.height,
             width=videos.width or size.width,
             segment_frames=max(192, size.frames),
         )
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        for section in (values, values["source"], values["validation"] or {}):
-            if "storage_options" in section:
-                section["storage_options"] = dict.fromkeys(section["storage_options"], "…")
-        return values

@@ -10,15 +10,13 @@ video is skipped and noted: what it gave before the damage is used, and nothing 
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import ConfigError
 from pipeline.quarantine import Quarantined, QuarantineError
-from pipeline.records import WorkUnit, unit_sources
+from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import read_samples
 from pipeline.training.clip_config import ClipSourceConfig
@@ -46,15 +44,12 @@ def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
     Raises:
         ConfigError: a source matches nothing, or nothing is left of it.
     """
-    units = plan_units(config.uri, storage_options=config.storage_options, files_per_unit=1)
-    left = [
-        unit for unit in units if not is_excluded(config, *unit_sources(unit), *source_keys(unit))
-    ]
-    if not left:
-        raise ConfigError(
-            f"exclude = {config.exclude}: leaves none of {len(units)} sources; take patterns out"
-        )
-    return left
+    return plan_units(
+        config.uri,
+        storage_options=config.storage_options,
+        files_per_unit=1,
+        exclude=config.excludes,
+    )
 
 
 def source_keys(unit: WorkUnit) -> list[str]:
@@ -62,11 +57,6 @@ def source_keys(unit: WorkUnit) -> list[str]:
     if unit.tar_uri is not None:
         return [posixpath.basename(unit.tar_uri)]
     return [file.key for file in unit.files]
-
-
-def is_excluded(config: ClipSourceConfig, *names: str) -> bool:
-    """Return whether one of these names is to be left out."""
-    return any(fnmatchcase(name, glob) for name in names for glob in config.exclude)
 
 
 class SegmentReader:
@@ -133,7 +123,7 @@ class SegmentReader:
             unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
         )
         for number, sample in enumerate(samples):
-            if number < first_sample or is_excluded(config, sample.key):
+            if number < first_sample or config.excludes(sample.key):
                 continue
             if isinstance(sample, Quarantined):
                 self._skip(sample.unit, sample.key, sample.reason, sample.detail)

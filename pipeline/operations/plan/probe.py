@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.config.job import SourceConfig
+from pipeline.config.source import VideoSource
 from pipeline.decode import Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
@@ -60,7 +60,7 @@ def look_into(
     decoder: Decoder,
     *,
     seconds: float | None,
-    source: SourceConfig,
+    source: VideoSource,
     images: bool,
 ) -> Look:
     """Read a unit, and decode its first samples.

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import PositiveInt
 
-from pipeline.config.job import Section
 from pipeline.config.loading import Fault, load
+from pipeline.config.section import Section
 from pipeline.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.job import worker_clock

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import ListRows, Sample, Span, WorkUnit

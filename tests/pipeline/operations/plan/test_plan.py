@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.config.job import JobConfig, SourceConfig
+from pipeline.config.job import JobConfig
+from pipeline.config.source import VideoSource
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import open_dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
@@ -76,7 +77,7 @@ def decoder() -> Iterator[Decoder]:
 
 
 def look(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Look:
-    source = SourceConfig(uri=["unused"])
+    source = VideoSource(uri=["unused"])
     return look_into(unit, decoder, seconds=seconds, source=source, images=False)
 
 
