@@ -1,6 +1,6 @@
 """Decode one work unit: its samples in, batch rows of clips out, and a closing row at the end.
 
-    WorkUnit ─► read_samples ─► Decoder ─► BatchRow … BatchRow ─► Closing
+    WorkUnit ─► SampleReader ─► Decoder ─► BatchRow … BatchRow ─► Closing
 
 A generator without state between units: the same unit always gives the same rows, in the same
 order, cut at the same places. A row holds clips of one bucket and leaves when it is full; what is
@@ -25,7 +25,7 @@ from pipeline.dataset.records import Counts
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Clip, Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing
 from pipeline.stages.whole_video import video_row, whole_clip
 
@@ -89,14 +89,7 @@ class DecodeStage:
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips)
-        samples = read_samples(
-            unit,
-            storage_options=self._storage_options,
-            max_video_mb=self._max_video_mb,
-            lists=self._lists,
-            images=self._images,
-        )
-        for sample in accounting.timed("read", samples):
+        for sample in accounting.timed("read", self._reader.read(unit)):
             if isinstance(sample, Quarantined):
                 accounting.quarantined_sample(sample)
                 continue
