@@ -6,8 +6,6 @@ raises `StoreError` instead, so the unit is retried and expired credentials neve
 sample.
 """
 
-import logging
-import time
 from collections.abc import Iterator
 
 from pipeline.config.source import VideoSource
@@ -16,12 +14,6 @@ from pipeline.records import Sample, WorkUnit
 from pipeline.sources.list_rows import list_samples
 from pipeline.sources.loose_files import file_sample
 from pipeline.sources.tar_samples import tar_samples
-
-SLOW_S = 60.0
-"""Seconds; reading a sample that takes longer is logged."""
-
-
-_log = logging.getLogger(__name__)
 
 
 class SampleReader:
@@ -42,14 +34,6 @@ class SampleReader:
         Raises:
             StoreError: the store failed, or the tar or list is missing; retry the unit later.
         """
-        began = time.monotonic()
-        for sample in self._samples(unit):
-            if (seconds := time.monotonic() - began) > SLOW_S:
-                _log.warning("%s/%s: reading took %.0f s", unit.unit, sample.key, seconds)
-            yield sample
-            began = time.monotonic()
-
-    def _samples(self, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
         if unit.tar_uri is not None:
             yield from tar_samples(unit.unit, unit.tar_uri, self._source, self._images)
         for file in unit.files:

@@ -180,6 +180,9 @@ def test_a_closed_server_is_an_error_for_its_users():
     server.close()
     server.close()
     assert server.end(1, 0.0) is None
-    with anonymous_file() as stderr, socket.socket() as unused:
-        with pytest.raises(PipelineError, match="has ended"):
-            server.fork(unused, stderr)
+    with (
+        anonymous_file() as stderr,
+        socket.socket() as unused,
+        pytest.raises(PipelineError, match="has ended"),
+    ):
+        server.fork(unused, stderr)
