@@ -51,7 +51,7 @@ def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> Damage | None:
         speakers: names of the decoder and the demuxer; others (the scaler, say) know nothing of
             damage.
     """
-    lines = [(level, name, one_line(message)) for level, name, message in logs]
+    lines = [(level, name, flat(message)) for level, name, message in logs]
     for words, reason in ((TOO_LARGE, "unsupported"), (NO_MEMORY, "decode_memory")):
         for _, _, text in lines:
             if any(part in text for part in words):
@@ -89,6 +89,6 @@ def missing_time(shown_s: Fraction, declared_s: Fraction) -> Damage | None:
     )
 
 
-def one_line(text: str) -> str:
+def flat(text: str) -> str:
     """Return the text without line breaks or runs of blanks, at most 300 characters."""
     return " ".join(text.split())[:300]

@@ -285,7 +285,7 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
 
 
 def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Damage:
-    texts = [damage.one_line(message) for _, _, message in logs]
+    texts = [damage.flat(message) for _, _, message in logs]
     if any("moov atom not found" in text for text in texts):
         return damage.Damage(
             "truncated", "an MP4 without its index (moov): cut short, or never finished"
@@ -310,7 +310,7 @@ def explain(error: av.error.FFmpegError) -> damage.Damage:
     if isinstance(error, MemoryError):
         raise MemoryError("FFmpeg could not allocate memory") from error
     said = error.log[1] if error.log else None
-    detail = damage.one_line(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
+    detail = damage.flat(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
     if isinstance(error, av.error.PatchWelcomeError | NotImplementedError | av.error.LookupError):
         return damage.Damage("unsupported", detail)
     if isinstance(error, av.error.InvalidDataError):

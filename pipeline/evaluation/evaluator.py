@@ -13,7 +13,7 @@ from pipeline.evaluation.measures import Measures
 from pipeline.evaluation.tally import CandidateTally, Cost, ScoreTotals
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.tokenizers.pictures import Strip, draw
 from vidtok.evaluation.codebook import CodebookUse
 
@@ -56,11 +56,8 @@ class Evaluator:
             StoreError: the source cannot be read now.
         """
         source = self._config.source
-        samples = read_samples(
-            unit, storage_options=source.storage_options, max_video_mb=source.max_video_mb
-        )
         tally = ScoreTotals()
-        for sample in samples:
+        for sample in SampleReader(source).read(unit):
             if source.excludes(sample.key):
                 continue
             if isinstance(sample, Quarantined):

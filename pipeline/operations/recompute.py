@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import vidtok
 from pipeline.config.job import JobConfig
-from pipeline.config.source import ListConfig
+from pipeline.config.source import ListConfig, VideoSource
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn
@@ -20,13 +20,13 @@ from pipeline.operations.findings import Finding
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Clip, ListRows, LooseFile, Sample, WorkUnit, parse_range
 from pipeline.sources.media_types import is_tar
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
 from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
 from pipeline.tokenizers.models import DTYPES, open_model, weights_digest
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
-_ANY_VIDEO_MB: Final = 1e6
+_ANY_VIDEO_MB: Final = 1_000_000
 """What became tokens was within the job's limit, whatever that was."""
 
 
@@ -100,10 +100,8 @@ def source_clips(
 
 def source_sample(unit: str, sources: Sequence[str], key: str, lists: ListConfig) -> Sample | None:
     """Return the sample of a key from its source, None if it is not there; as `source_clips`."""
-    samples = read_samples(
-        _work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB, lists=lists, images=True
-    )
-    for sample in samples:
+    source = VideoSource(uri=list(sources), lists=lists, max_video_mb=_ANY_VIDEO_MB)
+    for sample in SampleReader(source, images=True).read(_work_unit(unit, sources, key)):
         if isinstance(sample, Sample) and sample.key == key:
             return sample
     return None

@@ -1,6 +1,6 @@
 """From work units to segments: long runs of whole frames that training clips are cut from.
 
-    WorkUnit ─► read_samples ─► Decoder ─► Segment …
+    WorkUnit ─► SampleReader ─► Decoder ─► Segment …
 
 A segment is what one pass of the decoder gives for many clips. A video's remainder is a segment of
 its own if a clip can be cut from it; a video shorter than a clip is one, however short. A broken
@@ -18,7 +18,7 @@ from pipeline.decode import ClipRule, Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.training.clip_config import ClipSourceConfig
 
 
@@ -119,10 +119,7 @@ class SegmentReader:
 
     def _decode(self, unit: WorkUnit, first_sample: int) -> Iterator[Segment]:
         config = self._config
-        samples = read_samples(
-            unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
-        )
-        for number, sample in enumerate(samples):
+        for number, sample in enumerate(SampleReader(config).read(unit)):
             if number < first_sample or config.excludes(sample.key):
                 continue
             if isinstance(sample, Quarantined):

@@ -9,7 +9,7 @@ from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import ConfigError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.tokenizers.pictures import Strip, draw
 from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import plan_videos
@@ -83,9 +83,7 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
         return [
             (f"{unit.unit}/{sample.key}", _first_clip(decoder, sample, unit.unit))
             for unit in plan_videos(config)
-            for sample in read_samples(
-                unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
-            )
+            for sample in SampleReader(config).read(unit)
             if not config.excludes(sample.key)
         ]
 

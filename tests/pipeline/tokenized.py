@@ -7,7 +7,6 @@ from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import code_levels, new_dataset, open_dataset
 from pipeline.dataset.schema import clip_schema
-from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.sources.planning import plan_units
 from pipeline.stages.commit import commit_unit
 from pipeline.stages.decode import DecodeStage
@@ -55,8 +54,7 @@ def tokenized(config: JobConfig) -> Store:
         for spec, column in zip(config.tokenizers, columns, strict=True)
     ]
     stage = TokenizeStage(encoders)
-    rules = clip_rules(config.clip.identity())
-    with DecodeStage(rules, DecodeLimits(), row_clips=4, max_video_mb=100) as decode:
+    with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:
         for unit in plan_units(config.source.uri, files_per_unit=16):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)

@@ -1,6 +1,6 @@
 """Looks into a work unit ahead of a job: what is in it, and what it takes to read and decode it.
 
-    WorkUnit ─► read_samples, all ─► Decoder, the first ones while the time lasts ─► Look
+    WorkUnit ─► SampleReader, all ─► Decoder, the first ones while the time lasts ─► Look
 
 The unit is read to its end, as the job reads it, so its samples are counted. Decoding stops when
 its time is over, also within a video: such a video counts with the clips that it gave until then.
@@ -17,7 +17,7 @@ from pipeline.config.source import VideoSource
 from pipeline.decode import Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.storage.files import file_size
 
 
@@ -76,13 +76,7 @@ def look_into(
         StoreError: the source cannot be read.
     """
     look = Look(unit=unit.unit)
-    samples = read_samples(
-        unit,
-        storage_options=source.storage_options,
-        max_video_mb=source.max_video_mb,
-        lists=source.lists,
-        images=images,
-    )
+    samples = SampleReader(source, images=images).read(unit)
     while True:
         began = time.monotonic()
         sample = next(samples, None)
@@ -101,7 +95,7 @@ def look_into(
 
 
 def _decode(sample: Sample, look: Look, decoder: Decoder, seconds: float) -> None:
-    decoder.start(wait=True)
+    decoder.start()
     began = time.monotonic()
     until = began + seconds - look.decode_s
     seen = with_frames = 0

@@ -12,11 +12,10 @@ from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import LooseFile, Sample, WorkUnit
 from pipeline.sources.planning import plan_units
-from pipeline.sources.reader import read_samples
-from pipeline.sources.sidecars import PROBLEMS, Sidecars
-from pipeline.sources.tar_samples import MAX_SIDECAR_BYTES
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, PROBLEMS, Sidecars
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
+from tests.pipeline.sources.reading import read_samples
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 Outcome = Sample | Quarantined
