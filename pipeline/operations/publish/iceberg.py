@@ -22,7 +22,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecOutputFile
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.table import CommitTableResponse, TableFormat
+from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
@@ -70,7 +70,7 @@ class Iceberg:
                     f" names files by full URIs; delete the folder {_FOLDER} and publish again"
                 )
             catalog = _Folder(store, self._root)
-            self._table = TableFormat(
+            self._table = Table(
                 (_FOLDER,), metadata, location, _StoreIO(store, self._root), catalog
             )
             self._files: dict[str, DataFile] = {
@@ -114,7 +114,7 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
         self._root = root
 
     def commit_table(
-        self, table: TableFormat, requirements: tuple[Any, ...], updates: tuple[Any, ...]
+        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]
     ) -> CommitTableResponse:
         """Put the next version's metadata.
 

@@ -68,20 +68,20 @@ def iceberg(store: Store) -> StaticTable:
     return StaticTable.from_metadata(store.locate("iceberg"), properties)
 
 
-def table_rows(store: Store, table_format: str) -> pa.TableFormat:
+def table_rows(store: Store, table_format: str) -> pa.Table:
     """Return a table's rows as the format's own library reads them."""
     if table_format == "iceberg":
         return iceberg(store).scan().to_arrow()
     return delta(store).to_pyarrow_dataset().to_table()
 
 
-def plain_rows(store: Store) -> pa.TableFormat:
+def plain_rows(store: Store) -> pa.Table:
     """Return the rows of all files that the manifest names."""
     paths = dict.fromkeys(part.path for part in read_manifest(store).parts())
     return pa.concat_tables(pq.read_table(pa.BufferReader(store.read(p))) for p in paths)
 
 
-def same(found: pa.TableFormat, wanted: pa.TableFormat) -> bool:
+def same(found: pa.Table, wanted: pa.Table) -> bool:
     """Return whether tables hold the same rows and columns, in whatever order."""
     assert found.column_names == wanted.column_names
     ours, theirs = (
