@@ -54,7 +54,7 @@ def plan_command(
 
         return plan_job(
             settings,
-            look=look,
+            probes=look,
             seconds=seconds,
             price_cpu_hour=price_cpu_hour,
             price_gpu_hour=price_gpu_hour,
@@ -230,18 +230,36 @@ def stats(
 @app.command()
 def show(
     uri: Uri,
-    clip: Annotated[str, typer.Option(help="clip_id of its row", metavar="ID")],
+    clip: Annotated[str | None, typer.Option(help="clip_id of one row", metavar="ID")] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="write original and decoded clip, side by side", metavar="MP4"),
+        typer.Option(
+            help="with --clip: write original and decoded clip, side by side", metavar="MP4"
+        ),
     ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(help="write frames of some clips above their decoded frames", metavar="PNG"),
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(min=1, help="with --picture: number of clips", metavar="N")
+    ] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Show one clip: all that its row says, and its tokens decoded beside its source."""
-    from pipeline.operations.show import show as find
+    """Show one clip's row, and decoded tokens beside their source as a video or a picture."""
+    from pipeline.errors import ConfigError
+    from pipeline.operations.show import show_clip, show_picture
     from pipeline.storage.store import Store
 
-    _show(lambda: find(Store(uri), clip, out), as_json)
+    def act() -> _Outcome:
+        if (clip is None) == (picture is None) or (out is not None and clip is None):
+            raise ConfigError("show: use either --clip ID, with or without --out, or --picture PNG")
+        if clip is not None:
+            return show_clip(Store(uri), clip, out)
+        assert picture is not None
+        return show_picture(Store(uri), picture, clips)
+
+    _show(act, as_json)
 
 
 class _Outcome(Protocol):
