@@ -8,6 +8,7 @@ from itertools import accumulate, cycle, pairwise
 from typing import Final
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,10 +26,14 @@ _POINTS: Final = 60
 """Maximum number of points of a line."""
 
 
+_TEXT: Final = 12
+"""Size of text; on a small screen it becomes 9.5 pixels."""
+
+
 _SVG: Final = "http://www.w3.org/2000/svg"
 
 
-def inline_svg(figure: Figure, label: str) -> str:
+def inline_svg(figure: Figure, label: str) -> Markup:
     """Return a figure as an SVG element.
 
     Black becomes `currentColor`, so that text and lines follow the colour scheme of the page.
@@ -40,14 +45,15 @@ def inline_svg(figure: Figure, label: str) -> str:
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    ET.register_namespace("", _SVG)
+    for prefix, namespace in {"": _SVG, "xlink": "http://www.w3.org/1999/xlink"}.items():
+        ET.register_namespace(prefix, namespace)
     root = ET.fromstring(file.getvalue())
     for name in ("width", "height"):
         del root.attrib[name]
     for metadata in root.findall(f"{{{_SVG}}}metadata"):
         root.remove(metadata)
     root.attrib.update({"role": "img", "aria-label": label})
-    return ET.tostring(root, encoding="unicode").replace("#000000", "currentColor")
+    return Markup(ET.tostring(root, encoding="unicode").replace("#000000", "currentColor"))
 
 
 def levels_figure(counts: Sequence[int]) -> Figure:
@@ -73,6 +79,11 @@ def histogram_figure(counts: NDArray[np.int64]) -> Figure:
     axes.set_xlim(EDGES[0], EDGES[-1])
     axes.set_ylim(0, max(density.max(), normal.max()))
     return figure
+
+
+def beyond(counts: NDArray[np.int64]) -> float:
+    """Return the fraction of values outside the bins of a channel's histogram."""
+    return float((counts[0] + counts[-1]) / max(1, counts.sum()))
 
 
 def latents_figure(sums: LatentSums) -> Figure:
@@ -106,7 +117,7 @@ def rates_figure(series: Mapping[str, Sequence[float]]) -> Figure | None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks([])
     axes.grid(axis="y", color="#888888", alpha=0.3)
-    figure.legend(loc="outside lower left", ncols=len(series), frameon=False)
+    figure.legend(loc="outside lower left", ncols=len(series), frameon=False, fontsize=_TEXT)
     return figure
 
 
@@ -134,8 +145,8 @@ def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
 
 
 def _wide(height: float) -> tuple[Figure, Axes]:
-    """Return a figure of the page's width, 760, with text of size 12."""
-    with rc_context({"font.size": 12}):
+    """Return a figure of the page's width, 760."""
+    with rc_context({"font.size": _TEXT}):
         figure = Figure((760 / 72, height / 72), layout="constrained")
         axes = figure.subplots()
     axes.spines[:].set_visible(False)
