@@ -1,4 +1,4 @@
-"""A connection to Ray, to an existing cluster or to a new local one; logging of its workers."""
+"""A connection to Ray, to an existing cluster or to a new local one."""
 
 import logging
 import os
@@ -18,18 +18,6 @@ class Cluster:
     gpus: float
     is_own: bool
     """Whether the cluster was started for this job, on this machine; it does not grow then."""
-
-
-def configure_logging(level: int) -> None:
-    """Send this process's log to stderr, which Ray keeps in the worker's log file.
-
-    Libraries log from WARNING on. A second call only sets the level.
-
-    Args:
-        level: from which modules of this package log.
-    """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("pipeline").setLevel(level)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def plan(
 
     plan = plan_job(
         settings,
-        look=look,
+        probes=look,
         seconds=seconds,
         price_cpu_hour=price_cpu_hour,
         price_gpu_hour=price_gpu_hour,

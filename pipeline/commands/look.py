@@ -83,25 +83,42 @@ def report(
 
 
 @verb(_PANEL, name="show")
-def show_clip(
+def show_clips(
     uri: Uri,
-    clip: Annotated[str, typer.Option(metavar="ID", help="clip_id of one row.")],
+    clip: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show the row with this clip_id.")
+    ] = None,
     out: Annotated[
         str | None,
-        typer.Option(metavar="MP4", help="Write original and decoded clip, side by side."),
+        typer.Option(
+            metavar="MP4", help="With --clip: write original and decoded clip, side by side."
+        ),
     ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PNG", help="Write frames of some clips, each above its decoded frame."
+        ),
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --picture: number of clips.")
+    ] = 3,
     as_json: AsJson = False,
 ) -> int:
-    """Show the row of one clip, and its tokens decoded beside their source.
+    """Show the row of one clip, and decoded tokens beside their source as a video or picture.
 
-    Changes nothing in the dataset.
+    Give either --clip or --picture. Changes nothing in the dataset.
 
-    Exit codes: 0 success; 1 the store failed; 2 there is no such clip.
+    Exit codes: 0 success; 1 the store failed; 2 there is no such clip, or the options are wrong.
     """
-    from pipeline.operations.show import show as read_clip
+    from pipeline.operations.show import show_clip, show_picture
     from pipeline.storage.store import Store
 
-    return show(read_clip(Store(uri), clip, out), as_json)
+    if clip is not None and picture is None:
+        return show(show_clip(Store(uri), clip, out), as_json)
+    if picture is not None and clip is None and out is None:
+        return show(show_picture(Store(uri), picture, clips), as_json)
+    raise ConfigError("show: give either --clip ID, with or without --out, or --picture PNG")
 
 
 @verb(_PANEL)

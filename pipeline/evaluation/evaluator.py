@@ -55,11 +55,8 @@ class Evaluator:
         Raises:
             StoreError: the source cannot be read now.
         """
-        source = self._config.source
         tally = ScoreTotals()
-        for sample in SampleReader(source).read(unit):
-            if source.excludes(sample.key):
-                continue
+        for sample in SampleReader(self._config.source).read(unit):
             if isinstance(sample, Quarantined):
                 tally.broken.append(sample)
                 continue

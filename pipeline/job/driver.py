@@ -214,5 +214,5 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
         weights=job.tokenizers.weights,
         levels=code_levels(job.tokenizers.identity),
         device=device,
-        log_level=logging.getLogger("pipeline").level or logging.INFO,
+        log_level=min(logging.getLogger("pipeline").getEffectiveLevel(), logging.INFO),
     )

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.cluster import configure_logging
 from pipeline.config.job import JobConfig
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.worker_clock import BUSY, WAITING, WorkerClock
+from pipeline.logs import configure_logging
 from pipeline.records import WorkUnit, from_json
 from pipeline.stages.commit import commit_unit
 from pipeline.stages.decode import DecodeStage, open_decoder

@@ -1,9 +1,9 @@
 """From one work unit to its samples, in an order that follows from the input alone.
 
-Every sample of the unit comes out exactly once, as a `Sample` or as a `Quarantined` of stage
-`read`, and counts as one sample read. Damaged data is recorded in the quarantine. A failing store
-raises `StoreError` instead, so the unit is retried and expired credentials never quarantine a
-sample.
+Every sample of the unit that is not excluded comes out exactly once, as a `Sample` or as a
+`Quarantined` of stage `read`, and counts as one sample read. Damaged data is recorded in the
+quarantine. A failing store raises `StoreError` instead, so the unit is retried and expired
+credentials never quarantine a sample.
 """
 
 from collections.abc import Iterator
@@ -29,11 +29,14 @@ class SampleReader:
         self._images = images
 
     def read(self, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
-        """Yield the samples of a unit; at most two videos are in memory at a time.
+        """Yield the samples of a unit that are not excluded; at most two videos are in memory.
 
         Raises:
             StoreError: the store failed, or the tar or list is missing; retry the unit later.
         """
+        return (sample for sample in self._read(unit) if not self._source.excludes(sample.key))
+
+    def _read(self, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
         if unit.tar_uri is not None:
             yield from tar_samples(unit.unit, unit.tar_uri, self._source, self._images)
         for file in unit.files:

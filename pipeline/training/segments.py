@@ -120,7 +120,7 @@ class SegmentReader:
     def _decode(self, unit: WorkUnit, first_sample: int) -> Iterator[Segment]:
         config = self._config
         for number, sample in enumerate(SampleReader(config).read(unit)):
-            if number < first_sample or config.excludes(sample.key):
+            if number < first_sample:
                 continue
             if isinstance(sample, Quarantined):
                 self._skip(sample.unit, sample.key, sample.reason, sample.detail)

@@ -84,7 +84,6 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
             (f"{unit.unit}/{sample.key}", _first_clip(decoder, sample, unit.unit))
             for unit in plan_videos(config)
             for sample in SampleReader(config).read(unit)
-            if not config.excludes(sample.key)
         ]
 
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from pipeline.commands import app, main
 from pipeline.commands.verb import verb
 from pipeline.errors import ConfigError, StoreError
-from pipeline.logs import Level, configure_logging
 
 ROOT = Path(__file__).parents[3]
 VERBS = [
@@ -113,28 +112,6 @@ def test_options_before_the_verb_set_the_level_of_the_log(
     main([*options, "status", str(tmp_path)])
     assert logging.getLogger("pipeline").level == logging.getLevelName(level)
     assert logging.getLogger("vidtok").level == logging.getLevelName(level)
-
-
-def test_a_worker_logs_to_stderr_once_however_often_it_is_configured() -> None:
-    program = (
-        "import logging\n"
-        "from pipeline.logs import configure_logging\n"
-        "configure_logging(); configure_logging()\n"
-        "logging.getLogger('pipeline.stages.decode').info('opened')\n"
-        "logging.getLogger('other').info('hidden')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert line.endswith("INFO pipeline.stages.decode: opened")
-
-
-def test_a_level_can_be_lowered_again() -> None:
-    configure_logging(Level.DEBUG)
-    configure_logging(Level.ERROR)
-    assert logging.getLogger("pipeline").level == logging.ERROR
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,14 @@ class TestTar:
             list(stream)
 
 
+def test_excluded_samples_of_a_tar_are_not_read(tmp_path: Path) -> None:
+    members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("held/c.mp4", b"3"), ("alone.txt", b"no video")]
+    (tmp_path / "shard.tar").write_bytes(make_tar(members))
+    [unit] = plan_units([str(tmp_path / "shard.tar")])
+    outcomes = list(read_samples(unit, exclude=["b", "held/*", "alone"]))
+    assert reasons(outcomes) == [("a", None)]
+
+
 class TestLooseFiles:
     def read(self, root: Path, **options: Any) -> list[Outcome]:
         [unit] = plan_units([str(root)])
