@@ -26,10 +26,10 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.buckets import best_size
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
 from pipeline.decode.hdr import Transfer, to_standard_range
 from pipeline.decode.resize import resize
-from pipeline.quarantine import QuarantineError
 
 FAST = Interpolation.BILINEAR
 
@@ -90,8 +90,8 @@ class FrameConverter:
             # A MemoryError of libav is an FFmpegError too, and not the format's fault.
             if isinstance(error, MemoryError):
                 raise
-            raise QuarantineError(
-                "decode", "unsupported", f"pixel format {frame.format.name}: {error}"
+            raise DecodeFault(
+                "unsupported", f"pixel format {frame.format.name}: {error}"
             ) from error
         if pixels.dtype == np.uint8 or self._float:
             return pixels, place
@@ -118,8 +118,7 @@ class FrameConverter:
             ("scaled", place.resized_height, place.resized_width),
         ):
             if height * width > self._max_pixels:
-                raise QuarantineError(
-                    "decode",
+                raise DecodeFault(
                     "unsupported",
                     f"a picture of {frame.width}x{frame.height} with pixels "
                     f"{self._sample_aspect} wide would be {what} as {width}x{height}, "

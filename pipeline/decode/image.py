@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.decode.buckets import best_size
-from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
-from pipeline.quarantine import QuarantineError
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Of the dozens that Pillow knows, those that corpora hold."""
@@ -25,7 +25,7 @@ FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 Image.init()  # else a format that it does not know yet is a KeyError
 
 
-def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> Cut:
+def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> AssembledClip:
     """Return the clip of an image, in the one-frame bucket in which it loses least.
 
     Args:
@@ -45,7 +45,7 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> C
         raise _too_large("scaled", place.resized_width, place.resized_height, limits)
     if rules[0].resize == "float32":
         upright = upright.astype(np.float32)
-    return Cut(
+    return AssembledClip(
         index=0,
         start_s=Fraction(0),
         end_s=Fraction(0),
@@ -66,12 +66,12 @@ def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
             turned = ImageOps.exif_transpose(image)
             return np.array(_rgb(turned))
     except UnidentifiedImageError as error:
-        raise QuarantineError("decode", "not_a_video", "no image that is known here") from error
+        raise DecodeFault("not_a_video", "no image that is known here") from error
     except MemoryError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
-        raise QuarantineError("decode", reason, f"{type(error).__name__}: {error}") from error
+        raise DecodeFault(reason, f"{type(error).__name__}: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -79,13 +79,13 @@ def _rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise QuarantineError("decode", "unsupported", f"an image of mode {image.mode}")
+        raise DecodeFault("unsupported", f"an image of mode {image.mode}")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _too_large(what: str, width: int, height: int, limits: DecodeLimits) -> QuarantineError:
+def _too_large(what: str, width: int, height: int, limits: DecodeLimits) -> DecodeFault:
     detail = f"an image {what} as {width}x{height}, more than decode.max_pixels ="
-    return QuarantineError("decode", "unsupported", f"{detail} {limits.max_pixels}")
+    return DecodeFault("unsupported", f"{detail} {limits.max_pixels}")

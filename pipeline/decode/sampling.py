@@ -1,14 +1,14 @@
 """Which frame of the source stands at each moment of a clip: resampling by presentation time.
 
-In: frames with their times, in order. Out: picks at the clip's own rate. Pure, generic in what a
+In: frames with their times, in order. Out: frames at the clip's own rate. Pure, generic in what a
 frame is, and never ahead by more than one frame.
 
-The output times are `t0 + i / fps`, where t0 is the first frame's time. The frame picked for t is
+The output times are `t0 + i / fps`, where t0 is the first frame's time. The frame sampled for t is
 the last one that begins no later than `t + tolerance`, the tolerance being half a frame of the
 source or of the output, whichever is shorter. So a regular source gives the nearest frame, also
 when its container rounds times to milliseconds (24 fps at 8 fps: frames 0, 3, 6, …), and a gap
 holds the frame before it, as a player does. The end of the last frame counts as the beginning of
-one more that is never picked.
+one more that is never sampled.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ class DisplayedFrame(Generic[F]):
 
 
 @dataclass(frozen=True, slots=True)
-class Pick(Generic[F]):
+class SampledFrame(Generic[F]):
     """A frame of the output: what to show in [start_s, end_s).
 
     All but those of an unsampled video are one interval long, the last one too.
@@ -50,13 +50,13 @@ def tolerance(nominal_s: Fraction, interval_s: Fraction) -> Fraction:
     return min(nominal_s, interval_s) / 2
 
 
-def pick(
+def sample_frames(
     source: Iterable[DisplayedFrame[F]],
     interval_s: Fraction | None,
     nominal_s: Fraction,
     start_s: Fraction | None = None,
     end_s: Fraction | None = None,
-) -> Iterator[Pick[F]]:
+) -> Iterator[SampledFrame[F]]:
     """Yield the frames of the output, in order.
 
     Args:
@@ -81,7 +81,7 @@ def pick(
         while last is not None and (time := origin + count * interval_s) + slack < shown.start_s:
             if end_s is not None and time + slack >= end_s:
                 return
-            yield Pick(last, time, time + interval_s)
+            yield SampledFrame(last, time, time + interval_s)
             count += 1
         last = shown
     if last is None or origin is None:
@@ -90,7 +90,7 @@ def pick(
     # A single frame shorter than the tolerance is still a picture: time zero always has one.
     lone = count == 0 and last.start_s + slack >= origin and over_s > origin
     while (time := origin + count * interval_s) + slack < over_s or lone:
-        yield Pick(last, time, time + interval_s)
+        yield SampledFrame(last, time, time + interval_s)
         count, lone = count + 1, False
 
 
@@ -108,11 +108,11 @@ def _within(
             yield shown
 
 
-def _every(source: Iterable[DisplayedFrame[F]]) -> Iterator[Pick[F]]:
+def _every(source: Iterable[DisplayedFrame[F]]) -> Iterator[SampledFrame[F]]:
     last: DisplayedFrame[F] | None = None
     for shown in source:
         if last is not None:
-            yield Pick(last, last.start_s, shown.start_s)
+            yield SampledFrame(last, last.start_s, shown.start_s)
         last = shown
     if last is not None:
-        yield Pick(last, last.start_s, last.end_s)
+        yield SampledFrame(last, last.start_s, last.end_s)

@@ -21,9 +21,9 @@ from av.video.stream import VideoStream
 
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
-from pipeline.quarantine import QuarantineError
 
 CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
@@ -125,13 +125,12 @@ class Video:
                 continue
             start, length = timeline.place(frame.pts, frame.dts, frame.duration)
             if origin is None and self._sought and frame.pts is None:
-                raise QuarantineError("decode", "corrupt", "a key picture without its time")
+                raise DecodeFault("corrupt", "a key picture without its time")
             if origin is None:
                 origin = end = start
             for gap in (start - end, length):
                 if gap > self._limits.max_gap_s:
-                    raise QuarantineError(
-                        "decode",
+                    raise DecodeFault(
                         "corrupt",
                         f"the timestamps leave {float(gap):.1f} s to one frame at "
                         f"{float(start):.2f} s, more than decode.max_gap_s",
@@ -147,7 +146,7 @@ class Video:
         self._logs.clear()
         demuxer = self._container.demux(self._stream)
         while True:
-            found: damage.Damage | None = None
+            found: DecodeFault | None = None
             frames: list[VideoFrame] = []
             try:
                 packet = next(demuxer, None)
@@ -163,10 +162,10 @@ class Video:
                 found = found or damage.in_log(self._logs, speakers) or known
             found = found or damage.in_log(self._logs, speakers)
             if any(frame.is_corrupt for frame in frames):
-                found = found or damage.Damage("corrupt", "a frame is flagged as damaged")
+                found = found or DecodeFault("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
                 self._require_room()
-                raise QuarantineError("decode", found.reason, found.detail)
+                raise found
             self._logs.clear()
             if packet is None:
                 break
@@ -183,17 +182,17 @@ class Video:
         """
         np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
-    def _corrupt_packet(self, packet: Any) -> damage.Damage:
+    def _corrupt_packet(self, packet: Any) -> DecodeFault:
         at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
-        return damage.Damage(
+        return DecodeFault(
             "truncated" if at_end else "corrupt",
             f"the packet at byte {packet.pos} is damaged or incomplete",
         )
 
     def _check_end(self, packets: int, shown_s: Fraction | None) -> None:
-        found: damage.Damage | None = None
+        found: DecodeFault | None = None
         if shown_s is None:
-            found = damage.Damage("no_frames", f"{packets} packets, and not one frame in them")
+            found = DecodeFault("no_frames", f"{packets} packets, and not one frame in them")
         elif self._sought:
             return
         elif self._container.format.name.startswith("mov,"):
@@ -204,7 +203,7 @@ class Video:
             declared = self._declared_s()
             found = damage.missing_time(shown_s, declared) if declared else None
         if found:
-            raise QuarantineError("decode", found.reason, found.detail)
+            raise found
 
     def _declared_s(self) -> Fraction | None:
         """Return how long the header says that this stream is, if it speaks of this stream."""
@@ -240,13 +239,13 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
     }
     with av.logging.Capture() as logs:
         if not file.seek(0, 2):
-            raise QuarantineError("decode", "not_a_video", "the file is empty")
+            raise DecodeFault("not_a_video", "the file is empty")
         file.seek(0)
         try:
             container = av.open(SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES)
         except av.error.FFmpegError as error:
             found = _why_not_open(error, logs)
-            raise QuarantineError("decode", found.reason, found.detail) from error
+            raise found from error
         with container:
             # PyAV asks FFmpeg to make up missing timestamps; for AVI it makes up wrong ones.
             container.flags &= ~av.container.Flags.gen_pts.value
@@ -258,18 +257,13 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
     footage = [s for s in container.streams.video if not s.disposition & NOT_FOOTAGE]
     if not footage:
         held = ", ".join(s.type for s in container.streams) or "nothing"
-        raise QuarantineError(
-            "decode", "no_video_stream", f"{container.format.name} with {held} and no footage"
-        )
+        raise DecodeFault("no_video_stream", f"{container.format.name} with {held} and no footage")
     decodable = [s for s in footage if s.codec_context is not None]
     if not decodable:
-        raise QuarantineError(
-            "decode", "unsupported", f"no decoder for the video in {container.format.name}"
-        )
+        raise DecodeFault("unsupported", f"no decoder for the video in {container.format.name}")
     stream = max(decodable, key=lambda s: s.width * s.height)
     if stream.width * stream.height > limits.max_pixels:
-        raise QuarantineError(
-            "decode",
+        raise DecodeFault(
             "unsupported",
             f"a picture of {stream.width}x{stream.height} has more than decode.max_pixels = "
             f"{limits.max_pixels}",
@@ -284,24 +278,20 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
     return stream
 
 
-def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Damage:
+def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> DecodeFault:
     texts = [damage.flat(message) for _, _, message in logs]
     if any("moov atom not found" in text for text in texts):
-        return damage.Damage(
+        return DecodeFault(
             "truncated", "an MP4 without its index (moov): cut short, or never finished"
         )
     if any("not on whitelist" in text for text in texts):
-        return damage.Damage(
-            "not_a_video", "a playlist or a list of files, not a container of video"
-        )
+        return DecodeFault("not_a_video", "a playlist or a list of files, not a container of video")
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Damage(
-            "not_a_video", "; ".join(texts) or "no container format was recognised"
-        )
+        return DecodeFault("not_a_video", "; ".join(texts) or "no container format was recognised")
     return explain(error)
 
 
-def explain(error: av.error.FFmpegError) -> damage.Damage:
+def explain(error: av.error.FFmpegError) -> DecodeFault:
     """Return the reason and the detail for an error that FFmpeg returned.
 
     Raises:
@@ -312,10 +302,10 @@ def explain(error: av.error.FFmpegError) -> damage.Damage:
     said = error.log[1] if error.log else None
     detail = damage.flat(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
     if isinstance(error, av.error.PatchWelcomeError | NotImplementedError | av.error.LookupError):
-        return damage.Damage("unsupported", detail)
+        return DecodeFault("unsupported", detail)
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Damage("corrupt", detail)
-    return damage.Damage("decode_error", detail)
+        return DecodeFault("corrupt", detail)
+    return DecodeFault("decode_error", detail)
 
 
 def parse_clock(text: str) -> Fraction | None:
