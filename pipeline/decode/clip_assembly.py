@@ -1,6 +1,6 @@
 """From sampled frames to clips: consecutive runs of the rule's length, each one array.
 
-The only state is the clip being filled, so a video may be of any length.
+The only state is the current clip, so a video may have any length.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,22 +20,22 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembledClip:
-    """One clip, or (`frames` None) the remainder that the rule drops.
+    """One clip, or the remainder that the rule drops, which has no `frames`.
 
-    [start_s, end_s) is presentation time and covers the frames of the source only, not the copies
-    that fill the clip. `fit` is that of the first frame: a stream that changes its size within a
-    clip is rare, and each of its frames is fitted on its own.
+    [start_s, end_s) is presentation time and covers the frames of the source only, without the
+    copies that fill the clip. `fit` belongs to the first frame. A stream rarely changes its size
+    within a clip; each of its frames is fitted on its own.
     """
 
     index: int
     start_s: Fraction
     end_s: Fraction
     own_frames: int
-    """Frames of the source; those after them are copies of the last."""
+    """Number of frames of the source; the frames after them are copies of the last."""
     padded_frames: int
     fit: Fit
     frames: NDArray[Any] | None
-    """`[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
+    """Pixels `[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
 
 
 def assemble_clips(
@@ -47,7 +47,7 @@ def assemble_clips(
 
     Args:
         sampled: the frames of the output, in order.
-        rule: length of a clip, and what becomes of the remainder.
+        rule: length of a clip, and whether the remainder is dropped or padded.
         convert: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
             however often it is sampled.
     """

@@ -1,4 +1,4 @@
-"""From one file to the clips of its bucket, with the rate of its source."""
+"""From one file to the clips of its bucket, with the frame rate of its source."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -18,8 +18,8 @@ from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 
 _SEEK_BACK_S = (0, 10)
-"""How far before its beginning a span is sought. An index goes by the time of decoding, so the
-first try can come out after a picture that is to be seen; the second is for that."""
+"""Seconds before a span's beginning at which its seek aims. An index counts decoding time, so the
+first seek can end after a picture of the span; the second covers this case."""
 
 
 def clips(
@@ -31,20 +31,20 @@ def clips(
 ) -> Iterator[tuple[AssembledClip, float]]:
     """Yield the clips of a video, or of a span of it, each with `Video.source_fps`.
 
-    How many frames a video has is known at its end; most fill a clip of the longest bucket before
-    that. One that does not is decoded once more, in the length that it has.
+    The number of frames is known only at the end of a video. Most videos fill a clip of the longest
+    bucket before that. A video that does not is decoded again, for the bucket of its length.
 
     Args:
         file: readable and seekable, at its beginning.
         rules: of one bucket each.
         limits: as `open_video`.
         progress: as `Video.frames`.
-        span: what is cut; its times count from `Video.begins_s`.
+        span: part of the video that is read; its times count from `Video.begins_s`.
 
     Raises:
-        QuarantineError: `no_frames` if there is none in the span; as `open_video`, `Video.frames`
-            and `FrameConverter.convert`. A video that breaks before it fills
-            a clip of the longest bucket has no known length, and gives no clips.
+        DecodeFault: `no_frames` if there is none in the span; as `open_video`, `Video.frames` and
+            `FrameConverter.convert`. A video that breaks before it fills a clip of the longest
+            bucket has no known length, and gives no clips.
     """
     tried = longest(rules)
     ended: tuple[AssembledClip, float] | None = None
@@ -87,10 +87,10 @@ def _whole_or_span(
 def _frames_from(
     video: Video, span: Span, back_s: int, progress: Callable[[], None]
 ) -> Iterator[DisplayedFrame[VideoFrame]] | None:
-    """Return the frames from the one that is shown as a span begins, without those long before it.
+    """Return the frames from the one that is shown as a span begins, by a seek.
 
-    None where that cannot be done, or where anything is wrong on the way: pictures after a seek may
-    want others that were skipped, so damage proves nothing then, and the beginning has to decide.
+    Return None if the seek is not possible or meets any damage. Pictures after a seek may depend on
+    skipped ones, so such damage proves nothing, and the video must be read from its beginning.
     """
     start_s = video.begins_s + seconds(span.start_s)
     if not video.seek(max(video.begins_s, start_s - back_s)):
@@ -137,5 +137,5 @@ def _assembled(
 
 
 def seconds(value: float) -> Fraction:
-    """Return a time as it was written: 12.345 is 12345/1000, not the float next to it."""
+    """Return a time as it was written: 12.345 is 12345/1000, not the nearest float."""
     return Fraction(repr(value))

@@ -1,7 +1,7 @@
-"""From an image to a clip of one frame, by the rule that a video's frames follow.
+"""From an image to a clip of one frame, by the same rule as the frames of a video.
 
-Pillow reads it, in the child process like all else. Turned as EXIF says; alpha over black; more
-than eight bits cut to eight; the colours of other profiles are taken as they are.
+Pillow reads it in the decoder process. It is turned as EXIF says, alpha is blended over black, and
+more than eight bits are reduced to eight. Colour profiles are ignored.
 """
 
 from fractions import Fraction
@@ -19,10 +19,10 @@ from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
-"""Of the dozens that Pillow knows, those that corpora hold."""
+"""Formats that are read; Pillow supports more, which corpora do not hold."""
 
 
-Image.init()  # else a format that it does not know yet is a KeyError
+Image.init()  # otherwise a format that is not loaded yet is a KeyError
 
 
 def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> AssembledClip:
@@ -30,11 +30,11 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
 
     Args:
         file: readable and seekable, at its beginning.
-        rules: of all buckets; one at least has one frame.
+        rules: of all buckets; at least one has one frame.
         limits: `max_pixels` is checked before anything is decoded.
 
     Raises:
-        QuarantineError: it is no image, broken, or too large.
+        DecodeFault: it is not an image, is broken, or is too large.
     """
     rules = [rule for rule in rules if rule.frames == 1]
     upright = _upright(file, limits)
@@ -57,8 +57,8 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
 
 
 def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
-    """Return the picture as it is shown, `[H, W, 3]` uint8."""
-    Image.MAX_IMAGE_PIXELS = None  # the limit below stands in for it
+    """Return the picture as displayed, `[H, W, 3]` uint8."""
+    Image.MAX_IMAGE_PIXELS = None  # the limit below replaces it
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > limits.max_pixels:
@@ -76,7 +76,7 @@ def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would clip at 255 instead of scaling.
+        # Pillow clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise DecodeFault("unsupported", f"an image of mode {image.mode}")

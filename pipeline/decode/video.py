@@ -1,9 +1,8 @@
-"""Demux and decode: a file object in, frames with their times out, and an end at the first damage.
+"""Demux and decode: a file object in, frames with their times out, up to the first damage.
 
-FFmpeg gets a file object, never a name, and may open nothing else: no protocol is allowed, and of
-its demuxers only the containers of video, not those that are lists of other files (HLS, DASH,
-concat, image sequences). The largest video stream is read, cover art and thumbnails aside, by one
-thread.
+FFmpeg gets a file object, never a name, and cannot open anything else. No protocol is allowed. Of
+its demuxers only video containers are allowed, not those that list other files (HLS, DASH, concat,
+image sequences). One thread reads the largest video stream; cover art and thumbnails do not count.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,22 +34,22 @@ NOT_FOOTAGE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposit
 
 
 JOINABLE = "mpegts"
-"""The one container whose recordings begin anywhere: damage before its first picture is no loss."""
+"""The container whose recordings can start anywhere: damage before the first picture is ignored."""
 
 
 DECLARES_LENGTH = ("matroska,webm", "avi", "flv", "asf")
-"""Containers whose header states a length that was measured, not guessed from the file."""
+"""Containers whose header states a measured duration, not one estimated from the file size."""
 
 
 SEEKABLE = ("mov,mp4", "matroska,webm")
-"""Containers whose index leads to a picture by its time; others are read from their beginning."""
+"""Containers whose index finds a picture by its time; others are read from their beginning."""
 
 
 READ_BYTES = 1 << 18
 
 
 class SourceFile:
-    """The three calls that FFmpeg may make on the file, under a name that says nothing."""
+    """The three calls that FFmpeg may make on the file, under a neutral name."""
 
     name = "video"
 
@@ -77,21 +76,21 @@ class Video:
         rate = stream.guessed_rate or stream.average_rate
         sane = rate is not None and Fraction(1, 100) <= rate <= 1000
         self.nominal_s = 1 / Fraction(rate) if rate is not None and sane else Fraction(1, 25)
-        """How long a frame usually stands; 1/25 where the container gives no rate to believe."""
+        """Usual duration of a frame in seconds; 1/25 if the container gives no plausible rate."""
         self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
-        """Average rate that the container declares, else the usual one."""
+        """Average frame rate that the container declares; otherwise the usual rate."""
         aspect = stream.sample_aspect_ratio
         self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
         """Width of a pixel over its height."""
         begins = stream.start_time or 0
         self.begins_s = begins * (stream.time_base or Fraction(0))
-        """Presentation time at which the container says that the video begins."""
+        """Presentation time of the beginning, in seconds, as the container declares it."""
         self._sought = False
 
     def seek(self, time_s: Fraction) -> bool:
-        """Go to the last key picture before a time; return False where that is not to be trusted.
+        """Seek to the last key picture before a time; return False if the index is not reliable.
 
-        Called before `frames`, which then begin there and are not held against the video's length.
+        Call it before `frames`, which then start there and are not compared with the duration.
         """
         assert self._stream.time_base is not None
         if not self._container.format.name.startswith(SEEKABLE):
@@ -99,7 +98,7 @@ class Video:
         try:
             self._container.seek(int(time_s / self._stream.time_base), stream=self._stream)
         except av.error.FFmpegError as error:
-            explain(error)  # raises what is no matter of seeking
+            explain(error)  # raises an error that is not about seeking
             return False
         self._sought = True
         return True
@@ -108,11 +107,11 @@ class Video:
         """Yield every frame that is displayed, in order.
 
         Args:
-            progress: called for each packet and each frame; whoever waits learns that this moves.
+            progress: called for each packet and each frame.
 
         Raises:
-            QuarantineError: at the first damage, or at the end if the file is shorter than it says
-                or gave no frame at all.
+            DecodeFault: at the first damage, or at the end if the file is shorter than it
+                declares or gave no frame.
         """
         assert self._stream.time_base is not None
         timeline = Timeline(self._stream.time_base, self.nominal_s)
@@ -158,14 +157,14 @@ class Video:
                     else:
                         frames = packet.decode()
             except av.error.FFmpegError as error:
-                known = explain(error)  # raises what is no damage, so it comes first
+                known = explain(error)  # raises lack of memory, so it comes first
                 found = found or damage.in_log(self._logs, speakers) or known
             found = found or damage.in_log(self._logs, speakers)
             if any(frame.is_corrupt for frame in frames):
                 found = found or DecodeFault("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
                 self._require_room()
-                raise found
+                raise DecodeFault(found.reason, found.detail)  # new: `found` keeps no frames alive
             self._logs.clear()
             if packet is None:
                 break
@@ -176,9 +175,9 @@ class Video:
         yield packets
 
     def _require_room(self) -> None:
-        """Raise MemoryError if there is no room for a picture: then that is what looks as damage.
+        """Raise MemoryError if there is no room for a picture: lack of memory can look like damage.
 
-        Some decoders say nothing of an allocation that failed, and only miss the picture later.
+        Some decoders do not report a failed allocation, and only miss the picture later.
         """
         np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
@@ -203,10 +202,10 @@ class Video:
             declared = self._declared_s()
             found = damage.missing_time(shown_s, declared) if declared else None
         if found:
-            raise found
+            raise DecodeFault(found.reason, found.detail)
 
     def _declared_s(self) -> Fraction | None:
-        """Return how long the header says that this stream is, if it speaks of this stream."""
+        """Return the stream's duration in seconds, if the header declares it."""
         stream = self._stream
         if stream.duration is not None and stream.time_base is not None:
             return stream.duration * stream.time_base
@@ -223,14 +222,14 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
 
     Args:
         file: readable and seekable, at its beginning.
-        limits: `max_pixels` is checked before anything is decoded, and by the decoder for pictures
-            that change their size.
+        limits: `max_pixels` is checked before anything is decoded. The decoder also checks it, for
+            pictures that change their size.
 
     Raises:
-        QuarantineError: no container, no video stream, no decoder, or too large a picture.
+        DecodeFault: no container, no video stream, no decoder, or too large a picture.
     """
     av.logging.set_level(av.logging.ERROR)
-    # Else a message equal to the last one, of the video before perhaps, would not be heard.
+    # Otherwise a message that repeats the last one, perhaps of another video, is dropped.
     av.logging.set_skip_repeated(False)
     options = {
         "protocol_whitelist": "none",
@@ -244,10 +243,9 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
         try:
             container = av.open(SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES)
         except av.error.FFmpegError as error:
-            found = _why_not_open(error, logs)
-            raise found from error
+            raise _why_not_open(error, logs) from error
         with container:
-            # PyAV asks FFmpeg to make up missing timestamps; for AVI it makes up wrong ones.
+            # PyAV lets FFmpeg invent missing timestamps; for AVI they are wrong.
             container.flags &= ~av.container.Flags.gen_pts.value
             stream = _choose(container, limits)
             yield Video(container, stream, logs, limits)
@@ -292,10 +290,10 @@ def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> Decode
 
 
 def explain(error: av.error.FFmpegError) -> DecodeFault:
-    """Return the reason and the detail for an error that FFmpeg returned.
+    """Return the fault for an error that FFmpeg returned.
 
     Raises:
-        MemoryError: FFmpeg ran out of memory; that is the caller's to judge.
+        MemoryError: FFmpeg ran out of memory, which is not a fault of the file.
     """
     if isinstance(error, MemoryError):
         raise MemoryError("FFmpeg could not allocate memory") from error
@@ -309,7 +307,7 @@ def explain(error: av.error.FFmpegError) -> DecodeFault:
 
 
 def parse_clock(text: str) -> Fraction | None:
-    """Read `00:00:02.040000000`, the form of Matroska's DURATION tag; None if it is none."""
+    """Read `00:00:02.040000000`, the form of Matroska's DURATION tag; None for other text."""
     try:
         hours, minutes, seconds = text.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
