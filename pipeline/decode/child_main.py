@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
@@ -142,7 +142,7 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
     send(sock, {**outcome, "grown_mb": grown >> 20})
 
 
-def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
+def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
     return {
         "kind": "clip",
         "index": clip.index,

@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import asdict
 from io import FileIO
 from itertools import islice
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -64,12 +63,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:

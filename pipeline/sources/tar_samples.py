@@ -114,7 +114,7 @@ def read_groups(
         tar = TarMembers(file)
         while (found := tar.next()) is not None:
             name = split_name(found.name)
-            if name is None or found.is_folder:
+            if name is None or found.kind == "folder":
                 continue
             key, extension = name
             same = group is not None and group.key == key and extension not in group.extensions
