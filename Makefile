@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python jobs/tokenize_corpus.py examples/demo.yaml
-	$(BIN)/python examples/decode_back.py out/demo --picture out/demo/decoded.png
+	$(BIN)/python -m pipeline show out/demo --picture out/demo/decoded.png
 
 test: $(STAMP)  ## Lint, types, and the whole suite.
 	$(MAKE) lint

@@ -35,7 +35,7 @@ from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.metrics import TOKENIZE, Recorder
 from pipeline.job.worker_clock import WorkerClock
-from pipeline.job.workers import TokenizeArguments, TokenizeWorker
+from pipeline.job.workers import TokenizeWorker, WorkerSettings
 from pipeline.stages.tokenize import TokenizeStage
 
 FRAMES, SIDE, FPS = 17, 128, 8.0
@@ -59,9 +59,9 @@ class _Nothing:
 class IdleTokenizer(TokenizeWorker):
     """Takes rows as the real one does, and has no model."""
 
-    def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
-        self._stage = TokenizeStage([_Nothing(column) for column in arguments.columns])  # type: ignore[misc]
-        self._broken = False
+    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
+        self.stage = TokenizeStage([_Nothing(column) for column in settings.columns])  # type: ignore[misc]
+        self.broken = False
         self._recorder = recorder
         self._clock = WorkerClock(TOKENIZE, recorder)
 

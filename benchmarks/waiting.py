@@ -33,7 +33,7 @@ from pipeline.job.driver import run
 from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
 from pipeline.job.progress import ConsoleProgress
 from pipeline.job.worker_clock import WAITING
-from pipeline.job.workers import RayBatch, TokenizeArguments
+from pipeline.job.workers import RayBatch, WorkerSettings
 from pipeline.stages.messages import BATCH
 
 _CLIP_S = 0.04
@@ -43,8 +43,8 @@ _STORE_BYTES = 300_000_000
 class SlowTokenizer(IdleTokenizer):
     """Takes its time over each clip, as if an accelerator worked on it: one call after another."""
 
-    def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
-        super().__init__(arguments, recorder)
+    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
+        super().__init__(settings, recorder)
         self._accelerator = threading.Lock()
 
     def _payload_row(self, batch: RayBatch) -> pa.Table:

@@ -1,20 +1,74 @@
-"""The corpus job: video in, committed Parquet of VidTok tokens and latents out."""
+"""The corpus job: video in, committed Parquet of VidTok tokens and latents out.
 
-from collections.abc import Mapping
+From a notebook or a program:
+
+    config = pipeline.load_config("job.yaml", ["output.uri=out/x"])
+    summary = pipeline.run(config)
+    dataset = pipeline.open("out/x")
+
+Every error that the pipeline raises on purpose is in `pipeline.errors`.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline import errors
+
 if TYPE_CHECKING:
+    from pipeline.config.job import JobConfig
+    from pipeline.job.progress import Progress
+    from pipeline.job.summary import Summary
     from pipeline.reading.snapshot import Snapshot
+
+__all__ = ["JobConfig", "errors", "load_config", "open", "run"]
+
+# Imports are inside the functions: every process of a job imports this package, and few need torch.
 
 
 def open(
     uri: str, version: int | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> "Snapshot":
     """Open a dataset for reading; see `pipeline.reading.snapshot.open_snapshot`."""
-    # Here, since every process of the job imports this package, and none of them needs a reader.
     from pipeline.reading.snapshot import open_snapshot
 
     return open_snapshot(uri, version, storage_options)
 
 
-__all__ = ["open"]
+def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":
+    """Read and check the configuration of a job; see `pipeline.job.config_checks.load_config`."""
+    from pipeline.job.config_checks import load_config as load
+
+    return load(path, overrides)
+
+
+def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
+    """Tokenize what the output does not hold yet; see `pipeline.job.driver.run`.
+
+    Args:
+        config: the job, read by `load_config` or made as a `JobConfig`.
+        progress: receives the events of the run. None prints them as the command line does.
+
+    Raises:
+        ConfigError: the configuration is wrong, or does not fit the sources, the output or the
+            cluster; no work was done.
+        StoreError: the output failed for longer than retries bridge.
+        OverBudget: too many samples are quarantined.
+    """
+    from rich.console import Console
+
+    from pipeline.job.config_checks import check_job
+    from pipeline.job.progress import ConsoleProgress
+
+    if faults := check_job(config):
+        raise errors.ConfigError("\n".join(map(str, faults)))
+    from pipeline.job.driver import run as run_job
+
+    return run_job(config, progress or ConsoleProgress(Console(highlight=False)))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "JobConfig":
+        from pipeline.config.job import JobConfig
+
+        return JobConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

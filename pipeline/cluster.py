@@ -1,4 +1,4 @@
-"""A connection to Ray: to the cluster that there is, else to one of this machine's own."""
+"""A connection to Ray, to an existing cluster or to a new local one."""
 
 import logging
 import os
@@ -17,36 +17,36 @@ class Cluster:
     cpus: float
     gpus: float
     is_own: bool
-    """Started for this job, on this machine; it will not grow."""
+    """Whether the cluster was started for this job, on this machine; it does not grow then."""
 
 
 @contextmanager
 def connect() -> Iterator[Cluster]:
     """Connect to the cluster that `RAY_ADDRESS` or `ray start` names, or start a local one.
 
-    A connection that exists already is used, and left as it is.
+    An existing connection is used, and stays open.
     """
     if ray.is_initialized():
         yield _cluster(is_own=False)
         return
-    # Ray's core tells every driver of Ray Data that restarting actors needs the driver's objects.
+    # Ray's core warns every driver of Ray Data that restarted actors need the driver's objects.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray warns that its default will change; actors here that ask for no GPU use none either way.
+    # Ray warns that its default will change. Actors here that ask for no GPU use none either way.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # From a checkout that is not installed, and from any folder: the workers find it as we did.
+    # Workers find the package also in a checkout that is not installed, from any folder.
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
-        # Refused if a cluster is named, since its resources are not ours to say. Asking for "auto"
-        # first would find whatever Ray another program on this machine runs for itself.
+        # Ray refuses `resources` with a ValueError if a cluster is named. Trying "auto" first would
+        # find the Ray of any other program on this machine.
         ray.init(resources={"own": 1.0}, include_dashboard=False, **quiet)
         is_own = True
     except ValueError:
         try:
             ray.init(address="auto", **quiet)
             is_own = False
-        except ConnectionError:  # what `ray start` wrote down is gone
+        except ConnectionError:  # the cluster that `ray start` wrote down is gone
             ray.init(address="local", include_dashboard=False, **quiet)
             is_own = True
     try:

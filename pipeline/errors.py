@@ -1,14 +1,14 @@
-"""Every error that the pipeline raises on purpose, split by what the caller does next.
+"""All errors that the pipeline raises on purpose, by what the caller does next.
 
 PipelineError
-├── ConfigError        the user mends the configuration or the command; nothing was started
-│   └── DatasetMismatch    the output belongs to another fingerprint
-├── QuarantineError    the sample or clip goes to the quarantine; the job goes on
-├── UnitRejected       the unit's rows do not check out; it goes into the next pass
-├── OverBudget         too much goes to the quarantine; a person looks before it goes on
-└── StoreError         an object store or disk refused
-    ├── AlreadyExists      put-if-absent lost: an object stands there
-    └── StateUnknown       no answer came: read back and compare before concluding anything
+├── ConfigError        the user corrects the configuration or the command; nothing was started
+│   └── DatasetMismatch    the output has another fingerprint
+├── QuarantineError    the sample or clip is quarantined; the job continues (`pipeline.quarantine`)
+├── UnitRejected       the rows of a unit are not complete; the unit is retried in the next pass
+├── OverBudget         too many samples are quarantined; a person decides how to continue
+└── StoreError         an object store or a disk failed
+    ├── AlreadyExists      put-if-absent found an object
+    └── StateUnknown       a write was not answered; read back and compare
 """
 
 import re
@@ -20,31 +20,31 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError, ValueError):
-    """A setting or an argument is wrong; the text names the field, what is wrong and the mend."""
+    """A setting or an argument is wrong. The text names the field, the rule and the fix."""
 
 
 class DatasetMismatch(ConfigError):
-    """The output already holds a dataset of another fingerprint or format."""
+    """The output holds a dataset of another fingerprint or format."""
 
 
 class UnitRejected(PipelineError):
-    """The rows that came for a unit are not the rows that its closing row lists."""
+    """The rows received for a unit are not the rows that its closing row lists."""
 
 
 class OverBudget(PipelineError):
-    """So many samples go to the quarantine that a person should look before it goes on."""
+    """More samples are quarantined than the configuration allows."""
 
 
 class StoreError(PipelineError, OSError):
-    """A disk or an object store refused or failed."""
+    """A disk or an object store refused a request or failed."""
 
 
 class AlreadyExists(StoreError):
-    """Put-if-absent found an object in place that is not ours."""
+    """Put-if-absent found an object that another process wrote."""
 
 
 class StateUnknown(StoreError):
-    """A write may or may not have been applied; read back before anything is concluded."""
+    """A write was applied or not: read the object back before you continue."""
 
 
 _SECRET = re.compile(
@@ -53,11 +53,11 @@ _SECRET = re.compile(
     r"|AWSAccessKeyId|Signature|sig|token|access_token)=[^&\s'\"]*",
     re.IGNORECASE,
 )
-"""User and password before a host, and the parameters by which URLs are signed."""
+"""User and password before a host, and the parameters that sign a URL."""
 
 
 def redacted(text: str) -> str:
-    """Return a text with `…` in place of the credentials in the URIs that it holds."""
+    """Return a text with `…` in place of the credentials in its URIs."""
     return _SECRET.sub("…", text)
 
 
@@ -72,7 +72,8 @@ def one_line(error: BaseException, *, max_chars: int = 500) -> str:
 
 
 BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
-"""Exit codes: all accounted for; failed units, an imbalance or an error; nothing was started."""
+"""Exit codes: success; failed units, counts that do not match, or an error; wrong configuration."""
 
 
 INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C."""

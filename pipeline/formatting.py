@@ -1,8 +1,8 @@
-"""Durations and sizes as people read them."""
+"""Durations and sizes as text for people."""
 
 
 def format_duration(seconds: float) -> str:
-    """Return `12.3 s`, or from a minute on `0:02:05`."""
+    """Return `12.3 s`, or `0:02:05` from one minute on."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -11,7 +11,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Return a size in B, kB, MB, GB or TB of powers of 1000."""
+    """Return a size in B, kB, MB, GB or TB, which are powers of 1000."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

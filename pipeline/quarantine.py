@@ -18,12 +18,12 @@ REASONS: dict[str, str] = {
     "several_videos": "the sample has more than one video, or image",
     "duplicate_key": "another sample of the same unit has this key",
     "too_large": "the video is larger than source.max_video_mb",
-    "list_unreadable": "the list is damaged; the rest of the unit's rows is lost",
-    "bad_row": "the list's row names no video, or a span that is none",
+    "list_unreadable": "the list is damaged; the unit's remaining rows are lost",
+    "bad_row": "the list's row names no video, or an invalid span",
     # decode
     "not_a_video": "no container format was recognised",
     "no_video_stream": "the container holds no video stream",
-    "no_frames": "not one frame could be decoded",
+    "no_frames": "no frame could be decoded",
     "truncated": "fewer frames than the container declares",
     "corrupt": "the decoder reported damaged data",
     "unsupported": "codec, pixel format or geometry is not supported",
@@ -35,7 +35,7 @@ REASONS: dict[str, str] = {
     "tokenizer_error": "the tokenizer failed on this clip alone",
     "non_finite": "the latent holds NaN or infinity",
 }
-"""Every reason that the quarantine knows, with what it means to a person."""
+"""Every reason of the quarantine, with its meaning."""
 
 
 class QuarantineError(PipelineError):
@@ -43,9 +43,9 @@ class QuarantineError(PipelineError):
 
     Args:
         stage: where it failed.
-        reason: one of `pipeline.quarantine.REASONS`, a short word that summaries count by.
-        detail: what the library said, for a person.
-        attempts: how often it was tried.
+        reason: one of `pipeline.quarantine.REASONS`; summaries count by it.
+        detail: message of the library that failed.
+        attempts: number of times that it was tried.
     """
 
     def __init__(self, stage: Stage, reason: str, detail: str, *, attempts: int = 1) -> None:
@@ -58,7 +58,7 @@ class QuarantineError(PipelineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """Why one sample (`clip_index` None) or one clip did not become a row."""
+    """Why one sample (`clip_index` is None) or one clip is not a row."""
 
     unit: str
     key: str
@@ -67,6 +67,11 @@ class Quarantined:
     reason: str
     detail: str
     attempts: int = 1
+
+    def __str__(self) -> str:
+        """Return `unit/key/clip_index: stage: reason: detail`."""
+        clip = "" if self.clip_index is None else f"/{self.clip_index}"
+        return f"{self.unit}/{self.key}{clip}: {self.stage}: {self.reason}: {self.detail}"
 
     @classmethod
     def of(

@@ -1,9 +1,9 @@
-"""The records that travel between the stages, and how they are written into a Ray row.
+"""The records that sources, decoder and stages share, and their JSON form.
 
-    WorkUnit ─► Sample ─► (Clip, frames) ─► BatchRow … ClosingRow ─► payload rows ─► UnitRecord
+    WorkUnit ─► Sample ─► (Clip, frames)
 
-Records are frozen dataclasses; those that cross a process boundary are JSON (`to_json`,
-`from_json`), never pickles. Intervals are half-open.
+Records are frozen dataclasses. They cross process boundaries as JSON (`to_json`, `from_json`),
+never as pickles. Intervals are half-open.
 """
 
 import re
@@ -32,14 +32,14 @@ class ListRows:
     start: int
     stop: int
     known_row: int = 0
-    """A row at or before `start` whose place is known, so that a text need not be read up to it."""
+    """Row at or before `start` at which reading a text can begin."""
     known_byte: int = 0
-    """Where that row begins, in bytes; 0 where row 0 does, and in Parquet."""
+    """Offset of `known_row` in bytes; 0 for row 0 and in Parquet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkUnit:
-    """What is planned, retried, committed and resumed: one tar, or a run of files or list rows."""
+    """What is planned, retried and committed as one: a tar, or a run of files or list rows."""
 
     unit: str
     tar_uri: str | None = None
@@ -49,11 +49,11 @@ class WorkUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """The part of a video that a sample is: [start_s, end_s) after the video's beginning."""
+    """The part of a video that belongs to a sample: [start_s, end_s) from the video's beginning."""
 
     start_s: float = 0.0
     end_s: float | None = None
-    """None: to the video's end."""
+    """End in seconds; None means the video's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +65,9 @@ class Sample:
     video_name: str
     caption: str | None = None
     meta: str | None = None
-    """JSON object: name of the other sidecars → their content."""
+    """JSON object of the other sidecars: name → content."""
     span: Span | None = None
-    """None: the whole video."""
+    """Part of the video; None means the whole video."""
     is_image: bool = False
 
 
@@ -90,34 +90,34 @@ class Clip:
     source_width: int
     crop: tuple[float, float, float, float]
     num_frames: int
-    """Frames of the clip, copies included."""
+    """Number of frames of the clip, copies included."""
     padded_frames: int = 0
     caption: str | None = None
     meta: str | None = None
 
     @property
     def clip_id(self) -> str:
-        """`unit/key/clip_index`: follows from the input alone."""
+        """Return `unit/key/clip_index`, which depends on the input alone."""
         return f"{self.unit}/{self.key}/{self.clip_index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """The shape that a clip is fitted to."""
+    """The shape of a clip."""
 
     frames: int
-    """0: as many as the video has, which is one clip whole."""
+    """Number of frames; 0 means all frames of the video, which is one clip."""
     height: int
     width: int
 
     @property
     def text(self) -> str:
-        """`17 frames of 256×256`, for people."""
+        """Return `17 frames of 256×256`."""
         return f"{self.frames or 'all'} frames of {self.height}×{self.width}"
 
     @property
     def name(self) -> str:
-        """`17x256x256`, or `allx256x256`: the folder of its parts."""
+        """Return `17x256x256` or `allx256x256`, the folder of the bucket's parts."""
         return f"{self.frames or 'all'}x{self.height}x{self.width}"
 
 
@@ -138,7 +138,7 @@ def from_json(kind: type[Record], data: bytes | str) -> Record:
     """Read back what `to_json` wrote.
 
     Raises:
-        pydantic.ValidationError: a field is missing, unknown in type, or not JSON.
+        pydantic.ValidationError: the data is not JSON, or a field is missing or has another type.
     """
     record: Record = _adapter(cast("Hashable", kind)).validate_json(data)
     return record
@@ -152,18 +152,18 @@ _NAME = re.compile(r"(.*)#rows=(\d+)-(\d+)", re.DOTALL)
 
 
 def range_name(uri: str, start: int, stop: int) -> str:
-    """Return how a range stands among the sources of a unit: `<uri>#rows=<start>-<stop>`."""
+    """Return the name of a range of rows as a source: `<uri>#rows=<start>-<stop>`."""
     return f"{uri}#rows={start}-{stop}"
 
 
 def parse_range(source: str) -> tuple[str, int, int] | None:
-    """Return `(uri, start, stop)` of a source that is a range of rows; None of any other."""
+    """Return `(uri, start, stop)` of a source that is a range of rows; None for another one."""
     found = _NAME.fullmatch(source)
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
 def unit_sources(unit: WorkUnit) -> tuple[str, ...]:
-    """Return what a unit is read from, as its `UnitRecord` lists it: URIs, or a range of rows."""
+    """Return the sources of a unit as its `UnitRecord` lists them: URIs, or a range of rows."""
     if unit.rows is not None:
         return (range_name(unit.rows.uri, unit.rows.start, unit.rows.stop),)
     return (unit.tar_uri,) if unit.tar_uri else tuple(file.uri for file in unit.files)

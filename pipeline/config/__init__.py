@@ -1,1 +1,1 @@
-"""Settings of a job, and how they are read."""
+"""Settings of a job, and how they are loaded."""

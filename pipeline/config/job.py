@@ -1,120 +1,70 @@
-"""What a job is: every setting with its unit, default and reason; not where it came from.
+"""Settings of a corpus job, each with its unit, its default and the reason for it.
 
-`pipeline.config.loading` reads one from YAML and the command line; a program may build one
-directly. Values are taken as they are typed (`strict`): the string "17" is not a number.
-`pipeline.job.config_checks` checks what needs the models (lengths, sizes, kinds of latent).
+`pipeline.config.loading` reads a configuration from YAML and the command line. A program can also
+make a `JobConfig` directly. Values are not converted: the string "17" is not a number.
+`pipeline.job.config_checks` checks rules between settings and models.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.source import VideoSource
 
 Precision = Literal["float32", "bf16", "fp16"]
-
-
-class Section(BaseModel):
-    """Base of the sections: unknown keys and converted types are faults."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
-
-
-Seconds = Annotated[PositiveFloat, BeforeValidator(_as_float)]
-
-
-class ListConfig(Section):
-    """How the rows of a list are read: which of its columns mean what."""
-
-    video: str = "video"
-    """Column with the video or image: its URI or path, its bytes (Parquet), or both in the way of
-    Hugging Face's `datasets`, `{bytes, path}`."""
-    root: str | None = None
-    """Folder or prefix at which relative paths begin; null: where the list lies."""
-    key: str | None = None
-    """Column with the sample's key, unique in the list; null: the row's number, from 0."""
-    caption: str | None = None
-    """Column with the caption."""
-    start_s: str | None = None
-    """Column with the second at which the sample begins in its video, 0 at the video's beginning;
-    null, also in a row: at the beginning."""
-    end_s: str | None = None
-    """Column with the second at which it ends, likewise."""
-    meta: list[str] | None = None
-    """Columns that are kept in `meta`; null keeps all."""
-    rows_per_unit: PositiveInt = 128
-    """Rows that make one work unit. Where a Parquet list holds the videos themselves, a unit ends
-    with a row group."""
-
-
-class SourceConfig(Section):
-    """The videos and images."""
-
-    uri: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-    """One or several tars, files, folders, globs or `{000..999}` patterns; or lists of videos,
-    named by a pattern that ends in `.parquet`, `.csv`, `.tsv` or `.jsonl`."""
-    lists: ListConfig = ListConfig()
-    """Of the lists among them."""
-    files_per_unit: PositiveInt = 16
-    """Loose files that make one work unit: what is retried and committed together."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos go to the quarantine unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = {}
-    """Passed to fsspec (endpoint, credentials). Never written into the output."""
 
 
 class BucketConfig(Section):
     """One shape of clips."""
 
     frames: PositiveInt | None = None
-    """Frames of a clip. Causal models of temporal factor f take 1 + f·k; left out where the clip is
-    the whole video."""
+    """Number of frames of a clip. A causal model of temporal factor f takes 1 + f·k frames. Must be
+    left out if clips are whole videos."""
     height: PositiveInt
-    """Pixels, after resizing and cropping."""
+    """Height of a clip in pixels, after resizing and cropping."""
     width: PositiveInt
-    """Pixels, after resizing and cropping."""
+    """Width of a clip in pixels, after resizing and cropping."""
 
 
 class ClipConfig(Section):
-    """What is cut from a video; part of the fingerprint."""
+    """Clips that are cut from a video. This section is part of the fingerprint."""
 
     frames: PositiveInt | None = None
-    """Of the one shape, as in `BucketConfig`. Either these three are given, or `buckets`."""
+    """Number of frames of a clip, if all clips have one shape. Give either `frames`, `height` and
+    `width`, or `buckets`."""
     height: PositiveInt | None = None
-    """Likewise."""
+    """Height of a clip in pixels, after resizing and cropping, if all clips have one shape."""
     width: PositiveInt | None = None
-    """Likewise."""
-    buckets: list[BucketConfig] = []
-    """Several shapes. Each video gets one of them: of those with the most frames that it fills (one
-    frame is for pictures), the one in which its picture loses least; of equal ones the first."""
+    """Width of a clip in pixels, after resizing and cropping, if all clips have one shape."""
+    buckets: list[BucketConfig] = Field(default=[])
+    """Shapes of clips, if there are several. Each video gets one shape. It is chosen among those
+    with the most frames that the video fills; one frame is for images. Of these it is the shape
+    that crops the picture least, and of equal ones the first."""
     whole: bool = False
-    """Each video, or each span of a list, is one clip of all its frames: for v1.1 models, which
-    encode it piece by piece. `frames` is left out then, and `short` plays no part."""
+    """Whether each video, or each span of a list, is one clip with all its frames. Only v1.1 models
+    can do this: they encode a video chunk by chunk. `frames` must be left out, and `short` has no
+    effect."""
     chunk_frames: PositiveInt = 64
-    """Frames of such a piece: a multiple of the models' temporal factor. More need more memory."""
+    """Number of frames in a chunk of a whole video: a multiple of each model's temporal factor.
+    More frames need more memory."""
     fps: Annotated[Seconds | None, Field(le=1000)] = None
-    """Frames per second of presentation time; null takes every frame of the source once."""
+    """Frame rate of the clips in frames per second of presentation time. null: every frame of the
+    source once."""
     short: Literal["drop", "pad"] = "drop"
-    """The frames left at a video's end: no clip, or one filled up with copies of the last frame."""
+    """Treatment of the frames that are left at the end of a video. `drop`: no clip. `pad`: a clip
+    that ends in copies of the last frame."""
     resize: Literal["uint8", "float32"] = "uint8"
-    """Arithmetic of the resize. `float32` keeps the fractions that the reference tokenizer sees, at
-    four times the memory between decode and tokenize."""
+    """Arithmetic of the resize. `float32` keeps fractions, as the reference tokenizer does, and
+    needs four times the memory between decode and tokenize."""
 
     @property
     def takes_images(self) -> bool:
-        """Whether a shape of one frame is asked for, which is what an image becomes."""
+        """Whether a shape has one frame. An image becomes a clip of one frame."""
         return not self.whole and 1 in {self.frames, *(bucket.frames for bucket in self.buckets)}
 
     def identity(self) -> dict[str, Any]:
-        """Return plain values that say which clips come out, in one form for each way to say so."""
+        """Return the values that decide which clips are made, without those that have no effect."""
         out = {"frames", "height", "width"} if self.buckets else {"buckets"}
         out |= {"frames", "short"} if self.whole else {"whole", "chunk_frames"}
         values = self.model_dump(mode="json", exclude=out)
@@ -124,107 +74,105 @@ class ClipConfig(Section):
 
 
 class DecodeConfig(Section):
-    """The actors that read and decode."""
+    """Actors that read and decode."""
 
     actors: PositiveInt | None = None
-    """One process and one CPU each; null takes what the cluster's CPUs leave."""
+    """Number of actors; each is one process on one CPU. null: as many as the cluster has CPUs
+    left."""
     timeout_s: Seconds = 60.0
-    """Seconds without progress after which a decoder is killed and its video quarantined."""
+    """Time in seconds without progress after which a decoder is killed and its video is
+    quarantined."""
     memory_mb: PositiveInt = 2048
-    """MiB that decoding one video may take; 8K HEVC needs about 1200."""
+    """Maximum memory in MiB for decoding one video. 8K HEVC needs about 1200."""
 
 
 class TokenizerSpec(Section):
-    """One tokenizer: a column of the output."""
+    """One tokenizer, which is one column of the output."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """Name of the column: a-z, 0-9 and _, beginning with a letter."""
+    """Name of the column: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """A name of `vidtok.list_models()`."""
+    """Name of the model, one of `vidtok.list_models()`."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read; `hub` for the released one; null takes those
-    bundled with the package, or a seeded initialisation where there are none."""
+    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. null: the
+    weights bundled with the package, or a seeded initialisation if none are bundled."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8
-    """Clips per call on a GPU: with the bucket, all that the encoder's shape depends on. On a CPU
-    clips go one by one; the largest batch of any tokenizer still is how many travel together."""
+    """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. The largest
+    batch of any tokenizer is also the number of clips in a row between decode and tokenize."""
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
-    """How KL latents are stored; null means float16. FSQ indices take the smallest unsigned integer
-    that holds the codebook."""
+    """Data type of stored KL latents. null: float16. Must be left out for FSQ, whose indices have
+    the smallest unsigned integer type that holds the codebook."""
     logvar: bool = False
-    """Whether KL log-variances are stored beside the means."""
+    """Whether KL log-variances are stored in addition to the means."""
 
 
 class TokenizeConfig(Section):
-    """The actors that hold the models."""
+    """Actors that hold the models."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes GPUs if the cluster has any."""
+    """Device of the models. `auto`: GPUs if the cluster has any, otherwise CPUs."""
     actors: PositiveInt | None = None
-    """null: one per GPU, or per two CPUs where there is no GPU."""
-    gpus_per_actor: Annotated[float, BeforeValidator(_as_float), Field(gt=0, le=1)] = 1.0
-    """A fraction lets several actors share one GPU."""
+    """Number of actors. null: one per GPU, or one per two CPUs if there is no GPU."""
+    gpus_per_actor: Annotated[float, BeforeValidator(as_float), Field(gt=0, le=1)] = 1.0
+    """Fraction of a GPU for each actor. With less than 1, several actors share a GPU."""
     threads: PositiveInt = 1
-    """CPU threads (and CPUs) of one actor without a GPU. Other numbers may round differently."""
+    """Number of CPU threads, and of CPUs, of an actor without a GPU. Another number can change the
+    last bits of the result."""
     decode_back_one_in: PositiveInt | None = None
-    """Of so many clips one is decoded back as soon as it is tokenized, and its PSNR goes into
-    `stats`, the report and the metrics; null: none is. A hash of its id draws it. 1000 costs 0.2 %
-    of the time, but decoding a clip takes about five times the memory that encoding it takes: hence
-    not by itself. Not for clips that are whole videos."""
+    """Decode one clip in N back to pixels right after tokenization, and record its PSNR. null: no
+    clip. Clips are chosen by a hash of their id. Off by default, because decoding needs about five
+    times the memory of encoding. Not available for clips that are whole videos."""
 
 
 class CommitConfig(Section):
-    """How rows become parts and parts become committed."""
+    """Parquet parts and commits."""
 
     row_group_mb: PositiveInt = 4
-    """MiB of rows in one Parquet row group: what a random read decodes."""
+    """Size in MiB at which a Parquet row group ends. A random read decodes one row group."""
     part_mb: PositiveInt = 256
-    """MiB at which the next Parquet file begins."""
+    """Size in MiB at which a Parquet file ends and the next begins."""
     open_units: PositiveInt = 8
-    """Commits under way at once; when as many are, the job stops pulling: its back-pressure."""
+    """Maximum number of units that are committed at the same time. At this number the job stops
+    reading input: this is its back-pressure."""
     log_every_s: Seconds = 5.0
-    """Seconds between appends to the commit log. A killed driver loses at most that much."""
+    """Time in seconds between appends to the commit log. A killed driver loses at most this much
+    work."""
     unit_attempts: PositiveInt = 3
-    """Passes that a unit may fail in before it is reported as failed."""
+    """Number of attempts after which a unit is reported as failed."""
 
 
 class OutputConfig(Section):
-    """The dataset."""
+    """The dataset that the job writes."""
 
     uri: Annotated[str, Field(min_length=1)]
-    """A folder, or any prefix that fsspec opens."""
+    """Folder of the dataset, or any prefix that fsspec can open."""
     alone: bool = False
-    """Whether the user answers for it that nothing else writes there meanwhile: then a store that
-    ignores conditional writes is taken, which could not keep two drivers apart."""
-    storage_options: dict[str, Any] = {}
-    """Passed to fsspec (endpoint, credentials). Never written into the output."""
+    """Whether no other process writes to the output. Set this only if that is certain. It allows
+    stores without conditional writes, on which two drivers could overwrite each other's commits."""
+    storage_options: dict[str, Any] = Field(default={})
+    """Options for fsspec, such as endpoint and credentials. They are never written to disk."""
 
 
 class JobConfig(Section):
-    """A whole job."""
+    """A corpus job."""
 
-    source: SourceConfig
+    source: VideoSource
     clip: ClipConfig
     tokenizers: Annotated[list[TokenizerSpec], Field(min_length=1)]
     output: OutputConfig
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()
-    max_quarantine_rate: Annotated[float, BeforeValidator(_as_float), Field(ge=0, le=1)] = 1.0
-    """Share of the samples that may be quarantined; above it, after 100 samples, the job stops: a
-    wrong setting or a broken source is dearer than a pause."""
+    max_quarantine_rate: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=1)] = 1.0
+    """Maximum fraction of samples that can be quarantined. Above it the job stops, after at least
+    100 samples, because a wrong setting or a broken source is likely."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
-    """This driver's share of the plan, `3/16`, counted from 0; all drivers write to one output."""
+    """Part of the plan that this driver works on, for example `3/16`, counted from 0. All drivers
+    write to one output. null: the whole plan."""
 
     @property
     def row_clips(self) -> int:
-        """Clips in one row between decode and tokenize: the largest batch of any tokenizer."""
+        """Number of clips in a row between decode and tokenize: the largest tokenizer batch."""
         return max(spec.batch for spec in self.tokenizers)
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        for section in (values["source"], values["output"]):
-            section["storage_options"] = dict.fromkeys(section["storage_options"], "…")
-        return values

@@ -1,103 +1,42 @@
-"""A configuration from one YAML file and `key=value` overrides, or all that is wrong with it.
+"""Load a configuration from one YAML file and `key=value` overrides, or report all its errors.
 
-Every fault is one line, `where: field = value: rule; mend`, and all are reported together.
-`${other.key}` and `${oc.env:NAME}` are resolved by OmegaConf.
+Each error is one line, `where: field = value: rule; fix`; `where` is the file or `command line`.
+All errors are reported together. OmegaConf reads the YAML, sets the overrides and resolves
+`${other.key}` and `${oc.env:NAME}`; pydantic checks the values.
 """
 
 import difflib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
 import re
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong: `field = value: rule; mend`."""
-
-    field: str
-    value: Any = None
-    rule: str = ""
-    mend: str = ""
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f" = {self.value}"
-        return f"{self.field}{value}: {self.rule}" + (f"; {self.mend}" if self.mend else "")
-
-
-class YamlFault(ValueError):
-    """The text is not YAML; says where."""
-
-
-def load_yaml(text: str) -> Any:
-    """Return the value of a YAML document; keys are strings.
-
-    Raises:
-        YamlFault: the text is not YAML, or gives a key twice.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise YamlFault(f"{line}not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise YamlFault(f"not YAML: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value} is given twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        mapping = super().construct_mapping(node, deep=deep)
-        return {str(key): value for key, value in mapping.items()}
-
-
-_SCALARS = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-)
-
-
-_Loader.yaml_implicit_resolvers = {}
-
-
-for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
-    )
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
-
-
 COMMAND_LINE: Final = "command line"
 
 
-_MISSING: Final = object()
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One error in a configuration; as text `field = value: rule; fix`."""
+
+    field: str
+    """Dotted path of the field."""
+    value: Any = None
+    """Value of the field. None is not shown."""
+    rule: str = ""
+    """Rule that the value breaks."""
+    fix: str = ""
+    """Action that repairs it."""
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" = {self.value}"
+        return f"{self.field}{value}: {self.rule}" + (f"; {self.fix}" if self.fix else "")
 
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -112,120 +51,105 @@ def load(
     """Read, merge, validate and cross-check a configuration of any kind.
 
     Args:
-        path: a YAML file; None where the command line says everything.
-        overrides: `dotted.key=value`; list items by number, values in YAML.
-        model: what the values have to be.
-        check: returns what is wrong between fields that are right one by one.
+        path: a YAML file; None if all values are overrides.
+        overrides: `dotted.key=value`, with the value in YAML. A number selects an item of a list.
+        model: class of the configuration.
+        check: returns the rules broken between fields that are valid one by one.
 
     Raises:
-        ConfigError: one line per fault.
+        ConfigError: the configuration is wrong; the text has one line per error.
     """
-    settings = _Settings(path, {} if path is None else _read(path, model))
-    for override in overrides:
-        settings.override(override)
-    values = settings.resolve()
+    values = OmegaConf.create({}) if path is None else _read(path, model)
+    overridden = [_override(values, text) for text in overrides]
+
+    def where(field: str) -> str:
+        return COMMAND_LINE if path is None or _is_set_by(overridden, field) else path
+
     try:
-        config = model.model_validate(values)
+        plain = OmegaConf.to_container(values, resolve=True)
+    except OmegaConfBaseException as error:
+        field = getattr(error, "full_key", None) or ""
+        raise ConfigError(f"{where(field)}: {field}: {_first_line(error)}") from error
+    try:
+        config = model.model_validate(plain)
+        faults = check(config)
     except ValidationError as error:
-        settings.refuse([_fault(problem, values, model) for problem in error.errors()])
-    settings.refuse(check(config))
-    return config
+        faults = [_fault(problem, plain, model) for problem in error.errors()]
+    if not faults:
+        return config
+    raise ConfigError("\n".join(f"{where(fault.field)}: {fault}" for fault in faults))
 
 
-class _Settings:
-    """Plain nested values, and which of them came from the command line."""
-
-    def __init__(self, path: str | None, values: dict[str, Any]) -> None:
-        self._path = COMMAND_LINE if path is None else path
-        self._values = values
-        self._overridden: list[str] = []
-
-    def override(self, text: str) -> None:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise ConfigError(f"{COMMAND_LINE}: {text}: an override is written key=value")
-        try:
-            parsed = load_yaml(value)
-        except YamlFault:
-            parsed = value  # a glob that begins with * is no YAML alias
-        self._set(key, parsed)
-        self._overridden.append(key)
-
-    def _set(self, key: str, value: Any) -> None:
-        *parents, last = key.split(".")
-        node: Any = self._values
-        walked: list[str] = []
-        for part in parents:
-            child = _child(node, part)
-            walked.append(part)
-            if child is None or child is _MISSING:
-                child = {}
-                _assign(node, part, child, key)
-            if not isinstance(child, (dict, list)):
-                raise ConfigError(
-                    f"{COMMAND_LINE}: {key}: {'.'.join(walked)} is the value {child!r}; it has no"
-                    f" key {'.'.join(key.split('.')[len(walked) :])}"
-                )
-            node = child
-        _assign(node, last, value, key)
-
-    def resolve(self) -> Any:
-        try:
-            return OmegaConf.to_container(OmegaConf.create(self._values), resolve=True)
-        except OmegaConfBaseException as error:
-            field = getattr(error, "full_key", None)
-            where = f"{self._path}: {field}" if field else self._path
-            raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
-
-    def refuse(self, faults: Sequence[Fault]) -> None:
-        """Raise one error that names all faults, if there are any."""
-        if faults:
-            raise ConfigError("\n".join(f"{self._where(f.field)}: {f}" for f in faults))
-
-    def _where(self, field: str) -> str:
-        for key in self._overridden:
-            if f"{field}.".startswith(f"{key}.") or f"{key}.".startswith(f"{field}."):
-                return COMMAND_LINE
-        return self._path
-
-
-def _child(node: Any, part: str) -> Any:
-    if isinstance(node, dict):
-        return node.get(part, _MISSING)
-    return node[int(part)] if part.isdecimal() and int(part) < len(node) else _MISSING
-
-
-def _assign(node: Any, part: str, value: Any, key: str) -> None:
-    if isinstance(node, dict):
-        node[part] = value
-    elif part.isdecimal() and int(part) < len(node):
-        node[int(part)] = value
-    else:
+def _read(path: str, model: type[BaseModel]) -> DictConfig:
+    try:
+        values = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(
-            f"{COMMAND_LINE}: {key}: the list has items 0 to {len(node) - 1}; {part} is none of"
-            " them, and items are added in the file"
-        )
+            f"{path}: {line}not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from error
+    if not isinstance(values, DictConfig):
+        raise ConfigError(f"{path}: must hold sections ({', '.join(model.model_fields)})")
+    return values
+
+
+def _override(values: DictConfig, text: str) -> str:
+    """Set one `key=value`, and return its key."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"{COMMAND_LINE}: {text}: an override must have the form key=value")
+    try:
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        except yaml.YAMLError:
+            parsed = value  # for example a glob that starts with *, which is an alias in YAML
+        OmegaConf.update(values, key, parsed, merge=False)
+    except (IndexError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{COMMAND_LINE}: {key}: no such item ({_first_line(error)}); use the number of an"
+            " existing item, from 0, and add items in the file"
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{COMMAND_LINE}: {key}: {_first_line(error)}") from error
+    return key
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _is_set_by(keys: Sequence[str], field: str) -> bool:
+    """Return whether one of the keys is the field, a section around it, or a part of it."""
+    return any(
+        f"{field}.".startswith(f"{key}.") or f"{key}.".startswith(f"{field}.") for key in keys
+    )
 
 
 def _fault(problem: Any, values: Any, model: type[BaseModel]) -> Fault:
-    """Say what pydantic found in the words of a person who typed it."""
+    """Return an error that pydantic found, in the terms of the configuration file."""
     loc = tuple(part for part in problem["loc"] if not _is_union_tag(part))
     field = ".".join(str(part) for part in loc)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return Fault(field, rule="no such key", mend=_suggest(loc, model))
+        return Fault(field, rule="no such key", fix=_suggest(loc, model))
     if kind == "missing":
-        return Fault(field, rule="is required", mend="give it a value")
+        return Fault(field, rule="is required", fix="give it a value")
     value = _lookup(values, loc)
     if kind == "literal_error":
         return Fault(field, value, rule=f"must be {context['expected']}")
     if kind == "model_type":
         return Fault(
-            field, value, rule="must be a section of keys", mend=_suggest((*loc, ""), model)
+            field, value, rule="must be a section of keys", fix=_suggest((*loc, ""), model)
         )
     if kind.endswith("_type"):
-        value = repr(value)  # shows the quotes that make "8" no number
+        value = repr(value)  # the quotes show that "8" is a string
     rule = problem["msg"].removeprefix("Input ").removeprefix("Value ")
     if kind == "string_pattern_mismatch":
         rule = f"must match {context['pattern']}"
@@ -246,7 +170,7 @@ def _lookup(values: Any, loc: Sequence[str | int]) -> Any:
 
 
 def _suggest(loc: Sequence[str | int], model: type[BaseModel]) -> str:
-    """Return what could be meant by the last key of an unknown path."""
+    """Return the known key that resembles the last key of a path, or all known keys."""
     *parents, wrong = [part for part in loc if not isinstance(part, int)]
     section: Any = model
     for part in parents:
@@ -271,18 +195,3 @@ def _paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         kind = getattr(field.annotation, "__args__", (field.annotation,))[0]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from ((name, *rest) for rest in _paths(kind))
-
-
-def _read(path: str, model: type[BaseModel]) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason}") from error
-    try:
-        values = load_yaml(text)
-    except YamlFault as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold sections ({', '.join(model.model_fields)})")
-    return values

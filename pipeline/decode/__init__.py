@@ -1,10 +1,10 @@
 """Decode: one sample's bytes in, clips of upright RGB frames in the tokenizer's shape out.
 
-    file ─► video (demux, decode) ─► sampling (by presentation time) ─► picture (RGB, resize)
-      └───────────────── one killable child process per Decoder ─────────────────┘
+    file ─► video (demux, decode) ─► sampling (by presentation time) ─► frame_converter ─► clip
+      └─────────── one killable process per Decoder, forked from a fork_server ──────────┘
 
-`Decoder` is the caller's side: it keeps the child, kills it when it hangs and starts another when
-it dies. Whatever a video does to its decoder ends as a `QuarantineError` of that one sample.
+`Decoder` is the caller's side: it keeps the process, kills it if it hangs and replaces it if it
+dies. Any harm that a video does to its decoder ends as a `QuarantineError` of that one sample.
 """
 
 from pipeline.decode.buckets import clip_rules

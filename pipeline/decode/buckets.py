@@ -1,11 +1,11 @@
-"""Which of several clip shapes a video is cut to: first how many frames, then the picture's size.
+"""Choice of a video's clip shape: first the number of frames, then the size of the picture.
 
-Each video has one bucket, for all of its clips. The rules differ in their shape alone; their order
+Each video has one bucket, for all of its clips. The rules differ only in their shape. Their order
 is that of the settings and breaks ties.
 
-1. Frames: the most that the video fills, counted as the rule samples them. A video that fills none
-   gets the fewest, and `short` decides. One frame is for pictures: as long as there is another
-   length, no video gets it.
+1. Frames: the most that the video fills, counted as the rule samples them. A video that fills no
+   bucket gets the shortest, and `short` decides. Buckets of one frame are for images: videos get
+   another length if there is one.
 2. Size: of the buckets of that length, the one in which the first frame of the video loses least.
 """
 
@@ -17,9 +17,9 @@ from pipeline.decode.clip_rule import ClipRule
 
 
 def clip_rules(clip: Mapping[str, Any]) -> tuple[ClipRule, ...]:
-    """Return the rules that `identity.clip` of a dataset stands for, one for each bucket.
+    """Return the rules of a dataset's `identity.clip`, one for each bucket.
 
-    A whole video is decoded in pieces of `chunk_frames`; the copies in the last are not its own.
+    A whole video is decoded in pieces of `chunk_frames`; the last is padded with copies.
     """
     shared = {name: value for name, value in clip.items() if name != "buckets"}
     if shared.pop("whole", False):
@@ -28,7 +28,7 @@ def clip_rules(clip: Mapping[str, Any]) -> tuple[ClipRule, ...]:
 
 
 def of_length(rules: Sequence[ClipRule], num_frames: int) -> tuple[ClipRule, ...]:
-    """Return the rules of the length that a video of so many sampled frames is cut to."""
+    """Return the rules for a video of `num_frames` sampled frames; all have one length."""
     lengths = {rule.frames for rule in rules}
     lengths = lengths - {1} or lengths
     length = max((n for n in lengths if n <= num_frames), default=min(lengths))
@@ -36,12 +36,12 @@ def of_length(rules: Sequence[ClipRule], num_frames: int) -> tuple[ClipRule, ...
 
 
 def longest(rules: Sequence[ClipRule]) -> tuple[ClipRule, ...]:
-    """Return the rules of the length that a video is cut to which is long enough for all."""
+    """Return the rules for a video that is long enough for every bucket."""
     return of_length(rules, max(rule.frames for rule in rules))
 
 
 def best_size(display: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the size in which a picture loses least; of equal ones the first.
+    """Return the size in which a picture loses least; the first of equal ones.
 
     Args:
         display: `(height, width)` of the upright picture with square pixels.
@@ -53,9 +53,9 @@ def best_size(display: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> tup
 def loss(display: tuple[int, int], size: tuple[int, int]) -> Fraction:
     """Return what scaling a picture to cover a size, and cropping it, loses, from 0 to below 2.
 
-    With s the scale that makes height × width cover: the share of the picture's area that is
-    cropped away, 1 - height · width / (s² · area); and if s is above 1, the share of the result's
-    pixels that are made up, 1 - 1 / s². Exact, so that equal losses are ties.
+    With s the scale at which the picture covers height × width: the share of the picture's area
+    that is cropped, 1 - height · width / (s² · area), plus, if s is above 1, the share of the
+    result's pixels that are interpolated, 1 - 1 / s². Exact, so equal losses are ties.
     """
     scale = max(Fraction(want, have) for want, have in zip(size, display, strict=True))
     kept = Fraction(size[0] * size[1], display[0] * display[1]) / scale**2

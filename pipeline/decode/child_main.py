@@ -1,8 +1,9 @@
-"""The child process: takes one file at a time, sends clips, and dies without regret.
+"""The fork server and the decoder processes that it forks.
 
-Started by `child_process.Child` as `python -P -m pipeline.decode.child_main FD`. It says `ready`,
-then for each job any number of `alive` and `clip`, and one `end` or `fail`. It exits when
-the socket closes.
+`fork_server.ForkServer` starts it as `python -P -m pipeline.decode.child_main FD`. The server
+imports everything, says `ready`, and forks one process per request. A decoder process takes one
+file at a time: for each job it sends any number of `alive` and `clip`, and one `end` or `fail`. It
+exits when its socket closes.
 """
 
 import gc
@@ -10,46 +11,97 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
-from pipeline.decode.damage import one_line
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clip
-from pipeline.decode.protocol import receive_with_file, send
+from pipeline.decode.protocol import receive_with_files, send
 from pipeline.decode.resize import resize
 from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
+from pipeline.errors import one_line
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 
 NO_MEMORY = ("allocate memory", "bad allocation", "std::bad_alloc")
-"""How C++ says it in a plain RuntimeError."""
+"""Texts of a plain RuntimeError by which C++ code reports lack of memory."""
 
 
 def main(fd: int) -> None:
-    """Serve jobs until the parent closes the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    """Fork decoder processes until the caller closes the socket; in each of them, serve jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which then ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     torch.set_num_threads(1)
     _warm_up()
-    base = private_bytes() if sys.platform == "linux" else 0
     with socket.socket(fileno=fd) as sock:
-        send(sock, {"kind": "ready"})
-        while True:
-            try:
-                job, file = receive_with_file(sock)
-            except (EOFError, ConnectionError):
-                return
-            _serve(sock, job, file, base)
+        jobs = _fork_on_request(sock)
+    if jobs is not None:
+        with jobs:
+            _serve(jobs)
 
 
-def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
+def _fork_on_request(sock: socket.socket) -> socket.socket | None:
+    """Return the socket of its jobs in each forked process; None in the server, at its end.
+
+    The server frees no process id before the caller asks for it, so no other process has it.
+    """
+    children: set[int] = set()
+    send(sock, {"kind": "ready"})
+    while True:
+        try:
+            request, fds = receive_with_files(sock)
+        except (EOFError, ConnectionError):
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+            return None
+        if request["kind"] == "fork":
+            jobs, stderr = fds
+            if not (pid := os.fork()):
+                os.dup2(stderr, sys.stderr.fileno())
+                os.close(stderr)
+                return socket.socket(fileno=jobs)
+            os.close(jobs)
+            os.close(stderr)
+            children.add(pid)
+            send(sock, {"pid": pid})
+        else:
+            pid = request["pid"]
+            code = _end(pid, request["grace_s"]) if pid in children else None
+            children.discard(pid)
+            send(sock, {"code": code})
+
+
+def _end(pid: int, grace_s: float) -> int | None:
+    """Return the exit code of a child that ends within `grace_s`; kill any other."""
+    deadline = time.monotonic() + grace_s
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if ended[0]:
+        return os.waitstatus_to_exitcode(ended[1])
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _serve(sock: socket.socket) -> None:
+    """Serve jobs until the caller closes the socket."""
+    base = private_bytes() if sys.platform == "linux" else 0
+    while True:
+        try:
+            job, [file] = receive_with_files(sock)
+        except (EOFError, ConnectionError):
+            return
+        _decode(sock, job, file, base)
+
+
+def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
     rules = [ClipRule(**rule) for rule in job["rules"]]
     limits = DecodeLimits(**job["limits"])
     dog = Watchdog(limits.timeout_s, lambda: send(sock, {"kind": "alive"}))
@@ -77,12 +129,12 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
     except QuarantineError as error:
         detail = error.detail
         if error.reason == "decode_memory":
-            detail = _short_of_memory(detail, limits)
+            detail = _memory_detail(detail, limits)
         outcome = {"kind": "fail", "reason": error.reason, "detail": detail}
     except ConnectionError:
         os._exit(1)
-    except Exception as error:  # whatever a file provokes is that file's quarantine
-        outcome = {"kind": "fail", **_unforeseen(error, limits)}
+    except Exception as error:  # any error that a file causes quarantines that file
+        outcome = {"kind": "fail", **_unexpected(error, limits)}
     limit_memory(base, None)
     dog.rest()
     gc.collect()
@@ -90,7 +142,7 @@ def _serve(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> No
     send(sock, {**outcome, "grown_mb": grown >> 20})
 
 
-def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
+def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
     return {
         "kind": "clip",
         "index": clip.index,
@@ -107,24 +159,24 @@ def _header(clip: Cut, source_fps: float) -> dict[str, Any]:
     }
 
 
-def _unforeseen(error: Exception, limits: DecodeLimits) -> dict[str, str]:
-    text = one_line(f"{type(error).__name__}: {error}")
+def _unexpected(error: Exception, limits: DecodeLimits) -> dict[str, str]:
+    text = one_line(error)
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
-        return {"reason": "decode_memory", "detail": _short_of_memory(text, limits)}
+        return {"reason": "decode_memory", "detail": _memory_detail(text, limits)}
     return {"reason": "decode_error", "detail": text}
 
 
-def _short_of_memory(said: str, limits: DecodeLimits) -> str:
+def _memory_detail(said: str, limits: DecodeLimits) -> str:
     return f"decoding needs more than decode.memory_mb = {limits.memory_mb} ({said})"
 
 
 def _warm_up() -> None:
-    """Load what is loaded on first use, so that it does not count as a video's memory."""
+    """Load what is loaded on first use, so it does not count as a video's memory."""
     place = fit_frame((64, 96), (32, 32))
     for dtype in (np.uint8, np.float32):
         resize(np.zeros((64, 96, 3), dtype), place, Orientation())
     gc.collect()
-    gc.freeze()  # else each sample's collection would walk all of torch, for 50 ms
+    gc.freeze()  # otherwise each collection walks all of torch, for 50 ms, and unshares its pages
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""From picked frames to clips: consecutive runs of the rule's length, each one array.
+"""From sampled frames to clips: consecutive runs of the rule's length, each one array.
 
-The only state is the clip being filled, so a video may be of any length.
+The only state is the current clip, so a video may have any length.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,61 +13,61 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_rule import ClipRule
 from pipeline.decode.geometry import Fit
-from pipeline.decode.sampling import Pick
+from pipeline.decode.sampling import SampledFrame
 
 F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """One clip, or (`frames` None) the remainder that the rule drops.
+class AssembledClip:
+    """One clip, or the remainder that the rule drops, which has no `frames`.
 
-    [start_s, end_s) is presentation time and covers the frames of the source only, not the copies
-    that fill the clip. `fit` is that of the first frame: a stream that changes its size within a
-    clip is rare, and each of its frames is fitted on its own.
+    [start_s, end_s) is presentation time and covers the frames of the source only, without the
+    copies that fill the clip. `fit` belongs to the first frame. A stream rarely changes its size
+    within a clip; each of its frames is fitted on its own.
     """
 
     index: int
     start_s: Fraction
     end_s: Fraction
     own_frames: int
-    """Frames of the source; those after them are copies of the last."""
+    """Number of frames of the source; the frames after them are copies of the last."""
     padded_frames: int
     fit: Fit
     frames: NDArray[Any] | None
-    """`[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
+    """Pixels `[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
 
 
-def cut(
-    picks: Iterable[Pick[F]],
+def assemble_clips(
+    sampled: Iterable[SampledFrame[F]],
     rule: ClipRule,
     convert: Callable[[F], tuple[NDArray[Any], Fit]],
-) -> Iterator[Cut]:
+) -> Iterator[AssembledClip]:
     """Yield clips as soon as they are full, then the remainder as the rule says.
 
     Args:
-        picks: the frames of the output, in order.
-        rule: length of a clip, and what becomes of the remainder.
+        sampled: the frames of the output, in order.
+        rule: length of a clip, and whether the remainder is dropped or padded.
         convert: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
-            however often it is picked.
+            however often it is sampled.
     """
     index = filled = 0
     start_s = end_s = Fraction(0)
-    painted: F | None = None
+    converted: F | None = None
     frames = np.empty(0)
     first: Fit | None = None
-    for pick in picks:
-        if pick.shown.frame is not painted:
-            pixels, fit = convert(pick.shown.frame)
-            painted = pick.shown.frame
+    for frame in sampled:
+        if frame.shown.frame is not converted:
+            pixels, fit = convert(frame.shown.frame)
+            converted = frame.shown.frame
         if not filled:
             frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
-            first, start_s = fit, pick.start_s
+            first, start_s = fit, frame.start_s
         frames[filled] = pixels
-        filled, end_s = filled + 1, pick.end_s
+        filled, end_s = filled + 1, frame.end_s
         if filled == rule.frames:
             assert first is not None
-            yield Cut(
+            yield AssembledClip(
                 index=index,
                 start_s=start_s,
                 end_s=end_s,
@@ -80,7 +80,7 @@ def cut(
     if filled:
         assert first is not None
         frames[filled:] = frames[filled - 1]
-        yield Cut(
+        yield AssembledClip(
             index=index,
             start_s=start_s,
             end_s=end_s,

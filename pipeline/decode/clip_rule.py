@@ -1,7 +1,7 @@
-"""What to cut from a video, and what a video may cost.
+"""How clips are made from a video, and how much time and memory a video may take.
 
-`ClipRule` decides which pixels come out, so it belongs to the fingerprint of the tokens;
-`DecodeLimits` only decides when to give up.
+`ClipRule` determines the pixels, so it is part of the fingerprint of the tokens. `DecodeLimits`
+only determines when a video is given up.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal
 
 MAX_FPS = 1000.0
-"""No corpus is sampled faster; a larger number is a unit mistaken for another."""
+"""Maximum sampling rate; a larger number is probably in another unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,27 +17,27 @@ class ClipRule:
     """The shape of a clip, and how frames are chosen and scaled to it.
 
     Raises:
-        ValueError: a field is out of range; the text names it and the mend.
+        ValueError: a field is out of range; the text names it and the fix.
     """
 
     frames: int
-    """Frames of a clip."""
+    """Number of frames of a clip."""
     height: int
-    """Pixels, after resizing and cropping."""
+    """Height of a clip in pixels, after resizing and cropping."""
     width: int
-    """Pixels, after resizing and cropping."""
+    """Width of a clip in pixels, after resizing and cropping."""
     fps: float | None
-    """Frames per second of presentation time; None takes every frame of the source once."""
+    """Number of frames per second of presentation time; None takes every source frame once."""
     short: Literal["drop", "pad"]
-    """What becomes of the frames left over at a video's end: no clip, or one filled up with copies
+    """Treatment of the frames left over at a video's end: dropped, or padded to a clip with copies
     of the last frame."""
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic and dtype of the resized pixels. `float32` keeps the fractions of a level that the
-    reference tokenizer sees; `uint8` is within one level of it, and about three times as fast."""
+    reference tokenizer sees. `uint8` is within one level of it, and about three times as fast."""
     fit: Literal["crop", "whole"] = "crop"
-    """What becomes of the picture that is scaled to cover height × width: cropped to it around the
-    centre, or left whole. Whole, every frame of a video has the size that its first one comes to,
-    and `height` and `width` are the least that a frame has."""
+    """Treatment of the picture after it is scaled to cover height × width: cropped to it around the
+    centre, or left whole. If whole, every frame of a video has the size of its first frame, and
+    `height` and `width` are the minimum."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
@@ -58,36 +58,36 @@ class ClipRule:
     def interval_s(self) -> Fraction | None:
         """Seconds between two frames of a clip, None where the source decides.
 
-        A float cannot say 30000/1001; the nearest fraction with a small denominator does.
+        A float cannot express 30000/1001; the nearest fraction with a small denominator can.
         """
         return None if self.fps is None else 1 / Fraction(self.fps).limit_denominator(100_000)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(T, H, W, 3)` of a cropped clip, and the least of a whole one."""
+        """Shape `(T, H, W, 3)` of a cropped clip, and the minimum of a whole one."""
         return self.frames, self.height, self.width, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
-    """When a decode is given up. Nothing here changes the pixels of a video that passes.
+    """Limits at which a video is given up. They do not change the pixels of a video within them.
 
     Raises:
         ValueError: a field is not positive.
     """
 
     timeout_s: float = 60.0
-    """Seconds without progress (a packet read, a frame decoded) after which the child is killed.
-    A long video that keeps moving never runs into it."""
+    """Number of seconds without progress (a packet read, a frame decoded) after which the decoder
+    process is killed. The length of a video does not count."""
     memory_mb: int = 2048
-    """MiB that decoding may add to what the idle child holds, the file itself not counted.
+    """Number of MiB that decoding may add to the idle decoder process, without the file itself.
     Measured: 4K H.264 needs 128 (256 with float32), 8K HEVC of ten bits 1024 (1536)."""
     max_pixels: int = 8192 * 4320
-    """Pixels of one picture: as coded, as displayed and as scaled before the crop. The default
-    admits 8K; what is larger is a damaged header more often than a film."""
+    """Maximum number of pixels of a picture as coded, as displayed and as scaled before the crop.
+    The default admits 8K; a larger picture is usually a damaged header."""
     max_gap_s: float = 60.0
-    """Seconds for which one frame may stand. A longer gap is a broken clock, and filling it would
-    turn one frame into thousands of clips."""
+    """Maximum number of seconds for which one frame is shown. A longer gap is a broken clock, and
+    filling it could turn one frame into thousands of clips."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

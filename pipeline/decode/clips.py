@@ -1,4 +1,4 @@
-"""From one file to the clips of its bucket, with the rate of its source."""
+"""From one file to the clips of its bucket, with the frame rate of its source."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -8,17 +8,18 @@ from typing import BinaryIO
 from av.video.frame import VideoFrame
 
 from pipeline.decode.buckets import longest, of_length
-from pipeline.decode.clip_assembly import Cut, cut
+from pipeline.decode.clip_assembly import AssembledClip, assemble_clips
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.frame_converter import FrameConverter
-from pipeline.decode.sampling import DisplayedFrame, pick
+from pipeline.decode.sampling import DisplayedFrame, sample_frames
 from pipeline.decode.video import Video, open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 
 _SEEK_BACK_S = (0, 10)
-"""How far before its beginning a span is sought. An index goes by the time of decoding, so the
-first try can come out after a picture that is to be seen; the second is for that."""
+"""Seconds before a span's beginning at which its seek aims. An index counts decoding time, so the
+first seek can end after a picture of the span; the second covers this case."""
 
 
 def clips(
@@ -27,27 +28,27 @@ def clips(
     limits: DecodeLimits,
     progress: Callable[[], None],
     span: Span | None = None,
-) -> Iterator[tuple[Cut, float]]:
+) -> Iterator[tuple[AssembledClip, float]]:
     """Yield the clips of a video, or of a span of it, each with `Video.source_fps`.
 
-    How many frames a video has is known at its end; most fill a clip of the longest bucket before
-    that. One that does not is decoded once more, in the length that it has.
+    The number of frames is known only at the end of a video. Most videos fill a clip of the longest
+    bucket before that. A video that does not is decoded again, for the bucket of its length.
 
     Args:
         file: readable and seekable, at its beginning.
         rules: of one bucket each.
         limits: as `open_video`.
         progress: as `Video.frames`.
-        span: what is cut; its times count from `Video.begins_s`.
+        span: part of the video that is read; its times count from `Video.begins_s`.
 
     Raises:
-        QuarantineError: `no_frames` if there is none in the span; as `open_video`, `Video.frames`
-            and `FrameConverter.convert`. A video that breaks before it fills
-            a clip of the longest bucket has no known length, and gives no clips.
+        DecodeFault: `no_frames` if there is none in the span; as `open_video`, `Video.frames` and
+            `FrameConverter.convert`. A video that breaks before it fills a clip of the longest
+            bucket has no known length, and gives no clips.
     """
     tried = longest(rules)
-    ended: tuple[Cut, float] | None = None
-    for clip, source_fps in _cut(file, tried, limits, progress, span):
+    ended: tuple[AssembledClip, float] | None = None
+    for clip, source_fps in _whole_or_span(file, tried, limits, progress, span):
         if clip.index == 0 and clip.own_frames < tried[0].frames:
             ended = clip, source_fps
         else:
@@ -58,38 +59,38 @@ def clips(
     if right == tried:
         yield ended
     else:
-        yield from _cut(file, right, limits, progress, span)
+        yield from _whole_or_span(file, right, limits, progress, span)
 
 
-def _cut(
+def _whole_or_span(
     file: BinaryIO,
     rules: Sequence[ClipRule],
     limits: DecodeLimits,
     progress: Callable[[], None],
     span: Span | None,
-) -> Iterator[tuple[Cut, float]]:
+) -> Iterator[tuple[AssembledClip, float]]:
     """Yield a video's clips; the rules are of one length, and differ in height and width."""
     if span is None:
         with open_video(file, limits) as video:
-            yield from _paint(video, video.frames(progress), rules, limits)
+            yield from _assembled(video, video.frames(progress), rules, limits)
         return
     for back_s in _SEEK_BACK_S if span.start_s > 0 else ():
         with open_video(file, limits) as video:
             sought = _frames_from(video, span, back_s, progress)
             if sought is not None:
-                yield from _paint(video, sought, rules, limits, span)
+                yield from _assembled(video, sought, rules, limits, span)
                 return
     with open_video(file, limits) as video:
-        yield from _paint(video, video.frames(progress), rules, limits, span)
+        yield from _assembled(video, video.frames(progress), rules, limits, span)
 
 
 def _frames_from(
     video: Video, span: Span, back_s: int, progress: Callable[[], None]
 ) -> Iterator[DisplayedFrame[VideoFrame]] | None:
-    """Return the frames from the one that is shown as a span begins, without those long before it.
+    """Return the frames from the one that is shown as a span begins, by a seek.
 
-    None where that cannot be done, or where anything is wrong on the way: pictures after a seek may
-    want others that were skipped, so damage proves nothing then, and the beginning has to decide.
+    Return None if the seek is not possible or meets any damage. Pictures after a seek may depend on
+    skipped ones, so such damage proves nothing, and the video must be read from its beginning.
     """
     start_s = video.begins_s + seconds(span.start_s)
     if not video.seek(max(video.begins_s, start_s - back_s)):
@@ -106,13 +107,13 @@ def _frames_from(
     return None if last is None else iter((last,))
 
 
-def _paint(
+def _assembled(
     video: Video,
     frames: Iterable[DisplayedFrame[VideoFrame]],
     rules: Sequence[ClipRule],
     limits: DecodeLimits,
     span: Span | None = None,
-) -> Iterator[tuple[Cut, float]]:
+) -> Iterator[tuple[AssembledClip, float]]:
     rule = rules[0]
     start_s = end_s = None
     if span is not None:
@@ -125,16 +126,16 @@ def _paint(
         limits.max_pixels,
         whole=rule.fit == "whole",
     )
-    picks = pick(frames, rule.interval_s, video.nominal_s, start_s, end_s)
-    clip: Cut | None = None
-    for clip in cut(picks, rule, converter.convert):
+    sampled = sample_frames(frames, rule.interval_s, video.nominal_s, start_s, end_s)
+    clip: AssembledClip | None = None
+    for clip in assemble_clips(sampled, rule, converter.convert):
         yield clip, video.source_fps
     if span is not None and clip is None:
         until = "the end" if span.end_s is None else f"{span.end_s:g} s"
         detail = f"the video has no frame between {span.start_s:g} s and {until}"
-        raise QuarantineError("decode", "no_frames", detail)
+        raise DecodeFault("no_frames", detail)
 
 
 def seconds(value: float) -> Fraction:
-    """Return a time as it was written: 12.345 is 12345/1000, not the float next to it."""
+    """Return a time as it was written: 12.345 is 12345/1000, not the nearest float."""
     return Fraction(repr(value))

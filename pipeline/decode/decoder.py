@@ -1,46 +1,52 @@
 """The caller's side of decoding: samples in, clips out, a broken video as an error of that video.
 
-Knows nothing of how frames are made; keeps a child process for that. Between samples the child is
-reused; after it died, was killed, ran out of memory or kept too much of it, the next sample gets a
-new one. A sample whose child died or fell silent is tried once more from its beginning, and the
-clips that were given already are not given again.
+This module does not know how frames are made; a decoder process makes them. It is reused between
+samples. It is replaced after it died, was killed, ran out of memory or kept too much of it. If it
+dies or falls silent, the sample is retried once from its beginning, and the clips that were already
+yielded are skipped.
 """
 
+import logging
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from io import FileIO
 from itertools import islice
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode.child_process import Child, ChildDied, anonymous_file
+from pipeline.decode.child_process import Child, ChildDied
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
-from pipeline.decode.damage import one_line
+from pipeline.decode.damage import flat
+from pipeline.decode.fork_server import anonymous_file
 from pipeline.decode.protocol import ProtocolError
+from pipeline.errors import one_line
 from pipeline.quarantine import REASONS, QuarantineError
 from pipeline.records import Clip, Sample
 
 KEPT_SHARE = 8
-"""A child that keeps more than this part (1/8) of `memory_mb` after a video is replaced, so that
-what one video leaves behind cannot change what happens to the next."""
+"""A process that keeps more than this part (1/8) of `memory_mb` after a video is replaced, so that
+one video cannot change what happens to the next."""
 
 
 ATTEMPTS = 2
-"""Children that one video may cost. The first may have died of what is not the video's: the kernel
-that wanted memory, an operator, a machine that stood still."""
+"""Maximum number of processes that one video may cost. The first may die of a cause outside the
+video: the kernel needed memory, an operator killed it, the machine was suspended."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Decoder:
     """Decodes one sample after another. A context manager; not for several threads at once.
 
     Args:
-        rules: the clips wanted; several differ in their shape alone, and each video is cut by the
-            one that suits it (`pipeline.decode.buckets`).
-        limits: when to give a video up.
+        rules: the clips wanted. Several rules differ only in their shape; each video gets the one
+            that suits it (`pipeline.decode.buckets`).
+        limits: when a video is given up.
     """
 
     def __init__(
@@ -57,27 +63,27 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, *, wait: bool = False) -> None:
-        """Start the child ahead of the first sample; it takes a second or two to import torch.
+    def start(self) -> None:
+        """Start the decoder process ahead of the first sample, and wait until it is ready.
 
-        Args:
-            wait: until it can decode.
+        The first process takes seconds to import torch; any later one takes milliseconds.
+
+        Raises:
+            PipelineError: it cannot start.
         """
         if self._child is None:
             self._child = Child()
-        if wait:
-            self._child.await_ready()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the decoder process; None if there is none now."""
+        return None if self._child is None else self._child.pid
 
     def close(self) -> None:
-        """End the child. The Decoder can still be used; it would start another."""
+        """End the decoder process. The Decoder can still be used; it then starts another."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -86,24 +92,25 @@ class Decoder:
         """Yield the clips of a sample as soon as each is complete; an image is one of one frame.
 
         A remainder that the rule's `short` drops comes last, as a clip without frames. The same
-        bytes always give the same clips and the same outcome. A caller that stops early costs the
-        child its life.
+        bytes always give the same clips and the same outcome. If the caller stops early, the
+        decoder process is killed.
 
         Yields:
-            The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says;
-            T, H and W are those of one rule for the whole video; where a rule leaves pictures
+            The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says.
+            T, H and W are those of one rule for the whole video. Where a rule leaves pictures
             whole, H and W are one size per video.
             Its `source_height` and `source_width` are those of the upright picture with square
-            pixels, `source_fps` the average rate that the container declares.
+            pixels; `source_fps` is the average rate that the container declares.
 
         Raises:
-            QuarantineError: the video is broken or too much; the clips before it stand. The stage
-                is `decode`, or `read` if the file cannot be opened.
-            PipelineError: the child cannot be started; no sample is to blame.
+            QuarantineError: the video is broken or exceeds a limit; clips yielded before it are
+                valid. The stage is `decode`, or `read` if the file cannot be opened.
+            PipelineError: the decoder process cannot start; no sample is the cause.
         """
         with open_sample(sample) as file:
             given = 0
             for attempt in range(1, ATTEMPTS + 1):
+                began = time.monotonic()
                 try:
                     with closing(self._attempt(file, sample, unit)) as clips:
                         for clip in islice(clips, given, None):
@@ -111,6 +118,10 @@ class Decoder:
                             yield clip
                     return
                 except ChildDied as error:
+                    _log.warning(
+                        "%s/%s: attempt %d of %d: the decoder process has ended after %.1f s: %s",
+                        *(unit, sample.key, attempt, ATTEMPTS, time.monotonic() - began, error),
+                    )
                     if attempt == ATTEMPTS:
                         self._give_up(error)
                     file.seek(0)
@@ -118,28 +129,30 @@ class Decoder:
     def _attempt(
         self, file: FileIO, sample: Sample, unit: str
     ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
-        """Yield all clips of a sample from one child; raises `ChildDied` if it does not live."""
-        self.start()
-        assert self._child is not None
+        """Yield all clips of a sample from one process; raise `ChildDied` if that ends."""
         finished = False
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
         }
         try:
-            try:
-                self._child.submit(job, file.fileno())
-            except ChildDied:
-                # It died idle, of something that is not this video: the video gets a new one.
-                self.close()
-                self.start()
-                self._child.submit(job, file.fileno())
-            while (header := self._next())["kind"] == "clip":
-                yield self._clip(header, sample, unit)
-            finished = header.get("reason") != "decode_memory" and self._is_lean(header)
+            child = self._submit(job, file.fileno())
+            while (header := self._next(child))["kind"] == "clip":
+                yield self._clip(child, header, sample, unit)
+            kept_mb = header.get("grown_mb")
+            lean = isinstance(kept_mb, int) and kept_mb * KEPT_SHARE < self._limits.memory_mb
+            finished = lean and header.get("reason") != "decode_memory"
+            if not finished:
+                _log.info(
+                    "%s/%s: replacing the decoder process: it keeps %s MiB of decode.memory_mb = %d"
+                    " after this video (%s)",
+                    *(unit, sample.key, kept_mb, self._limits.memory_mb),
+                    header.get("reason", "decoded"),
+                )
         except (ProtocolError, KeyError, TypeError, ValueError) as error:
-            detail = f"the decoder process does not keep to the protocol: {error!r}"
-            raise QuarantineError("decode", "decode_crash", one_line(detail)) from error
+            detail = f"the decoder process violates the protocol: {one_line(error)}"
+            _log.warning("%s/%s: killed: %s", unit, sample.key, detail)
+            raise QuarantineError("decode", "decode_crash", detail) from error
         finally:
             if not finished:
                 self.close()
@@ -148,22 +161,32 @@ class Decoder:
             raise QuarantineError(
                 "decode",
                 reason if reason in REASONS else "decode_error",
-                one_line(str(header.get("detail"))),
+                flat(str(header.get("detail"))),
             )
 
-    def _next(self) -> dict[str, Any]:
+    def _submit(self, job: dict[str, Any], fd: int) -> Child:
+        """Hand over a job; a process that died idle is replaced, for no video is the cause."""
+        self.start()
         assert self._child is not None
+        try:
+            self._child.submit(job, fd)
+        except ChildDied as error:
+            _log.warning("an idle decoder process has ended; starting another: %s", error)
+            self._child = Child()
+            self._child.submit(job, fd)
+        return self._child
+
+    def _next(self, child: Child) -> dict[str, Any]:
         while True:
-            header = self._child.receive(self._limits.timeout_s)
+            header = child.receive(self._limits.timeout_s)
             if header["kind"] in ("clip", "end", "fail"):
                 return header
             if header["kind"] != "alive":
                 raise ProtocolError(f"a message of kind {header['kind']!r}")
 
     def _clip(
-        self, header: dict[str, Any], sample: Sample, unit: str
+        self, child: Child, header: dict[str, Any], sample: Sample, unit: str
     ) -> tuple[Clip, NDArray[Any] | None]:
-        assert self._child is not None
         top, left, height, width = (float(side) for side in header["crop"])
         clip = Clip(
             unit=unit,
@@ -183,7 +206,7 @@ class Decoder:
         if header["dropped"]:
             return clip, None
         frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
-        self._child.receive_into(frames.data.cast("B"))
+        child.receive_into(frames.data.cast("B"))
         return clip, frames
 
     def _shape(self, header: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -198,10 +221,6 @@ class Decoder:
             return (frames, height, width, 3) == rule.shape
         covers = height >= rule.height and width >= rule.width
         return frames == rule.frames and covers and height * width <= self._limits.max_pixels
-
-    def _is_lean(self, header: dict[str, Any]) -> bool:
-        grown = header.get("grown_mb")
-        return isinstance(grown, int) and grown * KEPT_SHARE < self._limits.memory_mb
 
     def _give_up(self, error: ChildDied) -> NoReturn:
         if error.timed_out:
@@ -219,7 +238,7 @@ class Decoder:
 def open_sample(sample: Sample) -> FileIO:
     """Return the sample's video as an open file at its beginning.
 
-    Bytes go into an anonymous file in memory: the child reads them where they are.
+    Bytes go into an anonymous file in memory, which the decoder process reads without a copy.
 
     Raises:
         QuarantineError: `file_unreadable`, in the stage `read`.

@@ -1,14 +1,14 @@
 """From one decoded frame to the pixels of the bucket.
 
-Colour follows the stream's own matrix and range. The rules where files leave a choice:
+Colour follows the stream's own matrix and range. Rules where files leave a choice:
 
-- No matrix stated: BT.601, whatever the size, as the reference's reader has it.
-- 8-bit video: swscale's default conversion, byte for byte what the reference's reader gives.
-- More bits: the same matrix with exact rounding; the default would be two levels dark.
+- No matrix declared: BT.601 for every size, as in the reference's reader.
+- 8-bit video: swscale's default conversion, byte for byte as in the reference's reader.
+- More bits: the same matrix with exact rounding; the default is two levels too dark.
 - PQ and HLG: mapped to standard range, see `hdr.py`. BT.2020 in standard range: its matrix, with
-  the primaries left as they are.
-- Alpha: over black. Grey: R = G = B, stretched if the stream says that its range is limited.
-- Interlaced: both fields as woven; no frame is made up.
+  unchanged primaries.
+- Alpha: over black. Grey: R = G = B, stretched if the stream declares a limited range.
+- Interlaced: both fields woven; no frame is interpolated.
 """
 
 import struct
@@ -26,10 +26,10 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.buckets import best_size
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
 from pipeline.decode.hdr import Transfer, to_standard_range
 from pipeline.decode.resize import resize
-from pipeline.quarantine import QuarantineError
 
 FAST = Interpolation.BILINEAR
 
@@ -38,7 +38,7 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL
 
 
 GBRP16_WHITE = 255 * 256
-"""What swscale makes of white in its 16-bit RGB formats: eight bits shifted, not stretched."""
+"""Value of white in swscale's 16-bit RGB formats: eight bits shifted, not stretched."""
 
 
 _LIMITED_GREY = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
@@ -48,12 +48,13 @@ class FrameConverter:
     """Turns decoded frames into pixels of the bucket; keeps swscale's tables between frames.
 
     Args:
-        sizes: `(height, width)` to fill: the one in which the first frame loses least, for all.
-        dtype: of the result, `uint8` or `float32`; both in [0, 255].
-        sample_aspect: width of a pixel over its height, as the container or the codec says.
-        max_pixels: the largest picture, before the crop, that is worked on.
-        whole: crop nothing. The first frame is scaled to cover the size, and what it comes to is
-            the size of the frames after it, so that a video that changes its size keeps one.
+        sizes: `(height, width)` to choose from: all frames get the one in which the first frame
+            loses least.
+        dtype: dtype of the result, `uint8` or `float32`; both in [0, 255].
+        sample_aspect: width of a pixel over its height, as the container or the codec declares.
+        max_pixels: maximum number of pixels of a picture before the crop.
+        whole: whether frames are not cropped. The first frame is scaled to cover the size, and all
+            others get its size, so a video that changes its size keeps one.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class FrameConverter:
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
     def convert(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
-        """Return the frame's pixels `[H, W, 3]` and where in the source they come from.
+        """Return the frame's pixels `[H, W, 3]` and their place in the source.
 
         Raises:
-            QuarantineError: `unsupported`, if the picture is larger than the limit once displayed
+            DecodeFault: `unsupported`, if the picture is larger than the limit once displayed
                 or scaled, or if its pixel format cannot be converted.
         """
         orientation = self._upright(frame)
@@ -87,21 +88,21 @@ class FrameConverter:
         try:
             pixels = self._rgb(frame, place, orientation)
         except (av.error.FFmpegError, ValueError) as error:
-            # A MemoryError of libav is an FFmpegError too, and not the format's fault.
+            # A MemoryError of libav is also an FFmpegError, and not a fault of the format.
             if isinstance(error, MemoryError):
                 raise
-            raise QuarantineError(
-                "decode", "unsupported", f"pixel format {frame.format.name}: {error}"
+            raise DecodeFault(
+                "unsupported", f"pixel format {frame.format.name}: {error}"
             ) from error
         if pixels.dtype == np.uint8 or self._float:
             return pixels, place
         return np.rint(pixels).astype(np.uint8), place
 
     def _upright(self, frame: VideoFrame) -> Orientation:
-        """Ask a frame for its display matrix only when it may have another than the one before.
+        """Read a frame's display matrix only if it may differ from that of the previous frame.
 
-        The question makes PyAV tie the frame into a reference cycle, which keeps its memory until
-        the collector runs: megabytes per frame, and the collector counts objects.
+        Reading makes PyAV put the frame into a reference cycle, which keeps megabytes of memory
+        until the collector runs.
         """
         seen = (frame.width, frame.height, frame.rotation)
         if seen != self._seen:
@@ -118,8 +119,7 @@ class FrameConverter:
             ("scaled", place.resized_height, place.resized_width),
         ):
             if height * width > self._max_pixels:
-                raise QuarantineError(
-                    "decode",
+                raise DecodeFault(
                     "unsupported",
                     f"a picture of {frame.width}x{frame.height} with pixels "
                     f"{self._sample_aspect} wide would be {what} as {width}x{height}, "
@@ -153,13 +153,13 @@ class FrameConverter:
 
 
 def display_orientation(frame: VideoFrame) -> Orientation:
-    """Return how the frame is turned upright, from the display matrix that it carries."""
+    """Return how the frame is turned upright, from its display matrix."""
     carried: Any
     try:
         carried = frame.side_data  # typed as a dictionary in PyAV's stubs; it is a sequence too
     except ValueError:
-        # A kind of side data newer than this PyAV hides all others. The rotation can still be
-        # asked for; a mirrored picture, which is rare, would stay mirrored.
+        # Side data of a type that this PyAV does not know hides all others. The rotation can still
+        # be read; a mirrored picture, which is rare, stays mirrored.
         return Orientation.from_degrees(frame.rotation)
     for data in carried:
         if data.type is SideData.DISPLAYMATRIX:
@@ -169,12 +169,12 @@ def display_orientation(frame: VideoFrame) -> Orientation:
 
 @cache
 def bits(pixel_format: str) -> int:
-    """Return how many bits the widest component of a pixel format has."""
+    """Return the number of bits of a pixel format's widest component."""
     return max(component.bits for component in VideoFormat(pixel_format).components)
 
 
 @cache
 def has_alpha(pixel_format: str) -> bool:
-    """Return whether the pixel format says how opaque a pixel is."""
+    """Return whether the pixel format has alpha."""
     form = VideoFormat(pixel_format)
     return form.has_palette or any(component.is_alpha for component in form.components)

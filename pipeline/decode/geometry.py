@@ -1,8 +1,8 @@
 """Where the pixels of a coded picture go: upright, square, covering the bucket, cropped or whole.
 
-Pure arithmetic on sizes, in the order in which a player works: the sample aspect ratio stretches
-the width of the picture as coded, then the display matrix turns it. The stretch is never carried
-out on its own; it is folded into the one resize, so that no pixel is interpolated twice.
+Pure arithmetic on sizes, in the order of a player: the sample aspect ratio stretches the width of
+the picture as coded, then the display matrix turns it. The stretch is part of the one resize, so no
+pixel is interpolated twice.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fractions import Fraction
 class Orientation:
     """How a picture as coded is turned upright: transpose first, then flip.
 
-    The eight values are all the ways to put a rectangle onto its place.
+    The eight values are all symmetries of a rectangle.
     """
 
     transpose: bool = False
@@ -24,9 +24,9 @@ class Orientation:
     def from_matrix(cls, matrix: tuple[int, ...]) -> "Orientation":
         """Read a display matrix: nine integers in rows, `(a b u, c d v, x y w)`.
 
-        It sends the point `(p, q)` to `(a·p + c·q, b·p + d·q)`; the sizes of the numbers, the
-        shift and a tilt that is no quarter turn are not ours to draw, so only the nearest of the
-        eight orientations is kept.
+        It sends the point `(p, q)` to `(a·p + c·q, b·p + d·q)`; scale, shift and
+        any tilt that is not a quarter turn are ignored: the nearest of the eight orientations is
+        returned.
         """
         a, b, _, c, d = matrix[:5]
         if abs(a) + abs(d) >= abs(b) + abs(c):
@@ -47,7 +47,7 @@ class Orientation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """One picture's way into the bucket, in upright pixels.
+    """Scale and crop that bring a picture into its bucket, in upright pixels.
 
     `display_*` is the picture as displayed, `resized_*` its size after the one resize, `top` and
     `left` the corner of the bucket in that.
@@ -75,8 +75,7 @@ def display_size(
 ) -> tuple[int, int]:
     """Return `(height, width)` of a picture as displayed: upright, with square pixels.
 
-    As every player does, the height stands and the width is stretched or squeezed, to the nearest
-    whole pixel.
+    As in every player, the height is kept and the width is scaled, to the nearest whole pixel.
     """
     squared = max(1, round(width * sample_aspect))
     return (squared, height) if orientation.transpose else (height, squared)
@@ -87,8 +86,8 @@ def fit_frame(display: tuple[int, int], bucket: tuple[int, int], *, whole: bool 
 
     For a square bucket this is the reference's rule to the pixel (Resize of the shorter side with
     the longer rounded down, CenterCrop with halves rounded to even). For others the reference makes
-    the shorter side as long as the bucket's *height* and fills what is missing with black; here no
-    black is ever added: the side that needs the larger scale decides.
+    the shorter side as long as the bucket's *height* and fills the rest with black. Here the side
+    that needs the larger scale decides, so no black is added.
 
     Args:
         display: `(height, width)` of the upright picture.

@@ -1,18 +1,18 @@
-"""High dynamic range to the range that tokenizers were trained on.
+"""Conversion of high dynamic range to the standard range that tokenizers were trained on.
 
 In: R'G'B' of a PQ (SMPTE ST 2084) or HLG (ARIB STD-B67) picture with BT.2020 primaries. Out: R'G'B'
-of a standard-range BT.709 display. Without it a PQ picture looks grey and flat to the tokenizer.
-The steps are the ITU's, so that the same numbers come out anywhere:
+of a standard-range BT.709 display. Unconverted, a PQ picture looks grey and flat to the tokenizer.
+The steps are defined by the ITU, so the result is the same everywhere:
 
 1. signal to light in cd/m²: ST 2084; for HLG the inverse OETF of BT.2100 and its OOTF for a display
    of 1000 cd/m² (gamma 1.2);
-2. BT.2390 section 5.4.1 (EETF), on the largest of R, G and B so that hues stay: 1000 cd/m² come
-   down to 203, the level of diffuse white in BT.2408; what is below about 90 stays as it is;
+2. BT.2390 section 5.4.1 (EETF), on the largest of R, G and B so that hues stay: 1000 cd/m² become
+   203, the level of diffuse white in BT.2408; levels below about 90 are unchanged;
 3. BT.2020 to BT.709 primaries (BT.2087), clipped;
 4. light to signal with gamma 2.4 (BT.1886), 203 cd/m² being white.
 
-It runs after the resize, on small pictures, because that resizes the signal, as for every other
-video, and costs a hundredth.
+It runs after the resize, which then resizes the signal as for every other video. On the small
+pictures it costs a hundredth.
 """
 
 from enum import IntEnum
@@ -27,7 +27,7 @@ WHITE = 203.0
 
 
 class Transfer(IntEnum):
-    """The code points of ITU-T H.273 that mean high dynamic range."""
+    """Code points of ITU-T H.273 for high dynamic range."""
 
     PQ = 16
     HLG = 18
@@ -49,11 +49,11 @@ BT2020_TO_BT709 = np.array(
 
 
 def to_standard_range(signal: NDArray[np.floating], transfer: Transfer) -> NDArray[np.float32]:
-    """Return the picture as a standard-range display shows it.
+    """Return the picture in standard range.
 
     Args:
         signal: `[..., 3]`, R'G'B' in [0, 1].
-        transfer: how the signal means light.
+        transfer: transfer function of the signal.
 
     Returns:
         `[..., 3]` float32 R'G'B' in [0, 1].

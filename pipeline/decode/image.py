@@ -1,7 +1,7 @@
-"""From an image to a clip of one frame, by the rule that a video's frames follow.
+"""From an image to a clip of one frame, by the same rule as the frames of a video.
 
-Pillow reads it, in the child process like all else. Turned as EXIF says; alpha over black; more
-than eight bits cut to eight; the colours of other profiles are taken as they are.
+Pillow reads it in the decoder process. It is turned as EXIF says, alpha is blended over black, and
+more than eight bits are reduced to eight. Colour profiles are ignored.
 """
 
 from fractions import Fraction
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.decode.buckets import best_size
-from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
-from pipeline.quarantine import QuarantineError
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
-"""Of the dozens that Pillow knows, those that corpora hold."""
+"""Formats that are read; Pillow supports more, which corpora do not hold."""
 
 
-Image.init()  # else a format that it does not know yet is a KeyError
+Image.init()  # otherwise a format that is not loaded yet is a KeyError
 
 
-def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> Cut:
+def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> AssembledClip:
     """Return the clip of an image, in the one-frame bucket in which it loses least.
 
     Args:
         file: readable and seekable, at its beginning.
-        rules: of all buckets; one at least has one frame.
+        rules: of all buckets; at least one has one frame.
         limits: `max_pixels` is checked before anything is decoded.
 
     Raises:
-        QuarantineError: it is no image, broken, or too large.
+        DecodeFault: it is not an image, is broken, or is too large.
     """
     rules = [rule for rule in rules if rule.frames == 1]
     upright = _upright(file, limits)
@@ -45,7 +45,7 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> C
         raise _too_large("scaled", place.resized_width, place.resized_height, limits)
     if rules[0].resize == "float32":
         upright = upright.astype(np.float32)
-    return Cut(
+    return AssembledClip(
         index=0,
         start_s=Fraction(0),
         end_s=Fraction(0),
@@ -57,8 +57,8 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> C
 
 
 def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
-    """Return the picture as it is shown, `[H, W, 3]` uint8."""
-    Image.MAX_IMAGE_PIXELS = None  # the limit below stands in for it
+    """Return the picture as displayed, `[H, W, 3]` uint8."""
+    Image.MAX_IMAGE_PIXELS = None  # the limit below replaces it
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > limits.max_pixels:
@@ -66,26 +66,26 @@ def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
             turned = ImageOps.exif_transpose(image)
             return np.array(_rgb(turned))
     except UnidentifiedImageError as error:
-        raise QuarantineError("decode", "not_a_video", "no image that is known here") from error
+        raise DecodeFault("not_a_video", "no image that is known here") from error
     except MemoryError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
-        raise QuarantineError("decode", reason, f"{type(error).__name__}: {error}") from error
+        raise DecodeFault(reason, f"{type(error).__name__}: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would clip at 255 instead of scaling.
+        # Pillow clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise QuarantineError("decode", "unsupported", f"an image of mode {image.mode}")
+        raise DecodeFault("unsupported", f"an image of mode {image.mode}")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _too_large(what: str, width: int, height: int, limits: DecodeLimits) -> QuarantineError:
+def _too_large(what: str, width: int, height: int, limits: DecodeLimits) -> DecodeFault:
     detail = f"an image {what} as {width}x{height}, more than decode.max_pixels ="
-    return QuarantineError("decode", "unsupported", f"{detail} {limits.max_pixels}")
+    return DecodeFault("unsupported", f"{detail} {limits.max_pixels}")

@@ -1,68 +1,74 @@
-"""The messages between the Decoder and its child: a JSON header, then raw bytes.
+"""Messages to and from the fork server and the decoder processes: a JSON header, then bytes.
 
     length of the header (4 bytes, big endian) · header (JSON object) · payload
 
-The receiver knows the payload's size from its own rule; only that of a whole picture comes from the
-header, and is held to the limits first. Nothing is unpickled or evaluated, because the child has
-parsed hostile input and may by now be its puppet.
-The file travels as a descriptor, so that neither side copies it.
+The receiver knows the payload's size from its own rule. Only the size of a whole picture comes from
+the header, and it is checked against the limits first. Nothing is unpickled or evaluated: the
+decoder process has parsed hostile input and may be under its control.
+Files travel as descriptors, so no side copies them.
 """
 
 import json
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 MAX_HEADER = 1 << 16
+
+
+MAX_FILES = 2
+"""Maximum number of open files that travel with one message."""
 
 
 _LENGTH = struct.Struct("!I")
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no message."""
+    """The other side sent bytes that are not a message."""
 
 
 def send(
-    sock: socket.socket, header: dict[str, Any], payload: memoryview | None = None, fd: int = -1
+    sock: socket.socket,
+    header: dict[str, Any],
+    payload: memoryview | None = None,
+    fds: Sequence[int] = (),
 ) -> None:
-    """Send one message, with an open file if `fd` is given."""
+    """Send one message, with open files if `fds` are given."""
     text = json.dumps(header).encode()
     data = _LENGTH.pack(len(text)) + text
-    if fd >= 0:
-        data = data[socket.send_fds(sock, [data], [fd]) :]
+    if fds:
+        data = data[socket.send_fds(sock, [data], fds) :]
     sock.sendall(data)
     if payload is not None:
         sock.sendall(payload)
 
 
 def receive(sock: socket.socket) -> dict[str, Any]:
-    """Receive one header; its payload, if any, is read with `receive_into`.
+    """Receive one header. Its payload, if any, is read with `receive_into`.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side has closed the connection.
         TimeoutError: nothing came for the socket's timeout.
-        ProtocolError: what came is no header.
+        ProtocolError: the bytes are not a header.
     """
     return _header(sock, _exactly(sock, _LENGTH.size))
 
 
-def receive_with_file(sock: socket.socket) -> tuple[dict[str, Any], int]:
-    """Receive one header and the open file that came with it."""
-    start, fds, _, _ = socket.recv_fds(sock, _LENGTH.size, 1)
+def receive_with_files(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Receive one header and the open files that came with it; raises as `receive` does."""
+    start, fds, _, _ = socket.recv_fds(sock, _LENGTH.size, MAX_FILES)
     if not start:
         raise EOFError
     start += _exactly(sock, _LENGTH.size - len(start))
-    if len(fds) != 1:
-        raise ProtocolError(f"{len(fds)} files with a message, not one")
-    return _header(sock, start), fds[0]
+    return _header(sock, start), fds
 
 
 def receive_into(sock: socket.socket, payload: memoryview) -> None:
     """Fill the buffer with the payload that follows a header.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side has closed the connection.
         TimeoutError: nothing came for the socket's timeout.
     """
     while payload:
@@ -79,9 +85,9 @@ def _header(sock: socket.socket, start: bytes) -> dict[str, Any]:
     try:
         header = json.loads(_exactly(sock, length))
     except ValueError as error:
-        raise ProtocolError(f"a header that is no JSON: {error}") from error
+        raise ProtocolError(f"a header that is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise ProtocolError(f"a header that is no object: {header!r}")
+        raise ProtocolError(f"a header that is not an object: {header!r}")
     return header
 
 

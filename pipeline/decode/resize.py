@@ -1,8 +1,8 @@
 """From a picture as coded to the bucket: one antialiased bilinear resize, a turn, a crop.
 
 The reference does the same on floats (`torchvision.transforms.Resize(antialias=True)`, which is
-`F.interpolate`). The turn comes after the resize because it then moves a hundred kilobytes, not
-six megabytes; it only reorders pixels.
+`F.interpolate`). The turn comes after the resize, where it moves a hundred kilobytes instead of six
+megabytes. It only reorders pixels.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from pipeline.decode.geometry import Fit, Orientation
 
 
 def resize(pixels: NDArray[Any], fit: Fit, orientation: Orientation) -> NDArray[Any]:
-    """Return the bucket's pixels, in the dtype that came in.
+    """Return the bucket's pixels, in the dtype of the input.
 
-    `uint8` is computed in the fixed point of `F.interpolate` and lies within one level of the float
-    result; `float32` is the reference's own arithmetic.
+    `uint8` is computed in the fixed point of `F.interpolate` and is within one level of the float
+    result. `float32` is the reference's own arithmetic.
 
     Args:
         pixels: `[h, w, 3]` uint8 or float32, as coded.
-        fit: where they go, in upright pixels.
+        fit: size and crop, in upright pixels.
         orientation: how the picture as coded is turned upright.
 
     Returns:

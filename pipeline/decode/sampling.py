@@ -1,14 +1,14 @@
-"""Which frame of the source stands at each moment of a clip: resampling by presentation time.
+"""Resampling by presentation time: which frame of the source is shown at each moment of a clip.
 
-In: frames with their times, in order. Out: picks at the clip's own rate. Pure, generic in what a
-frame is, and never ahead by more than one frame.
+In: frames with their times, in order. Out: frames at the clip's own rate. Pure functions, generic
+in the type of a frame, which read at most one frame ahead.
 
-The output times are `t0 + i / fps`, where t0 is the first frame's time. The frame picked for t is
-the last one that begins no later than `t + tolerance`, the tolerance being half a frame of the
-source or of the output, whichever is shorter. So a regular source gives the nearest frame, also
-when its container rounds times to milliseconds (24 fps at 8 fps: frames 0, 3, 6, …), and a gap
-holds the frame before it, as a player does. The end of the last frame counts as the beginning of
-one more that is never picked.
+The output times are `t0 + i / fps`, where t0 is the first frame's time. The frame sampled for t is
+the last one that begins no later than `t + tolerance`. The tolerance is half a frame of the source
+or of the output, whichever is shorter. So a regular source gives the nearest frame, even if its
+container rounds times to milliseconds (24 fps at 8 fps: frames 0, 3, 6, …). A gap holds the frame
+before it, as in a player. The end of the last frame counts as the beginning of one more frame,
+which is never sampled.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,15 +29,15 @@ class DisplayedFrame(Generic[F]):
 
     @property
     def end_s(self) -> Fraction:
-        """When the container says that it is over."""
+        """End of its display, in seconds, as the container declares it."""
         return self.start_s + self.duration_s
 
 
 @dataclass(frozen=True, slots=True)
-class Pick(Generic[F]):
-    """A frame of the output: what to show in [start_s, end_s).
+class SampledFrame(Generic[F]):
+    """A frame of the output, shown in [start_s, end_s).
 
-    All but those of an unsampled video are one interval long, the last one too.
+    It is one interval long, also the last one, unless every frame of the source is taken once.
     """
 
     shown: DisplayedFrame[F]
@@ -46,27 +46,27 @@ class Pick(Generic[F]):
 
 
 def tolerance(nominal_s: Fraction, interval_s: Fraction) -> Fraction:
-    """Return how much too late a frame may begin and still be the one at a given time."""
+    """Return the seconds by which a frame may begin after a time and still be shown at it."""
     return min(nominal_s, interval_s) / 2
 
 
-def pick(
+def sample_frames(
     source: Iterable[DisplayedFrame[F]],
     interval_s: Fraction | None,
     nominal_s: Fraction,
     start_s: Fraction | None = None,
     end_s: Fraction | None = None,
-) -> Iterator[Pick[F]]:
+) -> Iterator[SampledFrame[F]]:
     """Yield the frames of the output, in order.
 
     Args:
-        source: frames whose times grow.
+        source: frames whose times increase.
         interval_s: between two frames of the output; None yields every frame once.
-        nominal_s: usual length of a frame of the source.
-        start_s: when the output begins; None: with the first frame. Frames that are over by then
-            are passed over.
-        end_s: when it ends; None: with the last frame. No frame is taken from `source` after one
-            that shows this time to be past.
+        nominal_s: usual duration of a frame of the source.
+        start_s: beginning of the output; None: with the first frame. Frames that end before it
+            are skipped.
+        end_s: end of the output; None: with the last frame. No frame is read from `source` after
+            the first one beyond it.
     """
     if interval_s is None:
         yield from _every(_within(source, nominal_s / 2, start_s, end_s))
@@ -81,16 +81,16 @@ def pick(
         while last is not None and (time := origin + count * interval_s) + slack < shown.start_s:
             if end_s is not None and time + slack >= end_s:
                 return
-            yield Pick(last, time, time + interval_s)
+            yield SampledFrame(last, time, time + interval_s)
             count += 1
         last = shown
     if last is None or origin is None:
         return
     over_s = last.end_s if end_s is None else min(last.end_s, end_s)
-    # A single frame shorter than the tolerance is still a picture: time zero always has one.
+    # Even a single frame that is shorter than the tolerance gives one frame.
     lone = count == 0 and last.start_s + slack >= origin and over_s > origin
     while (time := origin + count * interval_s) + slack < over_s or lone:
-        yield Pick(last, time, time + interval_s)
+        yield SampledFrame(last, time, time + interval_s)
         count, lone = count + 1, False
 
 
@@ -100,7 +100,7 @@ def _within(
     start_s: Fraction | None,
     end_s: Fraction | None,
 ) -> Iterator[DisplayedFrame[F]]:
-    """Yield the frames that begin in a span; a time rounded by less than `slack` loses none."""
+    """Yield the frames that begin in a span; times may be rounded by less than `slack`."""
     for shown in source:
         if end_s is not None and shown.start_s + slack >= end_s:
             return
@@ -108,11 +108,11 @@ def _within(
             yield shown
 
 
-def _every(source: Iterable[DisplayedFrame[F]]) -> Iterator[Pick[F]]:
+def _every(source: Iterable[DisplayedFrame[F]]) -> Iterator[SampledFrame[F]]:
     last: DisplayedFrame[F] | None = None
     for shown in source:
         if last is not None:
-            yield Pick(last, last.start_s, shown.start_s)
+            yield SampledFrame(last, last.start_s, shown.start_s)
         last = shown
     if last is not None:
-        yield Pick(last, last.start_s, last.end_s)
+        yield SampledFrame(last, last.start_s, last.end_s)

@@ -1,8 +1,8 @@
-"""When each decoded frame is displayed, from whatever its container says.
+"""Display time of each decoded frame, from the container's timestamps.
 
-In: frames in the order in which the decoder hands them out, which is the order of display. Out:
-times that only ever grow. Timestamps of real files are missing (AVI stores none), repeat, start
-anywhere (edit lists, transport streams) and start over (recordings put end to end).
+In: frames in the decoder's output order, which is the order of display. Out: times that strictly
+increase. Timestamps of real files are missing (AVI stores none), repeat, start anywhere (edit
+lists, transport streams) and restart (joined recordings).
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,16 @@ from fractions import Fraction
 class Timeline:
     """Gives each frame its time, in seconds as an exact fraction.
 
-    1. A frame's own presentation timestamp counts; without one, the decoding timestamp of the
-       packet that brought it out (equal in a container that knows no other), else the end of the
-       frame before.
-    2. A time that does not lie after the frame before becomes the end of the frame before.
-    3. A step back by more than `RESTART_S` is a clock that started over: it and all that follows
-       are moved to the end of the frame before.
+    1. A frame's own presentation timestamp counts. Without one, the decoding timestamp of its
+       packet counts; without both, the end of the previous frame.
+    2. A time that is not after the previous frame becomes the end of the previous frame.
+    3. A step back by more than `RESTART_S` is a clock that restarted: this and all later times are
+       shifted to the end of the previous frame.
     """
 
     time_base: Fraction
     nominal_s: Fraction
-    """How long a frame stands if the container does not say."""
+    """Duration of a frame in seconds if the container does not declare it."""
 
     _start: Fraction | None = None
     _end: Fraction = Fraction(0)
@@ -38,7 +37,7 @@ class Timeline:
 
         Args:
             pts: presentation timestamp, in units of the time base.
-            dts: decoding timestamp, likewise.
+            dts: decoding timestamp, in the same units.
             duration: in the same units; None or 0 when unknown.
         """
         stamp = dts if pts is None else pts

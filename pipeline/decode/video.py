@@ -1,9 +1,8 @@
-"""Demux and decode: a file object in, frames with their times out, and an end at the first damage.
+"""Demux and decode: a file object in, frames with their times out, up to the first damage.
 
-FFmpeg gets a file object, never a name, and may open nothing else: no protocol is allowed, and of
-its demuxers only the containers of video, not those that are lists of other files (HLS, DASH,
-concat, image sequences). The largest video stream is read, cover art and thumbnails aside, by one
-thread.
+FFmpeg gets a file object, never a name, and cannot open anything else. No protocol is allowed. Of
+its demuxers only video containers are allowed, not those that list other files (HLS, DASH, concat,
+image sequences). One thread reads the largest video stream; cover art and thumbnails do not count.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +20,9 @@ from av.video.stream import VideoStream
 
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
+from pipeline.decode.damage import DecodeFault
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
-from pipeline.quarantine import QuarantineError
 
 CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
@@ -35,22 +34,22 @@ NOT_FOOTAGE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposit
 
 
 JOINABLE = "mpegts"
-"""The one container whose recordings begin anywhere: damage before its first picture is no loss."""
+"""The container whose recordings can start anywhere: damage before the first picture is ignored."""
 
 
 DECLARES_LENGTH = ("matroska,webm", "avi", "flv", "asf")
-"""Containers whose header states a length that was measured, not guessed from the file."""
+"""Containers whose header states a measured duration, not one estimated from the file size."""
 
 
 SEEKABLE = ("mov,mp4", "matroska,webm")
-"""Containers whose index leads to a picture by its time; others are read from their beginning."""
+"""Containers whose index finds a picture by its time; others are read from their beginning."""
 
 
 READ_BYTES = 1 << 18
 
 
 class SourceFile:
-    """The three calls that FFmpeg may make on the file, under a name that says nothing."""
+    """The three calls that FFmpeg may make on the file, under a neutral name."""
 
     name = "video"
 
@@ -77,21 +76,21 @@ class Video:
         rate = stream.guessed_rate or stream.average_rate
         sane = rate is not None and Fraction(1, 100) <= rate <= 1000
         self.nominal_s = 1 / Fraction(rate) if rate is not None and sane else Fraction(1, 25)
-        """How long a frame usually stands; 1/25 where the container gives no rate to believe."""
+        """Usual duration of a frame in seconds; 1/25 if the container gives no plausible rate."""
         self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
-        """Average rate that the container declares, else the usual one."""
+        """Average frame rate that the container declares; otherwise the usual rate."""
         aspect = stream.sample_aspect_ratio
         self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
         """Width of a pixel over its height."""
         begins = stream.start_time or 0
         self.begins_s = begins * (stream.time_base or Fraction(0))
-        """Presentation time at which the container says that the video begins."""
+        """Presentation time of the beginning, in seconds, as the container declares it."""
         self._sought = False
 
     def seek(self, time_s: Fraction) -> bool:
-        """Go to the last key picture before a time; return False where that is not to be trusted.
+        """Seek to the last key picture before a time; return False if the index is not reliable.
 
-        Called before `frames`, which then begin there and are not held against the video's length.
+        Call it before `frames`, which then start there and are not compared with the duration.
         """
         assert self._stream.time_base is not None
         if not self._container.format.name.startswith(SEEKABLE):
@@ -99,7 +98,7 @@ class Video:
         try:
             self._container.seek(int(time_s / self._stream.time_base), stream=self._stream)
         except av.error.FFmpegError as error:
-            explain(error)  # raises what is no matter of seeking
+            explain(error)  # raises an error that is not about seeking
             return False
         self._sought = True
         return True
@@ -108,11 +107,11 @@ class Video:
         """Yield every frame that is displayed, in order.
 
         Args:
-            progress: called for each packet and each frame; whoever waits learns that this moves.
+            progress: called for each packet and each frame.
 
         Raises:
-            QuarantineError: at the first damage, or at the end if the file is shorter than it says
-                or gave no frame at all.
+            DecodeFault: at the first damage, or at the end if the file is shorter than it
+                declares or gave no frame.
         """
         assert self._stream.time_base is not None
         timeline = Timeline(self._stream.time_base, self.nominal_s)
@@ -125,13 +124,12 @@ class Video:
                 continue
             start, length = timeline.place(frame.pts, frame.dts, frame.duration)
             if origin is None and self._sought and frame.pts is None:
-                raise QuarantineError("decode", "corrupt", "a key picture without its time")
+                raise DecodeFault("corrupt", "a key picture without its time")
             if origin is None:
                 origin = end = start
             for gap in (start - end, length):
                 if gap > self._limits.max_gap_s:
-                    raise QuarantineError(
-                        "decode",
+                    raise DecodeFault(
                         "corrupt",
                         f"the timestamps leave {float(gap):.1f} s to one frame at "
                         f"{float(start):.2f} s, more than decode.max_gap_s",
@@ -147,7 +145,7 @@ class Video:
         self._logs.clear()
         demuxer = self._container.demux(self._stream)
         while True:
-            found: damage.Damage | None = None
+            found: DecodeFault | None = None
             frames: list[VideoFrame] = []
             try:
                 packet = next(demuxer, None)
@@ -159,14 +157,14 @@ class Video:
                     else:
                         frames = packet.decode()
             except av.error.FFmpegError as error:
-                known = explain(error)  # raises what is no damage, so it comes first
+                known = explain(error)  # raises lack of memory, so it comes first
                 found = found or damage.in_log(self._logs, speakers) or known
             found = found or damage.in_log(self._logs, speakers)
             if any(frame.is_corrupt for frame in frames):
-                found = found or damage.Damage("corrupt", "a frame is flagged as damaged")
+                found = found or DecodeFault("corrupt", "a frame is flagged as damaged")
             if found and (any_frame or self._container.format.name != JOINABLE):
                 self._require_room()
-                raise QuarantineError("decode", found.reason, found.detail)
+                raise DecodeFault(found.reason, found.detail)  # new: `found` keeps no frames alive
             self._logs.clear()
             if packet is None:
                 break
@@ -177,23 +175,23 @@ class Video:
         yield packets
 
     def _require_room(self) -> None:
-        """Raise MemoryError if there is no room for a picture: then that is what looks as damage.
+        """Raise MemoryError if there is no room for a picture: lack of memory can look like damage.
 
-        Some decoders say nothing of an allocation that failed, and only miss the picture later.
+        Some decoders do not report a failed allocation, and only miss the picture later.
         """
         np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
-    def _corrupt_packet(self, packet: Any) -> damage.Damage:
+    def _corrupt_packet(self, packet: Any) -> DecodeFault:
         at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
-        return damage.Damage(
+        return DecodeFault(
             "truncated" if at_end else "corrupt",
             f"the packet at byte {packet.pos} is damaged or incomplete",
         )
 
     def _check_end(self, packets: int, shown_s: Fraction | None) -> None:
-        found: damage.Damage | None = None
+        found: DecodeFault | None = None
         if shown_s is None:
-            found = damage.Damage("no_frames", f"{packets} packets, and not one frame in them")
+            found = DecodeFault("no_frames", f"{packets} packets, and not one frame in them")
         elif self._sought:
             return
         elif self._container.format.name.startswith("mov,"):
@@ -204,10 +202,10 @@ class Video:
             declared = self._declared_s()
             found = damage.missing_time(shown_s, declared) if declared else None
         if found:
-            raise QuarantineError("decode", found.reason, found.detail)
+            raise DecodeFault(found.reason, found.detail)
 
     def _declared_s(self) -> Fraction | None:
-        """Return how long the header says that this stream is, if it speaks of this stream."""
+        """Return the stream's duration in seconds, if the header declares it."""
         stream = self._stream
         if stream.duration is not None and stream.time_base is not None:
             return stream.duration * stream.time_base
@@ -224,14 +222,14 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
 
     Args:
         file: readable and seekable, at its beginning.
-        limits: `max_pixels` is checked before anything is decoded, and by the decoder for pictures
-            that change their size.
+        limits: `max_pixels` is checked before anything is decoded. The decoder also checks it, for
+            pictures that change their size.
 
     Raises:
-        QuarantineError: no container, no video stream, no decoder, or too large a picture.
+        DecodeFault: no container, no video stream, no decoder, or too large a picture.
     """
     av.logging.set_level(av.logging.ERROR)
-    # Else a message equal to the last one, of the video before perhaps, would not be heard.
+    # Otherwise a message that repeats the last one, perhaps of another video, is dropped.
     av.logging.set_skip_repeated(False)
     options = {
         "protocol_whitelist": "none",
@@ -240,15 +238,14 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
     }
     with av.logging.Capture() as logs:
         if not file.seek(0, 2):
-            raise QuarantineError("decode", "not_a_video", "the file is empty")
+            raise DecodeFault("not_a_video", "the file is empty")
         file.seek(0)
         try:
             container = av.open(SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES)
         except av.error.FFmpegError as error:
-            found = _why_not_open(error, logs)
-            raise QuarantineError("decode", found.reason, found.detail) from error
+            raise _why_not_open(error, logs) from error
         with container:
-            # PyAV asks FFmpeg to make up missing timestamps; for AVI it makes up wrong ones.
+            # PyAV lets FFmpeg invent missing timestamps; for AVI they are wrong.
             container.flags &= ~av.container.Flags.gen_pts.value
             stream = _choose(container, limits)
             yield Video(container, stream, logs, limits)
@@ -258,18 +255,13 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
     footage = [s for s in container.streams.video if not s.disposition & NOT_FOOTAGE]
     if not footage:
         held = ", ".join(s.type for s in container.streams) or "nothing"
-        raise QuarantineError(
-            "decode", "no_video_stream", f"{container.format.name} with {held} and no footage"
-        )
+        raise DecodeFault("no_video_stream", f"{container.format.name} with {held} and no footage")
     decodable = [s for s in footage if s.codec_context is not None]
     if not decodable:
-        raise QuarantineError(
-            "decode", "unsupported", f"no decoder for the video in {container.format.name}"
-        )
+        raise DecodeFault("unsupported", f"no decoder for the video in {container.format.name}")
     stream = max(decodable, key=lambda s: s.width * s.height)
     if stream.width * stream.height > limits.max_pixels:
-        raise QuarantineError(
-            "decode",
+        raise DecodeFault(
             "unsupported",
             f"a picture of {stream.width}x{stream.height} has more than decode.max_pixels = "
             f"{limits.max_pixels}",
@@ -284,42 +276,38 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
     return stream
 
 
-def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> damage.Damage:
-    texts = [damage.one_line(message) for _, _, message in logs]
+def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> DecodeFault:
+    texts = [damage.flat(message) for _, _, message in logs]
     if any("moov atom not found" in text for text in texts):
-        return damage.Damage(
+        return DecodeFault(
             "truncated", "an MP4 without its index (moov): cut short, or never finished"
         )
     if any("not on whitelist" in text for text in texts):
-        return damage.Damage(
-            "not_a_video", "a playlist or a list of files, not a container of video"
-        )
+        return DecodeFault("not_a_video", "a playlist or a list of files, not a container of video")
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Damage(
-            "not_a_video", "; ".join(texts) or "no container format was recognised"
-        )
+        return DecodeFault("not_a_video", "; ".join(texts) or "no container format was recognised")
     return explain(error)
 
 
-def explain(error: av.error.FFmpegError) -> damage.Damage:
-    """Return the reason and the detail for an error that FFmpeg returned.
+def explain(error: av.error.FFmpegError) -> DecodeFault:
+    """Return the fault for an error that FFmpeg returned.
 
     Raises:
-        MemoryError: FFmpeg ran out of memory; that is the caller's to judge.
+        MemoryError: FFmpeg ran out of memory, which is not a fault of the file.
     """
     if isinstance(error, MemoryError):
         raise MemoryError("FFmpeg could not allocate memory") from error
     said = error.log[1] if error.log else None
-    detail = damage.one_line(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
+    detail = damage.flat(f"{error.strerror}" + (f" ({said[1]}: {said[2]})" if said else ""))
     if isinstance(error, av.error.PatchWelcomeError | NotImplementedError | av.error.LookupError):
-        return damage.Damage("unsupported", detail)
+        return DecodeFault("unsupported", detail)
     if isinstance(error, av.error.InvalidDataError):
-        return damage.Damage("corrupt", detail)
-    return damage.Damage("decode_error", detail)
+        return DecodeFault("corrupt", detail)
+    return DecodeFault("decode_error", detail)
 
 
 def parse_clock(text: str) -> Fraction | None:
-    """Read `00:00:02.040000000`, the form of Matroska's DURATION tag; None if it is none."""
+    """Read `00:00:02.040000000`, the form of Matroska's DURATION tag; None for other text."""
     try:
         hours, minutes, seconds = text.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)

@@ -1,9 +1,9 @@
-"""How the child makes sure that it cannot outlive its use: by the kernel, not by good will.
+"""Deadline and memory limit of a decoder process, both enforced by the kernel.
 
 A decoder can spin inside C while it holds the interpreter's lock, so neither a thread nor a Python
-signal handler can end it. An alarm with the default action can: the kernel kills the process. It is
-set again at each sign of progress. It stands behind the parent's own deadline, for the case that
-the parent is gone.
+signal handler can end it. An alarm with the default action can: the kernel kills the process. The
+alarm is set again at each sign of progress. The caller has a deadline of its own, which comes
+first; the alarm is for the case that the caller has died.
 """
 
 import os
@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable
 
 ALARM_FACTOR = 1.5
-"""The parent's deadline comes first; the child's own is for when there is no parent."""
+"""Ratio of the alarm to the caller's deadline, which must come first."""
 
 
 BEAT_S = 1.0
+"""Seconds between two messages to the caller while there is progress."""
 
 
 class Watchdog:
-    """Beats while work moves; kills the process when it does not.
+    """Reports progress to the caller; kills the process if there is none.
 
     Args:
-        timeout_s: without progress.
-        beat: tells the parent; called about once a second, while work moves.
+        timeout_s: maximum number of seconds without progress.
+        beat: tells the caller; called about once a second while there is progress.
     """
 
     def __init__(self, timeout_s: float, beat: Callable[[], None]) -> None:
@@ -36,7 +37,7 @@ class Watchdog:
         self._parent = os.getppid()
 
     def progress(self) -> None:
-        """Say that work moves. Costs a clock read, most of the time."""
+        """Report progress. It usually costs one clock read."""
         now = time.monotonic()
         if now - self._last >= self._every_s:
             if os.getppid() != self._parent:
@@ -47,16 +48,16 @@ class Watchdog:
             self.watch()
 
     def watch(self) -> None:
-        """Start the alarm anew."""
+        """Set the alarm again."""
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s * ALARM_FACTOR)
 
     def rest(self) -> None:
-        """Stop the alarm: what follows may wait for the parent as long as it pleases."""
+        """Stop the alarm: the process may wait for the caller without limit."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def private_bytes() -> int:
-    """Return how much writable private memory this process has mapped: what RLIMIT_DATA counts."""
+    """Return the number of writable private bytes that this process maps, as RLIMIT_DATA counts."""
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("VmData:"):
@@ -67,9 +68,9 @@ def private_bytes() -> int:
 def limit_memory(base: int, added: int | None) -> None:
     """Let the process map `added` bytes above `base`; None lifts the limit.
 
-    RLIMIT_DATA counts private writable mappings: heap, frames, tensors; not code, not the file in
-    shared memory. Beyond it malloc fails, which FFmpeg, numpy and torch report. Other systems than
-    Linux count otherwise and have no limit here.
+    RLIMIT_DATA counts private writable mappings: heap, frames and tensors. It does not count code
+    and the file in shared memory. Beyond it malloc fails, which FFmpeg, numpy and torch report.
+    Only Linux counts in this way; other systems have no limit here.
     """
     if sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -1,14 +1,16 @@
-"""What an evaluation is: every setting with its unit, default and reason.
+"""Settings of an evaluation, each with its unit, its default and the reason for it.
 
-The shortest configuration is `source=… tokenizers=[NAME, …] output=…`: a source may be given as its
-URIs alone, a tokenizer as the name of its model.
+The shortest configuration is `source=… tokenizers=[NAME, …] output=…`: the URIs alone are a source,
+and the name of a model is a tokenizer.
 """
 
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config.job import Precision, Seconds, Section, TokenizerSpec
+from pipeline.config.job import Precision, TokenizerSpec
+from pipeline.config.section import Seconds, Section
+from pipeline.config.source import VideoSource
 from pipeline.evaluation.protocols import PROTOCOLS
 
 Baseline = Literal["shrink", "h264", "hevc", "av1"]
@@ -18,10 +20,6 @@ Metric = Literal["psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2", "codeb
 
 
 Protocol = Literal["mcl-jcv", "webvid-val"]
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _as_source(value: Any) -> Any:
@@ -36,114 +34,102 @@ def _as_tokenizers(value: Any) -> Any:
     ]
 
 
-Uris = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-class EvaluatedSource(Section):
-    """The held-out videos."""
-
-    uri: Annotated[Uris, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Uris = Field(default_factory=list)
-    """Files and tars that are left out, written as in `uri`: what a tokenizer was trained on."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are listed as broken, unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default_factory=dict)
-    """Passed to fsspec (endpoint, credentials). Never written into the output."""
-
-
 class EvaluatedClip(Section):
-    """What is cut from a video. Resized in float32, as the reference tokenizer sees it."""
+    """Clips that are cut from a video, and resized in float32 as for the reference tokenizer."""
 
     frames: PositiveInt | None = None
-    """Frames of a clip; null: 17 for causal networks, 16 for the others."""
+    """Number of frames of a clip. null: 17 for causal models, 16 for others."""
     height: PositiveInt = 128
-    """Pixels, after resizing and cropping."""
+    """Height of a clip in pixels, after resizing and cropping."""
     width: PositiveInt = 128
-    """Pixels, after resizing and cropping."""
+    """Width of a clip in pixels, after resizing and cropping."""
     fps: Annotated[Seconds | None, Field(le=1000)] = None
-    """Frames per second; null takes every frame of the source once."""
+    """Frame rate of the clips in frames per second. null: every frame of the source once."""
     choice: Literal["time", "interval"] = "time"
-    """How `fps` chooses frames: by presentation time, as the corpus job does, or as the reference
-    does, every round(source's average rate / fps)-th."""
+    """Method by which `fps` chooses frames. `time`: by presentation time, as the corpus job does.
+    `interval`: every round(average rate of the source / fps)-th, as the reference does."""
     short: Literal["drop", "pad"] = "drop"
-    """The frames left at a video's end: no clip, or one filled up with copies of the last frame,
-    which count in every metric."""
+    """Treatment of the frames that are left at the end of a video. `drop`: no clip. `pad`: a clip
+    that ends in copies of the last frame, which count in every metric."""
     per_video: PositiveInt | None = None
-    """The first so many clips of each video; null: all. It is decoded to its end all the same, so
-    that a broken one is not counted."""
+    """Maximum number of clips of each video, from the start. null: all. Each video is decoded to
+    its end in any case, so that a broken video is not counted."""
     whole_videos: bool = False
-    """v1.1 networks get each video whole: its first 1 + k·`chunk_frames` frames. A video that has
-    no more than `chunk_frames` is skipped. Each is held in memory whole."""
+    """Whether v1.1 models get each video whole, which means its first 1 + k·`chunk_frames` frames.
+    A video with at most `chunk_frames` frames is skipped. Each video is held in memory whole."""
     chunk_frames: PositiveInt = 16
-    """Frames at a time, for whole videos."""
+    """Number of frames in a chunk of a whole video."""
     chunking: Literal["exact", "reference"] = "exact"
-    """`reference` tiles as the reference does, which differs near the first seam."""
+    """Method of chunking. `reference` tiles as the reference does, which differs near the first
+    seam."""
 
 
 class EvaluatedTokenizer(Section):
-    """One tokenizer: a row of the table."""
+    """One tokenizer, which is one row of the table."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """Name of the row: a-z, 0-9 and _, beginning with a letter."""
+    """Name of the row: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """A name of `vidtok.list_models()`."""
+    """Name of the model, one of `vidtok.list_models()`."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read; `hub` for the released one; null takes those
-    bundled with the package, or a seeded initialisation where there are none."""
+    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. null: the
+    weights bundled with the package, or a seeded initialisation if none are bundled."""
     precision: Precision = "float32"
     """Arithmetic of encoder and decoder."""
 
     @property
     def spec(self) -> TokenizerSpec:
-        """The same tokenizer in the terms of the corpus job."""
+        """The tokenizer as a section of a corpus job."""
         return TokenizerSpec(
             name=self.name, model=self.model, weights=self.weights, precision=self.precision
         )
 
 
 class MetricWeights(Section):
-    """Networks that metrics look through; null searches the usual caches."""
+    """Weights of the networks that metrics use. null: the usual caches are searched."""
 
     vgg16: str | None = None
-    """LPIPS: torchvision's VGG16 for ImageNet, `vgg16-397923af.pth`."""
+    """Path of torchvision's VGG16 for ImageNet, `vgg16-397923af.pth`, for LPIPS."""
     lpips_heads: str | None = None
-    """LPIPS: the linear heads, `vgg.pth`."""
+    """Path of the linear heads of LPIPS, `vgg.pth`."""
     i3d: str | None = None
-    """FVD: the I3D network for Kinetics-400 as TorchScript, `i3d_torchscript.pt`."""
+    """Path of the I3D network for Kinetics-400 as TorchScript, `i3d_torchscript.pt`, for FVD."""
 
 
 class EvaluationConfig(Section):
-    """A whole evaluation."""
+    """An evaluation of tokenizers."""
 
-    source: Annotated[EvaluatedSource, BeforeValidator(_as_source)]
+    source: Annotated[VideoSource, BeforeValidator(_as_source)]
     tokenizers: Annotated[
         list[EvaluatedTokenizer], BeforeValidator(_as_tokenizers), Field(min_length=1)
     ]
     output: Annotated[str, Field(min_length=1)]
-    """A folder, or any prefix that fsspec opens."""
+    """Folder of the results, or any prefix that fsspec can open."""
     protocol: Protocol | None = None
-    """A published way to evaluate (`pipeline.evaluation.protocols`); what is given beside it stands
-    above it."""
+    """Name of a published evaluation protocol (`pipeline.evaluation.protocols`). Settings given in
+    addition replace those of the protocol."""
     clip: EvaluatedClip = EvaluatedClip()
     kl_latent: Literal["mean", "sample"] = "mean"
-    """What KL tokenizers decode: the posterior's mean, or one draw, seeded by the clip's id."""
+    """Latent that KL tokenizers decode: the mean of the posterior, or a sample seeded by the clip's
+    id."""
     metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)))
-    """What is computed, all by default; what lacks its weights or tools is reported as n/a."""
+    """Metrics to compute; all by default. Those without their weights or tools are reported as
+    n/a."""
     metric_weights: MetricWeights = MetricWeights()
     baselines: list[Baseline] = Field(default_factory=lambda: list(get_args(Baseline)))
-    """All by default. `shrink`: each tokenizer's latent grid as a small video. The codecs: at most
-    the bits that each FSQ tokenizer spends on the same clip."""
+    """Baselines to compare with; all by default. `shrink`: a small video with the size of each
+    tokenizer's latent grid. Each codec gets at most the bits that an FSQ tokenizer needs for the
+    clip."""
     pictures: Annotated[int, Field(ge=0)] = 8
-    """Videos of which a picture is drawn, from the first on."""
+    """Number of videos, from the first, of which a picture is drawn."""
     workers: PositiveInt | None = None
-    """Processes, on Ray where more than one; null: one, or what the cluster that RAY_ADDRESS names
-    has room for."""
+    """Number of worker processes; several run on Ray. null: one, or as many as fit the cluster of
+    RAY_ADDRESS."""
     threads: PositiveInt | None = None
-    """CPU threads of one worker; null: all in a single process, one on Ray. Other numbers may round
-    differently."""
+    """Number of CPU threads of a worker. null: all in a single process, one on Ray. Another number
+    can change the last bits of the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes GPUs where there are any."""
+    """Device of the models. `auto`: GPUs if there are any, otherwise CPUs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -158,17 +144,10 @@ class EvaluationConfig(Section):
 
     @property
     def is_as_published(self) -> bool:
-        """Whether the protocol's settings stand unchanged, so that its results compare."""
+        """Whether all settings of the protocol are unchanged, so that published results compare."""
         if self.protocol is None:
             return False
         preset = PROTOCOLS[self.protocol]
         return self.clip == EvaluatedClip(**preset["clip"]) and (
             self.kl_latent == preset["kl_latent"]
         )
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        options = values["source"]["storage_options"]
-        values["source"]["storage_options"] = dict.fromkeys(options, "…")
-        return values

@@ -13,7 +13,7 @@ from pipeline.evaluation.measures import Measures
 from pipeline.evaluation.tally import CandidateTally, Cost, ScoreTotals
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.tokenizers.pictures import Strip, draw
 from vidtok.evaluation.codebook import CodebookUse
 
@@ -55,12 +55,8 @@ class Evaluator:
         Raises:
             StoreError: the source cannot be read now.
         """
-        source = self._config.source
-        samples = read_samples(
-            unit, storage_options=source.storage_options, max_video_mb=source.max_video_mb
-        )
         tally = ScoreTotals()
-        for sample in samples:
+        for sample in SampleReader(self._config.source).read(unit):
             if isinstance(sample, Quarantined):
                 tally.broken.append(sample)
                 continue

@@ -1,20 +1,19 @@
 """The driver of an evaluation: plan, hand out, add up, write down."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.report import write
 from pipeline.evaluation.results import candidate_rows, video_rows
 from pipeline.evaluation.tally import ScoreTotals
 from pipeline.evaluation.workers import open_workers
-from pipeline.records import WorkUnit, unit_sources
+from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 
 
@@ -69,22 +68,12 @@ def plan_evaluation(config: EvaluationConfig) -> list[WorkUnit]:
         ConfigError: a pattern matches nothing, or nothing is left.
     """
     source = config.source
-    options = source.storage_options
-    units = plan_units(source.uri, storage_options=options, files_per_unit=1)
-    if not source.exclude:
-        return units
-    excluded = {uri for unit in _excluded(source.exclude, options) for uri in unit_sources(unit)}
-    left = [unit for unit in units if not excluded.intersection(unit_sources(unit))]
-    if not left:
-        raise ConfigError(f"source.exclude: leaves none of {len(units)} videos and tars")
-    return left
-
-
-def _excluded(uris: Sequence[str], options: dict[str, Any]) -> list[WorkUnit]:
-    try:
-        return plan_units(uris, storage_options=options, files_per_unit=1)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("source.uri", "source.exclude", 1)) from error
+    return plan_units(
+        source.uri,
+        storage_options=source.storage_options,
+        files_per_unit=1,
+        exclude=source.excludes,
+    )
 
 
 def _versions() -> dict[str, str]:

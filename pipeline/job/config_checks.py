@@ -1,25 +1,36 @@
-"""Rules between settings, and between settings and models: each broken one is a `Fault`.
+"""Rules between the settings of a job, and between settings and models.
 
-Only this module of the configuration knows `vidtok`, and imports it when a check needs it: a typing
-error in the file is answered without waiting for torch.
+`vidtok` is imported inside the checks that need it, so that a typing error in a file is reported
+without a wait for torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
+from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
-from collections.abc import Sequence
 
-from pipeline.config.loading import Fault, load
-from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read, merge, validate and cross-check the configuration of a job.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`, with the value in YAML. A number selects an item of a list.
+
+    Raises:
+        ConfigError: the configuration is wrong; the text has one line per error.
+    """
+    return load(path, overrides, JobConfig, check_job)
 
 
 def check_job(config: JobConfig) -> list[Fault]:
-    """Return what is wrong with a configuration whose fields are right one by one."""
+    """Return the rules broken by a configuration whose fields are valid one by one."""
     faults = [*_names(config), *_slice(config), *_shapes(config.clip), *_decoding_back(config)]
     for n, uri in enumerate(config.source.uri):
         faults += _secrets(f"source.uri.{n}", uri)
@@ -31,14 +42,15 @@ def check_job(config: JobConfig) -> list[Fault]:
 
 
 def _secrets(field: str, uri: str) -> Iterator[Fault]:
-    """A URI is written into log, manifest and rows: it may hold no password and no signature."""
+    """Refuse a URI with a password or a signature: URIs are written into log, manifest and rows."""
     if (shown := redacted(uri)) != uri:
-        mend = "give them by the environment, or in storage_options, which are never written"
-        yield Fault(field, shown, "holds credentials, and URIs are written into the output", mend)
+        rule = "contains credentials, and URIs are written into the output"
+        fix = "pass them in the environment or in storage_options, which are never written"
+        yield Fault(field, shown, rule, fix)
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:
-    """Column names: of each tokenizer `N`, `N_shape` and, if stored, `N_logvar`."""
+    """Refuse column names that occur twice: `N`, `N_shape` and `N_logvar` of each tokenizer."""
     from pipeline.dataset.schema import clip_schema
 
     owner = dict.fromkeys(clip_schema([]).names, "every row")
@@ -46,7 +58,7 @@ def _names(config: JobConfig) -> Iterator[Fault]:
         field = f"tokenizers.{n}.name"
         for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
             if column in owner:
-                rule = f"{owner[column]} has a column {column} already"
+                rule = f"{owner[column]} already has a column {column}"
                 yield Fault(field, spec.name, rule, "choose another name")
                 break
             owner[column] = field
@@ -56,35 +68,40 @@ def _slice(config: JobConfig) -> Iterator[Fault]:
     if config.slice is not None:
         index, of = map(int, config.slice.split("/"))
         if index >= of:
-            yield Fault("slice", config.slice, f"slices count from 0: the last of {of} is {of - 1}")
+            rule = f"slices are numbered from 0, so the last of {of} is {of - 1}"
+            yield Fault("slice", config.slice, rule)
 
 
 def _shapes(clip: ClipConfig) -> Iterator[Fault]:
-    """Either frames, height and width, or buckets that differ; of a whole video no frames."""
+    """Require either frames, height and width, or distinct buckets; no frames for whole videos."""
     given = {"frames": clip.frames, "height": clip.height, "width": clip.width}
     for name, value in given.items():
         if clip.buckets and value is not None:
-            rule = "clip.buckets says so for each shape"
-            yield Fault(f"clip.{name}", value, rule, "leave one of the two out")
+            rule = "clip.buckets sets it for each shape"
+            yield Fault(f"clip.{name}", value, rule, "leave out one of the two")
         elif not clip.buckets and value is None and not (clip.whole and name == "frames"):
-            yield Fault(f"clip.{name}", rule="is required", mend="give it or clip.buckets")
+            yield Fault(f"clip.{name}", rule="is required", fix="give it, or give clip.buckets")
     if clip.whole and clip.frames is not None and not clip.buckets:
-        yield Fault("clip.frames", clip.frames, "clip.whole takes all", "leave one of them out")
+        yield _all_frames("clip.frames", clip.frames)
     for n, bucket in enumerate(clip.buckets):
+        field = f"clip.buckets.{n}.frames"
         if clip.whole and bucket.frames is not None:
-            where = f"clip.buckets.{n}.frames"
-            yield Fault(where, bucket.frames, "clip.whole takes all", "leave one of them out")
+            yield _all_frames(field, bucket.frames)
         elif not clip.whole and bucket.frames is None:
-            yield Fault(f"clip.buckets.{n}.frames", rule="is required", mend="give it a value")
+            yield Fault(field, rule="is required", fix="give it a value")
         if (first := clip.buckets.index(bucket)) < n:
-            rule = f"is clip.buckets.{first} again"
-            yield Fault(f"clip.buckets.{n}", rule=rule, mend="leave one of them out")
+            rule = f"is the same as clip.buckets.{first}"
+            yield Fault(f"clip.buckets.{n}", rule=rule, fix="leave out one of them")
+
+
+def _all_frames(field: str, frames: int) -> Fault:
+    return Fault(field, frames, "clip.whole takes all frames", "leave out one of the two")
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:
     one_in = config.tokenize.decode_back_one_in
     if config.clip.whole and one_in is not None:
-        rule = "clips that are whole videos are not decoded back"
+        rule = "clips that are whole videos cannot be decoded back"
         yield Fault("tokenize.decode_back_one_in", one_in, rule, "leave it out")
 
 
@@ -97,9 +114,10 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
     model = PRESETS[spec.model]
     if model.regularizer == "fsq":
         if spec.logvar:
-            yield Fault(f"{field}.logvar", spec.logvar, f"{spec.model} is FSQ and has none")
+            rule = f"{spec.model} is FSQ and has no log-variance"
+            yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")
         if spec.dtype is not None:
-            rule = f"{spec.model} is FSQ: the codebook decides how indices are stored"
+            rule = f"{spec.model} is FSQ, and its codebook decides the type of the indices"
             yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
     yield from _clips(config.clip, model)
 
@@ -108,13 +126,13 @@ def _clips(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
     frames = clip.frames
     if clip.whole:
         if not model.time_rule.chunkable:
-            rule = f"{model.name} takes no video piece by piece; only v1.1 models do"
-            yield Fault("clip.whole", "true", rule, "choose one, or cut clips of so many frames")
+            rule = f"{model.name} cannot encode a video chunk by chunk; v1.1 models can"
+            yield Fault("clip.whole", "true", rule, "choose such a model, or set clip.frames")
             return
         if clip.chunk_frames % model.temporal_factor:
             rule = f"{model.name} takes a multiple of {model.temporal_factor}"
             yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
-        frames = 1  # of which any number will do
+        frames = 1  # valid for every model that encodes chunks, so only the size is checked
     for n, bucket in enumerate(clip.buckets):
         length = frames if clip.whole else bucket.frames
         if length is not None:
@@ -122,16 +140,3 @@ def _clips(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
             yield from clip_faults(model, length, bucket.height, bucket.width, where)
     if not clip.buckets and frames and clip.height and clip.width:
         yield from clip_faults(model, frames, clip.height, clip.width)
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
-    """Read, merge, validate and cross-check a job's configuration.
-
-    Args:
-        path: a YAML file.
-        overrides: `dotted.key=value`; list items by number, values in YAML.
-
-    Raises:
-        ConfigError: one line per fault.
-    """
-    return load(path, overrides, JobConfig, check_job)

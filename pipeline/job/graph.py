@@ -1,18 +1,18 @@
-"""The Ray graph of one pass: units in, committed records or reasons out. Only here is Ray Data.
+"""The Ray graph of one pass: units in, committed records or reasons out.
 
     units ─► decode (actors) ─► tokenize (actors) ─► references ─► commit (tasks) ─► Event …
 
-What holds it together, each point tried under killed processes and nodes:
+No other module uses Ray Data. Tests kill processes and nodes to check each of these rules:
 
 - `target_max_block_size = 1` makes every row a block of its own: rows are never split or merged.
-- The driver walks over references. A small actor reads from the blocks whose they are; when all
-  rows of a unit are there, a task gets the references and writes the parts. No data comes here.
-- Rows come in any order, and after a lost actor twice: the first reference of a number counts, the
-  commit's digests decide whether rows of two attempts fit together.
-- At most `open_units` commits run; when as many do, nothing is pulled, and Ray Data's own
-  back-pressure stops the actors.
-- Retries are bounded (`max_task_retries`), lost blocks are tolerated (`max_errored_blocks`), and
-  what is missing in the end is ours to see: every unit given leaves as `UnitDone` or `UnitFailed`.
+- The driver handles references only. A small actor reads which unit each block belongs to. When
+  all rows of a unit have arrived, a task gets the references and writes the parts.
+- Rows arrive in any order, and twice after an actor was lost. The first reference of a number
+  counts; the commit's digests decide whether rows of two attempts fit together.
+- At most `open_units` commits run. Then the driver pulls nothing, and Ray Data's own back-pressure
+  stops the actors.
+- Retries are bounded (`max_task_retries`) and lost blocks are tolerated (`max_errored_blocks`). The
+  collector notices what is missing: every unit leaves as `UnitDone` or `UnitFailed`.
 """
 
 import contextlib
@@ -31,21 +31,15 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
+from pipeline.errors import redacted
 from pipeline.job.metrics import Recorder
 from pipeline.job.resources import Allocation
-from pipeline.job.workers import (
-    CommitArguments,
-    DecodeArguments,
-    DecodeWorker,
-    TokenizeArguments,
-    TokenizeWorker,
-    commit_blocks,
-)
+from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
 from pipeline.records import WorkUnit, from_json, to_json
 from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
 
 _TASK_RETRIES: Final = 2
-"""A row or unit that kills its actor is started 1 + 2 times; Ray's own default never ends."""
+"""A row or unit that kills its actor is tried 1 + 2 times; Ray's own default never ends."""
 
 
 _DESCRIBE_AT_ONCE: Final = 20
@@ -61,7 +55,8 @@ _POLL_S: Final = 0.2
 
 
 _NO_PROGRESS_S: Final = 6 * 3600
-"""Ray Data gives a pass up after this; waiting for nodes counts, and spot nodes can take hours."""
+"""Seconds without progress after which Ray Data ends a pass. Waiting for nodes counts, and spot
+nodes can take hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +65,9 @@ class BatchDone:
 
     num_clips: int
     waiting_s: float
-    """Seconds that the actor waited for input since its row before."""
+    """Seconds that the actor waited for input since its previous row."""
     busy_s: float
-    """Likewise, seconds that it worked."""
+    """Seconds that the actor worked since its previous row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ class UnitDone:
 
 @dataclass(frozen=True, slots=True)
 class UnitFailed:
-    """A unit did not come through this pass."""
+    """A unit failed in this pass."""
 
     unit: str
     reason: str
@@ -92,83 +87,86 @@ class UnitFailed:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """What is under way; comes a few times a second, so that the driver can look at its clock."""
+    """What is under way; sent a few times a second, so that the driver can check its clock."""
 
     open_units: int
-    """Units of which rows have arrived, and which are neither done nor failed."""
+    """Number of units of which rows have arrived, and which are neither done nor failed."""
     rows_held: int
-    """Tokenized rows of these units."""
+    """Number of tokenized rows of these units."""
 
 
 Event = BatchDone | UnitDone | UnitFailed | InFlight
 
 
-@dataclass(frozen=True, kw_only=True)
-class PassArguments:
-    """What the three kinds of worker need, and how many commits may be open."""
-
-    decode: DecodeArguments
-    tokenize: TokenizeArguments
-    commit: CommitArguments
-    open_units: int
-    recorder: Recorder
-    careful: bool = False
-    """After a pass with failures: one row in flight per tokenizer, so that a row that kills its
-    actor takes no healthy ones along."""
-
-
 def run_pass(
-    units: Sequence[WorkUnit], arguments: PassArguments, allocation: Allocation
+    units: Sequence[WorkUnit],
+    settings: WorkerSettings,
+    allocation: Allocation,
+    recorder: Recorder,
+    *,
+    careful: bool = False,
 ) -> Iterator[Event]:
-    """Run units through the graph. Needs a connected Ray.
+    """Run units through the graph. Ray must be connected.
+
+    Args:
+        units: the units of the pass.
+        settings: sent to every worker.
+        allocation: the actors, and what each asks of the cluster.
+        recorder: sent to every actor.
+        careful: whether a tokenizer has only one row in flight, so that a row that kills its actor
+            takes no healthy rows along; for a pass with retried units.
 
     Yields:
         Events; each unit exactly once as `UnitDone` or `UnitFailed`.
     """
     context = _quiet_context()
     with DataContext.current(context), warnings.catch_warnings():
-        # `max_task_retries` has no other way in; the Ray range of this package ends before 2.64.
+        # The only way to set `max_task_retries`; this package's range of Ray ends before 2.64.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        dataset = _dataset(units, arguments, allocation)
-    collector = _Collector(units, arguments.commit, allocation.commit_cpus, arguments.open_units)
+        dataset = _dataset(units, settings, allocation, recorder, careful)
+    collector = _Collector(units, settings, allocation.commit_cpus)
     yield from collector.collect(dataset)
 
 
 def _quiet_context() -> DataContext:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # copying sets every field, the deprecated ones too
+        warnings.simplefilter("ignore")  # copying also sets the deprecated fields
         context = DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = _NO_PROGRESS_S
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Blocks that are given up are this module's business, and reported with their reasons.
+    # The collector reports lost blocks, with their reasons.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return context
 
 
 def _dataset(
-    units: Sequence[WorkUnit], arguments: PassArguments, allocation: Allocation
+    units: Sequence[WorkUnit],
+    settings: WorkerSettings,
+    allocation: Allocation,
+    recorder: Recorder,
+    careful: bool,
 ) -> Dataset:
     rows = [{"unit": to_json(unit).decode()} for unit in units]
     on_gpu = allocation.tokenize_gpus > 0
-    calls = 1 if arguments.careful or not on_gpu else 2
-    in_flight = 1 if arguments.careful else 4 if on_gpu else 2
+    calls = 1 if careful or not on_gpu else 2
+    in_flight = 1 if careful else 4 if on_gpu else 2
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset = dataset.map_batches(
         DecodeWorker,
-        fn_constructor_args=(arguments.decode, arguments.recorder),
+        fn_constructor_args=(settings, recorder),
         batch_size=1,
         batch_format="numpy",
-        # One unit in flight: with more, a unit that kills its actor took a healthy one along.
+        # One unit in flight: of two, one that kills its actor takes the other along.
         compute=ActorPoolStrategy(size=allocation.decode_actors, max_tasks_in_flight_per_actor=1),
         num_cpus=allocation.decode_cpus,
         max_task_retries=_TASK_RETRIES,
     )
     return dataset.map_batches(
         TokenizeWorker,
-        fn_constructor_args=(arguments.tokenize, arguments.recorder),
+        fn_constructor_args=(settings, recorder),
         batch_size=1,
         batch_format="numpy",
         compute=ActorPoolStrategy(
@@ -184,7 +182,7 @@ def _dataset(
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """Whose row a block holds."""
+    """Which row a block holds."""
 
     kind: str
     unit: str
@@ -193,15 +191,15 @@ class _Described:
     waiting_s: float
     busy_s: float
     num_rows: int = 0
-    """Of a closing row: the batch rows of its unit."""
+    """Number of batch rows of the unit, in its closing row."""
     reason: str = ""
-    """Of an aborted unit."""
+    """Why the unit was given up, in the row of an aborted unit."""
 
 
 @ray.remote
 class _Describer:
     def describe(self, refs: list[Any]) -> list[_Described | None]:
-        """Return whose rows blocks hold; None for one that is lost."""
+        """Return which rows the blocks hold; None for a lost block."""
         return [_describe(ref) for ref in refs]
 
 
@@ -229,21 +227,23 @@ def _describe(ref: Any) -> _Described | None:
     )
 
 
-def _commit(unit: WorkUnit, refs: list[Any], arguments: CommitArguments) -> UnitRecord | str:
-    """Commit a unit from references, closing row first; a list keeps Ray from fetching them all."""
-    return commit_blocks(unit, (ray.get(ref) for ref in refs), arguments)
+def commit_references(
+    unit: WorkUnit, refs: list[Any], settings: WorkerSettings
+) -> UnitRecord | str:
+    """Commit a unit from references, closing row first; Ray does not fetch those of a list."""
+    return commit_blocks(unit, (ray.get(ref) for ref in refs), settings)
 
 
 @dataclass(slots=True)
 class _OpenUnit:
-    """The rows of a unit that came so far."""
+    """The rows of a unit that have arrived."""
 
     closing: Any = None
     num_rows: int = -1
     refs: dict[int, Any] = field(default_factory=dict)
 
     def complete(self) -> list[Any] | None:
-        """Return all references, the closing row's first, if none is missing."""
+        """Return all references, the closing row's first; None if one is missing."""
         if self.closing is None or any(seq not in self.refs for seq in range(self.num_rows)):
             return None
         return [self.closing, *(self.refs[seq] for seq in range(self.num_rows))]
@@ -255,24 +255,23 @@ class _Collector:
     def __init__(
         self,
         units: Sequence[WorkUnit],
-        arguments: CommitArguments,
+        settings: WorkerSettings,
         commit_cpus: float,
-        open_units: int,
     ) -> None:
         self._units: Mapping[str, WorkUnit] = {unit.unit: unit for unit in units}
-        self._arguments = ray.put(arguments)
-        self._open_units = open_units
+        self._settings = ray.put(settings)
+        self._open_units = settings.config.commit.open_units
         self._open: dict[str, _OpenUnit] = {unit.unit: _OpenUnit() for unit in units}
-        """Units of which rows may still come."""
+        """Units of which rows may still arrive."""
         self._rows_held: dict[str, int] = {}
-        """Unit → rows that arrived, of units that are not done."""
+        """Unit → number of its rows that arrived, of units that are not done."""
         self._describing: dict[Any, list[Any]] = {}
         self._committing: dict[Any, str] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._describer = _Describer.options(  # type: ignore[attr-defined]
             num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
         ).remote()
-        self._commit = ray.remote(_commit).options(
+        self._commit = ray.remote(commit_references).options(
             num_cpus=commit_cpus, max_retries=_COMMIT_RETRIES, scheduling_strategy="SPREAD"
         )
 
@@ -299,7 +298,7 @@ class _Collector:
                     yield self._committed(future)
             yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
         reason = source.error or (
-            "its rows did not all arrive: a process that worked on it died"
+            "not all of its rows arrived: a process that worked on it died"
             f" {1 + _TASK_RETRIES} times, or a node was lost"
         )
         for unit in list(self._open):
@@ -309,7 +308,7 @@ class _Collector:
         refs = self._describing.pop(future)
         for ref, row in zip(refs, ray.get(future), strict=True):
             if row is None or row.unit not in self._open:
-                continue  # lost, or a second coming of a unit that is on its way
+                continue  # a lost block, or a repeated row of a unit that is complete
             if row.kind == ABORTED:
                 yield self._failed(row.unit, row.reason)
                 continue
@@ -322,7 +321,7 @@ class _Collector:
                 unit.closing, unit.num_rows = ref, row.num_rows
             if whole := unit.complete():
                 del self._open[row.unit]
-                task = self._commit.remote(self._units[row.unit], whole, self._arguments)
+                task = self._commit.remote(self._units[row.unit], whole, self._settings)
                 self._committing[task] = row.unit
 
     def _committed(self, future: Any) -> UnitDone | UnitFailed:
@@ -331,7 +330,7 @@ class _Collector:
         try:
             outcome: UnitRecord | str = ray.get(future)
         except ray.exceptions.RayError as error:
-            outcome = f"commit: {_say(error)}"
+            outcome = f"commit: {_ray_cause(error)}"
         if isinstance(outcome, UnitRecord):
             return UnitDone(outcome)
         return UnitFailed(unit, outcome)
@@ -343,7 +342,7 @@ class _Collector:
 
 
 class _References:
-    """References of the result's blocks, pulled by a thread that waits when nobody takes them."""
+    """References of the result's blocks. A thread pulls them, and waits while nobody takes them."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=_DESCRIBE_AT_ONCE)
@@ -351,12 +350,12 @@ class _References:
         self._closed = False
         self.is_dry = False
         self.error: str | None = None
-        """What ended the execution early, if anything did."""
+        """The error that ended the execution early; None if none did."""
         self._thread = threading.Thread(target=self._pull, args=(dataset,), daemon=True)
         self._thread.start()
 
     def take(self, at_most: int, wait_s: float) -> list[Any]:
-        """Return what there is; wait only for the first."""
+        """Return the references that are ready; wait only for the first."""
         taken: list[Any] = []
         while len(taken) < at_most and not self.is_dry:
             try:
@@ -371,7 +370,7 @@ class _References:
         return taken
 
     def close(self) -> None:
-        """Stop pulling, which ends the execution if it is still going on."""
+        """Stop pulling, which ends an execution that still runs."""
         self._closed = True
 
     def _pull(self, dataset: Dataset) -> None:
@@ -382,7 +381,7 @@ class _References:
                 if self._closed:
                     break
         except Exception as error:
-            self.error = f"Ray Data: {_say(error)}"
+            self.error = f"Ray Data: {_ray_cause(error)}"
         finally:
             self._put(self._end)
 
@@ -393,7 +392,7 @@ class _References:
                 return
 
 
-def _say(error: BaseException) -> str:
-    """Return an error in one line: Ray's errors quote a traceback, whose last line is the cause."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+def _ray_cause(error: BaseException) -> str:
+    """Return a Ray error in one line: it quotes a traceback, whose last line is the cause."""
+    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[-1:]])

@@ -1,4 +1,4 @@
-"""Groups unit records into appends to the commit log, and bridges a store that fails a while."""
+"""Groups unit records into appends to the commit log, and waits for a store that fails."""
 
 import time
 from typing import Final
@@ -9,22 +9,21 @@ from pipeline.dataset.tally import Tally
 from pipeline.errors import StoreError
 
 _BRIDGE_S: Final = 600.0
-"""How long a store may refuse before the job gives up."""
-
+"""Seconds for which a store may fail before the job ends."""
 
 _BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 class LogBuffer:
-    """Holds records for some seconds, then appends them as one.
+    """Collects records for some seconds, then appends them in one record of the log.
 
     Args:
-        log: what is appended to.
+        log: the commit log.
         every_s: seconds between appends.
 
     Attributes:
         ours: sums over the units that this driver committed.
-        num_lost: units that another driver committed first.
+        num_lost: number of units that another driver committed first.
     """
 
     def __init__(self, log: CommitLog, every_s: float) -> None:
@@ -37,14 +36,14 @@ class LogBuffer:
         self._failing_since: float | None = None
 
     def add(self, record: UnitRecord) -> None:
-        """Take in a unit whose parts are written."""
+        """Add a unit whose parts are written."""
         self._waiting[record.unit] = record
 
     def flush_if_due(self) -> None:
-        """Append what waits if it has waited long enough.
+        """Append the collected records if the last append is `every_s` seconds old.
 
         Raises:
-            StoreError: the store has been refusing for ten minutes.
+            StoreError: the store has failed for ten minutes.
         """
         now = time.monotonic()
         if now < self._due:
@@ -58,10 +57,10 @@ class LogBuffer:
                 raise
 
     def flush(self) -> None:
-        """Append what waits, now.
+        """Append the collected records now.
 
         Raises:
-            StoreError: the store refuses after several tries.
+            StoreError: the store still fails after several tries.
         """
         for pause_s in (*_BACKOFF_S, None):
             try:

@@ -1,11 +1,11 @@
-"""The corpus job's metrics: what they are called and what they mean.
+"""The job's metrics: their names and meanings.
 
     workers ─► clips, rows, worker seconds, PSNR ┐
     driver  ─► commits, quarantine, units ───────┴─► Recorder ─► Ray ─► /metrics of each node
 
-Workers count what they do, replays included; the driver counts what the log holds, which is what
-adds up with the summary. Ray exports a counter `name` as `ray_<name>_total` and a gauge as
-`ray_<name>`; every series also carries `run`, the name of the run's folder in `reports/`.
+Workers count what they do, replays included. The driver counts what the log holds, which adds up
+with the summary. Ray exports a counter `name` as `ray_<name>_total` and a gauge as `ray_<name>`.
+Every series also has the label `run`, the name of the run's folder in `reports/`.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Metric:
 
     @property
     def exported(self) -> str:
-        """Its name in Prometheus."""
+        """Return its name in Prometheus."""
         return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
@@ -34,7 +34,7 @@ CLIPS: Final = Metric(
     "vidtok_clips",
     "counter",
     ("stage",),
-    "clips that left a stage: decode and tokenize with their replays, commit as in the log",
+    "clips that left a stage; decode and tokenize count replays, commit counts those in the log",
 )
 
 
@@ -42,7 +42,7 @@ ROWS: Final = Metric(
     "vidtok_rows",
     "counter",
     ("stage",),
-    "batch rows that decode made and that tokenize is done with, replays included",
+    "batch rows that left decode and tokenize, replays included",
 )
 
 
@@ -50,7 +50,7 @@ WORKER_SECONDS: Final = Metric(
     "vidtok_worker_seconds",
     "counter",
     ("stage", "state"),
-    "time of the actors: waiting for input, busy, or blocked while handing a row over",
+    "seconds of the actors: waiting for input, busy, or blocked while handing a row over",
 )
 
 
@@ -79,7 +79,7 @@ UNITS: Final = Metric(
     "vidtok_units",
     "gauge",
     ("state",),
-    "units: planned; committed; open (some rows are made); put_back (will be tried again); failed",
+    "units: planned; committed; open (some rows arrived); put_back (will be retried); failed",
 )
 
 
@@ -92,7 +92,10 @@ ROWS_HELD: Final = Metric(
 
 
 SECONDS_LEFT: Final = Metric(
-    "vidtok_seconds_left", "gauge", (), "estimate for this pass, from its first committed unit on"
+    "vidtok_seconds_left",
+    "gauge",
+    (),
+    "estimated seconds left in this pass, once a unit is done",
 )
 
 
@@ -100,7 +103,7 @@ PSNR_CLIPS: Final = Metric(
     "vidtok_psnr_clips",
     "counter",
     ("tokenizer",),
-    "clips that were decoded back right after they were tokenized, replays included",
+    "clips that were decoded back right after tokenization, replays included",
 )
 
 
@@ -108,7 +111,7 @@ PSNR_DB: Final = Metric(
     "vidtok_psnr_db",
     "counter",
     ("tokenizer",),
-    "sum of their PSNR; divided by the clips, the mean, over any time and any processes",
+    "sum of the PSNR of these clips in dB; divided by their number it gives the mean",
 )
 
 
@@ -128,10 +131,10 @@ METRICS: Final = (
 
 
 class Recorder(Protocol):
-    """Where values go; a test brings its own. Travels to the workers, so it pickles."""
+    """Receives values; a test may bring its own. It is sent to the workers, so it must pickle."""
 
     def add(self, metric: Metric, value: float, **labels: str) -> None:
-        """Raise a counter; by 0 is allowed."""
+        """Increase a counter; 0 is allowed."""
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Put a gauge to a value."""
+        """Set a gauge."""

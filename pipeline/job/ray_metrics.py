@@ -1,6 +1,6 @@
 """Metrics through Ray: the agent of each node exports them for Prometheus.
 
-Ray's own metric classes, so that one scrape per node brings the job's figures and Ray's.
+They use Ray's metric classes, so one scrape of a node returns the job's metrics and Ray's.
 """
 
 from typing import Any
@@ -25,12 +25,12 @@ class RayRecorder:
         return RayRecorder, (self._run,)  # each process registers the metrics that it uses
 
     def add(self, metric: Metric, value: float, **labels: str) -> None:
-        """Raise a counter; by 0 is allowed."""
+        """Increase a counter; 0 is allowed."""
         if value > 0:  # Ray raises an error at 0
             self._metric(Counter, metric).inc(value, {"run": self._run, **labels})
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Put a gauge to a value."""
+        """Set a gauge."""
         self._metric(Gauge, metric).set(value, {"run": self._run, **labels})
 
     def _metric(self, kind: type[Any], metric: Metric) -> Any:

@@ -1,7 +1,7 @@
-"""What is left to do: the plan, less what the commit log covers.
+"""The remaining units: the plan without what the commit log covers.
 
-Files and rows that a committed unit was read from are done, however a later plan cuts them: a
-folder that gains files and a list that grows are planned anew, and nothing is tokenized twice.
+Files and rows that a committed unit was read from are done, however a later plan cuts them. So
+nothing is tokenized twice when a folder gains files or a list grows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,23 @@ from pipeline.sources.planning import cut_runs, digest, rows_unit
 def subtract(
     units: Iterable[WorkUnit], committed: Committed, *, files_per_unit: int = 16
 ) -> list[WorkUnit]:
-    """Return what is left to do.
+    """Return the remaining units.
 
-    Units in the log are done. Out of the other runs of loose files, those files are taken that
-    committed units cover already; what is left of such runs is cut anew, so that files which
-    trickle into a large folder do not become a unit each. A unit that is to be done again is the
-    same run as before, however the plan cuts its files; it waits if the plan lacks one of them.
-    Rows of lists likewise, but that what is left of a run stays apart.
+    Units in the log are done. From each other run of loose files, the files of committed units are
+    removed. What remains of such runs is cut again, so that files which arrive one by one in a
+    large folder do not become a unit each. A reopened unit is the same run as when it was
+    committed, however the plan cuts its files; it waits while the plan lacks one of them. The same
+    holds for rows of lists, but remainders of two runs stay separate units.
+
+    Args:
+        units: the plan.
+        committed: what the log covers.
+        files_per_unit: maximum number of files of a run that is cut again.
     """
-    left: list[WorkUnit] = []
+    remaining: list[WorkUnit] = []
     rows: list[WorkUnit] = []
     rest: dict[str, list[LooseFile]] = {}
-    again: dict[str, LooseFile | None] = {
+    reopened: dict[str, LooseFile | None] = {
         uri: None for sources in committed.reopened.values() for uri in sources
     }
     for unit in units:
@@ -37,29 +42,29 @@ def subtract(
         if unit.rows is not None:
             rows.append(unit)
             continue
-        again.update((file.uri, file) for file in unit.files if file.uri in again)
+        reopened.update((file.uri, file) for file in unit.files if file.uri in reopened)
         files = [
             file
             for file in unit.files
-            if file.uri not in committed.sources and file.uri not in again
+            if file.uri not in committed.sources and file.uri not in reopened
         ]
         if len(files) == len(unit.files):
-            left.append(unit)
+            remaining.append(unit)
         for file in files if len(files) < len(unit.files) else ():
-            # Runs of two sources stay apart: only within one are keys unique.
+            # Keys are unique only within a source, so a run holds files of one.
             rest.setdefault(file.uri.removesuffix(file.key), []).append(file)
     for files in rest.values():
-        left += cut_runs(files, files_per_unit)
+        remaining += cut_runs(files, files_per_unit)
     for name, sources in committed.reopened.items():
-        run = tuple(known for uri in sources if (known := again[uri]) is not None)
+        run = tuple(known for uri in sources if (known := reopened[uri]) is not None)
         if len(run) == len(sources):
-            left.append(WorkUnit(unit=name, files=run))
-    return left + list(_rows_left(rows, committed))
+            remaining.append(WorkUnit(unit=name, files=run))
+    return remaining + list(_remaining_rows(rows, committed))
 
 
-def _rows_left(units: Iterable[WorkUnit], committed: Committed) -> Iterator[WorkUnit]:
+def _remaining_rows(units: Iterable[WorkUnit], committed: Committed) -> Iterator[WorkUnit]:
     planned = RowRanges()
-    again = RowRanges(chain.from_iterable(committed.reopened.values()))
+    reopened = RowRanges(chain.from_iterable(committed.reopened.values()))
     whole: set[str] = set()
     for unit in units:
         assert unit.rows is not None
@@ -70,7 +75,7 @@ def _rows_left(units: Iterable[WorkUnit], committed: Committed) -> Iterator[Work
             continue
         rows = unit.rows
         for start, stop in committed.rows.gaps(rows.uri, rows.start, rows.stop):
-            for begin, end in again.gaps(rows.uri, start, stop):
+            for begin, end in reopened.gaps(rows.uri, start, stop):
                 yield rows_unit(replace(rows, start=begin, stop=end))
     for name, sources in committed.reopened.items():
         for uri, start, stop in filter(None, map(parse_range, sources)):
@@ -81,8 +86,11 @@ def _rows_left(units: Iterable[WorkUnit], committed: Committed) -> Iterator[Work
 def take_slice(units: Iterable[WorkUnit], index: int, of: int) -> list[WorkUnit]:
     """Return this driver's share of a plan that `of` drivers divide; `index` counts from 0.
 
-    By a hash of the unit's id: a unit keeps its slice when others come or go.
+    A hash of the unit's name decides, so a unit keeps its slice when others appear or disappear.
+
+    Raises:
+        ConfigError: there is no such slice.
     """
     if not 0 <= index < of:
-        raise ConfigError(f"slice = {index}/{of}: takes 0/{of} to {of - 1}/{of}")
+        raise ConfigError(f"slice = {index}/{of}: must be 0/{of} to {of - 1}/{of}")
     return [unit for unit in units if int(digest([unit.unit]), 16) % of == index]

@@ -1,4 +1,4 @@
-"""How many actors a job starts, and what each of them asks of the cluster. Arithmetic only."""
+"""How many actors a job starts, and what each asks of the cluster. This is arithmetic only."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,14 +7,14 @@ from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
 
 _ROOMY_CPUS: Final = 8
-
+"""CPUs from which a cluster has room for commits beside the actors."""
 
 _COMMIT_CPUS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """Actors of the two pools, with CPUs and GPUs of one actor or task."""
+    """The number of actors of each pool, and the CPUs and GPUs of one actor or task."""
 
     device: str
     decode_actors: int
@@ -23,11 +23,11 @@ class Allocation:
     tokenize_cpus: float
     tokenize_gpus: float
     commit_cpus: float
-    """0 on small clusters: what actors occupy for good, a commit could wait for for ever."""
+    """CPUs of a commit; 0 on small clusters, where actors might never leave room for one."""
 
     @property
     def cpus(self) -> float:
-        """CPUs that the actors need to be up, all of them."""
+        """Return the CPUs of all actors."""
         return self.decode_actors * self.decode_cpus + self.tokenize_actors * self.tokenize_cpus
 
 
@@ -37,16 +37,16 @@ def allocate(
     """Divide a cluster between decode, tokenize and commit.
 
     Args:
-        config: says how many actors, where it says anything.
-        cpus: of the whole cluster.
-        gpus: likewise.
-        units: to do; no more decode actors than that.
-        may_grow: more nodes may come: then actors that the settings name are asked for although
-            they do not fit now, which is what an autoscaler acts on. All others get smaller shares
-            of the CPUs instead, since an actor that never starts would stop the job.
+        config: the job; it may set the number of actors.
+        cpus: CPUs of the whole cluster.
+        gpus: GPUs of the whole cluster.
+        units: units of the pass, the maximum number of decode actors.
+        may_grow: whether more nodes may join. Then a job asks for all actors that its settings
+            name, so that an autoscaler sees them. Otherwise actors that do not fit get smaller
+            shares of the CPUs, since an actor that never starts would stop the job.
 
     Raises:
-        ConfigError: GPUs are asked for and there are none.
+        ConfigError: the settings ask for GPUs and the cluster has too few.
     """
     settings = config.tokenize
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
@@ -55,7 +55,7 @@ def allocate(
         if fitting == 0 and not may_grow:
             raise ConfigError(
                 f"tokenize.device = {settings.device}: the cluster has {gpus:g} GPUs, an actor"
-                f" takes {settings.gpus_per_actor:g}; use tokenize.device=cpu"
+                f" needs {settings.gpus_per_actor:g}; set tokenize.device=cpu"
             )
         tokenizers = settings.actors or max(1, fitting)
         tokenize_cpus = 0.0
@@ -63,8 +63,8 @@ def allocate(
         tokenizers = settings.actors or max(1, int(cpus / 2 / settings.threads))
         tokenize_cpus = float(settings.threads)
     for_commits = config.commit.open_units * _COMMIT_CPUS if cpus >= _ROOMY_CPUS else 0.0
-    left = cpus - tokenizers * tokenize_cpus - for_commits
-    decoders = min(config.decode.actors or max(1, int(left)), max(1, units))
+    free = cpus - tokenizers * tokenize_cpus - for_commits
+    decoders = min(config.decode.actors or max(1, int(free)), max(1, units))
     wanted = decoders + tokenizers * tokenize_cpus
     named = config.decode.actors is not None or settings.actors is not None
     waits = may_grow and (named or cpus < 1)
@@ -81,5 +81,5 @@ def allocate(
 
 
 def _rounded_down(cpus: float) -> float:
-    """Ray counts in steps of 1/10000; rounding up would leave the last actor without room."""
+    """Return CPUs in steps of 1/1000. Rounding up would leave the last actor without room."""
     return int(cpus * 1000) / 1000

@@ -1,11 +1,11 @@
 """What the driver reports of a run: units, commits, quarantine, and the time left.
 
-Figures of the log are taken from the same tally as the summary, as differences to what was reported
-before; so they add up with it, whatever is replayed.
+Counters of the log come from the same tally as the summary, as differences to the last report. So
+they add up with the summary, whatever is replayed.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pipeline.dataset.tally import Tally
@@ -22,7 +22,7 @@ from pipeline.job.metrics import (
     Metric,
     Recorder,
 )
-from pipeline.job.progress import Meter
+from pipeline.job.progress import seconds_left
 
 _EVERY_S: Final = 1.0
 
@@ -31,44 +31,43 @@ class JobMetrics:
     """Reports a run at most once a second.
 
     Args:
-        recorder: where to.
-        planned: units of the plan.
-        attempts: failures after which a unit is not put back again.
+        recorder: receives the values.
+        planned: number of units of the plan.
+        attempts: number of failures after which a unit is not retried.
+        failures: unit → its failures, of units that are not done; the driver keeps it up to date.
     """
 
-    def __init__(self, recorder: Recorder, planned: int, attempts: int) -> None:
+    def __init__(
+        self, recorder: Recorder, planned: int, attempts: int, failures: Mapping[str, int]
+    ) -> None:
         self.recorder = recorder
         self._planned = planned
         self._attempts = attempts
-        self._failures: dict[str, int] = {}
-        """Of the units that are not committed."""
+        self._failures = failures
         self._reported: dict[tuple[Metric, str], int] = {}
         self._open_units = self._rows_held = 0
-        self._meter = Meter(0, 0.0)
+        self._units = self._done = 0
+        """Units of this pass, and those of them that are done."""
+        self._began = 0.0
         self._committed = 0
-        """When the pass began; what the log took since is in the log buffer."""
+        """Units that were committed when the pass began, less those of the log buffer."""
         self._due = 0.0
 
-    def begin(self, units: int, left: int, log: LogBuffer) -> None:
-        """Begin a pass over `units` units; `left` are not in the log yet."""
-        self._meter = Meter(units, time.monotonic())
-        self._committed = self._planned - left - _taken(log)
+    def begin(self, units: int, remaining: int, log: LogBuffer) -> None:
+        """Begin a pass over `units` units; the log does not hold `remaining` units yet."""
+        self._units, self._done, self._began = units, 0, time.monotonic()
+        self._committed = self._planned - remaining - _taken(log)
 
     def in_flight(self, open_units: int, rows_held: int) -> None:
-        """Take note of what is under way."""
+        """Set the numbers of open units and of their tokenized rows."""
         self._open_units, self._rows_held = open_units, rows_held
 
-    def unit_done(self, unit: str) -> None:
+    def unit_done(self) -> None:
         """Count a unit whose parts are written."""
-        self._meter.done += 1
-        self._failures.pop(unit, None)
-
-    def unit_failed(self, unit: str) -> None:
-        """Count a unit that did not come through this pass."""
-        self._failures[unit] = self._failures.get(unit, 0) + 1
+        self._done += 1
 
     def report_if_due(self, log: LogBuffer) -> None:
-        """Report if the last time was a second ago."""
+        """Report if the last report is a second old."""
         if time.monotonic() >= self._due:
             self.report(log)
 
@@ -76,33 +75,34 @@ class JobMetrics:
         """Report now."""
         now = time.monotonic()
         self._due = now + _EVERY_S
-        for metric, label, value in _log_figures(log.ours):
+        for metric, label, value in _log_counters(log.ours):
             before = self._reported.get((metric, label), 0)
             labels = {metric.labels[0]: label} if metric.labels else {}
             self.recorder.add(metric, value - before, **labels)
             self._reported[metric, label] = value
-        failed = sum(count >= self._attempts for count in self._failures.values())
+        counts = [count for count in self._failures.values() if count]
+        failed = sum(count >= self._attempts for count in counts)
         states = {
             "planned": self._planned,
             "committed": self._committed + _taken(log),
             "open": self._open_units,
-            "put_back": len(self._failures) - failed,
+            "put_back": len(counts) - failed,
             "failed": failed,
         }
         for state, count in states.items():
             self.recorder.set(UNITS, count, state=state)
         self.recorder.set(ROWS_HELD, self._rows_held)
-        if (left := self._meter.left_s(now)) is not None:
+        if (left := seconds_left(now - self._began, self._done, self._units)) is not None:
             self.recorder.set(SECONDS_LEFT, left)
 
 
 def _taken(log: LogBuffer) -> int:
-    """Return the units that this run did and that the log holds, whoever was first."""
+    """Return the units that this run did and that the log holds, whoever committed them first."""
     return log.ours.units + log.num_lost
 
 
-def _log_figures(tally: Tally) -> Iterator[tuple[Metric, str, int]]:
-    """Yield what the log's counters stand at: metric, value of its label, count."""
+def _log_counters(tally: Tally) -> Iterator[tuple[Metric, str, int]]:
+    """Yield the values of the log's counters: metric, value of its label, count."""
     counts = tally.counts
     yield COMMITS, "", tally.units
     yield CLIPS, COMMIT, counts.clips_written

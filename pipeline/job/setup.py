@@ -1,17 +1,128 @@
-"""What a job knows before it begins: where things are, its models, and the units that it plans."""
+"""Everything that a job decides before Ray starts: paths, plan, models, output, what remains."""
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from pipeline.config.job import JobConfig
-from pipeline.dataset.metadata import Dataset, new_dataset
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.job.remaining import take_slice
-from pipeline.records import WorkUnit
+from pipeline.job.remaining import subtract, take_slice
+from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
 from pipeline.storage.files import canonical_uri
+from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import open_model, weights_digest
+from pipeline.tokenizers.models import HUB, is_untrained, open_model, weights_digest
+
+_RAY_JOB_FOLDER: Final = "/runtime_resources/"
+"""Part of the path of the temporary folder in which Ray runs a submitted job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizers:
+    """What the driver keeps of the models after it has loaded each of them once."""
+
+    columns: tuple[TokenizerColumn, ...]
+    weights: tuple[str, ...]
+    """`weights_digest` of each model."""
+    identity: dict[str, object]
+    """All that changes the tokens; the fingerprint is its hash."""
+
+    def dataset(self, config: JobConfig) -> Dataset:
+        """Return the head of the dataset that the tokenizers write."""
+        return new_dataset(self.columns, self.identity, config.public())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job that is ready to run."""
+
+    config: JobConfig
+    """Settings of the job, with absolute paths."""
+    run: str
+    """Name of this run: the UTC time and four random digits."""
+    plan: Sequence[WorkUnit]
+    """All units of the job's slice, committed or not."""
+    tokenizers: Tokenizers
+    store: Store
+    """The output."""
+    dataset: Dataset
+    """Head of the dataset in the output."""
+    log: CommitLog
+    committed_before: int
+    """Number of planned units that the log covered when the job was opened."""
+    untrained: Sequence[str]
+    """Names of the tokenizers without trained weights."""
+    notes: Sequence[str]
+    """Lines about the job for the user."""
+
+    def remaining(self) -> list[WorkUnit]:
+        """Return the units that the log, as far as this driver has read it, does not cover."""
+        return subtract(
+            self.plan, self.log.committed, files_per_unit=self.config.source.files_per_unit
+        )
+
+
+def open_job(config: JobConfig) -> Job:
+    """Decide everything that can be decided before Ray starts.
+
+    The output gets its `dataset.json` if it has none; nothing else is written.
+
+    Args:
+        config: the job; relative paths start at the working directory.
+
+    Raises:
+        ConfigError: the configuration does not fit the sources, the models or the output.
+        StoreError: the output or a source cannot be read.
+    """
+    notes = []
+    if _is_relative(config.output.uri) and _RAY_JOB_FOLDER in str(Path.cwd()):
+        notes.append(
+            f"warning    output.uri = {config.output.uri}: a submitted job runs in a temporary"
+            " folder, which Ray deletes; set an absolute path or a URI"
+        )
+    config = with_absolute_paths(config)
+    plan = planned_units(config)
+    store = Store(config.output.uri, config.output.storage_options)
+    if not config.output.alone:
+        store.require_put_if_absent()
+    untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
+    tokenizers = open_tokenizers(config)
+    dataset = open_dataset(store, tokenizers.dataset(config))
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
+    sources = log.committed.sources
+    committed_before = sum(sources.issuperset(unit_sources(unit)) for unit in plan)
+    notes += [
+        f"untrained  tokenizer {name} has no trained weights: it runs on a seeded initialisation,"
+        " and its tokens carry no meaning"
+        for name in untrained
+    ]
+    notes.append(
+        f"plan       {len(plan)} units · {committed_before} committed · fingerprint"
+        f" {dataset.fingerprint} · {config.output.uri}"
+    )
+    return Job(
+        config=config,
+        run=run,
+        plan=plan,
+        tokenizers=tokenizers,
+        store=store,
+        dataset=dataset,
+        log=log,
+        committed_before=committed_before,
+        untrained=untrained,
+        notes=notes,
+    )
+
+
+def _is_relative(uri: str) -> bool:
+    return "://" not in uri and not Path(uri).is_absolute()
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
@@ -23,8 +134,8 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
         lists = lists.model_copy(update={"root": root})
     specs = [
         spec
-        if spec.weights is None or spec.weights == "hub"
-        else spec.model_copy(update={"weights": str(Path(spec.weights).resolve())})
+        if spec.weights in (None, HUB)
+        else spec.model_copy(update={"weights": str(Path(str(spec.weights)).resolve())})
         for spec in config.tokenizers
     ]
     return config.model_copy(
@@ -36,24 +147,11 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenizers:
-    """What the driver has to know of the models, after it has looked into them and let them go."""
-
-    columns: tuple[TokenizerColumn, ...]
-    weights: tuple[str, ...]
-    identity: dict[str, object]
-
-    def dataset(self, config: JobConfig) -> Dataset:
-        """Return the head of the dataset that they write."""
-        return new_dataset(self.columns, self.identity, config.public())
-
-
 def open_tokenizers(config: JobConfig) -> Tokenizers:
-    """Load each model once, for the digest of its weights.
+    """Load each model once, for its columns and the digest of its weights.
 
     Raises:
-        ConfigError: weights are not there, or are those of another model.
+        ConfigError: weights are missing, or belong to another model.
     """
     columns, digests, configs = [], {}, {}
     for spec in config.tokenizers:
@@ -68,7 +166,7 @@ def planned_units(config: JobConfig) -> list[WorkUnit]:
     """Return the units of the job's slice of its sources, committed or not.
 
     Raises:
-        ConfigError: a source matches nothing that is to be tokenized.
+        ConfigError: a source matches nothing that can be tokenized.
     """
     source = config.source
     plan = plan_units(
@@ -77,6 +175,7 @@ def planned_units(config: JobConfig) -> list[WorkUnit]:
         files_per_unit=source.files_per_unit,
         lists=source.lists,
         images=config.clip.takes_images,
+        exclude=source.excludes,
     )
     if config.slice is None:
         return plan

@@ -1,4 +1,4 @@
-"""What a run did, and whether plan, log and parts agree: the end of a job and its exit code."""
+"""What a run did, and whether plan, log and parts agree, which decides the exit code."""
 
 import json
 import sys
@@ -16,18 +16,18 @@ from pipeline.formatting import format_bytes, format_duration
 from pipeline.storage.store import Store
 
 BUDGET_AFTER_SAMPLES: Final = 100
-"""Before so many samples a rate says nothing."""
+"""Number of samples below which the rate of quarantined ones is not checked."""
 
 
 def over_budget(tally: Tally, max_rate: float) -> str | None:
-    """Return why a run should stop, if more of its samples are quarantined than it may have."""
+    """Return why a run must stop if too many of its samples are quarantined; else None."""
     read, lost = tally.counts.samples_read, tally.counts.samples_quarantined
     if read < BUDGET_AFTER_SAMPLES or lost <= max_rate * read:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.reasons.most_common(3))
     return (
         f"{lost} of {read} samples are quarantined, more than max_quarantine_rate = {max_rate:g};"
-        f" most of all: {reasons}; see quarantine/ in the output"
+        f" most common: {reasons}; see quarantine/ in the output"
     )
 
 
@@ -38,33 +38,34 @@ class Summary:
     output: str
     run: str
     planned: int
-    """Units of this driver's plan."""
+    """Number of units of this driver's plan."""
     committed_before: int
-    """Of these, those that the log covered when the run began."""
+    """Number of planned units that the log covered when the run began."""
     done: Tally
-    """Committed by this run."""
+    """Sums over the units that this run committed."""
     lost_race: int
-    """Units that this run did, too, but another driver committed first."""
+    """Number of units that this run also tokenized but another driver committed first."""
     failed: Mapping[str, str]
     """Unit → why it is not committed."""
     total: Tally
-    """All that the dataset holds now."""
+    """Sums over all units of the dataset."""
     seconds: float
+    """Seconds that the run took."""
     tokenizers_waited: float | None = None
-    """Share of their time that tokenizer actors waited for clips; None if none was tokenized."""
-    put_back: int = 0
-    """Times that a unit failed in a pass and went into another, or was given up."""
+    """Share of the tokenizer actors' time in which they waited; None if nothing was tokenized."""
+    retried: int = 0
+    """Number of unit attempts that failed and were retried."""
     untrained: Sequence[str] = ()
-    """Tokenizers that ran on a seeded initialisation."""
+    """Names of the tokenizers that ran on a seeded initialisation."""
 
     @property
     def exit_code(self) -> int:
-        """0 when every planned unit is committed and every sample and clip accounted for."""
+        """Return 0 if every planned unit is committed and every sample and clip accounted for."""
         return UNBALANCED if self.failed or self.total.problems else BALANCED
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether the log covered the whole plan before the run began."""
+        """Return whether the log covered the whole plan before the run began."""
         return self.committed_before == self.planned
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Summary:
                 "committed_before": self.committed_before,
                 "done": self.done.units,
                 "lost_race": self.lost_race,
-                "put_back": self.put_back,
+                "retried": self.retried,
                 "failed": dict(self.failed),
             },
             "this_run": tally_dict(self.done),
@@ -89,12 +90,12 @@ class Summary:
         }
 
     def lines(self) -> list[str]:
-        """Return the summary as a person reads it."""
+        """Return the summary as lines of text."""
         if self.nothing_to_do:
             lines = [f"nothing to do: all {self.planned} units are committed in {self.output}"]
         else:
             done = f"{self.done.units} done in {format_duration(self.seconds)}"
-            others = f"{self.committed_before} before · {len(self.failed)} failed"
+            others = f"{self.committed_before} committed before · {len(self.failed)} failed"
             lines = [
                 f"units      {self.planned} planned · {done} · {others}",
                 *tally_lines(self.done),
@@ -103,13 +104,12 @@ class Summary:
             if self.tokenizers_waited is not None:
                 share = f"{self.tokenizers_waited:.0%} of their time"
                 lines.append(f"waiting    tokenizers waited {share} for decoded clips")
-        if self.put_back:
-            times = "once" if self.put_back == 1 else f"{self.put_back} times"
-            lines.append(f"put back   {times} a unit did not come through a pass")
+        if self.retried:
+            lines.append(f"retried    {self.retried} unit attempts failed and were retried")
         if self.lost_race:
-            lines.append(f"           {self.lost_race} more were committed by another driver first")
+            lines.append(f"duplicate  another driver committed {self.lost_race} of the units first")
         for name in self.untrained if self.done.units else ():
-            lines.append(f"untrained  {name}: seeded, not trained weights")
+            lines.append(f"untrained  {name}: seeded weights, not trained ones")
         lines += [f"failed     {unit}: {reason}" for unit, reason in sorted(self.failed.items())]
         lines += [f"IMBALANCE  {problem}" for problem in self.total.problems]
         verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
@@ -117,30 +117,30 @@ class Summary:
             f"dataset    {self.total.units} units · {self.total.counts.clips_written} clips"
             f" · {format_bytes(self.total.bytes)} · {verdict} · {self.output}"
         )
-        again = "run the same command again to retry failed units; or: " if self.failed else ""
-        lines.append(f"next       {again}{_python()} -m pipeline status {self.output}")
+        retry = "run the same command again to retry failed units; or: " if self.failed else ""
+        lines.append(f"next       {retry}{_python()} -m pipeline status {self.output}")
         return lines
 
 
 def _python() -> str:
-    """Return what to type for this interpreter: one below this folder by its path there."""
+    """Return the interpreter's relative path if it is below this folder, else `python`."""
     interpreter, here = Path(sys.executable), Path.cwd()
     return str(interpreter.relative_to(here)) if interpreter.is_relative_to(here) else "python"
 
 
 def _speed_lines(tally: Tally, seconds: float) -> list[str]:
-    """Return clips per second: of the whole run by the clock, of each stage by its own work."""
+    """Return clips per second of the whole run, and of one process of each stage."""
     clips = tally.counts.clips_written
     if not clips or not seconds:
         return []
     stages = [
         f"{stage} {clips / worked:.1f}" for stage, worked in tally.timings.items() if worked > 0
     ]
-    return [f"speed      {clips / seconds:.1f} clips/s; one process by stage: {' · '.join(stages)}"]
+    return [f"speed      {clips / seconds:.1f} clips/s; one process of: {' · '.join(stages)}"]
 
 
 def write_config(store: Store, run: str, config: JobConfig) -> None:
-    """Write the settings of a run as YAML that can be run again, credentials left out."""
+    """Write the settings of a run, without credentials, as YAML that can be run again."""
     text = OmegaConf.to_yaml(OmegaConf.create(config.public()))
     store.write(f"reports/{run}/config.yaml", text.encode())
 

@@ -1,4 +1,4 @@
-"""Where a worker's time goes: waiting for input, busy, or blocked while it hands a row over."""
+"""How a worker spends its time: waiting for input, busy, or blocked while it hands a row over."""
 
 import threading
 import time
@@ -12,19 +12,19 @@ WAITING, BUSY, BLOCKED = "waiting", "busy", "blocked"
 """Values of the label `state`."""
 
 
-_REPORT_EVERY_S: Final = 5.0
+REPORT_EVERY_S: Final = 5.0
+"""Seconds between the reports of a worker that gets no calls."""
 
 
 class WorkerClock:
     """Divides the time since its start among the three states.
 
-    Calls may overlap: the worker is busy while any of them is under way, and the seconds of all
-    states add up to those of the clock. A thread reports now and then, since a worker that starves
-    makes no call that could.
+    Calls may overlap: the worker is busy while any call runs, and the seconds of all states add up
+    to those of the clock. A thread reports every few seconds, also while a worker gets no calls.
 
     Args:
-        stage: value of the label.
-        recorder: told as time passes.
+        stage: value of the label `stage`.
+        recorder: receives the seconds.
     """
 
     def __init__(self, stage: str, recorder: Recorder) -> None:
@@ -38,7 +38,7 @@ class WorkerClock:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around a call."""
+        """Count a call as busy."""
         self._move(calls=1)
         try:
             yield
@@ -47,7 +47,7 @@ class WorkerClock:
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:
-        """Inside a call, around a `yield` that comes back when the consumer has room."""
+        """Count time inside a call as blocked: around a `yield` that returns when there is room."""
         self._move(blocked=1)
         try:
             yield
@@ -55,14 +55,14 @@ class WorkerClock:
             self._move(blocked=-1)
 
     def take(self) -> dict[str, float]:
-        """Return the seconds by state since this was asked last."""
+        """Return the seconds by state since the last `take`."""
         self._move()
         with self._lock:
             seconds, self._seconds = self._seconds, {}
         return seconds
 
     def _move(self, *, calls: int = 0, blocked: int = 0) -> None:
-        """Book the time up to now on the state so far."""
+        """Add the time up to now to the current state, then change the state."""
         with self._lock:
             if not self._calls:
                 state = WAITING
@@ -77,5 +77,5 @@ class WorkerClock:
 
     def _report(self) -> None:
         while True:
-            time.sleep(_REPORT_EVERY_S)
+            time.sleep(REPORT_EVERY_S)
             self._move()

@@ -1,29 +1,29 @@
-"""What runs in the graph's processes: the stages behind the calls that Ray makes.
+"""What runs in Ray's worker processes: the three stages behind the calls that Ray makes.
 
-No stage lets an exception out. An exception would cost the row and keep its reason from the driver;
-so it becomes an `Aborted` row, which gives the unit up and says why. Arguments of these classes are
-small and plain, since large ones would live in the driver's object store and die with it.
+No worker raises an exception to Ray, which would drop the row and hide the reason from the driver.
+An error becomes an `Aborted` row instead, which gives the unit up and carries the reason.
 """
 
+import logging
 import os
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config.job import ListConfig, TokenizerSpec
+from pipeline.config.job import JobConfig
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.errors import PipelineError
+from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.worker_clock import BUSY, WAITING, WorkerClock
+from pipeline.logs import configure_logging
 from pipeline.records import WorkUnit, from_json
 from pipeline.stages.commit import commit_unit
-from pipeline.stages.decode import DecodeStage
+from pipeline.stages.decode import DecodeStage, open_decoder
 from pipeline.stages.messages import (
     Aborted,
     BatchRow,
@@ -38,64 +38,51 @@ from pipeline.storage.store import Store
 
 RayBatch = dict[str, NDArray[Any]]
 
+_MIB = 1 << 20
 
-@dataclass(frozen=True, kw_only=True)
-class DecodeArguments:
-    """Of `DecodeStage`, as sent to its actors."""
-
-    rules: Sequence[ClipRule]
-    limits: DecodeLimits
-    row_clips: int
-    max_video_mb: float
-    storage_options: Mapping[str, Any]
-    lists: ListConfig
-    whole: bool
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeArguments:
-    """Of `TokenizeStage`, as sent to its actors; weights travel as paths."""
+class WorkerSettings:
+    """The job's settings, and what the driver derives from them, as sent to every worker.
 
-    specs: Sequence[TokenizerSpec]
+    It must stay small: Ray keeps large arguments in the driver's object store, where they are lost
+    when the driver dies.
+    """
+
+    config: JobConfig
+    """Settings of the job, with absolute paths and without most of its source URIs."""
     columns: Sequence[TokenizerColumn]
+    """Columns of the tokenizers, in the order of `config.tokenizers`."""
     weights: Sequence[str]
-    """`pipeline.tokenizers.models.weights_digest` of each."""
-    device: str
-    threads: int
-    whole: tuple[Sequence[ClipRule], DecodeLimits] | None = None
-    """How whole videos are decoded; None where the rows are of frames."""
-    decode_back_one_in: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommitArguments:
-    """Of `commit_unit`, as sent to its tasks."""
-
-    store: Store
-    columns: Sequence[TokenizerColumn]
+    """`weights_digest` of each tokenizer's model on the driver."""
     levels: Mapping[str, Sequence[int]]
-    row_group_bytes: int
-    max_part_bytes: int
+    """Levels of the channels of each FSQ tokenizer, by its name."""
+    device: str
+    """Device of the tokenizers: `cpu` or `cuda`."""
+    log_level: int = logging.INFO
+    """Level from which workers log."""
 
 
 class DecodeWorker:
     """A generator over the rows of one unit, for `map_batches`."""
 
-    def __init__(self, arguments: DecodeArguments, recorder: Recorder) -> None:
+    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
+        configure_logging(settings.log_level)
+        config = settings.config
         self._recorder = recorder
         self._stage = DecodeStage(
-            arguments.rules,
-            arguments.limits,
-            row_clips=arguments.row_clips,
-            max_video_mb=arguments.max_video_mb,
-            storage_options=arguments.storage_options,
-            lists=arguments.lists,
-            whole=arguments.whole,
+            config.source, config.clip, config.decode, row_clips=config.row_clips
         )
         self._clock = WorkerClock(DECODE, recorder)
 
+    def close(self) -> None:
+        """End the decoder's child process."""
+        self._stage.close()
+
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        """Yield the decoded rows of the unit whose JSON stands in `unit`."""
+        """Yield the decoded rows of the unit that `unit` holds as JSON."""
         unit = from_json(WorkUnit, str(batch["unit"][0]))
         with self._clock.call():
             try:
@@ -106,36 +93,40 @@ class DecodeWorker:
                     with self._clock.handing_over():
                         yield decoded_row(record)
             except Exception as error:
-                yield decoded_row(Aborted(unit=unit.unit, reason=f"decode: {_say(error)}"))
+                yield decoded_row(_aborted(unit.unit, DECODE, error))
 
 
 class TokenizeWorker:
-    """A map from one decoded row to one payload row, for `map_batches`."""
+    """A map from one decoded row to one payload row, for `map_batches`.
 
-    def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
-        import torch
+    Attributes:
+        stage: the stage that tokenizes.
+        broken: whether the stage failed on a black clip; the process then ends at its next row.
+    """
 
+    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
         from pipeline.stages.tokenize import TokenizeStage
+        from pipeline.tokenizers.encoder import job_arithmetic
         from pipeline.tokenizers.models import open_encoder
 
-        torch.set_num_threads(arguments.threads)
-        # `float32` means float32: with TensorFloat-32, torch's default in convolutions, about one
-        # code index in a hundred would be another.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        configure_logging(settings.log_level)
+        config = settings.config
+        self._arithmetic = ExitStack()
+        """Holds the arithmetic until the process ends."""
+        self._arithmetic.enter_context(job_arithmetic(config.tokenize.threads))
         encoders = [
-            open_encoder(spec, column, weights=weights, device=arguments.device)
+            open_encoder(spec, column, weights=weights, device=settings.device)
             for spec, column, weights in zip(
-                arguments.specs, arguments.columns, arguments.weights, strict=True
+                config.tokenizers, settings.columns, settings.weights, strict=True
             )
         ]
-        if arguments.whole is None:
-            self._stage = TokenizeStage(encoders, decode_back_one_in=arguments.decode_back_one_in)
-        else:
-            rules, limits = arguments.whole
-            chunk_frames = rules[0].frames
-            self._stage = TokenizeStage(encoders, Decoder(rules, limits), chunk_frames)
-        self._broken = False
+        self.stage = TokenizeStage(
+            encoders,
+            videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
+            chunk_frames=config.clip.chunk_frames,
+            decode_back_one_in=config.tokenize.decode_back_one_in,
+        )
+        self.broken = False
         self._recorder = recorder
         self._clock = WorkerClock(TOKENIZE, recorder)
 
@@ -150,16 +141,16 @@ class TokenizeWorker:
         record = read_decoded_row(batch)
         if not isinstance(record, BatchRow):
             return payload_row(record)
-        if self._broken:
-            # A process whose device or model failed would fail every row that it is given, and
-            # faster than its healthy neighbours work. Ray gives the row to its successor.
+        if self.broken:
+            # A broken device or model fails every row, and faster than healthy processes work.
+            # After the exit Ray gives the row to a new process.
+            _log.warning("%s: the tokenizer is broken; this process ends", record.header.unit)
             os._exit(1)
         try:
-            payload = self._stage(record)
+            payload = self.stage(record)
         except Exception as error:
-            self._broken = isinstance(error, TokenizerBroken)
-            unit = record.header.unit
-            return payload_row(Aborted(unit=unit, reason=f"tokenize: {_say(error)}"))
+            self.broken = isinstance(error, TokenizerBroken)
+            return payload_row(_aborted(record.header.unit, TOKENIZE, error))
         clips = len(payload.header.clip_ids) - len(payload.header.quarantined)
         self._recorder.add(CLIPS, clips, stage=TOKENIZE)
         self._recorder.add(ROWS, 1, stage=TOKENIZE)
@@ -173,14 +164,14 @@ class TokenizeWorker:
 
 
 def commit_blocks(
-    unit: WorkUnit, blocks: Iterator[pa.Table], arguments: CommitArguments
+    unit: WorkUnit, blocks: Iterator[pa.Table], settings: WorkerSettings
 ) -> UnitRecord | str:
-    """Commit a unit from its payload blocks; return its record, or why there is none.
+    """Commit a unit from its payload blocks; return its record, or why it has none.
 
     Args:
         unit: what was planned.
-        blocks: the closing row first, then the batches in order; taken one after another.
-        arguments: where to and how.
+        blocks: the closing row first, then the batches in order; read one at a time.
+        settings: where the parts are written, and how.
     """
 
     def payloads() -> Iterator[tuple[PayloadHeader, bytes]]:
@@ -188,26 +179,25 @@ def commit_blocks(
             payload = read_payload(block)
             yield payload.header, payload.rows
 
+    configure_logging(settings.log_level)
+    output, commit = settings.config.output, settings.config.commit
     try:
         closing = from_json(Closing, next(blocks)["header"][0].as_py())
         return commit_unit(
             unit,
             closing,
             payloads(),
-            store=arguments.store,
-            schema=clip_schema(arguments.columns),
-            levels=arguments.levels,
-            row_group_bytes=arguments.row_group_bytes,
-            max_part_bytes=arguments.max_part_bytes,
+            store=Store(output.uri, output.storage_options),
+            schema=clip_schema(settings.columns),
+            levels=settings.levels,
+            row_group_bytes=commit.row_group_mb * _MIB,
+            max_part_bytes=commit.part_mb * _MIB,
         )
     except Exception as error:
-        return f"commit: {_say(error)}"
+        return _aborted(unit.unit, "commit", error).reason
 
 
-def _say(error: BaseException) -> str:
-    """Return an error as a person wants it: ours by their text, others with where they arose."""
-    if isinstance(error, PipelineError):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1:]
-    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in place)
-    return f"{type(error).__name__}: {str(error)[:500]}{where}"
+def _aborted(unit: str, stage: str, error: Exception) -> Aborted:
+    """Log with its traceback why a stage gives a unit up; return the record for the driver."""
+    _log.warning("%s: %s gives the unit up", unit, stage, exc_info=error)
+    return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}")

@@ -1,19 +1,18 @@
-"""Merges small parts of one bucket into larger ones, rows as they are, as commits of the log.
+"""Merges small parts of one bucket into larger ones, by commits of the log; rows do not change.
 
     manifest ─► small files, in the order of commits ─► groups ─► one merged part and one log record
                                                                   for each group
 
-A record moves all units of a group or none: it is put only if nothing was logged about any of them
-since their parts were read. So a reader of the log sees each row once, whoever else commits,
-retries or compacts meanwhile, and wherever this is killed: a merged part that no record names is
-garbage, and so are the files that it replaces once one does. `pipeline.operations.vacuum` takes
-both.
+A record moves all units of a group or none. It is put only if nothing was logged about any of them
+since their parts were read. So readers of the log see each row once, whatever other writers do
+meanwhile and wherever this process is killed. A merged part that no record names is an orphaned
+file, and so are the files that it replaces. `pipeline.operations.vacuum` deletes both.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,96 +24,81 @@ from pipeline.dataset.part_reader import fetched, unit_rows
 from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
 from pipeline.dataset.schema import clip_schema
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.formatting import format_bytes
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.storage.store import Store
 
 PART_BYTES: Final = 128 << 20
-"""Where a merged part is large enough."""
+"""Size in bytes at which a merged part ends."""
 
 
 SMALL_SHARE: Final = 0.5
-"""Of that size: files below are merged. Merged ones of full size are not, so none is written twice
-for the same rows."""
+"""Fraction of that size below which a file is merged. A full merged part is above it, so its rows
+are not rewritten."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Compaction:
+class Compaction(Outcome):
     """What was merged."""
 
     output: str
     files_before: int = 0
-    """Small parts that were merged."""
+    """Number of files that were merged."""
     bytes_before: int = 0
     files_after: int = 0
     bytes_after: int = 0
     rows: int = 0
     rows_left_out: int = 0
-    """Rows in these files that no unit had any more."""
+    """Number of rows in these files that no longer belong to a unit."""
     changed_meanwhile: int = 0
-    """Merged parts that were given up: somebody else logged something about one of the units."""
-
-    exit_code = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "output": self.output,
-            "files_before": self.files_before,
-            "bytes_before": self.bytes_before,
-            "files_after": self.files_after,
-            "bytes_after": self.bytes_after,
-            "rows": self.rows,
-            "rows_left_out": self.rows_left_out,
-            "changed_meanwhile": self.changed_meanwhile,
-        }
+    """Number of merged parts that were abandoned, because a record changed one of their units."""
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
+        """Return the lines to print."""
         lines = []
         if self.files_after:
             before = f"{self.files_before} files, {format_bytes(self.bytes_before)}"
             after = f"{self.files_after} files, {format_bytes(self.bytes_after)}"
-            lines.append(f"merged     {before} → {after} · {self.rows} rows")
+            lines.append(labelled("merged", f"{before} → {after} · {self.rows} rows"))
         elif not self.changed_meanwhile:
             lines.append(f"nothing to merge in {self.output}")
         if self.rows_left_out:
-            lines.append(f"left out   {self.rows_left_out} rows that no unit had any more")
+            text = f"{self.rows_left_out} rows that no longer belong to a unit"
+            lines.append(labelled("left out", text))
         if self.changed_meanwhile:
-            lines.append(
-                f"given up   {self.changed_meanwhile} merged parts, whose units changed meanwhile;"
-                " run the command again"
-            )
+            text = f"{self.changed_meanwhile} merged parts, whose units changed meanwhile"
+            lines.append(labelled("abandoned", f"{text}; run the command again"))
         if self.files_after:
-            lines.append("next       vacuum deletes what was merged, when it is old enough")
+            lines.append(labelled("next", "vacuum deletes the merged files after a day"))
         return lines
 
 
 @dataclass(slots=True)
-class _File:
-    """A file of the dataset, and whose rows of it count."""
+class MergedFile:
+    """A file of the dataset that is merged, with the units that have rows in it."""
 
     part: Part
-    """As the first of its units names it: path, bucket, bytes and digest are the file's."""
+    """Part of the first unit; path, bucket, bytes and digest are those of the file."""
     shares: list[tuple[str, Part]] = field(default_factory=list)
-    """Unit and its rows, in the order of rows."""
+    """Units and their parts, in the order of rows."""
 
     @property
     def rows(self) -> int:
-        """Rows that count."""
+        """Number of rows that belong to a unit."""
         return sum(part.rows for _, part in self.shares)
 
     @property
     def rows_left_out(self) -> int:
-        """Rows that do not: their unit was done again."""
+        """Number of rows that do not, because their unit was processed again."""
         place = self.part.place
         return place.of_rows - self.rows if place else 0
 
     @property
     def bytes(self) -> int:
-        """Bytes that the rows which count take, about."""
-        whole = self.rows + self.rows_left_out
-        return self.part.bytes * self.rows // whole if whole else 0
+        """Approximate number of bytes of the rows that belong to a unit."""
+        all_rows = self.rows + self.rows_left_out
+        return self.part.bytes * self.rows // all_rows if all_rows else 0
 
 
 def compact(
@@ -124,18 +108,18 @@ def compact(
 
     Args:
         store: the dataset's root; put-if-absent is needed.
-        part_bytes: where a merged part ends, after the file that reaches it.
-        small_share: files below this share of it are merged, and merged ones of any size in which
-            rows no longer count.
+        part_bytes: size in bytes at which a merged part ends.
+        small_share: fraction of `part_bytes` below which a file is merged. Merged parts that hold
+            rows of no unit are merged whatever their size.
 
     Raises:
         ConfigError: there is no dataset.
-        StoreError: log or parts are damaged, or the store refuses; what was logged stands.
+        StoreError: log or parts are damaged, or the store refuses. What was logged by then remains.
     """
     dataset = read_dataset(store)
     store.require_put_if_absent()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="compact")
-    manifest = read_manifest(store)  # after the log object: what that has not seen is in here
+    manifest = read_manifest(store)  # after the log object: it holds what that has not read
     result = Compaction(output=store.uri)
     groups = list(_groups(manifest, part_bytes, small_share))
     concerned = {unit for group in groups for file in group for unit, _ in file.shares}
@@ -145,12 +129,12 @@ def compact(
     for group in groups:
         units = dict.fromkeys(unit for file in group for unit, _ in file.shares)
         try:
-            merged = _merge(store, schema, group)
+            merged = merge_files(store, schema, group)
         except StoreError:
             log.refresh()
             if all(log.changed.get(unit, 0) <= known[unit] for unit in units):
                 raise
-            result.changed_meanwhile += 1  # and its files may be gone
+            result.changed_meanwhile += 1  # and vacuum may have deleted its files
             continue
         now = _places(group, merged)
         moved = [
@@ -176,19 +160,19 @@ def compact(
     return result
 
 
-def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator[list[_File]]:
+def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator[list[MergedFile]]:
     """Yield the files that become one, bucket by bucket, in the order of commits."""
-    buckets: dict[str, dict[str, _File]] = {}
+    buckets: dict[str, dict[str, MergedFile]] = {}
     waiting: set[str] = set()
     for unit in manifest.units():
         for part in unit.parts:
-            file = buckets.setdefault(part.bucket, {}).setdefault(part.path, _File(part))
+            file = buckets.setdefault(part.bucket, {}).setdefault(part.path, MergedFile(part))
             file.shares.append((unit.unit, part))
         if unit.unit in manifest.reopened:
-            # Its rows will be replaced; merged, they would be rows that no longer count.
+            # The next run replaces its rows; merged, they would soon belong to no unit.
             waiting.update(part.path for part in unit.parts)
     for files in buckets.values():
-        group: list[_File] = []
+        group: list[MergedFile] = []
         size = 0
         for file in files.values():
             file.shares.sort(key=lambda share: _key(share[1])[1])
@@ -205,23 +189,19 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
 
 
 def _key(part: Part) -> tuple[str, int]:
-    """Return what tells a unit's parts apart: it may have two places in one file."""
+    """Return path and first row of a unit's part: a unit may have two parts in one file."""
     return part.path, part.place.first_row if part.place else 0
 
 
-def _merge(store: Store, schema: pa.Schema, group: Sequence[_File]) -> Part:
-    """Write the rows that count into one part, a row group in memory at a time.
+def merge_files(store: Store, schema: pa.Schema, group: Sequence[MergedFile]) -> Part:
+    """Write the rows that belong to a unit into one part, with one row group in memory at a time.
 
     Raises:
-        StoreError: a file is gone or not what its record says, or the store refuses.
+        StoreError: a file is missing or differs from its record, or the store refuses.
     """
-    with PartWriter(
-        store,
-        schema,
-        unit=merged_name(),
-        bucket=group[0].part.bucket,
-        max_part_bytes=sys.maxsize,
-    ) as writer:
+    bucket = group[0].part.bucket
+    unit = merged_name()
+    with PartWriter(store, schema, unit=unit, bucket=bucket, max_part_bytes=sys.maxsize) as writer:
         for file in group:
             for rows in _rows(store, file):
                 writer.add(rows.cast(schema))
@@ -229,8 +209,8 @@ def _merge(store: Store, schema: pa.Schema, group: Sequence[_File]) -> Part:
     return part
 
 
-def _rows(store: Store, file: _File) -> Iterator[pa.Table]:
-    """Yield the rows of a file that count, if its bytes are those that its record says."""
+def _rows(store: Store, file: MergedFile) -> Iterator[pa.Table]:
+    """Yield the rows of a file that belong to a unit, after its digest was compared."""
     where = store.locate(file.part.path)
     advice = "run `python -m pipeline verify`"
     try:
@@ -250,11 +230,11 @@ def _rows(store: Store, file: _File) -> Iterator[pa.Table]:
     except StoreError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{where}: {error}; {advice}") from error
+        raise StoreError(f"{where}: {one_line(error)}; {advice}") from error
 
 
-def _places(group: Sequence[_File], merged: Part) -> dict[tuple[str, tuple[str, int]], Part]:
-    """Return for each unit's part, by unit and `_key`, what it is in the merged one."""
+def _places(group: Sequence[MergedFile], merged: Part) -> dict[tuple[str, tuple[str, int]], Part]:
+    """Return each unit's part of the merged file, by unit and `_key` of the part it replaces."""
     now = {}
     first_row = 0
     for file in group:

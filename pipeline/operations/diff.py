@@ -1,8 +1,8 @@
-"""How two datasets differ: what made them, what they hold, and which tokens are others.
+"""Compares two datasets: settings, units, clips, tokens, and quarantine.
 
-Units are matched by their ids, which follow from the sources' URIs, and clips by theirs. Units
-whose parts have the same digests are not read. Of the others, the digests of one unit's clips are
-in memory at a time.
+Units are matched by their ids, which follow from the URIs of the sources. Clips are matched by
+their ids. Units whose parts have equal digests are not read. Of the others, the digests of one
+unit's clips are in memory at a time.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, differences, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import UnitRecord
+from pipeline.operations.outcome import Outcome, first_of, labelled
 from pipeline.storage.store import Store
 
 _EXAMPLES: Final = 5
@@ -23,12 +24,12 @@ _PLACE: Final = ("start_s", "end_s", "crop", "num_frames", "padded_frames")
 
 
 CLIP: Final = "clip"
-"""Stands beside the tokenizers' names for what a clip is cut from."""
+"""Name, beside those of tokenizers, of what a clip is cut from."""
 
 
 @dataclass(slots=True)
 class DiffGroup:
-    """How many of something, and the first few."""
+    """Number of units, clips or samples that differ in one way, with the first few."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -39,89 +40,68 @@ class DiffGroup:
         if self.count <= _EXAMPLES:
             self.examples.append(example)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"count": self.count, "examples": self.examples}
+    def lines(self, what: str) -> list[str]:
+        """Return the lines to print; none if nothing differs."""
+        if not self.count:
+            return []
+        return [f"  {self.count} {what}", *first_of(self.count, self.examples, "    ")]
 
 
 @dataclass(slots=True)
-class Difference:
+class Overlap:
+    """Number of units or clips in both datasets, and those in one only."""
+
+    both: int = 0
+    only_a: DiffGroup = field(default_factory=DiffGroup)
+    only_b: DiffGroup = field(default_factory=DiffGroup)
+
+    def lines(self, what: str) -> list[str]:
+        """Return the lines to print."""
+        only = (*self.only_a.lines("only in a"), *self.only_b.lines("only in b"))
+        return [labelled(what, f"{self.both} in both"), *only]
+
+
+@dataclass(slots=True)
+class Difference(Outcome):
     """What two datasets do not have in common; `a` is the first, `b` the second."""
 
     a: str
     b: str
     fingerprints: tuple[str, str]
-    settings: list[tuple[str, str, str]]
-    """Dotted name, value in a, value in b."""
-    units_both: int = 0
-    units_only: dict[str, DiffGroup] = field(
-        default_factory=lambda: {"a": DiffGroup(), "b": DiffGroup()}
-    )
-    clips_both: int = 0
-    """In units that both have, as all that follows."""
-    clips_only: dict[str, DiffGroup] = field(
-        default_factory=lambda: {"a": DiffGroup(), "b": DiffGroup()}
-    )
+    settings: dict[str, tuple[str, str]]
+    """Values in a and in b, by dotted name of the setting."""
+    units: Overlap = field(default_factory=Overlap)
+    clips: Overlap = field(default_factory=Overlap)
+    """Clips of units that both datasets have."""
     clips_differ: dict[str, DiffGroup] = field(default_factory=dict)
-    """By tokenizer that both have; `clip` counts those cut from another place of their source."""
+    """Clips with other tokens, by tokenizer that both have; `clip`: cut from another place."""
     quarantine: DiffGroup = field(default_factory=DiffGroup)
-    """Samples and clips that are quarantined in one only, or for another reason."""
+    """Samples and clips that are quarantined in one only, or for different reasons."""
 
     @property
     def exit_code(self) -> int:
-        """0 when the datasets hold the same."""
-        groups = (*self.units_only.values(), *self.clips_only.values(), *self.clips_differ.values())
-        differ = self.settings or self.quarantine.count or any(group.count for group in groups)
-        return 1 if differ else 0
+        """Exit code: 0 when the datasets hold the same, else 1."""
+        only = [group for o in (self.units, self.clips) for group in (o.only_a, o.only_b)]
+        groups = (*only, *self.clips_differ.values(), self.quarantine)
+        return 1 if self.settings or any(group.count for group in groups) else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "same": self.exit_code == 0,
-            "fingerprints": list(self.fingerprints),
-            "settings": {name: [then, now] for name, then, now in self.settings},
-            "units": {"both": self.units_both, **_dicts("only_", self.units_only)},
-            "clips": {
-                "both": self.clips_both,
-                **_dicts("only_", self.clips_only),
-                "differ": _dicts("", self.clips_differ),
-            },
-            "quarantine": self.quarantine.to_dict(),
-        }
+        """Return the fields, and whether the datasets are the same."""
+        return {"same": self.exit_code == 0, **Outcome.to_dict(self)}
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        lines = [f"a           {self.a}", f"b           {self.b}"]
-        if self.fingerprints[0] == self.fingerprints[1]:
-            lines.append(f"made by     fingerprint {self.fingerprints[0]}, both")
-        else:
-            lines.append(f"made by     fingerprint {self.fingerprints[0]} | {self.fingerprints[1]}")
-        lines += [f"  {name}: {then} | {now}" for name, then, now in self.settings]
-        lines.append(f"units       {self.units_both} in both")
-        for side, group in self.units_only.items():
-            lines += _lines(f"only in {side}", group)
-        lines.append(f"clips       {self.clips_both} in both")
-        for side, group in self.clips_only.items():
-            lines += _lines(f"only in {side}", group)
+        """Return the lines to print."""
+        one, other = self.fingerprints
+        made_by = f"fingerprint {one}, both" if one == other else f"fingerprint {one} | {other}"
+        lines = [labelled("a", self.a), labelled("b", self.b), labelled("made by", made_by)]
+        lines += [f"  {name}: {a} | {b}" for name, (a, b) in self.settings.items()]
+        lines += self.units.lines("units") + self.clips.lines("clips")
         for name, group in self.clips_differ.items():
             what = "are cut from another place" if name == CLIP else f"have other {name} tokens"
-            lines += _lines(what, group)
-        lines += _lines("are quarantined in one only, or for another reason", self.quarantine)
-        lines.append("verdict     " + ("the same" if self.exit_code == 0 else "they differ"))
+            lines += group.lines(what)
+        lines += self.quarantine.lines("are quarantined differently")
+        lines.append(labelled("verdict", "they differ" if self.exit_code else "the same"))
         return lines
-
-
-def _dicts(prefix: str, groups: dict[str, DiffGroup]) -> dict[str, Any]:
-    return {f"{prefix}{name}": group.to_dict() for name, group in groups.items()}
-
-
-def _lines(what: str, group: DiffGroup) -> list[str]:
-    if not group.count:
-        return []
-    more = [f"    and {group.count - _EXAMPLES} more"] if group.count > _EXAMPLES else []
-    return [f"  {group.count} {what}", *(f"    {text}" for text in group.examples), *more]
 
 
 def diff(a: Store, b: Store) -> Difference:
@@ -129,7 +109,7 @@ def diff(a: Store, b: Store) -> Difference:
 
     Raises:
         ConfigError: there is no dataset at one of the two places.
-        StoreError: a log is damaged, or a store refuses.
+        StoreError: a log or part is damaged, or a store refuses.
     """
     heads = read_dataset(a), read_dataset(b)
     columns = _common(*heads)
@@ -137,28 +117,28 @@ def diff(a: Store, b: Store) -> Difference:
         a.uri,
         b.uri,
         (heads[0].fingerprint, heads[1].fingerprint),
-        list(differences(heads[0].identity, heads[1].identity)),
+        {name: (one, other) for name, one, other in differences(*(h.identity for h in heads))},
         clips_differ={name: DiffGroup() for name in (CLIP, *columns)},
     )
     others = {unit.unit: unit for unit in read_manifest(b).units()}
     for unit in read_manifest(a).units():
         other = others.pop(unit.unit, None)
         if other is None:
-            result.units_only["a"].add(unit.unit)
+            result.units.only_a.add(unit.unit)
             continue
-        result.units_both += 1
+        result.units.both += 1
         if _digests(unit) == _digests(other):
-            result.clips_both += unit.counts.clips_written
+            result.clips.both += unit.counts.clips_written
         else:
             _compare_clips(_clips(a, unit, columns), _clips(b, other, columns), result)
         _compare_quarantine(_quarantined(a, unit), _quarantined(b, other), result)
     for unit_id in others:
-        result.units_only["b"].add(unit_id)
+        result.units.only_b.add(unit_id)
     return result
 
 
 def _common(a: Dataset, b: Dataset) -> dict[str, tuple[str, ...]]:
-    """Return the columns that make a clip's tokens, by tokenizer that both datasets have."""
+    """Return the columns that hold a clip's tokens, by tokenizer that both datasets have."""
     names = {name for column in b.tokenizers for name in column.cell_columns}
     return {
         column.name: (f"{column.name}_shape", *(n for n in column.cell_columns if n in names))
@@ -172,10 +152,10 @@ def _digests(unit: UnitRecord) -> list[str]:
 
 
 Clips = Iterator[tuple[str, tuple[bytes, ...]]]
+"""Ids of clips, with digests of the clip's place and of each tokenizer's cells."""
 
 
 def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) -> Clips:
-    """Yield each clip's id, and digests of its place and of each tokenizer's cells."""
     groups = [_PLACE, *columns.values()]
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
@@ -194,36 +174,35 @@ def _digest(row: dict[str, Any], names: Sequence[str]) -> bytes:
 
 
 def _compare_clips(clips: Clips, others: Clips, result: Difference) -> None:
-    known = dict(clips)
+    left = dict(clips)
     for clip_id, digests in others:
-        mine = known.pop(clip_id, None)
-        if mine is None:
-            result.clips_only["b"].add(clip_id)
+        ours = left.pop(clip_id, None)
+        if ours is None:
+            result.clips.only_b.add(clip_id)
             continue
-        result.clips_both += 1
-        for group, then, now in zip(result.clips_differ.values(), mine, digests, strict=True):
-            if then != now:
+        result.clips.both += 1
+        for group, one, other in zip(result.clips_differ.values(), ours, digests, strict=True):
+            if one != other:
                 group.add(clip_id)
-    for clip_id in known:
-        result.clips_only["a"].add(clip_id)
+    for clip_id in left:
+        result.clips.only_a.add(clip_id)
 
 
 def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
-    """Return why samples and clips of a unit are in the quarantine."""
+    """Return the reasons of a unit's quarantined samples and clips, by their id."""
     if unit.quarantine is None:
         return {}
     with open_parquet(store, unit.quarantine.path) as parquet:
         rows = parquet.read(columns=["key", "clip_index", "reason"]).to_pylist()
     reasons = {}
     for row in rows:
-        sample = f"{unit.unit}/{row['key']}"
         clip = "" if row["clip_index"] is None else f"/{row['clip_index']}"
-        reasons[sample + clip] = row["reason"]
+        reasons[f"{unit.unit}/{row['key']}{clip}"] = row["reason"]
     return reasons
 
 
-def _compare_quarantine(mine: dict[str, str], other: dict[str, str], result: Difference) -> None:
-    for name in sorted(mine.keys() | other.keys()):
-        then, now = mine.get(name, "-"), other.get(name, "-")
-        if then != now:
-            result.quarantine.add(f"{name}: {then} | {now}")
+def _compare_quarantine(ours: dict[str, str], theirs: dict[str, str], result: Difference) -> None:
+    for name in sorted(ours.keys() | theirs.keys()):
+        one, other = ours.get(name, "-"), theirs.get(name, "-")
+        if one != other:
+            result.quarantine.add(f"{name}: {one} | {other}")

@@ -1,4 +1,4 @@
-"""What verification finds wrong, and the words for it."""
+"""Kinds of faults that verification reports."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -25,32 +25,35 @@ Kind = Literal[
 
 
 KINDS: Final[dict[Kind, str]] = {
-    "log": "the log, the manifest and dataset.json do not agree, or one of them is damaged",
-    "counts": "the numbers of a unit's record do not add up",
-    "missing": "a record names a file that is not there",
-    "size": "a file has another length than its record says",
-    "checksum": "a file has other bytes than its record and its name say",
-    "unreadable": "a file is no Parquet",
-    "schema": "a file has other columns or metadata than the dataset",
-    "rows": "rows are not as many as recorded, or not those of their unit",
+    "log": "the log, the manifest and dataset.json disagree, or one of them is damaged",
+    "counts": "the counts of a unit's record do not add up",
+    "missing": "a record names a file that does not exist",
+    "size": "the length of a file differs from its record",
+    "checksum": "the content of a file differs from its record or its name",
+    "unreadable": "a file is not readable as Parquet",
+    "schema": "columns or metadata of a file differ from the dataset",
+    "rows": "the number of rows differs from the record, or a row belongs to another unit",
     "doubled": "a clip has two rows, or a row and a quarantine record",
-    "order": "rows are not in the order of the format",
+    "order": "rows are not in the order that the format requires",
     "shape": "cells do not fill their shape, or the shape is not that of the model",
-    "range": "a code index lies outside the codebook",
-    "non_finite": "a latent holds NaN or infinity",
-    "statistics": "a record's statistics are not those of its rows",
-    "quarantine": "the quarantine is not what the record counts",
-    "source": "a clip cannot be found in its source again",
-    "tokens": "the source's clip gives other tokens now",
+    "range": "a code index is outside the codebook",
+    "non_finite": "a latent contains NaN or infinity",
+    "statistics": "the statistics of a record differ from those of its rows",
+    "quarantine": "the quarantine table differs from the counts of the record",
+    "source": "a clip cannot be decoded from its source again",
+    "tokens": "encoding the source's clip again gives other tokens",
 }
-"""Every kind of finding, with what it means to a person."""
+"""Meaning of each kind of finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong."""
+    """One fault."""
 
     kind: Kind
     where: str
-    """Path of a file, id of a unit or of a clip."""
+    """Path of a file, or id of a unit or clip."""
     detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail}"

@@ -1,36 +1,53 @@
-"""Makes a clip's tokens once more from its source, and its frames from its tokens."""
+"""Takes rows back to their source: decodes the clip again, encodes it again, decodes its tokens."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 import vidtok
-from pipeline.config.job import JobConfig, ListConfig
+from pipeline.config.job import JobConfig
+from pipeline.config.source import VideoSource
 from pipeline.dataset.metadata import Dataset
-from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Clip, ListRows, LooseFile, Sample, WorkUnit, parse_range
 from pipeline.sources.media_types import is_tar
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
+from pipeline.storage.store import Store
 from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
 from pipeline.tokenizers.models import DTYPES, open_model, weights_digest
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
-_ANY_VIDEO_MB: Final = 1e6
-"""What became tokens was within the job's limit, whatever that was."""
+_ANY_VIDEO_MB: Final = 1_000_000
+"""Maximum size of a video: none, because the job's own limit admitted it."""
+
+
+_PLACE: Final = (
+    "start_s",
+    "end_s",
+    "source_fps",
+    "source_height",
+    "source_width",
+    "crop",
+    "num_frames",
+    "padded_frames",
+)
+"""Columns that say which part of its source a clip is."""
 
 
 def job_config(dataset: Dataset) -> JobConfig:
-    """Return the settings of the run that made a dataset, without its blanked credentials.
+    """Return the settings of the run that made a dataset, without its credentials.
 
     Raises:
         ConfigError: `dataset.json` does not hold them in a form that this release reads.
@@ -48,7 +65,7 @@ def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
     """Return a dataset's models by column, in float32 on the CPU.
 
     Raises:
-        ConfigError: the weights are not there, or not those that made the dataset.
+        ConfigError: the weights are missing, or differ from those that made the dataset.
     """
     models = {}
     for spec in job_config(dataset).tokenizers:
@@ -57,114 +74,73 @@ def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
         if (found := weights_digest(models[spec.name])) != made_with:
             raise ConfigError(
                 f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
-                f" made with {made_with}; bring those back to the place that dataset.json names"
+                f" made with {made_with}; put those weights at the place that dataset.json names"
             )
     return models
 
 
-def source_clips(
-    decoder: Decoder,
-    unit: str,
-    sources: Sequence[str],
-    key: str,
-    wanted: Collection[int],
-    lists: ListConfig,
-) -> Iterator[tuple[Clip, NDArray[Any]]]:
-    """Yield clips of one sample, decoded from its source again.
-
-    Args:
-        decoder: with the dataset's `clip_rules`.
-        unit: of the rows.
-        sources: URIs of the unit's record.
-        key: of the rows.
-        wanted: clip indices.
-        lists: how the dataset's lists are read.
-
-    Yields:
-        A clip and its frames `[T, H, W, 3]`; none for an index that the source does not hold.
-
-    Raises:
-        QuarantineError: the video is broken now.
-        StoreError: the source cannot be read.
-    """
-    left = set(wanted)
-    sample = source_sample(unit, sources, key, lists)
-    for clip, frames in decoder.decode(sample, unit) if sample is not None else ():
-        if not left:
-            break  # not at once after the last: a video that ends there spares the child
-        if clip.clip_index in left and frames is not None:
-            left.remove(clip.clip_index)
-            yield clip, frames
-
-
-def source_sample(unit: str, sources: Sequence[str], key: str, lists: ListConfig) -> Sample | None:
-    """Return the sample of a key from its source, None if it is not there; as `source_clips`."""
-    samples = read_samples(
-        _work_unit(unit, sources, key), max_video_mb=_ANY_VIDEO_MB, lists=lists, images=True
-    )
-    for sample in samples:
-        if isinstance(sample, Sample) and sample.key == key:
-            return sample
-    return None
-
-
-def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
-    """Return the unit's tar or rows, or of its loose files the one that has the key."""
-    if is_tar(sources[0]):
-        return WorkUnit(unit=unit, tar_uri=sources[0])
-    if (rows := parse_range(sources[0])) is not None:
-        uri, start, stop = rows
-        return WorkUnit(unit=unit, rows=ListRows(uri=uri, start=start, stop=stop))
-    for uri in sources:
-        folder = uri.removesuffix(key)
-        # A key may end as another does; but all keys of a unit are below one folder.
-        if folder.endswith("/") and all(other.startswith(folder) for other in sources):
-            return WorkUnit(unit=unit, files=(LooseFile(key=key, uri=uri),))
-    return WorkUnit(unit=unit)
-
-
 Row = Mapping[str, Any]
+"""Columns of one row of a part."""
 
 
-Frames = NDArray[Any] | Sample
-"""Of a clip, [T, H, W, 3]; those of a whole video are in its sample, to be decoded."""
+@dataclass(frozen=True, slots=True)
+class SourceClip:
+    """A row, and its clip decoded from the source again."""
+
+    index: int
+    """Index of the row among those that were asked for."""
+    row: Row
+    clip: Clip
+    frames: NDArray[Any] | Sample
+    """Frames [T, H, W, 3] in [0, 255]; of a whole video the sample, which is decoded in pieces."""
 
 
-_PLACE: Final = (
-    "start_s",
-    "end_s",
-    "source_fps",
-    "source_height",
-    "source_width",
-    "crop",
-    "num_frames",
-    "padded_frames",
-)
-"""Columns that say where a clip lies in its source."""
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """A clip of the source, and what its tokens decode to."""
+
+    row: Row
+    original: NDArray[np.uint8]
+    """Frames [T, H, W, 3] of the source."""
+    decoded: dict[str, NDArray[np.uint8]]
+    """Frames of the same shape, by tokenizer."""
+    psnr_db: dict[str, float]
+    """PSNR of the decoded frames in dB, by tokenizer."""
+
+    @property
+    def side_by_side(self) -> NDArray[np.uint8]:
+        """Frames [T, H, n · W, 3]: the original, then each tokenizer, left to right."""
+        return np.concatenate([self.original, *self.decoded.values()], axis=2)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second; 1 for an image, which has no duration."""
+        seconds = self.row["end_s"] - self.row["start_s"]
+        frames: int = self.row["num_frames"] - self.row["padded_frames"]
+        return frames / seconds if seconds else 1.0
 
 
-class Again:
-    """Holds a dataset's models and a decoder; a context manager, not for several threads at once.
+class Recomputer:
+    """Holds a dataset's models and a decoder. A context manager; not thread-safe.
 
     Args:
-        dataset: its head.
+        store: the dataset's root.
+        dataset: its metadata.
         retokenize: whether encoders are needed.
-        decode: whether decoders are.
+        decode: whether decoders are needed.
 
     Raises:
-        ConfigError: the models are not to be had, or not those that made the dataset.
+        ConfigError: the models cannot be loaded, or differ from those that made the dataset; or
+            `decode` is asked of clips that are whole videos.
     """
 
-    def __init__(self, dataset: Dataset, *, retokenize: bool, decode: bool) -> None:
-        config = job_config(dataset)
-        self._dataset = dataset
-        self._threads = config.tokenize.threads
-        self._lists = config.source.lists
-        self._whole = config.clip.whole
-        self._chunk_frames = config.clip.chunk_frames
-        if self._whole and decode:
+    def __init__(self, store: Store, dataset: Dataset, *, retokenize: bool, decode: bool) -> None:
+        self._store = store
+        self._columns = {column.name: column for column in dataset.tokenizers}
+        self._config = config = job_config(dataset)
+        if config.clip.whole and decode:
             raise ConfigError(
-                "the clips of this dataset are whole videos, which are not decoded back here;"
+                "the clips of this dataset are whole videos, which cannot be decoded back;"
                 " `verify --retokenize` compares their tokens"
             )
         self._models = open_models(dataset) if decode else {}
@@ -191,74 +167,115 @@ class Again:
     ) -> None:
         self._decoder.close()
 
-    def clips(
-        self, unit: UnitRecord, rows: Sequence[Row]
-    ) -> Iterator[tuple[Row, Clip, Frames] | Finding]:
-        """Yield rows of one sample with clip and frames, decoded again, or why there are none."""
-        left = {row["clip_index"]: row for row in rows}
-        why = f"not in {', '.join(unit.sources)}"
-        key = rows[0]["key"]
-        try:
-            for clip, frames in self._clips(unit, key, left):
-                yield left.pop(clip.clip_index), clip, frames
-        except (QuarantineError, StoreError, FileNotFoundError) as error:
-            why = str(error)
-        for row in left.values():
-            yield Finding("source", row["clip_id"], why)
+    def clips(self, drawn: Iterable[DrawnRow]) -> Iterator[SourceClip | Finding]:
+        """Yield rows with their clips, or why a row has none; sample by sample.
 
-    def _clips(
-        self, unit: UnitRecord, key: str, wanted: Collection[int]
-    ) -> Iterator[tuple[Clip, Frames]]:
-        if not self._whole:
-            yield from source_clips(
-                self._decoder, unit.unit, unit.sources, key, wanted, self._lists
-            )
+        Raises:
+            StoreError: the dataset's store refuses.
+        """
+        samples: dict[tuple[str, str], list[tuple[int, DrawnRow, Row]]] = {}
+        for index, one in enumerate(drawn):
+            try:
+                row = read_row(self._store, one)
+            except StoreError:
+                raise
+            except (pa.ArrowException, OSError) as error:
+                yield Finding("unreadable", one.part.path, one_line(error))
+                continue
+            samples.setdefault((row["unit"], row["key"]), []).append((index, one, row))
+        for (unit, key), rows in samples.items():
+            left = {row["clip_index"]: (index, row) for index, _, row in rows}
+            sources = rows[0][1].unit.sources
+            why = f"not in {', '.join(sources)}"
+            try:
+                for clip, frames in self._decode_again(unit, sources, key, set(left)):
+                    yield SourceClip(*left.pop(clip.clip_index), clip, frames)
+            except (QuarantineError, StoreError, FileNotFoundError) as error:
+                why = str(error)
+            for _, row in left.values():
+                yield Finding("source", row["clip_id"], why)
+
+    def _decode_again(
+        self, unit: str, sources: Sequence[str], key: str, wanted: Collection[int]
+    ) -> Iterator[tuple[Clip, NDArray[Any] | Sample]]:
+        """Yield the wanted clips of one sample; none for an index that the source does not hold."""
+        sample = self._sample(unit, sources, key)
+        if sample is None:
             return
-        sample = source_sample(unit.unit, unit.sources, key, self._lists)
-        found = sample and whole_clip(self._decoder, sample, unit.unit)
-        if sample and found:
-            yield found[0], sample
+        if self._config.clip.whole:
+            if found := whole_clip(self._decoder, sample, unit):
+                yield found[0], sample
+            return
+        left = set(wanted)
+        for clip, frames in self._decoder.decode(sample, unit):
+            if not left:
+                break  # after one more clip: a video that ends there does not cost the child
+            if clip.clip_index in left and frames is not None:
+                left.remove(clip.clip_index)
+                yield clip, frames
 
-    def retokenize(self, row: Row, clip: Clip, frames: Frames) -> Iterator[Finding]:
-        """Yield how the clip and its tokens, made again, differ from the row: in any bit."""
+    def _sample(self, unit: str, sources: Sequence[str], key: str) -> Sample | None:
+        lists = self._config.source.lists
+        source = VideoSource(uri=list(sources), lists=lists, max_video_mb=_ANY_VIDEO_MB)
+        for sample in SampleReader(source, images=True).read(_work_unit(unit, sources, key)):
+            if isinstance(sample, Sample) and sample.key == key:
+                return sample
+        return None
+
+    def retokenize(self, found: SourceClip) -> Iterator[Finding]:
+        """Yield how the clip and its tokens, encoded again, differ from the row in any bit."""
+        row, clip = found.row, found.clip
         for name in _PLACE:
-            now, then = getattr(clip, name), row[name]
-            if not np.array_equal(np.float32(now), np.float32(then)):
-                yield Finding("source", row["clip_id"], f"{name} {now}, recorded {then}")
-        with job_arithmetic(self._threads):
-            cells = self._cells(clip, frames)
+            now, recorded = getattr(clip, name), row[name]
+            if not np.array_equal(np.float32(now), np.float32(recorded)):
+                yield Finding("source", row["clip_id"], f"{name} {now}, recorded {recorded}")
+        with job_arithmetic(self._config.tokenize.threads):
+            cells = self._encode(clip, found.frames)
             for encoder in self._encoders:
                 for name in encoder.column.cell_columns:
                     if (values := cells[name][0]).tobytes() != row[name]:
                         text = _difference(values, row[name], encoder.column)
                         yield Finding("tokens", row["clip_id"], f"{name}: {text}")
 
-    def _cells(self, clip: Clip, frames: Frames) -> dict[str, NDArray[Any]]:
+    def _encode(self, clip: Clip, frames: NDArray[Any] | Sample) -> dict[str, NDArray[Any]]:
         if isinstance(frames, Sample):
             video = pieces(self._decoder, frames, clip.unit)
-            return whole_cells(self._encoders, video, clip.num_frames, self._chunk_frames)[0]
+            chunk_frames = self._config.clip.chunk_frames
+            return whole_cells(self._encoders, video, clip.num_frames, chunk_frames)[0]
         cells: dict[str, NDArray[Any]] = {}
         for encoder in self._encoders:
             cells.update(encoder(frames[np.newaxis])[0])
         return cells
 
-    def psnr(self, row: Row, frames: NDArray[Any]) -> dict[str, float]:
-        """Return, by tokenizer, how well its decoded tokens match the source's frames, in dB."""
-        original = eight_bits(frames)
-        decoded = self.decoded(row, len(frames))
-        return {name: clip_psnr(original, clip) for name, clip in decoded.items()}
-
-    def decoded(self, row: Row, num_frames: int) -> dict[str, NDArray[np.uint8]]:
-        """Return, by tokenizer, the frames [T, H, W, 3] that a row's tokens stand for."""
-        columns = {column.name: column for column in self._dataset.tokenizers}
-        return {
-            name: decode_cells(model, columns[name], row, num_frames)
+    def decode(self, found: SourceClip) -> DecodedClip:
+        """Return the clip's frames, and those that its tokens decode to."""
+        assert not isinstance(found.frames, Sample)  # the constructor refuses whole videos
+        original = eight_bits(found.frames)
+        decoded = {
+            name: decode_cells(model, self._columns[name], found.row, len(original))
             for name, model in self._models.items()
         }
+        psnr_db = {name: clip_psnr(original, frames) for name, frames in decoded.items()}
+        return DecodedClip(found.row, original, decoded, psnr_db)
 
 
-def _difference(now: NDArray[Any], then: bytes, column: TokenizerColumn) -> str:
-    stored = np.frombuffer(then, column.stored_dtype)
+def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
+    """Return the unit's tar or list rows, or the one of its loose files that has the key."""
+    if is_tar(sources[0]):
+        return WorkUnit(unit=unit, tar_uri=sources[0])
+    if (rows := parse_range(sources[0])) is not None:
+        uri, start, stop = rows
+        return WorkUnit(unit=unit, rows=ListRows(uri=uri, start=start, stop=stop))
+    for uri in sources:
+        folder = uri.removesuffix(key)
+        # A key can end like another one; but all keys of a unit are below one folder.
+        if folder.endswith("/") and all(other.startswith(folder) for other in sources):
+            return WorkUnit(unit=unit, files=(LooseFile(key=key, uri=uri),))
+    return WorkUnit(unit=unit)
+
+
+def _difference(now: NDArray[Any], recorded: bytes, column: TokenizerColumn) -> str:
+    stored = np.frombuffer(recorded, column.stored_dtype)
     if stored.size != now.size:
         return f"{list(now.shape)} now, {stored.size} cells recorded"
     differ = now.ravel() != stored

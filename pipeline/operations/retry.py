@@ -1,15 +1,14 @@
-"""Has quarantined samples tried again: reopens their units in the log, for the next run of the job.
+"""Reopens units with quarantined samples, so that the next run of the job processes them again.
 
-The unit is what is done again, since it is what is committed: all its samples are, and those that
-were well come out the same. Until a run has done it, the unit counts as it is. To be of use the run
-has to differ: more time, memory or size allowed, another release, a source that was mended.
+The log commits units, so a whole unit is processed again, including the samples that succeeded. Its
+present rows count until a run has replaced them. A retry helps only if something changed: a higher
+limit of time, memory or size, another release, or a repaired source.
 """
 
 import fnmatch
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import read_manifest
@@ -17,59 +16,49 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Part, Reopened
 from pipeline.errors import ConfigError
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.quarantine import REASONS
 from pipeline.storage.store import Store
 
 
 @dataclass(slots=True, kw_only=True)
-class Retried:
-    """What the next run of the job will do again."""
+class Retried(Outcome):
+    """Units that the next run of the job processes again."""
 
     output: str
-    units: list[str] = field(default_factory=list)
-    """Reopened by this call."""
-    open_before: list[str] = field(default_factory=list)
-    """Chosen, and open already."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """How many quarantined samples and clips were chosen, by reason."""
+    reopened: list[str] = field(default_factory=list)
+    """Units that this call reopened."""
+    already_open: list[str] = field(default_factory=list)
+    """Selected units that an earlier call reopened."""
+    quarantined: Counter[str] = field(default_factory=Counter)
+    """Number of selected quarantined samples and clips by reason."""
     clips: int = 0
-    """Clips that the chosen units hold: they will be made again, too."""
-
-    exit_code = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "output": self.output,
-            "reopened": self.units,
-            "open_before": self.open_before,
-            "quarantined": dict(sorted(self.reasons.items())),
-            "clips_made_again": self.clips,
-        }
+    """Number of committed clips of the selected units, which are also processed again."""
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        if not self.reasons:
-            return [f"nothing in the quarantine of {self.output} is of that kind"]
-        lines = [f"reopened   {unit}" for unit in self.units]
-        lines += [f"open       {unit}: reopened before" for unit in self.open_before]
-        chosen = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
-        lines.append(f"for        {chosen}")
-        lines.append(f"costs      {self.clips} sound clips of these units are made again, too")
-        lines.append("next       run the job again, with the settings that are to help")
-        return lines
+        """Return the lines to print."""
+        if not self.quarantined:
+            return [f"nothing in the quarantine of {self.output} matches"]
+        selected = (f"{count} {reason}" for reason, count in self.quarantined.most_common())
+        return [
+            *(labelled("reopened", unit) for unit in self.reopened),
+            *(labelled("open", f"{unit}: reopened earlier") for unit in self.already_open),
+            labelled("for", ", ".join(selected)),
+            labelled("costs", f"{self.clips} valid clips of these units are processed again"),
+            labelled("next", "run the job again, with the settings that should help"),
+        ]
 
 
 def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
-    """Reopen the units in whose quarantine a reason stands.
+    """Reopen the units whose quarantine holds one of some reasons.
 
     Args:
         store: the dataset's root; put-if-absent is needed.
         reasons: words of `pipeline.quarantine.REASONS`.
-        key: pattern that a sample's key has to match, with `*`, `?` and `[…]`.
+        key: pattern that a sample's key must match, with `*`, `?` and `[…]`.
 
     Raises:
-        ConfigError: there is no dataset, or no such reason.
+        ConfigError: there is no dataset, or a reason does not exist.
         StoreError: the log or a quarantine table is damaged, or the store refuses.
     """
     for reason in reasons:
@@ -78,25 +67,24 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
     dataset = read_dataset(store)
     manifest = read_manifest(store)
     result = Retried(output=store.uri)
-    chosen: list[Reopened] = []
+    selected: list[Reopened] = []
     for unit in manifest.units():
         if unit.quarantine is None or unit.reasons.keys().isdisjoint(reasons):
             continue
-        found = _reasons(store, unit.quarantine, reasons, key)
-        if found:
-            result.reasons += found
+        if found := _matching(store, unit.quarantine, reasons, key):
+            result.quarantined += found
             result.clips += unit.counts.clips_written
-            chosen.append(Reopened(unit=unit.unit, sources=unit.sources))
-    if chosen:
+            selected.append(Reopened(unit=unit.unit, sources=unit.sources))
+    if selected:
         store.require_put_if_absent()
         log = CommitLog(store, fingerprint=dataset.fingerprint, run="retry")
-        result.units = list(log.reopen(chosen))
-        result.open_before = [u.unit for u in chosen if u.unit not in result.units]
+        result.reopened = list(log.reopen(selected))
+        result.already_open = [u.unit for u in selected if u.unit not in result.reopened]
     return result
 
 
-def _reasons(store: Store, part: Part, reasons: Sequence[str], key: str) -> Counter[str]:
-    """Return how often each of the reasons stands in a quarantine table, for matching keys."""
+def _matching(store: Store, part: Part, reasons: Sequence[str], key: str) -> Counter[str]:
+    """Return the number of rows of a quarantine table by reason, for matching keys."""
     with open_parquet(store, part.path) as parquet:
         rows = parquet.read(columns=["key", "reason"]).to_pylist()
     return Counter(

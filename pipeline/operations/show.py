@@ -1,78 +1,54 @@
-"""One clip of a dataset: its row, and its original beside what its tokens decode to."""
+"""Clips for a person: a row, a video, or a picture beside what the tokens decode to."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
-from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.records import Part
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.findings import Finding
-from pipeline.operations.recompute import Again
-from pipeline.records import Sample
+from pipeline.operations.outcome import Outcome, labelled
+from pipeline.operations.recompute import DecodedClip, Recomputer, job_config
 from pipeline.storage.store import Store
-from pipeline.tokenizers.reconstruction import clip_psnr, eight_bits
+from pipeline.tokenizers.models import is_untrained
 
-_QUALITY: Final = {"crf": "12", "preset": "fast"}
-"""Of H.264: no difference that an eye sees, where a tokenizer's is to be seen."""
+_H264: Final = {"crf": "12", "preset": "fast"}
+"""Options of the encoder: its loss must be invisible beside that of a tokenizer."""
 
 
-def write_video(path: str, frames: NDArray[np.uint8], fps: float) -> None:
-    """Write an MP4 that every player opens, replacing what is there.
-
-    Args:
-        path: on a local disk.
-        frames: [T, H, W, 3]; of an odd height or width the last line is left out.
-        fps: frames per second, above 0.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    height, width = (size - size % 2 for size in frames.shape[1:3])
-    with av.open(path, "w", format="mp4") as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options=_QUALITY)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(frame[:height, :width]), "rgb24"
-            )
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+_FRAMES_SHOWN: Final = 6
+_LABEL_WIDTH: Final = 150
+_GAP: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownClip:
-    """A clip as it was found."""
+class ShownClip(Outcome):
+    """One clip's row."""
 
     part: str
-    """Path of the file that its row is in."""
+    """Path of the file that holds the row."""
     row: dict[str, Any]
-    """Its columns; of cells their number of bytes."""
+    """Values by column; for cells their number of bytes."""
     video: str | None = None
     """Path of the video that was written: the original, then each tokenizer, left to right."""
     psnr_db: dict[str, float] = field(default_factory=dict)
-    """By tokenizer, in the order of the video."""
-
-    @property
-    def exit_code(self) -> int:
-        """Always 0."""
-        return 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"part": self.part, "row": self.row, "video": self.video, "psnr_db": self.psnr_db}
+    """PSNR in dB by tokenizer, in the order of the video."""
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
+        """Return the lines to print."""
         width = 2 + max(map(len, self.row))
         lines = [f"{name:{width}}{value}" for name, value in self.row.items()]
         lines.append(f"{'part':{width}}{self.part}")
@@ -82,64 +58,186 @@ class ShownClip:
         return lines
 
 
-def show(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
-    """Return a clip's row, and write its video if asked to.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPicture(Outcome):
+    """A picture of some clips."""
+
+    picture: str
+    """Path of the PNG that was written."""
+    clips: list[str]
+    """Ids of the clips, from top to bottom."""
+    psnr_db: dict[str, float]
+    """Mean PSNR of these clips in dB, by tokenizer."""
+    untrained: list[str]
+    """Tokenizers without trained weights, whose frames do not resemble the original."""
+
+    def lines(self) -> list[str]:
+        """Return the lines to print."""
+        return [
+            *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
+            *(
+                labelled("psnr", f"{name}: {value:.2f} dB on average over {len(self.clips)} clips")
+                for name, value in self.psnr_db.items()
+            ),
+            labelled("picture", self.picture),
+        ]
+
+
+def show_clip(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
+    """Return a clip's row, and write its video if `out` is given.
 
     Args:
         store: the dataset's root.
-        clip_id: of a row.
-        out: path of the MP4 to write; needs the source, and the weights, that made the clip.
+        clip_id: id of the row.
+        out: path of the MP4; needs the source and the weights that made the clip.
 
     Raises:
-        ConfigError: there is no dataset or no such clip, or its models are not to be had.
-        StoreError: the clip's part or source is not what it was.
+        ConfigError: there is no dataset or no such clip, or its models cannot be loaded.
+        StoreError: the clip's part or source is damaged or missing.
     """
     dataset = read_dataset(store)
     drawn = find_row(store, read_manifest(store), clip_id)
-    row = read_row(store, drawn)
-    plain = {
+    row = {
         name: f"{len(value)} bytes" if isinstance(value, bytes) else value
-        for name, value in row.items()
+        for name, value in read_row(store, drawn).items()
     }
-    psnr = _write(dataset, drawn.unit, row, out) if out is not None else {}
-    return ShownClip(part=store.locate(drawn.part.path), row=plain, video=out, psnr_db=psnr)
+    psnr: dict[str, float] = {}
+    if out is not None:
+        [decoded] = _decoded(store, dataset, [drawn], "without --out its row is shown alone")
+        write_video(out, decoded.side_by_side, decoded.fps)
+        psnr = decoded.psnr_db
+    return ShownClip(part=store.locate(drawn.part.path), row=row, video=out, psnr_db=psnr)
+
+
+def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
+    """Write a PNG: for each clip a row of original frames, and a row per tokenizer.
+
+    Args:
+        store: the dataset's root.
+        path: path of the PNG on a local disk.
+        clips: number of clips, of as many different samples as possible.
+
+    Raises:
+        ConfigError: there is no dataset or it has no rows, or its models cannot be loaded.
+        StoreError: a part or source is damaged or missing.
+    """
+    dataset = read_dataset(store)
+    drawn = _first_rows(store, read_manifest(store), clips)
+    if not drawn:
+        raise ConfigError(f"{store.uri}: no clips to show; status tells what the dataset holds")
+    found = _decoded(store, dataset, drawn, "it cannot be shown")
+    strips: list[tuple[str, NDArray[np.uint8]]] = []
+    for one in found:
+        strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", one.original))
+        for name, frames in one.decoded.items():
+            strips.append((f"{name}  {one.psnr_db[name]:.1f} dB", frames))
+    write_strips(path, strips)
+    return ShownPicture(
+        picture=path,
+        clips=[one.row["clip_id"] for one in found],
+        psnr_db={name: fmean(c.psnr_db[name] for c in found) for name in found[0].psnr_db},
+        untrained=[spec.name for spec in job_config(dataset).tokenizers if is_untrained(spec)],
+    )
 
 
 def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:
-    """Return where the row of a clip stands.
+    """Return the place of a clip's row.
 
     Raises:
         ConfigError: no unit has it.
         StoreError: a part of its unit is damaged.
     """
     unit = manifest.unit(clip_id.partition("/")[0])
-    if unit is not None:
-        for part in unit.parts:
-            with open_parquet(store, part.path) as parquet:
-                tables = list(unit_rows(parquet, part, ["clip_id"]))
-            ids = [name for table in tables for name in table["clip_id"].to_pylist()]
-            if clip_id in ids:
-                return DrawnRow(unit, part, ids.index(clip_id))
+    for part in unit.parts if unit is not None else ():
+        ids = _column(store, part, "clip_id")
+        if unit is not None and clip_id in ids:
+            return DrawnRow(unit, part, ids.index(clip_id))
     raise ConfigError(
         f"--clip {clip_id}: no row of {store.uri} has this clip_id, which is unit/key/clip_index;"
         " it may be quarantined or filtered"
     )
 
 
-def _write(
-    dataset: Dataset, unit: UnitRecord, row: Mapping[str, Any], out: str
-) -> dict[str, float]:
-    """Write original and decoded clips, side by side; return the PSNR of each tokenizer."""
-    with Again(dataset, retokenize=False, decode=True) as again:
-        [found] = again.clips(unit, [row])
-        if isinstance(found, Finding):
-            raise StoreError(f"{found.where}: {found.detail}; without --out its row is shown alone")
-        frames = found[2]
-        assert not isinstance(frames, Sample)  # `Again` refuses
-        original = eight_bits(frames)
-        decoded = again.decoded(row, len(original))
-    seconds = row["end_s"] - row["start_s"]
-    # An image has no duration, and is shown for a second.
-    fps = (row["num_frames"] - row["padded_frames"]) / seconds if seconds else 1.0
-    write_video(out, np.concatenate([original, *decoded.values()], axis=2), fps)
-    return {name: clip_psnr(original, clip) for name, clip in decoded.items()}
+def _first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
+    """Return the first rows of as many different samples as possible, then their next rows."""
+    samples: dict[tuple[str, str], list[DrawnRow]] = {}
+    for unit in manifest.units():
+        if len(samples) >= count:
+            break
+        for part in unit.parts:
+            for n, key in enumerate(_column(store, part, "key")):
+                samples.setdefault((key, unit.unit), []).append(DrawnRow(unit, part, n))
+    turns = zip_longest(*(samples[name] for name in sorted(samples)))
+    return [row for turn in turns for row in turn if row is not None][:count]
+
+
+def _column(store: Store, part: Part, name: str) -> list[str]:
+    """Return one column of a unit's rows of a part."""
+    with open_parquet(store, part.path) as parquet:
+        return [value for t in unit_rows(parquet, part, [name]) for value in t[name].to_pylist()]
+
+
+def _decoded(
+    store: Store, dataset: Dataset, drawn: Sequence[DrawnRow], advice: str
+) -> list[DecodedClip]:
+    """Return the rows' clips, decoded from source and tokens, in the order of the rows.
+
+    Raises:
+        StoreError: a clip cannot be decoded from its source.
+    """
+    clips: dict[int, DecodedClip] = {}
+    with Recomputer(store, dataset, retokenize=False, decode=True) as recomputer:
+        for found in recomputer.clips(drawn):
+            if isinstance(found, Finding):
+                raise StoreError(f"{found}; {advice}")
+            clips[found.index] = recomputer.decode(found)
+    return [clips[index] for index in range(len(drawn))]
+
+
+def write_video(path: str, frames: NDArray[np.uint8], fps: float) -> None:
+    """Write an MP4 (H.264, 4:2:0), replacing an existing file.
+
+    Args:
+        path: path on a local disk.
+        frames: frames [T, H, W, 3]; the last line of an odd height or width is dropped.
+        fps: frames per second, above 0.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    height, width = (size - size % 2 for size in frames.shape[1:3])
+    with av.open(path, "w", format="mp4") as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=_H264)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame[:height, :width]), "rgb24"
+            )
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def write_strips(path: str, strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Write labelled rows of frames, taken evenly from each clip [T, H, W, 3], as one PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows = [
+        clip[np.linspace(0, len(clip) - 1, min(_FRAMES_SHOWN, len(clip))).round().astype(int)]
+        for _, clip in strips
+    ]
+    widest = max(len(row) * (row.shape[2] + _GAP) for row in rows)
+    height = sum(row.shape[1] + _GAP for row in rows)
+    picture = Image.new("RGB", (_LABEL_WIDTH + widest, height), "white")
+    text = ImageDraw.Draw(picture)
+    top = 0
+    for (label, _), row in zip(strips, rows, strict=True):
+        height, width = row.shape[1:3]
+        text.text((6, top + height // 2 - 6), label, fill="black")
+        for column, frame in enumerate(row):
+            left = _LABEL_WIDTH + column * (width + _GAP)
+            picture.paste(Image.fromarray(frame), (left, top))
+        top += height + _GAP
+    picture.save(path, "PNG")

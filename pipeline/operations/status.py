@@ -1,4 +1,4 @@
-"""What a dataset holds, from its log alone: also while a job runs, and after it died."""
+"""Contents of a dataset according to its log, also while a job runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +7,12 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.tally import Tally, tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class Status(Outcome):
     """What is committed."""
 
     output: str
@@ -21,11 +22,11 @@ class Status:
 
     @property
     def exit_code(self) -> int:
-        """0 when every sample and clip is accounted for."""
+        """Exit code: 0 when every sample and clip is accounted for, else 1."""
         return UNBALANCED if self.tally.problems else BALANCED
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the counts, without dataset.json and manifest."""
         return {
             "output": self.output,
             "fingerprint": self.dataset.fingerprint,
@@ -37,17 +38,18 @@ class Status:
         }
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        count = len(self.manifest.reopened)
+        """Return the lines to print."""
+        reopened = len(self.manifest.reopened)
         columns = ", ".join(f"{c.name} ({c.model})" for c in self.dataset.tokenizers)
+        units = f"{self.tally.units} committed · log at record {self.manifest.number}"
         return [
-            f"dataset    {self.output}",
-            f"columns    {columns}",
-            f"units      {self.tally.units} committed · log at record {self.manifest.number}",
-            f"made by    fingerprint {self.dataset.fingerprint}",
-            *([f"reopened   {count} units, for the next run"] if count else []),
+            labelled("dataset", self.output),
+            labelled("columns", columns),
+            labelled("units", units),
+            labelled("made by", f"fingerprint {self.dataset.fingerprint}"),
+            *([labelled("reopened", f"{reopened} units, for the next run")] if reopened else []),
             *tally_lines(self.tally),
-            *(f"IMBALANCE  {problem}" for problem in self.tally.problems),
+            *(labelled("IMBALANCE", problem) for problem in self.tally.problems),
         ]
 
 

@@ -1,18 +1,18 @@
-"""Deletes what no record names, and only what no record can come to name.
+"""Deletes orphaned files: those that no record names and that no record can name later.
 
-A part's name follows from its content, so a job that does a unit again writes the very file that an
-earlier crash left. Deleting it between that and the record would lose rows. So parts are deleted
-only of units that are committed, since no driver commits those a second time; what is left of other
-units goes away when they are committed, or with `uncommitted`, which is for times without a job.
+The name of a part follows from its content. A job that processes a unit again therefore writes the
+same file that an earlier crash left, and deleting it before its record is put would lose rows. So
+only parts of committed units are deleted: no driver commits those a second time. Files of other
+units are removed after their commit, or with `uncommitted`, which requires that no job runs.
 
-A merged part that no record names may be that of a compaction which is about to name it. So before
-one is deleted, a record says that it is dropped: whoever would name it has to read that first.
+A merged part that no record names may belong to a compaction that is about to name it. Before such
+a part is deleted, a record declares it dropped. Every writer reads that record before its own.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.log_records import record_path
@@ -21,68 +21,51 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.unreferenced import Unnamed, unnamed_files
 from pipeline.formatting import format_bytes
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.operations.publish.publish import published_files
 from pipeline.storage.store import Store, StoredFile
 
 DAY_HOURS: Final = 24.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vacuumed:
-    """What a dataset holds beside what counts, by what becomes of it."""
+@dataclass(slots=True, kw_only=True)
+class Vacuumed(Outcome):
+    """Orphaned files of a dataset, by what happens to them."""
 
     output: str
     older_than_hours: float
-    delete: bool
-    """Whether the garbage was deleted, or only listed."""
+    deleted: bool
+    """Whether the garbage was deleted; otherwise it was only listed."""
     garbage: list[StoredFile] = field(default_factory=list)
     young: list[StoredFile] = field(default_factory=list)
-    """Younger than the limit, or of a unit whose record is, or named by now."""
+    """Files that are younger than the limit, whose unit's record is, or that have a name by now."""
     uncommitted: list[StoredFile] = field(default_factory=list)
-    """Of units that are not committed, or are to be done again."""
+    """Files of units that are not committed or are reopened."""
     published: list[StoredFile] = field(default_factory=list)
-    """Named by the newest version of a Delta or Iceberg table, which would miss them."""
+    """Files that the newest version of a Delta or Iceberg table names."""
     foreign: list[StoredFile] = field(default_factory=list)
-    """Not written by this program; never deleted."""
-
-    exit_code = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        groups = {name: getattr(self, name) for name in _GROUPS}
-        return {
-            "output": self.output,
-            "older_than_hours": self.older_than_hours,
-            "deleted": self.delete,
-            **{
-                name: [{"path": file.path, "bytes": file.bytes} for file in files]
-                for name, files in groups.items()
-            },
-        }
+    """Files that this program did not write; they are never deleted."""
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        act = "deleted" if self.delete else "garbage"
-        lines = [f"{act:<12}{file.path}" for file in self.garbage]
-        lines += [f"{'foreign':<12}{file.path}" for file in self.foreign]
-        lines.append(f"{act:<12}{_sum(self.garbage)}, older than {self.older_than_hours:g} h")
+        """Return the lines to print."""
+        act = "deleted" if self.deleted else "garbage"
+        lines = [labelled(act, file.path) for file in self.garbage]
+        lines += [labelled("foreign", file.path) for file in self.foreign]
+        lines.append(labelled(act, f"{_sum(self.garbage)}, older than {self.older_than_hours:g} h"))
         for name, why in _KEPT.items():
             if files := getattr(self, name):
-                lines.append(f"{'kept':<12}{_sum(files)}: {why}")
-        if self.garbage and not self.delete:
-            lines.append(f"{'next':<12}the same command with --delete")
+                lines.append(labelled("kept", f"{_sum(files)}: {why}"))
+        if self.garbage and not self.deleted:
+            lines.append(labelled("next", "the same command with --delete"))
         return lines
 
 
 _KEPT: Final = {
     "young": "younger",
-    "uncommitted": "of units that are not committed; running the job again settles them",
-    "published": "in a published table; publish it again, and they are garbage",
+    "uncommitted": "of units that are not committed; the next run of the job replaces them",
+    "published": "in a published table; they become garbage when it is published again",
     "foreign": "not written by this program",
 }
-
-
-_GROUPS: Final = ("garbage", *_KEPT)
 
 
 def vacuum(
@@ -92,15 +75,15 @@ def vacuum(
     delete: bool = False,
     uncommitted: bool = False,
 ) -> Vacuumed:
-    """List what no record names, and delete it if asked to; safe while jobs and compactions run.
+    """List orphaned files, and delete them on request; safe while jobs and compactions run.
 
     Args:
         store: the dataset's root.
-        older_than_hours: younger files are left alone, and so are the files of a unit whose record
-            is younger: somebody may still read what it replaced.
-        delete: delete the garbage.
-        uncommitted: count files of units that are not committed as garbage, too. Not safe while a
-            job runs: see above.
+        older_than_hours: minimum age of a file, and of the newest record of its unit, before it is
+            garbage. Until then a reader may still use what that record replaced.
+        delete: whether to delete the garbage.
+        uncommitted: whether files of units that are not committed are also garbage. Not safe while
+            a job runs.
 
     Raises:
         ConfigError: there is no dataset, or the library of a table that was published here is not
@@ -108,8 +91,8 @@ def vacuum(
         StoreError: the log or a table is damaged, or the store refuses.
     """
     dataset = read_dataset(store)
-    # In this order: what the log object has not seen is in the manifest, and whatever is listed and
-    # committed by then is named.
+    # The order matters: the manifest holds all that the log object has not read, and names every
+    # file that was listed and is committed by then.
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="vacuum") if delete else None
     files = list(store.files())
     manifest = read_manifest(store)
@@ -124,11 +107,11 @@ def vacuum(
         )
     }
     limit = time.time() - older_than_hours * 3600
-    result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, delete=delete)
-    unnamed = list(unnamed_files(files, manifest))
+    result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, deleted=delete)
+    orphaned = list(unnamed_files(files, manifest))
     merged = [
         found.file.path
-        for found in unnamed
+        for found in orphaned
         if found.kind == "merged"
         and found.file.path not in published
         and found.file.modified <= limit
@@ -137,7 +120,7 @@ def vacuum(
     if log is not None and merged:
         store.require_put_if_absent()
         merged = list(log.drop(merged))
-    for found in unnamed:
+    for found in orphaned:
         is_open = found.kind == "part" and (
             found.unit not in committed or found.unit in manifest.reopened
         )
@@ -158,21 +141,20 @@ def vacuum(
 
 
 def _last_changed(store: Store, path: str, committed: Mapping[str, float]) -> float:
-    """Return when a record last changed a unit of a merged part: one of them took its rows away.
+    """Return when a record last changed a unit that has rows in a merged part.
 
     Raises:
         StoreError: the file is damaged.
     """
-    units: set[str] = set()
     with open_parquet(store, path) as parquet:
-        for n in range(parquet.num_row_groups):
-            units.update(parquet.read_row_group(n, columns=["unit"])["unit"].unique().to_pylist())
-    return max(committed.get(unit, 0.0) for unit in units)
+        groups = range(parquet.num_row_groups)
+        tables = [parquet.read_row_group(n, columns=["unit"])["unit"].unique() for n in groups]
+    return max(committed.get(unit, 0.0) for units in tables for unit in units.to_pylist())
 
 
 def _deleted(store: Store, found: Unnamed) -> bool:
-    """Delete a file unless it was written anew since it was listed; return whether it is gone."""
-    if any(again != found.file for again in store.files(found.file.path)):
+    """Delete a file unless it was written again since it was listed; return whether it is gone."""
+    if any(listed != found.file for listed in store.files(found.file.path)):
         return False
     store.delete(found.file.path)
     return True

@@ -1,122 +1,115 @@
-"""Read the rows of a list: each is a sample, or the record of why it is none.
+"""The rows of a list: each becomes a sample, or the record of why it is not one.
 
-A row's video is the file that it names, or its bytes. Rows that follow one another and name one
-remote file read it once: a list of spans that is sorted by video downloads each video once a unit.
+A row's video is the file that it names, or its bytes. Consecutive rows that name the same remote
+file read it once: a list of spans that is sorted by video downloads each video once per unit.
 """
 
 import json
 import math
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError, redacted
-from pipeline.quarantine import Quarantined
+from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import ListRows, LooseFile, Sample, Span
-from pipeline.sources.faults import read_fault
 from pipeline.sources.lists import Row, read_rows
-from pipeline.sources.loose_files import file_sample
+from pipeline.sources.loose_files import file_sample, require_size
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import PROBLEMS, json_value
 from pipeline.storage.files import is_local
 
-_MAX_META_BYTES: Final = 1 << 20
+MAX_META_BYTES: Final = 1 << 20
+"""Maximum size of a row's `meta`, in characters."""
 
 
 _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
-"""JPEG, PNG, BMP, TIFF: what bytes without a name begin with."""
+"""First bytes of a JPEG, PNG, BMP or TIFF, for bytes without a name."""
 
 
 class BadRow(ValueError):
-    """A row is no sample; the text says why."""
+    """A row is not a sample; the text says why."""
 
 
 def list_samples(
-    unit: str,
-    rows: ListRows,
-    config: ListConfig,
-    storage_options: Mapping[str, Any] | None,
-    max_video_bytes: int,
-    images: bool,
+    unit: str, rows: ListRows, source: VideoSource, images: bool
 ) -> Iterator[Sample | Quarantined]:
     """Yield the sample of every row.
 
     Raises:
-        StoreError: the store failed, or the list is gone; the unit should be tried again.
+        StoreError: the store failed, or the list is missing; retry the unit later.
     """
-    read = _Reader(unit, rows.uri, config, storage_options, max_video_bytes, images)
+    reader = _RowReader(rows.uri, source, images)
     seen: set[str] = set()
     number = rows.start - 1
     try:
-        for number, row in read_rows(rows, config, storage_options):
-            sample = read(number, row)
-            if sample.key in seen:
-                detail = f"row {number} of {rows.uri}: another row of the unit has this key"
-                yield read_fault(unit, sample.key, "duplicate_key", detail)
-            else:
-                seen.add(sample.key)
-                yield sample
+        for number, row in read_rows(rows, source.lists, source.storage_options):
+            key = reader.key(number, row)
+            try:
+                if key in seen:
+                    detail = f"row {number} of {rows.uri}: another row of the unit has this key"
+                    raise QuarantineError("read", "duplicate_key", detail)
+                seen.add(key)
+                yield reader.sample(key, number, row)
+            except QuarantineError as error:
+                yield Quarantined.of(error, unit=unit, key=key)
     except FileNotFoundError as error:
         raise StoreError(f"{rows.uri}: gone since it was planned") from error
     except ValueError as error:
         detail = f"{rows.uri}: {error}; the rows {number + 1} to {rows.stop - 1} are lost"
-        yield read_fault(unit, posixpath.basename(rows.uri), "list_unreadable", detail)
+        damage = QuarantineError("read", "list_unreadable", detail)
+        yield Quarantined.of(damage, unit=unit, key=posixpath.basename(rows.uri))
 
 
-class _Reader:
+class _RowReader:
     """Makes samples of rows; keeps the last remote file."""
 
-    def __init__(
-        self,
-        unit: str,
-        uri: str,
-        config: ListConfig,
-        storage_options: Mapping[str, Any] | None,
-        max_video_bytes: int,
-        images: bool,
-    ) -> None:
-        self._unit = unit
+    def __init__(self, uri: str, source: VideoSource, images: bool) -> None:
         self._uri = uri
-        self._root = config.root if config.root is not None else posixpath.dirname(uri)
-        self._config = config
-        self._options = storage_options
-        self._max_video_bytes = max_video_bytes
+        self._source = source
+        self._config = source.lists
+        root = source.lists.root
+        self._root = root if root is not None else posixpath.dirname(uri)
         self._images = images
-        self._last: tuple[str, Sample | Quarantined] | None = None
+        self._last: tuple[str, Sample | QuarantineError] | None = None
 
-    def __call__(self, number: int, row: Row | str) -> Sample | Quarantined:
-        key = str(number)
+    def key(self, number: int, row: Row | str) -> str:
+        """Return the row's key; its number if there is no other."""
+        if self._config.key is None or isinstance(row, str):
+            return str(number)
+        value = row.get(self._config.key)
+        return str(number if value is None or value == "" else value)
+
+    def sample(self, key: str, number: int, row: Row | str) -> Sample:
+        """Return the row's sample.
+
+        Raises:
+            QuarantineError: the row is not a sample, or its video cannot be read.
+            StoreError: the store failed.
+        """
         try:
             if isinstance(row, str):
                 raise BadRow(row)
-            if self._config.key is not None:
-                value = row.get(self._config.key)
-                if value is None or value == "":
-                    raise BadRow(f"{self._config.key} is empty; it is to be the key")
-                key = str(value)
+            if self._config.key is not None and row.get(self._config.key) in (None, ""):
+                raise BadRow(f"{self._config.key} is empty; it is to be the key")
             caption = row.get(self._config.caption) if self._config.caption else None
             caption = str(caption).strip() or None if caption is not None else None
             meta, span = self._meta(row), self._span(row)
             sample = self._video(key, row.get(self._config.video))
-            if isinstance(sample, Quarantined):
-                return sample
             if sample.is_image and not self._images:
-                return self._fault(
-                    key, "no_video", number, "an image, and no bucket of `clip` has one frame"
-                )
+                detail = "an image, and no bucket of `clip` has one frame"
+                raise QuarantineError("read", "no_video", f"row {number} of {self._uri}: {detail}")
             if sample.is_image and span is not None:
                 raise BadRow("an image has no start and end")
             return replace(sample, caption=caption, meta=meta, span=span)
         except BadRow as error:
-            return self._fault(key, "bad_row", number, str(error))
+            detail = f"row {number} of {self._uri}: {error}"
+            raise QuarantineError("read", "bad_row", detail) from error
 
-    def _fault(self, key: str, reason: str, number: int, detail: str) -> Quarantined:
-        return read_fault(self._unit, key, reason, f"row {number} of {self._uri}: {detail}")
-
-    def _video(self, key: str, value: object) -> Sample | Quarantined:
-        """Read what the video's column holds."""
+    def _video(self, key: str, value: object) -> Sample:
+        """Read the video that a cell of the video column names or holds."""
         name, data = value, None
         if isinstance(value, dict):
             name, data = value.get("path"), value.get("bytes")
@@ -127,19 +120,22 @@ class _Reader:
         if not isinstance(name, str) or not name:
             raise BadRow(f"{self._config.video} names no video: {str(value)[:80]}")
         uri = name if "://" in name or name.startswith("/") else posixpath.join(self._root, name)
+        file = LooseFile(key=key, uri=uri)
+        if is_local(uri):
+            return file_sample(file, self._source)
         if self._last is None or self._last[0] != uri:
-            self._last = None  # before the next is read: one of them may be large
-            file = LooseFile(key=key, uri=uri)
-            sample = file_sample(self._unit, file, self._options, self._max_video_bytes)
-            if is_local(uri):
-                return sample
-            self._last = uri, sample
-        return replace(self._last[1], key=key)
+            self._last = None  # freed before the next is read: each may be large
+            try:
+                self._last = uri, file_sample(file, self._source)
+            except QuarantineError as error:
+                self._last = uri, error
+        found = self._last[1]
+        if isinstance(found, QuarantineError):
+            raise found
+        return replace(found, key=key)
 
-    def _held(self, key: str, data: bytes, name: str) -> Sample | Quarantined:
-        if len(data) > self._max_video_bytes:
-            detail = f"{key} of {self._uri} has {len(data)} bytes, the limit is"
-            return read_fault(self._unit, key, "too_large", f"{detail} {self._max_video_bytes}")
+    def _held(self, key: str, data: bytes, name: str) -> Sample:
+        require_size(f"{key} of {self._uri}", len(data), self._source)
         image = is_image(name) if name else _begins_as_image(data)
         return Sample(key=key, video=data, video_name=posixpath.basename(name), is_image=image)
 
@@ -169,7 +165,7 @@ class _Reader:
             text = json.dumps(json_value(meta), ensure_ascii=False) if meta else None
         except ValueError as error:
             raise BadRow(str(error)) from error
-        if text is not None and len(text) > _MAX_META_BYTES:
+        if text is not None and len(text) > MAX_META_BYTES:
             problem = f"{len(text)} characters of JSON; choose columns in source.lists.meta"
             text = json.dumps({PROBLEMS: {"row": problem}})
         return text.encode("utf-8", "replace").decode("utf-8") if text else None

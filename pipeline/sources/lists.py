@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.records import ListRows
 from pipeline.storage.files import open_file

@@ -14,13 +14,13 @@ rows are taken to be immutable: what is replaced under its old name counts as do
 import hashlib
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from braceexpand import braceexpand
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import ConfigError
 from pipeline.records import ListRows, LooseFile, WorkUnit, range_name
 from pipeline.sources.lists import LIST_SUFFIXES, cut_list, is_list
@@ -49,6 +49,7 @@ def plan_units(
     files_per_unit: int = 16,
     lists: ListConfig | None = None,
     images: bool = False,
+    exclude: Callable[..., bool] = lambda *_: False,
 ) -> list[WorkUnit]:
     """Return the work units of all sources, in the order given, sorted within each.
 
@@ -61,10 +62,11 @@ def plan_units(
         files_per_unit: loose files in a unit.
         lists: how lists are read; None where they are no source.
         images: whether loose images are samples, those aside that stand beside a video.
+        exclude: tells from the URI and the key of a file whether to leave it out.
 
     Raises:
-        ConfigError: a source matches nothing of use, a brace pattern has gaps, or a list has not
-            the columns that it should.
+        ConfigError: a source matches nothing of use, a brace pattern has gaps, a list has not the
+            columns that it should, or everything is excluded.
         StoreError: the store failed.
     """
     if files_per_unit < 1:
@@ -77,13 +79,13 @@ def plan_units(
     for uri in uris:
         prefix, found = _resolve(uri, folders, lists is not None and is_list(uri))
         if lists is not None and is_list(uri):
-            names = [name for name in found if name not in taken]
+            names = [name for name in found if name not in taken and not exclude(name)]
             taken.update(names)
             units += _list_units(names, lists, storage_options)
             continue
         videos: list[str] = []
         for name in found:
-            if name in taken:
+            if name in taken or exclude(name, name.removeprefix(prefix)):
                 continue
             taken.add(name)
             if is_tar(name):
@@ -92,6 +94,8 @@ def plan_units(
                 videos.append(name)
         files = [_loose_file(name, prefix, folders) for name in videos]
         units += cut_runs(files, files_per_unit)
+    if not taken:
+        raise ConfigError("source.exclude: leaves no source; take patterns out")
     return units
 
 

@@ -1,47 +1,48 @@
-"""Read: from one work unit to its samples, in an order that follows from the input alone.
+"""From one work unit to its samples, in an order that follows from the input alone.
 
-Every sample of the unit comes out exactly once, as a `Sample` or as a `Quarantined` of stage
-`read`, and counts as one sample read. Damaged data is an outcome; a store that fails is not: it
-raises, the unit is tried again, and nothing is quarantined because credentials ran out.
+Every sample of the unit that is not excluded comes out exactly once, as a `Sample` or as a
+`Quarantined` of stage `read`, and counts as one sample read. Damaged data is recorded in the
+quarantine. A failing store raises `StoreError` instead, so the unit is retried and expired
+credentials never quarantine a sample.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from pipeline.config.job import ListConfig
-from pipeline.quarantine import Quarantined
+from pipeline.config.source import VideoSource
+from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample, WorkUnit
 from pipeline.sources.list_rows import list_samples
 from pipeline.sources.loose_files import file_sample
-from pipeline.sources.tar_samples import _tar_samples
+from pipeline.sources.tar_samples import tar_samples
 
 
-def read_samples(
-    unit: WorkUnit,
-    *,
-    storage_options: Mapping[str, Any] | None = None,
-    max_video_mb: float,
-    lists: ListConfig | None = None,
-    images: bool = False,
-) -> Iterator[Sample | Quarantined]:
-    """Yield the samples of a unit; at most two videos are in memory at a time.
+class SampleReader:
+    """Reads the samples of work units. It holds no open file between units.
 
     Args:
-        unit: a tar, or a run of loose files or of a list's rows.
-        storage_options: passed to the fsspec file system of the unit's URIs.
-        max_video_mb: videos above this many MB (10^6 bytes) are quarantined unread.
-        lists: how lists are read.
+        source: how the units' sources are read.
         images: whether a sample may be an image.
-
-    Raises:
-        StoreError: the store failed, or the tar is gone; the unit should be tried again.
     """
-    max_video_bytes = int(max_video_mb * 1_000_000)
-    if unit.tar_uri is not None:
-        yield from _tar_samples(unit.unit, unit.tar_uri, storage_options, max_video_bytes, images)
-    for file in unit.files:
-        yield file_sample(unit.unit, file, storage_options, max_video_bytes)
-    if unit.rows is not None:
-        yield from list_samples(
-            unit.unit, unit.rows, lists or ListConfig(), storage_options, max_video_bytes, images
-        )
+
+    def __init__(self, source: VideoSource, *, images: bool = False) -> None:
+        self._source = source
+        self._images = images
+
+    def read(self, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
+        """Yield the samples of a unit that are not excluded; at most two videos are in memory.
+
+        Raises:
+            StoreError: the store failed, or the tar or list is missing; retry the unit later.
+        """
+        return (sample for sample in self._read(unit) if not self._source.excludes(sample.key))
+
+    def _read(self, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
+        if unit.tar_uri is not None:
+            yield from tar_samples(unit.unit, unit.tar_uri, self._source, self._images)
+        for file in unit.files:
+            try:
+                yield file_sample(file, self._source)
+            except QuarantineError as error:
+                yield Quarantined.of(error, unit=unit.unit, key=file.key)
+        if unit.rows is not None:
+            yield from list_samples(unit.unit, unit.rows, self._source, self._images)

@@ -1,7 +1,7 @@
-"""What stands beside a video: its caption, and all other sidecars as one JSON object.
+"""A video's sidecars: its caption, and all other files as one JSON object.
 
-A sidecar never costs a video. What cannot be read as it should is kept as it came where that is
-possible, and named under `_problems`, so that it can be found later.
+A bad sidecar never quarantines a video. A sidecar that cannot be parsed is kept as it is if
+possible, and listed under `_problems`, so that it can be found later.
 """
 
 import base64
@@ -12,11 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 PROBLEMS: Final = "_problems"
-"""Key of `meta` under which a sidecar's name leads to what was wrong with it."""
+"""Key of `meta` whose value maps a sidecar's extension to its problem."""
+
+
+MAX_SIDECAR_BYTES: Final = 1 << 20
+"""Maximum size of a sidecar. A larger one is listed in `meta` without its content, because every
+clip carries a copy of `meta`."""
+
+
+MAX_SIDECARS_BYTES: Final = 16 << 20
+"""Maximum size of all sidecars of one sample together."""
 
 
 _MAX_NESTING: Final = 100
-"""Levels of lists and objects that a sidecar's JSON may have; readers give up at some hundreds."""
+"""Maximum number of levels of a sidecar's JSON; common readers fail at some hundreds."""
 
 
 @dataclass(slots=True)
@@ -30,7 +39,7 @@ class Sidecars:
         """Return the caption (from `txt`, else `caption` or `text` of `json`) and the JSON.
 
         The JSON object maps each extension to parsed JSON, text, or `{"base64": …}`; it is None if
-        there is nothing to tell. The caption's own file is not repeated in it.
+        it would be empty. It does not repeat the file that holds the caption.
         """
         problems = dict(self.problems)
         meta: dict[str, Any] = {}
@@ -52,7 +61,7 @@ class Sidecars:
 
 
 def json_value(value: object) -> Any:
-    """Return a value as JSON has it: dates and the like as text, bytes as base64, NaN as null.
+    """Return a value as JSON: dates and the like as text, bytes as base64, NaN as null.
 
     Raises:
         ValueError: it is nested too deeply.
@@ -75,7 +84,7 @@ def _plain(value: object) -> Any:
 
 
 def _parse(extension: str, data: bytes) -> tuple[Any, str | None]:
-    """Return a sidecar's content and what was wrong with it."""
+    """Return a sidecar's content and its problem, if any."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,27 +1,28 @@
-"""The members of a tar, one after the other: name, size, and content if it is asked for.
+"""The members of a tar, one after the other: name, size, and content on request.
 
-tarfile would do, but for hostile tars: its extended headers cost the square of their length in time
-and memory, global ones are kept for ever and copied into every member, a sparse map has no end. And
-it ends in silence where a tar is cut between two members, or inside a header: here only the end
-mark (a block of zeros) is an end, all else raises. What is read means what it means to tarfile.
+tarfile is not used because of hostile tars: its extended headers cost the square of their length in
+time and memory, and global headers are kept for ever and copied into every member. It also ends in
+silence where a tar is cut between two members, or inside a header. Here only the end mark (a block
+of zeros) is an end; anything else raises. What is read has the same meaning as in tarfile. Sparse
+members are recognised and not read.
 """
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from pipeline.sources.tar_stream import DamagedTar, TarBytes, TarPastLimit
 
+MAX_HEADER_BYTES: Final = 1 << 20
+"""Maximum size of the headers of one member, with all its extended headers."""
+
+
+MAX_NAME_BYTES: Final = 4096
+"""Maximum size of a member's name: that of a path on Linux."""
+
+
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
-
-
-_MAX_HEADER_BYTES: Final = 1 << 20
-"""Of one member, with all its extended headers and its sparse map."""
-
-
-_MAX_NAME_BYTES: Final = 4096
-"""What a path may have on Linux."""
 
 
 _PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
@@ -31,24 +32,18 @@ _EXTENDED: Final = _PAX | {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GN
 
 
 _SHARED: Final = frozenset({"path", "size"})
-"""The only fields that a global header can give to all members behind it."""
-
-
-Piece = tuple[int, int]
-"""Of a sparse member: where it lies in the content, and its length. All else is zeros."""
+"""The only fields of a global header that count for the members behind it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """What stands in front of a member's content."""
+    """A member's headers."""
 
     name: str
     size: int
-    """Bytes of its content, holes and all."""
-    is_regular: bool
-    is_folder: bool
-    pieces: tuple[Piece, ...] | None = None
-    """None unless it is sparse."""
+    """Number of bytes that the tar holds of it."""
+    kind: Literal["file", "folder", "sparse", "other"]
+    """Type of the member. Links and devices are `other`; only a `file` can be read."""
 
 
 class TarMembers:
@@ -57,93 +52,73 @@ class TarMembers:
     Args:
         file: opened for reading; it need not seek.
 
-    All methods raise `DamagedTar` where the tar is damaged, ends, or passes a limit, and whatever
-    `file` raises.
+    All methods raise `DamagedTar` where the tar is damaged or ends, `TarPastLimit` where it passes
+    a limit, and any error that `file` raises.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._bytes = TarBytes(file)
         self._shared: dict[str, bytes] = {}
         self._left = 0
-        """Bytes before the next header."""
+        """Number of bytes before the next header."""
         self._header_bytes = 0
-        """Read of the present member's headers."""
-        self._member: TarMember | None = None
+        """Number of bytes of the current member's headers that have been read."""
+        self._size = 0
+        """Number of bytes of the current member's content."""
 
     def next(self) -> TarMember | None:
         """Return the next member, or None at the end mark."""
         self._bytes.skip(self._left)
         self._left = self._header_bytes = 0
         own: dict[str, bytes] = {}
-        pieces: list[Piece] = []
-        while (info := self._info()) is not None and info[0].type in _EXTENDED:
-            kind = info[0].type
-            data = self._header(_padded(info[0].size))[: info[0].size]
-            if kind == tarfile.GNUTYPE_LONGNAME:
+        while (found := self._info()) is not None and found[0].type in _EXTENDED:
+            info = found[0]
+            data = self._header(_padded(info.size))[: info.size]
+            if info.type == tarfile.GNUTYPE_LONGNAME:
                 own.setdefault("path", data.partition(b"\0")[0])
-            elif kind == tarfile.XGLTYPE:
+            elif info.type == tarfile.XGLTYPE:
                 self._shared |= {key: value for key, value in _records(data) if key in _SHARED}
-            elif kind in _PAX:
-                # Of several headers the first counts, as with tarfile.
-                records = list(_records(data))
-                own = dict(records) | own
-                pieces = pieces or _repeated_pieces(records)
-        if info is None:
+            elif info.type in _PAX:
+                own = dict(_records(data)) | own  # the first of several counts, as with tarfile
+        if found is None:
             if self._header_bytes > _BLOCK_BYTES:
                 raise DamagedTar("bad header: an extended one without a member", truncated=False)
             return None
-        self._member = self._described(*info, self._shared | own, pieces)
-        return self._member
+        return self._described(*found, self._shared | own)
 
     def read(self) -> bytes:
         """Return the content of the member that `next` returned; once."""
-        member = self._member
-        assert member is not None
-        if member.pieces is None:
-            return self._content(member.size)
-        self._bytes.add_holes(member.size - sum(size for _, size in member.pieces))
-        content = bytearray(member.size)
-        for start, size in member.pieces:
-            content[start : start + size] = self._content(size)
-        return bytes(content)
+        data = self._all(self._size)
+        self._left -= self._size
+        return data
 
     def _described(
-        self, info: tarfile.TarInfo, block: bytes, fields: dict[str, bytes], pieces: list[Piece]
+        self, info: tarfile.TarInfo, block: bytes, fields: dict[str, bytes]
     ) -> TarMember:
         """Return the member that a header and its fields describe; find where the next begins."""
-        stored = _number(fields["size"]) if "size" in fields else info.size
-        real = fields.get("GNU.sparse.realsize", fields.get("GNU.sparse.size"))
-        size = stored if real is None else _number(real)
         name = fields.get("GNU.sparse.name", fields.get("path"))
-        if len(name or b"") > _MAX_NAME_BYTES:
+        if len(name or b"") > MAX_NAME_BYTES:
             raise TarPastLimit(
-                f"a name of {len(name or b'')} bytes, the limit is {_MAX_NAME_BYTES};"
+                f"a name of {len(name or b'')} bytes, the limit is {MAX_NAME_BYTES};"
                 " give it a shorter one"
             )
+        self._size = _number(fields["size"]) if "size" in fields else info.size
         if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES:
-            self._left = _padded(stored)
-        sparse: Sequence[Piece] | None = None
+            self._left = _padded(self._size)
+        kind: Literal["file", "folder", "sparse", "other"] = "other"
         if info.type == tarfile.GNUTYPE_SPARSE:
-            sparse, size = self._gnu_pieces(block), _octal(block[483:495])
-        elif "GNU.sparse.map" in fields:
-            numbers = [_number(text) for text in fields["GNU.sparse.map"].split(b",")]
-            sparse = list(zip(numbers[::2], numbers[1::2], strict=False))
-        elif fields.get("GNU.sparse.major") == b"1":
-            sparse = self._leading_pieces()
-        elif "GNU.sparse.size" in fields:
-            sparse = pieces
-        elif real is not None:
-            raise DamagedTar("bad sparse map: of an unknown version", truncated=False)
-        if sparse is not None:
-            sparse = [piece for piece in sparse if piece[1]]
-            _check_pieces(sparse, size, self._left)
-        return TarMember(
-            info.name if name is None else name.decode("utf-8", "backslashreplace").rstrip("/"),
-            size,
-            is_regular=info.isreg(),
-            is_folder=info.isdir(),
-            pieces=None if sparse is None else tuple(sparse),
-        )
+            kind = "sparse"
+            more = block[482]
+            while more:  # blocks of its map, which stand before its content
+                more = self._header(_BLOCK_BYTES)[504]
+        elif any(field.startswith("GNU.sparse.") for field in fields):
+            kind = "sparse"
+        elif info.isdir():
+            kind = "folder"
+        elif info.isreg():
+            kind = "file"
+        shown = info.name if name is None else name.decode("utf-8", "backslashreplace").rstrip("/")
+        return TarMember(shown, self._size, kind)
 
     def _info(self) -> tuple[tarfile.TarInfo, bytes] | None:
         """Return the next header block, parsed and as it is; None if it is the end mark."""
@@ -165,49 +140,18 @@ class TarMembers:
     def _header(self, size: int) -> bytes:
         """Return the next bytes of the headers."""
         self._header_bytes += size
-        if self._header_bytes > _MAX_HEADER_BYTES:
+        if self._header_bytes > MAX_HEADER_BYTES:
             raise TarPastLimit(
                 f"headers of {self._header_bytes} bytes before one member, the limit is"
-                f" {_MAX_HEADER_BYTES}; pack it without extended attributes or with shorter names"
+                f" {MAX_HEADER_BYTES}; pack it without extended attributes or with shorter names"
             )
         return self._all(size)
-
-    def _content(self, size: int) -> bytes:
-        data = self._all(size)
-        self._left -= size
-        return data
 
     def _all(self, size: int) -> bytes:
         data = self._bytes.read(size)
         if len(data) < size:
             raise DamagedTar("unexpected end of data", truncated=True)
         return data
-
-    def _gnu_pieces(self, block: bytes) -> list[Piece]:
-        """Return the map of an old GNU sparse member, from its header and the blocks behind it."""
-        numbers, more = bytearray(block[386:482]), block[482]
-        while more:
-            block = self._header(_BLOCK_BYTES)
-            numbers += block[:504]
-            more = block[504]
-        return [
-            (_octal(numbers[at : at + 12]), _octal(numbers[at + 12 : at + 24]))
-            for at in range(0, len(numbers), 24)
-        ]
-
-    def _leading_pieces(self) -> list[Piece]:
-        """Return the map that stands before the content: a count, then that many pairs of lines."""
-        text = bytearray()
-        num_lines, wanted = 0, 1
-        while num_lines < wanted:
-            block = self._header(_BLOCK_BYTES)
-            self._left -= _BLOCK_BYTES
-            text += block
-            num_lines += block.count(b"\n")
-            if wanted == 1 and num_lines:
-                wanted += 2 * _number(bytes(text.partition(b"\n")[0]))
-        numbers = [_number(line) for line in bytes(text).split(b"\n")[1:wanted]]
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -223,23 +167,6 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
         at += len(record)
 
 
-def _repeated_pieces(records: Sequence[tuple[str, bytes]]) -> list[Piece]:
-    """Return the map of sparse format 0.0, which repeats two keys."""
-    starts = [_number(value) for key, value in records if key == "GNU.sparse.offset"]
-    sizes = [_number(value) for key, value in records if key == "GNU.sparse.numbytes"]
-    return list(zip(starts, sizes, strict=False))
-
-
-def _check_pieces(pieces: Sequence[Piece], size: int, stored: int) -> None:
-    end = 0
-    for start, length in pieces:
-        if start < end or length < 0:
-            raise DamagedTar("bad sparse map: pieces overlap", truncated=False)
-        end = start + length
-    if end > size or sum(length for _, length in pieces) > stored:
-        raise DamagedTar("bad sparse map: it is larger than the member", truncated=False)
-
-
 def _padded(size: int) -> int:
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
@@ -248,10 +175,3 @@ def _number(text: bytes) -> int:
     if not text.isdigit() or len(text) > 20:
         raise DamagedTar(f"bad extended header: {text[:20]!r} is no number", truncated=False)
     return int(text)
-
-
-def _octal(field: bytes | bytearray) -> int:
-    try:
-        return tarfile.nti(bytes(field))  # type: ignore[attr-defined, no-any-return]
-    except tarfile.HeaderError as error:
-        raise DamagedTar(f"bad sparse map: {error}", truncated=False) from error

@@ -1,41 +1,46 @@
-"""Streams a tar: its members grouped into samples by WebDataset's rule, and where it is damaged.
+"""A tar as a stream of samples: its members grouped by WebDataset's rule, up to any damage.
 
-A member's key is its path up to the first dot of its base name, its extension the rest, in lower
-case; neighbours with one key are one sample. Names are keys and nothing more: no member ever
-touches the file system. One sample is in memory at a time, and that within limits.
+A member's key is its path up to the first dot of its base name. Its extension is the rest, in lower
+case. Neighbouring members with the same key are one sample. Names are only keys: no member is ever
+written to the file system. One sample is in memory at a time, and its size is limited.
 """
 
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal
 
+from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError
-from pipeline.quarantine import Quarantined
+from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
-from pipeline.sources.faults import read_fault
 from pipeline.sources.media_types import is_hidden, is_image, is_video
-from pipeline.sources.sidecars import Sidecars
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Sidecars
 from pipeline.sources.tar_members import TarMember, TarMembers
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
 from pipeline.storage.files import open_file
 
-MAX_SIDECAR_BYTES: Final = 1 << 20
-"""Sidecars beyond this are named in `meta`, not carried: they would travel with every clip."""
+MAX_MEMBERS: Final = 10_000
+"""Maximum number of members of one sample: more than one for each frame of a five-minute clip."""
 
 
-MAX_SIDECARS_BYTES: Final = 16 << 20
-"""Likewise for all sidecars of one sample together."""
+MAX_NAMES_BYTES: Final = 1 << 20
+"""Maximum length of the names of one sample's members together, in characters."""
 
 
-_MAX_MEMBERS: Final = 10_000
-"""Of one sample: more than one for each frame of a clip of five minutes."""
+MAX_KEPT_BYTES: Final = 1 << 30
+"""Maximum memory for the keys and the quarantine records of one tar."""
 
 
-_MAX_NAMES_BYTES: Final = 1 << 20
-"""Of all members of one sample, in characters; a hundred for each of as many as there may be."""
+SAMPLE_BYTES: Final = 1000
+"""Number of bytes that each sample counts beside its key and its detail: at most a million samples
+fit into one tar."""
+
+
+_MAX_NAMES_SHOWN: Final = 1000
+"""Maximum number of characters of a sample's names that its quarantine record repeats."""
 
 
 _Kind = Literal["video", "image", "sidecar"]
@@ -46,7 +51,7 @@ _WEBDATASET_META: Final = re.compile(r"__[^/]*__(?:$|/)")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of a sample. `data` is None where it was not read; `problem` says why."""
+    """One file of a sample. `data` is None if it was not read; `problem` says why."""
 
     name: str
     extension: str
@@ -63,10 +68,10 @@ class MemberGroup:
     key: str
     members: list[Member] = field(default_factory=list)
     extensions: set[str] = field(default_factory=set)
-    """The extensions of its members."""
+    """Extensions of its members."""
     names_bytes: int = 0
     held_bytes: Counter[_Kind] = field(default_factory=Counter)
-    """Of the content that was read."""
+    """Number of bytes of the content that was read, by kind."""
 
     def add(self, member: Member, kind: _Kind) -> None:
         """Append a member."""
@@ -93,14 +98,14 @@ def read_groups(
 
     Args:
         file: opened for reading; it need not seek.
-        max_video_bytes: larger videos are passed over, never held in memory; likewise the videos of
-            one sample that go beyond it together.
-        images: whether that limit, not the sidecars', holds for images.
+        max_video_bytes: maximum size of a video, and of all videos of one sample together; others
+            are skipped and never held in memory.
+        images: whether this limit applies to images, instead of the limit of sidecars.
 
     Raises:
-        DamagedTar: after the last whole sample. Where the tar breaks off between two members, the
+        DamagedTar: after the last whole sample. If the tar breaks off between two members, the
             last sample counts as whole if it has every extension that the one before it had.
-        TarPastLimit: likewise, where reading on would take too much.
+        TarPastLimit: after the last whole sample, if the rest would take too much memory or time.
         StoreError: the store failed; that says nothing about the tar.
     """
     group: MemberGroup | None = None
@@ -109,7 +114,7 @@ def read_groups(
         tar = TarMembers(file)
         while (found := tar.next()) is not None:
             name = split_name(found.name)
-            if name is None or found.is_folder:
+            if name is None or found.kind == "folder":
                 continue
             key, extension = name
             same = group is not None and group.key == key and extension not in group.extensions
@@ -142,18 +147,20 @@ def _add(
     kind: _Kind,
     max_video_bytes: int,
 ) -> None:
-    """Read a member into its sample; damage on the way is the sample's."""
-    if len(group.members) == _MAX_MEMBERS or group.names_bytes > _MAX_NAMES_BYTES:
+    """Read a member into its sample; damage on the way belongs to that sample."""
+    if len(group.members) == MAX_MEMBERS or group.names_bytes > MAX_NAMES_BYTES:
         raise TarPastLimit(
-            f"more than {_MAX_MEMBERS} members, or {_MAX_NAMES_BYTES} characters in their names, in"
+            f"more than {MAX_MEMBERS} members, or {MAX_NAMES_BYTES} characters in their names, in"
             " one sample; put what belongs to one video into fewer members",
             key=group.key,
         )
-    sidecar = kind == "sidecar"
-    limit = MAX_SIDECAR_BYTES if sidecar else max_video_bytes
-    together = MAX_SIDECARS_BYTES if sidecar else max_video_bytes
+    limit = together = max_video_bytes
+    if kind == "sidecar":
+        limit, together = MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES
     data = problem = None
-    if not found.is_regular:
+    if found.kind == "sparse":
+        problem = f"{found.name} is a sparse member; pack the tar without --sparse"
+    elif found.kind != "file":
         problem = f"{found.name} is no regular file; links in a tar are not followed"
     elif found.size > limit:
         problem = f"{found.name} has {found.size} bytes, the limit is {limit}"
@@ -165,59 +172,52 @@ def _add(
         except DamagedTar as damage:
             damage.key = group.key
             raise
-    too_large = problem is not None and found.is_regular
+    too_large = problem is not None and found.kind == "file"
     group.add(Member(found.name, extension, found.size, data, problem, too_large), kind)
 
 
-_MAX_NAMES_SHOWN: Final = 1000
-"""Characters of a sample's names that its quarantine record repeats."""
-
-
-_MAX_KEPT_BYTES: Final = 1 << 30
-"""What the keys and the quarantine of one tar may take until it is done."""
-
-
-_KEPT_BYTES: Final = 1000
-"""Of each sample, beside its key and its detail: so a million of them is the most."""
-
-
-def _tar_samples(
-    unit: str,
-    uri: str,
-    storage_options: Mapping[str, Any] | None,
-    max_video_bytes: int,
-    images: bool,
+def tar_samples(
+    unit: str, uri: str, source: VideoSource, images: bool
 ) -> Iterator[Sample | Quarantined]:
+    """Yield the samples of a tar, then the damage that ends it early, if there is any.
+
+    Raises:
+        StoreError: the store failed, or the tar is missing; retry the unit later.
+    """
+    limit = int(source.max_video_mb * 1_000_000)
     seen: set[str] = set()
     kept = 0
     try:
-        file = open_file(uri, storage_options)
+        file = open_file(uri, source.storage_options)
     except FileNotFoundError as error:
         raise StoreError(f"{uri}: gone since it was planned") from error
     with file:
         try:
-            for group in read_groups(file, max_video_bytes=max_video_bytes, images=images):
-                sample: Sample | Quarantined
-                if group.key in seen:
-                    detail = f"{_names(group)}: not next to the members that had this key before"
-                    sample = read_fault(unit, group.key, "duplicate_key", detail)
-                else:
+            for group in read_groups(file, max_video_bytes=limit, images=images):
+                outcome: Sample | Quarantined
+                try:
+                    if group.key in seen:
+                        names = _names(group)
+                        detail = f"{names}: not next to the members that had this key before"
+                        raise QuarantineError("read", "duplicate_key", detail)
                     seen.add(group.key)
-                    sample = _group_sample(unit, group, images)
-                kept += _KEPT_BYTES + 2 * len(group.key)
-                kept += len(sample.detail) if isinstance(sample, Quarantined) else 0
-                if kept > _MAX_KEPT_BYTES:
-                    mib = _MAX_KEPT_BYTES >> 20
+                    outcome = _group_sample(group, images)
+                except QuarantineError as error:
+                    outcome = Quarantined.of(error, unit=unit, key=group.key)
+                    kept += len(outcome.detail)
+                kept += SAMPLE_BYTES + 2 * len(group.key)
+                if kept > MAX_KEPT_BYTES:
+                    mib = MAX_KEPT_BYTES >> 20
                     detail = f"keys and faults take more than {mib} MiB; make several tars of it"
                     raise TarPastLimit(detail, key=group.key)
-                yield sample
+                yield outcome
         except DamagedTar as damage:
             reason = "tar_truncated" if damage.truncated else "tar_unreadable"
             if isinstance(damage, TarPastLimit):
                 reason = "tar_past_limit"
-            key = damage.key or posixpath.basename(uri)
             detail = f"{uri}: {damage}; {len(seen)} samples stand before it"
-            yield read_fault(unit, key, reason, detail)
+            fault = QuarantineError("read", reason, detail)
+            yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
 
 
 def _names(group: MemberGroup) -> str:
@@ -225,33 +225,31 @@ def _names(group: MemberGroup) -> str:
     return names if len(names) <= _MAX_NAMES_SHOWN else f"{names[:_MAX_NAMES_SHOWN]}…"
 
 
-def _group_sample(unit: str, group: MemberGroup, images: bool) -> Sample | Quarantined:
+def _group_sample(group: MemberGroup, images: bool) -> Sample:
     videos = [member for member in group.members if is_video(member.name)]
     if images and not videos:
         videos = [member for member in group.members if is_image(member.name)]
-        if len(videos) > 1:  # `a.png` is the picture, `a.mask.png` stands beside it
+        if len(videos) > 1:  # `a.png` is the picture, `a.mask.png` is its sidecar
             videos = [member for member in videos if "." not in member.extension] or videos
-    if not videos:
-        return read_fault(unit, group.key, "no_video", _names(group))
-    if len(videos) > 1:
-        return read_fault(unit, group.key, "several_videos", _names(group))
+    if len(videos) != 1:
+        reason = "several_videos" if videos else "no_video"
+        raise QuarantineError("read", reason, _names(group))
     [video] = videos
     if video.data is None:
         reason = "too_large" if video.too_large else "no_video"
-        return read_fault(unit, group.key, reason, video.problem or "")
+        raise QuarantineError("read", reason, video.problem or "")
     sidecars = Sidecars()
     carried = 0
     for member in group.members:
         if member is video:
             continue
-        if member.data is None:
-            sidecars.problems[member.extension] = member.problem or ""
-        elif len(member.data) > MAX_SIDECAR_BYTES:
+        problem = member.problem
+        if member.data is not None and len(member.data) > MAX_SIDECAR_BYTES:
             problem = f"{member.name} has {member.size} bytes, the limit is {MAX_SIDECAR_BYTES}"
-            sidecars.problems[member.extension] = problem
-        elif carried + len(member.data) > MAX_SIDECARS_BYTES:  # with images that stand beside it
+        elif member.data is not None and carried + len(member.data) > MAX_SIDECARS_BYTES:
             problem = f"{member.name}: more than {MAX_SIDECARS_BYTES} bytes of sidecars"
-            sidecars.problems[member.extension] = problem
+        if problem is not None or member.data is None:
+            sidecars.problems[member.extension] = problem or ""
         else:
             carried += len(member.data)
             sidecars.content[member.extension] = member.data

@@ -1,8 +1,8 @@
-"""A tar's bytes, whatever it is compressed with: forward only, in pieces, and within a limit.
+"""A tar's bytes, whatever its compression: forward only, in pieces, and within a limit.
 
-A few kilobytes of bzip2 or xz can stand for terabytes, and tarfile unpacks a block of them whole.
-Here no piece is larger than what was asked for, and all pieces together may be a hundred times
-what they were unpacked from, beyond a first GiB.
+A few kilobytes of bzip2 or xz can unpack to terabytes, and tarfile unpacks a block of them whole.
+Here no piece is larger than requested. All pieces together may be a hundred times the packed size,
+beyond a first GiB.
 """
 
 import bz2
@@ -12,24 +12,25 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
+MAX_RATIO: Final = 100
+"""Maximum ratio of unpacked to packed bytes. Video hardly packs, and captions pack to a tenth: only
+hostile tars exceed it."""
+
+
+FREE_BYTES: Final = 1 << 30
+"""Number of unpacked bytes from which the ratio is checked; they take a second or two."""
+
+
 _BUFFER_BYTES: Final = 1 << 16
-"""Read at once where headers are looked at."""
+"""Number of bytes that are read at once for headers."""
 
 
 _PIECE_BYTES: Final = 1 << 20
-"""Read at once of a long member: what it declares is no reason to allocate."""
-
-
-_MAX_RATIO: Final = 100
-"""Video packs to about its size and captions to a tenth: only what is made to harm gets here."""
-
-
-_FREE_BYTES: Final = 1 << 30
-"""Unpacked in a second or two, whatever it comes from: small tars are never asked for a ratio."""
+"""Number of bytes that are read at once of a long member: its declared size allocates nothing."""
 
 
 _MAX_DICTIONARY_BYTES: Final = 256 << 20
-"""What unpacking xz may take; `xz -9` needs 65 MiB."""
+"""Maximum memory for unpacking xz; `xz -9` needs 65 MiB."""
 
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -37,7 +38,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class DamagedTar(Exception):
-    """The tar ends too early, or is none; `key` is the sample that the damage hit, if one."""
+    """The tar ends too early or is not a tar. `key` is the sample that the damage hit, if any."""
 
     def __init__(self, detail: str, *, truncated: bool, key: str | None = None) -> None:
         super().__init__(detail)
@@ -46,7 +47,7 @@ class DamagedTar(Exception):
 
 
 class TarPastLimit(DamagedTar):
-    """The tar is not read on: it would take more memory or time than a tar may."""
+    """The rest of the tar is not read: it would take more memory or time than a tar may."""
 
     def __init__(self, detail: str, *, key: str | None = None) -> None:
         super().__init__(detail, truncated=False, key=key)
@@ -59,12 +60,11 @@ class TarBytes:
         file: opened for reading; it need not seek.
 
     All methods raise `DamagedTar` where the compression is damaged or breaks off, `TarPastLimit`
-    where it becomes too much, and whatever `file` raises.
+    where it passes a limit, and any error that `file` raises.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._unpacked = _Unpacked(file)
-        self._buffered = io.BufferedReader(self._unpacked, _BUFFER_BYTES)
+        self._buffered = io.BufferedReader(_Unpacked(file), _BUFFER_BYTES)
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; fewer than `size` only at the end, however large it is."""
@@ -78,7 +78,7 @@ class TarBytes:
         return content.getvalue()
 
     def skip(self, size: int) -> None:
-        """Pass over the next bytes.
+        """Skip the next bytes.
 
         Raises:
             DamagedTar: there are fewer.
@@ -89,10 +89,6 @@ class TarBytes:
                 detail = "unexpected end of data: a member is larger than what is left"
                 raise DamagedTar(detail, truncated=True)
             size -= len(piece)
-
-    def add_holes(self, size: int) -> None:
-        """Count zeros that the tar names and does not hold as bytes that came out of it."""
-        self._unpacked.count(size)
 
 
 class _Unpacked(io.RawIOBase):
@@ -115,26 +111,18 @@ class _Unpacked(io.RawIOBase):
             raise DamagedTar(detail, truncated=True) from error
         except zlib.error as error:
             raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
-        self.count(len(data))
+        self._num_bytes += len(data)
+        if self._num_bytes > FREE_BYTES + MAX_RATIO * self._packed.num_bytes:
+            raise TarPastLimit(
+                f"more than {FREE_BYTES >> 20} MiB, and {MAX_RATIO} times what was read of it,"
+                " comes out of its compression; pack it without"
+            )
         view[: len(data)] = data
         return len(data)
 
-    def count(self, size: int) -> None:
-        """Add bytes that came out.
-
-        Raises:
-            TarPastLimit: they are too many for those that went in.
-        """
-        self._num_bytes += size
-        if self._num_bytes > _FREE_BYTES + _MAX_RATIO * self._packed.num_bytes:
-            raise TarPastLimit(
-                f"more than {_FREE_BYTES >> 20} MiB, and {_MAX_RATIO} times what was read of it,"
-                " comes out of its compression and sparse members; pack it without either"
-            )
-
 
 class _Packed:
-    """The file as it is, counted, its first bytes looked at."""
+    """The packed bytes, counted; the first of them show the compression."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -150,7 +138,7 @@ class _Packed:
         return data
 
     def unpacking(self) -> Callable[[int], bytes]:
-        """Return what reads up to so many bytes of the tar, chosen by tarfile's marks."""
+        """Return a function that reads up to N bytes of the tar, chosen by tarfile's marks."""
         if self._head.startswith(b"\x1f\x8b\x08"):
             return _Gzip(self).read
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
@@ -161,7 +149,7 @@ class _Packed:
 
 
 class _Gzip:
-    """Members of gzip, one behind another, to the end of the file or zeros."""
+    """Consecutive gzip members, to the end of the file or zeros."""
 
     def __init__(self, packed: _Packed) -> None:
         self._packed = packed
@@ -183,7 +171,7 @@ class _Gzip:
 
 
 class _Stream:
-    """One stream of bzip2 or xz; what stands behind it is not read."""
+    """One stream of bzip2 or xz; bytes behind it are not read."""
 
     def __init__(
         self, packed: _Packed, stream: bz2.BZ2Decompressor | lzma.LZMADecompressor

@@ -3,10 +3,10 @@
     (PayloadHeader, rows) … in seq order ─► checks ─► parts, quarantine ─► UnitRecord
 
 Counts alone do not prove that the rows are right: a replay in which one sample failed can deliver
-one clip twice and drop another, and balance. So each payload has to carry the digest that the
-closing row lists for its number, and its rows have to be exactly the clips of its header, in their
-order, less those that the tokenizer quarantined. Nothing reaches the store before the last check;
-what a crash leaves behind after that is named by no record.
+one clip twice, drop another, and still balance. So each payload must carry the digest that the
+closing row lists for its number. Its rows must be the clips of its header, in their order, without
+those that the tokenizer quarantined. Nothing reaches the store before the last check. A later crash
+leaves orphaned files, which no record names.
 """
 
 import contextlib
@@ -51,17 +51,17 @@ def commit_unit(
     Args:
         unit: what was planned.
         closing: the unit's last row.
-        rows: payloads in seq order, pulled one after another and dropped at once; the bytes are
-            an Arrow IPC stream of the surviving clips (`pipeline.stages.messages.encode_rows`).
+        rows: payloads in seq order, pulled and dropped one at a time; the bytes are an Arrow IPC
+            stream of the surviving clips (`pipeline.stages.messages.encode_rows`).
         store: the dataset's root.
-        schema: of `pipeline.dataset.schema.clip_schema`.
-        levels: of the channels of each FSQ tokenizer, by its name.
+        schema: result of `pipeline.dataset.schema.clip_schema`.
+        levels: levels of the channels of each FSQ tokenizer, by its name.
         row_group_bytes: size in memory at which a row group ends.
         max_part_bytes: size on disk at which a part ends.
 
     Raises:
         UnitRejected: the payloads are not those that the closing row lists; no part was written.
-        StoreError: the store failed; parts may be there, which no record names.
+        StoreError: the store failed; it may hold orphaned parts.
     """
     began = time.monotonic()
     _check_closing(unit, closing)
@@ -113,7 +113,7 @@ def commit_unit(
 
 def _check_closing(unit: WorkUnit, closing: Closing) -> None:
     if closing.unit != unit.unit:
-        raise UnitRejected(f"{unit.unit}: the closing row is that of {closing.unit}")
+        raise UnitRejected(f"{unit.unit}: the closing row belongs to {closing.unit}")
     if imbalance := closing.counts.imbalance():
         raise UnitRejected(f"{unit.unit}: {imbalance}")
     _check_owner(unit.unit, closing.quarantined)
@@ -130,11 +130,11 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
 def _check_owner(unit: str, records: Iterable[Quarantined]) -> None:
     for record in records:
         if record.unit != unit:
-            raise UnitRejected(f"{unit}: a quarantine record is that of {record.unit}")
+            raise UnitRejected(f"{unit}: a quarantine record belongs to {record.unit}")
 
 
 class _PayloadCheck:
-    """Walks along the closing row's list, one payload after another."""
+    """Checks payloads against the closing row's list, one after another."""
 
     def __init__(self, closing: Closing, schema: pa.Schema) -> None:
         self._closing = closing
@@ -145,7 +145,7 @@ class _PayloadCheck:
         self.clips_quarantined = 0
 
     def accept(self, header: PayloadHeader, data: bytes) -> pa.Table:
-        """Return the payload's rows if they are the next ones of the unit."""
+        """Return the payload's rows; they must be the next ones of the unit."""
         unit, digests = self._closing.unit, self._closing.digests
         where = f"{unit}: payload {self._seq}"
         if header.unit != unit or header.seq != self._seq:
@@ -172,7 +172,7 @@ class _PayloadCheck:
         return table
 
     def finish(self) -> None:
-        """Check that nothing is missing."""
+        """Check that no payload and no clip is missing."""
         unit, counts = self._closing.unit, self._closing.counts
         if self._seq != len(self._closing.digests):
             raise UnitRejected(
@@ -188,7 +188,7 @@ class _PayloadCheck:
         lost = {f"{q.unit}/{q.key}/{q.clip_index}" for q in header.quarantined}
         strangers = lost.difference(header.clip_ids)
         if strangers or len(lost) != len(header.quarantined):
-            raise UnitRejected(f"{where}: quarantines clips that it does not hold, or one twice")
+            raise UnitRejected(f"{where}: quarantines a clip that it does not hold, or one twice")
         if not all(clip_id.startswith(f"{header.unit}/") for clip_id in header.clip_ids):
             raise UnitRejected(f"{where}: holds clips of another unit")
         before = len(self._ids)
@@ -200,7 +200,7 @@ class _PayloadCheck:
 
 
 def _check_cells(where: str, table: pa.Table, column: TokenizerColumn) -> None:
-    """Check that each row's bytes are as many as its shape says."""
+    """Check that the number of each row's bytes fits its shape."""
     shapes = table[f"{column.name}_shape"].to_pylist()
     expected = [int(np.prod(shape)) * column.stored_dtype.itemsize for shape in shapes]
     for shape in shapes:

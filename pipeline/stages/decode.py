@@ -1,70 +1,69 @@
 """Decode one work unit: its samples in, batch rows of clips out, and a closing row at the end.
 
-    WorkUnit ─► read_samples ─► Decoder ─► BatchRow … BatchRow ─► Closing
+    WorkUnit ─► SampleReader ─► Decoder ─► BatchRow … BatchRow ─► Closing
 
 A generator without state between units: the same unit always gives the same rows, in the same
-order, cut at the same places. A row holds clips of one bucket and leaves when it is full; what is
-left at the unit's end leaves in the order in which it was begun. A sample's clips may lie in
-several rows. At most one row for each bucket is open.
-The closing row lists the digest of every row before it, so that the commit notices a replay that
-came out differently, which counts alone would not show.
+order, cut at the same places. A row holds clips of one bucket and leaves when it is full. At the
+unit's end, rows that are not full leave in the order in which they were begun. A sample's clips may
+be in several rows. At most one row for each bucket is open.
+
+The closing row lists the digest of every row before it. The digests show the commit a replay with a
+different outcome, which counts alone would not show.
 """
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.job import ListConfig
+from pipeline.config.job import ClipConfig, DecodeConfig
+from pipeline.config.source import VideoSource
 from pipeline.dataset.records import Counts
-from pipeline.decode import ClipRule, DecodeLimits, Decoder
+from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Clip, Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing
 from pipeline.stages.whole_video import video_row, whole_clip
 
+SLOW_READ_S: Final = 30.0
+"""Seconds of reading one sample after which its source is logged as slow."""
+
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def open_decoder(clip: ClipConfig, decode: DecodeConfig) -> Decoder:
+    """Return the decoder of a job, which a caller must close."""
+    limits = DecodeLimits(timeout_s=decode.timeout_s, memory_mb=decode.memory_mb)
+    return Decoder(clip_rules(clip.identity()), limits)
 
 
 class DecodeStage:
     """Holds one decoder; a context manager, not for several threads at once.
 
     Args:
-        rules: the clips wanted, one rule for each bucket.
-        limits: when to give a video up.
-        row_clips: N, clips in one row.
-        max_video_mb: larger videos are quarantined unread.
-        storage_options: of the sources.
-        lists: how their lists are read.
-        whole: a video is one clip, and its row carries the file; the rules cut what is decoded at
-            a time.
+        source: how samples are read; a unit carries its own URIs.
+        clip: what is cut from a video. If it is whole, a video is one clip, and its row carries
+            the file.
+        decode: when to give a video up.
+        row_clips: N, the clips in one row.
     """
 
     def __init__(
-        self,
-        rules: ClipRule | Sequence[ClipRule],
-        limits: DecodeLimits,
-        *,
-        row_clips: int,
-        max_video_mb: float,
-        storage_options: Mapping[str, Any] | None = None,
-        lists: ListConfig | None = None,
-        whole: bool = False,
+        self, source: VideoSource, clip: ClipConfig, decode: DecodeConfig, *, row_clips: int
     ) -> None:
-        rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
-        self._decoder = Decoder(rules, limits)
-        self._images = not whole and any(rule.frames == 1 for rule in rules)
-        self._whole = whole
-        self._lists = lists
+        self._decoder = open_decoder(clip, decode)
+        self._reader = SampleReader(source, images=clip.takes_images)
+        self._clip = clip
         self._row_clips = row_clips
-        self._max_video_mb = max_video_mb
-        self._storage_options = storage_options
 
     def __enter__(self) -> Self:
         return self
@@ -78,29 +77,29 @@ class DecodeStage:
         self.close()
 
     def close(self) -> None:
-        """End the decoder's process."""
+        """End the decoder's child process."""
         self._decoder.close()
 
     def __call__(self, unit: WorkUnit) -> Iterator[BatchRow | Closing]:
-        """Yield a unit's batch rows as they fill up, then its closing row.
+        """Yield a unit's batch rows as they become full, then its closing row.
 
         Raises:
-            StoreError: the source cannot be read now; no closing row was yielded.
+            StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips)
-        samples = read_samples(
-            unit,
-            storage_options=self._storage_options,
-            max_video_mb=self._max_video_mb,
-            lists=self._lists,
-            images=self._images,
-        )
-        for sample in accounting.timed("read", samples):
+        for sample in accounting.timed("read", self._reader.read(unit)):
+            if accounting.last_s > SLOW_READ_S:
+                _log.warning(
+                    "%s/%s: slow source: reading took %.0f s",
+                    unit.unit,
+                    sample.key,
+                    accounting.last_s,
+                )
             if isinstance(sample, Quarantined):
                 accounting.quarantined_sample(sample)
                 continue
-            if self._whole:
+            if self._clip.whole:
                 if (row := self._video(sample, accounting, pending)) is not None:
                     yield accounting.listed(row)
                 continue
@@ -114,7 +113,7 @@ class DecodeStage:
     def _clips(
         self, sample: Sample, accounting: "_UnitAccounting"
     ) -> Iterator[tuple[Clip, NDArray[Any]]]:
-        """Yield the clips of a sample that have frames, and keep the accounting on all others."""
+        """Yield the clips of a sample that have frames; account for all of them."""
         written = filtered = 0
         broken: QuarantineError | None = None
         try:
@@ -133,7 +132,7 @@ class DecodeStage:
     def _video(
         self, sample: Sample, accounting: "_UnitAccounting", pending: "_PendingRows"
     ) -> BatchRow | None:
-        """Return the row of a whole video, if it has frames, and keep the accounting."""
+        """Return the row of a whole video, None if it has no frames; account for it."""
         row: BatchRow | None = None
         broken: QuarantineError | None = None
         with accounting.timing("decode"):
@@ -158,11 +157,11 @@ class _PendingRows:
         """Clips, and frames with room for a full row, in the order in which they were begun."""
 
     def add(self, clip: Clip, frames: NDArray[Any]) -> BatchRow | None:
-        """Take a clip in; return the row that it fills, if it does."""
+        """Add a clip; return the row that it completes, if any."""
         num_frames, height, width, _ = frames.shape
         bucket = Bucket(frames=num_frames, height=height, width=width)
         if bucket not in self._open:
-            # A new array for every row: the one before may still be on its way out.
+            # A new array for every row: Ray may still be storing the last one.
             self._open[bucket] = [], np.empty((self._row_clips, *frames.shape), frames.dtype)
         clips, row = self._open[bucket]
         row[len(clips)] = frames
@@ -170,7 +169,7 @@ class _PendingRows:
         return self._take(bucket) if len(clips) == self._row_clips else None
 
     def next_seq(self) -> int:
-        """Return the number of the row that leaves next."""
+        """Return the number of the next row."""
         self._seq += 1
         return self._seq - 1
 
@@ -187,7 +186,7 @@ class _PendingRows:
 
 
 class _UnitAccounting:
-    """Where every sample and clip of one unit went."""
+    """Counts what became of every sample and clip of one unit."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -195,9 +194,11 @@ class _UnitAccounting:
         self._quarantined: list[Quarantined] = []
         self._digests: list[str] = []
         self._timings: dict[str, float] = {}
+        self.last_s = 0.0
+        """Seconds of the last `timing`."""
 
     def timed(self, stage: str, items: Iterator[T]) -> Iterator[T]:
-        """Yield the items; the seconds spent on making them, and on nothing else, are `stage`'s."""
+        """Yield the items; only the seconds in which they are made count as `stage`'s."""
         while True:
             with self.timing(stage):
                 try:
@@ -213,8 +214,8 @@ class _UnitAccounting:
         try:
             yield
         finally:
-            seconds = time.monotonic() - began
-            self._timings[stage] = self._timings.get(stage, 0.0) + seconds
+            self.last_s = time.monotonic() - began
+            self._timings[stage] = self._timings.get(stage, 0.0) + self.last_s
 
     def listed(self, row: BatchRow) -> BatchRow:
         self._digests.append(row.header.digest())
@@ -223,20 +224,18 @@ class _UnitAccounting:
     def quarantined_sample(self, record: Quarantined) -> None:
         self._counts["samples_read"] += 1
         self._counts["samples_quarantined"] += 1
-        self._quarantined.append(record)
+        self._quarantine(record)
 
     def sample(self, key: str, written: int, filtered: int, broken: QuarantineError | None) -> None:
         """Count one sample that was decoded.
 
-        One that broke after some clips keeps them, and loses the clip that it broke in; one that
-        broke before is lost whole.
+        A sample that breaks after some clips keeps them, and loses the clip that it breaks in. One
+        that breaks before its first clip is lost whole.
         """
         lost_clip = int(broken is not None and written > 0)
         if broken is not None:
             index = written + filtered if written else None
-            self._quarantined.append(
-                Quarantined.of(broken, unit=self.unit, key=key, clip_index=index)
-            )
+            self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         self._counts["samples_read"] += 1
         self._counts[f"samples_{outcome}"] += 1
@@ -244,6 +243,10 @@ class _UnitAccounting:
         self._counts["clips_written"] += written
         self._counts["clips_filtered"] += filtered
         self._counts["clips_quarantined"] += lost_clip
+
+    def _quarantine(self, record: Quarantined) -> None:
+        _log.warning("quarantined %s", record)
+        self._quarantined.append(record)
 
     def closing(self) -> Closing:
         return Closing(

@@ -3,10 +3,9 @@
     decode ─► kind unit seq header frames ─► tokenize
     tokenize ─► kind unit seq header rows num_clips waiting_s busy_s ─► commit
 
-One row per block. `kind` says what `header` (JSON) is: a batch's header, a unit's `Closing`, or the
-`Aborted` of a unit that a stage gave up, which is how its reason reaches the driver. Frames travel
-as an array of shape (1, N, T, H, W, 3): Ray stores that without a copy and hands it out as a
-read-only view.
+Each block holds one row. `kind` names the record in `header` (JSON): the header of a batch, the
+`Closing` of a unit, or the `Aborted` of a unit that a stage gave up. Frames travel as an array of
+shape (1, N, T, H, W, 3), which Ray stores without a copy and returns as a read-only view.
 """
 
 import hashlib
@@ -22,68 +21,10 @@ from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchHeader:
-    """What a batch row says beside its frames `[N, T, H, W, 3]`.
-
-    The row of a whole video carries its file instead, since its frames may be more than memory
-    holds: `clips` is one, and `span` that of its sample.
-    """
-
-    unit: str
-    seq: int
-    bucket: Bucket
-    clips: tuple[Clip, ...]
-    span: Span | None = None
-
-    def digest(self) -> str:
-        """Digest of the ids and geometry: a replay that came out differently shows here."""
-        return hashlib.sha256(to_json(self)).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """The last row of a unit: what the commit checks the others against.
-
-    `counts.clips_written` counts the clips that went into batch rows; the commit moves those that
-    the tokenizer quarantined.
-    """
-
-    unit: str
-    digests: tuple[str, ...]
-    counts: Counts
-    quarantined: tuple[Quarantined, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)
-    """Seconds of work by stage name, for the summary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadHeader:
-    """What the tokenizer says of one batch row beside its Arrow rows."""
-
-    unit: str
-    seq: int
-    digest: str
-    bucket: Bucket
-    clip_ids: tuple[str, ...]
-    quarantined: tuple[Quarantined, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)
-    psnr: dict[str, PsnrSums] = field(default_factory=dict)
-    """By tokenizer, of the clips that were decoded back."""
-
-
 BATCH: Final = "batch"
-
-
 CLOSING: Final = "closing"
-
-
 ABORTED: Final = "aborted"
-
-
-_NO_FRAMES: Final = np.zeros((1, 1, 1, 1, 1, 3), np.uint8)
-
+"""Values of the column `kind`."""
 
 PAYLOAD_SCHEMA: Final = pa.schema(
     [
@@ -97,11 +38,64 @@ PAYLOAD_SCHEMA: Final = pa.schema(
         ("busy_s", pa.float64()),
     ]
 )
+"""Columns between tokenize and commit."""
+
+_NO_FRAMES: Final = np.zeros((1, 1, 1, 1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchHeader:
+    """What a batch row holds beside its frames `[N, T, H, W, 3]`.
+
+    The row of a whole video carries the file instead of frames, which memory might not hold. It
+    has one clip, and the `span` of its sample.
+    """
+
+    unit: str
+    seq: int
+    bucket: Bucket
+    clips: tuple[Clip, ...]
+    span: Span | None = None
+
+    def digest(self) -> str:
+        """Return 16 hex digits of ids and geometry, which differ if a replay's outcome differs."""
+        return hashlib.sha256(to_json(self)).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """The last row of a unit, against which the commit checks the others.
+
+    `counts.clips_written` counts the clips in batch rows. The commit moves those that the tokenizer
+    quarantined to `clips_quarantined`.
+    """
+
+    unit: str
+    digests: tuple[str, ...]
+    counts: Counts
+    quarantined: tuple[Quarantined, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds of work by stage, for the summary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadHeader:
+    """What the tokenizer adds to the Arrow rows of one batch row."""
+
+    unit: str
+    seq: int
+    digest: str
+    bucket: Bucket
+    clip_ids: tuple[str, ...]
+    quarantined: tuple[Quarantined, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    psnr: dict[str, PsnrSums] = field(default_factory=dict)
+    """Sums of PSNR by tokenizer, over the clips that were decoded back."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One batch of clips of one unit and one bucket; `frames` is [N, T, H, W, 3]."""
+    """A batch of clips of one unit and one bucket; `frames` is [N, T, H, W, 3]."""
 
     header: BatchHeader
     frames: NDArray[Any]
@@ -109,7 +103,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aborted:
-    """A stage could not go on with a unit, for a reason that is no sample's fault."""
+    """A unit that a stage gave up for a reason that no sample is to blame for."""
 
     unit: str
     reason: str
@@ -117,7 +111,7 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What tokenize made of a batch row; `rows` is an Arrow stream of `pipeline.dataset.schema`."""
+    """A tokenized batch row; `rows` is an Arrow IPC stream with the dataset's schema."""
 
     header: PayloadHeader
     rows: bytes
@@ -148,8 +142,8 @@ def payload_row(
 
     Args:
         record: the row.
-        waiting_s: seconds that the actor waited for input since the row that told so last.
-        busy_s: likewise, seconds that it worked.
+        waiting_s: seconds that the actor waited for input since its last payload row.
+        busy_s: seconds that the actor worked since its last payload row.
     """
     if isinstance(record, Payload):
         header = record.header
@@ -181,7 +175,7 @@ def _columns(
 
 
 def encode_rows(rows: pa.RecordBatch) -> bytes:
-    """Return rows as an Arrow IPC stream: what a payload carries to the commit."""
+    """Return rows as an Arrow IPC stream, which a payload carries to the commit."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_batch(rows)

@@ -1,8 +1,8 @@
 """Tokenize one batch row: frames in, the finished rows of its clips out, as Arrow bytes.
 
-A batch that fails is tried clip by clip, in the same fixed shape, and the clip that fails alone
-goes to the quarantine. Before a clip is blamed, a black one is tried: if that fails too, it is the
-model or the device that is broken, and no clip is lost for it.
+A batch that fails is tried again clip by clip, in the same fixed shape. A clip that fails alone
+goes to the quarantine. A black clip is tried first: if that also fails, the model or the device is
+broken, and no clip is quarantined.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.schema import clip_schema
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.decode import Decoder
+from pipeline.errors import one_line
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Clip
 from pipeline.stages.messages import BatchRow, Payload, PayloadHeader, encode_rows
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_drawn(clip_id: str, one_in: int) -> bool:
-    """Return whether a clip is one of those that are decoded back, about one in `one_in`."""
+    """Return whether a clip is decoded back; about one in `one_in` is."""
     digest = hashlib.sha256(f"decode back {clip_id}".encode()).digest()
     return int.from_bytes(digest[:8]) % one_in == 0
 
@@ -38,14 +39,14 @@ def is_drawn(clip_id: str, one_in: int) -> bool:
 def measure(
     encoders: Sequence[ClipEncoder], rows: pa.RecordBatch, frames: Sequence[NDArray[Any]]
 ) -> dict[str, PsnrSums]:
-    """Return by tokenizer how well clips' cells stand for their frames.
+    """Return by tokenizer how well the frames of clips come back from their cells.
 
-    A clip that cannot be decoded is counted: its tokens are made, and a measurement must not cost
-    them. If the device is broken, the next batch says so.
+    A clip that cannot be decoded counts as failed and keeps its tokens. If the device is broken,
+    the next batch shows it.
 
     Args:
         encoders: one per tokenizer.
-        rows: the clips' rows, as they will be stored.
+        rows: the clips' rows, as they are stored.
         frames: of each clip [T, H, W, 3] in [0, 255].
     """
     total: dict[str, PsnrSums] = {}
@@ -60,7 +61,7 @@ def _measured(encoder: ClipEncoder, row: dict[str, Any], frames: NDArray[Any]) -
     try:
         return PsnrSums.of(clip_id, encoder.psnr(row, frames))
     except Exception as error:
-        _log.warning("%s: %s: not decoded back: %s", clip_id, encoder.column.name, error)
+        _log.warning("%s: %s: not decoded back: %s", clip_id, encoder.column.name, one_line(error))
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         return PsnrSums.of(clip_id, None)
@@ -70,7 +71,7 @@ Cells = dict[str, NDArray[Any]]
 
 
 class TokenizerBroken(RuntimeError):
-    """A tokenizer fails on any clip: its process has to go, not the clips."""
+    """A tokenizer fails on any clip: its process must end, and no clip is to blame."""
 
 
 class TokenizeStage:
@@ -78,9 +79,10 @@ class TokenizeStage:
 
     Args:
         encoders: one per tokenizer, in the order of the schema's columns.
-        videos: decodes whole videos, where the rows carry those; it belongs to the stage.
-        chunk_frames: of them that the networks are given at a time.
-        decode_back_one_in: of so many clips one is decoded back; None, as for whole videos: none.
+        videos: decodes whole videos, if the rows carry those; it belongs to the stage.
+        chunk_frames: frames of a whole video that the networks get at a time.
+        decode_back_one_in: one clip in N is decoded back; None decodes none. Rows of whole videos
+            need None.
     """
 
     def __init__(
@@ -97,12 +99,12 @@ class TokenizeStage:
         self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
 
     def __call__(self, batch: BatchRow) -> Payload:
-        """Tokenize the clips of one row; each of them becomes a row or a quarantine record.
+        """Tokenize the clips of one row; each becomes a row or a quarantine record.
 
         Raises:
-            TokenizerBroken: a tokenizer fails on a black clip as well.
-            torch.OutOfMemoryError: one clip at a time does not fit.
-            QuarantineError: a whole video that was sound when the decode stage saw it is not now.
+            TokenizerBroken: a tokenizer also fails on a black clip.
+            torch.OutOfMemoryError: a single clip does not fit the memory.
+            QuarantineError: a whole video that the decode stage could decode is broken now.
         """
         header, frames = batch.header, batch.frames
         bucket = header.bucket
@@ -112,17 +114,18 @@ class TokenizeStage:
             cells, finite, failed = self._whole(batch, timings)
         else:
             shape = (len(header.clips), bucket.frames, bucket.height, bucket.width, 3)
-            where = f"{header.unit}/{header.seq}"
+            where = f"{header.unit}: row {header.seq}"
             assert frames.shape == shape, f"{where}: frames {frames.shape}, {shape}"
             try:
                 cells, finite = self._encode(frames, timings)
             except Exception as error:
+                _log.warning("%s: retried clip by clip: %s", where, one_line(error))
                 cells, finite, failed = self._one_by_one(frames, error, timings)
         kept: list[int] = []
         quarantined: list[Quarantined] = []
         for n, clip in enumerate(header.clips):
             if n in failed:
-                quarantined.append(_quarantined(clip, "tokenizer_error", failed[n]))
+                quarantined.append(_quarantined(clip, "tokenizer_error", failed[n], attempts=2))
             elif names := [name for name, ok in finite.items() if not ok[n]]:
                 detail = f"{', '.join(names)}: NaN or infinity among the latents"
                 quarantined.append(_quarantined(clip, "non_finite", detail))
@@ -164,7 +167,7 @@ class TokenizeStage:
     def _decode_back(
         self, rows: pa.RecordBatch, frames: Sequence[NDArray[Any]], timings: dict[str, float]
     ) -> dict[str, PsnrSums]:
-        """Return by tokenizer how well the drawn ones of some clips come back."""
+        """Return by tokenizer how well those of the clips that are drawn come back."""
         if self._one_in is None:
             return {}
         ids = rows["clip_id"].to_pylist()
@@ -179,7 +182,7 @@ class TokenizeStage:
     def _whole(
         self, batch: BatchRow, timings: dict[str, float]
     ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
-        """Encode the video of a row; the rest as `_one_by_one` does for its clips."""
+        """Encode the video of a row; return what `_one_by_one` returns for clips."""
         assert self._videos is not None
         [clip] = batch.header.clips
         bucket, chunk = batch.header.bucket, self._chunk_frames
@@ -194,51 +197,44 @@ class TokenizeStage:
             try:
                 place_holder = whole_cells(self._encoders, iter([black]), chunk, chunk)
             except Exception as other:
-                text = f"{_say(error)}; and on a black clip: {_say(other)}"
-                raise TokenizerBroken(text) from error
-            return *place_holder, {0: _say(error)}
+                raise _broken(error, other) from error
+            return *place_holder, {0: one_line(error)}
         finally:
             timings["tokenize whole"] = time.monotonic() - began
 
     def _one_by_one(
         self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]
     ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
-        """Encode each clip alone; return the results, and what the failing clips said.
+        """Encode each clip alone; return the results, and the errors of the clips that failed.
 
-        A failing clip's cells are those of the black clip: they only hold its place.
+        A failed clip gets the cells of the black clip, which only hold its place.
         """
         black = np.zeros_like(frames[:1])
         try:
             place_holder = self._encode(black, timings)
         except Exception as error:
-            raise TokenizerBroken(f"{_say(cause)}; and on a black clip: {_say(error)}") from cause
+            raise _broken(cause, error) from cause
         results = []
         failed = {}
         for n in range(len(frames)):
             try:
                 results.append(self._encode(frames[n : n + 1], timings))
             except torch.OutOfMemoryError:
-                raise  # no clip is larger than another
+                raise  # all clips have the same size
             except Exception as error:
-                failed[n] = _say(error)
+                failed[n] = one_line(error)
                 results.append(place_holder)
         cells = {name: np.concatenate([r[0][name] for r in results]) for name in place_holder[0]}
         finite = {name: np.concatenate([r[1][name] for r in results]) for name in place_holder[1]}
         return cells, finite, failed
 
 
-def _quarantined(clip: Clip, reason: str, detail: str) -> Quarantined:
-    return Quarantined(
-        unit=clip.unit,
-        key=clip.key,
-        clip_index=clip.clip_index,
-        stage="tokenize",
-        reason=reason,
-        detail=detail,
-        attempts=2 if reason == "tokenizer_error" else 1,
-    )
+def _broken(error: Exception, on_black: Exception) -> TokenizerBroken:
+    return TokenizerBroken(f"{one_line(error)}; and on a black clip: {one_line(on_black)}")
 
 
-def _say(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+def _quarantined(clip: Clip, reason: str, detail: str, *, attempts: int = 1) -> Quarantined:
+    error = QuarantineError("tokenize", reason, detail, attempts=attempts)
+    record = Quarantined.of(error, unit=clip.unit, key=clip.key, clip_index=clip.clip_index)
+    _log.warning("quarantined %s", record)
+    return record

@@ -1,8 +1,8 @@
-"""Whole videos as one clip each: decoded piece by piece, twice, and never all of it in memory.
+"""Whole videos as one clip each: decoded twice, piece by piece, and never all in memory.
 
-How a v1.1 network begins depends on the number of frames, which is known at a video's end. So the
-decode stage goes through the video once, for its length and for its soundness, and sends the file
-on; the tokenize stage decodes it again and encodes the pieces as they come.
+How a v1.1 network begins depends on the number of frames, which is known only at a video's end. So
+the decode stage decodes the video once, to learn its length and whether it is broken, and sends the
+file on. The tokenize stage decodes it again and encodes the pieces as they arrive.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ Cells = dict[str, NDArray[Any]]
 
 
 def whole_clip(decoder: Decoder, sample: Sample, unit: str) -> tuple[Clip, Bucket] | None:
-    """Return the clip that a sample is, and its bucket; None if it has no frame.
+    """Return the one clip of a sample, and its bucket; None if the sample has no frame.
 
     Args:
-        decoder: with rules that cut a video into pieces and fill up the last.
+        decoder: with rules that cut a video into pieces and pad the last one.
         sample: a video.
-        unit: that it belongs to.
+        unit: name of the work unit that it belongs to.
 
     Raises:
         QuarantineError: as `Decoder.decode`.
@@ -65,7 +65,7 @@ def sample_of(row: BatchRow) -> Sample:
 
 
 def pieces(decoder: Decoder, sample: Sample, unit: str) -> Iterator[NDArray[Any]]:
-    """Yield the frames [n, H, W, 3] of a video, without the copies that fill up its last piece.
+    """Yield the frames [n, H, W, 3] of a video, without the copies that pad its last piece.
 
     Raises:
         QuarantineError: as `Decoder.decode`.
@@ -84,17 +84,17 @@ def whole_cells(
     """Encode a video with several tokenizers side by side.
 
     Args:
-        encoders: of v1.1 models.
-        frames: [n, H, W, 3] in [0, 255], piece by piece.
-        num_frames: of all pieces.
-        chunk_frames: that the networks are given at a time.
+        encoders: encoders of v1.1 models.
+        frames: pieces [n, H, W, 3] in [0, 255].
+        num_frames: number of frames of all pieces.
+        chunk_frames: number of frames that the networks get at a time.
 
     Returns:
-        As `ClipEncoder` gives for one clip: cells [1, …] by column, and by tokenizer whether they
-        are finite.
+        What `ClipEncoder` returns for one clip: cells [1, …] by column, and by tokenizer whether
+        they are finite.
 
     Raises:
-        ValueError: there are more or fewer frames.
+        ValueError: the pieces have more or fewer frames.
     """
     clips = [encoder.whole_clip(num_frames, chunk_frames) for encoder in encoders]
     seen = 0
@@ -103,7 +103,7 @@ def whole_cells(
         for clip in clips:
             clip.push(piece)
     if seen != num_frames:
-        raise ValueError(f"{seen} frames, {num_frames} when it was decoded before")
+        raise ValueError(f"{seen} frames; the first decode found {num_frames}")
     cells: Cells = {}
     finite = {}
     for encoder, clip in zip(encoders, clips, strict=True):

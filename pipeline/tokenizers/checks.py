@@ -1,28 +1,35 @@
-"""Whether a model exists, and which clips it takes."""
+"""Rules for the settings that name a model: it must exist, and must take the clips."""
 
 import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.loading import Fault
+
 if TYPE_CHECKING:
     from vidtok.config import TokenizerConfig
-from pipeline.config.loading import Fault
 
 
 def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fault]:
-    """Yield what is wrong with the name of a model and the place of its weights."""
+    """Yield the errors in a model's name and in the path of its weights.
+
+    Args:
+        model: a name, which should be one of `vidtok.list_models()`.
+        weights: path of a checkpoint, `hub`, or None.
+        field: section of the configuration that has the fields `model` and `weights`.
+    """
     from vidtok.presets import PRESETS
 
     if model not in PRESETS:
         close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
-        mend = f"did you mean {' or '.join(close)}?" if close else ""
-        yield Fault(f"{field}.model", model, "no model has this name", mend)
+        fix = f"did you mean {' or '.join(close)}?" if close else ""
+        yield Fault(f"{field}.model", model, "no model has this name", fix)
     elif weights is None or weights == "hub":
         pass
     elif "://" in weights:
         rule = "must be a path that every node can read"
-        yield Fault(f"{field}.weights", weights, rule, "copy the file there first")
+        yield Fault(f"{field}.weights", weights, rule, "copy the file to such a path first")
     elif not Path(weights).is_file():
         yield Fault(f"{field}.weights", weights, "no such file")
 
@@ -30,7 +37,15 @@ def tokenizer_faults(model: str, weights: str | None, field: str) -> Iterator[Fa
 def clip_faults(
     model: "TokenizerConfig", frames: int, height: int, width: int, where: str = "clip"
 ) -> Iterator[Fault]:
-    """Ask the model; its answer reads `frames = 16: <model> takes 1 + 4k frames; use 13 or 17`."""
+    """Yield the errors in the shape of a clip, as found by the model.
+
+    Args:
+        model: configuration of the model.
+        frames: number of frames.
+        height: in pixels.
+        width: in pixels.
+        where: section of the configuration that has the fields.
+    """
     rules: list[Callable[[], None]] = [
         lambda: model.check_frames(frames),
         lambda: model.check_size(height, width),
@@ -38,7 +53,7 @@ def clip_faults(
     for rule in rules:
         try:
             rule()
-        except ValueError as error:
+        except ValueError as error:  # "frames = 16: <model> takes 1 + 4k frames; use 13 or 17"
             field, _, text = str(error).partition(" = ")
             value, _, text = text.partition(": ")
             yield Fault(f"{where}.{field}", value, text)

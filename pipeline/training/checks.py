@@ -1,20 +1,21 @@
-"""What is wrong with a training run between fields that are right one by one."""
+"""Rules between the settings of a training run, and between settings and models."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.config.loading import Fault
+from pipeline.config.source import job_only_faults
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE
 
 _PATCH_SIDE = 24
-"""Pixels: three halvings leave the 2-D discriminator's last two convolutions one logit."""
+"""Minimum side in pixels for which the 2-D discriminator, after three halvings, has a logit."""
 
 
 def check_training(config: TrainConfig) -> list[Fault]:
-    """Return the faults; nothing is read but the names of weights."""
+    """Return the rules broken by a configuration whose fields are valid one by one."""
     faults = [
         replace(fault, field=fault.field.removeprefix("."))
         for fault in tokenizer_faults(config.model, config.weights, "")
@@ -30,9 +31,12 @@ def check_training(config: TrainConfig) -> list[Fault]:
         )
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
-        faults.append(Fault("stages", names, rule="every stage needs a name of its own"))
+        faults.append(Fault("stages", names, rule="the names of stages must differ"))
     for number, stage in enumerate(config.stages):
         faults += _stage_faults(config, stage, f"stages.{number}")
+    faults += job_only_faults(config.source, "source")
+    if config.validation is not None:
+        faults += job_only_faults(config.validation, "validation")
     return [*faults, *_validation_faults(config)]
 
 

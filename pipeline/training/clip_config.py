@@ -1,9 +1,8 @@
-"""What training clips are made of: the videos, the shape of a clip, and how clips are mixed."""
+"""Settings of training clips: their videos, their shape and how they are mixed."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
-    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -12,48 +11,46 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.job import Seconds, Section
+from pipeline.config.section import Seconds, Section
+from pipeline.config.source import VideoSource
 
 Rate = Annotated[Seconds, Field(le=1000)]
-"""Frames per second."""
-
-
-Names = Annotated[
-    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-]
+"""Frame rate in frames per second."""
 
 
 class ClipShape(Section):
-    """The size of clips, and what is drawn at random in them."""
+    """Size of the clips, and their random choices."""
 
     frames: PositiveInt
-    """Frames of a clip. Causal models of temporal factor f take 1 + f·k."""
+    """Number of frames of a clip. A causal model of temporal factor f takes 1 + f·k frames."""
     height: PositiveInt
-    """Pixels of a clip."""
+    """Height of a clip in pixels."""
     width: PositiveInt
-    """Pixels of a clip."""
+    """Width of a clip in pixels."""
     short_side: PositiveInt | None = None
-    """Size at which videos are decoded: they cover height × width scaled until its shorter side has
-    this many pixels. Clips are cropped from there. null: no larger than the clip."""
+    """Shorter side in pixels of the decoded picture, from which clips are cropped. The picture
+    covers height × width, scaled until its shorter side has this length. null: the size of the
+    clip."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Scale of a clip's picture, drawn uniformly from min_scale to 1: at 0.75 a window a third
-    larger on each side is cropped and resized, or the largest that the picture holds."""
+    """Minimum scale of a clip. The scale is drawn uniformly from here to 1. At 0.75, a window that
+    is a third larger on each side is cropped and resized, or the largest that fits the picture."""
     fps: list[Rate] = Field(default=[3.0], min_length=1)
-    """Frame rates, one drawn per clip and met in whole steps of the source; one above the source's
-    takes every frame. A low rate shows the network much motion at once, which helps at all rates.
-    Where a clip does not fit into its segment, the rate rises until it does."""
+    """Frame rates in frames per second; one is drawn for each clip. A clip takes every n-th frame
+    of the source, or every frame if the rate is higher than the source's. If a clip does not fit
+    into its segment, the rate rises until it does. A low rate shows much motion, which helps at
+    all rates."""
     decode_fps: Rate | None = None
-    """Frame rate at which videos are decoded, by presentation time; null takes the source's."""
+    """Frame rate at which videos are decoded, by presentation time. null: that of the source."""
     flip: bool = True
-    """Whether half of the clips are mirrored, left to right."""
+    """Whether half of the clips are mirrored left to right."""
     segment_frames: PositiveInt = 192
-    """Consecutive frames of one video that are decoded and held together, and that clips are cut
-    from. 17 frames at 3 fps of a 30 fps source need 163."""
+    """Number of consecutive frames that are decoded together, and from which clips are cut. A clip
+    of 17 frames at 3 fps needs 163 frames of a 30 fps source."""
     windows_per_segment: PositiveInt = 4
-    """Clips cut from one segment per epoch."""
+    """Number of clips cut from one segment in an epoch."""
     shuffle_segments: PositiveInt = 8
-    """Segments that clips are drawn from at a time, per worker; a segment of 192 frames of 256×455
-    pixels takes 64 MiB."""
+    """Number of segments that a worker holds in memory to draw clips from. A segment of 192 frames
+    of 256×455 pixels takes 64 MiB."""
 
     @field_validator("short_side")
     @classmethod
@@ -68,33 +65,25 @@ class ClipShape(Section):
 
     @property
     def decoded(self) -> tuple[int, int]:
-        """`(height, width)` that a decoded picture covers: the clip's, scaled to `short_side`."""
+        """Size `(height, width)` that a decoded picture covers: a clip's, with `short_side`."""
         shorter = min(self.height, self.width)
         side = self.short_side or shorter
         return round(self.height * side / shorter), round(self.width * side / shorter)
 
 
-class ClipSourceConfig(ClipShape):
-    """A corpus as a stream of random clips of one shape."""
+class ClipSourceConfig(VideoSource, ClipShape):
+    """Videos as a stream of random clips of one shape."""
 
-    uri: Annotated[Names, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Names = Field(default=[])
-    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
     keep_mb: NonNegativeInt = 0
-    """MiB of decoded segments that each worker keeps from one epoch to the next, so that a corpus
-    which fits is decoded once. The clips are the same."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are skipped unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
+    """Decoded segments in MiB that each worker keeps from one epoch to the next. A corpus that fits
+    is decoded once. The clips are the same."""
     seed: int = 0
-    """Decides order and windows, with epoch, rank and worker."""
+    """Random seed of order and windows, together with epoch, rank and worker."""
 
 
 def _at_least(least: int, value: int, what: str) -> int:
     if value < least:
-        # Of pydantic's own kind: its text comes out as it is, behind the field's name.
+        # pydantic shows the text of this class without a prefix.
         raise PydanticCustomError(
             "too_small",
             "must be at least {least}, the clip's {what}",

@@ -1,113 +1,104 @@
-"""A training run: every setting with its unit, default and reason.
+"""Settings of a training run, each with its unit, its default and the reason for it.
 
-The defaults of an objective and of an optimizer are those of the released models; the exceptions
-say so.
+The defaults of objective and optimizer are those of the released models, unless a field says
+otherwise.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pipeline.config.job import Seconds, Section
-from pipeline.training.clip_config import ClipShape, ClipSourceConfig, Names
+from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.source import VideoSource
+from pipeline.training.clip_config import ClipShape, ClipSourceConfig
 from vidtok.training.objective import ObjectiveConfig
 from vidtok.training.trainer import TrainerConfig
 
-Weight = Annotated[NonNegativeFloat, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+Weight = Annotated[NonNegativeFloat, BeforeValidator(as_float)]
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class VideosConfig(Section):
-    """Videos to learn from, or to be measured on."""
-
-    uri: Annotated[Names, Field(min_length=1)]
-    """One or several tars, video files, folders, globs or `{000..999}` patterns."""
-    exclude: Names = Field(default=[])
-    """Globs (`*` also matches `/`) of what to leave out: URIs, or keys of samples."""
-    max_video_mb: PositiveInt = 2048
-    """Larger videos are skipped unread: each is held in memory whole."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec (endpoint, credentials). Not kept in checkpoints."""
-
-
-class ValidationConfig(VideosConfig):
-    """Videos that training never sees; the first clip of each is measured."""
+class ValidationConfig(VideoSource):
+    """Held-out videos. The first clip of each is measured."""
 
     fps: Seconds = 8.0
-    """Frames per second of presentation time."""
+    """Frame rate of the measured clips in frames per second of presentation time."""
     every: PositiveInt = 500
-    """Batches between two measurements."""
+    """Number of batches between two measurements."""
     height: PositiveInt | None = None
-    """Pixels; null takes the stage's."""
+    """Height of the measured clips in pixels. null: the height of the stage's clips."""
     width: PositiveInt | None = None
-    """Pixels; null takes the stage's."""
+    """Width of the measured clips in pixels. null: the width of the stage's clips."""
 
 
 class ObjectiveSection(Section):
-    """The terms of the losses; see `vidtok.training.objective`."""
+    """Terms of the losses; see `vidtok.training.objective`."""
 
     pixel: Literal["l1", "l2"] = "l1"
-    """Distance of single values."""
+    """Distance between pixel values."""
     perceptual: Literal["auto", "lpips", "structural", "none"] = "auto"
-    """Distance of pictures. `auto`: LPIPS where VGG16's weights are found, else `structural`, a
-    stand-in of edges and SSIM; which one it was is logged and kept."""
+    """Perceptual distance between frames. `auto`: LPIPS if the weights of VGG16 are found,
+    otherwise `structural`, which compares edges and SSIM. The run log records the choice."""
     perceptual_weight: Weight = 1.0
-    """Relative to the pixels' term."""
+    """Weight of the perceptual term, relative to the pixel term."""
     vgg16: str | None = None
-    """Path of torchvision's VGG16 weights; null looks in torch's hub cache."""
+    """Path of torchvision's VGG16 weights. null: torch's hub cache."""
     discriminator: Literal["2d", "3d"] | None = "2d"
-    """Judges single frames, or clips; null: no adversarial term."""
+    """Input of the discriminator: `2d` single frames, `3d` clips. null: no adversarial term."""
     discriminator_start: NonNegativeInt = 10_001
-    """Batches before the discriminator learns and is heard."""
+    """Number of batches before the discriminator is trained and its term is used."""
     adversarial_weight: Weight = 0.2
-    """Pull of the adversarial term at the decoder's last layer, relative to the rest."""
+    """Weight of the adversarial term: the size of its gradient at the decoder's last layer,
+    relative to that of the other terms."""
     kl_weight: Weight = 1e-6
-    """Of the KL divergence, which is a sum over the clip."""
+    """Weight of the KL divergence, which is a sum over the clip."""
 
 
 class StageConfig(Section):
-    """One stage: a size, and what is trained at it."""
+    """One stage of the training, with clips of one size."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    """Name of its folder in the output."""
+    """Name of the stage: a-z, 0-9, _ and -. It is part of its folder's name in the output."""
     model: str | None = None
-    """A tokenizer of the same tensors as the run's, for this stage and those after it: a v1.1
-    network continues with the weights of a v1.0 one on long clips. null: as the stage before."""
+    """Name of the model from this stage on. It must have the same tensors as the run's model: for
+    example, a v1.1 model continues a v1.0 model on long clips. null: as in the stage before."""
     train: Literal["all", "decoder"] = "all"
-    """`decoder` freezes the encoder, as the published second stage does."""
+    """Trained part of the network. `decoder` freezes the encoder, as the published second stage
+    does."""
     even_levels: bool = False
     """FSQ: before the stage, stretch the latents so that all levels are used, and refit the
     decoder's first layer (`vidtok.training.even_levels`). The release does without."""
     steps: PositiveInt
-    """Batches of each rank."""
+    """Number of batches that each rank trains on."""
     batch: PositiveInt
-    """Clips per rank and step."""
+    """Number of clips in a batch of one rank."""
     clips: ClipShape
-    """Size, frame rate and randomness of the clips."""
+    """Size, frame rate and random choices of the clips."""
     lr: Weight = 1e-5
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
-    """Adam's decays."""
+    """Decay rates of Adam's first and second moments."""
     warmup_steps: NonNegativeInt = 0
-    """Batches over which the learning rate rises from 0."""
+    """Number of batches in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """`cosine` falls to `final_lr · lr` at the last step."""
+    """Learning rate after the warm-up. `cosine` falls to `final_lr · lr` at the last step."""
     final_lr: Weight = 0.0
-    """Share of the learning rate at the end of `cosine`."""
+    """Fraction of `lr` at the end of the `cosine` schedule."""
     clip_norm: Annotated[Weight, Field(gt=0)] = 20.0
-    """Longest gradient, for each of the two optimizers."""
+    """Maximum norm of the gradient, for each of the two optimizers."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Of the averaged weights, which are what is validated and kept. The release keeps the last."""
+    """Decay rate of the averaged weights, which are measured and kept. The release kept the last
+    weights."""
     precision: Literal["float32", "bf16"] = "bf16"
-    """Arithmetic of the network; losses are always float32."""
+    """Arithmetic of the network. Losses are always float32."""
     recompute: bool = False
-    """Activation checkpointing: less memory for about a third more time."""
+    """Whether activations are checkpointed: less memory for about a third more time."""
     objective: ObjectiveSection = ObjectiveSection()
 
     def trainer(self) -> TrainerConfig:
-        """Return what the trainer needs to know of the stage."""
+        """Return the settings of the trainer."""
         return TrainerConfig(
             train=self.train,
             steps=self.steps,
@@ -136,43 +127,45 @@ class StageConfig(Section):
 
 
 class TrainConfig(Section):
-    """A whole training run."""
+    """A training run."""
 
     model: str
-    """A name of `vidtok.list_models()`."""
+    """Name of the model, one of `vidtok.list_models()`."""
     output: Annotated[str, Field(min_length=1)]
-    """A folder, or any prefix that fsspec opens; on a cluster one that all nodes reach."""
+    """Folder of the output, or any prefix that fsspec can open. All nodes of a cluster must reach
+    it."""
     storage_options: dict[str, Any] = Field(default={})
-    """Passed to fsspec for the output. Never written into it."""
-    source: VideosConfig
+    """Options for fsspec for the output. They are never written to disk."""
+    source: VideoSource
     validation: ValidationConfig | None = None
-    """null: no measurements and no pictures while it runs."""
+    """Held-out videos. null: no measurements and no pictures during the run."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """In order; each begins with the weights of the one before."""
+    """Stages in order. Each starts with the weights of the stage before."""
     weights: str | None = None
-    """Checkpoint that the first stage begins with, or `hub` for the released one of `model`; null
-    begins with drawn weights."""
+    """Path of the checkpoint that the first stage starts with. `hub`: the released checkpoint of
+    `model`. null: a random initialisation."""
     warm_start: bool = False
     """Fit the linear path of drawn weights to the corpus first, which saves steps where compute is
     scarce (`vidtok.training.warm_start`). The release does without."""
     workers: NonNegativeInt = 0
-    """Ranks that Ray Train runs on the cluster; 0 trains in this process."""
+    """Number of ranks that Ray Train runs on the cluster. 0: train in this process."""
     gpu: bool | None = None
-    """Whether each rank gets a GPU; null: if there is one."""
+    """Whether each rank gets a GPU. null: if there is one."""
     max_failures: NonNegativeInt = 3
-    """Times that Ray Train starts the ranks again, from the last checkpoint."""
+    """Number of times that Ray Train restarts the ranks from the last checkpoint."""
     loaders: NonNegativeInt = 2
-    """Processes per rank that decode ahead; 0 decodes in the rank itself."""
+    """Number of processes per rank that decode ahead. 0: decode in the rank itself."""
     keep_mb: NonNegativeInt = 0
-    """MiB of decoded video that each loader keeps: a small corpus is decoded once."""
+    """Decoded video in MiB that each loader keeps in memory, so that a small corpus is decoded
+    once."""
     checkpoint_every: PositiveInt = 1000
-    """Batches; what a kill loses at most."""
+    """Number of batches between checkpoints. A killed run loses at most this many."""
     keep_checkpoints: PositiveInt = 2
-    """Older ones are deleted."""
+    """Number of checkpoints to keep. Older ones are deleted."""
     log_every: PositiveInt = 20
-    """Batches that one line of the log averages."""
+    """Number of batches between log lines. A line has their averages."""
     seed: int = 23
-    """Of weights, noise, and clips. The release's."""
+    """Random seed of weights, noise and clips. The default is that of the release."""
 
     def model_of(self, stage: StageConfig) -> str:
         """Return the name of the tokenizer that a stage trains."""
@@ -194,17 +187,9 @@ class TrainConfig(Section):
             return None
         size = stage.clips
         return ClipSourceConfig(
-            **videos.model_dump(include=set(VideosConfig.model_fields)),
+            **videos.model_dump(include=set(VideoSource.model_fields)),
             frames=size.frames,
             height=videos.height or size.height,
             width=videos.width or size.width,
             segment_frames=max(192, size.frames),
         )
-
-    def public(self) -> dict[str, Any]:
-        """Return all settings as plain values, without what may hold credentials."""
-        values = self.model_dump(mode="json")
-        for section in (values, values["source"], values["validation"] or {}):
-            if "storage_options" in section:
-                section["storage_options"] = dict.fromkeys(section["storage_options"], "…")
-        return values

@@ -1,6 +1,6 @@
 """From work units to segments: long runs of whole frames that training clips are cut from.
 
-    WorkUnit ─► read_samples ─► Decoder ─► Segment …
+    WorkUnit ─► SampleReader ─► Decoder ─► Segment …
 
 A segment is what one pass of the decoder gives for many clips. A video's remainder is a segment of
 its own if a clip can be cut from it; a video shorter than a clip is one, however short. A broken
@@ -10,17 +10,15 @@ video is skipped and noted: what it gave before the damage is used, and nothing 
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import ConfigError
 from pipeline.quarantine import Quarantined, QuarantineError
-from pipeline.records import WorkUnit, unit_sources
+from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.training.clip_config import ClipSourceConfig
 
 
@@ -46,15 +44,12 @@ def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
     Raises:
         ConfigError: a source matches nothing, or nothing is left of it.
     """
-    units = plan_units(config.uri, storage_options=config.storage_options, files_per_unit=1)
-    left = [
-        unit for unit in units if not is_excluded(config, *unit_sources(unit), *source_keys(unit))
-    ]
-    if not left:
-        raise ConfigError(
-            f"exclude = {config.exclude}: leaves none of {len(units)} sources; take patterns out"
-        )
-    return left
+    return plan_units(
+        config.uri,
+        storage_options=config.storage_options,
+        files_per_unit=1,
+        exclude=config.excludes,
+    )
 
 
 def source_keys(unit: WorkUnit) -> list[str]:
@@ -62,11 +57,6 @@ def source_keys(unit: WorkUnit) -> list[str]:
     if unit.tar_uri is not None:
         return [posixpath.basename(unit.tar_uri)]
     return [file.key for file in unit.files]
-
-
-def is_excluded(config: ClipSourceConfig, *names: str) -> bool:
-    """Return whether one of these names is to be left out."""
-    return any(fnmatchcase(name, glob) for name in names for glob in config.exclude)
 
 
 class SegmentReader:
@@ -129,11 +119,8 @@ class SegmentReader:
 
     def _decode(self, unit: WorkUnit, first_sample: int) -> Iterator[Segment]:
         config = self._config
-        samples = read_samples(
-            unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
-        )
-        for number, sample in enumerate(samples):
-            if number < first_sample or is_excluded(config, sample.key):
+        for number, sample in enumerate(SampleReader(config).read(unit)):
+            if number < first_sample:
                 continue
             if isinstance(sample, Quarantined):
                 self._skip(sample.unit, sample.key, sample.reason, sample.detail)

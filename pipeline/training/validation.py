@@ -9,10 +9,10 @@ from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import ConfigError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.tokenizers.pictures import Strip, draw
 from pipeline.training.clip_config import ClipSourceConfig
-from pipeline.training.segments import is_excluded, plan_videos
+from pipeline.training.segments import plan_videos
 from vidtok import Tokenizer
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
@@ -83,10 +83,7 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
         return [
             (f"{unit.unit}/{sample.key}", _first_clip(decoder, sample, unit.unit))
             for unit in plan_videos(config)
-            for sample in read_samples(
-                unit, storage_options=config.storage_options, max_video_mb=config.max_video_mb
-            )
-            if not is_excluded(config, sample.key)
+            for sample in SampleReader(config).read(unit)
         ]
 
 
@@ -101,4 +98,4 @@ def _first_clip(decoder: Decoder, sample: Sample | Quarantined, unit: str) -> Te
 
 
 def _refusal(key: str, reason: str, detail: str) -> str:
-    return f"held-out video {key}: {reason}: {detail}; mend it, or name it in exclude"
+    return f"held-out video {key}: {reason}: {detail}; repair the file, or add its key to exclude"

@@ -37,8 +37,9 @@ def main() -> int:
                 done = ", ".join(f"{name} {n}" for name, n in sorted(one.done.items()))
                 verdict = "well" if one.is_well else "FAULT " + "; ".join(one.faults)
                 print(
-                    f"{kind} {seed}: {one.runs} runs, {one.put_back} put back, {one.rows} rows,"
-                    f" {time.monotonic() - began:.0f} s; {done or 'nothing hit'}: {verdict}",
+                    f"{kind} {seed}: {one.runs} runs, {one.retried} attempts failed,"
+                    f" {one.rows} rows, {time.monotonic() - began:.0f} s;"
+                    f" {done or 'nothing hit'}: {verdict}",
                     flush=True,
                 )
     for line in table(played):
@@ -49,7 +50,7 @@ def main() -> int:
 def table(played: list[Round]) -> list[str]:
     """Return the counts as a Markdown table, one row per kind."""
     lines = [
-        "| fault | rounds | runs | injected | units put back | rows compared | lost | doubled |",
+        "| fault | rounds | runs | injected | attempts failed | rows compared | lost | doubled |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for kind in [*dict.fromkeys(one.kind for one in played), "all"]:
@@ -59,7 +60,7 @@ def table(played: list[Round]) -> list[str]:
         lines.append(
             f"| {kind} | {len(ours)} | {sum(one.runs for one in ours)} |"
             f" {done.total() if kind == 'all' else injected} |"
-            f" {sum(one.put_back for one in ours)} | {sum(one.rows for one in ours)} |"
+            f" {sum(one.retried for one in ours)} | {sum(one.rows for one in ours)} |"
             f" {sum(one.lost for one in ours)} | {sum(one.doubled for one in ours)} |"
         )
     return lines

@@ -2,9 +2,9 @@
 
 import sys
 
-from pipeline.commands import tokenize
+from pipeline.commands import main
 from tests.chaos.saboteurs import install
 
 if __name__ == "__main__":
     install()
-    sys.exit(tokenize(sys.argv[1]))
+    sys.exit(main(["tokenize", sys.argv[1]]))

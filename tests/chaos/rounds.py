@@ -58,8 +58,8 @@ class Round:
     done: Counter[str] = field(default_factory=Counter)
     """Faults that were injected."""
     runs: int = 0
-    put_back: int = 0
-    """Units that went into another pass, as the drivers said."""
+    retried: int = 0
+    """Number of unit attempts that failed, as the drivers reported."""
     rows: int = 0
     """Rows compared."""
     lost: int = 0
@@ -106,7 +106,7 @@ def play(world: World, name: str, seed: int) -> Round:
             if played.runs == 1:
                 kind.outside(Blow(world, driver, draws, played.done))
             code = driver.wait(timeout=300)
-            played.put_back += world.said().count("put back   shard")
+            played.retried += world.said().count("attempt    shard")
     played.done.update(world.hits())
     played.done.update(f"S3 {kind}" for kind, _ in world.s3.faults.injected[injected:])
     if code != 0:

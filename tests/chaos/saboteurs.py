@@ -21,15 +21,16 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.decode.child_process import Child
 from pipeline.decode.decoder import Decoder
 from pipeline.job import graph
-from pipeline.job.workers import CommitArguments, DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit
+from pipeline.tokenizers.encoder import ClipEncoder
 
 FOLDER = "CHAOS_FOLDER"
 """Environment variable: the folder with `plan.json` and the marks of the round."""
 POISON = "poison"
 """A video of this name kills each decoder that is given it."""
 
-_commit = graph._commit
+_commit = graph.commit_references
 
 
 def plan() -> dict[str, Any]:
@@ -67,26 +68,16 @@ class ChaosTokenize(TokenizeWorker):
     """Its device has no memory left at some calls. There is no GPU in it: the error is raised."""
 
     def __call__(self, batch: RayBatch) -> pa.Table:
+        _let_memory_end()
         _let_clock_jump()
-        encode = self._stage._encode
-
-        def out_of_memory(*arguments: Any) -> Any:
-            if strikes("out_of_memory", 12):
-                raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-            return encode(*arguments)
-
-        self._stage._encode = out_of_memory  # type: ignore[method-assign]
-        try:
-            return super().__call__(batch)
-        finally:
-            self._stage._encode = encode  # type: ignore[method-assign]
+        return super().__call__(batch)
 
 
-def chaos_commit(unit: WorkUnit, refs: list[Any], arguments: CommitArguments) -> UnitRecord | str:
+def chaos_commit(unit: WorkUnit, refs: list[Any], settings: WorkerSettings) -> UnitRecord | str:
     """Commit; at some calls the process dies before it, at others with all parts written."""
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    record = _commit(unit, refs, arguments)
+    record = _commit(unit, refs, settings)
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
     return record
@@ -96,7 +87,7 @@ def install() -> None:
     """Make the graph of this process use the workers above."""
     graph.DecodeWorker = ChaosDecode  # type: ignore[misc]
     graph.TokenizeWorker = ChaosTokenize  # type: ignore[misc]
-    graph._commit = chaos_commit
+    graph.commit_references = chaos_commit
     _let_clock_jump()
 
 
@@ -105,20 +96,35 @@ def _poison_decoders() -> None:
     if hasattr(Decoder, "poisoned"):
         return
     Decoder.poisoned = True  # type: ignore[attr-defined]
-    attempt, submit = Decoder._attempt, Child.submit
+    decode, submit = Decoder.decode, Child.submit
     given: list[Sample] = []
 
-    def noted(self: Decoder, file: Any, sample: Sample, unit: str) -> Any:
+    def noted(self: Decoder, sample: Sample, unit: str) -> Any:
         given[:] = [sample]
-        return attempt(self, file, sample, unit)
+        return decode(self, sample, unit)
 
     def lethal(self: Child, job: dict[str, Any], fd: int) -> None:
         submit(self, job, fd)
         if given[0].video_name.startswith(POISON):
             os.kill(self.pid, signal.SIGSEGV)
 
-    Decoder._attempt = noted  # type: ignore[method-assign]
+    Decoder.decode = noted  # type: ignore[method-assign]
     Child.submit = lethal  # type: ignore[method-assign]
+
+
+def _let_memory_end() -> None:
+    """From now on some calls of this process's encoders find no memory left."""
+    if hasattr(ClipEncoder, "forgetful"):
+        return
+    ClipEncoder.forgetful = True  # type: ignore[attr-defined]
+    encode = ClipEncoder.__call__
+
+    def out_of_memory(self: ClipEncoder, frames: Any) -> Any:
+        if strikes("out_of_memory", 12):
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        return encode(self, frames)
+
+    ClipEncoder.__call__ = out_of_memory  # type: ignore[method-assign]
 
 
 def _let_clock_jump() -> None:

@@ -16,7 +16,7 @@ from tests.fuzz.mutations import mutate
 RULE = ClipRule(frames=5, height=32, width=40, fps=8.0, short="pad")
 LIMITS = DecodeLimits(timeout_s=5, memory_mb=256)
 _SLACK_S = 5.0
-"""For a new child to import torch, and for a busy machine."""
+"""For a new fork server to import torch, and for a busy machine."""
 _TWICE_EVERY = 10
 _MOST_CLIPS = 20_000
 
@@ -51,10 +51,10 @@ def fuzz(originals: Sequence[bytes], seeds: Iterable[int], good: Sample) -> Iter
         idle = _peak_mb(decoder)
         for seed in seeds:
             mutant = Sample(key=str(seed), video=mutate(originals, seed), video_name="mutant.mp4")
-            before = _pid(decoder)
+            before = decoder.pid
             outcome, name = _outcome(decoder, mutant, tally, seed)
             tally.outcomes[name] += 1
-            lost = before is not None and _pid(decoder) != before
+            lost = before is not None and decoder.pid != before
             if lost:
                 tally.children_lost += 1
             elif before is not None:
@@ -105,12 +105,8 @@ def _on_time(began: float, tally: Tally, seed: int) -> float:
     return now
 
 
-def _pid(decoder: Decoder) -> int | None:
-    return None if decoder._child is None else decoder._child.pid
-
-
 def _peak_mb(decoder: Decoder) -> int:
     """Return the most resident memory that the child ever had."""
-    with open(f"/proc/{_pid(decoder)}/status", encoding="ascii") as status:
+    with open(f"/proc/{decoder.pid}/status", encoding="ascii") as status:
         [line] = [line for line in status if line.startswith("VmHWM:")]
     return int(line.split()[1]) >> 10

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Never
 
+from pipeline.config.source import VideoSource
 from pipeline.quarantine import REASONS
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from tests.fuzz.mutations import mutate
 from tests.fuzz.tar_mutations import TAR_MUTATIONS
 
@@ -40,6 +41,7 @@ def fuzz_tars(
     violations: list[str] = []
     path = folder / "mutant.tar"
     unit = WorkUnit(unit="mutant-0123456789ab", tar_uri=str(path))
+    source = VideoSource(uri=[str(path)], max_video_mb=1)
     handler = signal.signal(signal.SIGALRM, _too_slow)
     for seed in seeds:
         path.write_bytes(mutate(originals, seed, TAR_MUTATIONS))
@@ -47,7 +49,7 @@ def fuzz_tars(
         before = _peak_mb()
         signal.alarm(_TIMEOUT_S)
         try:
-            for sample in read_samples(unit, max_video_mb=1, images=seed % 2 == 1):
+            for sample in SampleReader(source, images=seed % 2 == 1).read(unit):
                 if isinstance(sample, Sample):
                     outcomes["sample"] += 1
                     keys[sample.key] += 1

@@ -17,7 +17,7 @@ from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 VIDEOS = ROOT / "tests/data/videos"
 
 JOB: dict[str, Any] = {

@@ -5,10 +5,10 @@
 
 import sys
 
-from jobs.tokenize_corpus import main
+from pipeline.commands import main
 from pipeline.job import graph
 from tests.jobs import saboteurs
 
 if __name__ == "__main__":
     graph.DecodeWorker = saboteurs.NeverEndsOneUnit  # type: ignore[misc]
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["tokenize", *sys.argv[1:]]))

@@ -81,11 +81,11 @@ class BreaksOnce(TokenizeWorker):
     def __call__(self, batch: RayBatch) -> pa.Table:
         from pipeline.stages.tokenize import TokenizerBroken
 
-        if not self._broken and not list(Path(os.environ[MARKS]).glob("broken-*")):
+        if not self.broken and not list(Path(os.environ[MARKS]).glob("broken-*")):
             mark("broken")
 
             def stage(_: object) -> None:
                 raise TokenizerBroken("device says no")
 
-            self._stage = stage  # type: ignore[assignment]
+            self.stage = stage  # type: ignore[assignment]
         return super().__call__(batch)

@@ -83,7 +83,7 @@ def test_verify_makes_the_same_tokens_again_from_the_sources(committed: Committe
     _, output, rows = committed
     found = verify(Store(str(output)), retokenize=4)
     assert found.findings == []
-    assert (found.rows, found.retokenized) == (rows.num_rows, 4)
+    assert (found.rows_checked, found.clips_retokenized) == (rows.num_rows, 4)
     assert "9 frames of 32×32 or 9 frames of 24×56 or 5 frames of 56×32 pixels" in (
         output / "README.md"
     ).read_text(encoding="utf-8")

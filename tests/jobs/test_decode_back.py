@@ -26,9 +26,9 @@ def test_the_quality_is_that_of_rows_and_sources(
     with job_arithmetic(1):
         found = verify(out, decode=10**6)
     assert found.findings == []
-    assert psnr.keys() == found.psnr.keys() == {"fsq", "kl"}
+    assert psnr.keys() == found.psnr_db.keys() == {"fsq", "kl"}
     for name, sums in psnr.items():
-        values = [round(1000 * value) for value in found.psnr[name]]
+        values = [round(1000 * value) for value in found.psnr_db[name]]
         assert len(values) == sums.clips == committed_rows(out).num_rows
         assert sums.failed == 0
         assert sums.millidecibels == sum(values)

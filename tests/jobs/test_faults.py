@@ -122,7 +122,7 @@ def test_a_retry_that_comes_out_differently_is_put_back(
     progress = Silence()
     summary = run(job(tars[:2], tmp_path / "out"), progress)
     assert summary.exit_code == 0
-    [said] = [line for line in progress.said if line.startswith("put back")]
+    [said] = [line for line in progress.said if line.startswith("attempt")]
     assert "the unit was decoded twice, with different outcomes" in said
     mine = committed_rows(tmp_path / "out")
     units = set(mine["unit"].to_pylist())
@@ -137,8 +137,8 @@ def test_a_broken_model_gets_a_new_process(
     progress = Silence()
     summary = run(job(tars, tmp_path / "out"), progress)
     assert summary.exit_code == 0
-    said = [line for line in progress.said if line.startswith("put back")]
-    assert len(said) == summary.put_back == 1, "one unit paid for it, in one pass"
+    said = [line for line in progress.said if line.startswith("attempt")]
+    assert len(said) == summary.retried == 1, "one unit paid for it, in one pass"
     assert said[0].endswith(
         "tokenize: TokenizerBroken: device says no" + said[0].partition("no")[2]
     )

@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.source import VideoSource
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import PipelineError
 from pipeline.job.driver import run
 from pipeline.quarantine import Quarantined
 from pipeline.records import WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.storage.store import Store
 from tests.jobs.conftest import VIDEOS, Silence, committed_rows, job, tokenized
 from tests.pipeline.s3 import S3Server
@@ -82,7 +83,7 @@ def test_a_compressed_tar_of_nothing_but_size_costs_no_memory(tmp_path: Path) ->
             tar.addfile(info, io.BytesIO(VIDEO) if name == "b.mp4" else _Zeros())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = WorkUnit(unit="bomb-0123456789ab", tar_uri=str(path))
-    [first, second] = read_samples(unit, max_video_mb=1)
+    [first, second] = SampleReader(VideoSource(uri=[str(path)], max_video_mb=1)).read(unit)
     assert isinstance(first, Quarantined)
     assert (first.key, first.reason, second.key) == ("a", "too_large", "b")
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -304,12 +304,12 @@ def _environment() -> dict[str, str]:
 def test_a_plan_longer_than_a_pass_is_done_in_several(
     undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.job.driver._UNITS_PER_PASS", 3)
+    monkeypatch.setattr("pipeline.job.driver.UNITS_PER_PASS", 3)
     tars, rows = undisturbed
     progress = Silence()
     summary = run(job(tars, tmp_path / "out"), progress)
     assert summary.exit_code == 0
-    said = [line for line in progress.said if line.startswith("again")]
-    assert said == ["again      1 units go into another pass, 0 of them put back"]
-    assert summary.put_back == 0
+    said = [line for line in progress.said if line.startswith("next pass")]
+    assert said == ["next pass  1 units remain, 0 of them are retried"]
+    assert summary.retried == 0
     assert committed_rows(tmp_path / "out").equals(rows)

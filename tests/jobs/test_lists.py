@@ -110,7 +110,7 @@ def test_verify_finds_the_rows_of_the_list_again(listed: tuple[Path, pa.Table]) 
     folder, rows = listed
     found = verify(Store(str(folder / "out")), retokenize=rows.num_rows, decode=2)
     assert found.findings == []
-    assert found.retokenized == rows.num_rows
+    assert found.clips_retokenized == rows.num_rows
 
 
 @pytest.mark.s3

@@ -124,5 +124,5 @@ def test_submit_stop_and_submit_again(
 
 def committed_before(printed: str) -> int:
     """Return how many units the log held when a run began, as its summary says."""
-    [number] = re.findall(r"· (\d+) before ·", printed)
+    [number] = re.findall(r"· (\d+) committed before ·", printed)
     return int(number)

@@ -7,7 +7,6 @@ from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import code_levels, new_dataset, open_dataset
 from pipeline.dataset.schema import clip_schema
-from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.sources.planning import plan_units
 from pipeline.stages.commit import commit_unit
 from pipeline.stages.decode import DecodeStage
@@ -20,10 +19,11 @@ from pipeline.tokenizers.models import open_encoder, open_model, weights_digest
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
 
-def hikers(folder: Path) -> Store:
-    """Tokenize one small video and one that is none, as loose files of one unit."""
+def hikers(folder: Path, *, second: bool = False) -> Store:
+    """Tokenize one small video (or it twice) and one that is none, as loose files of one unit."""
     (folder / "in").mkdir()
-    shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in/hiker.mp4")
+    for name in ("hiker.mp4", "again.mp4")[: 1 + second]:
+        shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in" / name)
     (folder / "in/broken.mp4").write_bytes(b"no video at all")
     values = {
         "source": {"uri": [str(folder / "in")]},
@@ -55,8 +55,7 @@ def tokenized(config: JobConfig) -> Store:
         for spec, column in zip(config.tokenizers, columns, strict=True)
     ]
     stage = TokenizeStage(encoders)
-    rules = clip_rules(config.clip.identity())
-    with DecodeStage(rules, DecodeLimits(), row_clips=4, max_video_mb=100) as decode:
+    with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:
         for unit in plan_units(config.source.uri, files_per_unit=16):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)

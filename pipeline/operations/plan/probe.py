@@ -1,9 +1,9 @@
-"""Looks into a work unit ahead of a job: what is in it, and what it takes to read and decode it.
+"""Probes a work unit before a job: what it holds, and how long reading and decoding take.
 
-    WorkUnit ─► read_samples, all ─► Decoder, the first ones while the time lasts ─► Look
+    WorkUnit ─► SampleReader, all ─► Decoder, the first ones within the time budget ─► Probe
 
-The unit is read to its end, as the job reads it, so its samples are counted. Decoding stops when
-its time is over, also within a video: such a video counts with the clips that it gave until then.
+The unit is read to its end as the job reads it, so its samples are counted. Decoding stops when the
+time budget is used up, even within a video, whose clips so far are counted.
 """
 
 import time
@@ -13,40 +13,42 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.config.job import SourceConfig
+from pipeline.config.source import VideoSource
 from pipeline.decode import Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
-from pipeline.sources.reader import read_samples
+from pipeline.sources.reader import SampleReader
 from pipeline.storage.files import file_size
 
 
 @dataclass(slots=True, kw_only=True)
-class Look:
+class Probe:
     """What was found in one unit."""
 
     unit: str
     samples: int = 0
     readable: int = 0
-    """Of these, those that are not quarantined unread."""
+    """Number of samples that reading did not quarantine."""
     video_bytes: int = 0
-    """Of readable samples; a file counts for each of its spans."""
+    """Bytes of the readable samples; a file counts once for each of its spans."""
     quarantined: list[Quarantined] = field(default_factory=list)
-    """Unread ones of the whole unit, and those that decoding met."""
+    """Samples that reading quarantined, in the whole unit, and those that decoding did."""
     read_s: float = 0.0
+    """Seconds of reading the whole unit."""
     decoded: int = 0
-    """Readable samples that were given to the decoder."""
+    """Number of readable samples that were given to the decoder."""
     cut_short: int = 0
-    """Of these, those for which the time was over before their end."""
+    """Number of these whose decoding was stopped by the time budget."""
     decode_s: float = 0.0
+    """Seconds of decoding."""
     clips: Counter[Bucket] = field(default_factory=Counter)
-    """Clips with frames, of the decoded samples."""
+    """Number of clips of the decoded samples that have frames, by bucket."""
     examples: dict[Bucket, NDArray[Any]] = field(default_factory=dict)
     """One clip [T, H, W, 3] of each bucket."""
 
     @property
     def scale(self) -> float:
-        """How many times the decoded samples all readable ones are, by number."""
+        """Ratio of readable samples to decoded ones."""
         return self.readable / self.decoded if self.decoded else 0.0
 
     @property
@@ -55,72 +57,66 @@ class Look:
         return self.decoded == self.readable and not self.cut_short
 
 
-def look_into(
+def probe_unit(
     unit: WorkUnit,
     decoder: Decoder,
     *,
     seconds: float | None,
-    source: SourceConfig,
+    source: VideoSource,
     images: bool,
-) -> Look:
+) -> Probe:
     """Read a unit, and decode its first samples.
 
     Args:
-        unit: what is looked into.
-        decoder: with the job's rules and limits.
-        seconds: to decode; one clip at least is waited for. None decodes nothing.
-        source: the job's.
+        unit: the unit.
+        decoder: a decoder with the job's rules and limits.
+        seconds: time budget for decoding, in which at least one clip is decoded. None decodes
+            nothing.
+        source: the job's settings of its sources.
         images: whether a sample may be an image.
 
     Raises:
         StoreError: the source cannot be read.
     """
-    look = Look(unit=unit.unit)
-    samples = read_samples(
-        unit,
-        storage_options=source.storage_options,
-        max_video_mb=source.max_video_mb,
-        lists=source.lists,
-        images=images,
-    )
+    probe = Probe(unit=unit.unit)
+    samples = SampleReader(source, images=images).read(unit)
     while True:
         began = time.monotonic()
         sample = next(samples, None)
-        look.read_s += time.monotonic() - began
+        probe.read_s += time.monotonic() - began
         if sample is None:
-            return look
-        look.samples += 1
+            return probe
+        probe.samples += 1
         if isinstance(sample, Quarantined):
-            look.quarantined.append(sample)
+            probe.quarantined.append(sample)
             continue
-        look.readable += 1
+        probe.readable += 1
         video = sample.video
-        look.video_bytes += file_size(video) if isinstance(video, str) else len(video)
-        if seconds is not None and (not look.decoded or look.decode_s < seconds):
-            _decode(sample, look, decoder, seconds)
+        probe.video_bytes += file_size(video) if isinstance(video, str) else len(video)
+        if seconds is not None and (not probe.decoded or probe.decode_s < seconds):
+            _decode(sample, probe, decoder, seconds)
 
 
-def _decode(sample: Sample, look: Look, decoder: Decoder, seconds: float) -> None:
-    decoder.start(wait=True)
+def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> None:
+    decoder.start()
     began = time.monotonic()
-    until = began + seconds - look.decode_s
+    until = began + seconds - probe.decode_s
     seen = with_frames = 0
     try:
-        for clip, frames in decoder.decode(sample, look.unit):
+        for clip, frames in decoder.decode(sample, probe.unit):
             seen = clip.clip_index + 1
             if frames is not None:
                 with_frames += 1
                 num_frames, height, width, _ = frames.shape
                 bucket = Bucket(frames=num_frames, height=height, width=width)
-                look.clips[bucket] += 1
-                look.examples.setdefault(bucket, frames)
+                probe.clips[bucket] += 1
+                probe.examples.setdefault(bucket, frames)
             if time.monotonic() > until:
-                look.cut_short += 1
+                probe.cut_short += 1
                 break
     except QuarantineError as error:
         index = seen if with_frames else None
-        look.quarantined.append(
-            Quarantined.of(error, unit=look.unit, key=sample.key, clip_index=index)
-        )
-    look.decoded += 1
-    look.decode_s += time.monotonic() - began
+        record = Quarantined.of(error, unit=probe.unit, key=sample.key, clip_index=index)
+        probe.quarantined.append(record)
+    probe.decoded += 1
+    probe.decode_s += time.monotonic() - began

@@ -1,4 +1,4 @@
-"""How long the job's tokenizers take for a clip, on the device that this machine has."""
+"""Measures the seconds that the job's tokenizers take for a clip, on this machine's device."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
 from pipeline.tokenizers.models import open_encoder
 
 _CALLS: Final = 5
-"""Of which the median counts; the one before them warms up."""
+"""Number of measured calls, whose median counts; one call before them warms up."""
 
 
 def device_here(config: JobConfig) -> str:
@@ -25,10 +25,10 @@ def device_here(config: JobConfig) -> str:
 
 
 def device_name(config: JobConfig, device: str) -> str:
-    """Return what a person calls the device."""
+    """Return the name of the device for a person."""
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    return f"{config.tokenize.threads} threads of a CPU"
+    return f"{config.tokenize.threads} threads of this CPU"
 
 
 def clip_seconds(
@@ -43,13 +43,13 @@ def clip_seconds(
 
     Args:
         config: the job.
-        tokenizers: its models, as they were looked into.
-        examples: a real clip [T, H, W, 3] of each bucket.
+        tokenizers: its models.
+        examples: a clip [T, H, W, 3] of each bucket.
         device: `cpu` or `cuda`.
-        seconds: to measure; each tokenizer and bucket has one call at least, which alone counts
-            where there is no time for another.
+        seconds: time budget in seconds. Each tokenizer and bucket has at least one call, which
+            counts if there is no time for another.
     """
-    pace = dict.fromkeys(examples, 0.0)
+    times = dict.fromkeys(examples, 0.0)
     share = seconds / max(1, len(examples) * len(config.tokenizers))
     with job_arithmetic(config.tokenize.threads):
         for spec, column, weights in zip(
@@ -58,8 +58,8 @@ def clip_seconds(
             encoder = open_encoder(spec, column, weights=weights, device=device)
             batch = 1 if device == "cpu" else spec.batch
             for bucket, clip in examples.items():
-                pace[bucket] += _call_seconds(encoder, np.stack([clip] * batch), share) / batch
-    return pace
+                times[bucket] += _call_seconds(encoder, np.stack([clip] * batch), share) / batch
+    return times
 
 
 def _call_seconds(encoder: ClipEncoder, frames: NDArray[Any], seconds: float) -> float:

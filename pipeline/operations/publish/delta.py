@@ -1,9 +1,9 @@
-"""A dataset as a Delta table: `_delta_log/` at its root, with paths relative to it.
+"""A dataset as a Delta table: `_delta_log/` at its root, with relative paths.
 
-Relative paths are what every reader knows, and the table stays right when the dataset is copied. At
-the root, though, everything that is no part of the table looks like garbage to a VACUUM of Delta's:
-log, manifests, parts that are not published yet. So the table's retention is a century, which
-VACUUM heeds unless its check is turned off by hand.
+Every reader supports relative paths, and the table remains valid when the dataset is copied. But to
+Delta's VACUUM, all files at the root that are not in the table are garbage: log, manifests, and
+unpublished parts. So the retention of the table is a century, which VACUUM respects unless a user
+disables its check.
 """
 
 import json
@@ -19,13 +19,13 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from pipeline.errors import StoreError, redacted
+from pipeline.errors import StoreError, one_line
 from pipeline.operations.publish.table import WholeFile
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 
 _APPLICATION: Final = "vidtok"
-"""Whose transactions they are; their version is the number of the log's last record."""
+"""Application id of the transactions; their version is the number of a log record."""
 
 
 _RETENTION: Final = "interval 36500 days"
@@ -35,7 +35,7 @@ _COLOURS: Final = re.compile(r"\x1b\[[\d;]*m")
 
 
 class Delta:
-    """See `pipeline.operations.publish.table.TableFormat`.
+    """A Delta table; see `pipeline.operations.publish.table.TableFormat`.
 
     Raises:
         StoreError: the table cannot be read.
@@ -46,7 +46,7 @@ class Delta:
         self.version: int | None = None
         self.paths: frozenset[str] = frozenset()
         self._schema = schema
-        self._options = _storage_options(store)
+        self._options = storage_options(store)
         self._table: DeltaTable | None = None
         with _delta_errors(self.uri), suppress(TableNotFoundError):
             self._table = DeltaTable(self.uri, storage_options=self._options)
@@ -67,7 +67,7 @@ class Delta:
                 "append",
                 Schema.from_arrow(self._schema),
                 commit_properties=CommitProperties(
-                    # No second try: it would put this state of the log after a newer one.
+                    # No retry: it would commit this state of the log after a newer one.
                     max_commit_retries=0,
                     app_transactions=[Transaction(_APPLICATION, number)],
                 ),
@@ -75,7 +75,7 @@ class Delta:
             self.version = table.version() + 1
 
     def _created(self) -> DeltaTable:
-        """Make the table without files: the library adds files to existing ones only."""
+        """Create an empty table: the library adds files to existing tables only."""
         properties = {key.decode(): text.decode() for key, text in self._schema.metadata.items()}
         try:
             DeltaTable.create(
@@ -90,7 +90,7 @@ class Delta:
                 DeltaTable(self.uri, storage_options=self._options)
                 raise CommitFailedError(str(error)) from error
             raise
-        # Of this version, since somebody else may have made the next one already.
+        # Open version 0, because another process may have committed the next one by now.
         return DeltaTable(self.uri, version=0, storage_options=self._options)
 
 
@@ -105,8 +105,8 @@ def _statistics(file: WholeFile) -> str:
     )
 
 
-def _storage_options(store: Store) -> dict[str, str]:
-    """Return what the library needs beside the environment, from what s3fs would be given."""
+def storage_options(store: Store) -> dict[str, str]:
+    """Return the options of the Delta library that correspond to a store's options for s3fs."""
     given = {**store.storage_options.get("client_kwargs", {}), **store.storage_options}
     given.setdefault(
         "endpoint_url", os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL"))
@@ -138,4 +138,4 @@ def _delta_errors(where: str) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return redacted(" ".join(_COLOURS.sub("", str(error)).split()))
+    return _COLOURS.sub("", one_line(error))

@@ -1,11 +1,11 @@
-"""A dataset as an Iceberg table: its metadata in `iceberg/`, and no catalog needed to read it.
+"""A dataset as an Iceberg table: its metadata in `iceberg/`, readable without a catalog.
 
-    iceberg/metadata/v<n>.metadata.json    version n, put only if absent: that is the commit
+    iceberg/metadata/v<n>.metadata.json    version n; putting it if absent is the commit
     iceberg/metadata/version-hint.text     the newest n, for readers that are given the folder
-    iceberg/metadata/*.avro                which files a version has
+    iceberg/metadata/*.avro                the files of a version
 
-These are the names of Iceberg's own file system catalog. Files are named by full URIs, as Iceberg
-wants it, so a copied dataset is published anew.
+These are the names of Iceberg's own file system catalog. Iceberg requires full URIs of files, so a
+copied dataset must be published again.
 """
 
 import io
@@ -22,13 +22,13 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecOutputFile
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.table import CommitTableResponse, TableFormat
+from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
 from pyiceberg.typedef import Record
 
-from pipeline.errors import ConfigError, StoreError, redacted
+from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.operations.publish.table import WholeFile
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
@@ -43,10 +43,10 @@ _LOG_NUMBER: Final = "vidtok.log_number"
 
 
 class Iceberg:
-    """See `pipeline.operations.publish.table.TableFormat`.
+    """An Iceberg table; see `pipeline.operations.publish.table.TableFormat`.
 
     Raises:
-        ConfigError: the table was published when the dataset stood elsewhere.
+        ConfigError: the table was published when the dataset was at another place.
         StoreError: the table cannot be read.
     """
 
@@ -70,7 +70,7 @@ class Iceberg:
                     f" names files by full URIs; delete the folder {_FOLDER} and publish again"
                 )
             catalog = _Folder(store, self._root)
-            self._table = TableFormat(
+            self._table = Table(
                 (_FOLDER,), metadata, location, _StoreIO(store, self._root), catalog
             )
             self._files: dict[str, DataFile] = {
@@ -83,7 +83,7 @@ class Iceberg:
         """See `pipeline.operations.publish.table.TableFormat`."""
         with _iceberg_errors(self.uri), self._table.transaction() as transaction:
             update = transaction.update_snapshot({_LOG_NUMBER: str(number)})
-            # An append merges the small lists of files that earlier appends left.
+            # An append also merges the small manifests of earlier appends.
             with update.overwrite() if removed else update.merge_append() as snapshot:
                 for path in removed:
                     snapshot.delete_data_file(self._files[path])
@@ -106,7 +106,7 @@ class Iceberg:
 
 
 class _Folder(NoopCatalog):  # type: ignore[misc]
-    """A catalog of one table: its versions are the numbered files of a folder."""
+    """A catalog of one table, whose versions are the numbered files of a folder."""
 
     def __init__(self, store: Store, root: str) -> None:
         super().__init__(_FOLDER)
@@ -114,13 +114,13 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
         self._root = root
 
     def commit_table(
-        self, table: TableFormat, requirements: tuple[Any, ...], updates: tuple[Any, ...]
+        self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]
     ) -> CommitTableResponse:
         """Put the next version's metadata.
 
         Raises:
-            CommitFailedException: somebody else's stands there.
-            StoreError: the store refuses, or gives no answer.
+            CommitFailedException: another process put this version.
+            StoreError: the store refuses, or does not answer.
         """
         before = table.metadata_location
         match = _METADATA.fullmatch(before.removeprefix(f"{self._root}/"))
@@ -128,7 +128,7 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
         metadata = update_table_metadata(table.metadata, updates, metadata_location=before or None)
         path, data = _metadata_path(number), metadata.model_dump_json().encode()
         if self._store.put_or_read(path, data) != data:
-            raise CommitFailedException(f"version {number} stands there already")
+            raise CommitFailedException(f"version {number} exists already")
         self._store.write(f"{_FOLDER}/metadata/version-hint.text", str(number).encode())
         return CommitTableResponse(
             metadata=metadata, **{"metadata-location": f"{self._root}/{path}"}
@@ -136,7 +136,7 @@ class _Folder(NoopCatalog):  # type: ignore[misc]
 
 
 class _StoreIO(FsspecFileIO):  # type: ignore[misc]
-    """The library's way to files: with the store's credentials, and its care when it writes."""
+    """The library's access to files, with the store's credentials and atomic writes."""
 
     def __init__(self, store: Store, root: str) -> None:
         super().__init__({})
@@ -151,7 +151,7 @@ class _StoreIO(FsspecFileIO):  # type: ignore[misc]
 
 
 class _Output(FsspecOutputFile):  # type: ignore[misc]
-    """A file that is written whole: a table must not outlive the lists that it names."""
+    """A file that is written atomically, before the version that names it."""
 
     def __init__(self, location: str, store: Store, path: str) -> None:
         super().__init__(location, store.filesystem())
@@ -162,7 +162,7 @@ class _Output(FsspecOutputFile):  # type: ignore[misc]
 
 
 class _Buffer(io.BytesIO):
-    """Bytes that are handed on when they are all there."""
+    """A buffer that is written to the store when it is closed."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         super().__init__()
@@ -175,9 +175,9 @@ class _Buffer(io.BytesIO):
 
 
 def _new_metadata(location: str, schema: pa.Schema) -> TableMetadata:
-    """Return the metadata of a table without a version, which is not stored yet."""
+    """Return the metadata of a table without a version; nothing is stored yet."""
     properties = {key.decode(): text.decode() for key, text in schema.metadata.items()}
-    # No second try: it would put this state of the log after a newer one.
+    # No retry: it would commit this state of the log after a newer one.
     properties["commit.retry.num-retries"] = "0"
     metadata = new_table_metadata(
         Catalog._convert_schema_if_needed(schema),
@@ -186,7 +186,7 @@ def _new_metadata(location: str, schema: pa.Schema) -> TableMetadata:
         location,
         properties,
     )
-    # Parts know nothing of Iceberg's column numbers, so readers go by name.
+    # Parts have no field ids of Iceberg, so readers match columns by name.
     names = metadata.schema().name_mapping.model_dump_json()
     return metadata.model_copy(
         update={"properties": {**metadata.properties, "schema.name-mapping.default": names}}
@@ -209,4 +209,4 @@ def _iceberg_errors(where: str) -> Iterator[None]:
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(redacted(f"{where}: Iceberg table: {error}")) from error
+        raise StoreError(f"{where}: Iceberg table: {one_line(error)}") from error

@@ -1,19 +1,18 @@
-"""Makes the parts that count a table of Delta Lake or Apache Iceberg; no part is copied or read.
+"""Publishes a dataset as a table of Delta Lake or Apache Iceberg, without copying its parts.
 
-    manifest ─► whole files ─► those that the table lacks, and those that it should not have
-                               ─► one commit of the table, in the format's own library
+    manifest ─► whole files ─► files to add to the table, and files to remove from it
+                               ─► one commit of the table, by the format's own library
 
-A table has the columns of the parts and no other. The bucket is no column of it: where a column is
-not in the files but in the table's log alone, as both formats permit, several readers take it for
-null, and a filter by it finds nothing without a word.
+A table has the columns of the parts. The bucket is not a column: both formats allow a column that
+is only in the table's log, but several readers return null for it, and a filter finds nothing.
 
-The table is opened before the manifest is read, and its commit fails if anybody else's came in
-between. So a table never goes back to an older state of the log, however many publish it.
+The table is opened before the manifest is read, and its commit fails if another one came in
+between. So a table never returns to an older state of the log.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -22,59 +21,45 @@ from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.operations.publish.table import TableFormat, WholeFile
 from pipeline.storage.store import Store, StoredFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """What a table holds now."""
+class Published(Outcome):
+    """State of a table after publishing."""
 
     output: str
     format: str
     table: str
-    """URI for readers."""
+    """URI of the table for readers."""
     version: int
-    """Of the table."""
+    """Version of the table."""
     log_number: int
+    """Number of the newest log record that the table includes."""
     files: int
     rows: int
     added: int
-    """Files that the version before did not have."""
+    """Number of files that the previous version did not have."""
     removed: int
+    """Number of files that only the previous version had."""
     changed: bool
     """Whether this call made the version."""
 
-    exit_code = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "output": self.output,
-            "format": self.format,
-            "table": self.table,
-            "version": self.version,
-            "log_number": self.log_number,
-            "files": self.files,
-            "rows": self.rows,
-            "added": self.added,
-            "removed": self.removed,
-            "changed": self.changed,
-        }
-
     def lines(self) -> list[str]:
-        """Return the same for a person."""
+        """Return the lines to print."""
         change = f"{self.added} files added, {self.removed} removed"
         held = f"{self.files} files · {self.rows} rows"
         return [
-            f"table      {self.table} · {self.format}",
-            f"holds      {held} · log up to record {self.log_number}",
-            f"version    {self.version}: {change if self.changed else 'as before'}",
+            labelled("table", f"{self.table} · {self.format}"),
+            labelled("holds", f"{held} · log up to record {self.log_number}"),
+            labelled("version", f"{self.version}: {change if self.changed else 'unchanged'}"),
         ]
 
 
 def publish(store: Store, table_format: str) -> Published:
-    """Make a table hold the parts that count now, in one new version of it if it does not yet.
+    """Make a table hold the parts that count now, in one new version if it needs one.
 
     Args:
         store: the dataset's root; put-if-absent is needed.
@@ -82,14 +67,16 @@ def publish(store: Store, table_format: str) -> Published:
 
     Raises:
         ConfigError: there is no dataset or no such format, or its library is not installed.
-        StoreError: rows of a merged part do not count any more, another commit of the table came
-            first, the log is damaged, or the store refuses; the table is as it was.
+        StoreError: rows of a merged part no longer belong to a unit, another commit of the table
+            came first, the log is damaged, or the store refuses. The table does not change.
     """
     if table_format not in _FORMATS:
-        raise ConfigError(f"--format {table_format}: no table format; use {' or '.join(_FORMATS)}")
+        raise ConfigError(
+            f"--format {table_format}: not a table format; use {' or '.join(_FORMATS)}"
+        )
     dataset = read_dataset(store)
     store.require_put_if_absent()
-    table = _FORMATS[table_format](store, clip_schema(dataset.tokenizers))
+    table = _open_table(table_format, store, clip_schema(dataset.tokenizers))
     manifest = read_manifest(store)
     files = list(_whole_files(store, manifest))
     added = [file for file in files if file.path not in table.paths]
@@ -117,23 +104,25 @@ def published_files(store: Store, dataset: Dataset, files: Iterable[StoredFile])
 
     Args:
         store: the dataset's root.
-        dataset: of it.
-        files: that stand there.
+        dataset: its metadata.
+        files: listing of the store.
 
     Raises:
         ConfigError: a table's library is not installed.
         StoreError: a table cannot be read.
     """
-    found = {name for file in files for name, mark in _MARKS.items() if file.path.startswith(mark)}
+    found = {
+        name for file in files for name, start in _FORMATS.items() if file.path.startswith(start)
+    }
     schema = clip_schema(dataset.tokenizers)
-    return frozenset().union(*(_FORMATS[name](store, schema).paths for name in found))
+    return frozenset().union(*(_open_table(name, store, schema).paths for name in found))
 
 
 def _whole_files(store: Store, manifest: Manifest) -> Iterator[WholeFile]:
     """Yield the files of the parts that count, each once, in the order of commits.
 
     Raises:
-        StoreError: a merged part holds rows that do not count; a table has files as a whole.
+        StoreError: a merged part holds rows of no unit, and a table can only include whole files.
     """
     shares: dict[str, list[tuple[str, Part]]] = {}
     for unit in manifest.units():
@@ -145,40 +134,27 @@ def _whole_files(store: Store, manifest: Manifest) -> Iterator[WholeFile]:
         if part.place is not None and part.place.of_rows != rows:
             raise StoreError(
                 f"{store.locate(path)}: {part.place.of_rows - rows} of its {part.place.of_rows}"
-                " rows do not count any more, since their unit was done again, and a table takes"
-                " files as a whole; run `python -m pipeline compact`, then this again"
+                " rows no longer belong to a unit, because it was processed again, and a table"
+                " includes whole files; run `python -m pipeline compact`, then this command again"
             )
         units = [unit for unit, _ in of_units]
         yield WholeFile(path, part.bytes, rows, min(units), max(units))
 
 
-def _delta(store: Store, schema: pa.Schema) -> TableFormat:
+def _open_table(table_format: str, store: Store, schema: pa.Schema) -> TableFormat:
     try:
-        from pipeline.operations.publish.delta import Delta
-    except ImportError as error:
-        raise _not_installed("delta", error) from error
-    return Delta(store, schema)
+        if table_format == "delta":
+            from pipeline.operations.publish.delta import Delta
 
-
-def _iceberg(store: Store, schema: pa.Schema) -> TableFormat:
-    try:
+            return Delta(store, schema)
         from pipeline.operations.publish.iceberg import Iceberg
+
+        return Iceberg(store, schema)
     except ImportError as error:
-        raise _not_installed("iceberg", error) from error
-    return Iceberg(store, schema)
+        raise ConfigError(
+            f"{table_format} table: {error}; install the extra: vidtok-pipeline[publish]"
+        ) from error
 
 
-def _not_installed(table_format: str, error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"{table_format} table: {error}; install the extra: vidtok-pipeline[publish]"
-    )
-
-
-_FORMATS: Final[dict[str, Callable[[Store, pa.Schema], TableFormat]]] = {
-    "delta": _delta,
-    "iceberg": _iceberg,
-}
-
-
-_MARKS: Final = {"delta": "_delta_log/", "iceberg": "iceberg/metadata/"}
-"""Folders that a table of each format has."""
+_FORMATS: Final = {"delta": "_delta_log/", "iceberg": "iceberg/metadata/"}
+"""Folder by which a table is recognized, by format."""

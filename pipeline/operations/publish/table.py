@@ -1,4 +1,4 @@
-"""What a Delta or Iceberg table has to offer to `publish`."""
+"""Interface of Delta and Iceberg tables for `publish`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,35 +7,35 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class WholeFile:
-    """A part, all rows of which count."""
+    """A part whose rows all belong to a unit."""
 
     path: str
-    """Relative to the dataset's root."""
+    """Path relative to the dataset's root."""
     bytes: int
     rows: int
     first_unit: str
-    """The least of the units whose rows it holds; with the greatest, a reader that looks for one
-    unit knows which files to leave alone."""
+    """Smallest id of the units in the file. Readers of one unit skip files by these bounds."""
     last_unit: str
+    """Largest id of the units in the file."""
 
 
 class TableFormat(Protocol):
-    """A table as its library sees it at one version."""
+    """A table at one version."""
 
     uri: str
-    """Where readers find it."""
+    """URI of the table for readers."""
     version: int | None
-    """Of what was read or committed last; None before the first commit."""
+    """Version that was read or committed last; None before the first commit."""
     paths: frozenset[str]
-    """Of the files that it held when it was opened, relative to the dataset's root."""
+    """Paths of its files when it was opened, relative to the dataset's root."""
 
     def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
-        """Make the next version: all of the changes or none.
+        """Commit the next version: all of the changes or none.
 
         Args:
-            added: files that the table lacks.
-            removed: paths of files that it has.
-            number: of the log's last record that counts.
+            added: files to add.
+            removed: paths of files to remove.
+            number: number of the newest log record that the version includes.
 
         Raises:
             StoreError: another commit came first, or the store refuses.

@@ -1,141 +1,128 @@
-"""The charts of a dataset's page, as SVG that needs no script and no network."""
+"""Charts of a dataset's page, as inline SVG that needs no script and no network."""
 
+import io
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from html import escape
-from itertools import accumulate, pairwise
+from itertools import accumulate, cycle, pairwise
 from typing import Final
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.statistics import LatentSums, LevelCounts
+from pipeline.dataset.statistics import LatentSums
 from pipeline.operations.report.latent_histograms import EDGES
 
-COLORS: Final = ("#2a6fbb", "#c8552d", "#3a8f4d", "#8a4fa3", "#a0802a", "#5b6770")
+_COLORS: Final = ("#2a6fbb", "#c8552d", "#3a8f4d", "#8a4fa3", "#a0802a", "#5b6770")
 
 
 _POINTS: Final = 60
+"""Maximum number of points of a line."""
 
 
-_WIDTH: Final = 760
+_TEXT: Final = 12
+"""Size of text; on a small screen it becomes 9.5 pixels."""
 
 
-_SMALL_WIDE, _SMALL_HIGH = 130, 60
+_SVG: Final = "http://www.w3.org/2000/svg"
 
 
-def levels_charts(levels: LevelCounts) -> str:
-    """Return bars for how often each channel takes each level, and a line where all are alike."""
-    figures = []
-    for channel, (counts, value) in enumerate(zip(levels.counts, levels.perplexity(), strict=True)):
-        even = sum(counts) / len(counts)
-        scale, bar = _SMALL_HIGH / (max(*counts, even) or 1), _SMALL_WIDE / len(counts)
-        parts = [
-            f'<rect x="{n * bar:.1f}" y="{_SMALL_HIGH - count * scale:.1f}"'
-            f' width="{bar * 0.86:.1f}" height="{count * scale:.1f}" fill="{COLORS[0]}">'
-            f"<title>level {n}: {count}</title></rect>"
-            for n, count in enumerate(counts)
-        ]
-        y = _SMALL_HIGH - even * scale
-        parts.append(_line(0, y, _SMALL_WIDE, y, "currentColor", dashed=True))
-        text = f"{value:.2f} of {len(counts)} levels"
-        figures.append(_small(channel, parts, "use of the levels", text))
-    return _grid(figures)
+def inline_svg(figure: Figure, label: str) -> Markup:
+    """Return a figure as an SVG element.
 
-
-def histogram_charts(sums: LatentSums, counts: NDArray[np.int64]) -> str:
-    """Return for each channel its histogram, and the normal distribution with its moments.
+    Black becomes `currentColor`, so that text and lines follow the colour scheme of the page.
 
     Args:
-        sums: of the whole dataset.
-        counts: [C, 43], as `pipeline.operations.report.latent_histograms` has them.
+        figure: the figure; its size in inches times 72 becomes the view box.
+        label: description for people who do not see it.
     """
-    bin_wide, bins = _SMALL_WIDE / (len(EDGES) - 1), np.diff(EDGES)
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    for prefix, namespace in {"": _SVG, "xlink": "http://www.w3.org/1999/xlink"}.items():
+        ET.register_namespace(prefix, namespace)
+    root = ET.fromstring(file.getvalue())
+    for name in ("width", "height"):
+        del root.attrib[name]
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    root.attrib.update({"role": "img", "aria-label": label})
+    return Markup(ET.tostring(root, encoding="unicode").replace("#000000", "currentColor"))
+
+
+def levels_figure(counts: Sequence[int]) -> Figure:
+    """Return bars of how often a channel takes each level, and a line at their mean."""
+    figure, axes = _small()
+    axes.bar(range(len(counts)), counts, color=_COLORS[0], width=0.86)
+    axes.axhline(sum(counts) / len(counts), color="black", linestyle="--", linewidth=1)
+    axes.set_ylim(0, max(*counts, 1))
+    return figure
+
+
+def histogram_figure(counts: NDArray[np.int64]) -> Figure:
+    """Return a channel's histogram, and the normal distribution with its mean and deviation.
+
+    Args:
+        counts: [43], as `latent_histograms.histogram` returns for one channel.
+    """
+    figure, axes = _small()
     normal = np.exp(-(EDGES**2) / 2) / math.sqrt(2 * math.pi)
-    figures = []
-    for channel, (mean, std) in enumerate(zip(sums.mean(), sums.std(), strict=True)):
-        density = counts[channel, 1:-1] / max(1, counts[channel].sum()) / bins
-        scale = _SMALL_HIGH / max(density.max(), normal.max())
-        steps = "".join(
-            f"V{_SMALL_HIGH - tall * scale:.1f}H{(n + 1) * bin_wide:.1f}"
-            for n, tall in enumerate(density)
-        )
-        curve = " ".join(
-            f"{n * bin_wide:.1f},{_SMALL_HIGH - tall * scale:.1f}" for n, tall in enumerate(normal)
-        )
-        parts = [
-            f'<path d="M0 {_SMALL_HIGH}{steps}V{_SMALL_HIGH}Z" fill="{COLORS[0]}"/>',
-            f'<polyline points="{curve}" fill="none" stroke="currentColor" stroke-width="0.8"/>',
-        ]
-        beyond = (counts[channel, 0] + counts[channel, -1]) / max(1, counts[channel].sum())
-        text = f"{mean:+.3f} ± {std:.3f}<br/>beyond: {100 * beyond:.2f} %"
-        figures.append(_small(channel, parts, "distribution", text))
-    return _grid(figures)
+    density = counts[1:-1] / max(1, counts.sum()) / np.diff(EDGES)
+    axes.stairs(density, EDGES, fill=True, color=_COLORS[0])
+    axes.plot(EDGES, normal, color="black", linewidth=0.8)
+    axes.set_xlim(EDGES[0], EDGES[-1])
+    axes.set_ylim(0, max(density.max(), normal.max()))
+    return figure
 
 
-def latents_chart(sums: LatentSums) -> str:
-    """Return for each channel its mean, and one standard deviation to either side."""
-    means, spreads = sums.mean(), sums.std()
-    reach = max(abs(m) + s for m, s in zip(means, spreads, strict=True)) or 1.0
-    height, step, left = 180, (_WIDTH - 50) / len(means), 50
-
-    def y(value: float) -> float:
-        return height / 2 * (1 - value / reach)
-
-    parts = [_line(left, y(0), _WIDTH, y(0), "#888", dashed=True)]
-    parts += [
-        _text(0, y(v) + 4, f"{v:+.2f}" if v else "0") for v in (reach * 0.95, 0, -reach * 0.95)
-    ]
-    for channel, (mean, std) in enumerate(zip(means, spreads, strict=True)):
-        x = left + (channel + 0.5) * step
-        title = f"<title>channel {channel}: mean {mean:+.5f}, std {std:.5f}</title>"
-        parts.append(
-            f'<g><rect x="{x - step * 0.3:.1f}" y="{y(mean + std):.1f}" width="{step * 0.6:.1f}"'
-            f' height="{y(mean - std) - y(mean + std):.1f}" fill="{COLORS[0]}" opacity="0.6"/>'
-            + _line(x - step * 0.3, y(mean), x + step * 0.3, y(mean), "currentColor")
-            + title
-            + "</g>"
-        )
-        parts.append(_text(x - 4, height + 16, str(channel)))
-    return _wide(height + 22, parts, "mean and standard deviation of each channel")
+def beyond(counts: NDArray[np.int64]) -> float:
+    """Return the fraction of values outside the bins of a channel's histogram."""
+    return float((counts[0] + counts[-1]) / max(1, counts.sum()))
 
 
-def rates_chart(series: Mapping[str, Sequence[float]]) -> str:
-    """Return a line for each stage: clips per second of its work, over the units committed."""
-    largest = max((max(values) for values in series.values() if values), default=0)
-    if largest <= 0:
-        return ""
-    smallest = min(v for values in series.values() for v in values if v > 0)
-    low, high = math.floor(math.log10(smallest)), math.ceil(math.log10(largest))
-    high = max(high, low + 1)
-    height, left = 200, 60
+def latents_figure(sums: LatentSums) -> Figure:
+    """Return the mean of each channel, and one standard deviation to either side."""
+    means, spreads = np.array(sums.mean()), np.array(sums.std())
+    figure, axes = _wide(200)
+    channels = range(len(means))
+    axes.bar(channels, 2 * spreads, 0.6, means - spreads, color=_COLORS[0], alpha=0.6)
+    axes.hlines(means, np.array(channels) - 0.3, np.array(channels) + 0.3, color="black")
+    axes.axhline(0, color="#888888", linestyle="--", linewidth=1)
+    axes.set_xticks(channels)
+    return figure
 
-    def y(value: float) -> float:
-        return height * (high - math.log10(value)) / (high - low)
 
-    parts = []
-    for power in range(low, high + 1):
-        parts.append(_line(left, y(10**power), _WIDTH, y(10**power), "#8884"))
-        parts.append(_text(0, y(10**power) + 4, f"{10.0**power:g}"))
-    names = []
-    for n, (name, values) in enumerate(series.items()):
-        color = COLORS[n % len(COLORS)]
-        step = (_WIDTH - left) / max(1, len(values) - 1)
-        points = [f"{left + i * step:.1f},{y(v):.1f}" for i, v in enumerate(values) if v > 0]
-        # A single point is drawn as a short line.
-        points += [f"{_WIDTH},{points[0].split(',')[1]}"] if len(points) == 1 else []
-        parts.append(
-            f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"'
-            f' stroke-width="2"><title>{escape(name)}</title></polyline>'
-        )
-        names.append(f'<span style="border-color: {color}">{escape(name)}</span>')
-    legend = f'<p class="legend">{" ".join(names)}</p>'
-    return f"<div>{_wide(height + 8, parts, 'clips per second by stage')}{legend}</div>"
+def rates_figure(series: Mapping[str, Sequence[float]]) -> Figure | None:
+    """Return a line per stage: clips per second of its work, in the order of commits.
+
+    None if no stage has a rate above 0.
+    """
+    rates = [value for values in series.values() for value in values if value > 0]
+    if not rates:
+        return None
+    figure, axes = _wide(230)
+    for (name, values), color in zip(series.items(), cycle(_COLORS), strict=False):
+        shown = [value if value > 0 else math.nan for value in values]
+        axes.plot(shown, label=name, color=color, linewidth=2, marker=".")
+    axes.set_yscale("log")
+    low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
+    axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([])
+    axes.grid(axis="y", color="#888888", alpha=0.3)
+    figure.legend(loc="outside lower left", ncols=len(series), frameon=False, fontsize=_TEXT)
+    return figure
 
 
 def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
-    """Return by stage the clips per second of its work, over runs of units in their order.
+    """Return the clips per second of each stage's work, in the order of commits.
 
     Units are grouped so that there are at most 60 values; 0 where a stage did nothing.
     """
@@ -157,32 +144,18 @@ def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
     return rates
 
 
-def _wide(height: float, parts: Sequence[str], label: str) -> str:
-    """Return a chart over the whole width of the page, on a small screen to be moved in."""
-    return f'<div class="wide">{_svg(_WIDTH, height, 12, parts, label)}</div>'
+def _wide(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the page's width, 760."""
+    with rc_context({"font.size": _TEXT}):
+        figure = Figure((760 / 72, height / 72), layout="constrained")
+        axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    return figure, axes
 
 
-def _small(channel: int, parts: Sequence[str], label: str, text: str) -> str:
-    """Return a chart of one channel with its numbers below, `text` being HTML."""
-    svg = _svg(_SMALL_WIDE, _SMALL_HIGH, 1, parts, f"channel {channel}: {label}")
-    return f"<figure>{svg}<figcaption><b>channel {channel}</b><br/>{text}</figcaption></figure>"
-
-
-def _grid(figures: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(figures)}</div>'
-
-
-def _svg(width: float, height: float, above: float, parts: Sequence[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 {-above} {width} {height + above}" role="img"'
-        f' aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, color: str, *, dashed: bool = False) -> str:
-    dash = ' stroke-dasharray="4 4"' if dashed else ""
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}"{dash}/>'
-
-
-def _text(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def _small() -> tuple[Figure, Axes]:
+    """Return a figure of size 130 × 60 without text."""
+    figure = Figure((130 / 72, 60 / 72))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return figure, axes

@@ -1,6 +1,6 @@
-"""How the latents of each channel are distributed, from a few clips drawn at random.
+"""Distribution of the latents of each channel, from a few random clips.
 
-Mean and deviation are known of all clips, from the log. The shape is not: parts are read for it.
+The log holds mean and deviation over all clips, but not the distribution. Parts are read for it.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.statistics import LatentSums
+from pipeline.errors import one_line
 from pipeline.storage.store import Store
 
 REACH: Final = 4
-"""Standard deviations to either side of a channel's mean that are counted in bins."""
+"""Number of standard deviations to either side of a channel's mean that the bins cover."""
 
 
 EDGES: Final = np.linspace(-REACH, REACH, 42)
-"""Of 41 bins, so that one has the mean in its middle; in standard deviations from it."""
+"""Edges of 41 bins, the middle one around the mean, in standard deviations from the mean."""
 
 
 _DRAWN: Final = 64
@@ -31,14 +32,14 @@ _DRAWN: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentHistograms:
-    """Of one draw."""
+    """Histograms over some random clips."""
 
     clips: int
-    """That were read."""
+    """Number of clips that were read."""
     counts: dict[str, NDArray[np.int64]]
     """By KL tokenizer [C, 43]: values below the first edge, in each bin, from the last edge on."""
     unread: tuple[str, ...]
-    """Why other clips were not."""
+    """Errors of clips that could not be read."""
 
 
 def draw_histograms(
@@ -50,22 +51,22 @@ def draw_histograms(
     count: int = _DRAWN,
     seed: int = 0,
 ) -> LatentHistograms:
-    """Return where the latents of some clips lie between what is usual for their channels.
+    """Return histograms of the latents of some random clips, scaled by their channels' moments.
 
     Args:
         store: the dataset's root.
-        dataset: its head.
+        dataset: its metadata.
         manifest: what counts.
-        sums: by tokenizer, of the whole dataset; those that are missing get no histogram.
-        count: clips; a row group's token columns are read for each, the rest of it is not.
-        seed: of the draw.
+        sums: sums over the whole dataset, by tokenizer; others get no histogram.
+        count: number of clips; for each, the token columns of one row group are read.
+        seed: random seed for the clips.
 
     Raises:
         StoreError: the store refuses.
     """
     columns = [column for column in dataset.tokenizers if column.name in sums]
     names = [name for column in columns for name in (column.name, f"{column.name}_shape")]
-    places = {name: (np.array(s.mean()), np.array(s.std())) for name, s in sums.items()}
+    moments = {name: (np.array(s.mean()), np.array(s.std())) for name, s in sums.items()}
     counts = {
         column.name: np.zeros((len(sums[column.name].sums), len(EDGES) + 1), np.int64)
         for column in columns
@@ -75,19 +76,28 @@ def draw_histograms(
         try:
             row = read_row(store, drawn, names)
         except (pa.ArrowException, OSError) as error:
-            unread.append(f"{drawn.part.path}: {error}")
+            unread.append(f"{drawn.part.path}: {one_line(error)}")
             continue
         clips += 1
         for column in columns:
             latent = latent_values(row[column.name], row[f"{column.name}_shape"], column)
-            counts[column.name] += _counted(latent, *places[column.name])
+            counts[column.name] += histogram(latent, *moments[column.name])
     return LatentHistograms(clips=clips, counts=counts, unread=tuple(unread))
 
 
-def _counted(
+def histogram(
     latent: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Return [C, 43] for a latent [C, …]; NaN counts as beyond the last edge."""
+    """Return the number of values of a latent in each bin of its channel.
+
+    Args:
+        latent: [C, …].
+        mean: [C].
+        std: [C]; 0 counts as 1.
+
+    Returns:
+        [C, 43]: values below the first edge, in each bin, and from the last edge on or NaN.
+    """
     values = latent.reshape(len(latent), -1) - mean[:, np.newaxis]
     values /= np.where(std > 0, std, 1)[:, np.newaxis]
     bins = np.searchsorted(EDGES, values, side="right")

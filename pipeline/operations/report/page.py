@@ -1,18 +1,21 @@
-"""A page about a dataset: what it holds, what was lost and why, its files, and the runs it took.
+"""The page about a dataset: what it holds, what was quarantined and why, its files, and its runs.
 
-Counts come from the log, times from the summaries that runs left in `reports/`. A run that was
-killed left none.
+Counts come from the log, run times from the summaries in `reports/`. A run that was killed left no
+summary.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final
 
 from pipeline.dataset.records import Part
+from pipeline.dataset.totals import Statistics, clip_lines, statistics_of
 from pipeline.errors import StoreError
 from pipeline.formatting import format_bytes, format_duration
+from pipeline.operations.outcome import Outcome
+from pipeline.operations.report.blocks import Block, Definitions, Table, markdown
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
 from pipeline.quarantine import REASONS
@@ -26,19 +29,21 @@ _COUNT_ROWS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of the parts of one bucket, or of the quarantine tables."""
+    """Sizes of the parts of one bucket, or of the quarantine tables."""
 
     files: int
     rows: int
     bytes: int
     smallest: int
-    """Bytes, as the next two."""
+    """Bytes of the smallest file."""
     middle: int
+    """Median of the files' bytes."""
     largest: int
+    """Bytes of the largest file."""
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "Sizes":
-        """Return the sizes of some files, at least one; units share a merged one."""
+        """Return the sizes of at least one file; a merged part counts once."""
         sizes = list({part.path: part.bytes for part in parts}.values())
         return cls(
             files=len(sizes),
@@ -50,96 +55,93 @@ class Sizes:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ReportTable:
-    """A table of text; without rows it is left out."""
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def lines(self) -> Iterator[str]:
-        """Yield it as Markdown."""
-        if self.rows:
-            yield f"| {' | '.join(self.heads)} |"
-            yield f"|{' --- |' * len(self.heads)}"
-            for row in self.rows:
-                yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-
-
-Block = str | ReportTable
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Outcome):
     """What the page says."""
 
     status: Status
-    sizes: dict[str, Sizes] = field(default_factory=dict)
-    """By bucket; the quarantine's under `quarantine`."""
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    """What `summary.json` of each run says, oldest first."""
+    statistics: Statistics
+    sizes: dict[str, Sizes]
+    """Sizes of the parts by bucket; those of the quarantine under `quarantine`."""
+    runs: list[dict[str, Any]]
+    """Contents of each run's `summary.json`, oldest first."""
 
     @property
     def exit_code(self) -> int:
-        """0 when every sample and clip is accounted for."""
+        """Exit code: 0 when every sample and clip is accounted for, else 1."""
         return self.status.exit_code
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the counts of `status`, the sizes of files, and the runs."""
         files = {name: asdict(sizes) for name, sizes in self.sizes.items()}
         return {**self.status.to_dict(), "files": files, "runs": self.runs}
 
     def lines(self) -> list[str]:
         """Return the page as Markdown."""
-        lines = [f"# {self.status.output}", "", *_markdown(self.head())]
+        lines = [f"# {self.status.output}", *markdown(self.head())]
         for title, blocks in self.sections().items():
-            lines += ["", f"## {title}", "", *(_markdown(blocks) or ["None."])]
+            lines += ["", f"## {title}", *markdown(blocks or ["None."])]
         return lines
 
     def sections(self) -> dict[str, list[Block]]:
-        """Return what stands below each heading."""
+        """Return the blocks below each heading; empty tables are left out."""
+        sections = {
+            "Counts": self._counts(),
+            "Quarantine": self._quarantine(),
+            "Quality": self._quality(),
+            "Files": self._files(),
+            "Work": self._work(),
+            "Runs": self._runs(),
+        }
         return {
-            "Counts": list(self._counts()),
-            "Quarantine": list(self._quarantine()),
-            "Quality": list(self._quality()),
-            "Files": list(self._files()),
-            "Work": list(self._work()),
-            "Runs": list(self._runs()),
+            title: [b for b in blocks if not (isinstance(b, Table) and not b.rows)]
+            for title, blocks in sections.items()
         }
 
     def head(self) -> Iterator[Block]:
-        """Yield what stands above all sections."""
-        dataset, manifest = self.status.dataset, self.status.manifest
+        """Yield the blocks above all sections: the most important numbers first."""
+        dataset, manifest, tally = self.status.dataset, self.status.manifest, self.status.tally
+        counts = tally.counts
+        lost = counts.samples_quarantined + counts.clips_quarantined
+        facts = [
+            ("clips", _grouped(counts.clips_written)),
+            ("of source", format_duration(self.statistics.total.microseconds / 1e6)),
+            (
+                f"of {_grouped(counts.samples_read)} samples kept",
+                percentage(counts.samples_with_clips, counts.samples_read),
+            ),
+            ("samples and clips quarantined", _grouped(lost)),
+            ("in parts", format_bytes(tally.bytes)),
+        ]
+        yield Definitions(facts, large=True)
         rate = dataset.identity["clip"]["fps"]
         fps = "every frame" if rate is None else f"{rate:g} frames per second"
-        shapes = [f"{bucket.text} pixels" for bucket in dataset.buckets]
-        yield (
-            f"Clips of {', or '.join(shapes)}, {fps}."
-            f" Fingerprint `{dataset.fingerprint}`, log at record {manifest.number}."
-        )
-        yield ""
+        shapes = ", or ".join(f"{bucket.text} pixels" for bucket in dataset.buckets)
+        made_by = f"Fingerprint {dataset.fingerprint}, log at record {manifest.number}."
+        yield f"Clips of {shapes}, {fps}. {made_by}"
         rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
-        yield ReportTable(("column", "model", "kind", "dtype"), rows)
-        for problem in self.status.tally.problems:
-            yield f"\n**Does not add up:** {problem}"
+        yield Table("llll", ("column", "model", "kind", "dtype"), rows)
+        yield from (f"Does not add up: {problem}" for problem in tally.problems)
         if manifest.reopened:
-            yield f"\n{len(manifest.reopened)} units wait to be done again by the next run."
+            yield f"{len(manifest.reopened)} units are reopened for the next run."
 
     def _counts(self) -> Iterator[Block]:
         counts = self.status.tally.counts
-        yield f"{self.status.tally.units} units.\n"
+        yield f"{self.status.tally.units} units."
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, str(came), *(f"{n} ({percentage(n, came)})" for n in went)))
-        yield ReportTable(("", "came in", "kept", "filtered", "quarantined"), rows)
+        yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
+        lines = (line.partition(" ") for line in clip_lines(self.statistics.total))
+        yield Definitions([(name, text.strip()) for name, _, text in lines])
 
     def _quarantine(self) -> Iterator[Block]:
         rows = [
             (reason, str(count), REASONS.get(reason, "?"))
             for reason, count in self.status.tally.reasons.most_common()
         ]
-        yield ReportTable(("reason", "samples and clips", "meaning"), rows)
+        yield Table("lrl", ("reason", "samples and clips", "meaning"), rows)
 
     def _quality(self) -> Iterator[Block]:
         psnr = self.status.tally.psnr
@@ -152,14 +154,12 @@ class Page:
             )
             for name, sums in psnr.items()
         ]
-        yield ReportTable(
-            ("", "clips decoded back", "PSNR on average", "could not be decoded"), rows
-        )
+        heads = ("", "clips decoded back", "mean PSNR", "decoding failed")
+        yield Table("lrrr", heads, rows)
         counts = {name: sums.counts for name, sums in psnr.items()}
         decibels = sorted({value for count in counts.values() for value in count})
-        if decibels:
-            yield ""
-        yield ReportTable(
+        yield Table(
+            "r" * (1 + len(counts)),
             ("dB, rounded down", *(f"clips of {name}" for name in counts)),
             [(str(db), *(str(count.get(db, 0)) for count in counts.values())) for db in decibels],
         )
@@ -168,9 +168,7 @@ class Page:
             for name, sums in psnr.items()
             for value, clip_id in sums.worst
         ]
-        if worst:
-            yield ""
-        yield ReportTable(("", "PSNR", "the clips that came back worst"), worst)
+        yield Table("lrl", ("", "PSNR", "clips with the lowest PSNR"), worst)
 
     def _files(self) -> Iterator[Block]:
         rows = [
@@ -184,7 +182,7 @@ class Page:
             for name, sizes in self.sizes.items()
         ]
         heads = ("", "files", "rows", "bytes", "smallest", "median", "largest", "per row")
-        yield ReportTable(heads, rows)
+        yield Table("lrrrrrrr", heads, rows)
 
     def _work(self) -> Iterator[Block]:
         clips = self.status.tally.counts.clips_written
@@ -193,13 +191,11 @@ class Page:
             for stage, seconds in sorted(self.status.tally.timings.items())
             if seconds > 0
         ]
-        yield ReportTable(("stage", "time in all processes", "clips/s in one process"), rows)
+        yield Table("lrr", ("stage", "time in all processes", "clips/s in one process"), rows)
 
     def _runs(self) -> Iterator[Block]:
-        yield ReportTable(
-            ("run", "time", "units", "clips", "clips/s", "failed", "exit code"),
-            [_run_row(run) for run in self.runs],
-        )
+        heads = ("run", "time", "units", "clips", "clips/s", "failed", "exit code")
+        yield Table("lrrrrrr", heads, [_run_row(run) for run in self.runs])
 
 
 def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -215,15 +211,13 @@ def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _markdown(blocks: Iterable[Block]) -> list[str]:
-    lines: list[str] = []
-    for block in blocks:
-        lines += [block] if isinstance(block, str) else block.lines()
-    return lines
+def _grouped(number: int) -> str:
+    """Return `12 345 678`, with narrow no-break spaces."""
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def percentage(part: int, whole: int) -> str:
-    """Return `12.3 %`, of nothing `-`."""
+    """Return `12.3 %`, or `-` if the whole is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
@@ -235,21 +229,21 @@ def report(store: Store) -> Page:
         StoreError: the log or a run's summary is damaged.
     """
     status = read_status(store)
-    manifest = status.manifest
     groups: dict[str, list[Part]] = {}
-    for part in manifest.parts():
+    for part in status.manifest.parts():
         groups.setdefault(part.bucket, []).append(part)
-    if quarantine := manifest.quarantine_parts():
+    if quarantine := status.manifest.quarantine_parts():
         groups["quarantine"] = quarantine
     return Page(
         status=status,
+        statistics=statistics_of(store, status.dataset, status.manifest),
         sizes={name: Sizes.of(parts) for name, parts in groups.items()},
         runs=list(_summaries(store)),
     )
 
 
 def _summaries(store: Store) -> Iterator[dict[str, Any]]:
-    """Yield what runs said at their end; a run's name begins with its time."""
+    """Yield the summaries of runs; the name of a run begins with its time."""
     for path in store.list("reports"):
         if path.endswith("/summary.json"):
             try:

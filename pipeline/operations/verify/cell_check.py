@@ -1,4 +1,4 @@
-"""Checks the cells of one row group: their number, their shape, and that each is a value at all."""
+"""Checks the cells of one row group: their number, their shape, and the range of their values."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -12,7 +12,7 @@ from pipeline.dataset.schema import TokenizerColumn
 from pipeline.operations.findings import Finding, Kind
 
 _BF16_EXPONENT: Final = 0x7F80
-"""All exponent bits of a bfloat16: set in NaN and in both infinities, and in nothing else."""
+"""All exponent bits of a bfloat16; all are set in NaN and infinities only."""
 
 
 def check_cells(
@@ -21,9 +21,9 @@ def check_cells(
     """Yield what is wrong with one tokenizer's cells.
 
     Args:
-        rows: of one row group, with `clip_id` and the tokenizer's columns.
+        rows: rows of one row group, with `clip_id` and the tokenizer's columns.
         column: the tokenizer.
-        shapes: that the rows have to have, one for each.
+        shapes: required shapes, one for each row.
         where: path of the part.
     """
     found = rows[f"{column.name}_shape"].to_pylist()
@@ -64,7 +64,7 @@ def check_cells(
 def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
     bad: NDArray[np.bool_]
     if column.codebook_size is not None:
-        # As Python's integers: 65536 is no uint16.
+        # In int64, because a codebook of 65536 codes does not fit uint16.
         bad = cells.astype(np.int64) >= column.codebook_size
     elif column.dtype == "bfloat16":
         bad = (cells & _BF16_EXPONENT) == _BF16_EXPONENT
@@ -74,6 +74,6 @@ def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
 
 
 def _finding(kind: Kind, rows: pa.Table, bad: NDArray[np.bool_], where: str, text: str) -> Finding:
-    """Return one finding for all rows that share a fault; the text is about the first."""
+    """Return one finding for all rows with the same fault; the text describes the first."""
     first = rows["clip_id"][int(np.argmax(bad))].as_py()
     return Finding(kind, where, f"{int(bad.sum())} rows, first {first}: {text}")

@@ -1,6 +1,6 @@
-"""Opens files of a dataset that may be damaged: whole, by their bytes, and as Parquet.
+"""Opens files that may be damaged: compares their digest, then reads them as Parquet.
 
-A file whose bytes are not those of the record is not opened: what stands in it says nothing.
+A file whose digest differs from its record is not opened, because its content proves nothing.
 """
 
 import re
@@ -17,23 +17,23 @@ from pipeline.dataset.part_reader import fetched
 from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.operations.findings import Finding, Kind
 from pipeline.storage.store import Store
 
 Opened = tuple[pq.ParquetFile | None, list[Finding]]
-"""A file to look into, if it can be, and what is wrong with it."""
+"""An opened file, or None if it cannot be read, and what is wrong with it."""
 
 
 @contextmanager
 def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -> Iterator[Opened]:
-    """Give a file whose bytes, columns and number of rows were checked.
+    """Give a file after its digest, columns and number of rows were checked.
 
     Args:
         store: the dataset's root.
-        part: as a record names it.
-        pattern: of its path, with the digest in the one group.
-        schema: its columns and metadata.
+        part: record of the file.
+        pattern: regular expression for its path, whose only group is the digest.
+        schema: columns and metadata that it must have.
     """
     findings: list[Finding] = []
 
@@ -42,12 +42,12 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
 
     name = re.fullmatch(pattern, part.path)
     if name is None or not part.sha256.startswith(name[1]):
-        findings = wrong("checksum", f"the name does not fit unit and {part.sha256}")
+        findings = wrong("checksum", f"the name does not match the unit and {part.sha256}")
     with ExitStack() as stack:
         try:
             file, digest = stack.enter_context(fetched(store, part.path))
         except FileNotFoundError:
-            yield None, wrong("missing", "gone since it was listed")
+            yield None, wrong("missing", "deleted since it was listed")
             return
         if digest != part.sha256:
             yield None, wrong("checksum", f"SHA-256 {digest}, recorded {part.sha256}")
@@ -57,12 +57,12 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
         except StoreError:
             raise
         except (pa.ArrowException, OSError) as error:
-            yield None, wrong("unreadable", f"{type(error).__name__}: {error}")
+            yield None, wrong("unreadable", one_line(error))
             return
-        # Not with `check_metadata`, which heeds what Parquet calls a list's elements, too.
+        # Without `check_metadata`, which also compares Parquet's names of list elements.
         found = parquet.schema_arrow
         if not found.equals(schema) or found.metadata != schema.metadata:
-            yield None, wrong("schema", "columns or metadata are not the dataset's")
+            yield None, wrong("schema", "columns or metadata differ from the dataset")
             return
         rows, recorded = parquet.metadata.num_rows, part.place.of_rows if part.place else part.rows
         if rows != recorded:
@@ -71,13 +71,13 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
 
 
 class MergedFiles:
-    """Merged parts, each fetched and checked once; a context manager that ends by closing them.
+    """Merged parts, each fetched and checked once. A context manager that closes them.
 
-    One of each bucket is open at a time: units come in the order of their commits, and so do rows
-    in merged parts. One that was open before is fetched again.
+    One part per bucket is open at a time: units and the rows of merged parts have the same order,
+    that of commits. A part that was closed is fetched again.
 
     Attributes:
-        seen: paths of those that were checked.
+        seen: paths of the parts that were checked.
     """
 
     def __init__(self, store: Store, dataset: Dataset) -> None:
@@ -100,7 +100,7 @@ class MergedFiles:
             stack.close()
 
     def open(self, part: Part) -> Opened:
-        """Return the file to read a unit's rows from; findings only when it is new."""
+        """Return the file that holds a unit's rows; its findings are returned only once."""
         path, parquet = self._open.get(part.bucket, ("", None))
         if path == part.path:
             return parquet, []

@@ -1,8 +1,7 @@
 """Checks one unit's files against its record: bytes, columns, rows, cells, statistics, quarantine.
 
-A file whose bytes are not those of the record is not looked into: what stands in it says nothing.
-Rows are read a row group at a time; what is kept grows with the clips of one unit. A merged part is
-fetched and checked as a file when the first of its units is, and kept for those that follow.
+Rows are read one row group at a time. Memory grows with the number of clips of one unit. A merged
+part is fetched and checked with the first of its units, and kept open for the next ones.
 """
 
 import re
@@ -20,7 +19,7 @@ from pipeline.dataset.records import Part, UnitRecord
 from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema
 from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.dataset.statistics_collector import StatisticsGatherer
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.operations.verify.cell_check import check_cells
 from pipeline.operations.verify.checked_file import MergedFiles, checked_parquet
@@ -32,16 +31,16 @@ Check = Callable[[Part, pq.ParquetFile], Iterator[Finding]]
 
 
 class UnitCheck:
-    """Checks one unit's files, one after another, and remembers the clips that it saw.
+    """Checks one unit's files, one after another, and keeps the ids of their clips.
 
     Args:
         store: the dataset's root.
-        dataset: its head.
-        unit: the record.
-        merged: the dataset's merged parts, for all units.
+        dataset: its metadata.
+        unit: record of the unit.
+        merged: merged parts, shared by the checks of all units.
 
     Attributes:
-        num_rows: rows that were looked at.
+        num_rows: number of rows that were checked.
     """
 
     def __init__(
@@ -53,15 +52,15 @@ class UnitCheck:
         self._unit = unit
         self._ids: set[str] = set()
         self._last: dict[str, tuple[str, int]] = {}
-        """Bucket → key and clip index of its last row."""
+        """Key and clip index of the last row, by bucket."""
         self._done: dict[str, set[str]] = {}
-        """Bucket → keys whose rows are over."""
+        """Keys after which another key followed, by bucket."""
         self._statistics: dict[str, BucketStatistics] = {}
-        """Of the rows that were looked at and in which nothing is wrong."""
+        """Statistics of the row groups without findings, by bucket."""
         self.num_rows = 0
 
     def part(self, part: Part) -> Iterator[Finding]:
-        """Yield what is wrong with one part; the parts of a bucket come in order."""
+        """Yield what is wrong with one part; call it for the parts of a bucket in order."""
         if part.place is not None:
             parquet, findings = self._merged.open(part)
             yield from findings
@@ -71,16 +70,16 @@ class UnitCheck:
         yield from self._file(part, pattern, clip_schema(self._dataset.tokenizers), self._rows)
 
     def quarantine(self) -> Iterator[Finding]:
-        """Yield what is wrong with the unit's quarantine; comes after its parts."""
+        """Yield what is wrong with the unit's quarantine; call it after its parts."""
         if (part := self._unit.quarantine) is not None:
             pattern = rf"quarantine/{re.escape(self._unit.unit)}-([0-9a-f]{{16}})\.parquet"
             yield from self._file(part, pattern, QUARANTINE_SCHEMA, self._quarantined)
 
     def statistics(self) -> Iterator[Finding]:
-        """Yield where the record's statistics are not those of the rows.
+        """Yield where the record's statistics differ from those of the rows.
 
-        Comes after all parts of the unit, if nothing is wrong with them. What decoding clips back
-        gave does not follow from the rows, and is left out.
+        Call it after all parts of the unit, if nothing is wrong with them. The PSNR of clips that
+        the job decoded back does not follow from the rows and is not compared.
         """
         recorded = self._unit.statistics
         if recorded is None:
@@ -92,7 +91,7 @@ class UnitCheck:
             )
             if wrong := [name for name, value in ours.items() if value != theirs[name]]:
                 text = f"unit {self._unit.unit}, bucket {bucket}: {', '.join(wrong)}"
-                yield Finding("statistics", "log", f"{text} are not those of its rows")
+                yield Finding("statistics", "log", f"{text} differ from its rows")
 
     def _file(self, part: Part, pattern: str, schema: pa.Schema, check: Check) -> Iterator[Finding]:
         with checked_parquet(self._store, part, pattern, schema) as (parquet, findings):
@@ -116,11 +115,11 @@ class UnitCheck:
                 gatherer.add(part.bucket, rows)
                 self._statistics = merged(self._statistics, gatherer.result())
         if part.place is not None and (found := self.num_rows - before) != part.rows:
-            text = f"{found} rows from row {part.place.first_row} on, recorded {part.rows}"
+            text = f"{found} rows from row {part.place.first_row}, recorded {part.rows}"
             yield Finding("rows", part.path, text)
 
     def _identities(self, part: Part, rows: pa.Table) -> Iterator[Finding]:
-        """Check whose rows they are, and that they come in the order of the format."""
+        """Check which unit the rows belong to, and their order."""
         names = ("clip_id", "unit", "key", "clip_index", "start_s", "end_s", "source_fps")
         done = self._done.setdefault(part.bucket, set())
         for clip_id, unit, key, index, start_s, end_s, fps in zip(
@@ -137,7 +136,7 @@ class UnitCheck:
             if key != last_key:
                 done.add(last_key)
             if clip_id in self._ids:
-                yield Finding("doubled", part.path, f"{clip_id}: has a row already")
+                yield Finding("doubled", part.path, f"{clip_id}: has two rows")
             elif key in done or (key == last_key and index <= last_index):
                 yield Finding("order", part.path, f"{clip_id}: after {last_key}/{last_index}")
             self._ids.add(clip_id)
@@ -163,11 +162,11 @@ class UnitCheck:
                 text = f"{clip_id}: reason {row['reason']}, unit {row['unit']}"
                 yield Finding("quarantine", part.path, text)
             if clip_id in self._ids:
-                yield Finding("doubled", part.path, f"{clip_id}: has a row, too")
+                yield Finding("doubled", part.path, f"{clip_id}: also has a row")
 
 
 def _guarded(part: Part, parquet: pq.ParquetFile | None, check: Check) -> Iterator[Finding]:
-    """Yield what is wrong with the content; a file that cannot be opened has none."""
+    """Yield what is wrong with the content of a file that could be opened."""
     if parquet is None:
         return
     try:
@@ -175,4 +174,4 @@ def _guarded(part: Part, parquet: pq.ParquetFile | None, check: Check) -> Iterat
     except StoreError:
         raise
     except (pa.ArrowException, OSError) as error:
-        yield Finding("unreadable", part.path, f"{type(error).__name__}: {error}")
+        yield Finding("unreadable", part.path, one_line(error))

@@ -1,118 +1,93 @@
-"""Verification: does a dataset hold what its log says, and is each of its rows what it should be?
+"""Verifies a dataset: its log, its files, its rows, and some clips against their source.
 
-    dataset.json, manifest, log ─► agree? ─► every file: there? length? ─► part by part: bytes,
-    columns, rows, cells ─► some clips: the same tokens from the source again? PSNR?
+    dataset.json, manifest, log ─► agree? ─► every file: exists? length? ─► part by part: bytes,
+    columns, rows, cells ─► some clips: same tokens from the source again? PSNR?
 
-Read-only. One unit's clip ids and one row group are in memory at a time.
+Read-only. The clip ids of one unit and one row group are in memory at a time.
 """
 
 import random
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final
-
-import pyarrow as pa
 
 from pipeline.dataset.manifest import Manifest, read_checkpoint, read_manifest, replay_log
 from pipeline.dataset.metadata import Dataset, fingerprint_of, read_dataset
 from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.row_sampling import DrawnRow, draw_rows, read_row
+from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
 from pipeline.dataset.unreferenced import unnamed_files
-from pipeline.errors import StoreError
+from pipeline.errors import BALANCED, UNBALANCED, StoreError
 from pipeline.formatting import format_bytes
 from pipeline.operations.findings import KINDS, Finding
-from pipeline.operations.recompute import Again, Row
+from pipeline.operations.outcome import Outcome, first_of, labelled
+from pipeline.operations.recompute import Recomputer
 from pipeline.operations.verify.checked_file import MergedFiles
 from pipeline.operations.verify.unit_check import UnitCheck
-from pipeline.records import Sample
 from pipeline.storage.store import Store
 
 _SHOWN: Final = 20
-"""Findings of one kind that a person is shown; programs get all."""
+"""Maximum number of printed findings of one kind; `to_dict` returns all."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Verification:
-    """What was looked at, and what is wrong."""
+class Verification(Outcome):
+    """What was checked, and what is wrong."""
 
     output: str
-    findings: list[Finding] = field(default_factory=list)
     units: int = 0
     files: int = 0
-    """Parts and quarantine tables that the log names."""
-    read: int = 0
-    """Of these, those whose bytes and rows were checked."""
-    rows: int = 0
-    """Rows of parts that were checked."""
-    unnamed: list[str] = field(default_factory=list)
-    """Files that no record names: no fault, see `pipeline.operations.vacuum`."""
-    unnamed_bytes: int = 0
-    retokenized: int = 0
-    """Clips that were made again from their source."""
-    psnr: dict[str, list[float]] = field(default_factory=dict)
-    """Tokenizer → PSNR of each clip that was decoded, in dB."""
+    """Number of parts and quarantine tables that the log names."""
+    files_read: int = 0
+    """Number of these files whose content was checked."""
+    rows_checked: int = 0
+    """Number of rows of parts that were checked."""
+    findings: list[Finding] = field(default_factory=list)
+    orphaned: list[str] = field(default_factory=list)
+    """Paths of files that no record names. They are not a fault; `vacuum` deletes them."""
+    orphaned_bytes: int = 0
+    clips_retokenized: int = 0
+    """Number of clips that were decoded from their source and encoded again."""
+    psnr_db: dict[str, list[float]] = field(default_factory=dict)
+    """PSNR in dB of each clip whose tokens were decoded, by tokenizer."""
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing is wrong."""
-        return 1 if self.findings else 0
+        """Exit code: 0 without findings, else 1."""
+        return UNBALANCED if self.findings else BALANCED
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "output": self.output,
-            "units": self.units,
-            "files": self.files,
-            "files_read": self.read,
-            "rows_checked": self.rows,
-            "findings": [
-                {"kind": found.kind, "where": found.where, "detail": found.detail}
-                for found in self.findings
-            ],
-            "unnamed": self.unnamed,
-            "clips_retokenized": self.retokenized,
-            "psnr_db": {name: _spread(values) for name, values in self.psnr.items() if values},
-        }
+        """Return the fields, with mean and minimum of the PSNR."""
+        psnr = {name: _spread(values) for name, values in self.psnr_db.items()}
+        return {**Outcome.to_dict(self), "psnr_db": psnr}
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        files = f"{self.files} files by size, {self.read} by content"
-        lines = [
-            f"dataset     {self.output}",
-            f"checked     {self.units} units · {files} · {self.rows} rows",
-        ]
-        if self.unnamed:
-            size = format_bytes(self.unnamed_bytes)
-            lines.append(f"unnamed     {len(self.unnamed)} files, {size}, no fault; see vacuum")
-        if self.retokenized:
-            lines.append(f"made again  {self.retokenized} clips from their source")
-        for name, values in self.psnr.items():
-            if values:
-                spread = _spread(values)
-                lines.append(
-                    f"decoded     {name}: {spread['mean']:.2f} dB over {len(values)} clips,"
-                    f" {spread['min']:.2f} at least"
-                )
-        kinds = Counter(found.kind for found in self.findings)
-        for kind, count in kinds.items():
-            lines.append(f"WRONG       {count} × {kind}: {KINDS[kind]}")
-            shown = [found for found in self.findings if found.kind == kind][:_SHOWN]
-            lines += [f"  {found.where}: {found.detail}" for found in shown]
-            if count > _SHOWN:
-                lines.append(f"  and {count - _SHOWN} more; --json lists all")
-        lines.append(f"verdict     {len(self.findings)} faults" if kinds else "verdict     sound")
-        return lines
+        """Return the lines to print."""
+        files = f"{self.files} files by size, {self.files_read} by content"
+        text = f"{self.units} units · {files} · {self.rows_checked} rows"
+        lines = [labelled("dataset", self.output), labelled("checked", text)]
+        if self.orphaned:
+            size = f"{len(self.orphaned)} files, {format_bytes(self.orphaned_bytes)}"
+            lines.append(labelled("orphaned", f"{size}, not a fault; see vacuum"))
+        if self.clips_retokenized:
+            text = f"{self.clips_retokenized} clips from their source"
+            lines.append(labelled("recomputed", text))
+        for name, values in self.psnr_db.items():
+            spread = _spread(values)
+            text = f"{spread['mean']:.2f} dB on average over {len(values)} clips"
+            lines.append(labelled("decoded", f"{name}: {text}, minimum {spread['min']:.2f}"))
+        for kind, count in Counter(found.kind for found in self.findings).items():
+            lines.append(labelled("WRONG", f"{count} × {kind}: {KINDS[kind]}"))
+            shown = [str(found) for found in self.findings if found.kind == kind][:_SHOWN]
+            lines += first_of(count, shown)
+        faults = f"{len(self.findings)} faults" if self.findings else "valid"
+        return [*lines, labelled("verdict", faults)]
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "clips": len(values),
-        "mean": round(sum(values) / len(values), 3),
-        "min": round(min(values), 3),
-    }
+    mean = round(sum(values) / len(values), 3)
+    return {"clips": len(values), "mean": mean, "min": round(min(values), 3)}
 
 
 def verify(
@@ -123,19 +98,19 @@ def verify(
     decode: int = 0,
     seed: int = 0,
 ) -> Verification:
-    """Check a dataset, also while a job adds to it.
+    """Verify a dataset, also while a job adds to it.
 
     Args:
         store: the dataset's root.
-        sample: look into so many files only, drawn at random; None looks into all. Existence,
-            length and the log are checked for all in either case.
-        retokenize: so many random clips are decoded and encoded again with the dataset's own
-            settings, and compared bit for bit.
-        decode: the tokens of so many random clips are decoded, and compared with the source.
-        seed: of what is drawn.
+        sample: number of random files whose content is checked; None checks all. The log, and
+            existence and length of all files, are checked in either case.
+        retokenize: number of random clips that are decoded from their source, encoded with the
+            dataset's own settings, and compared bit for bit.
+        decode: number of random clips whose tokens are decoded and compared with the source.
+        seed: random seed for the sampled files and clips.
 
     Raises:
-        ConfigError: there is no dataset, a newer release wrote it, or its models are not here.
+        ConfigError: there is no dataset, a newer release wrote it, or its models cannot be loaded.
         StoreError: the store refuses.
     """
     dataset = read_dataset(store)
@@ -144,8 +119,8 @@ def verify(
     files = list(store.files())
     sizes = {file.path: file.bytes for file in files}
     for found in unnamed_files(files, manifest):
-        result.unnamed.append(found.file.path)
-        result.unnamed_bytes += found.file.bytes
+        result.orphaned.append(found.file.path)
+        result.orphaned_bytes += found.file.bytes
     every = (*manifest.parts(), *manifest.quarantine_parts())
     named = list(dict.fromkeys(part.path for part in every))
     chosen = set(named)
@@ -157,22 +132,23 @@ def verify(
             result.units += 1
             check = UnitCheck(store, dataset, unit, merged)
             _check_unit(unit, check, sizes, chosen, result)
-        result.read += len(merged.seen)
+        result.files_read += len(merged.seen)
     if retokenize or decode:
         damaged = {found.where for found in result.findings}
         rows = draw_rows(manifest, max(retokenize, decode), seed, leave_out=damaged)
-        _check_again(store, dataset, rows, result, retokenize=retokenize, decode=decode)
+        _recompute(store, dataset, rows, result, retokenize=retokenize, decode=decode)
     return result
 
 
 def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest:
-    """Compare dataset.json, the manifest and the log; return what counts, as far as it is known."""
+    """Compare dataset.json, manifest and log; return what counts, as far as it can be read."""
 
     def wrong(where: str, text: object) -> None:
         result.findings.append(Finding("log", where, str(text)))
 
     if (identity := fingerprint_of(dataset.identity)) != dataset.fingerprint:
-        wrong("dataset.json", f"fingerprint {dataset.fingerprint}, its identity's is {identity}")
+        text = f"fingerprint {dataset.fingerprint}, but its identity gives {identity}"
+        wrong("dataset.json", text)
     try:
         manifest = read_manifest(store)
     except StoreError as error:
@@ -182,7 +158,8 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
         except StoreError:
             return replay_log(store)
     if manifest.fingerprint not in (None, dataset.fingerprint):
-        wrong("log", f"fingerprint {manifest.fingerprint}, the dataset's is {dataset.fingerprint}")
+        text = f"fingerprint {manifest.fingerprint}, the dataset's is {dataset.fingerprint}"
+        wrong("log", text)
     try:
         replayed = replay_log(store, manifest.number)
     except StoreError as error:
@@ -190,10 +167,10 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
         return manifest
     if (len(replayed), replayed.reopened) != (len(manifest), manifest.reopened):
         both = [f"{len(m)} units, {len(m.reopened)} reopened" for m in (manifest, replayed)]
-        wrong("manifest", f"{both[0]}, the log has {both[1]}")
+        wrong("manifest", f"{both[0]}; the log has {both[1]}")
     for known, logged in zip(manifest.units(), replayed.units(), strict=False):
         if known != logged:
-            wrong("manifest", f"{known.unit} is not what the log has in its place, {logged.unit}")
+            wrong("manifest", f"{known.unit} differs from the log at this place, {logged.unit}")
     return manifest
 
 
@@ -204,7 +181,7 @@ def _check_unit(
     chosen: Container[str],
     result: Verification,
 ) -> None:
-    """Check a unit's counts, and its files: all by length, those chosen by content."""
+    """Check a unit's counts and files: the length of all, the content of those chosen."""
     tally, before = Tally(), len(result.findings)
     tally.add(unit)
     result.findings += [Finding("counts", "log", problem) for problem in tally.problems]
@@ -216,45 +193,31 @@ def _check_unit(
             text = f"{length} bytes, recorded {part.bytes}"
             result.findings.append(Finding("size", part.path, text))
         elif part.path in chosen:
-            result.read += part.place is None
+            result.files_read += part.place is None
             result.findings += check.quarantine() if part is unit.quarantine else check.part(part)
     if len(result.findings) == before and check.num_rows == unit.counts.clips_written:
-        result.findings += check.statistics()  # of all its rows: no part was left out
-    result.rows += check.num_rows
+        result.findings += check.statistics()  # only if all parts of the unit were read
+    result.rows_checked += check.num_rows
 
 
-def _check_again(
+def _recompute(
     store: Store,
     dataset: Dataset,
-    rows: list[DrawnRow],
+    rows: Sequence[DrawnRow],
     result: Verification,
     *,
     retokenize: int,
     decode: int,
 ) -> None:
-    """Take drawn rows back to their source: the first `retokenize` and the first `decode`."""
-    ranks: dict[str, int] = {}
-    samples: dict[tuple[str, str], tuple[UnitRecord, list[Row]]] = {}
-    for rank, drawn in enumerate(rows):
-        try:
-            row: Row = read_row(store, drawn)
-        except StoreError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            result.findings.append(Finding("unreadable", drawn.part.path, str(error)))
-            continue
-        ranks[row["clip_id"]] = rank
-        samples.setdefault((row["unit"], row["key"]), (drawn.unit, []))[1].append(row)
-    with Again(dataset, retokenize=retokenize > 0, decode=decode > 0) as again:
-        for found in chain.from_iterable(again.clips(*sample) for sample in samples.values()):
+    """Take rows back to their source: encode the first `retokenize`, decode the first `decode`."""
+    with Recomputer(store, dataset, retokenize=retokenize > 0, decode=decode > 0) as recomputer:
+        for found in recomputer.clips(rows):
             if isinstance(found, Finding):
                 result.findings.append(found)
                 continue
-            row, clip, frames = found
-            if ranks[clip.clip_id] < retokenize:
-                result.retokenized += 1
-                result.findings += again.retokenize(row, clip, frames)
-            if ranks[clip.clip_id] < decode:
-                assert not isinstance(frames, Sample)  # `Again` refuses
-                for name, value in again.psnr(row, frames).items():
-                    result.psnr.setdefault(name, []).append(value)
+            if found.index < retokenize:
+                result.clips_retokenized += 1
+                result.findings += recomputer.retokenize(found)
+            if found.index < decode:
+                for name, value in recomputer.decode(found).psnr_db.items():
+                    result.psnr_db.setdefault(name, []).append(value)

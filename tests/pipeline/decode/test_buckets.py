@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
 from pipeline.decode.buckets import best_size, longest, loss, of_length
-from pipeline.decode.clip_assembly import Cut
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clips import clips
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import fit_frame
@@ -32,7 +32,7 @@ def rules(*shapes: tuple[int, int, int], short: str = "drop") -> tuple[ClipRule,
     return clip_rules({"fps": 8.0, "short": short, "resize": "uint8", "buckets": buckets})
 
 
-def cut_by(video: bytes, rules: Sequence[ClipRule]) -> list[Cut]:
+def cut_by(video: bytes, rules: Sequence[ClipRule]) -> list[AssembledClip]:
     return [clip for clip, _ in clips(io.BytesIO(video), rules, DecodeLimits(), lambda: None)]
 
 
@@ -179,8 +179,8 @@ def test_a_video_that_breaks_before_it_has_a_length_has_no_clips() -> None:
     assert cut_until_broken(whole, rules((200, 32, 32), (9, 32, 32))) == []
 
 
-def cut_until_broken(video: bytes, rules: Sequence[ClipRule]) -> list[Cut]:
-    found: list[Cut] = []
+def cut_until_broken(video: bytes, rules: Sequence[ClipRule]) -> list[AssembledClip]:
+    found: list[AssembledClip] = []
     before = clips(io.BytesIO(video), rules, DecodeLimits(), lambda: None)
     with pytest.raises(QuarantineError):
         found.extend(clip for clip, _ in before)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.decode.clip_rule import DecodeLimits
-from pipeline.decode.damage import Damage, in_log, missing_packets, missing_time, one_line
+from pipeline.decode.damage import flat, in_log, missing_packets, missing_time
 from pipeline.decode.video import SourceFile, open_video, parse_clock
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, HIKER
@@ -51,8 +51,11 @@ def test_errors_of_decoder_and_demuxer_are_damage(entry: tuple[int, str, str], r
 
 def test_missing_packets_and_time_have_a_margin():
     assert missing_packets(98, 100) is None
-    assert missing_packets(97, 100) == Damage(
-        "truncated", "the index lists 100 frames, the file holds 97"
+    lost = missing_packets(97, 100)
+    assert lost is not None
+    assert (lost.reason, lost.detail) == (
+        "truncated",
+        "the index lists 100 frames, the file holds 97",
     )
     assert missing_time(Fraction(19, 2), Fraction(10)) is None
     found = missing_time(Fraction(94, 10), Fraction(10))
@@ -60,9 +63,9 @@ def test_missing_packets_and_time_have_a_margin():
     assert "declares 10.00 s, the frames end after 9.40 s" in found.detail
 
 
-def test_details_are_one_line():
-    assert one_line(" a\n  b\tc ") == "a b c"
-    assert len(one_line("x" * 1000)) == 300
+def test_details_are_flat():
+    assert flat(" a\n  b\tc ") == "a b c"
+    assert len(flat("x" * 1000)) == 300
 
 
 def test_matroska_clock():

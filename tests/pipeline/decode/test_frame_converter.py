@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decode.clip_assembly import Cut, cut
+from pipeline.decode.clip_assembly import AssembledClip, assemble_clips
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
-from pipeline.decode.sampling import pick
+from pipeline.decode.sampling import sample_frames
 from pipeline.decode.video import open_video
 from pipeline.quarantine import QuarantineError
 from tests.assets import GOLDENS, ROTATED, TEN_BITS, VIDTOK_EXAMPLE
@@ -27,15 +27,15 @@ PQ, HLG = 16, 18
 LIMITED, FULL = 1, 2
 
 
-def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> list[Cut]:
+def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> list[AssembledClip]:
     how = {"frames": 1, "height": 32, "width": 32, "fps": None, "short": "pad"} | changes
     rule, limits = ClipRule(**how), limits or DecodeLimits()
     with open_video(io.BytesIO(video), limits) as opened:
         converter = FrameConverter(
             [(rule.height, rule.width)], rule.resize, opened.sample_aspect, limits.max_pixels
         )
-        picks = pick(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        return list(cut(picks, rule, converter.convert))
+        picks = sample_frames(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
+        return list(assemble_clips(picks, rule, converter.convert))
 
 
 def first(video: bytes, **changes: Any) -> NDArray[Any]:
@@ -247,6 +247,6 @@ def test_a_picture_that_is_picked_again_is_not_made_again():
 
     rule = ClipRule(frames=4, height=32, width=32, fps=8, short="pad")
     with open_video(io.BytesIO(video), DecodeLimits()) as opened:
-        picks = pick(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        assert len(list(cut(picks, rule, convert))) == 4
+        picks = sample_frames(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
+        assert len(list(assemble_clips(picks, rule, convert))) == 4
     assert calls == 2

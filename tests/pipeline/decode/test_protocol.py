@@ -14,7 +14,7 @@ from pipeline.decode.protocol import (
     ProtocolError,
     receive,
     receive_into,
-    receive_with_file,
+    receive_with_files,
     send,
 )
 
@@ -49,8 +49,8 @@ def test_a_file_arrives_open(ends: tuple[socket.socket, socket.socket], tmp_path
     path = tmp_path / "video"
     path.write_bytes(b"frames")
     with path.open("rb") as file:
-        send(ends[0], {"kind": "job"}, fd=file.fileno())
-    header, fd = receive_with_file(ends[1])
+        send(ends[0], {"kind": "job"}, fds=[file.fileno()])
+    header, [fd] = receive_with_files(ends[1])
     assert header == {"kind": "job"}
     with os.fdopen(fd, "rb") as file:
         assert file.read() == b"frames"
@@ -63,9 +63,9 @@ def test_a_file_arrives_open(ends: tuple[socket.socket, socket.socket], tmp_path
         (b"\0\0", EOFError, None),
         (struct.pack("!I", 10) + b"{}", EOFError, None),
         (struct.pack("!I", MAX_HEADER + 1), ProtocolError, "65537 bytes"),
-        (struct.pack("!I", 3) + b"abc", ProtocolError, "no JSON"),
-        (struct.pack("!I", 4) + b"\xff\xfe\xff\xfe", ProtocolError, "no JSON"),
-        (struct.pack("!I", 2) + b"[]", ProtocolError, "no object"),
+        (struct.pack("!I", 3) + b"abc", ProtocolError, "not JSON"),
+        (struct.pack("!I", 4) + b"\xff\xfe\xff\xfe", ProtocolError, "not JSON"),
+        (struct.pack("!I", 2) + b"[]", ProtocolError, "not an object"),
     ],
 )
 def test_what_is_no_message_is_refused(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode.sampling import DisplayedFrame as Frame
-from pipeline.decode.sampling import pick, tolerance
+from pipeline.decode.sampling import sample_frames, tolerance
 
 RATES = st.sampled_from([1, 8, 10, 12, 15, 24, 25, 30, 50, 60, 120]).map(
     Fraction
@@ -18,7 +18,7 @@ def regular(rate: Fraction, frames: int, start: Fraction = Fraction(0)) -> list[
 
 
 def picked(source: list[Frame[int]], fps: Fraction, nominal: Fraction) -> list[int]:
-    return [p.shown.frame for p in pick(source, 1 / fps, nominal)]
+    return [p.shown.frame for p in sample_frames(source, 1 / fps, nominal)]
 
 
 @st.composite
@@ -76,7 +76,7 @@ def test_every_pick_is_the_last_frame_that_has_begun(
     source: list[Frame[int]], fps: Fraction, rate: Fraction
 ):
     slack = tolerance(1 / rate, 1 / fps)
-    picks = list(pick(source, 1 / fps, 1 / rate))
+    picks = list(sample_frames(source, 1 / fps, 1 / rate))
     begun = source[0].start_s
     for index, one in enumerate(picks):
         assert one.start_s == begun + index / fps
@@ -92,7 +92,7 @@ def test_every_pick_is_the_last_frame_that_has_begun(
 def test_without_a_rate_every_frame_comes_once_and_lasts_until_the_next(
     source: list[Frame[int]],
 ):
-    picks = list(pick(source, None, Fraction(1, 25)))
+    picks = list(sample_frames(source, None, Fraction(1, 25)))
     assert [p.shown for p in picks] == source
     assert all(a.end_s == b.start_s for a, b in pairwise(picks))
     assert picks[-1].end_s == source[-1].end_s
@@ -108,10 +108,10 @@ def test_sampling_never_runs_ahead_of_its_source(interval: Fraction | None):
             taken += 1
             yield Frame(index, Fraction(index, 24), Fraction(1, 24))
 
-    last = list(islice(pick(endless(), interval, Fraction(1, 24)), 100))[-1]
+    last = list(islice(sample_frames(endless(), interval, Fraction(1, 24)), 100))[-1]
     assert taken == last.shown.frame + 2  # it, and the one that shows that it is over
 
 
 @pytest.mark.parametrize("interval", [None, Fraction(1, 8)])
 def test_no_frames_give_no_picks(interval: Fraction | None):
-    assert list(pick([], interval, Fraction(1, 25))) == []
+    assert list(sample_frames([], interval, Fraction(1, 25))) == []

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clips
-from pipeline.decode.sampling import DisplayedFrame, pick
+from pipeline.decode.sampling import DisplayedFrame, sample_frames
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample, Span
 from tests.assets import GOOD, GoodVideo
@@ -132,7 +132,9 @@ def test_the_frames_of_a_span_are_those_that_stand_at_its_moments(
     end = None if length is None else start + length
     until = sum(lengths) if end is None else min(end, sum(lengths))
     picks = list(
-        pick(shown, interval * tenth, nominal, start * tenth, None if end is None else end * tenth)
+        sample_frames(
+            shown, interval * tenth, nominal, start * tenth, None if end is None else end * tenth
+        )
     )
     moments = range(start, until, interval)
     assert [p.start_s for p in picks] == [moment * tenth for moment in moments]
@@ -151,6 +153,6 @@ def test_nothing_is_read_after_the_end_of_a_span() -> None:
 
     for interval in (Fraction(1, 5), None):
         read.clear()
-        picks = list(pick(source(), interval, Fraction(1, 10), Fraction(1), Fraction(2)))
+        picks = list(sample_frames(source(), interval, Fraction(1, 10), Fraction(1), Fraction(2)))
         assert len(picks) == (5 if interval else 10)
         assert max(read) <= 21

@@ -67,7 +67,7 @@ def test_published_results_are_of_models_that_there_are() -> None:
         ("clip.frames=16", f"clip.frames = 16: {FSQ} takes 1 + 4k frames; use 13 or 17"),
         ("clip.height=100", f"clip.height = 100: {FSQ} takes a multiple of 8 pixels"),
         ("tokenizers=[vidtok_fsq]", "tokenizers.0.model = vidtok_fsq: no model has this name"),
-        (f"tokenizers=[{FSQ}, {FSQ}]", f"tokenizers.1.name = {FSQ[7:]}: tokenizers.0 has"),
+        (f"tokenizers=[{FSQ}, {FSQ}]", f"tokenizers.1.name = {FSQ[7:]}: tokenizers.0 already"),
         ("metrics=[psnr, mse]", "metrics.1 = mse: must be 'psnr', 'ssim',"),
         ("baselines=[vp9]", "baselines.0 = vp9: must be 'shrink', 'h264',"),
         ("metric_weights.i3d=no.pt", "metric_weights.i3d = no.pt: no such file"),
@@ -87,9 +87,7 @@ def test_a_wrong_value_is_one_line(override: str, line: str) -> None:
 def test_whole_videos_need_chunks_that_the_network_takes() -> None:
     model = "tokenizers=[vidtok_fsq_causal_888_32768_v1_1]"
     line = faults(model, "clip.whole_videos=true", "clip.chunk_frames=12")[0]
-    assert (
-        "clip.chunk_frames = 12: vidtok_fsq_causal_888_32768_v1_1 works in multiples of 8" in line
-    )
+    assert "clip.chunk_frames = 12: vidtok_fsq_causal_888_32768_v1_1 takes a multiple of 8" in line
 
 
 def test_credentials_do_not_leave_the_configuration() -> None:
@@ -102,8 +100,8 @@ def test_credentials_do_not_leave_the_configuration() -> None:
 def test_a_typing_error_is_answered_without_torch_and_ray() -> None:
     program = (
         "import sys\n"
-        "from pipeline.commands import evaluate\n"
-        "code = evaluate(['source=a.mp4', 'tokenizer=x', 'output=out'])\n"
+        "from pipeline.commands import main\n"
+        "code = main(['evaluate', 'source=a.mp4', 'tokenizer=x', 'output=out'])\n"
         "print(code, {'torch', 'ray', 'av'} & sys.modules.keys())\n"
     )
     done = subprocess.run(

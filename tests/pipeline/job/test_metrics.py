@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.job import ListConfig
+from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.decode import ClipRule, DecodeLimits
 from pipeline.job import worker_clock
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.metrics import (
@@ -30,7 +29,7 @@ from pipeline.job.metrics import (
 from pipeline.job.ray_metrics import RayRecorder
 from pipeline.job.run_metrics import JobMetrics
 from pipeline.job.worker_clock import WorkerClock
-from pipeline.job.workers import DecodeArguments, DecodeWorker
+from pipeline.job.workers import DecodeWorker, WorkerSettings
 from pipeline.records import LooseFile, WorkUnit, from_json, to_json
 from pipeline.stages.messages import CLOSING, Closing, payload_row
 from pipeline.storage.store import Store
@@ -86,11 +85,11 @@ def test_names_are_those_of_prometheus() -> None:
 
 def test_the_log_is_reported_once(buffer: LogBuffer, now: list[float]) -> None:
     recorded = Recorded()
-    metrics = JobMetrics(recorded, planned=10, attempts=3)
-    metrics.begin(units=7, left=7, log=buffer)
+    metrics = JobMetrics(recorded, planned=10, attempts=3, failures={})
+    metrics.begin(units=7, remaining=7, log=buffer)
     for n in range(3):
         record = replace(UNIT, unit=f"u{n}", sources=(f"/u{n}.tar",))
-        metrics.unit_done(record.unit)
+        metrics.unit_done()
         buffer.add(record)
         buffer.flush()
         now[0] += 1
@@ -110,25 +109,24 @@ def test_the_log_is_reported_once(buffer: LogBuffer, now: list[float]) -> None:
 
 def test_failed_units_are_counted_until_they_are_done(buffer: LogBuffer) -> None:
     recorded = Recorded()
-    metrics = JobMetrics(recorded, planned=2, attempts=2)
+    failures = Counter({"u": 1, "v": 1, "w": 0})
+    metrics = JobMetrics(recorded, planned=2, attempts=2, failures=failures)
     metrics.begin(2, 2, buffer)
-    metrics.unit_failed("u")
-    metrics.unit_failed("v")
     metrics.in_flight(1, 4)
     metrics.report(buffer)
     assert (recorded.of(UNITS, "put_back"), recorded.of(UNITS, "failed")) == (2, 0)
     assert (recorded.of(UNITS, "open"), recorded.of(ROWS_HELD)) == (1, 4)
     assert ("vidtok_seconds_left",) not in recorded.values, "unknown before a unit is done"
     metrics.begin(2, 2, buffer)
-    metrics.unit_failed("u")
-    metrics.unit_done("v")
+    failures["u"] += 1
+    failures.pop("v")
     metrics.report(buffer)
     assert (recorded.of(UNITS, "put_back"), recorded.of(UNITS, "failed")) == (0, 1)
 
 
 def test_a_pass_counts_what_the_ones_before_committed(buffer: LogBuffer) -> None:
     recorded = Recorded()
-    metrics = JobMetrics(recorded, planned=5, attempts=3)
+    metrics = JobMetrics(recorded, planned=5, attempts=3, failures={})
     metrics.begin(5, 5, buffer)
     buffer.add(UNIT)
     buffer.flush()
@@ -144,7 +142,7 @@ def test_a_pass_counts_what_the_ones_before_committed(buffer: LogBuffer) -> None
 
 def test_reports_are_a_second_apart(buffer: LogBuffer, now: list[float]) -> None:
     recorded = Recorded()
-    metrics = JobMetrics(recorded, planned=5, attempts=3)
+    metrics = JobMetrics(recorded, planned=5, attempts=3, failures={})
     metrics.begin(5, 5, buffer)
     metrics.report_if_due(buffer)
     metrics.in_flight(2, 3)
@@ -179,7 +177,7 @@ def test_a_worker_s_seconds_add_up_whatever_overlaps(now: list[float]) -> None:
 
 
 def test_a_starving_worker_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_clock, "_REPORT_EVERY_S", 0.01)
+    monkeypatch.setattr(worker_clock, "REPORT_EVERY_S", 0.01)
     recorded = Recorded()
     WorkerClock("tokenize", recorded)
     deadline = time.monotonic() + 5
@@ -188,24 +186,27 @@ def test_a_starving_worker_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recorded.of(WORKER_SECONDS, "tokenize", "waiting") > 0
 
 
+def worker_settings() -> WorkerSettings:
+    values = {
+        "source": {"uri": "unused"},
+        "clip": {"frames": 5, "height": 32, "width": 40, "fps": 8.0},
+        "tokenizers": [{"name": "fsq", "model": "unused", "batch": 4}],
+        "output": {"uri": "unused"},
+    }
+    return WorkerSettings(
+        config=JobConfig.model_validate(values), columns=[], weights=[], levels={}, device="cpu"
+    )
+
+
 def test_a_decode_worker_counts_its_rows_and_time() -> None:
     recorded = Recorded()
-    arguments = DecodeArguments(
-        rules=[ClipRule(frames=5, height=32, width=40, fps=8.0, short="drop")],
-        limits=DecodeLimits(timeout_s=60, memory_mb=2048),
-        row_clips=4,
-        max_video_mb=100,
-        storage_options={},
-        lists=ListConfig(),
-        whole=False,
-    )
-    worker = DecodeWorker(arguments, recorded)
+    worker = DecodeWorker(worker_settings(), recorded)
     video = LooseFile(key="k", uri=str(VIDEOS / "hiker_tiny.mp4"))
     unit = WorkUnit(unit="u", files=(video,))
     try:
         rows = list(worker({"unit": np.array([to_json(unit).decode()], dtype=object)}))
     finally:
-        worker._stage.close()
+        worker.close()
     assert rows[-1]["kind"][0] == CLOSING
     closing = from_json(Closing, bytes(rows[-1]["header"][0]))
     assert recorded.of(CLIPS, "decode") == closing.counts.clips_written > 4

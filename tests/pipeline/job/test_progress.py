@@ -1,4 +1,4 @@
-"""Progress tells rate and time left, and writes plain lines where nobody watches."""
+"""Progress shows rate and time left, and writes plain lines where there is no terminal."""
 
 import io
 
@@ -6,30 +6,27 @@ import pytest
 from rich.console import Console
 
 from pipeline.job import progress
-from pipeline.job.progress import ConsoleProgress, Meter
+from pipeline.job.progress import ConsoleProgress, seconds_left
 
 
-def test_rate_and_time_left() -> None:
-    meter = Meter(units=10, now=100.0)
-    assert meter.line(100.0) == "0/10 units · 0 clips · 0.0 clips/s · 0:00:00 · left ?"
-    meter.num_clips, meter.done = 50, 2
-    assert meter.line(120.0) == "2/10 units · 50 clips · 2.5 clips/s · 0:00:20 · left 0:01:20"
-    meter.failed = 1
-    assert "1 put back" in meter.line(121.0)
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    return clock
 
 
-def test_the_rate_is_that_of_the_last_minute() -> None:
-    meter = Meter(units=10, now=0.0)
-    for second in range(600):
-        meter.num_clips += 100 if second < 300 else 1
-        line = meter.line(float(second + 1))
-    assert "· 1.0 clips/s" in line
-    assert len(meter._marks) < 70
+def lines_of(out: io.StringIO) -> list[str]:
+    return out.getvalue().splitlines()
 
 
-def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+def test_the_time_left_follows_from_the_average_pace() -> None:
+    assert seconds_left(20.0, 0, 10) is None
+    assert seconds_left(20.0, 2, 10) == 80.0
+    assert seconds_left(20.0, 10, 10) == 0.0
+
+
+def test_a_log_gets_a_plain_line_now_and_then(now: list[float]) -> None:
     out = io.StringIO()
     shown = ConsoleProgress(Console(file=out), every_s=10.0)
     shown.begin(2)
@@ -37,17 +34,50 @@ def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -
         now[0] = float(second)
         shown.clips(2)
         shown.tick()
-    shown.unit(failed=False)
+        if second == 15:
+            shown.unit(failed=False)
+            shown.unit(failed=True)
     shown.end()
-    lines = out.getvalue().splitlines()
-    assert lines == [
-        "run        0/2 units · 20 clips · 2.0 clips/s · 0:00:10 · left ?",
-        "run        0/2 units · 40 clips · 2.0 clips/s · 0:00:20 · left ?",
+    shown.tick()
+    assert lines_of(out) == [
+        "run        0/2 units · 20 clips · 2.0 clips/s · 10.0 s elapsed · unknown left",
+        "run        1/2 units · 40 clips · 2.0 clips/s · 1 failed · 20.0 s elapsed · 20.0 s left",
     ]
     assert "\r" not in out.getvalue()
 
 
-def test_brackets_in_a_message_are_no_markup() -> None:
+def test_the_rate_is_that_of_the_last_minute(now: list[float]) -> None:
     out = io.StringIO()
-    ConsoleProgress(Console(file=out)).say("put back   u: [red] means [/nothing]")
-    assert out.getvalue() == "put back   u: [red] means [/nothing]\n"
+    shown = ConsoleProgress(Console(file=out), every_s=60.0)
+    shown.begin(10)
+    for second in range(1, 601):
+        now[0] = float(second)
+        shown.clips(100 if second <= 300 else 1)
+        shown.tick()
+    assert "· 100.0 clips/s" in lines_of(out)[4]
+    assert "· 1.0 clips/s" in lines_of(out)[-1]
+    for second in range(601, 781):
+        now[0] = float(second)
+        shown.tick()
+    assert "· 0.0 clips/s" in lines_of(out)[-1]
+    shown.end()
+
+
+def test_a_terminal_gets_a_bar_and_keeps_what_was_said(now: list[float]) -> None:
+    out = io.StringIO()
+    shown = ConsoleProgress(Console(file=out, force_terminal=True, width=120))
+    shown.begin(2)
+    shown.clips(3)
+    now[0] = 1.0
+    shown.tick()
+    shown.say("attempt    u: 1 of 3 failed: reason")
+    shown.end()
+    assert "━" in out.getvalue()
+    assert "0/2 units · 3 clips · 3.0 clips/s" in out.getvalue()
+    assert "attempt    u: 1 of 3 failed: reason" in out.getvalue()
+
+
+def test_brackets_in_a_message_are_not_markup() -> None:
+    out = io.StringIO()
+    ConsoleProgress(Console(file=out)).say("attempt    u: [red] means [/nothing]")
+    assert out.getvalue() == "attempt    u: [red] means [/nothing]\n"

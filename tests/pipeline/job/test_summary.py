@@ -68,23 +68,23 @@ def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     made = summary(done)
     assert made.exit_code == 0
     assert made.lines() == [
-        "units      2 planned · 2 done in 8.0 s · 0 before · 0 failed",
+        "units      2 planned · 2 done in 8.0 s · 0 committed before · 0 failed",
         "samples    6 read = 2 with clips + 2 filtered + 2 quarantined",
         "clips      12 seen = 8 written + 2 filtered + 2 quarantined",
         "bytes      3.0 kB in parts",
         "quarantine     2 corrupt: the decoder reported damaged data",
         "quarantine     2 no_video: the sample has no video",
-        "speed      1.0 clips/s; one process by stage: decode 2.0 · tokenize fsq 1.0",
+        "speed      1.0 clips/s; one process of: decode 2.0 · tokenize fsq 1.0",
         "dataset    2 units · 8 clips · 3.0 kB · balanced · /out",
         "next       python -m pipeline status /out",
     ]
 
 
 def test_retries_are_told() -> None:
-    assert not any("put back" in line for line in summary(tally(UNIT)).lines())
-    made = summary(tally(UNIT), put_back=3)
-    assert "put back   3 times a unit did not come through a pass" in made.lines()
-    assert made.to_dict()["units"]["put_back"] == 3
+    assert not any("retried" in line for line in summary(tally(UNIT)).lines())
+    made = summary(tally(UNIT), retried=3)
+    assert "retried    3 unit attempts failed and were retried" in made.lines()
+    assert made.to_dict()["units"]["retried"] == 3
 
 
 def test_the_share_that_tokenizers_waited_is_told_where_it_is_known() -> None:

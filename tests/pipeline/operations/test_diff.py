@@ -29,8 +29,8 @@ def test_the_same_twice(store: Store) -> None:
     sound(store)
     result = diff(store, store)
     assert result.exit_code == 0
-    assert (result.units_both, result.clips_both) == (3, 21)
-    assert result.lines()[-1] == "verdict     the same"
+    assert (result.units.both, result.clips.both) == (3, 21)
+    assert result.lines()[-1] == "verdict    the same"
 
 
 def test_other_parts_of_the_same_clips_are_no_difference(pair: tuple[Store, Store]) -> None:
@@ -40,7 +40,7 @@ def test_other_parts_of_the_same_clips_are_no_difference(pair: tuple[Store, Stor
     options = {"row_group_bytes": 400, "max_part_bytes": 1}
     write_log(pair[1], [commit(pair[1], unit, **options) for unit in units[::-1]])
     result = diff(*pair)
-    assert (result.exit_code, result.clips_both) == (0, 24)
+    assert (result.exit_code, result.clips.both) == (0, 24)
 
 
 def test_settings_and_fingerprints(pair: tuple[Store, Store]) -> None:
@@ -48,10 +48,10 @@ def test_settings_and_fingerprints(pair: tuple[Store, Store]) -> None:
     other = {**IDENTITY, "clip": {**IDENTITY["clip"], "fps": 12.0}}
     write_log(pair[1], [commit(pair[1], deliver("u-0", lost=[0]))], new_dataset((FSQ, KL), other))
     result = diff(*pair)
-    assert result.settings == [("clip.fps", "8.0", "12.0")]
+    assert result.settings == {"clip.fps": ("8.0", "12.0")}
     assert result.fingerprints[0] != result.fingerprints[1]
     assert "  clip.fps: 8.0 | 12.0" in result.lines()
-    assert (result.exit_code, result.clips_both) == (1, 7)
+    assert (result.exit_code, result.clips.both) == (1, 7)
     assert all(group.count == 0 for group in result.clips_differ.values())
 
 
@@ -60,17 +60,17 @@ def test_units_and_clips_in_one_only(pair: tuple[Store, Store]) -> None:
     write_log(pair[1], [commit(pair[1], deliver(f"u-{n}", lost=[4])) for n in (2, 3, 4)])
     result = diff(*pair)
     assert result.exit_code == 1
-    assert result.units_both == 1
-    assert result.units_only["a"].examples == ["u-1"]
-    assert result.units_only["b"].examples == ["u-3", "u-4"]
-    assert result.clips_only["a"].examples == ["u-2/k2/0"]
-    assert result.clips_only["b"].count == 0
-    assert result.clips_both == 7
+    assert result.units.both == 1
+    assert result.units.only_a.examples == ["u-1"]
+    assert result.units.only_b.examples == ["u-3", "u-4"]
+    assert result.clips.only_a.examples == ["u-2/k2/0"]
+    assert result.clips.only_b.count == 0
+    assert result.clips.both == 7
     assert result.quarantine.examples == ["u-2/k2/0: - | non_finite"]
     text = "\n".join(result.lines())
     for line in ("  1 only in a\n    u-1\n", "  2 only in b\n", "    u-2/k2/0\n"):
         assert line in text
-    assert list(diff(*pair[::-1]).clips_only["b"].examples) == ["u-2/k2/0"]
+    assert list(diff(*pair[::-1]).clips.only_b.examples) == ["u-2/k2/0"]
 
 
 def flipped(rows: pa.Table, name: str) -> pa.Table:
@@ -96,7 +96,7 @@ def test_clips_whose_tokens_differ(
     result = diff(*pair)
     counts = {name: group.count for name, group in result.clips_differ.items()}
     assert counts == {"clip": 0, "fsq": 0, "kl": 0, which: 5}
-    assert result.clips_both == 8
+    assert result.clips.both == 8
     assert len(result.clips_differ[which].examples) == 5
     assert result.exit_code == 1
 
@@ -112,8 +112,8 @@ def test_tokenizers_that_one_does_not_have(pair: tuple[Store, Store]) -> None:
     write_log(pair[1], [], head)
     result = diff(*pair)
     assert set(result.clips_differ) == {"clip", "kl"}
-    assert result.units_only["a"].count == 3
-    assert any(name.startswith("tokenizers.fsq") for name, _, _ in result.settings)
+    assert result.units.only_a.count == 3
+    assert any(name.startswith("tokenizers.fsq") for name in result.settings)
 
 
 def test_a_damaged_part_and_a_missing_dataset(pair: tuple[Store, Store]) -> None:

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import vidtok
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
-from pipeline.dataset.row_sampling import draw_rows, read_row
+from pipeline.dataset.row_sampling import draw_rows
 from pipeline.errors import ConfigError
 from pipeline.operations.findings import Finding
-from pipeline.operations.recompute import Again
+from pipeline.operations.recompute import Recomputer, SourceClip
 from pipeline.operations.verify.verify import verify
-from pipeline.records import Clip
+from pipeline.records import Sample
 from pipeline.storage.store import Store
 from pipeline.tokenizers.reconstruction import clip_psnr
 from tests.pipeline.tokenized import VIDEOS, tokenized
@@ -63,9 +62,9 @@ def test_every_clip_comes_out_the_same_again(corpus: tuple[JobConfig, Store]) ->
     _, store = corpus
     result = verify(store, retokenize=1000, decode=2)
     assert result.findings == []
-    assert result.retokenized == read_manifest(store).counts().clips_written > 4
-    assert {name: len(values) for name, values in result.psnr.items()} == {"fsq": 2, "kl": 2}
-    assert sum(line.startswith("decoded     ") for line in result.lines()) == 2
+    assert result.clips_retokenized == read_manifest(store).counts().clips_written > 4
+    assert {name: len(values) for name, values in result.psnr_db.items()} == {"fsq": 2, "kl": 2}
+    assert sum(line.startswith("decoded    ") for line in result.lines()) == 2
 
 
 def test_clips_of_several_buckets_do_too(corpus: tuple[JobConfig, Store], tmp_path: Path) -> None:
@@ -88,34 +87,33 @@ def test_clips_of_several_buckets_do_too(corpus: tuple[JobConfig, Store], tmp_pa
     ]
     result = verify(store, retokenize=1000, decode=3)
     assert result.findings == []
-    assert result.retokenized == 8
-    assert len(result.psnr["fsq"]) == 3
+    assert result.clips_retokenized == 8
+    assert len(result.psnr_db["fsq"]) == 3
 
 
 @dataclass(frozen=True)
 class Known:
     """One row, and its clip from the source."""
 
-    row: dict[str, Any]
-    clip: Clip
-    frames: NDArray[Any]
-    again: Again
+    found: SourceClip
+    recomputer: Recomputer
 
 
 @pytest.fixture(scope="module")
 def known(corpus: tuple[JobConfig, Store]) -> Iterator[Known]:
     _, store = corpus
     [drawn] = draw_rows(read_manifest(store), 1, seed=3)
-    row = read_row(store, drawn)
-    with Again(read_dataset(store), retokenize=True, decode=True) as again:
-        [found] = again.clips(drawn.unit, [row])
+    dataset = read_dataset(store)
+    with Recomputer(store, dataset, retokenize=True, decode=True) as recomputer:
+        [found] = recomputer.clips([drawn])
         assert not isinstance(found, Finding)
-        yield Known(*found, again)
+        yield Known(found, recomputer)
 
 
 def test_psnr_is_that_of_decoding_by_hand(corpus: tuple[JobConfig, Store], known: Known) -> None:
-    row = known.row
-    found = known.again.psnr(row, known.frames)
+    row = known.found.row
+    found = known.recomputer.decode(known.found).psnr_db
+    assert not isinstance(known.found.frames, Sample)
     assert found.keys() == {"fsq", "kl"}
     for spec in corpus[0].tokenizers:
         assert spec.weights is not None
@@ -127,7 +125,7 @@ def test_psnr_is_that_of_decoding_by_hand(corpus: tuple[JobConfig, Store], known
             cells = np.frombuffer(row["kl"], "<f2").reshape(1, *row["kl_shape"])
             video = model.decode(torch.from_numpy(cells.astype(np.float32)), num_frames=5)
         shown = ((video[0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) * 127.5).round().numpy()
-        error = ((known.frames.astype(np.float64) - shown) ** 2).mean((1, 2, 3)) / 255**2
+        error = ((known.found.frames.astype(np.float64) - shown) ** 2).mean((1, 2, 3)) / 255**2
         expected = float(-10 * np.log10(error + 1e-8).mean())
         assert found[spec.name] == pytest.approx(expected, abs=1e-3)
 
@@ -149,9 +147,9 @@ def flip(cells: bytes) -> bytes:
 def test_what_differs_is_named(
     known: Known, name: str, act: Callable[[Any], Any], kind: str, text: str
 ) -> None:
-    assert list(known.again.retokenize(known.row, known.clip, known.frames)) == []
-    row = {**known.row, name: act(known.row[name])}
-    [found] = known.again.retokenize(row, known.clip, known.frames)
+    assert list(known.recomputer.retokenize(known.found)) == []
+    row = {**known.found.row, name: act(known.found.row[name])}
+    [found] = known.recomputer.retokenize(replace(known.found, row=row))
     assert (found.kind, found.where) == (kind, row["clip_id"])
     assert found.detail.startswith(text)
 

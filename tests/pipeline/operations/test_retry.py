@@ -39,8 +39,8 @@ def some(store: Store) -> None:
 def test_units_of_a_reason(store: Store) -> None:
     some(store)
     result = retry(store, ["corrupt"])
-    assert (result.units, result.open_before) == (["u-0", "u-1"], [])
-    assert (result.reasons, result.clips) == ({"corrupt": 2}, 7 + 8)
+    assert (result.reopened, result.already_open) == (["u-0", "u-1"], [])
+    assert (result.quarantined, result.clips) == ({"corrupt": 2}, 7 + 8)
     assert read_manifest(store).reopened == {"u-0", "u-1"}
     assert status(store).to_dict()["units_reopened"] == ["u-0", "u-1"]
     assert verify(store).findings == []
@@ -48,19 +48,19 @@ def test_units_of_a_reason(store: Store) -> None:
 
 def test_patterns_of_keys(local: Store) -> None:
     some(local)
-    assert retry(local, ["corrupt", "non_finite"], key="k*").units == ["u-0"]
-    assert retry(local, ["corrupt"], key="k*").units == []
+    assert retry(local, ["corrupt", "non_finite"], key="k*").reopened == ["u-0"]
+    assert retry(local, ["corrupt"], key="k*").reopened == []
     result = retry(local, ["corrupt"], key="bad?")
-    assert (result.units, result.open_before) == (["u-1"], ["u-0"])
-    assert result.lines()[1] == "open       u-0: reopened before"
+    assert (result.reopened, result.already_open) == (["u-1"], ["u-0"])
+    assert result.lines()[1] == "open       u-0: reopened earlier"
 
 
 def test_nothing_of_that_kind(local: Store) -> None:
     some(local)
     before = local.list()
     result = retry(local, ["decode_timeout"])
-    assert (result.units, result.exit_code) == ([], 0)
-    assert result.lines() == [f"nothing in the quarantine of {local.uri} is of that kind"]
+    assert (result.reopened, result.exit_code) == ([], 0)
+    assert result.lines() == [f"nothing in the quarantine of {local.uri} matches"]
     assert local.list() == before
     with pytest.raises(ConfigError, match="--reason corupt: not a reason; use one of tar_trunc"):
         retry(local, ["corupt"])
@@ -122,11 +122,11 @@ def test_command(local: Store) -> None:
     assert json.loads(done.stdout) == {
         "output": local.uri,
         "reopened": ["u-0"],
-        "open_before": [],
+        "already_open": [],
         "quarantined": {"non_finite": 1},
-        "clips_made_again": 7,
+        "clips": 7,
     }
     done = run(app, ["retry", local.uri, "--reason", "corrupt", "--reason", "non_finite"])
-    assert done.stdout.splitlines()[:2] == ["reopened   u-1", "open       u-0: reopened before"]
+    assert done.stdout.splitlines()[:2] == ["reopened   u-1", "open       u-0: reopened earlier"]
     assert run(app, ["retry", local.uri, "--reason", "nope"]).exit_code == 2
     assert run(app, ["retry", local.uri]).exit_code == 2

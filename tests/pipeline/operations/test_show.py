@@ -6,13 +6,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.show import find_row, show, write_video
+from pipeline.operations.show import find_row, show_clip, show_picture, write_video
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import sound
@@ -36,7 +37,7 @@ def test_a_clip_beside_its_tokens(corpus: Store, tmp_path: Path) -> None:
     [unit] = manifest.units()
     clip_id = f"{unit.unit}/hiker.mp4/1"
     out = tmp_path / "clip.mp4"
-    found = show(corpus, clip_id, str(out))
+    found = show_clip(corpus, clip_id, str(out))
     assert (found.row["clip_id"], found.row["num_frames"]) == (clip_id, 5)
     assert found.row["start_s"] == pytest.approx(1.25)
     frames, fps = frames_of(out)
@@ -46,11 +47,54 @@ def test_a_clip_beside_its_tokens(corpus: Store, tmp_path: Path) -> None:
     for name, clip in zip(("fsq", "kl"), decoded, strict=True):
         error = ((original - clip) ** 2).mean()
         assert 10 * np.log10(255**2 / error) == pytest.approx(found.psnr_db[name], abs=1.5)
-    assert verify(corpus, decode=1000).psnr["fsq"].count(found.psnr_db["fsq"]) == 1
+    assert verify(corpus, decode=1000).psnr_db["fsq"].count(found.psnr_db["fsq"]) == 1
     lines = found.lines()
     assert f"clip_id        {clip_id}" in lines
     assert "fsq            160 bytes" in lines
     assert lines[-1].startswith(f"video          {out}: original | fsq ")
+
+
+def test_a_picture_of_clips_above_their_tokens(corpus: Store, tmp_path: Path) -> None:
+    path = tmp_path / "clips.png"
+    run = CliRunner().invoke
+    done = run(app, ["show", corpus.uri, "--picture", str(path), "--clips", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    [unit] = read_manifest(corpus).units()
+    assert found["clips"] == [f"{unit.unit}/hiker.mp4/{n}" for n in range(2)]
+    assert (found["picture"], found["untrained"]) == (str(path), [])
+    psnr = [show_clip(corpus, clip, str(tmp_path / "a.mp4")).psnr_db for clip in found["clips"]]
+    for name, mean_db in found["psnr_db"].items():
+        assert mean_db == pytest.approx((psnr[0][name] + psnr[1][name]) / 2)
+    picture = np.array(Image.open(path))
+    assert picture.shape == (2 * 3 * (32 + 4), 150 + 5 * (40 + 4), 3)
+    frames, _ = frames_of(tmp_path / "a.mp4")
+    last = np.concatenate([picture[n * 36 :][:32, 150:190] for n in range(3, 6)], axis=1)
+    assert np.abs(last.astype(int) - frames[0]).mean() < 4, "the rows of the second clip"
+    lines = show_picture(corpus, str(path), 2).lines()
+    assert lines[-1] == f"picture    {path}"
+    assert lines[0].startswith("psnr       fsq: ")
+
+
+def test_a_picture_shows_different_samples_first(tmp_path: Path) -> None:
+    """Of three clips in two videos, the third is the second clip of the first video."""
+    store = hikers(tmp_path, second=True)
+    found = show_picture(store, str(tmp_path / "clips.png"), 3)
+    assert [clip.split("/", 1)[1] for clip in found.clips] == [
+        "again.mp4/0",
+        "hiker.mp4/0",
+        "again.mp4/1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--clip", "u/k/0", "--picture", "a.png"], ["--picture", "a.png", "--out", "a.mp4"]],
+)
+def test_one_thing_is_shown(tmp_path: Path, options: list[str]) -> None:
+    done = CliRunner().invoke(app, ["show", str(tmp_path), *options])
+    assert done.exit_code == 2
+    assert "either --clip ID" in done.stderr
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -64,7 +108,7 @@ def test_every_row_is_found_in_its_part(tmp_path: Path, merged: bool) -> None:
         for n in range(8):
             clip_id = f"{record.unit}/k{n // 2}/{n % 2}"
             if n != int(record.unit[2:]):  # that one is quarantined
-                assert show(store, clip_id).row["clip_id"] == clip_id
+                assert show_clip(store, clip_id).row["clip_id"] == clip_id
                 seen += 1
         assert seen == sum(part.rows for part in record.parts)
 
@@ -95,7 +139,7 @@ def test_a_source_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "in/hiker.mp4").unlink()
     out = tmp_path / "clip.mp4"
     with pytest.raises(StoreError, match=r"hiker\.mp4/0: .*without --out"):
-        show(store, f"{unit.unit}/hiker.mp4/0", str(out))
+        show_clip(store, f"{unit.unit}/hiker.mp4/0", str(out))
     assert not out.exists()
 
 
@@ -104,7 +148,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     record = sound(store)[1]
     store.write(record.parts[0].path, b"PAR1 or not")
     with pytest.raises(StoreError, match=r"u-1-0-.*verify"):
-        show(store, "u-1/k0/0")
+        show_clip(store, "u-1/k0/0")
 
 
 def test_video_of_odd_sizes_and_any_rate(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_what_no_job_will_commit_goes_if_no_job_runs(local: Store) -> None:
     assert len(result.garbage) == 3
     assert result.uncommitted == []
     assert verify(local).findings == []
-    assert verify(local).unnamed == []
+    assert verify(local).orphaned == []
 
 
 def test_a_file_written_anew_between_listing_and_deleting_stays(
@@ -178,17 +178,17 @@ def test_command(local: Store) -> None:
     done = CliRunner().invoke(app, ["vacuum", local.uri, "--json", "--older-than-hours", "0"])
     assert done.exit_code == 0
     found = json.loads(done.stdout)
-    assert found["garbage"] == [{"path": LEFT, "bytes": 4}]
+    assert [(file["path"], file["bytes"]) for file in found["garbage"]] == [(LEFT, 4)]
     assert found["deleted"] is False
     done = CliRunner().invoke(app, ["vacuum", local.uri, "--older-than-hours", "0", "--delete"])
     assert done.stdout.splitlines() == [
-        f"deleted     {LEFT}",
-        "deleted     1 files, 4 B, older than 0 h",
+        f"deleted    {LEFT}",
+        "deleted    1 files, 4 B, older than 0 h",
     ]
     assert not local.exists(LEFT)
 
 
 def test_no_outcome_is_empty() -> None:
-    assert Vacuumed(output="o", older_than_hours=24, delete=False).lines() == [
-        "garbage     0 files, 0 B, older than 24 h"
+    assert Vacuumed(output="o", older_than_hours=24, deleted=False).lines() == [
+        "garbage    0 files, 0 B, older than 24 h"
     ]

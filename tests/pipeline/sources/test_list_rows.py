@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import ListRows, Sample, Span, WorkUnit
 from pipeline.sources.planning import plan_units
-from pipeline.sources.reader import read_samples
 from pipeline.sources.sidecars import PROBLEMS
 from pipeline.storage.store import Store
 from tests.assets import HIKER
 from tests.pipeline.s3 import S3Server
+from tests.pipeline.sources.reading import read_samples
 
 JPEG = b"\xff\xd8\xff and so on"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig
 from pipeline.errors import ConfigError
 from pipeline.records import ListRows
 from pipeline.sources.lists import cut_list, is_list, read_rows

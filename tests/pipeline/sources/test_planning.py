@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.job import ListConfig
+from pipeline.config.source import ListConfig, VideoSource
 from pipeline.errors import ConfigError
 from pipeline.records import LooseFile, WorkUnit, unit_sources
 from pipeline.sources.media_types import is_hidden, is_image, is_video
@@ -254,3 +254,15 @@ class TestLists:
         units = plan_units(sources, lists=ListConfig())
         found = [unit_sources(unit)[0].split("/")[-1] for unit in units]
         assert found == ["z.jsonl#rows=0-1", "b.tar", "a.jsonl#rows=0-1"]
+
+
+def test_excluded_files_are_left_out_before_units_are_cut(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "held/b.mp4", "c.mp4", "d.mp4", "x.tar", "y.tar")
+    source = VideoSource(uri=[str(tmp_path)], exclude=["held/*", "c.mp4", "*/x.tar"])
+    units = plan_units(source.uri, files_per_unit=2, exclude=source.excludes)
+    assert [unit.tar_uri for unit in units if unit.tar_uri] == [f"{tmp_path}/y.tar"]
+    assert [[file.key for file in unit.files] for unit in units if unit.files] == [
+        ["a.mp4", "d.mp4"]
+    ]
+    with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
+        plan_units(source.uri, exclude=VideoSource(uri=["x"], exclude=["*"]).excludes)

@@ -12,11 +12,10 @@ from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import LooseFile, Sample, WorkUnit
 from pipeline.sources.planning import plan_units
-from pipeline.sources.reader import read_samples
-from pipeline.sources.sidecars import PROBLEMS, Sidecars
-from pipeline.sources.tar_samples import MAX_SIDECAR_BYTES
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, PROBLEMS, Sidecars
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
+from tests.pipeline.sources.reading import read_samples
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 Outcome = Sample | Quarantined
@@ -180,6 +179,14 @@ class TestTar:
             pytest.raises(StoreError, match=r"a\.tar"),
         ):
             list(stream)
+
+
+def test_excluded_samples_of_a_tar_are_not_read(tmp_path: Path) -> None:
+    members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("held/c.mp4", b"3"), ("alone.txt", b"no video")]
+    (tmp_path / "shard.tar").write_bytes(make_tar(members))
+    [unit] = plan_units([str(tmp_path / "shard.tar")])
+    outcomes = list(read_samples(unit, exclude=["b", "held/*", "alone"]))
+    assert reasons(outcomes) == [("a", None)]
 
 
 class TestLooseFiles:

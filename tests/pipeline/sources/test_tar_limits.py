@@ -23,6 +23,7 @@ from pipeline.records import Sample, WorkUnit
 from pipeline.sources.sidecars import PROBLEMS
 from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
+from tests.pipeline.sources.reading import read_samples
 from tests.pipeline.sources.test_reader import read_tar, reasons, samples
 from tests.pipeline.tars import Files, make_tar
 
@@ -84,7 +85,7 @@ def assert_past_limit(tar: bytes, words: str) -> None:
 
 class TestMembers:
     def test_of_one_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_samples, "_MAX_MEMBERS", 20)
+        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_MEMBERS", 20)
         sample = [(f"b.{n}", b"") for n in range(21)]
         groups, damage = read(body([*GOOD, *sample[:20], *GOOD]) + END)
         assert [len(group.members) for group in groups] == [2, 20, 2]
@@ -95,11 +96,11 @@ class TestMembers:
         assert damage.key == "b"
 
     def test_names_of_one_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_samples, "_MAX_NAMES_BYTES", 2000)
+        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_NAMES_BYTES", 2000)
         assert_past_limit(body([(f"b.{n:090}", b"") for n in range(30)]) + END, "in one sample")
 
     def test_ordinary_samples_are_far_from_it(self) -> None:
-        assert pipeline.sources.tar_samples._MAX_MEMBERS >= 5 * 60 * 30
+        assert pipeline.sources.tar_samples.MAX_MEMBERS >= 5 * 60 * 30
         frames = [(f"folder/b.frame{n:05}.jpg", b"") for n in range(9000)]
         [group], damage = read(body([("folder/b.mp4", b"x"), *frames]) + END)
         assert len(group.members) == 9001
@@ -136,7 +137,7 @@ class TestMembers:
         path = tmp_path / "images.tar"
         path.write_bytes(body(files) + END)
         unit = WorkUnit(unit="images-0123456789ab", tar_uri=str(path))
-        [sample] = pipeline.sources.reader.read_samples(unit, max_video_mb=1, images=True)
+        [sample] = read_samples(unit, max_video_mb=1, images=True)
         assert isinstance(sample, Sample)
         meta = json.loads(sample.meta or "")
         assert sorted(set(meta) - {PROBLEMS}) == ["0.png", "1.png"]
@@ -150,7 +151,7 @@ class TestMembers:
         assert damage is None
 
     def test_samples_of_one_tar(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_samples, "_MAX_KEPT_BYTES", 10_000)
+        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_KEPT_BYTES", 10_000)
         tar = body([(f"{n}.{end}", b"x") for n in range(20) for end in ("mp4", "txt")]) + END
         *before, last = read_tar(tar, tmp_path)
         assert reasons(before) == [(str(n), None) for n in range(9)]
@@ -238,7 +239,7 @@ class TestCompression:
     def test_ratio(
         self, pack: Callable[[bytes], bytes], name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_stream, "_FREE_BYTES", 2 << 20)
+        monkeypatch.setattr(pipeline.sources.tar_stream, "FREE_BYTES", 2 << 20)
         tar = pack(body(GOOD) + header(name, 16 << 20) + bytes(16 << 20) + END)
         groups, damage = read(tar)
         assert isinstance(damage, TarPastLimit)
@@ -249,8 +250,8 @@ class TestCompression:
         self, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Sidecars pack well, and videos hardly: videos of no more than three kilobytes."""
-        monkeypatch.setattr(pipeline.sources.tar_stream, "_FREE_BYTES", 0)
-        monkeypatch.setattr(pipeline.sources.tar_stream, "_MAX_RATIO", 5)
+        monkeypatch.setattr(pipeline.sources.tar_stream, "FREE_BYTES", 0)
+        monkeypatch.setattr(pipeline.sources.tar_stream, "MAX_RATIO", 5)
         noise = random.Random(0)
         files = [
             (f"a/{n:06}.{end}", noise.randbytes(3000) if end == "mp4" else b"a caption")
@@ -265,7 +266,7 @@ class TestCompression:
 def test_gzip_members_reach_the_limit_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.sources.tar_stream, "_FREE_BYTES", 64 << 20)
+    monkeypatch.setattr(pipeline.sources.tar_stream, "FREE_BYTES", 64 << 20)
     zeros = gzip.compress(bytes(16 << 20))
     tar = gzip.compress(body(GOOD) + header("large.bin", 2 << 30)) + zeros * 128
     *before, last = read_tar(tar, tmp_path)
@@ -298,125 +299,3 @@ def test_a_huge_dictionary() -> None:
     assert groups == []
     assert isinstance(damage, TarPastLimit)
     assert "xz -9" in str(damage)
-
-
-class TestSparse:
-    CONTENT = b"B" * 512 + bytes(4096) + b"C" * 600
-    PIECES = ((0, 512), (4608, 600))
-    DATA = b"B" * 512 + b"C" * 600
-
-    def member(self, form: str, pieces: tuple[tuple[int, int], ...], size: int) -> bytes:
-        """Return a sparse member whose data are `DATA`."""
-        real = str(size).encode()
-        text = b",".join(b"%d,%d" % piece for piece in pieces)
-        if form == "gnu":
-            return self._gnu(pieces, size) + padded(self.DATA)
-        plain = header("GNUSparseFile.0/b.mp4", len(self.DATA)) + padded(self.DATA)
-        if form == "0.0":
-            repeated = [
-                (f"GNU.sparse.{key}", b"%d" % number)
-                for piece in pieces
-                for key, number in zip(("offset", "numbytes"), piece, strict=True)
-            ]
-            return pax(("path", b"b.mp4"), ("GNU.sparse.size", real), *repeated) + plain
-        name = ("GNU.sparse.name", b"b.mp4")
-        if form == "0.1":
-            return pax(name, ("GNU.sparse.size", real), ("GNU.sparse.map", text)) + plain
-        lines = b"%d\n" % len(pieces) + text.replace(b",", b"\n") + b"\n"
-        version = [("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0")]
-        data = padded(lines) + self.DATA
-        return (
-            pax(*version, name, ("GNU.sparse.realsize", real))
-            + header("GNUSparseFile.0/b.mp4", len(data))
-            + padded(data)
-        )
-
-    def _gnu(self, pieces: tuple[tuple[int, int], ...], size: int) -> bytes:
-        def octal(number: int) -> bytes:
-            return b"%011o\0" % number
-
-        block = bytearray(header("b.mp4", len(self.DATA), tarfile.GNUTYPE_SPARSE))
-        numbers = b"".join(octal(start) + octal(length) for start, length in pieces)
-        block[386 : 386 + min(96, len(numbers))] = numbers[:96]
-        block[483:495] = octal(size)
-        more = b""
-        for at in range(96, len(numbers), 504):
-            last = at + 504 >= len(numbers)
-            more += numbers[at : at + 504].ljust(504, b"\0") + (b"\0" if last else b"\1") + bytes(7)
-        block[482] = bool(more)
-        block[148:156] = b" " * 8
-        block[148:156] = b"%06o\0 " % sum(block)
-        return bytes(block) + more
-
-    @pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
-    def test_read_as_tarfile_reads_them(self, form: str) -> None:
-        tar = body(GOOD) + self.member(form, self.PIECES, len(self.CONTENT)) + body(GOOD) + END
-        with tarfile.open(fileobj=io.BytesIO(tar)) as theirs:
-            [info] = [info for info in theirs if info.name == "b.mp4"]
-            content = theirs.extractfile(info)
-            assert content is not None
-            assert content.read() == self.CONTENT
-        groups, damage = read(tar)
-        assert damage is None
-        assert [(group.key, group.members[0].data) for group in groups] == [
-            ("a", b"A" * 700),
-            ("b", self.CONTENT),
-            ("a", b"A" * 700),
-        ]
-
-    def test_a_map_of_many_blocks(self) -> None:
-        pieces = tuple((10 * n, 1) for n in range(len(self.DATA)))
-        for form in ("gnu", "0.0", "0.1", "1.0"):
-            [group], damage = read(self.member(form, pieces, 20_000) + END)
-            assert damage is None
-            data = group.members[0].data or b""
-            assert len(data) == 20_000
-            assert data[: 10 * len(self.DATA) : 10] == self.DATA
-
-    @pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
-    @pytest.mark.parametrize(
-        "pieces", [((0, 512), (511, 1)), ((0, 2**30),), ((0, 512), (9000, 600)), ((600, 4000),)]
-    )
-    def test_bad_maps_are_damage(self, form: str, pieces: tuple[tuple[int, int], ...]) -> None:
-        groups, damage = read(body(GOOD) + self.member(form, pieces, 5208) + END)
-        assert [group.key for group in groups] == ["a"]
-        assert "bad sparse map" in str(damage)
-
-    @pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
-    def test_holes_count(self, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A header of some bytes may not stand for a video of zeros again and again."""
-        monkeypatch.setattr(pipeline.sources.tar_stream, "_FREE_BYTES", 4 << 20)
-        one = self.member(form, self.PIECES, LIMIT)
-        groups, damage = read(body(GOOD) + one * 100 + END)
-        assert isinstance(damage, TarPastLimit)
-        assert 2 < len(groups) < 12
-
-    @pytest.mark.parametrize("form", ["gnu", "0.0", "0.1", "1.0"])
-    def test_a_large_one_is_passed_over(self, form: str) -> None:
-        tar = self.member(form, self.PIECES, 2**33 - 1) + body(GOOD) + END
-        groups, damage = read(tar)
-        assert [(g.key, g.members[0].too_large) for g in groups] == [("b", True), ("a", False)]
-        assert damage is None
-
-    def test_endless_maps(self) -> None:
-        block = bytearray(self._gnu(self.PIECES, 5208))
-        block[482] = 1
-        block[148:156] = b" " * 8
-        block[148:156] = b"%06o\0 " % sum(block)
-        assert_past_limit(bytes(block) + (bytes(504) + b"\1" * 8) * 3000, "before one member")
-        lines = b"900000\n" + b"0\n" * 1_000_000
-        records = pax(("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"))
-        assert_past_limit(
-            records + header("b.mp4", len(lines)) + padded(lines), "before one member"
-        )
-
-    def test_a_size_without_a_map_is_damage(self) -> None:
-        groups, damage = read(pax(("GNU.sparse.realsize", b"9000")) + body(GOOD) + END)
-        assert groups == []
-        assert "unknown version" in str(damage)
-
-    def test_a_map_beyond_its_member(self) -> None:
-        records = pax(("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9"))
-        groups, damage = read(records + header("b.mp4", 0) + padded(b"0\n") + END)
-        assert groups == []
-        assert "bad sparse map" in str(damage)

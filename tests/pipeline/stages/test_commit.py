@@ -296,12 +296,12 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "another model": (another_model, "payload 0: schema has other metadata"),
     "other columns": (other_columns, "lacks ['pyarrow.Field<kl: binary not null>'"),
     "cells cut short": (set_rows(0, cut_cells), "fsq: bytes and fsq_shape disagree"),
-    "closing row of another unit": (set_closing(unit="u-2"), "the closing row is that of u-2"),
+    "closing row of another unit": (set_closing(unit="u-2"), "the closing row belongs to u-2"),
     "samples out of balance": (set_counts(samples_read=99), "99 samples read, 6 accounted for"),
     "clips out of balance": (set_counts(clips_seen=99), "99 clips seen, 10 accounted for"),
     "more clips counted": (set_counts(clips_seen=11, clips_written=9), "8 clips arrived, 9 count"),
     "quarantine not recorded": (set_closing(quarantined=()), "1 samples and 0 clips counted"),
-    "quarantine of another unit": (set_closing(quarantined=(FOREIGN,)), "is that of u-2"),
+    "quarantine of another unit": (set_closing(quarantined=(FOREIGN,)), "belongs to u-2"),
 }
 
 

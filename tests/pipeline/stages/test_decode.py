@@ -1,7 +1,6 @@
 """The decode stage on lists: how rows are cut, and that every sample and clip is counted once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.decode import ClipRule, DecodeLimits
+from pipeline.config.job import BucketConfig, ClipConfig, DecodeConfig
+from pipeline.config.source import VideoSource
+from pipeline.decode import ClipRule, DecodeLimits, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Clip, Sample, WorkUnit
+from pipeline.sources.reader import SampleReader
 from pipeline.stages import decode as decode_stage
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.messages import BatchRow, Closing
 from tests.pipeline.fakes import clip
 
-RULE = ClipRule(frames=2, height=4, width=6, fps=None, short="drop")
+CLIP = ClipConfig(frames=2, height=4, width=6)
 UNIT = WorkUnit(unit="u", tar_uri="/u.tar")
 
 WIDTHS = (6, 8, 10)
@@ -51,13 +53,24 @@ class FakeDecoder:
         """Nothing to end."""
 
 
+def buckets(count: int) -> ClipConfig:
+    return ClipConfig(
+        buckets=[BucketConfig(frames=2, height=4, width=width) for width in WIDTHS[:count]]
+    )
+
+
+def decode_stage_of(clip_config: ClipConfig, row_clips: int) -> DecodeStage:
+    source = VideoSource(uri=["unused"], max_video_mb=1)
+    return DecodeStage(source, clip_config, DecodeConfig(), row_clips=row_clips)
+
+
 def run(
     monkeypatch: pytest.MonkeyPatch,
     samples: list[Script | Quarantined],
     row_clips: int = 3,
-    rules: Sequence[ClipRule] = (RULE,),
+    clip_config: ClipConfig = CLIP,
 ) -> tuple[list[BatchRow], Closing]:
-    def read_samples(unit: WorkUnit, **_: Any) -> Iterator[Sample | Quarantined]:
+    def read(_: SampleReader, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
         for sample in samples:
             if isinstance(sample, Quarantined):
                 yield sample
@@ -66,8 +79,8 @@ def run(
                 yield Sample(key=key, video=bytes(script), video_name=f"{key}.mp4")
 
     monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
-    monkeypatch.setattr(decode_stage, "read_samples", read_samples)
-    with DecodeStage(rules, DecodeLimits(), row_clips=row_clips, max_video_mb=1) as stage:
+    monkeypatch.setattr(SampleReader, "read", read)
+    with decode_stage_of(clip_config, row_clips) as stage:
         *rows, closing = list(stage(UNIT))
     assert isinstance(closing, Closing)
     assert all(isinstance(row, BatchRow) for row in rows)
@@ -112,8 +125,11 @@ def test_a_replay_in_which_a_sample_fails_shows_in_the_digests(
     assert not set(right.digests) & set(wrong.digests)
 
 
-def test_a_video_that_breaks_keeps_its_clips_and_loses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_breaks_keeps_its_clips_and_loses_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     _, closing = run(monkeypatch, [("1", 2, 0, True)])
+    assert caplog.messages == ["quarantined u/1/2: decode: corrupt: bad bits"]
     [lost] = closing.quarantined
     assert (lost.key, lost.clip_index, lost.stage, lost.reason) == ("1", 2, "decode", "corrupt")
     counts = closing.counts
@@ -132,6 +148,16 @@ def test_a_video_that_breaks_before_its_first_clip_is_lost_whole(
     assert closing.counts.clips_seen == clips_seen
 
 
+def test_a_slow_source_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(monkeypatch, [("1", 1, 0, False)])
+    assert caplog.messages == []
+    monkeypatch.setattr(decode_stage, "SLOW_READ_S", -1.0)
+    run(monkeypatch, [("1", 1, 0, False), ("2", 1, 0, False)])
+    assert caplog.messages == [f"u/{key}: slow source: reading took 0 s" for key in "12"]
+
+
 def test_a_video_without_a_whole_clip_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, closing = run(monkeypatch, [("1", 0, 1, False)])
     assert rows == []
@@ -144,13 +170,13 @@ def test_a_unit_without_samples_has_a_closing_row(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_store_that_fails_gives_no_closing_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_samples(unit: WorkUnit, **_: Any) -> Iterator[Sample]:
+    def read(_: SampleReader, unit: WorkUnit) -> Iterator[Sample]:
         yield Sample(key="1", video=bytes((3, 0, 0)), video_name="1.mp4")
         raise StoreError("no answer")
 
     monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
-    monkeypatch.setattr(decode_stage, "read_samples", read_samples)
-    stage = DecodeStage([RULE], DecodeLimits(), row_clips=3, max_video_mb=1)
+    monkeypatch.setattr(SampleReader, "read", read)
+    stage = decode_stage_of(CLIP, 3)
     rows = []
     with pytest.raises(StoreError):
         rows.extend(stage(UNIT))
@@ -163,7 +189,6 @@ _SCRIPTS = st.lists(
 
 
 def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = [replace(RULE, width=width) for width in WIDTHS]
     script: list[Script | Quarantined] = [
         ("0", 2, 0, False),
         ("1", 1, 0, False),
@@ -171,7 +196,7 @@ def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         ("2", 1, 0, True),
         ("4", 1, 0, False),
     ]
-    rows, closing = run(monkeypatch, script, rules=rules)
+    rows, closing = run(monkeypatch, script, clip_config=buckets(len(WIDTHS)))
     found = [(row.header.bucket.name, [c.clip_id for c in row.header.clips]) for row in rows]
     assert found == [
         ("2x4x6", ["u/0/0", "u/0/1", "u/3/0"]),
@@ -188,7 +213,8 @@ def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_is_accounted_for(
     scripts: list[tuple[int, int, bool, bool]], row_clips: int, num_buckets: int
 ) -> None:
-    rules = [replace(RULE, width=width) for width in WIDTHS[:num_buckets]]
+    config = buckets(num_buckets)
+    rules = clip_rules(config.identity())
     samples: list[Script | Quarantined] = []
     for n, (written, filtered, broken, unread) in enumerate(scripts):
         record = Quarantined(
@@ -196,7 +222,7 @@ def test_everything_is_accounted_for(
         )
         samples.append(record if unread else (str(n), written, filtered, broken))
     with pytest.MonkeyPatch.context() as patch:
-        rows, closing = run(patch, samples, row_clips, rules)
+        rows, closing = run(patch, samples, row_clips, config)
     counts = closing.counts
     assert counts.imbalance() is None
     assert counts.samples_read == len(samples)

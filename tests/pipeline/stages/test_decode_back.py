@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import vidtok
-from pipeline.config.job import TokenizerSpec
+from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.job.metrics import PSNR_CLIPS, PSNR_DB
-from pipeline.job.workers import TokenizeArguments, TokenizeWorker
+from pipeline.job.workers import TokenizeWorker, WorkerSettings
 from pipeline.records import Bucket
 from pipeline.stages.messages import (
     BatchHeader,
@@ -190,18 +190,25 @@ def column(name: str, spec: TokenizerSpec) -> TokenizerColumn:
 
 def test_a_worker_reports_what_it_measures() -> None:
     specs = [TokenizerSpec(name=name, model=model) for name, model in TINY.items()]
-    arguments = TokenizeArguments(
-        specs=specs,
+    settings = WorkerSettings(
+        config=JobConfig.model_validate(
+            {
+                "source": {"uri": "unused"},
+                "clip": {"frames": BUCKET.frames, "height": BUCKET.height, "width": BUCKET.width},
+                "tokenizers": [spec.model_dump() for spec in specs],
+                "tokenize": {"decode_back_one_in": 1},
+                "output": {"uri": "unused"},
+            }
+        ),
         columns=[column(spec.name, spec) for spec in specs],
         weights=[weights_digest(open_model(spec)) for spec in specs],
+        levels={},
         device="cpu",
-        threads=1,
-        decode_back_one_in=1,
     )
     recorded = Recorded()
     threads = torch.get_num_threads()
     try:
-        payload = read_payload(TokenizeWorker(arguments, recorded)(decoded_row(real_clips())))
+        payload = read_payload(TokenizeWorker(settings, recorded)(decoded_row(real_clips())))
     finally:
         torch.set_num_threads(threads)
     assert isinstance(payload, Payload)

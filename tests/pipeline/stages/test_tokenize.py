@@ -61,12 +61,17 @@ def test_the_network_sees_one_shape_only(batch: int, kl_batch: int, shapes: list
     assert set(kl.batches) == {kl_batch}
 
 
-def test_a_guilty_clip_goes_alone() -> None:
+def test_a_guilty_clip_goes_alone(caplog: pytest.LogCaptureFixture) -> None:
     tokenize, fsq, _ = stage()
     payload = tokenize(batch_row(4, {2: POISON}))
+    error = "RuntimeError: device says no with a second line"
+    assert caplog.messages == [
+        f"u: row 0: retried clip by clip: {error}",
+        f"quarantined u/k/2: tokenize: tokenizer_error: {error}",
+    ]
     [lost] = payload.header.quarantined
     assert (lost.clip_index, lost.stage, lost.reason) == (2, "tokenize", "tokenizer_error")
-    assert lost.detail == "RuntimeError: device says no"
+    assert lost.detail == error
     table = decode_rows(payload.rows)
     assert table["clip_index"].to_pylist() == [0, 1, 3]
     assert set(fsq.batches) == {4}, "retries keep the fixed shape"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.job import ClipConfig, DecodeConfig
+from pipeline.config.source import VideoSource
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.quarantine import Quarantined, QuarantineError
@@ -29,7 +31,8 @@ CLIP = {
     "resize": "uint8",
     "buckets": [{"height": 16, "width": 16}, {"height": 16, "width": 32}],
 }
-RULES = clip_rules(CLIP)
+CLIP_CONFIG = ClipConfig.model_validate(CLIP)
+RULES = clip_rules(CLIP_CONFIG.identity())
 LIMITS = DecodeLimits()
 KL = TokenizerColumn(
     name="kl",
@@ -60,7 +63,8 @@ def sound() -> tuple[list[BatchRow], Closing]:
 
 def decoded(files: dict[str, Path]) -> tuple[list[BatchRow], Closing]:
     unit = WorkUnit(unit="u", files=tuple(LooseFile(key=k, uri=str(p)) for k, p in files.items()))
-    with DecodeStage(RULES, LIMITS, row_clips=4, max_video_mb=100, whole=True) as stage:
+    source = VideoSource(uri=["unused"], max_video_mb=100)
+    with DecodeStage(source, CLIP_CONFIG, DecodeConfig(), row_clips=4) as stage:
         *rows, closing = stage(unit)
     assert all(isinstance(row, BatchRow) for row in rows)
     assert isinstance(closing, Closing)
@@ -172,7 +176,7 @@ class TestFaults:
     def test_another_number_of_frames_is_noticed(self, model: Tokenizer) -> None:
         frames = np.zeros((8, 16, 16, 3), np.uint8)
         encoder = ClipEncoder(model, KL, batch=1)
-        with pytest.raises(ValueError, match="8 frames, 16 when it was decoded before"):
+        with pytest.raises(ValueError, match="8 frames; the first decode found 16"):
             whole_cells([encoder], iter([frames]), 16, 8)
         with pytest.raises(ValueError, match="more frames"):
             whole_cells([encoder], iter([frames, frames]), 8, 8)

@@ -122,7 +122,7 @@ def test_nothing_secret_is_public() -> None:
         ("stages.1.clips.frames=16", f"stages.1.clips.frames = 16: {FSQ} takes 1 + 4k frames; use"),
         ("stages.0.clips.height=60", f"stages.0.clips.height = 60: {FSQ} takes a multiple of 8"),
         ("stages.0.clips.width=24", "stages.0.clips = 24: the structural term needs sides of 28"),
-        ("stages.1.name=low", "stages = ['low', 'low']: every stage needs a name of its own"),
+        ("stages.1.name=low", "stages = ['low', 'low']: the names of stages must differ"),
         ("stages.1.name=A b", "stages.1.name = A b: must match ^[a-z0-9_-]+$"),
         ("stages=[]", "stages = []: list should have at least 1 item"),
         ("stages.0.steps=0", "stages.0.steps = 0: should be greater than 0"),

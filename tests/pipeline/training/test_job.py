@@ -13,7 +13,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.commands import train
+from pipeline.commands import main
 from tests.pipeline.training.runs import LOW, rows, settings
 
 ROOT = Path(__file__).parents[3]
@@ -124,13 +124,13 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "run")
-    assert train([str(path), "model=vidtok"]) == 2
+    assert main(["train", str(path), "model=vidtok"]) == 2
     assert capsys.readouterr().err.startswith("error: command line: model = vidtok: no model has")
-    assert train([str(path), "source.uri=nowhere"]) == 2
+    assert main(["train", str(path), "source.uri=nowhere"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "nowhere" in line
-    assert train([str(tmp_path / "none.yaml")]) == 2
+    assert main(["train", str(tmp_path / "none.yaml")]) == 2
     assert not (tmp_path / "run/out").exists()
 
 
@@ -139,7 +139,7 @@ def test_an_output_that_cannot_be_written_is_exit_code_1(
 ) -> None:
     (tmp_path / "taken").touch()
     path = write(tmp_path / "run", loaders=0)
-    assert train([str(path), f"output={tmp_path}/taken/out"]) == 1
+    assert main(["train", str(path), f"output={tmp_path}/taken/out"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {tmp_path}/taken/out/")
     assert err.endswith("run the same command again: it goes on\n")

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.config.job import JobConfig, SourceConfig
+from pipeline.config.job import JobConfig
+from pipeline.config.source import VideoSource
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import open_dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
@@ -21,8 +22,8 @@ from pipeline.job.config_checks import load_config
 from pipeline.job.setup import open_tokenizers, planned_units
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.plan import plan_job
-from pipeline.operations.plan.probe import Look, look_into
-from pipeline.records import Bucket, WorkUnit, unit_sources
+from pipeline.operations.plan.probe import Probe, probe_unit
+from pipeline.records import WorkUnit, unit_sources
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.messages import Closing
 from pipeline.storage.store import Store
@@ -75,9 +76,9 @@ def decoder() -> Iterator[Decoder]:
         yield decoder
 
 
-def look(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Look:
-    source = SourceConfig(uri=["unused"])
-    return look_into(unit, decoder, seconds=seconds, source=source, images=False)
+def probe(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Probe:
+    source = VideoSource(uri=["unused"])
+    return probe_unit(unit, decoder, seconds=seconds, source=source, images=False)
 
 
 def closings(config: JobConfig) -> list[Closing]:
@@ -96,34 +97,40 @@ def closings(config: JobConfig) -> list[Closing]:
 def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
     truth = closings(config)
-    found = plan_job(config, look=5, seconds=60, price_cpu_hour=2.0)
-    assert (found.planned, found.committed, found.tars, found.runs) == (5, 0, 3, 2)
+    found = plan_job(config, probes=5, seconds=60, price_cpu_hour=2.0)
+    assert (found.units.planned, found.units.committed) == (5, 0)
+    assert (found.units.left_tars, found.units.left_runs) == (3, 2)
     clips = sum(closing.counts.clips_written for closing in truth)
-    assert found.samples == Estimate(sum(c.counts.samples_read for c in truth), 0.0)
-    assert found.clips == Estimate(clips, 0.0)
+    assert found.estimates.samples == Estimate(sum(c.counts.samples_read for c in truth), 0.0)
+    assert found.estimates.clips == Estimate(clips, 0.0)
     # 2 x 4 x 5 cells of 4 bytes; of 8 channels in 2 bytes, mean and log-variance.
-    assert found.cell_bytes == Estimate(clips * 40 * (4 + 8 * 2 * 2), 0.0)
+    assert found.estimates.cell_bytes == Estimate(clips * 40 * (4 + 8 * 2 * 2), 0.0)
     sizes = [len(path.read_bytes()) for path in (GOOD, BROKEN, SHORT)]
-    assert found.video_bytes == Estimate(3 * sizes[0] + sizes[1] + 4 * sizes[2], 0.0)
+    assert found.estimates.video_bytes == Estimate(3 * sizes[0] + sizes[1] + 4 * sizes[2], 0.0)
     lost = [record for closing in truth for record in closing.quarantined]
     assert sorted(found.quarantined, key=str) == sorted(lost, key=str)
     assert {q.reason for q in found.quarantined} == {"not_a_video", "no_video"}
-    assert found.decode_hours is not None
-    assert found.tokenize_hours is not None
-    assert found.decode_hours.value > 0
-    assert found.decode_cost == found.decode_hours.times(2.0)
-    assert found.cut_short == 0
+    assert found.estimates.decode_hours is not None
+    assert found.estimates.tokenize_hours is not None
+    assert found.estimates.decode_hours.value > 0
+    assert found.estimates.decode_cost == found.estimates.decode_hours.times(2.0)
+    assert found.probed.cut_short == 0
     assert any(f"measured here on {found.device_name}" in line for line in found.lines())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_draw_of_each_kind_stands_for_the_rest(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
-    found = plan_job(config, look=2, seconds=0)
-    assert [one.unit.split("-")[0] for one in found.looks] == ["b", "y"]
-    assert found.samples == Estimate(3 * 2 + 2 * 1, None)
-    assert found.clips is found.decode_hours is found.tokenize_hours is None
-    assert plan_job(config, look=0).looks == []
+    found = plan_job(config, probes=2, seconds=0)
+    assert [unit.split("-")[0] for unit in found.probed.units] == ["b", "y"]
+    assert found.estimates.samples == Estimate(3 * 2 + 2 * 1, None)
+    assert (
+        found.estimates.clips
+        is found.estimates.decode_hours
+        is found.estimates.tokenize_hours
+        is None
+    )
+    assert plan_job(config, probes=0).probed.units == []
 
 
 def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None:
@@ -135,14 +142,15 @@ def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None
     records = [make_record(unit.unit, sources=unit_sources(unit)) for unit in units]
     log.append(records[1:])
     before = {file.path: store.read(file.path) for file in store.files()}
-    found = plan_job(config, look=5, seconds=0)
-    assert (found.planned, found.committed, found.tars, found.runs) == (5, 4, 1, 0)
-    assert [one.unit for one in found.looks] == [units[0].unit]
+    found = plan_job(config, probes=5, seconds=0)
+    assert (found.units.planned, found.units.committed) == (5, 4)
+    assert (found.units.left_tars, found.units.left_runs) == (1, 0)
+    assert found.probed.units == [units[0].unit]
     assert {file.path: store.read(file.path) for file in store.files()} == before
 
     log.append(records)
     found = plan_job(config)
-    assert (found.committed, found.looks) == (5, [])
+    assert (found.units.committed, found.probed.units) == (5, [])
     assert found.lines() == [f"nothing to do: all 5 units are committed in {store.uri}"]
 
 
@@ -163,23 +171,23 @@ def test_a_source_of_nothing_is_refused_as_by_the_job(tmp_path: Path) -> None:
 
 def test_time_that_is_over_cuts_a_video_and_says_so(corpus: Path, decoder: Decoder) -> None:
     [unit] = planned_units(job([str(corpus / "a.tar")], "o"))
-    one = look(unit, decoder, seconds=0.0)
+    one = probe(unit, decoder, seconds=0.0)
     assert (one.samples, one.readable, one.decoded, one.cut_short) == (4, 3, 1, 1)
     assert (one.clips.total(), one.scale, one.whole) == (1, 3.0, False)
-    one = look(unit, decoder, seconds=60.0)
+    one = probe(unit, decoder, seconds=60.0)
     assert (one.samples, one.readable, one.decoded, one.cut_short) == (4, 3, 3, 0)
     assert (one.scale, one.whole) == (1.0, True)
     assert one.clips.total() > 4
-    one = look(unit, decoder, seconds=None)
+    one = probe(unit, decoder, seconds=None)
     assert (one.samples, one.readable, one.decoded, one.scale) == (4, 3, 0, 0.0)
 
 
 def test_what_was_cut_short_is_told(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "b.tar")], str(tmp_path / "out"))
     found = plan_job(config, seconds=1e-6)
-    assert (found.cut_short, found.clips) == (1, Estimate(1.0, None))
-    assert any("more than said below" in line for line in found.lines())
-    assert "about 1 (one unit shows no spread)" in "\n".join(found.lines())
+    assert (found.probed.cut_short, found.estimates.clips) == (1, Estimate(1.0, None))
+    assert any("are underestimated" in line for line in found.lines())
+    assert "about 1 (no error estimate from one unit)" in "\n".join(found.lines())
 
 
 def test_hours_of_a_cpu_have_no_price_where_a_gpu_is_wanted(corpus: Path, tmp_path: Path) -> None:
@@ -192,12 +200,12 @@ def test_hours_of_a_cpu_have_no_price_where_a_gpu_is_wanted(corpus: Path, tmp_pa
         found = plan_job(settings, seconds=1, **prices)
         if found.device == "cuda":
             pytest.skip("this machine has a GPU")
-        assert found.tokenize_hours is not None
+        assert found.estimates.tokenize_hours is not None
         if device == "cpu":
-            assert found.tokenize_cost == found.tokenize_hours.times(3.0 * 2)
+            assert found.estimates.tokenize_cost == found.estimates.tokenize_hours.times(3.0 * 2)
         else:
-            assert found.tokenize_cost is None
-            assert found.lines()[-1].endswith("none is here to measure on")
+            assert found.estimates.tokenize_cost is None
+            assert found.lines()[-1].endswith("this machine has none to measure on")
 
 
 def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
@@ -209,22 +217,20 @@ def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
     clip = {"buckets": shapes, "fps": 4.0, "short": "drop"}
     config = job([], str(tmp_path / "out"), source=source, clip=clip)
     truth = closings(config)
-    found = plan_job(config, look=2)
-    assert (found.tars, found.runs, found.list_runs) == (0, 0, 2)
-    assert found.samples == Estimate(3, 0.0)
-    assert found.clips == Estimate(sum(c.counts.clips_written for c in truth), 0.0)
-    assert found.looks[0].clips.keys() == {
-        Bucket(frames=shape["frames"], height=32, width=40) for shape in shapes
-    }
+    found = plan_job(config, probes=2)
+    assert (found.units.left_tars, found.units.left_runs, found.units.left_list_runs) == (0, 0, 2)
+    assert found.estimates.samples == Estimate(3, 0.0)
+    assert found.estimates.clips == Estimate(sum(c.counts.clips_written for c in truth), 0.0)
+    assert found.probed.buckets == ["1x32x40", "5x32x40"]
     assert [record.reason for record in found.quarantined] == ["file_unreadable"]
 
 
 def test_whole_videos_are_counted_and_no_more(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
     whole = config.clip.model_copy(update={"frames": None, "whole": True})
-    found = plan_job(config.model_copy(update={"clip": whole}), look=5)
-    assert (found.samples, found.clips) == (Estimate(11, 0.0), None)
-    assert found.lines()[-1].endswith("bytes and hours not tried")
+    found = plan_job(config.model_copy(update={"clip": whole}), probes=5)
+    assert (found.estimates.samples, found.estimates.clips) == (Estimate(11, 0.0), None)
+    assert found.lines()[-1].endswith("bytes and hours unknown")
 
 
 @pytest.mark.s3
@@ -241,8 +247,8 @@ def test_sources_and_output_on_an_object_store(s3: S3Server) -> None:
         }
     )
     found = plan_job(config, seconds=0)
-    assert found.samples == Estimate(3, 0.0)
-    assert found.video_bytes == Estimate(2 * SHORT.stat().st_size, 0.0)
+    assert found.estimates.samples == Estimate(3, 0.0)
+    assert found.estimates.video_bytes == Estimate(2 * SHORT.stat().st_size, 0.0)
     assert store.list() == ["in/a.tar"]
 
 
@@ -268,8 +274,8 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
     assert [record["reason"] for record in found["quarantined"]] == ["no_video"]
     done = run(app, ["plan", str(path), "--seconds", "0"])
     assert done.stdout.splitlines()[1:3] == [
-        "units       1 planned · 0 committed · 1 left",
-        "            1 tars, 0 runs of files, 0 of list rows",
+        "units      1 planned · 0 committed · 1 left",
+        "           1 tars, 0 runs of files, 0 of list rows",
     ]
     done = run(app, ["plan", str(path), "clip.frames=6"])
     assert done.exit_code == 2
@@ -280,8 +286,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
 def test_a_person_sees_the_first_of_many_losses(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "a.tar")], str(tmp_path / "out"))
     found = plan_job(config, seconds=0)
-    [one] = found.looks
-    one.quarantined = [replace(one.quarantined[0], key=str(n)) for n in range(23)]
+    found.quarantined = [replace(found.quarantined[0], key=str(n)) for n in range(23)]
     lines = found.lines()
-    assert sum(line.startswith("quarantine  ") for line in lines) == 20
-    assert "            and 3 more; --json lists all" in lines
+    assert sum(line.startswith("quarantine ") for line in lines) == 21
+    assert "quarantine and 3 more" in lines

@@ -28,7 +28,7 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.publish.delta import _storage_options
+from pipeline.operations.publish.delta import storage_options
 from pipeline.operations.publish.publish import Published, publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
@@ -53,7 +53,7 @@ def local(tmp_path: Path) -> Store:
 
 def delta(store: Store, version: int | None = None) -> DeltaTable:
     root = canonical_uri(store.uri, store.storage_options)
-    return DeltaTable(root, version, storage_options=_storage_options(store))
+    return DeltaTable(root, version, storage_options=storage_options(store))
 
 
 def iceberg(store: Store) -> StaticTable:
@@ -68,20 +68,20 @@ def iceberg(store: Store) -> StaticTable:
     return StaticTable.from_metadata(store.locate("iceberg"), properties)
 
 
-def table_rows(store: Store, table_format: str) -> pa.TableFormat:
+def table_rows(store: Store, table_format: str) -> pa.Table:
     """Return a table's rows as the format's own library reads them."""
     if table_format == "iceberg":
         return iceberg(store).scan().to_arrow()
     return delta(store).to_pyarrow_dataset().to_table()
 
 
-def plain_rows(store: Store) -> pa.TableFormat:
+def plain_rows(store: Store) -> pa.Table:
     """Return the rows of all files that the manifest names."""
     paths = dict.fromkeys(part.path for part in read_manifest(store).parts())
     return pa.concat_tables(pq.read_table(pa.BufferReader(store.read(p))) for p in paths)
 
 
-def same(found: pa.TableFormat, wanted: pa.TableFormat) -> bool:
+def same(found: pa.Table, wanted: pa.Table) -> bool:
     """Return whether tables hold the same rows and columns, in whatever order."""
     assert found.column_names == wanted.column_names
     ours, theirs = (
@@ -130,7 +130,7 @@ def test_a_table_holds_the_rows_that_count_and_copies_nothing(
     assert verify(store).findings == []
     cleaned = vacuum(store, older_than_hours=0, delete=True)
     assert (cleaned.garbage, cleaned.foreign) == ([], [])
-    assert publish(store, table_format).lines()[-1] == f"version    {result.version}: as before"
+    assert publish(store, table_format).lines()[-1] == f"version    {result.version}: unchanged"
 
 
 def test_both_formats_live_side_by_side(local: Store) -> None:
@@ -334,7 +334,7 @@ def test_tables_say_what_the_cells_are(local: Store) -> None:
 def test_refuses_other_formats_and_missing_libraries(
     local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="--format hudi: no table format; use delta or iceberg"):
+    with pytest.raises(ConfigError, match="hudi: not a table format; use delta or iceberg"):
         publish(local, "hudi")
     sound(local)
     for module in FORMATS:
@@ -370,7 +370,7 @@ def test_the_command_with_credentials_of_the_environment(
             "iceberg": f"{s3_store.uri}/iceberg",
         }[table_format]
     )
-    assert "as before" in CliRunner().invoke(app, command).stdout
+    assert "unchanged" in CliRunner().invoke(app, command).stdout
 
 
 def test_the_command_refuses(local: Store) -> None:

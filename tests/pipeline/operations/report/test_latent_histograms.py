@@ -11,7 +11,7 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.statistics import LatentSums
 from pipeline.dataset.totals import read_statistics
 from pipeline.operations.compact import compact
-from pipeline.operations.report.latent_histograms import EDGES, _counted, draw_histograms
+from pipeline.operations.report.latent_histograms import EDGES, draw_histograms, histogram
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, sound
 from tests.pipeline.units import FSQ, KL
@@ -88,11 +88,11 @@ def test_without_latents_nothing_is_read(local: Store) -> None:
 
 def test_a_channel_that_never_changes_and_a_value_that_is_none() -> None:
     latent = np.array([[2.0, 2.0], [np.nan, -np.inf]])
-    counts = _counted(latent, np.array([2.0, 0.0]), np.array([0.0, 1.0]))
+    counts = histogram(latent, np.array([2.0, 0.0]), np.array([0.0, 1.0]))
     assert counts[0, 1 + 20] == 2, "in the bin around the mean"
     assert (counts[1, 0], counts[1, -1], counts.sum()) == (1, 1, 4)
 
 
 def test_a_bin_begins_with_its_edge() -> None:
-    counts = _counted(EDGES[np.newaxis], np.array([0.0]), np.array([1.0]))
+    counts = histogram(EDGES[np.newaxis], np.array([0.0]), np.array([1.0]))
     assert counts.tolist() == [[0, *[1] * len(EDGES)]]

@@ -107,14 +107,14 @@ def test_quality_with_the_worst_clips(local: Store) -> None:
     page = report(local)
     lines = "\n".join(page.lines()).splitlines()
     assert table(lines, "Quality") == [
-        ["", "clips decoded back", "PSNR on average", "could not be decoded"],
+        ["", "clips decoded back", "mean PSNR", "decoding failed"],
         ["fsq", "2", "25.50 dB", "1"],
         ["dB, rounded down", "clips of fsq"],
-        ["---", "---"],
+        ["---:", "---:"],
         ["20", "1"],
         ["30", "1"],
-        ["", "PSNR", "the clips that came back worst"],
-        ["---", "---", "---"],
+        ["", "PSNR", "clips with the lowest PSNR"],
+        ["---", "---:", "---"],
         ["fsq", "20.51 dB", "a/k3/0"],
         ["fsq", "30.50 dB", "a/k0/0"],
     ]
@@ -125,12 +125,13 @@ def test_an_empty_dataset_and_one_that_does_not_add_up(local: Store) -> None:
     write_log(local, [])
     text = "\n".join(report(local).lines())
     assert "0 units." in text
+    assert "- clips: 0\n- of source: 0.0 s\n- of 0 samples kept: -\n" in text
     assert text.count("None.") == 5
     record = commit(local, deliver("u"))
     write_log(local, [replace(record, counts=replace(record.counts, clips_seen=99))])
     page = report(local)
     assert page.exit_code == 1
-    assert "**Does not add up:** u: 99 clips seen" in "\n".join(page.lines())
+    assert "Does not add up: u: 99 clips seen" in "\n".join(page.lines())
 
 
 def test_what_is_wrong(local: Store) -> None:

@@ -1,0 +1,177 @@
+"""Verbs that read a dataset and change nothing."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.verb import AsJson, Uri, show, verb
+from pipeline.errors import ConfigError
+
+_PANEL = "Look"
+
+
+@verb(_PANEL)
+def status(uri: Uri, as_json: AsJson = False) -> int:
+    """Show what a dataset holds, during a job or after it.
+
+    Changes nothing.
+
+    Exit codes: 0 every sample and clip is accounted for; 1 not, or the store failed; 2 there is
+    no dataset.
+    """
+    from pipeline.operations.status import status as read_status
+    from pipeline.storage.store import Store
+
+    return show(read_status(Store(uri)), as_json)
+
+
+@verb(_PANEL)
+def stats(
+    uri: Uri,
+    codes: Annotated[
+        bool,
+        typer.Option("--codes", help="Read all parts to count each code of the codebooks."),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show statistics for training: latents, codes, lengths, sizes and captions.
+
+    Changes nothing.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
+    """
+    from pipeline.dataset.totals import read_statistics
+    from pipeline.storage.store import Store
+
+    return show(read_statistics(Store(uri), codes=codes), as_json)
+
+
+@verb(_PANEL)
+def report(
+    uri: Uri,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write one HTML file with charts.")
+    ] = None,
+    pairs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="With --html: decode 4 N random clips, and show the N worst and N best.",
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Write a page about a dataset: counts, quarantine, files and runs.
+
+    Prints Markdown, or writes the HTML file. Changes nothing in the dataset.
+
+    Exit codes: 0 every sample and clip is accounted for; 1 not, or the store failed; 2 there is
+    no dataset or the options are wrong.
+    """
+    from pipeline.storage.store import Store
+
+    if html is not None:
+        from pipeline.operations.report.html import write_html
+
+        return show(write_html(Store(uri), html, pairs), as_json)
+    if pairs:
+        raise ConfigError("--pairs: needs --html FILE, because Markdown cannot show videos")
+    from pipeline.operations.report.page import report as read_report
+
+    return show(read_report(Store(uri)), as_json)
+
+
+@verb(_PANEL, name="show")
+def show_clips(
+    uri: Uri,
+    clip: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show the row with this clip_id.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MP4", help="With --clip: write original and decoded clip, side by side."
+        ),
+    ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PNG", help="Write frames of some clips, each above its decoded frame."
+        ),
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --picture: number of clips.")
+    ] = 3,
+    as_json: AsJson = False,
+) -> int:
+    """Show the row of one clip, and decoded tokens beside their source as a video or picture.
+
+    Give either --clip or --picture. Changes nothing in the dataset.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no such clip, or the options are wrong.
+    """
+    from pipeline.operations.show import show_clip, show_picture
+    from pipeline.storage.store import Store
+
+    if clip is not None and picture is None:
+        return show(show_clip(Store(uri), clip, out), as_json)
+    if picture is not None and clip is None and out is None:
+        return show(show_picture(Store(uri), picture, clips), as_json)
+    raise ConfigError("show: give either --clip ID, with or without --out, or --picture PNG")
+
+
+@verb(_PANEL)
+def diff(
+    a: Annotated[str, typer.Argument(help="A dataset.")],
+    b: Annotated[str, typer.Argument(help="The dataset to compare it with.")],
+    as_json: AsJson = False,
+) -> int:
+    """Compare two datasets: settings, units, clips, tokens and quarantine.
+
+    Changes nothing.
+
+    Exit codes: 0 both hold the same; 1 they differ or a store failed; 2 one is not a dataset.
+    """
+    from pipeline.operations.diff import diff as compare
+    from pipeline.storage.store import Store
+
+    return show(compare(Store(a), Store(b)), as_json)
+
+
+@verb(_PANEL)
+def verify(
+    uri: Uri,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Read only N random files. The default is all files."
+        ),
+    ] = None,
+    retokenize: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Tokenize N random clips again, and compare the result bit for bit.",
+        ),
+    ] = 0,
+    decode: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Decode N random clips, and measure PSNR."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for the sampled files and clips.")] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Check a dataset: log, files, rows, cells, and some clips against their source.
+
+    Changes nothing. It can run while a job writes.
+
+    Exit codes: 0 nothing is wrong; 1 something is, or the store failed; 2 there is no dataset,
+    or its models are missing.
+    """
+    from pipeline.operations.verify.verify import verify as check
+    from pipeline.storage.store import Store
+
+    checked = check(Store(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed)
+    return show(checked, as_json)

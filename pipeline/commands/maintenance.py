@@ -1,0 +1,111 @@
+"""Verbs that change a dataset."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.verb import AsJson, Uri, show, verb
+
+_PANEL = "Maintain"
+
+
+@verb(_PANEL)
+def retry(
+    uri: Uri,
+    reason: Annotated[
+        list[str],
+        typer.Option(help="Reason in the quarantine. Can be given several times."),
+    ],
+    key: Annotated[
+        str, typer.Option(metavar="GLOB", help="Pattern that a sample's key must match.")
+    ] = "*",
+    as_json: AsJson = False,
+) -> int:
+    """Mark units with quarantined samples for reprocessing by the next job run.
+
+    Appends to the log. The rows of a unit stay in the dataset until the job replaces them.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset or no such reason.
+    """
+    from pipeline.operations.retry import retry as reopen
+    from pipeline.storage.store import Store
+
+    return show(reopen(Store(uri), reason, key), as_json)
+
+
+@verb(_PANEL)
+def compact(
+    uri: Uri,
+    part_mb: Annotated[
+        int, typer.Option(min=1, help="Size in MiB at which a merged part ends.")
+    ] = 128,
+    small_share: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Merge parts that are smaller than this fraction of --part-mb."
+        ),
+    ] = 0.5,
+    as_json: AsJson = False,
+) -> int:
+    """Merge small parts into larger ones, without a change to any row.
+
+    Writes new parts and appends to the log. `vacuum` later deletes the old parts. It can run
+    while a job writes.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
+    """
+    from pipeline.operations.compact import compact as merge
+    from pipeline.storage.store import Store
+
+    merged = merge(Store(uri), part_bytes=part_mb << 20, small_share=small_share)
+    return show(merged, as_json)
+
+
+@verb(_PANEL)
+def publish(
+    uri: Uri,
+    table_format: Annotated[str, typer.Option("--format", help="delta or iceberg.")],
+    as_json: AsJson = False,
+) -> int:
+    """Register the current parts as a Delta or Iceberg table, in place.
+
+    Writes table metadata into the dataset's folder. No part is copied.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or the format's library is
+    not installed.
+    """
+    from pipeline.operations.publish.publish import publish as register
+    from pipeline.storage.store import Store
+
+    return show(register(Store(uri), table_format), as_json)
+
+
+@verb(_PANEL)
+def vacuum(
+    uri: Uri,
+    older_than_hours: Annotated[
+        float, typer.Option(min=0, help="Minimum age in hours of the files to list.")
+    ] = 24,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the listed files.")] = False,
+    uncommitted: Annotated[
+        bool,
+        typer.Option(
+            "--uncommitted",
+            help="Include files of units that are not committed. No job may run.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """List orphaned files, which no record names, and optionally delete them.
+
+    Changes nothing without --delete.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
+    """
+    from pipeline.operations.vacuum import vacuum as clean
+    from pipeline.storage.store import Store
+
+    cleaned = clean(
+        Store(uri), older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
+    )
+    return show(cleaned, as_json)

@@ -1,0 +1,105 @@
+"""What all verbs share: registration, errors as exit codes, printed results, common arguments."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, ParamSpec, Protocol
+
+import typer
+
+from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
+
+RUN_AGAIN: Final = "run the same command again to continue"
+"""Advice after an interrupted or failed run that can be resumed."""
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # they show local variables, which can hold credentials
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+"""The command line."""
+
+Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="Dataset: a folder, or s3://bucket/prefix.")
+]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace those of the file, for example output.uri=out/x.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class Result(Protocol):
+    """Result of a verb."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the verb."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-like values."""
+
+    def lines(self) -> list[str]:
+        """Return the text for a person."""
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines of a result to stdout at once."""
+    print("\n".join(lines), flush=True)
+
+
+def show(result: Result, as_json: bool = False) -> int:
+    """Print a result as text or JSON, and return its exit code."""
+    if as_json:
+        print_lines([json.dumps(result.to_dict(), indent=1, ensure_ascii=False)])
+    else:
+        print_lines(result.lines())
+    return result.exit_code
+
+
+def verb(
+    panel: str, *, name: str | None = None, advice: str = ""
+) -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Make a function a verb of the command line; the function returns the exit code.
+
+    An error that the pipeline raises on purpose becomes one line on stderr and an exit code: 2 for
+    a wrong configuration or command, 1 for any other error, 130 for Ctrl-C.
+
+    Args:
+        panel: heading in the help under which the verb is listed.
+        name: name of the verb; None takes that of the function.
+        advice: line to print after Ctrl-C, or after an error that is not in the configuration.
+    """
+
+    def register(work: Callable[P, int]) -> Callable[P, int]:
+        @functools.wraps(work)
+        def command(*args: P.args, **kwargs: P.kwargs) -> None:
+            raise typer.Exit(_exit_code_of(lambda: work(*args, **kwargs), advice))
+
+        app.command(name, rich_help_panel=panel, no_args_is_help=True)(command)
+        return work
+
+    return register
+
+
+def _exit_code_of(work: Callable[[], int], advice: str) -> int:
+    try:
+        return work()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_CONFIG
+    except PipelineError as error:
+        print(f"error: {error}" + (f"\n{advice}" if advice else ""), file=sys.stderr)
+        return UNBALANCED
+    except KeyboardInterrupt:
+        print("; ".join(filter(None, ["interrupted", advice])), file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,166 @@
+"""The result of planning: units that are left, and estimates of what they hold and cost."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.formatting import format_bytes
+from pipeline.operations.outcome import Outcome, first_of, labelled
+from pipeline.operations.plan.estimate import Estimate
+from pipeline.operations.plan.probe import Probe
+from pipeline.quarantine import Quarantined
+
+_SHOWN: Final = 20
+"""Maximum number of printed quarantine records; `to_dict` returns all."""
+
+
+@dataclass(slots=True, kw_only=True)
+class UnitCounts:
+    """Number of work units."""
+
+    planned: int
+    committed: int
+    left: int
+    """Units left to do: the sum of the next three."""
+    left_tars: int
+    left_runs: int
+    """Runs of loose files."""
+    left_list_runs: int
+    """Runs of list rows."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Probed:
+    """What was found in the units that were read for the estimates."""
+
+    units: list[str] = field(default_factory=list)
+    samples: int = 0
+    decoded: int = 0
+    """Number of samples that were given to the decoder."""
+    cut_short: int = 0
+    """Number of these whose decoding was stopped by the time budget."""
+    decode_seconds: float = 0.0
+    buckets: list[str] = field(default_factory=list)
+    """Names of the buckets of their clips."""
+
+    @classmethod
+    def of(cls, probes: list[Probe]) -> "Probed":
+        """Return the sums over some probes."""
+        return cls(
+            units=[probe.unit for probe in probes],
+            samples=sum(probe.samples for probe in probes),
+            decoded=sum(probe.decoded for probe in probes),
+            cut_short=sum(probe.cut_short for probe in probes),
+            decode_seconds=sum(probe.decode_s for probe in probes),
+            buckets=sorted({bucket.name for probe in probes for bucket in probe.clips}),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Estimates:
+    """Totals over the units that are left; None where nothing was measured."""
+
+    samples: Estimate | None = None
+    video_bytes: Estimate | None = None
+    clips: Estimate | None = None
+    cell_bytes: Estimate | None = None
+    """Bytes of all tokenizers' cells before compression, without the other columns."""
+    decode_hours: Estimate | None = None
+    """Hours of one decode actor, including reading."""
+    tokenize_hours: Estimate | None = None
+    """Hours of one tokenize actor on `Plan.device`."""
+    decode_cost: Estimate | None = None
+    tokenize_cost: Estimate | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan(Outcome):
+    """What is left of a job."""
+
+    output: str
+    fingerprint: str
+    units: UnitCounts
+    untrained: list[str]
+    """Tokenizers without trained weights, which would start from a random initialisation."""
+    whole_videos: bool
+    """Whether each video is one clip; then only samples and bytes are estimated."""
+    probed: Probed = field(default_factory=Probed)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    """Samples and clips of the probed units that the job would quarantine."""
+    estimates: Estimates = field(default_factory=Estimates)
+    device: str | None = None
+    """Device on which tokenizing was measured: `cpu` or `cuda`."""
+    device_name: str = ""
+    wants_gpu: bool = False
+    """Whether the job would use a GPU but this machine has none."""
+
+    def lines(self) -> list[str]:
+        """Return the lines to print."""
+        units = self.units
+        if not units.left:
+            return [f"nothing to do: all {units.planned} units are committed in {self.output}"]
+        counts = f"{units.planned} planned · {units.committed} committed · {units.left} left"
+        kinds = f"{units.left_tars} tars, {units.left_runs} runs of files"
+        lines = [
+            labelled("output", f"{self.output} · fingerprint {self.fingerprint}"),
+            labelled("units", counts),
+            labelled("", f"{kinds}, {units.left_list_runs} of list rows"),
+            *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
+        ]
+        if self.probed.units:
+            lines += [*self._probed(), *self._estimates()]
+        return lines
+
+    def _probed(self) -> Iterator[str]:
+        probed = self.probed
+        decoded = f"{probed.decoded} decoded in {probed.decode_seconds:.1f} s"
+        text = f"{len(probed.units)} of the units: {probed.samples} samples read, {decoded}"
+        yield labelled("probed", text)
+        if probed.cut_short:
+            text = f"{probed.cut_short} of them only in part, because the time budget was used up:"
+            yield labelled("", f"{text} clips, bytes and hours are underestimated")
+        shown = []
+        for record in self.quarantined[:_SHOWN]:
+            clip = "" if record.clip_index is None else f"/{record.clip_index}"
+            where = f"{record.unit}/{record.key}{clip}"
+            shown.append(f"{where}: {record.stage}: {record.reason}: {record.detail}")
+        yield from first_of(len(self.quarantined), shown, labelled("quarantine", ""))
+
+    def _estimates(self) -> Iterator[str]:
+        yield "extrapolated to the units left, ± two standard errors of the sample:"
+        for name, (label, show, what) in _LABELS.items():
+            if (estimate := getattr(self.estimates, name)) is not None:
+                note = what.format(device=self.device_name)
+                yield labelled(label, f"{_spread(estimate, show)}{note}")
+        if self.whole_videos:
+            yield labelled("", "each video is one clip of its own length: bytes and hours unknown")
+        if self.wants_gpu:
+            yield labelled("", "hours on a GPU differ, and this machine has none to measure on")
+
+
+def _spread(estimate: Estimate, show: Callable[[float], str]) -> str:
+    if estimate.error == 0:
+        return show(estimate.value)
+    if estimate.error is None:
+        return f"about {show(estimate.value)} (no error estimate from one unit)"
+    return f"{show(estimate.value)} ± {show(estimate.error)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+
+
+_LABELS: Final[dict[str, tuple[str, Callable[[float], str], str]]] = {
+    "samples": ("samples", _number, ""),
+    "video_bytes": ("videos", format_bytes, " to read"),
+    "clips": ("clips", _number, ""),
+    "cell_bytes": ("cells", format_bytes, " before compression"),
+    "decode_hours": ("decode", _amount, " actor-hours, including reading; measured on this CPU"),
+    "tokenize_hours": ("tokenize", _amount, " actor-hours; measured on {device}"),
+    "decode_cost": ("cost", _amount, " for decoding"),
+    "tokenize_cost": ("cost", _amount, " for tokenizing"),
+}

@@ -1,0 +1,111 @@
+"""What workers log, and how they give a unit up."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.job import workers
+from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
+from pipeline.records import LooseFile, WorkUnit, to_json
+from pipeline.stages.messages import (
+    Aborted,
+    Closing,
+    decoded_row,
+    payload_row,
+    read_decoded_row,
+)
+from pipeline.stages.tokenize import TokenizerBroken
+from tests.pipeline.fakes import batch_row
+from tests.pipeline.job.test_metrics import Recorded, worker_settings
+from tests.pipeline.job.test_summary import UNIT
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_unit_whose_source_is_gone_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = DecodeWorker(worker_settings(), Recorded())
+    unit = WorkUnit(unit="u", tar_uri=str(tmp_path / "gone.tar"))
+    try:
+        [row] = worker({"unit": np.array([to_json(unit).decode()], dtype=object)})
+    finally:
+        worker.close()
+    record = read_decoded_row(row)
+    assert isinstance(record, Aborted)
+    assert (
+        record.reason == f"decode: StoreError: {tmp_path / 'gone.tar'}: gone since it was planned"
+    )
+    [logged] = caplog.records
+    assert logged.getMessage() == "u: decode gives the unit up"
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is StoreError
+
+
+class Failing(TokenizeWorker):
+    def __init__(self, error: Exception) -> None:
+        def stage(_: object) -> None:
+            raise error
+
+        settings = worker_settings()
+        no_tokenizers = settings.config.model_copy(update={"tokenizers": []})
+        super().__init__(WorkerSettings(**{**vars(settings), "config": no_tokenizers}), Recorded())
+        self.stage = stage  # type: ignore[assignment]
+
+
+def test_a_broken_tokenizer_ends_its_process_at_the_next_row(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Failing(TokenizerBroken("device says no"))
+    block = worker(decoded_row(batch_row(2)))
+    assert b"tokenize: TokenizerBroken: device says no" in block["header"][0].as_py()
+    assert worker.broken
+
+    class Ended(Exception):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended, match="1"):
+        worker(decoded_row(batch_row(2)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "u: tokenize gives the unit up",
+        "u: the tokenizer is broken; this process ends",
+    ]
+
+
+def test_a_commit_that_is_rejected_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closing = Closing(unit="other", digests=(), counts=UNIT.counts)
+    unit = WorkUnit(unit="u", files=(LooseFile(key="k", uri="/k.mp4"),))
+    reason = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
+    assert reason == "commit: UnitRejected: u: the closing row belongs to other"
+    assert caplog.messages == ["u: commit gives the unit up"]
+
+
+def test_a_worker_process_logs_this_package_from_its_level_on() -> None:
+    code = f"""
+import logging
+from {workers.__name__} import configure_logging
+for level in (logging.DEBUG, logging.INFO):
+    configure_logging(level)
+    logging.getLogger("pipeline.stages.decode").log(level, "told at %s", level)
+    logging.getLogger("pipeline.stages.decode").log(level - 1, "not told")
+    logging.getLogger("library").info("not told")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    lines = done.stderr.splitlines()
+    assert [line.partition(" pipeline.")[2] for line in lines] == [
+        "stages.decode: told at 10",
+        "stages.decode: told at 20",
+    ]
+    assert logging.getLevelName(10) in lines[0]
