@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 from pipeline.dataset.committed import Committed
 from pipeline.dataset.log_records import (
-    MERGE_VERSION,
-    RETRY_VERSION,
     LogRecord,
     parse_record,
     read_records,
@@ -28,7 +26,6 @@ from pipeline.dataset.log_records import (
 )
 from pipeline.dataset.manifest import read_checkpoint
 from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
-from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.errors import DatasetMismatch
 from pipeline.records import to_json
 from pipeline.storage.store import Store
@@ -176,8 +173,6 @@ class CommitLog:
         dropped: Sequence[str] = (),
     ) -> bool:
         """Try to write the next record, take in the one that stands there, return if it is ours."""
-        again = reopened or any(unit.unit in self.committed.reopened for unit in units)
-        version = RETRY_VERSION if again else FORMAT_VERSION
         record = LogRecord(
             number=self.number + 1,
             token=self._token,
@@ -187,7 +182,6 @@ class CommitLog:
             reopened=tuple(reopened),
             moved=tuple(moved),
             dropped=tuple(dropped),
-            format_version=MERGE_VERSION if moved or dropped else version,
         )
         path = record_path(record.number)
         data = self._store.put_or_read(path, to_json(record))

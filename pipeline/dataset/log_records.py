@@ -15,22 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from pydantic import ValidationError
-
+from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
 from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
-from pipeline.dataset.schema import FORMAT_VERSION
-from pipeline.errors import ConfigError, StoreError
-from pipeline.records import from_json
+from pipeline.errors import StoreError
 from pipeline.storage.store import Store
-
-RETRY_VERSION: Final = 2
-"""Of records that reopen units or commit a reopened one: older readers would count it twice."""
-
-
-MERGE_VERSION: Final = 3
-"""Of records that move rows into merged parts or give such parts up, and of manifests that name
-them: older readers would take all rows of a merged part for each of its units."""
-
 
 _READS_AT_ONCE: Final = 16
 
@@ -68,19 +56,10 @@ def parse_record(data: bytes, where: str) -> LogRecord:
     """Return a record from its bytes.
 
     Raises:
-        ConfigError: a newer release wrote it.
-        StoreError: it is damaged.
+        ConfigError: the record is of another format version.
+        StoreError: the record is damaged.
     """
-    try:
-        record = from_json(LogRecord, data)
-    except ValidationError as error:
-        raise StoreError(f"{where}: not a log record: {error}") from error
-    if record.format_version > MERGE_VERSION:
-        raise ConfigError(
-            f"{where}: format version {record.format_version}: this release reads up to"
-            f" {MERGE_VERSION}; install a newer one"
-        )
-    return record
+    return parse_versioned(LogRecord, data, where, "a log record")
 
 
 def read_record(store: Store, number: int) -> LogRecord:

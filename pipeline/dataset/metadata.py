@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from pipeline.dataset.schema import FORMAT_VERSION, TokenizerColumn, clip_schema
-from pipeline.errors import ConfigError, DatasetMismatch, StoreError
-from pipeline.records import Bucket, from_json, to_json
+from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.errors import ConfigError, DatasetMismatch
+from pipeline.records import Bucket, to_json
 from pipeline.storage.store import Store
 
 PATH: Final = "dataset.json"
@@ -132,18 +131,7 @@ def require_same(store: Store, standing: Dataset, dataset: Dataset) -> None:
 
 
 def _parse(data: bytes, store: Store) -> Dataset:
-    where = store.locate(PATH)
-    damage = (ValidationError, AttributeError, TypeError, UnicodeError, json.JSONDecodeError)
-    try:
-        version = json.loads(data).get("format_version", 0)
-        if version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{where}: format version {version}: this release reads up to {FORMAT_VERSION};"
-                " install a newer one"
-            )
-        return from_json(Dataset, data)
-    except damage as error:
-        raise StoreError(f"{where}: not the head of a dataset: {error}") from error
+    return parse_versioned(Dataset, data, store.locate(PATH), "the head of a dataset")
 
 
 def _names(dataset: Dataset) -> str:

@@ -68,8 +68,8 @@ class UnitRecord:
     counts: Counts
     reasons: dict[str, int]
     timings: dict[str, float] = field(default_factory=dict)
-    statistics: dict[str, BucketStatistics] | None = None
-    """Of its rows, by bucket; None in a record of a release that gathered none."""
+    statistics: dict[str, BucketStatistics]
+    """Statistics of the unit's rows, by bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

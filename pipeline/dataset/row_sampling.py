@@ -1,15 +1,14 @@
 """Random rows of a dataset, drawn without reading any."""
 
 import random
-from bisect import bisect_right
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.part_reader import locate_row, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.storage.store import Store
 
@@ -60,11 +59,8 @@ def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None
     """
     with store.open(drawn.part.path) as file:
         parquet = pq.ParquetFile(file)
-        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        ends = list(accumulate(sizes))
-        n = drawn.n + (drawn.part.place.first_row if drawn.part.place else 0)
-        group = bisect_right(ends, n)
-        within = n - (ends[group] - sizes[group])
-        rows = parquet.read_row_group(group, columns=columns)
-        row: dict[str, Any] = rows.slice(within, 1).to_pylist()[0]
+        groups = rows_by_group(parquet.metadata, drawn.part)
+        index, n = locate_row(groups, drawn.n)
+        rows = groups[index].of(parquet.read_row_group(groups[index].group, columns=columns))
+        row: dict[str, Any] = rows.slice(n, 1).to_pylist()[0]
         return row

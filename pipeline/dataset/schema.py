@@ -16,12 +16,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dataset.format_version import FORMAT_VERSION, require_version
 from pipeline.errors import ConfigError
-
-FORMAT_VERSION: Final = 1
-"""Of parts, log records, manifests and dataset.json together; readers refuse a higher one. Some log
-records have a higher one of their own, see `pipeline.dataset.log_records`."""
-
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
     "uint8": np.dtype("<u1"),
@@ -33,7 +29,7 @@ _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
 }
 
 
-_CLIP_FIELDS: Final = (
+CLIP_FIELDS: Final = (
     pa.field("clip_id", pa.string(), nullable=False),
     pa.field("unit", pa.string(), nullable=False),
     pa.field("key", pa.string(), nullable=False),
@@ -49,6 +45,7 @@ _CLIP_FIELDS: Final = (
     pa.field("caption", pa.string()),
     pa.field("meta", pa.string()),
 )
+"""Columns of every part that come before those of the tokenizers."""
 
 
 QUARANTINE_SCHEMA: Final = pa.schema(
@@ -136,7 +133,7 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
     Raises:
         ConfigError: two columns would have one name.
     """
-    fields = list(_CLIP_FIELDS)
+    fields = list(CLIP_FIELDS)
     plain = {"vidtok.format_version": str(FORMAT_VERSION)}
     for column in tokenizers:
         fields.append(pa.field(column.name, pa.binary(), nullable=False))
@@ -162,17 +159,13 @@ def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
     """Return the tokenizers that a part's schema describes, in column order.
 
     Raises:
-        ConfigError: the schema is not that of a part, or of a newer format.
+        ConfigError: the schema is not that of a part, or is of another format version.
     """
     metadata = schema.metadata or {}
     if b"vidtok" not in metadata:
         raise ConfigError("not a part of a dataset: the schema's metadata has no `vidtok` entry")
     whole = json.loads(metadata[b"vidtok"])
-    if whole["format_version"] > FORMAT_VERSION:
-        raise ConfigError(
-            f"format version {whole['format_version']}: this release reads up to {FORMAT_VERSION};"
-            " install a newer one"
-        )
+    require_version(whole["format_version"], "schema of a part")
     return tuple(
         TokenizerColumn(**{**entry, "axes": tuple(entry["axes"])}) for entry in whole["tokenizers"]
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dataset.cells import latent_values
+from pipeline.dataset.cells import latent_values, stored_values
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.dataset.statistics import (
     SQUARE_BITS,
@@ -74,15 +74,15 @@ class StatisticsGatherer:
         captions = [text for text in rows["caption"].to_pylist() if text]
         latents, levels = {}, {}
         for column in self._columns:
-            cells = rows[column.name].to_pylist()
+            cells = rows[column.name]
             if column.kind == "kl":
                 shapes = rows[f"{column.name}_shape"].to_pylist()
                 latents[column.name] = latent_sums(
                     latent_values(data, shape, column)
-                    for data, shape in zip(cells, shapes, strict=True)
+                    for data, shape in zip(cells.to_pylist(), shapes, strict=True)
                 )
             else:
-                indices = np.frombuffer(b"".join(cells), column.stored_dtype)
+                indices = stored_values(cells, column)
                 levels[column.name] = level_counts(indices, self._levels[column.name])
         return BucketStatistics(
             clips=rows.num_rows,

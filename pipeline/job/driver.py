@@ -23,7 +23,6 @@ from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels, open_dataset
 from pipeline.dataset.tally import Tally
-from pipeline.dataset.totals import statistics_of
 from pipeline.decode import DecodeLimits, clip_rules
 from pipeline.errors import OverBudget
 from pipeline.job.log_buffer import LogBuffer
@@ -106,7 +105,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     if left:
         write_config(store, run_id, config)
         job.work(left)
-    manifest = write_manifest(store)
+    total = Tally.of(write_manifest(store))
     summary = Summary(
         output=config.output.uri,
         run=run_id,
@@ -115,14 +114,14 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         done=job.buffer.ours,
         lost_race=job.buffer.num_lost,
         failed={unit.unit: job.reasons.get(unit.unit, _NOT_REACHED) for unit in job.left()},
-        total=Tally.of(manifest),
+        total=total,
         seconds=time.monotonic() - began,
         tokenizers_waited=job.tokenizers_waited,
         put_back=job.num_put_back,
         untrained=untrained,
     )
     if left:
-        write_card(store, manifest, statistics_of(store, dataset, manifest))
+        write_card(store, dataset, total)
         write_summary(store, summary)
     return summary
 

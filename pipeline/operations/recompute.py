@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import vidtok
 from pipeline.config.job import JobConfig, ListConfig
+from pipeline.dataset.cells import row_cells
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn
@@ -258,7 +259,7 @@ class Again:
 
 
 def _difference(now: NDArray[Any], then: bytes, column: TokenizerColumn) -> str:
-    stored = np.frombuffer(then, column.stored_dtype)
+    stored = row_cells(then, (-1,), column)
     if stored.size != now.size:
         return f"{list(now.shape)} now, {stored.size} cells recorded"
     differ = now.ravel() != stored

@@ -178,8 +178,7 @@ def _facts(page: Page, statistics: Statistics) -> str:
         ("samples and clips quarantined", _grouped(lost)),
         ("in parts", format_bytes(page.status.tally.bytes)),
     ]
-    if not statistics.unknown:
-        facts.insert(1, ("of source", format_duration(total.microseconds / 1e6)))
+    facts.insert(1, ("of source", format_duration(total.microseconds / 1e6)))
     return _definitions("facts", facts)
 
 
@@ -275,9 +274,6 @@ def _figures(pairs: list[Pair], findings: list[Finding]) -> Iterator[str]:
 
 
 def _charts(statistics: Statistics, histograms: LatentHistograms) -> Iterator[str]:
-    if statistics.unknown:
-        count = len(statistics.unknown)
-        yield f"<p>Without {count} units, whose release gathered no statistics.</p>"
     for name, sums in statistics.total.latents.items():
         yield (
             f"<h3>{escape(name)}: latents</h3><p>Mean of each channel, and one standard deviation"

@@ -83,8 +83,6 @@ class UnitCheck:
         gave does not follow from the rows, and is left out.
         """
         recorded = self._unit.statistics
-        if recorded is None:
-            return
         for bucket in sorted({*recorded, *self._statistics}):
             theirs, ours = (
                 asdict(replace(which.get(bucket, BucketStatistics()), psnr={}))

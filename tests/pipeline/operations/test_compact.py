@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from typer.testing import CliRunner
 import pipeline.operations.compact
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.log_records import MERGE_VERSION, read_record, record_path
+from pipeline.dataset.log_records import read_record, record_path
 from pipeline.dataset.manifest import manifest_path, read_manifest, replay_log, write_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part, Reopened, UnitRecord
@@ -464,7 +463,7 @@ class TestVacuum:
         assert read_manifest(local).number == number
         assert len(vacuum(local, delete=True).garbage) == 2
         record = read_record(local, number + 1)
-        assert (len(record.dropped), record.format_version) == (2, MERGE_VERSION)
+        assert len(record.dropped) == 2
         assert verify(local).unnamed == []
         assert vacuum(local, older_than_hours=0, delete=True).garbage == []
         assert read_manifest(local).number == number + 1
@@ -538,27 +537,6 @@ class TestDamage:
 
 
 class TestFormat:
-    def test_an_older_release_refuses(self, local: Store) -> None:
-        sound(local)
-        compact(local)
-        assert [read_record(local, n).format_version for n in range(1, 6)] == [1, 1, 1, 3, 3]
-        assert head(local)["format_version"] == 4
-        assert verify(local).findings == []
-
-    def test_without_statistics_its_manifest_is_of_version_3(self, local: Store) -> None:
-        records = [replace(commit(local, deliver(f"u-{n}")), statistics=None) for n in range(2)]
-        write_log(local, records)
-        compact(local)
-        assert head(local)["format_version"] == 3
-        table = pq.read_table(local.locate(manifest_path(4)))
-        assert ("places" in table.column_names, "statistics" in table.column_names) == (True, False)
-
-    def test_without_merged_parts_nothing_is_new(self, local: Store) -> None:
-        sound(local)
-        assert head(local)["format_version"] == 4, "that of statistics"
-        table = pq.read_table(local.locate(manifest_path(2)))
-        assert "places" not in table.column_names
-
     def test_what_is_read_from_the_manifest_is_what_the_log_says(self, local: Store) -> None:
         records = sound(local)
         compact(local)
@@ -571,14 +549,6 @@ class TestFormat:
         assert again["unit"] == "u-0"
         assert again["parts"][0]["place"] == {"first_row": 0, "of_rows": 12}
         assert len(records) == 3
-
-
-def head(store: Store) -> dict[str, Any]:
-    [newest] = store.list("manifest")[-1:]
-    value: dict[str, Any] = json.loads(
-        pq.read_schema(store.locate(newest)).metadata[b"vidtok"].decode()
-    )
-    return value
 
 
 acts = st.lists(
