@@ -1,7 +1,7 @@
-"""`README.md` of a dataset: what it is and how to read it, for whoever finds it, and for the Hub.
+"""The card, `README.md` of a dataset: what it holds and how to read it, for people and for the Hub.
 
-The card is written again by every run that commits something, until a person edits it: its last
-line is a digest of all lines before, and where that does not fit the card is left alone.
+Every run that commits something rewrites the card, until a person edits it. The last line is a
+digest of all lines before it; if the digest does not match, the card is left alone.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _TEMPLATE: Final = """---
 {front}---
 # Video tokens
 
-One row per clip of {shapes} pixels. Columns beside those of the
-tokenizers say which clip it is and where it comes from; `dataset.json` holds the whole
+One row per clip of {shapes} pixels. Besides the columns of the
+tokenizers, columns say which clip a row is and where it comes from; `dataset.json` holds the whole
 configuration and the fingerprint `{fingerprint}`. Rights in the clips are those of
-their sources: say so in a line `license:` above before you publish this.
+their sources: add a line `license:` above before you publish this.
 
 {counts}
 
@@ -37,9 +37,9 @@ their sources: say so in a line `license:` above before you publish this.
 
 ## Reading
 
-Values are little-endian in C order; the shape of each row's stands in `<column>_shape`. The parts
-that count are those that the newest `manifest/*.parquet` and the `log/` records after it name; what
-could not be tokenized stands in `quarantine/`, with the reason.
+Values are little-endian in C order; `<column>_shape` holds their shape in each row. The parts
+that count are those that the newest `manifest/*.parquet` and the `log/` records after it name.
+`quarantine/` lists what could not be tokenized, with the reason.
 
 ```python
 import numpy as np
@@ -55,9 +55,9 @@ SELECT clip_id, start_s, end_s, octet_length({name}) FROM 'data/*/*.parquet' LIM
 
 ## Statistics
 
-Mean and deviation of each channel of latents, use of code indices, lengths, sizes and captions were
-gathered unit by unit, exactly, and stand in the column `statistics` of the manifest and in the log.
-`python -m pipeline stats .` adds them up; `--json` for programs.
+The column `statistics` of the manifest and the log hold exact statistics of each unit: mean and
+deviation of each channel of latents, use of code indices, lengths, sizes and captions.
+`python -m pipeline stats .` adds them up; `--json` prints them for programs.
 
 """
 

@@ -1,8 +1,8 @@
 """The manifest: what is committed, as one table with a row per unit; the only way into a dataset.
 
-`manifest/<n>.parquet` is a checkpoint of the log up to record n: whoever opens the dataset reads
-the newest one and the few records after it, instead of the whole log. It holds nothing that the
-log does not, and follows from it alone: two writers of one number write the same table.
+`manifest/<n>.parquet` is a checkpoint of the log up to record n. A reader reads the newest one and
+the few records after it, instead of the whole log. It holds nothing that the log does not: two
+writers of one number write the same table.
 """
 
 import json
@@ -59,9 +59,10 @@ _ROW_GROUP_ROWS: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All committed units up to one number of the log."""
+    """All committed units up to one record of the log."""
 
     number: int
+    """Number of the record."""
     table: pa.Table
     """One row per unit, in the order of commits. Columns: unit, log_number (of the record that
     names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, timings,
@@ -118,11 +119,11 @@ class Manifest:
         return [Reopened(unit=n, sources=tuple(s)) for n, s in zip(names, sources, strict=True)]
 
     def extended(self, records: Iterable[LogRecord]) -> "Manifest":
-        """Return the manifest with the log's next records; a unit that was done again replaces.
+        """Return the manifest with the log's next records; a unit that was done again is replaced.
 
         Raises:
-            StoreError: the records do not follow on, commit a unit a second time, or move one that
-                is not committed.
+            StoreError: the records have a gap, commit a unit a second time, or move one that is not
+                committed.
             ConfigError: a record is of another fingerprint.
         """
         number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
@@ -145,7 +146,7 @@ class Manifest:
             reopened.difference_update(done_again)
             reopened.update(unit.unit for unit in record.reopened)
             for unit in record.units:
-                moved.pop(unit.unit, None)  # what was moved is what was replaced
+                moved.pop(unit.unit, None)  # the rows that were moved are replaced
             moved.update((unit.unit, (number, unit.parts)) for unit in record.moved)
             if len(rows) >= _ROW_GROUP_ROWS:
                 tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
@@ -162,11 +163,11 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
 
     Args:
         store: the dataset's root.
-        number: of the log's record at which to stop; None goes on to its end.
+        number: number of the log's last record to read; None reads to the end.
 
     Raises:
-        ConfigError: the log does not have that record.
-        StoreError: the log has a hole, or a checkpoint or record is damaged.
+        ConfigError: the log does not have that record, or is of another format version.
+        StoreError: the log has a gap, or a checkpoint or record is damaged.
     """
     checkpoint = read_checkpoint(store, number)
     records = read_records(store, checkpoint.number)
@@ -183,10 +184,10 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
 
 
 def replay_log(store: Store, number: int | None = None) -> Manifest:
-    """Return what was committed when the log ended at a record or ends now, from the log alone.
+    """Return what is committed up to a record, or up to the newest one, from the log alone.
 
     Raises:
-        StoreError: the log has a hole, or a record is damaged.
+        StoreError: the log has a gap, or a record is damaged.
     """
     records = read_records(store, 0)
     if number is not None:
@@ -201,9 +202,9 @@ def read_checkpoint(
 
     Args:
         store: the dataset's root.
-        up_to: number above which none is taken.
-        columns: to read, the others are null; None reads all. Of a million units the statistics
-            alone are some hundred MB.
+        up_to: largest number of a checkpoint to take; None takes any.
+        columns: names of the columns to read, the others are null; None reads all. The statistics
+            of a million units alone take some hundred MB.
     """
     numbers = numbers_in(store, "manifest", ".parquet")
     if up_to is not None:
@@ -229,7 +230,7 @@ def read_checkpoint(
 
 
 def write_manifest(store: Store) -> Manifest:
-    """Write a checkpoint of the log as it stands, if there is anything new, and return it."""
+    """Write a checkpoint of the log if it has records after the newest one; return the manifest."""
     checkpoint = read_checkpoint(store)
     manifest = checkpoint.extended(read_records(store, checkpoint.number))
     if manifest.number == checkpoint.number:

@@ -20,10 +20,10 @@ from pipeline.storage.store import Store
 
 @contextmanager
 def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """Give a file to read from its start to its end.
+    """Open a file to read from start to end.
 
     Raises:
-        StoreError: it is missing or damaged, which may show only while it is read.
+        StoreError: the file is missing or damaged, which may show only while it is read.
     """
     with _sound(store, path), store.open(path) as file:
         yield pq.ParquetFile(file)
@@ -33,25 +33,25 @@ def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 def open_row_groups(
     store: Store, part: Part, footer: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Give a file of which some row groups and columns are read, and no other bytes.
+    """Open a file to read some row groups and columns, and no other bytes.
 
     Args:
         store: the dataset's root.
         part: the file.
-        footer: its metadata, if known: it is not read again then.
+        footer: its metadata; None reads it.
 
     Raises:
         StoreError: as `open_parquet`.
     """
     with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
-        # A thread of Arrow's asks a store for neighbouring columns in one request; a local file is
-        # read sooner without it.
+        # With `pre_buffer` Arrow asks a store for neighbouring columns in one request; a local file
+        # is read faster without it.
         yield pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, pa.OSFile))
 
 
 @contextmanager
 def _sound(store: Store, path: str) -> Iterator[None]:
-    """Turn what a missing or damaged file raises into `StoreError`."""
+    """Raise `StoreError` for a file that is missing or damaged."""
     where = store.locate(path)
     try:
         yield
@@ -132,7 +132,7 @@ _CHUNK: Final = 8 << 20
 
 @contextmanager
 def fetched(store: Store, path: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Give a file, seekable, and the SHA-256 of its content; a remote one is fetched once."""
+    """Open a file, seekable, with the SHA-256 of its content; a remote file is fetched once."""
     digest = hashlib.sha256()
     with store.open(path) as source, tempfile.TemporaryFile() as copy:
         local = is_local(store.uri)

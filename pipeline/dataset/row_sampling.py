@@ -15,24 +15,26 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class DrawnRow:
-    """Where one row stands."""
+    """Where one row is stored."""
 
     unit: UnitRecord
+    """Unit that the row belongs to."""
     part: Part
+    """Part that holds the row."""
     n: int
-    """Of the row among those that its unit has in the part, from 0."""
+    """Number of the row among the unit's rows in the part, from 0."""
 
 
 def draw_rows(
     manifest: Manifest, count: int, seed: int, *, leave_out: Container[str] = frozenset()
 ) -> list[DrawnRow]:
-    """Draw rows, all alike, without reading any; in the order of the draw.
+    """Draw rows uniformly without reading any; in random order.
 
     Args:
-        manifest: what counts.
-        count: how many, or all if there are fewer.
-        seed: of the draw.
-        leave_out: paths of parts from which none is drawn.
+        manifest: the units that count.
+        count: number of rows; all are drawn if there are fewer.
+        seed: random seed.
+        leave_out: paths of parts to leave out.
     """
     total = sum(part.rows for part in manifest.parts() if part.path not in leave_out)
     drawn = random.Random(seed).sample(range(total), min(count, total))
@@ -50,11 +52,16 @@ def draw_rows(
 
 
 def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return a row's columns, None: all; reads one row group.
+    """Return a row by column; reads one row group.
+
+    Args:
+        store: the dataset's root.
+        drawn: the row.
+        columns: names of the columns to read; None reads all.
 
     Raises:
-        FileNotFoundError: its part is missing.
-        pyarrow.ArrowException, OSError: its part is damaged.
+        FileNotFoundError: the part is missing.
+        pyarrow.ArrowException, OSError: the part is damaged.
         StoreError: the store refuses.
     """
     with store.open(drawn.part.path) as file:

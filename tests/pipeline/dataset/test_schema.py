@@ -36,9 +36,9 @@ class TestTokenizerColumn:
     @pytest.mark.parametrize(
         ("changes", "text"),
         [
-            ({"name": "Fsq"}, "tokenizer 'Fsq': a name takes a-z"),
-            ({"name": ""}, "tokenizer '': a name takes a-z"),
-            ({"name": "a-b"}, "tokenizer 'a-b': a name takes a-z"),
+            ({"name": "Fsq"}, "tokenizer 'Fsq': a name must consist of a-z"),
+            ({"name": ""}, "tokenizer '': a name must consist of a-z"),
+            ({"name": "a-b"}, "tokenizer 'a-b': a name must consist of a-z"),
             ({"dtype": "uint32"}, "dtype = uint32: indices below 32768 are stored as uint16"),
             ({"codebook_size": None}, "fsq needs codebook_size"),
             ({"logvar": True}, "has no logvar"),
