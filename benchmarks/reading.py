@@ -210,6 +210,7 @@ def _made(folder: Path, clips: int, *, with_mds: bool) -> Made:
                     quarantine=None,
                     counts=Counts(clips_seen=count, clips_written=count),
                     reasons={},
+                    statistics={},
                 )
             ]
         )

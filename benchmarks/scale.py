@@ -167,6 +167,7 @@ def _record() -> UnitRecord:
         ),
         reasons={},
         timings={"decode": 100.5, "read": 3.25, "tokenize fsq": 80.125},
+        statistics={},
     )
 
 

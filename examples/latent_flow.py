@@ -34,7 +34,6 @@ from examples.generators.transformer import (
 )
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.dataset.statistics import BucketStatistics
-from pipeline.dataset.totals import statistics_of
 from pipeline.reading import Snapshot
 
 SAMPLING_STEPS = 50
@@ -109,8 +108,6 @@ class LatentFlow(nn.Module):
 def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation [C] of the latents of all clips that are trained on."""
     statistics = corpus.statistics()
-    if statistics.unknown:  # units that a release without statistics committed: read the parts
-        statistics = statistics_of(corpus.store, corpus.dataset, corpus.manifest, codes=True)
     buckets = (statistics.buckets[name] for name in clip_buckets(corpus))
     latents = sum(buckets, BucketStatistics()).latents[column.name]
     return torch.tensor(latents.mean()), torch.tensor(latents.std())

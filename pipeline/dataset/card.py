@@ -1,21 +1,19 @@
-"""`README.md` of a dataset: what it is and how to read it, for whoever finds it, and for the Hub.
+"""The card, `README.md` of a dataset: what it holds and how to read it, for people and for the Hub.
 
-The card is written again by every run that commits something, until a person edits it: its last
-line is a digest of all lines before, and where that does not fit the card is left alone.
+Every run that commits something rewrites the card, until a person edits it. The last line is a
+digest of all lines before it; if the digest does not match, the card is left alone.
 """
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.dataset.totals import Statistics
+from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_bytes, format_duration
 from pipeline.storage.store import Store
 
@@ -26,10 +24,10 @@ _TEMPLATE: Final = """---
 {front}---
 # Video tokens
 
-One row per clip of {shapes} pixels. Columns beside those of the
-tokenizers say which clip it is and where it comes from; `dataset.json` holds the whole
+One row per clip of {shapes} pixels. Besides the columns of the
+tokenizers, columns say which clip a row is and where it comes from; `dataset.json` holds the whole
 configuration and the fingerprint `{fingerprint}`. Rights in the clips are those of
-their sources: say so in a line `license:` above before you publish this.
+their sources: add a line `license:` above before you publish this.
 
 {counts}
 
@@ -39,9 +37,9 @@ their sources: say so in a line `license:` above before you publish this.
 
 ## Reading
 
-Values are little-endian in C order; the shape of each row's stands in `<column>_shape`. The parts
-that count are those that the newest `manifest/*.parquet` and the `log/` records after it name; what
-could not be tokenized stands in `quarantine/`, with the reason.
+Values are little-endian in C order; `<column>_shape` holds their shape in each row. The parts
+that count are those that the newest `manifest/*.parquet` and the `log/` records after it name.
+`quarantine/` lists what could not be tokenized, with the reason.
 
 ```python
 import numpy as np
@@ -57,9 +55,9 @@ SELECT clip_id, start_s, end_s, octet_length({name}) FROM 'data/*/*.parquet' LIM
 
 ## Statistics
 
-Mean and deviation of each channel of latents, use of code indices, lengths, sizes and captions were
-gathered unit by unit, exactly, and stand in the column `statistics` of the manifest and in the log.
-`python -m pipeline stats .` adds them up; `--json` for programs.
+The column `statistics` of the manifest and the log hold exact statistics of each unit: mean and
+deviation of each channel of latents, use of code indices, lengths, sizes and captions.
+`python -m pipeline stats .` adds them up; `--json` prints them for programs.
 
 """
 
@@ -72,9 +70,9 @@ _END: Final = re.compile(
 )
 
 
-def write_card(store: Store, manifest: Manifest, statistics: Statistics) -> None:
+def write_card(store: Store, dataset: Dataset, tally: Tally) -> None:
     """Write the card, unless a person edited the one there."""
-    card = _signed(_card(manifest, statistics).encode())
+    card = _signed(_card(dataset, tally).encode())
     standing = store.put_or_read(PATH, card)
     if standing != card and _is_ours(standing):
         store.write(PATH, card)
@@ -93,16 +91,15 @@ def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def _card(manifest: Manifest, statistics: Statistics) -> str:
-    dataset = statistics.dataset
+def _card(dataset: Dataset, tally: Tally) -> str:
     first = dataset.tokenizers[0]
-    front = OmegaConf.to_yaml(OmegaConf.create(_front(manifest, statistics)))
+    front = OmegaConf.to_yaml(OmegaConf.create(_front(dataset, tally)))
     remark = "  # bfloat16: the upper half of a float32" if first.dtype == "bfloat16" else ""
     return _TEMPLATE.format(
         front=front,
         shapes=" or ".join(bucket.text for bucket in dataset.buckets),
         fingerprint=dataset.fingerprint,
-        counts="\n".join(_counts(manifest, statistics)),
+        counts="\n".join(_counts(tally)),
         tokenizers="\n".join(map(_tokenizer, dataset.tokenizers)),
         name=first.name,
         dtype=first.stored_dtype.str.replace("|", "<"),
@@ -110,15 +107,15 @@ def _card(manifest: Manifest, statistics: Statistics) -> str:
     )
 
 
-def _front(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
-    """Return what the Hub reads."""
-    kinds = {column.kind for column in statistics.dataset.tokenizers}
+def _front(dataset: Dataset, tally: Tally) -> dict[str, Any]:
+    """Return the front matter that the Hub reads."""
+    kinds = {column.kind for column in dataset.tokenizers}
     return {
         "pretty_name": "Video tokens",
         "tags": ["video", "video-tokens", *sorted(kinds)],
-        **({"task_categories": ["text-to-video"]} if statistics.total.captions else {}),
-        "size_categories": [_size(manifest.counts().clips_written)],
-        "configs": list(_configs(statistics.dataset)),
+        **({"task_categories": ["text-to-video"]} if tally.total.captions else {}),
+        "size_categories": [size_category(tally.counts.clips_written)],
+        "configs": list(_configs(dataset)),
     }
 
 
@@ -129,34 +126,28 @@ def _configs(dataset: Dataset) -> Iterator[Mapping[str, Any]]:
             yield {"config_name": bucket.name, "data_files": f"data/{bucket.name}/*.parquet"}
 
 
-def _size(rows: int) -> str:
-    """Return the Hub's word for a number of rows."""
+def size_category(rows: int) -> str:
+    """Return the Hub's word for a number of rows: `1M<n<10M`."""
     for power, mark in enumerate(_SIZES, 3):
         if rows < 10**power:
             return f"{_SIZES[power - 4]}<n<{mark}" if power > 3 else "n<1K"
     return "n>1T"
 
 
-def _counts(manifest: Manifest, statistics: Statistics) -> Iterator[str]:
-    counts, total = manifest.counts(), statistics.total
-    rows: Counter[str] = Counter()
-    files: dict[str, dict[str, int]] = {}  # units share a merged one
-    for part in manifest.parts():
-        rows[part.bucket] += part.rows
-        files.setdefault(part.bucket, {})[part.path] = part.bytes
+def _counts(tally: Tally) -> Iterator[str]:
+    counts, total = tally.counts, tally.total
     yield "| bucket | clips | bytes |\n|---|---|---|"
-    for bucket in sorted(rows):
-        yield f"| `{bucket}` | {rows[bucket]} | {format_bytes(sum(files[bucket].values()))} |"
+    for bucket, rows in sorted(tally.rows.items()):
+        yield f"| `{bucket}` | {rows} | {format_bytes(tally.bucket_bytes[bucket])} |"
     yield ""
     yield (
         f"From {counts.samples_read} videos and images: {counts.samples_with_clips} gave clips,"
         f" {counts.samples_filtered} had too few frames, {counts.samples_quarantined} were broken."
     )
-    if total.clips == counts.clips_written:
-        yield (
-            f"The clips are {total.frames} frames, {format_duration(total.microseconds / 1e6)} of"
-            f" source; {total.captions} have a caption."
-        )
+    yield (
+        f"The clips are {total.frames} frames, {format_duration(total.microseconds / 1e6)} of"
+        f" source; {total.captions} have a caption."
+    )
     for name, sums in total.psnr.items():
         if sums.mean_db is not None:
             yield (

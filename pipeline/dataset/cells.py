@@ -1,14 +1,22 @@
-"""Arrays to the bytes of cells, and back."""
+"""The cells of clips as bytes, arrays and tensors: the one place that converts between them.
+
+A cell column holds the cells of a clip as bytes: little-endian, in C order. NumPy has no bfloat16,
+so arrays of the stored dtype hold its bit patterns as uint16.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dataset.schema import _CLIP_FIELDS, TokenizerColumn, tokenizer_columns
+from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn, tokenizer_columns
 from pipeline.records import Clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def clip_rows(
@@ -18,14 +26,14 @@ def clip_rows(
 
     Args:
         clips: N clips.
-        cells: for each cell column (`N`, and `N_logvar`) an array [N, …] of the stored dtype.
-        schema: of `clip_schema`.
+        cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`).
+        schema: schema of the parts, from `clip_schema`.
 
     Raises:
         ValueError: an array does not fit the clips or the column's dtype.
     """
     columns: dict[str, Any] = {
-        field.name: [getattr(clip, field.name) for clip in clips] for field in _CLIP_FIELDS
+        field.name: [getattr(clip, field.name) for clip in clips] for field in CLIP_FIELDS
     }
     for column in tokenizer_columns(schema):
         for name in column.cell_columns:
@@ -53,11 +61,113 @@ def _binary(name: str, cells: NDArray[Any], rows: int, dtype: "np.dtype[Any]") -
     )
 
 
+def row_cells(data: Any, shape: Sequence[int], column: TokenizerColumn) -> NDArray[Any]:
+    """Return the cells of one row as a view of its bytes.
+
+    Args:
+        data: value of a cell column: bytes, or a buffer of Arrow.
+        shape: value of the column's `N_shape`.
+        column: the tokenizer.
+
+    Returns:
+        Array [*shape] of the stored dtype.
+
+    Raises:
+        ValueError: the bytes do not fill the shape.
+    """
+    return np.frombuffer(data, column.stored_dtype).reshape(shape)
+
+
+def stored_values(values: pa.ChunkedArray, column: TokenizerColumn) -> NDArray[Any]:
+    """Return the cells of all rows of a cell column, one row after another.
+
+    Returns:
+        Array [cells] of the stored dtype: a view of Arrow's memory, if the column is one chunk.
+    """
+    ends, data = _ends(values)
+    count = int(ends[-1] - ends[0]) // column.stored_dtype.itemsize
+    return np.frombuffer(data, column.stored_dtype, count, ends[0])
+
+
+def column_cells(
+    values: pa.ChunkedArray, shape: Sequence[int], column: TokenizerColumn
+) -> NDArray[Any]:
+    """Return the cells of a cell column whose rows all have one shape.
+
+    Returns:
+        Array [rows, *shape] of the stored dtype: a view of Arrow's memory, if the column is one
+        chunk.
+
+    Raises:
+        pyarrow.ArrowInvalid: the cells of a row do not fill the shape.
+    """
+    row_bytes = prod(shape) * column.stored_dtype.itemsize
+    if (np.diff(_ends(values)[0]) != row_bytes).any():
+        raise pa.ArrowInvalid(f"column {column.name}: cells do not fill the shape {list(shape)}")
+    return stored_values(values, column).reshape(len(values), *shape)
+
+
+def _ends(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], Any]:
+    """Return the offsets of a binary column's rows, one more than rows, and the bytes."""
+    array = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
+    if not len(array):
+        return np.zeros(1, np.int32), b""
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    return ends, data or b""
+
+
+def numbers(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[Any]:
+    """Return stored cells as numbers of the same shape: bfloat16 as float32, others as they are."""
+    if column.dtype == "bfloat16":
+        return (cells.astype("<u4") << 16).view("<f4")
+    return cells
+
+
 def latent_values(
     data: bytes, shape: Sequence[int], column: TokenizerColumn
 ) -> NDArray[np.float64]:
     """Return the latent of one row as [C, …] float64."""
-    cells: NDArray[Any] = np.frombuffer(data, column.stored_dtype).reshape(shape)
-    if column.dtype == "bfloat16":
-        cells = (cells.astype("<u4") << 16).view("<f4")
-    return cells.astype(np.float64)
+    return numbers(row_cells(data, shape, column), column).astype(np.float64)
+
+
+def tensor_dtype(column: TokenizerColumn) -> "np.dtype[Any]":
+    """Return the NumPy type that `as_tensor` takes.
+
+    It is int64 for code indices, int16 for the bits of bfloat16, else the stored type.
+    """
+    if column.kind == "fsq":
+        return np.dtype(np.int64)
+    return np.dtype(np.int16) if column.dtype == "bfloat16" else column.stored_dtype
+
+
+def as_tensor(values: NDArray[Any], column: TokenizerColumn) -> "Tensor":
+    """Return a tensor that shares the memory of an array of `tensor_dtype`.
+
+    Returns:
+        Tensor of the same shape: int64 for code indices, else the column's dtype.
+    """
+    import torch  # here, because actors that decode and commit start without it
+
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if column.dtype == "bfloat16" else tensor
+
+
+def to_tensor(cells: NDArray[Any], column: TokenizerColumn) -> "Tensor":
+    """Return stored cells as a tensor of the same shape that owns its memory; see `as_tensor`."""
+    return as_tensor(cells.astype(tensor_dtype(column)), column)
+
+
+def from_tensor(values: "Tensor", column: TokenizerColumn) -> NDArray[Any]:
+    """Return latents as stored cells of the same shape.
+
+    Args:
+        values: tensor of the column's dtype, on any device.
+        column: a KL tokenizer.
+    """
+    import torch  # here, because actors that decode and commit start without it
+
+    if values.dtype == torch.bfloat16:
+        values = values.view(torch.int16)
+    cells: NDArray[Any] = values.contiguous().cpu().numpy().view(column.stored_dtype)
+    return cells

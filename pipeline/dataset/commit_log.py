@@ -1,16 +1,16 @@
-"""The commit log as a driver writes it: who is first with a number commits, all others adapt.
+"""The commit log as a driver writes it: the first to write a number commits, all others adapt.
 
-A record n + 1 is put only if absent, by a writer that has read every record up to n and left out
-all that they commit. So no unit is committed twice, and no file by two different units, however
-many drivers write. A number that is taken is no failure: its record is read, taken in, and the
-rest is tried under the next number. Whether the record under a number is ours is decided by the
-token in it, never by the store's answer, which can get lost.
+Record n + 1 is put only if absent, by a writer that has read every record up to n and left out
+all that they commit. So no unit is committed twice and no file by two different units, for any
+number of drivers. A number that is taken is not a failure: the writer reads its record and tries
+the rest under the next number. The token in a record decides whether it is ours, never the store's
+answer, which can get lost.
 
-A committed unit can be reopened by a record. It counts as it is until a later record commits it
-again; of two drivers that do so, the first wins as ever.
+A record can reopen a committed unit. The unit counts as it is until a later record commits it
+again; of two drivers that do so, the first wins.
 
-A record can also say that rows of committed units stand in other parts. It is put only by a writer
-that knows of every record before it that none changed these units, and that none dropped the file.
+A record can also say that rows of committed units are in other parts. A writer puts it only if no
+earlier record changed these units since their parts were read, and none dropped the file.
 """
 
 import uuid
@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 from pipeline.dataset.committed import Committed
 from pipeline.dataset.log_records import (
-    MERGE_VERSION,
-    RETRY_VERSION,
     LogRecord,
     parse_record,
     read_records,
@@ -28,7 +26,6 @@ from pipeline.dataset.log_records import (
 )
 from pipeline.dataset.manifest import read_checkpoint
 from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
-from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.errors import DatasetMismatch
 from pipeline.records import to_json
 from pipeline.storage.store import Store
@@ -39,33 +36,34 @@ class Appended:
     """What became of the units of one `CommitLog.append`; every unit is in one of the three."""
 
     ours: tuple[str, ...]
-    """Committed by this log object."""
+    """Units that this log object committed."""
 
     lost: tuple[str, ...] = ()
-    """Committed by another driver meanwhile: its parts count, ours are garbage."""
+    """Units that another driver committed meanwhile: its parts count, ours are orphaned files."""
 
     overlapping: tuple[str, ...] = ()
-    """Not committed: a unit of another driver, planned from another listing, covers some of its
-    files. The next plan holds the files that are left."""
+    """Units that are not committed, because a unit of another driver, planned from another
+    listing, covers some of their files. The next plan holds the files that are left."""
 
 
 class CommitLog:
-    """What is committed, and the right to add to it. Not for several threads at once.
+    """What is committed, and the means to add to it. Not thread-safe.
 
     Args:
         store: the dataset's root; it must support put-if-absent.
-        fingerprint: of the dataset; records of another one are refused.
+        fingerprint: fingerprint of the dataset; records of another one are refused.
         run: name of this run, written into its records for people.
 
     Attributes:
-        number: the newest record that was read.
-        committed: units and sources that are covered, for `pipeline.job.remaining.subtract`.
-        changed: unit → the newest record about it, of the records that came after the manifest
-            which stood there when this object was made.
+        number: number of the newest record that was read.
+        committed: units and sources that are covered.
+        changed: number of the newest record about a unit, by unit. It knows the records after the
+            newest manifest at the time when this object was made.
 
     Raises:
         DatasetMismatch: the log belongs to another fingerprint.
-        StoreError: the log cannot be read, or has a hole.
+        ConfigError: the log is of another format version.
+        StoreError: the log cannot be read, or has a gap.
     """
 
     def __init__(self, store: Store, *, fingerprint: str, run: str = "") -> None:
@@ -89,7 +87,7 @@ class CommitLog:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other drivers committed since."""
+        """Read what other drivers committed since."""
         for record in read_records(self._store, self.number):
             self._apply(record)
 
@@ -109,14 +107,14 @@ class CommitLog:
         return self._outcome(wanted)
 
     def reopen(self, units: Iterable[Reopened]) -> tuple[str, ...]:
-        """Have committed units done again by the next runs that plan them.
+        """Mark committed units for reprocessing by the next run that plans them.
 
         Returns:
-            Ids of the units that this call reopened; those left out are not committed, or are
-            open already.
+            Ids of the units that this call reopened; the others are not committed, or are reopened
+            already.
 
         Raises:
-            StateUnknown: the store does not answer; the units may or may not be open.
+            StateUnknown: the store does not answer; the units may or may not be reopened.
             StoreError: the store refused.
         """
         wanted = list(units)
@@ -126,19 +124,19 @@ class CommitLog:
         return ()
 
     def move(self, units: Sequence[PartsMoved], known: Mapping[str, int]) -> bool:
-        """Have rows of committed units stand in other parts, of all these units or of none.
+        """Commit that rows of units are in other parts: of all these units or of none.
 
         Args:
-            units: with the parts that they have from now on; their files are in the store.
-            known: unit → a record up to which the caller has read all about it. What that is has
-                to be read after this object was made.
+            units: units with the parts that they have from now on; the files exist in the store.
+            known: number of the record up to which the caller knows a unit, by unit. The caller
+                must read the unit after this object was made.
 
         Returns:
-            Whether it is so now. It is not if a record after `known` is about one of the units, or
-            one dropped a merged part that is named here.
+            Whether the move is committed. It is not if a record after `known` is about one of the
+            units, or if one dropped a merged part that is named here.
 
         Raises:
-            StateUnknown: the store does not answer; it may or may not be so.
+            StateUnknown: the store does not answer; the move may or may not be committed.
             StoreError: the store refused.
         """
         paths = {part.path for unit in units for part in unit.parts if part.place}
@@ -150,13 +148,13 @@ class CommitLog:
         return False
 
     def drop(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """See to it that no record ever names merged parts which none names yet.
+        """Ensure that no record ever names merged parts that no record names yet.
 
         Args:
-            paths: that no record named which is older than this object.
+            paths: paths that no record older than this object names.
 
         Returns:
-            Those that may be deleted; the others are named by now.
+            Paths that may be deleted; a record names the others by now.
 
         Raises:
             StateUnknown: the store does not answer; nothing may be deleted.
@@ -175,9 +173,7 @@ class CommitLog:
         moved: Sequence[PartsMoved] = (),
         dropped: Sequence[str] = (),
     ) -> bool:
-        """Try to write the next record, take in the one that stands there, return if it is ours."""
-        again = reopened or any(unit.unit in self.committed.reopened for unit in units)
-        version = RETRY_VERSION if again else FORMAT_VERSION
+        """Try to write the next record, apply the one that exists, return whether it is ours."""
         record = LogRecord(
             number=self.number + 1,
             token=self._token,
@@ -187,13 +183,12 @@ class CommitLog:
             reopened=tuple(reopened),
             moved=tuple(moved),
             dropped=tuple(dropped),
-            format_version=MERGE_VERSION if moved or dropped else version,
         )
         path = record_path(record.number)
         data = self._store.put_or_read(path, to_json(record))
-        standing = parse_record(data, self._store.locate(path))
-        self._apply(standing)
-        return standing.token == self._token
+        found = parse_record(data, self._store.locate(path))
+        self._apply(found)
+        return found.token == self._token
 
     def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
         """Return the units that may still be committed, each once."""

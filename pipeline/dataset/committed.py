@@ -1,7 +1,7 @@
-"""Which rows of which lists: ranges, their name in the commit log, and what is left between them.
+"""What the commit log covers: units, sources, and ranges of rows of lists.
 
-A list may grow at its end while it is being worked through. Ranges that two plans cut differently
-can then overlap without being equal, and a row that one of them covers is done.
+A list can grow at its end while a job works through it. Ranges that two plans cut differently
+can then overlap without being equal; a row that one of them covers is done.
 """
 
 from bisect import bisect_left, insort
@@ -17,7 +17,7 @@ class RowRanges:
     """A set of ranges that do not overlap, by the list that they belong to.
 
     Args:
-        sources: of units; those that are ranges are taken in.
+        sources: sources of units; those that are ranges are added.
     """
 
     sources: InitVar[Iterable[str]] = ()
@@ -27,12 +27,12 @@ class RowRanges:
         self.add(sources)
 
     def add(self, sources: Iterable[str]) -> None:
-        """Take in the ranges among the sources of a unit."""
+        """Add the ranges among the sources of a unit."""
         for uri, start, stop in _ranges(sources):
             insort(self._ranges.setdefault(uri, []), (start, stop))
 
     def discard(self, sources: Iterable[str]) -> None:
-        """Take out ranges that were added."""
+        """Remove ranges that were added."""
         for uri, start, stop in _ranges(sources):
             known = self._ranges.get(uri, [])
             place = bisect_left(known, (start, stop))
@@ -42,7 +42,7 @@ class RowRanges:
                     del self._ranges[uri]
 
     def gaps(self, uri: str, start: int, stop: int) -> Iterator[Range]:
-        """Yield what of [start, stop) no range covers, in order."""
+        """Yield the parts of [start, stop) that no range covers, in order."""
         known = self._ranges.get(uri, [])
         # The last range that begins before `start` may reach beyond it.
         place = max(0, bisect_left(known, (start, 0)) - 1)
@@ -56,7 +56,7 @@ class RowRanges:
             yield start, stop
 
     def overlaps(self, sources: Iterable[str]) -> bool:
-        """Return whether a row of these sources is covered."""
+        """Return whether a range covers a row of these sources."""
         return any(
             list(self.gaps(uri, start, stop)) != [(start, stop)]
             for uri, start, stop in _ranges(sources)
@@ -74,28 +74,30 @@ class Committed:
     """What the commit log covers: unit ids, and the URIs that those units were read from."""
 
     units: set[str] = field(default_factory=set)
+    """Ids of the committed units, without the reopened ones."""
     sources: set[str] = field(default_factory=set)
+    """Sources of these units."""
     rows: RowRanges = field(default_factory=RowRanges)
-    """Of the sources, those that are rows of lists."""
+    """Ranges among the sources."""
     reopened: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Units that are to be done again, with their sources; neither stands in the sets above."""
+    """Sources of the units that the next run does again, by unit."""
 
     def add(self, unit: str, sources: Iterable[str]) -> None:
-        """Take in one committed unit, and what it was read from."""
+        """Add one committed unit, and what it was read from."""
         self.units.add(unit)
         self.sources.update(sources)
         self.rows.add(sources)
         self.reopened.pop(unit, None)
 
     def reopen(self, unit: Reopened) -> None:
-        """Take in that a committed unit is to be done again."""
+        """Mark a committed unit as reopened."""
         self.units.discard(unit.unit)
         self.sources.difference_update(unit.sources)
         self.rows.discard(unit.sources)
         self.reopened[unit.unit] = unit.sources
 
     def covers(self, record: UnitRecord) -> bool:
-        """Return whether a unit may not be committed: it is, or another one has its sources."""
+        """Return whether a unit must not be committed: it is, or another unit has its sources."""
         if record.unit in self.reopened:
             return False
         return (

@@ -2,10 +2,10 @@
 
     log/00000000000000000001.json, log/00000000000000000002.json, …
 
-A record holds a group of units, or names committed units that are to be done again, or says that
-rows of committed units stand in other parts now, or that files will never count. No record is ever
-deleted or changed, also after a manifest covers it: a driver that slept would otherwise find a
-free number below the newest one and commit into the past, where nobody looks.
+A record holds a group of units, names committed units to do again, says that rows of committed
+units are in other parts now, or says that files will never count. No record is ever deleted or
+changed, even after a manifest covers it. Otherwise a driver that slept could find a free number
+below the newest one and commit where no reader looks.
 """
 
 import re
@@ -15,22 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from pydantic import ValidationError
-
+from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
 from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
-from pipeline.dataset.schema import FORMAT_VERSION
-from pipeline.errors import ConfigError, StoreError
-from pipeline.records import from_json
+from pipeline.errors import StoreError
 from pipeline.storage.store import Store
-
-RETRY_VERSION: Final = 2
-"""Of records that reopen units or commit a reopened one: older readers would count it twice."""
-
-
-MERGE_VERSION: Final = 3
-"""Of records that move rows into merged parts or give such parts up, and of manifests that name
-them: older readers would take all rows of a merged part for each of its units."""
-
 
 _READS_AT_ONCE: Final = 16
 
@@ -40,17 +28,23 @@ class LogRecord:
     """One numbered record of the commit log."""
 
     number: int
+    """Number of the record, from 1."""
     token: str
-    """Random, one per writing process: whoever reads back its own token knows that it won."""
-
+    """Random text, one per writing process: a writer that reads back its own token has won."""
     run: str
+    """Name of the run."""
     fingerprint: str
+    """Fingerprint of the dataset."""
     units: tuple[UnitRecord, ...]
+    """Units that the record commits."""
     reopened: tuple[Reopened, ...] = ()
+    """Committed units that the next run does again."""
     moved: tuple[PartsMoved, ...] = ()
+    """Committed units whose rows are in other parts from this record on."""
     dropped: tuple[str, ...] = ()
-    """Paths of merged parts that no later record may name: they are going to be deleted."""
+    """Paths of merged parts that no later record may name, because they are about to be deleted."""
     format_version: int = FORMAT_VERSION
+    """Version of the format."""
 
 
 def record_path(number: int) -> str:
@@ -59,7 +53,7 @@ def record_path(number: int) -> str:
 
 
 def numbers_in(store: Store, folder: str, suffix: str) -> list[int]:
-    """Return the numbers that name the files of a folder, ascending."""
+    """Return the numbers in the names of a folder's files, ascending."""
     pattern = re.compile(rf"{folder}/(\d{{20}}){re.escape(suffix)}")
     return [int(match[1]) for name in store.list(folder) if (match := pattern.fullmatch(name))]
 
@@ -68,33 +62,24 @@ def parse_record(data: bytes, where: str) -> LogRecord:
     """Return a record from its bytes.
 
     Raises:
-        ConfigError: a newer release wrote it.
-        StoreError: it is damaged.
+        ConfigError: the record is of another format version.
+        StoreError: the record is damaged.
     """
-    try:
-        record = from_json(LogRecord, data)
-    except ValidationError as error:
-        raise StoreError(f"{where}: not a log record: {error}") from error
-    if record.format_version > MERGE_VERSION:
-        raise ConfigError(
-            f"{where}: format version {record.format_version}: this release reads up to"
-            f" {MERGE_VERSION}; install a newer one"
-        )
-    return record
+    return parse_versioned(LogRecord, data, where, "a log record")
 
 
 def read_record(store: Store, number: int) -> LogRecord:
     """Read one record.
 
     Raises:
-        FileNotFoundError: nobody has written this number yet.
+        FileNotFoundError: the log has no record of this number yet.
     """
     path = record_path(number)
     return parse_record(store.read(path), store.locate(path))
 
 
 def read_records(store: Store, after: int) -> Iterator[LogRecord]:
-    """Yield all records with a number above `after`, ascending, read ahead in parallel.
+    """Yield all records with a number above `after`, ascending; reads ahead in parallel.
 
     Raises:
         StoreError: a record is missing below the newest one.
@@ -109,6 +94,6 @@ def read_records(store: Store, after: int) -> Iterator[LogRecord]:
                     yield future.result()
                 except FileNotFoundError as error:
                     raise StoreError(
-                        f"{store.locate(record_path(number))}: missing, though record {last} is"
-                        " there; bring it back from a copy: its units are unknown without it"
+                        f"{store.locate(record_path(number))}: missing, though record {last}"
+                        " exists; restore it from a copy: its units are unknown without it"
                     ) from error

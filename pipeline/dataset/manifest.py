@@ -1,13 +1,13 @@
 """The manifest: what is committed, as one table with a row per unit; the only way into a dataset.
 
-`manifest/<n>.parquet` is a checkpoint of the log up to record n: whoever opens the dataset reads
-the newest one and the few records after it, instead of the whole log. It holds nothing that the
-log does not, and follows from it alone: two writers of one number write the same table.
+`manifest/<n>.parquet` is a checkpoint of the log up to record n. A reader reads the newest one and
+the few records after it, instead of the whole log. It holds nothing that the log does not: two
+writers of one number write the same table.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import islice, takewhile
 from typing import Any, Final
@@ -16,56 +16,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.log_records import MERGE_VERSION, LogRecord, numbers_in, read_records
+from pipeline.dataset.format_version import FORMAT_VERSION, require_version
+from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
 from pipeline.dataset.records import Counts, Part, Reopened, RowSpan, UnitRecord
-from pipeline.dataset.schema import FORMAT_VERSION
 from pipeline.dataset.statistics import BucketStatistics
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.records import from_json, to_json
 from pipeline.storage.store import Store
 
-STATISTICS_VERSION: Final = 4
-"""Of manifests with a column of statistics, which older readers do not expect."""
-
-
 _PART: Final = pa.struct(
     [
-        pa.field("path", pa.string()),
-        pa.field("bucket", pa.string()),
-        pa.field("rows", pa.int64()),
-        pa.field("bytes", pa.int64()),
-        pa.field("sha256", pa.string()),
+        ("path", pa.string()),
+        ("bucket", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("place", pa.struct([("first_row", pa.int64()), ("of_rows", pa.int64())])),
     ]
 )
-
-
-_PART_NAMES: Final = tuple(field.name for field in _PART)
-
-
-_STATISTICS: Final = "statistics"
 
 
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
 
 
-_FIELDS: Final = (
-    pa.field("unit", pa.string()),
-    pa.field("log_number", pa.int64()),
-    pa.field("sources", pa.list_(pa.string())),
-    pa.field("parts", pa.list_(_PART)),
-    pa.field("places", pa.list_(pa.struct([("first_row", pa.int64()), ("of_rows", pa.int64())]))),
-    pa.field("quarantine", _PART),
-    *(pa.field(name, pa.int64()) for name in _COUNTS),
-    pa.field("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
-    pa.field("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
-    pa.field(_STATISTICS, pa.string()),
+_SCHEMA: Final = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("log_number", pa.int64()),
+        ("sources", pa.list_(pa.string())),
+        ("parts", pa.list_(_PART)),
+        ("quarantine", _PART),
+        *((name, pa.int64()) for name in _COUNTS),
+        ("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
+        ("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
+        ("statistics", pa.string()),
+    ]
 )
-
-
-_SCHEMA: Final = pa.schema(_FIELDS)
-
-
-_PLACES: Final = "places"
 
 
 _ROW_GROUP_ROWS: Final = 20_000
@@ -73,36 +59,34 @@ _ROW_GROUP_ROWS: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All committed units up to one number of the log."""
+    """All committed units up to one record of the log."""
 
     number: int
+    """Number of the record."""
     table: pa.Table
-    """One row per unit, in the order of commits: unit, log_number (of the record that its parts
-    stand in), sources, parts, places (of the parts, each null unless merged; null if all are),
-    quarantine, one column for each of `Counts`, reasons, timings, statistics (JSON, or null)."""
+    """One row per unit, in the order of commits. Columns: unit, log_number (of the record that
+    names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, timings,
+    statistics (JSON)."""
 
     fingerprint: str | None = None
-    """Of the dataset; None while nothing is committed."""
+    """Fingerprint of the dataset; None while nothing is committed."""
 
     reopened: frozenset[str] = frozenset()
-    """Units that are to be done again; until then they count as they are."""
+    """Units that the next run does again; until then they count as they are."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all units, or of one bucket, in the order of commits."""
-        if _has(self.table, _PLACES):
-            parts = [part for unit in self.units() for part in unit.parts]
-            return [part for part in parts if bucket in (None, part.bucket)]
         flat = pc.list_flatten(self.table["parts"]).combine_chunks()
         if bucket is not None:
             flat = flat.filter(pc.equal(pc.struct_field(flat, "bucket"), bucket))
-        return [Part(**row) for row in flat.to_pylist()]
+        return [_part(row) for row in flat.to_pylist()]
 
     def quarantine_parts(self) -> list[Part]:
         """Return the quarantine tables of all units that have one."""
-        return [Part(**row) for row in self.table["quarantine"].drop_null().to_pylist()]
+        return [_part(row) for row in self.table["quarantine"].drop_null().to_pylist()]
 
     def counts(self) -> Counts:
         """Return the sum over all units."""
@@ -127,7 +111,7 @@ class Manifest:
         return _unit_record(rows[0]) if rows else None
 
     def reopened_units(self) -> list[Reopened]:
-        """Return the units that are to be done again, with their sources."""
+        """Return the units that the next run does again, with their sources."""
         rows = self.table.filter(
             pc.is_in(self.table["unit"], pa.array(sorted(self.reopened), pa.string()))
         )
@@ -135,11 +119,11 @@ class Manifest:
         return [Reopened(unit=n, sources=tuple(s)) for n, s in zip(names, sources, strict=True)]
 
     def extended(self, records: Iterable[LogRecord]) -> "Manifest":
-        """Return the manifest with the log's next records; a unit that was done again replaces.
+        """Return the manifest with the log's next records; a unit that was done again is replaced.
 
         Raises:
-            StoreError: the records do not follow on, commit a unit a second time, or move one that
-                is not committed.
+            StoreError: the records have a gap, commit a unit a second time, or move one that is not
+                committed.
             ConfigError: a record is of another fingerprint.
         """
         number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
@@ -162,7 +146,7 @@ class Manifest:
             reopened.difference_update(done_again)
             reopened.update(unit.unit for unit in record.reopened)
             for unit in record.units:
-                moved.pop(unit.unit, None)  # what was moved is what was replaced
+                moved.pop(unit.unit, None)  # the rows that were moved are replaced
             moved.update((unit.unit, (number, unit.parts)) for unit in record.moved)
             if len(rows) >= _ROW_GROUP_ROWS:
                 tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
@@ -179,11 +163,11 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
 
     Args:
         store: the dataset's root.
-        number: of the log's record at which to stop; None goes on to its end.
+        number: number of the log's last record to read; None reads to the end.
 
     Raises:
-        ConfigError: the log does not have that record.
-        StoreError: the log has a hole, or a checkpoint or record is damaged.
+        ConfigError: the log does not have that record, or is of another format version.
+        StoreError: the log has a gap, or a checkpoint or record is damaged.
     """
     checkpoint = read_checkpoint(store, number)
     records = read_records(store, checkpoint.number)
@@ -200,10 +184,10 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
 
 
 def replay_log(store: Store, number: int | None = None) -> Manifest:
-    """Return what was committed when the log ended at a record or ends now, from the log alone.
+    """Return what is committed up to a record, or up to the newest one, from the log alone.
 
     Raises:
-        StoreError: the log has a hole, or a record is damaged.
+        StoreError: the log has a gap, or a record is damaged.
     """
     records = read_records(store, 0)
     if number is not None:
@@ -218,9 +202,9 @@ def read_checkpoint(
 
     Args:
         store: the dataset's root.
-        up_to: number above which none is taken.
-        columns: to read, the others are null; None reads all. Of a million units the statistics
-            alone are some hundred MB.
+        up_to: largest number of a checkpoint to take; None takes any.
+        columns: names of the columns to read, the others are null; None reads all. The statistics
+            of a million units alone take some hundred MB.
     """
     numbers = numbers_in(store, "manifest", ".parquet")
     if up_to is not None:
@@ -228,44 +212,36 @@ def read_checkpoint(
     if not numbers:
         return Manifest(0, _SCHEMA.empty_table())
     path = manifest_path(numbers[-1])
-    with store.open(path) as file:
-        try:
+    where = store.locate(path)
+    try:
+        with store.open(path) as file:
             table = pq.read_table(file, columns=columns)
-        except pa.ArrowInvalid as error:
-            raise StoreError(
-                f"{store.locate(path)}: {error}; delete it: the log holds all it says"
-            ) from error
-    head = json.loads(table.schema.metadata[b"vidtok"])
-    if head["format_version"] > STATISTICS_VERSION:
-        raise ConfigError(
-            f"{store.locate(path)}: format version {head['format_version']}: this release reads up"
-            f" to {STATISTICS_VERSION}; install a newer one"
-        )
-    for at, field in enumerate(_SCHEMA):
-        if field.name not in table.column_names:
-            table = table.add_column(at, field, pa.nulls(len(table), field.type))
-    reopened = frozenset(head.get("reopened", ()))
-    return Manifest(head["number"], table.cast(_SCHEMA), head["fingerprint"], reopened)
+        head = json.loads(table.schema.metadata[b"vidtok"])
+        require_version(head["format_version"], where)
+        for field in _SCHEMA:
+            if columns is not None and field.name not in columns:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, KeyError) as error:
+        raise StoreError(
+            f"{where}: {one_line(error)}; delete it: the log holds all that it says"
+        ) from error
+    return Manifest(head["number"], table, head["fingerprint"], frozenset(head["reopened"]))
 
 
 def write_manifest(store: Store) -> Manifest:
-    """Write a checkpoint of the log as it stands, if there is anything new, and return it."""
+    """Write a checkpoint of the log if it has records after the newest one; return the manifest."""
     checkpoint = read_checkpoint(store)
     manifest = checkpoint.extended(read_records(store, checkpoint.number))
     if manifest.number == checkpoint.number:
         return manifest
-    unused = [name for name in (_PLACES, _STATISTICS) if not _has(manifest.table, name)]
-    version = FORMAT_VERSION if _PLACES in unused else MERGE_VERSION
-    if _STATISTICS not in unused:
-        version = STATISTICS_VERSION
     head = {
-        "format_version": version,
+        "format_version": FORMAT_VERSION,
         "number": manifest.number,
         "fingerprint": manifest.fingerprint,
         "reopened": sorted(manifest.reopened),
     }
-    table = manifest.table.drop_columns(unused)
-    table = table.replace_schema_metadata({"vidtok": json.dumps(head)})
+    table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
     with store.stage("manifest") as staged:
         pq.write_table(table, staged.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
         staged.publish(manifest_path(manifest.number))
@@ -298,55 +274,44 @@ def _with_moved(table: pa.Table, moved: Mapping[str, tuple[int, tuple[Part, ...]
     order = list(range(len(names)))
     for place, n in enumerate(changed):
         order[n] = len(names) + place
-    now = [_parts_row(moved[names[n]][1], moved[names[n]][0]) for n in changed]
-    for name in ("log_number", "parts", _PLACES):
+    for name, values in (
+        ("log_number", [moved[names[n]][0] for n in changed]),
+        ("parts", [list(map(asdict, moved[names[n]][1])) for n in changed]),
+    ):
         field = _SCHEMA.field(name)
-        values = pa.array([row[name] for row in now], field.type)
-        column = pa.chunked_array([*table[name].chunks, values], field.type).take(pa.array(order))
+        chunks = [*table[name].chunks, pa.array(values, field.type)]
+        column = pa.chunked_array(chunks, field.type).take(pa.array(order))
         table = table.set_column(table.schema.get_field_index(name), field, column)
     return table
-
-
-def _has(table: pa.Table, name: str) -> bool:
-    return bool(table[name].null_count < len(table))
-
-
-def _parts_row(parts: Sequence[Part], log_number: int) -> dict[str, Any]:
-    """Return the columns that change when rows are moved."""
-    places = [part.place and asdict(part.place) for part in parts]
-    return {
-        "log_number": log_number,
-        "parts": [{name: getattr(part, name) for name in _PART_NAMES} for part in parts],
-        _PLACES: places if any(places) else None,
-    }
 
 
 def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
     return {
         "unit": unit.unit,
+        "log_number": log_number,
         "sources": unit.sources,
-        **_parts_row(unit.parts, log_number),
+        "parts": list(map(asdict, unit.parts)),
         "quarantine": asdict(unit.quarantine) if unit.quarantine else None,
         **asdict(unit.counts),
         "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
-        _STATISTICS: None if unit.statistics is None else to_json(unit.statistics).decode(),
+        "statistics": to_json(unit.statistics).decode(),
     }
 
 
 def _unit_record(row: dict[str, Any]) -> UnitRecord:
-    places = row[_PLACES] or [None] * len(row["parts"])
-    text = row[_STATISTICS]
     return UnitRecord(
         unit=row["unit"],
         sources=tuple(row["sources"]),
-        parts=tuple(
-            Part(**part, place=place and RowSpan(**place))
-            for part, place in zip(row["parts"], places, strict=True)
-        ),
-        quarantine=Part(**row["quarantine"]) if row["quarantine"] else None,
+        parts=tuple(map(_part, row["parts"])),
+        quarantine=row["quarantine"] and _part(row["quarantine"]),
         counts=Counts(**{name: row[name] for name in _COUNTS}),
         reasons={entry["reason"]: entry["count"] for entry in row["reasons"]},
         timings={entry["stage"]: entry["seconds"] for entry in row["timings"]},
-        statistics=None if text is None else from_json(dict[str, BucketStatistics], text),
+        statistics=from_json(dict[str, BucketStatistics], row["statistics"]),
     )
+
+
+def _part(row: dict[str, Any]) -> Part:
+    place = row["place"]
+    return Part(**{**row, "place": RowSpan(**place) if place else None})

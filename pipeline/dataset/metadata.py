@@ -1,7 +1,7 @@
-"""`dataset.json`: what a dataset is, written once; every later run has to be of the same kind.
+"""`dataset.json`: the head of a dataset, written once; every later run must have its fingerprint.
 
-The fingerprint is a hash of all that changes the tokens (`identity`). It decides; the identity is
-kept beside it so that a mismatch can say what differs instead of showing two hashes.
+The fingerprint is a hash of everything that changes the tokens (`identity`). The identity is
+stored beside it, so that a mismatch can say what differs instead of showing two hashes.
 """
 
 import hashlib
@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from pipeline.dataset.schema import FORMAT_VERSION, TokenizerColumn, clip_schema
-from pipeline.errors import ConfigError, DatasetMismatch, StoreError
-from pipeline.records import Bucket, from_json, to_json
+from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.errors import ConfigError, DatasetMismatch
+from pipeline.records import Bucket, to_json
 from pipeline.storage.store import Store
 
 PATH: Final = "dataset.json"
@@ -28,21 +27,21 @@ class Dataset:
     """The head of a dataset."""
 
     fingerprint: str
+    """Hash of the identity: `fingerprint_of(identity)`."""
     tokenizers: tuple[TokenizerColumn, ...]
+    """Tokenizers, in the order of their columns."""
     identity: dict[str, Any]
-    """JSON of all that changes the tokens; `fingerprint_of(identity)` is the fingerprint."""
-
+    """Everything that changes the tokens, as JSON."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The configuration of the run that made it, for people; credentials are left out."""
-
+    """Configuration of the run that made the dataset, for people; credentials are blanked."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Name → Arrow type of the parts' columns, for people; follows from `tokenizers`."""
-
+    """Arrow types of the parts' columns by name, for people; follow from `tokenizers`."""
     format_version: int = FORMAT_VERSION
+    """Version of the format."""
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The shapes of its clips, in the order of the settings."""
+        """Shapes of its clips, in the order of the settings."""
         clip = self.identity["clip"]
         return tuple(
             Bucket(frames=shape.get("frames", 0), height=shape["height"], width=shape["width"])
@@ -51,7 +50,7 @@ class Dataset:
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """Return 32 hex digits that change with every value of a JSON-like mapping."""
+    """Return 32 hex digits that depend on every value of a JSON-like mapping."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -85,7 +84,7 @@ def read_dataset(store: Store) -> Dataset:
     """Read the head of a dataset.
 
     Raises:
-        ConfigError: there is no dataset, or a newer release wrote it.
+        ConfigError: there is no dataset, or it is of another format version.
         StoreError: `dataset.json` is damaged.
     """
     try:
@@ -96,54 +95,43 @@ def read_dataset(store: Store) -> Dataset:
 
 
 def open_dataset(store: Store, dataset: Dataset) -> Dataset:
-    """Write the head if there is none, else check that this run may go on with the one there.
+    """Write the head if there is none, else check that this run may continue the dataset.
 
     Returns:
-        The head that stands in the store.
+        The head that is stored.
 
     Raises:
-        DatasetMismatch: it has another fingerprint; the text names every value that differs.
+        DatasetMismatch: the fingerprints differ; the text names every value that differs.
     """
-    standing = _parse(store.put_or_read(PATH, to_json(dataset)), store)
-    require_same(store, standing, dataset)
-    return standing
+    stored = _parse(store.put_or_read(PATH, to_json(dataset)), store)
+    require_same(store, stored, dataset)
+    return stored
 
 
-def require_same(store: Store, standing: Dataset, dataset: Dataset) -> None:
-    """Check that a run may go on with the dataset that stands in a store.
+def require_same(store: Store, stored: Dataset, dataset: Dataset) -> None:
+    """Check that a run may continue the dataset that is stored.
 
     Raises:
-        DatasetMismatch: it has another fingerprint; the text names every value that differs.
+        DatasetMismatch: the fingerprints differ; the text names every value that differs.
     """
-    if standing.fingerprint != dataset.fingerprint:
+    if stored.fingerprint != dataset.fingerprint:
         lines = "".join(
             f"\n  {name}: {then} in the dataset, {now} in this run"
-            for name, then, now in differences(standing.identity, dataset.identity)
+            for name, then, now in differences(stored.identity, dataset.identity)
         )
         raise DatasetMismatch(
-            f"output = {store.uri}: holds a dataset of fingerprint {standing.fingerprint}, this"
+            f"output = {store.uri}: holds a dataset of fingerprint {stored.fingerprint}, this"
             f" run has {dataset.fingerprint}; write to another output, or undo:{lines}"
         )
-    if standing.tokenizers != dataset.tokenizers:
+    if stored.tokenizers != dataset.tokenizers:
         raise DatasetMismatch(
-            f"output = {store.uri}: fingerprint {standing.fingerprint} is that of this run, but the"
-            f" tokenizers' columns differ: {_names(standing)} there, {_names(dataset)} here"
+            f"output = {store.uri}: fingerprint {stored.fingerprint} is that of this run, but the"
+            f" tokenizers' columns differ: {_names(stored)} there, {_names(dataset)} here"
         )
 
 
 def _parse(data: bytes, store: Store) -> Dataset:
-    where = store.locate(PATH)
-    damage = (ValidationError, AttributeError, TypeError, UnicodeError, json.JSONDecodeError)
-    try:
-        version = json.loads(data).get("format_version", 0)
-        if version > FORMAT_VERSION:
-            raise ConfigError(
-                f"{where}: format version {version}: this release reads up to {FORMAT_VERSION};"
-                " install a newer one"
-            )
-        return from_json(Dataset, data)
-    except damage as error:
-        raise StoreError(f"{where}: not the head of a dataset: {error}") from error
+    return parse_versioned(Dataset, data, store.locate(PATH), "the head of a dataset")
 
 
 def _names(dataset: Dataset) -> str:

@@ -1,9 +1,12 @@
-"""Reads parts and quarantine tables: of a dataset that is taken to be sound, and rows of a unit."""
+"""Reads parts and quarantine tables, and decides which of their rows belong to a unit."""
 
 import hashlib
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import IO, Final
 
 import pyarrow as pa
@@ -17,10 +20,10 @@ from pipeline.storage.store import Store
 
 @contextmanager
 def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """Give a file to read from its start to its end.
+    """Open a file to read from start to end.
 
     Raises:
-        StoreError: it is missing or damaged, which may show only while it is read.
+        StoreError: the file is missing or damaged, which may show only while it is read.
     """
     with _sound(store, path), store.open(path) as file:
         yield pq.ParquetFile(file)
@@ -30,25 +33,25 @@ def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 def open_row_groups(
     store: Store, part: Part, footer: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Give a file of which some row groups and columns are read, and no other bytes.
+    """Open a file to read some row groups and columns, and no other bytes.
 
     Args:
         store: the dataset's root.
         part: the file.
-        footer: its metadata, if known: it is not read again then.
+        footer: its metadata; None reads it.
 
     Raises:
         StoreError: as `open_parquet`.
     """
     with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
-        # A thread of Arrow's asks a store for neighbouring columns in one request; a local file is
-        # read sooner without it.
+        # With `pre_buffer` Arrow asks a store for neighbouring columns in one request; a local file
+        # is read faster without it.
         yield pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, pa.OSFile))
 
 
 @contextmanager
 def _sound(store: Store, path: str) -> Iterator[None]:
-    """Turn what a missing or damaged file raises into `StoreError`."""
+    """Raise `StoreError` for a file that is missing or damaged."""
     where = store.locate(path)
     try:
         yield
@@ -63,25 +66,65 @@ def _sound(store: Store, path: str) -> Iterator[None]:
         raise StoreError(f"{where}: {error}; run `python -m pipeline verify`") from error
 
 
+@dataclass(frozen=True, slots=True)
+class GroupRows:
+    """Rows of one row group that belong to a part of a unit."""
+
+    group: int
+    """Number of the row group in the file."""
+    first: int
+    """First of the rows, counted from the start of the row group."""
+    rows: int
+    """Number of rows."""
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """Return these rows of the whole row group."""
+        return table.slice(self.first, self.rows)
+
+
+def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
+    """Return which rows of which row groups belong to a part, in order.
+
+    Args:
+        footer: metadata of the part's file.
+        part: the part as the unit's record names it. Without a place all rows belong to it.
+    """
+    first = part.place.first_row if part.place else 0
+    end = first + part.rows if part.place else footer.num_rows
+    found, start = [], 0
+    for group in range(footer.num_row_groups):
+        stop = start + footer.row_group(group).num_rows
+        begin, until = max(start, first), min(stop, end)
+        if begin < until:
+            found.append(GroupRows(group, begin - start, until - begin))
+        start = stop
+    return found
+
+
+def locate_row(groups: Sequence[GroupRows], n: int) -> tuple[int, int]:
+    """Return the index of the row group that holds row n of a part, and the row in `GroupRows`.
+
+    Args:
+        groups: row groups of the part, from `rows_by_group`.
+        n: number of the row among those of the part, from 0.
+    """
+    ends = list(accumulate(each.rows for each in groups))
+    index = bisect_right(ends, n)
+    return index, n - (ends[index] - groups[index].rows)
+
+
 def unit_rows(
     parquet: pq.ParquetFile, part: Part, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield a unit's rows of an open part, a row group or what is the unit's of it at a time.
+    """Yield the rows of an open file that belong to a part, one row group at a time.
 
     Args:
-        parquet: the part.
-        part: as the unit's record names it; without a place all rows are the unit's.
-        columns: None reads all.
+        parquet: the file.
+        part: the part as the unit's record names it. Without a place all rows belong to it.
+        columns: names of the columns to read; None reads all.
     """
-    first = part.place.first_row if part.place else 0
-    end = first + part.rows if part.place else parquet.metadata.num_rows
-    start = 0
-    for n in range(parquet.num_row_groups):
-        stop = start + parquet.metadata.row_group(n).num_rows
-        if start < end and stop > first:
-            rows = parquet.read_row_group(n, columns=columns)
-            yield rows.slice(max(first - start, 0), min(end, stop) - max(first, start))
-        start = stop
+    for rows in rows_by_group(parquet.metadata, part):
+        yield rows.of(parquet.read_row_group(rows.group, columns=columns))
 
 
 _CHUNK: Final = 8 << 20
@@ -89,7 +132,7 @@ _CHUNK: Final = 8 << 20
 
 @contextmanager
 def fetched(store: Store, path: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Give a file, seekable, and the SHA-256 of its content; a remote one is fetched once."""
+    """Open a file, seekable, with the SHA-256 of its content; a remote file is fetched once."""
     digest = hashlib.sha256()
     with store.open(path) as source, tempfile.TemporaryFile() as copy:
         local = is_local(store.uri)

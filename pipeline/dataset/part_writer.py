@@ -1,11 +1,11 @@
 """Writes a unit's rows of one bucket into Parquet parts, one row group in memory at a time.
 
-A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`, the digest being of the file's bytes:
-two writers of the same rows write the same file under the same name, and one that came out
-differently can never overwrite what a log record names. Parts grow on local disk and reach the
-store only by `publish`, once the whole unit is known to be right.
+A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`; the digest is that of the file's bytes.
+Two writers of the same rows write the same file under the same name, and other bytes never
+overwrite a file that a log record names. Parts grow on local disk. They reach the store only by
+`publish`, once the whole unit is known to be right.
 
-A merged part has a name of its own in place of a unit's, random, so that nobody writes it again.
+A merged part has a random name in place of a unit's, so that it is never written again.
 """
 
 import hashlib
@@ -23,29 +23,30 @@ from pipeline.quarantine import Quarantined
 from pipeline.storage.store import StagedFile, Store
 
 ROW_GROUP_BYTES: Final = 4 << 20
-"""A random read decodes one row group: small enough for that, large enough for a range request."""
+"""Size of a row group in memory: small enough to decode for one row, large enough for a request."""
 
 
 MAX_PART_BYTES: Final = 256 << 20
-"""Where the next part begins: object stores like hundreds of MB, retries like less."""
+"""Size of a file after which the next part begins: large for object stores, small for retries."""
 
 
 MERGED_NAME: Final = re.compile(r"merged-[0-9a-f]{32}")
-"""What stands in a merged part's name in place of a unit; no unit's id has this form."""
+"""Pattern that replaces the unit in a merged part's name; no unit's id has this form."""
 
 
 _ZSTD_LEVEL: Final = 3
 
 
 def merged_name() -> str:
-    """Return a name for a merged part that no other one has."""
+    """Return a unique name for a merged part."""
     return f"merged-{uuid.uuid4().hex}"
 
 
 class PartWriter:
-    """Takes rows of one unit and one bucket in their order; as a context manager it cleans up.
+    """Writes rows of one unit and one bucket in their order; as a context manager it cleans up.
 
-    Row groups and parts are cut by size in memory and on disk, which follow from the rows alone.
+    Where row groups and parts end follows from the rows alone: from their size in memory and on
+    disk.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class PartWriter:
         self._files: list[_ParquetFile] = []
 
     def add(self, rows: pa.Table) -> None:
-        """Take the next rows; writes the row groups that became full."""
+        """Add the next rows; writes the row groups that become full."""
         self._pending = pa.concat_tables([self._pending, rows])
         while self._pending.num_rows and self._pending.nbytes >= self._row_group_bytes:
             row_bytes = self._pending.nbytes / self._pending.num_rows
@@ -84,7 +85,7 @@ class PartWriter:
             self._pending = self._pending.slice(count)
 
     def publish(self) -> tuple[Part, ...]:
-        """Write what is pending, put all parts into the store, return what they are."""
+        """Write pending rows, put all parts into the store, return their records."""
         if self._pending.num_rows:
             self._write_group(self._pending)
         parts = []
@@ -95,7 +96,7 @@ class PartWriter:
         return tuple(parts)
 
     def discard(self) -> None:
-        """Drop all that was not published."""
+        """Delete the files that were not published."""
         for file in self._files:
             file.discard()
 
@@ -115,10 +116,7 @@ class PartWriter:
 
 
 def write_quarantine(store: Store, unit: str, records: Sequence[Quarantined]) -> Part | None:
-    """Write a unit's quarantine table; None when nothing was quarantined.
-
-    Its rows keep the order given; `Part.bucket` is empty.
-    """
+    """Write a unit's quarantine table, in the order given; None if there are no records."""
     if not records:
         return None
     columns = {
@@ -136,8 +134,8 @@ def write_quarantine(store: Store, unit: str, records: Sequence[Quarantined]) ->
 class _ParquetFile:
     """One Parquet file under construction, hashed as it is written.
 
-    Latents are all but noise to a compressor: it would save 8 % of their bytes, and cost readers
-    two thirds of their time. Code indices shrink by half.
+    Latents are not compressed: it would save 8 % of their bytes and cost readers two thirds of
+    their time. Code indices shrink by half.
     """
 
     def __init__(
@@ -155,7 +153,7 @@ class _ParquetFile:
             schema,
             compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(latents, "none"),
             compression_level=dict.fromkeys(packed, _ZSTD_LEVEL),
-            # Cells neither repeat nor sort: a dictionary or min and max of them is pure cost.
+            # Cells neither repeat nor sort: a dictionary, or their min and max, would be useless.
             use_dictionary=plain + lists,
             write_statistics=plain,
         )
@@ -192,7 +190,7 @@ class _ParquetFile:
 
 
 class _HashingSink:
-    """The little of a file that Parquet writes to, with a running hash; it only appends."""
+    """The methods of a file that Parquet calls to write, with a running hash; it only appends."""
 
     closed = False
 
@@ -210,7 +208,7 @@ class _HashingSink:
         return self._position
 
     def flush(self) -> None:
-        """Nothing to do: the staged flushes when it is published."""
+        """Do nothing: the staged file flushes when it is published."""
 
     def close(self) -> None:
-        """Nothing to do: the staged owns the file."""
+        """Do nothing: the staged file closes it."""

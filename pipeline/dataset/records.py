@@ -1,13 +1,13 @@
-"""What the commit log is made of: parts, counts, and the record of one unit."""
+"""The contents of the commit log: parts, counts, and the record of one unit."""
 
 from dataclasses import dataclass, field
 
-from pipeline.dataset.statistics import BucketStatistics
+from pipeline.dataset.statistics import Additive, BucketStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Where every sample and clip of a unit went; adds up over units."""
+class Counts(Additive):
+    """What became of every sample and clip of a unit; adds up over units."""
 
     samples_read: int = 0
     samples_with_clips: int = 0
@@ -18,11 +18,8 @@ class Counts:
     clips_filtered: int = 0
     clips_quarantined: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(**{k: getattr(self, k) + getattr(other, k) for k in self.__slots__})
-
     def imbalance(self) -> str | None:
-        """Return what does not add up, or None when every sample and clip is accounted for."""
+        """Return what does not add up, or None if every sample and clip is accounted for."""
         samples = self.samples_with_clips + self.samples_filtered + self.samples_quarantined
         if samples != self.samples_read:
             return f"{self.samples_read} samples read, {samples} accounted for"
@@ -34,57 +31,70 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSpan:
-    """Where in a merged part the rows of one unit stand, one after another."""
+    """Where the rows of one unit are in a merged part, one after another."""
 
     first_row: int
+    """Number of the unit's first row in the file, from 0."""
     of_rows: int
-    """Rows of the whole file, those of no unit that counts included."""
+    """Number of rows of the whole file, including those that no longer count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A unit's rows in one Parquet file of the output; the path is relative to the dataset's root.
-
-    `bytes` and `sha256` are of the file, `rows` of the unit.
-    """
+    """A unit's rows in one Parquet file of the output."""
 
     path: str
+    """Path of the file, relative to the dataset's root."""
     bucket: str
+    """Name of the bucket; empty for a quarantine table."""
     rows: int
+    """Number of rows of the unit."""
     bytes: int
+    """Size of the file."""
     sha256: str
+    """SHA-256 of the file, as 64 hex digits."""
     place: RowSpan | None = None
-    """In a merged part, which holds rows of several units; None: the file is this unit's alone."""
+    """Place of the rows in a merged part, which holds rows of several units; None if all rows of
+    the file belong to this unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
-    """What the commit log keeps of one unit; nothing in it grows with the clips."""
+    """What the commit log says of one unit; its size does not grow with the clips."""
 
     unit: str
+    """Id of the unit."""
     sources: tuple[str, ...]
+    """URIs that the unit was read from, or ranges of rows of a list."""
     parts: tuple[Part, ...]
+    """Parts with the unit's rows."""
     quarantine: Part | None
+    """Quarantine table; None if nothing was quarantined."""
     counts: Counts
+    """Numbers of samples and clips by what became of them."""
     reasons: dict[str, int]
+    """Number of quarantined samples and clips by reason."""
     timings: dict[str, float] = field(default_factory=dict)
-    statistics: dict[str, BucketStatistics] | None = None
-    """Of its rows, by bucket; None in a record of a release that gathered none."""
+    """Seconds of work by stage."""
+    statistics: dict[str, BucketStatistics]
+    """Statistics of the unit's rows, by bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened:
-    """A committed unit that is to be done again; until then its record counts."""
+    """A committed unit that the next run does again; until then its record counts."""
 
     unit: str
+    """Id of the unit."""
     sources: tuple[str, ...]
-    """Those of its record: what the next plan makes the same unit of."""
+    """Sources of its record, from which the next plan makes the same unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartsMoved:
-    """A committed unit whose rows, the same as before, stand in other parts from a record on."""
+    """A committed unit whose rows, unchanged, are in other parts from this record on."""
 
     unit: str
+    """Id of the unit."""
     parts: tuple[Part, ...]
-    """All of the unit's."""
+    """All parts of the unit."""

@@ -1,39 +1,40 @@
 """Random rows of a dataset, drawn without reading any."""
 
 import random
-from bisect import bisect_right
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.part_reader import locate_row, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnRow:
-    """Where one row stands."""
+    """Where one row is stored."""
 
     unit: UnitRecord
+    """Unit that the row belongs to."""
     part: Part
+    """Part that holds the row."""
     n: int
-    """Of the row among those that its unit has in the part, from 0."""
+    """Number of the row among the unit's rows in the part, from 0."""
 
 
 def draw_rows(
     manifest: Manifest, count: int, seed: int, *, leave_out: Container[str] = frozenset()
 ) -> list[DrawnRow]:
-    """Draw rows, all alike, without reading any; in the order of the draw.
+    """Draw rows uniformly without reading any; in random order.
 
     Args:
-        manifest: what counts.
-        count: how many, or all if there are fewer.
-        seed: of the draw.
-        leave_out: paths of parts from which none is drawn.
+        manifest: the units that count.
+        count: number of rows; all are drawn if there are fewer.
+        seed: random seed.
+        leave_out: paths of parts to leave out.
     """
     total = sum(part.rows for part in manifest.parts() if part.path not in leave_out)
     drawn = random.Random(seed).sample(range(total), min(count, total))
@@ -51,20 +52,22 @@ def draw_rows(
 
 
 def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return a row's columns, None: all; reads one row group.
+    """Return a row by column; reads one row group.
+
+    Args:
+        store: the dataset's root.
+        drawn: the row.
+        columns: names of the columns to read; None reads all.
 
     Raises:
-        FileNotFoundError: its part is missing.
-        pyarrow.ArrowException, OSError: its part is damaged.
+        FileNotFoundError: the part is missing.
+        pyarrow.ArrowException, OSError: the part is damaged.
         StoreError: the store refuses.
     """
     with store.open(drawn.part.path) as file:
         parquet = pq.ParquetFile(file)
-        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        ends = list(accumulate(sizes))
-        n = drawn.n + (drawn.part.place.first_row if drawn.part.place else 0)
-        group = bisect_right(ends, n)
-        within = n - (ends[group] - sizes[group])
-        rows = parquet.read_row_group(group, columns=columns)
-        row: dict[str, Any] = rows.slice(within, 1).to_pylist()[0]
+        groups = rows_by_group(parquet.metadata, drawn.part)
+        index, n = locate_row(groups, drawn.n)
+        rows = groups[index].of(parquet.read_row_group(groups[index].group, columns=columns))
+        row: dict[str, Any] = rows.slice(n, 1).to_pylist()[0]
         return row

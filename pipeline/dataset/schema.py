@@ -1,10 +1,10 @@
-"""What a part is: one row per clip, in plain Arrow types, with the tokenizers in the metadata.
+"""The schema of a part: one row per clip in plain Arrow types, with the tokenizers in the metadata.
 
 A tokenizer named N has a column `N` (the cells of one clip, little-endian, C order), `N_shape`, and
 `N_logvar` if it stores one. Cells are bytes beside a shape because clips of two buckets differ in
-shape and Arrow's tensors are extension types, which not every reader opens. What turns the bytes
-back into numbers stands in the schema's metadata: as one JSON value under `vidtok`, and once more
-as plain keys for people who look with a Parquet viewer.
+shape, and Arrow's tensors are extension types, which not every reader opens. The schema's metadata
+says how to read the bytes: as one JSON value under `vidtok`, and as plain keys for people with a
+Parquet viewer.
 """
 
 import json
@@ -16,12 +16,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dataset.format_version import FORMAT_VERSION, require_version
 from pipeline.errors import ConfigError
-
-FORMAT_VERSION: Final = 1
-"""Of parts, log records, manifests and dataset.json together; readers refuse a higher one. Some log
-records have a higher one of their own, see `pipeline.dataset.log_records`."""
-
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
     "uint8": np.dtype("<u1"),
@@ -33,7 +29,7 @@ _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
 }
 
 
-_CLIP_FIELDS: Final = (
+CLIP_FIELDS: Final = (
     pa.field("clip_id", pa.string(), nullable=False),
     pa.field("unit", pa.string(), nullable=False),
     pa.field("key", pa.string(), nullable=False),
@@ -49,6 +45,7 @@ _CLIP_FIELDS: Final = (
     pa.field("caption", pa.string()),
     pa.field("meta", pa.string()),
 )
+"""Columns of every part that come before those of the tokenizers."""
 
 
 QUARANTINE_SCHEMA: Final = pa.schema(
@@ -63,7 +60,7 @@ QUARANTINE_SCHEMA: Final = pa.schema(
     ],
     metadata={"vidtok.format_version": str(FORMAT_VERSION)},
 )
-"""One row per sample (`clip_index` null) or clip that did not become a row of a part."""
+"""Schema of a quarantine table: one row per sample (`clip_index` null) or clip that was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +68,10 @@ class TokenizerColumn:
     """One tokenizer of a dataset: what its column holds and what made it."""
 
     name: str
-    """Column name: lower-case letters, digits and `_`, first a letter."""
+    """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
 
     kind: Literal["fsq", "kl"]
-    """`fsq`: code indices; `kl`: posterior means."""
+    """Kind of cells: `fsq` for code indices, `kl` for posterior means."""
 
     dtype: Literal["uint8", "uint16", "uint32", "float16", "float32", "bfloat16"]
     """Type of a cell. Bytes are little-endian in C order."""
@@ -83,21 +80,23 @@ class TokenizerColumn:
     """Names of the dimensions of `N_shape`: `("t", "h", "w")`, or `("c", "t", "h", "w")`."""
 
     model: str
-    """Name of the released model, or of the checkpoint."""
+    """Name of the released model or of the checkpoint."""
 
     fingerprint: str
-    """Of all that changes the cells."""
+    """Hash of everything that changes the cells."""
 
     logvar: bool = False
     """Whether `N_logvar` holds the log-variance, in the mean's dtype and shape."""
 
     codebook_size: int | None = None
-    """FSQ only: indices lie in [0, codebook_size)."""
+    """Number of codes: indices are in [0, codebook_size). None for KL."""
 
     def __post_init__(self) -> None:
         where = f"tokenizer {self.name!r}"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ConfigError(f"{where}: a name takes a-z, 0-9 and _, and begins with a letter")
+            raise ConfigError(
+                f"{where}: a name must consist of a-z, 0-9 and _, and begin with a letter"
+            )
         if self.kind == "kl":
             if self.dtype.startswith("uint") or self.codebook_size is not None:
                 raise ConfigError(f"{where}: kl stores floats and has no codebook")
@@ -112,17 +111,17 @@ class TokenizerColumn:
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
-        """NumPy type of the stored bytes; for bfloat16 that of its bit patterns."""
+        """NumPy type of the stored bytes; for bfloat16 the type of its bit patterns."""
         return _STORED_AS[self.dtype]
 
     @property
     def cell_columns(self) -> tuple[str, ...]:
-        """Names of the binary columns."""
+        """Names of the cell columns: `N`, and `N_logvar` if it is stored."""
         return (self.name, f"{self.name}_logvar") if self.logvar else (self.name,)
 
 
 def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:
-    """Return the smallest unsigned integer that holds every index of a codebook."""
+    """Return the smallest unsigned integer type that holds every index of a codebook."""
     if codebook_size < 1 or codebook_size > 1 << 32:
         raise ConfigError(f"codebook_size = {codebook_size}: must be in 1 … 2^32")
     return (
@@ -134,9 +133,9 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
     """Return the Arrow schema of every part of a dataset.
 
     Raises:
-        ConfigError: two columns would have one name.
+        ConfigError: two columns would have the same name.
     """
-    fields = list(_CLIP_FIELDS)
+    fields = list(CLIP_FIELDS)
     plain = {"vidtok.format_version": str(FORMAT_VERSION)}
     for column in tokenizers:
         fields.append(pa.field(column.name, pa.binary(), nullable=False))
@@ -162,17 +161,13 @@ def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
     """Return the tokenizers that a part's schema describes, in column order.
 
     Raises:
-        ConfigError: the schema is not that of a part, or of a newer format.
+        ConfigError: the schema is not that of a part, or is of another format version.
     """
     metadata = schema.metadata or {}
     if b"vidtok" not in metadata:
         raise ConfigError("not a part of a dataset: the schema's metadata has no `vidtok` entry")
     whole = json.loads(metadata[b"vidtok"])
-    if whole["format_version"] > FORMAT_VERSION:
-        raise ConfigError(
-            f"format version {whole['format_version']}: this release reads up to {FORMAT_VERSION};"
-            " install a newer one"
-        )
+    require_version(whole["format_version"], "schema of a part")
     return tuple(
         TokenizerColumn(**{**entry, "axes": tuple(entry["axes"])}) for entry in whole["tokenizers"]
     )

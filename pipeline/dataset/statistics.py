@@ -1,17 +1,16 @@
-"""What a trainer asks of the clips of one bucket, as integers alone: sums of it are exact.
+"""Statistics of the clips of one bucket, as integers only, so that sums of them are exact.
 
-Integers add up to the same in any order and grouping, so a unit that is done again in other batches
-has the same statistics, and a dataset's do not depend on who committed what first. Only the latents
-have to be rounded to become integers, each on its own: a value to a multiple of 2⁻²⁴, which float16
-and what bfloat16 has above 2⁻¹⁷ are already, its square to one of 2⁻³². A mean is off by 2⁻²⁵ at
+Sums of integers do not depend on order or grouping. A unit that is done again in other batches has
+the same statistics, and a dataset's do not depend on the order of commits. Only latents have to be
+rounded to become integers, each on its own: a value to a multiple of 2⁻²⁴, its square to one of
+2⁻³². Float16, and bfloat16 above 2⁻¹⁷, are multiples of 2⁻²⁴ already. A mean is off by 2⁻²⁵ at
 most, a mean square by 2⁻³³. PSNR is rounded to thousandths of a dB, clip by clip.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Self, TypeVar
 
 SUM_BITS: Final = 24
 
@@ -20,39 +19,60 @@ SQUARE_BITS: Final = 32
 
 
 WORST: Final = 3
-"""Clips of lowest PSNR that are named."""
+"""Number of clips of lowest PSNR that are named."""
 
 
-Sums = TypeVar("Sums", "LatentSums", "LevelCounts", "PsnrSums", "BucketStatistics")
+class Additive:
+    """Base of dataclasses that add up field by field: numbers, tuples of them, and mappings."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Self) -> Self:
+        names = [each.name for each in fields(self)]  # type: ignore[arg-type]
+        return replace(  # type: ignore[type-var]
+            self, **{name: _sum(getattr(self, name), getattr(other, name)) for name in names}
+        )
+
+
+Key = TypeVar("Key", str, int)
+Value = TypeVar("Value")
+
+
+def merged(one: Mapping[Key, Value], other: Mapping[Key, Value]) -> dict[Key, Value]:
+    """Return both mappings in the order of keys; values of a key that is in both are summed."""
+    total = {**other, **one}
+    total.update((key, _sum(one[key], other[key])) for key in one.keys() & other.keys())
+    return dict(sorted(total.items()))
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return merged(one, other)
+    if isinstance(one, tuple):
+        return tuple(_sum(a, b) for a, b in zip(one, other, strict=True))
+    return one + other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentSums:
-    """Of the posterior means of one KL tokenizer, by channel."""
+class LatentSums(Additive):
+    """Sums over the posterior means of one KL tokenizer, by channel."""
 
     cells: int
-    """Of one channel."""
+    """Number of cells of one channel."""
     sums: tuple[int, ...]
-    """In units of 2⁻²⁴."""
+    """Sum of each channel, in units of 2⁻²⁴."""
     squares: tuple[int, ...]
-    """Sums of squares, in units of 2⁻³²."""
-
-    def __add__(self, other: "LatentSums") -> "LatentSums":
-        return LatentSums(
-            cells=self.cells + other.cells,
-            sums=tuple(map(int.__add__, self.sums, other.sums)),
-            squares=tuple(map(int.__add__, self.squares, other.squares)),
-        )
+    """Sum of squares of each channel, in units of 2⁻³²."""
 
     def mean(self) -> list[float]:
         """Return the mean of each channel."""
         return [total / (self.cells << SUM_BITS) for total in self.sums]
 
     def std(self) -> list[float]:
-        """Return the standard deviation of each channel over all cells, not an estimate of it."""
+        """Return the population standard deviation of each channel."""
         spread = []
         for total, squares in zip(self.sums, self.squares, strict=True):
-            # Before the division all is integers, so nothing cancels.
+            # All are integers up to the division, so nothing cancels.
             scaled = (squares * self.cells << (2 * SUM_BITS - SQUARE_BITS)) - total * total
             variance = max(0, scaled) / (self.cells**2 << 2 * SUM_BITS)
             spread.append(math.sqrt(variance))
@@ -60,27 +80,24 @@ class LatentSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LevelCounts:
-    """How often an FSQ tokenizer's channels took each of their levels; channel 0 first."""
+class LevelCounts(Additive):
+    """How often an FSQ tokenizer's channels took each of their levels."""
 
     counts: tuple[tuple[int, ...], ...]
-
-    def __add__(self, other: "LevelCounts") -> "LevelCounts":
-        pairs = zip(self.counts, other.counts, strict=True)
-        return LevelCounts(counts=tuple(tuple(map(int.__add__, a, b)) for a, b in pairs))
+    """Number of code indices by channel and level; channel 0 first."""
 
     @property
     def cells(self) -> int:
-        """Code indices that were counted."""
+        """Number of code indices that were counted."""
         return sum(self.counts[0])
 
     def perplexity(self) -> list[float]:
-        """Return 2 to the entropy of each channel: as many levels, used alike, say as much."""
+        """Return the perplexity of each channel: 2 to the power of its entropy in bits."""
         return [perplexity(counts) for counts in self.counts]
 
 
 def perplexity(counts: tuple[int, ...]) -> float:
-    """Return 2 to the entropy of what was counted; 0 of nothing."""
+    """Return the perplexity of what was counted; 0 if nothing was."""
     total = sum(counts)
     if not total:
         return 0.0
@@ -88,23 +105,23 @@ def perplexity(counts: tuple[int, ...]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PsnrSums:
+class PsnrSums(Additive):
     """How well one tokenizer's tokens, decoded back, match the frames of drawn clips."""
 
     clips: int = 0
-    """Decoded back."""
+    """Number of clips that were decoded back."""
     failed: int = 0
-    """Drawn, but decoding them failed; they are in nothing else here."""
+    """Number of drawn clips that could not be decoded; no other field counts them."""
     millidecibels: int = 0
     """Sum of the clips' PSNR in thousandths of a dB, each rounded to one."""
     counts: dict[int, int] = field(default_factory=dict)
-    """PSNR in whole dB, rounded down → clips."""
+    """Number of clips by PSNR in whole dB, rounded down."""
     worst: tuple[tuple[int, str], ...] = ()
-    """Thousandths of a dB and `clip_id` of the `WORST` clips, the worst first."""
+    """Thousandths of a dB and `clip_id` of the `WORST` clips of lowest PSNR, the worst first."""
 
     @classmethod
     def of(cls, clip_id: str, psnr_db: float | None) -> "PsnrSums":
-        """Return the sums of one clip; None: it could not be decoded."""
+        """Return the sums of one clip; None means that it could not be decoded."""
         if psnr_db is None:
             return cls(failed=1)
         value = round(1000 * psnr_db)
@@ -116,17 +133,14 @@ class PsnrSums:
         )
 
     def __add__(self, other: "PsnrSums") -> "PsnrSums":
-        return PsnrSums(
-            clips=self.clips + other.clips,
-            failed=self.failed + other.failed,
-            millidecibels=self.millidecibels + other.millidecibels,
-            counts=_added(self.counts, other.counts),
+        return replace(
+            Additive.__add__(replace(self, worst=()), replace(other, worst=())),
             worst=tuple(sorted(self.worst + other.worst)[:WORST]),
         )
 
     @property
     def mean_db(self) -> float | None:
-        """Mean over the clips; None without any."""
+        """Mean over the clips in dB; None if there are no clips."""
         return self.millidecibels / (1000 * self.clips) if self.clips else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,57 +166,33 @@ class PsnrSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BucketStatistics:
-    """Of the clips of one bucket that became rows; its size does not grow with them."""
+class BucketStatistics(Additive):
+    """Statistics of the clips of one bucket; their size does not grow with the clips."""
 
     clips: int = 0
+    """Number of clips."""
     frames: int = 0
-    """Copies included."""
+    """Number of frames, padding included."""
     padded_frames: int = 0
+    """Number of frames that are padding: copies of a clip's last frame."""
     microseconds: int = 0
-    """Of source that the clips stand for, each rounded to one."""
+    """Microseconds of source that the clips show, rounded clip by clip."""
     captions: int = 0
-    """Clips that have one which is not empty."""
+    """Number of clips with a caption that is not empty."""
     caption_characters: int = 0
+    """Number of characters of all captions."""
     metas: int = 0
-    """Clips that have other sidecars."""
+    """Number of clips with other sidecars."""
     lengths: dict[int, int] = field(default_factory=dict)
-    """Frames, rounded up to a power of two → clips."""
+    """Number of clips by frames, rounded up to a power of two."""
     sides: dict[int, int] = field(default_factory=dict)
-    """Shorter side of the source in pixels, rounded up to one of `gather.SIDES` → clips."""
+    """Number of clips by the shorter side of the source in pixels, rounded up to one of
+    `statistics_collector.SIDES`."""
     rates: dict[int, int] = field(default_factory=dict)
-    """Frames per second of the source, rounded to one; 0 of images → clips."""
+    """Number of clips by frames per second of the source, rounded to an integer; 0 for images."""
     latents: dict[str, LatentSums] = field(default_factory=dict)
-    """By KL tokenizer."""
+    """Sums over the latents, by KL tokenizer."""
     levels: dict[str, LevelCounts] = field(default_factory=dict)
-    """By FSQ tokenizer."""
+    """Level counts, by FSQ tokenizer."""
     psnr: dict[str, PsnrSums] = field(default_factory=dict)
-    """By tokenizer, if any of the clips was drawn to be decoded back."""
-
-    def __add__(self, other: "BucketStatistics") -> "BucketStatistics":
-        return BucketStatistics(
-            clips=self.clips + other.clips,
-            frames=self.frames + other.frames,
-            padded_frames=self.padded_frames + other.padded_frames,
-            microseconds=self.microseconds + other.microseconds,
-            captions=self.captions + other.captions,
-            caption_characters=self.caption_characters + other.caption_characters,
-            metas=self.metas + other.metas,
-            lengths=_added(self.lengths, other.lengths),
-            sides=_added(self.sides, other.sides),
-            rates=_added(self.rates, other.rates),
-            latents=merged(self.latents, other.latents),
-            levels=merged(self.levels, other.levels),
-            psnr=merged(self.psnr, other.psnr),
-        )
-
-
-def merged(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
-    """Return both, those under one name added up, in the order of names."""
-    total = {**other, **one}
-    total.update((name, one[name] + other[name]) for name in one.keys() & other.keys())
-    return dict(sorted(total.items()))
-
-
-def _added(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
-    return dict(sorted((Counter(one) + Counter(other)).items()))
+    """PSNR of the clips that were decoded back, by tokenizer."""

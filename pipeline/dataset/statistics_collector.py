@@ -1,7 +1,7 @@
-"""Gathers the statistics of a unit while its rows pass through the commit.
+"""Collects the statistics of a unit while its rows pass through the commit.
 
-The outcome follows from the set of rows and from the PSNR of those that were decoded back: neither
-their order nor how they were batched shows in it.
+The result depends on the set of rows and on the PSNR of those that were decoded back, not on their
+order or batches.
 """
 
 from bisect import bisect_left
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dataset.cells import latent_values
+from pipeline.dataset.cells import latent_values, stored_values
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.dataset.statistics import (
     SQUARE_BITS,
@@ -25,11 +25,11 @@ from pipeline.dataset.statistics import (
 )
 
 SIDES: Final = (144, 240, 360, 480, 720, 1080, 1440, 2160, 4320)
-"""Shorter sides, in pixels, that sources are counted under; the last takes all that is larger."""
+"""Bins of the shorter side of sources, in pixels; the last one also counts all larger sides."""
 
 
 MAX_RATE: Final = 240
-"""Frames per second; takes all that is faster."""
+"""Largest bin of frames per second; it also counts all higher rates."""
 
 
 _INT64_BITS: Final = 62
@@ -40,7 +40,7 @@ class StatisticsGatherer:
 
     Args:
         columns: the dataset's tokenizers.
-        levels: of each FSQ tokenizer's channels, by its name.
+        levels: numbers of levels of the channels, by FSQ tokenizer.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class StatisticsGatherer:
         self._buckets: dict[str, BucketStatistics] = {}
 
     def add(self, bucket: str, rows: pa.Table, psnr: Mapping[str, PsnrSums] | None = None) -> None:
-        """Take in rows of one bucket, at least one.
+        """Add rows of one bucket.
 
         Args:
-            bucket: its name.
-            rows: with the columns of a part.
-            psnr: by tokenizer, of those of the rows that were decoded back.
+            bucket: name of the bucket.
+            rows: at least one row, with the columns of a part.
+            psnr: PSNR of the rows that were decoded back, by tokenizer.
         """
         before = self._buckets.get(bucket, BucketStatistics())
         self._buckets[bucket] = before + self._statistics(rows, psnr or {})
 
     def result(self) -> dict[str, BucketStatistics]:
-        """Return the statistics of what came so far, by bucket in the order of names."""
+        """Return the statistics of the rows so far by bucket, in the order of names."""
         return dict(sorted(self._buckets.items()))
 
     def _statistics(self, rows: pa.Table, psnr: Mapping[str, PsnrSums]) -> BucketStatistics:
@@ -74,15 +74,15 @@ class StatisticsGatherer:
         captions = [text for text in rows["caption"].to_pylist() if text]
         latents, levels = {}, {}
         for column in self._columns:
-            cells = rows[column.name].to_pylist()
+            cells = rows[column.name]
             if column.kind == "kl":
                 shapes = rows[f"{column.name}_shape"].to_pylist()
                 latents[column.name] = latent_sums(
                     latent_values(data, shape, column)
-                    for data, shape in zip(cells, shapes, strict=True)
+                    for data, shape in zip(cells.to_pylist(), shapes, strict=True)
                 )
             else:
-                indices = np.frombuffer(b"".join(cells), column.stored_dtype)
+                indices = stored_values(cells, column)
                 levels[column.name] = level_counts(indices, self._levels[column.name])
         return BucketStatistics(
             clips=rows.num_rows,
@@ -102,7 +102,7 @@ class StatisticsGatherer:
 
 
 def latent_sums(latents: Iterable[NDArray[np.float64]]) -> LatentSums:
-    """Return the sums over latents [C, …] of one C, at least one."""
+    """Return the sums over latents [C, …], at least one, all of the same C."""
     total: LatentSums | None = None
     for latent in latents:
         values = latent.reshape(len(latent), -1)
@@ -117,7 +117,7 @@ def latent_sums(latents: Iterable[NDArray[np.float64]]) -> LatentSums:
 
 
 def _grid_sums(values: NDArray[np.float64], bits: int) -> tuple[int, ...]:
-    """Return the sum of each row [C, n] in units of 2^-bits, each value rounded to one first."""
+    """Return the sum of each row [C, n] in units of 2^-bits; each value is rounded to one first."""
     grid = np.rint(values * 2.0**bits)
     if np.abs(grid).max(initial=0) * grid.shape[1] < 2**_INT64_BITS:
         return tuple(grid.astype(np.int64).sum(1).tolist())
@@ -125,7 +125,7 @@ def _grid_sums(values: NDArray[np.float64], bits: int) -> tuple[int, ...]:
 
 
 def level_counts(indices: NDArray[Any], levels: Sequence[int]) -> LevelCounts:
-    """Return how often each channel takes each of its levels in code indices of any shape."""
+    """Return how often each channel takes each of its levels; indices are of any shape."""
     rest = indices.ravel().astype(np.int64)
     counts = []
     for count in levels:

@@ -1,12 +1,16 @@
-"""Sums over unit records: where samples and clips went, and whether they add up."""
+"""The numbers of a dataset or of a run, summed over unit records: the one model of them.
+
+The job's summary, `status`, the report, `stats` and the card all show these numbers.
+"""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
-from pipeline.dataset.statistics import PsnrSums, merged
+from pipeline.dataset.statistics import BucketStatistics, PsnrSums, merged
 from pipeline.formatting import format_bytes
 from pipeline.quarantine import REASONS
 
@@ -16,32 +20,23 @@ class Tally:
     """Sums over unit records: where samples and clips went, what was written, how long it took."""
 
     units: int = 0
+    """Number of units."""
     counts: Counts = field(default_factory=Counts)
+    """Numbers of samples and clips by what became of them."""
     reasons: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
-    """Of files: a merged part counts once."""
+    """Number of quarantined samples and clips by reason."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Number of rows by bucket."""
+    bucket_bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes of files by bucket; a merged part counts once."""
     merged: set[str] = field(default_factory=set)
     """Paths of merged parts."""
     timings: Counter[str] = field(default_factory=Counter)
-    """Seconds of work by stage, over all processes."""
-    psnr: dict[str, PsnrSums] = field(default_factory=dict)
-    """By tokenizer, of the clips that were decoded back."""
+    """Seconds of work by stage, summed over all processes."""
+    statistics: dict[str, BucketStatistics] = field(default_factory=dict)
+    """Statistics of the rows by bucket, in the order of names."""
     problems: list[str] = field(default_factory=list)
-    """Units in which something does not add up; empty unless there is a fault in this program."""
-
-    def add(self, unit: UnitRecord) -> None:
-        """Take in one unit, and check it."""
-        self.units += 1
-        self.counts += unit.counts
-        self.reasons.update(unit.reasons)
-        for part in unit.parts:
-            self.bytes += 0 if part.path in self.merged else part.bytes
-            if part.place is not None:
-                self.merged.add(part.path)
-        self.timings.update(unit.timings)
-        for bucket in (unit.statistics or {}).values():
-            self.psnr = merged(self.psnr, bucket.psnr)
-        self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
+    """Numbers that do not add up, by unit. Empty unless this program has a bug."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Tally":
@@ -51,22 +46,50 @@ class Tally:
             tally.add(unit)
         return tally
 
+    def add(self, unit: UnitRecord) -> None:
+        """Add the numbers of one unit, and check that they add up."""
+        self.units += 1
+        self.counts += unit.counts
+        self.reasons.update(unit.reasons)
+        for part in unit.parts:
+            self.rows[part.bucket] += part.rows
+            self.bucket_bytes[part.bucket] += 0 if part.path in self.merged else part.bytes
+            if part.place is not None:
+                self.merged.add(part.path)
+        self.timings.update(unit.timings)
+        self.statistics = merged(self.statistics, unit.statistics)
+        self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
 
-def _imbalances(unit: UnitRecord) -> list[str]:
-    counts, found = unit.counts, []
+    @property
+    def bytes(self) -> int:
+        """Bytes of all parts."""
+        return self.bucket_bytes.total()
+
+    @property
+    def total(self) -> BucketStatistics:
+        """Statistics of the rows of all buckets."""
+        return sum(self.statistics.values(), BucketStatistics())
+
+    @property
+    def psnr(self) -> dict[str, PsnrSums]:
+        """PSNR of the clips that were decoded back, by tokenizer."""
+        return self.total.psnr
+
+
+def _imbalances(unit: UnitRecord) -> Iterator[str]:
+    counts = unit.counts
     if imbalance := counts.imbalance():
-        found.append(imbalance)
+        yield imbalance
     rows = sum(part.rows for part in unit.parts)
     if rows != counts.clips_written:
-        found.append(f"{counts.clips_written} clips written, {rows} rows in its parts")
+        yield f"{counts.clips_written} clips written, {rows} rows in its parts"
     lost = counts.samples_quarantined + counts.clips_quarantined
     recorded = unit.quarantine.rows if unit.quarantine else 0
     if not lost == recorded == sum(unit.reasons.values()):
-        found.append(
+        yield (
             f"{lost} samples and clips quarantined, {recorded} rows in its quarantine,"
             f" {sum(unit.reasons.values())} reasons"
         )
-    return found
 
 
 def tally_dict(tally: Tally) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The statistics of a whole dataset: what its units gathered as they were committed, added up.
+"""The statistics of a whole dataset: the sum of what its units recorded when they were committed.
 
-A sum of integers, so it is the same whoever committed what first. Only the use of whole codebooks
-needs the parts read: a unit keeps how often each channel took each level, which is small, and not
-how often each of 262 144 codes occurred, which is not.
+All are sums of integers, so they do not depend on the order of commits. Only the use of whole
+codebooks needs the parts read: a unit records how often each channel took each level, which is
+small. It does not record how often each of 262 144 codes occurred.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset.cells import stored_values
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, code_levels, read_dataset
+from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
-from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.statistics import BucketStatistics, merged, perplexity
-from pipeline.dataset.statistics_collector import MAX_RATE, SIDES, StatisticsGatherer
+from pipeline.dataset.statistics import BucketStatistics, perplexity
+from pipeline.dataset.statistics_collector import MAX_RATE, SIDES
+from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_duration
 from pipeline.storage.store import Store
 
@@ -27,27 +28,30 @@ class CodebookUse:
     """How much of a codebook occurs, counted code by code."""
 
     size: int
+    """Number of codes in the codebook."""
     used: int
+    """Number of codes that occur."""
     perplexity: float
-    """2 to the entropy of the codes: as many, used alike, say as much."""
+    """Perplexity of the codes: 2 to the power of their entropy in bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Of all units that count."""
+    """Statistics of all units that count."""
 
     output: str
+    """URI of the dataset."""
     dataset: Dataset
     units: int
-    unknown: tuple[str, ...]
-    """Units of a release that gathered none, which are missing in all that follows."""
+    """Number of units."""
     buckets: dict[str, BucketStatistics]
+    """Statistics of the rows by bucket, in the order of names."""
     codebooks: dict[str, CodebookUse] = field(default_factory=dict)
-    """By FSQ tokenizer, if the parts were read."""
+    """Use of the codebook by FSQ tokenizer; empty unless the parts were read."""
 
     @property
     def total(self) -> BucketStatistics:
-        """The sum over buckets."""
+        """Statistics of the rows of all buckets."""
         return sum(self.buckets.values(), BucketStatistics())
 
     @property
@@ -61,7 +65,6 @@ class Statistics:
             "output": self.output,
             "fingerprint": self.dataset.fingerprint,
             "units": self.units,
-            "units_without_statistics": len(self.unknown),
             "all": _plain(self.total),
             "buckets": {name: _plain(bucket) for name, bucket in self.buckets.items()},
             "codebooks": {name: asdict(use) for name, use in self.codebooks.items()},
@@ -69,14 +72,7 @@ class Statistics:
 
     def lines(self) -> list[str]:
         """Return the same for a person."""
-        lines = [f"dataset    {self.output}"]
-        if self.unknown:
-            lines.append(
-                f"missing    {len(self.unknown)} of {self.units} units: their release gathered no"
-                " statistics; --codes reads their parts for them"
-            )
-        lines += clip_lines(self.total)
-        lines += _psnr_lines(self.total)
+        lines = [f"dataset    {self.output}", *clip_lines(self.total), *_psnr_lines(self.total)]
         for name, use in self.codebooks.items():
             lines.append(
                 f"codebook   {name}: {use.used} of {use.size} codes used"
@@ -98,7 +94,7 @@ def read_statistics(store: Store, *, codes: bool = False) -> Statistics:
         codes: as for `statistics_of`.
 
     Raises:
-        ConfigError: there is no dataset, or a newer release wrote it.
+        ConfigError: there is no dataset, or it is of another format version.
         StoreError: the log or a part is damaged.
     """
     return statistics_of(store, read_dataset(store), read_manifest(store), codes=codes)
@@ -111,57 +107,34 @@ def statistics_of(
 
     Args:
         store: the dataset's root.
-        dataset: what its columns hold.
-        manifest: of the version.
-        codes: read all parts, to count codes one by one, and for the statistics of units that
-            have none.
+        dataset: head of the dataset.
+        manifest: manifest of the version.
+        codes: whether to read all parts and count codes one by one.
 
     Raises:
         StoreError: a part is damaged.
     """
-    counts = {
-        column.name: np.zeros(column.codebook_size, np.int64)
-        for column in dataset.tokenizers
-        if column.codebook_size is not None and codes
-    }
-    buckets: dict[str, BucketStatistics] = {}
-    unknown = []
-    for unit in manifest.units():
-        known = unit.statistics
-        if codes:
-            gathered = _scan(store, dataset, unit, counts)
-            known = gathered if known is None else known
-        if known is None:
-            unknown.append(unit.unit)
-        else:
-            buckets = merged(buckets, known)
     return Statistics(
         output=store.uri,
         dataset=dataset,
         units=len(manifest),
-        unknown=tuple(unknown),
-        buckets=buckets,
-        codebooks={name: _use(count) for name, count in counts.items()},
+        buckets=Tally.of(manifest).statistics,
+        codebooks=_codebooks(store, dataset, manifest) if codes else {},
     )
 
 
-def _scan(
-    store: Store, dataset: Dataset, unit: UnitRecord, counts: Mapping[str, NDArray[np.int64]]
-) -> dict[str, BucketStatistics]:
-    """Read a unit's parts: add to the counts of codes, and return the unit's statistics."""
-    gatherer = StatisticsGatherer(dataset.tokenizers, code_levels(dataset.identity))
-    columns = {column.name: column for column in dataset.tokenizers}
-    wanted = list(counts) if unit.statistics is not None else None
-    for part in unit.parts:
+def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, CodebookUse]:
+    """Read all parts and count the codes of each FSQ tokenizer."""
+    columns = [column for column in dataset.tokenizers if column.kind == "fsq"]
+    counts = {c.name: np.zeros(c.codebook_size or 0, np.int64) for c in columns}
+    for part in manifest.parts() if columns else ():
         with open_parquet(store, part.path) as parquet:
-            for rows in unit_rows(parquet, part, wanted):
-                if unit.statistics is None:
-                    gatherer.add(part.bucket, rows)
-                for name, count in counts.items():
-                    cells = b"".join(rows[name].to_pylist())
-                    indices = np.frombuffer(cells, columns[name].stored_dtype)
+            for rows in unit_rows(parquet, part, list(counts)):
+                for column in columns:
+                    indices = stored_values(rows[column.name], column)
+                    count = counts[column.name]
                     count += np.bincount(indices, minlength=len(count))
-    return gatherer.result()
+    return {name: _use(count) for name, count in counts.items()}
 
 
 def _use(counts: NDArray[np.int64]) -> CodebookUse:

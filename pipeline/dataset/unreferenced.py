@@ -1,4 +1,4 @@
-"""Files of a dataset that no record names: what crashes, races and retries leave behind."""
+"""Orphaned files: files of a dataset that no record names, left by crashes, races and retries."""
 
 import posixpath
 import re
@@ -22,19 +22,20 @@ _TEMPORARY: Final = (TEMPORARY_PREFIX, ".probe-")
 
 @dataclass(frozen=True, slots=True)
 class Unnamed:
-    """One such file."""
+    """One orphaned file."""
 
     file: StoredFile
+    """The file, as a listing shows it."""
     kind: Literal["part", "merged", "temporary", "foreign"]
-    """`part`: by its name a unit's part or quarantine table; `merged`: a merged part; `temporary`:
-    under construction, or left in that state; `foreign`: in a folder of parts, and not of this
-    program."""
+    """Kind of file. `part`: by its name a unit's part or quarantine table. `merged`: a merged part.
+    `temporary`: under construction, or abandoned so. `foreign`: not a file of this program, in a
+    folder of parts."""
     unit: str = ""
-    """Of a part."""
+    """Id of the unit that a part belongs to; empty for other files."""
 
 
 def unnamed_files(files: Iterable[StoredFile], manifest: Manifest) -> Iterator[Unnamed]:
-    """Yield the files among the dataset's parts that the manifest does not name."""
+    """Yield temporary files, and files in the folders of parts that the manifest does not name."""
     named = {part.path for part in (*manifest.parts(), *manifest.quarantine_parts())}
     for file in files:
         if file.path in named:

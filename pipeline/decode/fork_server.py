@@ -109,7 +109,10 @@ class ForkServer:
         """
         with self._lock:
             try:
-                return self._ask({"kind": "end", "pid": pid, "grace_s": grace_s})["code"]
+                code: int | None = self._ask({"kind": "end", "pid": pid, "grace_s": grace_s})[
+                    "code"
+                ]
+                return code
             except PipelineError:
                 return None
 

@@ -18,7 +18,6 @@ from pipeline.dataset.card import write_card
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.tally import Tally
-from pipeline.dataset.totals import statistics_of
 from pipeline.errors import OverBudget
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.progress import Progress
@@ -63,7 +62,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     if remaining:
         write_config(job.store, job.run, job.config)
         passes.run(remaining)
-    manifest = write_manifest(job.store)
+    total = Tally.of(write_manifest(job.store))
     summary = Summary(
         output=job.config.output.uri,
         run=job.run,
@@ -72,14 +71,14 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         done=passes.buffer.ours,
         lost_race=passes.buffer.num_lost,
         failed={unit.unit: passes.reasons.get(unit.unit, _NOT_REACHED) for unit in job.remaining()},
-        total=Tally.of(manifest),
+        total=total,
         seconds=time.monotonic() - began,
         tokenizers_waited=passes.tokenizers_waited,
         retried=passes.num_retried,
         untrained=job.untrained,
     )
     if remaining:
-        write_card(job.store, manifest, statistics_of(job.store, job.dataset, manifest))
+        write_card(job.store, job.dataset, total)
         write_summary(job.store, summary)
     return summary
 

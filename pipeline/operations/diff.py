@@ -117,7 +117,10 @@ def diff(a: Store, b: Store) -> Difference:
         a.uri,
         b.uri,
         (heads[0].fingerprint, heads[1].fingerprint),
-        {name: (one, other) for name, one, other in differences(*(h.identity for h in heads))},
+        {
+            name: (one, other)
+            for name, one, other in differences(heads[0].identity, heads[1].identity)
+        },
         clips_differ={name: DiffGroup() for name in (CLIP, *columns)},
     )
     others = {unit.unit: unit for unit in read_manifest(b).units()}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import vidtok
 from pipeline.config.job import JobConfig
 from pipeline.config.source import VideoSource
+from pipeline.dataset.cells import row_cells
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.dataset.schema import TokenizerColumn
@@ -192,8 +193,8 @@ class Recomputer:
                     yield SourceClip(*left.pop(clip.clip_index), clip, frames)
             except (QuarantineError, StoreError, FileNotFoundError) as error:
                 why = str(error)
-            for _, row in left.values():
-                yield Finding("source", row["clip_id"], why)
+            for _, lost in left.values():
+                yield Finding("source", lost["clip_id"], why)
 
     def _decode_again(
         self, unit: str, sources: Sequence[str], key: str, wanted: Collection[int]
@@ -275,7 +276,7 @@ def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:
 
 
 def _difference(now: NDArray[Any], recorded: bytes, column: TokenizerColumn) -> str:
-    stored = np.frombuffer(recorded, column.stored_dtype)
+    stored = row_cells(recorded, (-1,), column)
     if stored.size != now.size:
         return f"{list(now.shape)} now, {stored.size} cells recorded"
     differ = now.ravel() != stored

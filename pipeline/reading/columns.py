@@ -8,32 +8,21 @@
 | all else (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
 A row group's cells are read as views of Arrow's memory. The one copy is that of a row into its
-batch, which owns its memory; `bfloat16` is a view of the bits that NumPy has no name for.
+batch, which owns its memory.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError
-
-_READ_AS: Final[dict[str, "np.dtype[Any]"]] = {
-    "uint8": np.dtype(np.int64),
-    "uint16": np.dtype(np.int64),
-    "uint32": np.dtype(np.int64),
-    "float16": np.dtype(np.float16),
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(np.int16),  # its bits
-}
-
 
 Shapes = dict[str, tuple[int, ...]]
 """Cell column → shape of one row's cells."""
@@ -82,7 +71,8 @@ class Columns:
             pyarrow.ArrowInvalid: cells do not fill their shape.
         """
         cells = {
-            name: _cells(table[name], column, shapes[name]) for name, column in self.cells.items()
+            name: column_cells(table[name], shapes[name], column)
+            for name, column in self.cells.items()
         }
         return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
 
@@ -92,7 +82,7 @@ class Columns:
         for name, kind in self.cells.items():
             shapes = table[f"{kind.name}_shape"].to_pylist()
             cells[name] = [
-                np.frombuffer(value.as_buffer(), kind.stored_dtype).reshape(shape)
+                row_cells(value.as_buffer(), shape, kind)
                 for value, shape in zip(table[name], shapes, strict=True)
             ]
         return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
@@ -108,13 +98,13 @@ class Columns:
         for name, kind in self.cells.items():
             if isinstance(rows[0][0].cells[name], list):
                 each = (source.cells[name][n] for source, n in rows)
-                batch[name] = [_tensor(one.astype(_READ_AS[kind.dtype]), kind) for one in each]
+                batch[name] = [to_tensor(one, kind) for one in each]
                 continue
             shape = np.shape(rows[0][0].cells[name])[1:]
-            values = np.empty((len(rows), *shape), _READ_AS[kind.dtype])
+            values = np.empty((len(rows), *shape), tensor_dtype(kind))
             for place, (source, n) in enumerate(rows):
                 values[place] = source.cells[name][n]
-            batch[name] = _tensor(values, kind)
+            batch[name] = as_tensor(values, kind)
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
             is_number = isinstance(column[0], (int, float))
@@ -137,23 +127,5 @@ def row_tensors(row: Mapping[str, Any], tokenizers: Sequence[TokenizerColumn]) -
     for column in tokenizers:
         shape = decoded.pop(f"{column.name}_shape")
         for name in column.cell_columns:
-            values = np.frombuffer(row[name], column.stored_dtype).reshape(shape)
-            decoded[name] = _tensor(values.astype(_READ_AS[column.dtype]), column)
+            decoded[name] = to_tensor(row_cells(row[name], shape, column), column)
     return decoded
-
-
-def _cells(column: pa.ChunkedArray, kind: TokenizerColumn, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the cells of a binary column as a view [rows, …]."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    _, offsets, data = array.buffers()
-    ends = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-    row_bytes = prod(shape) * kind.stored_dtype.itemsize
-    if (np.diff(ends) != row_bytes).any():
-        raise pa.ArrowInvalid(f"column {kind.name}: cells do not fill the shape {list(shape)}")
-    count = len(array) * prod(shape)
-    return np.frombuffer(data, kind.stored_dtype, count, ends[0]).reshape(-1, *shape)
-
-
-def _tensor(values: NDArray[Any], column: TokenizerColumn) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor.view(torch.bfloat16) if column.dtype == "bfloat16" else tensor

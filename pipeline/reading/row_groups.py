@@ -1,29 +1,19 @@
-"""Reads row groups of parts, just the columns asked for, and keeps the footers."""
+"""Reads row groups of parts: only the columns asked for. Keeps the footers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.part_reader import open_row_groups
+from pipeline.dataset.part_reader import GroupRows, open_row_groups, rows_by_group
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
 from pipeline.reading.columns import Columns, Rows, Shapes
 from pipeline.storage.store import Store
 
 _FOOTERS_KEPT: Final = 256
-"""Of parts: each some 100 kB in memory for 256 MiB of rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The rows of one row group that are a part's."""
-
-    group: int
-    first: int
-    rows: int
+"""Number of parts whose footers are kept: each takes about 100 kB for 256 MiB of rows."""
 
 
 class RowGroups:
@@ -38,46 +28,40 @@ class RowGroups:
         self._store = store
         self._columns = columns
         self._shapes: dict[str, Shapes] = {}
-        """Of the cells of each bucket: all its clips have the same."""
+        """Shapes of the cells by bucket: all clips of a bucket have the same."""
         self._footer = lru_cache(_FOOTERS_KEPT)(self._read_footer)
-        self._shares = lru_cache(_FOOTERS_KEPT)(self._find_shares)
+        self._groups = lru_cache(_FOOTERS_KEPT)(self._find_groups)
 
-    def sizes(self, part: Part) -> list[int]:
-        """Return the number of rows of each row group, as far as they are the part's.
+    def of(self, part: Part) -> list[GroupRows]:
+        """Return which rows of which row groups belong to a part.
 
         Raises:
             StoreError: the part is missing or damaged, or the store refuses.
         """
-        return [share.rows for share in self._shares(part)]
+        return self._groups(part)
+
+    def sizes(self, part: Part) -> list[int]:
+        """Return the number of rows of each row group that belong to a part; errors as `of`."""
+        return [rows.rows for rows in self.of(part)]
 
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, Rows]:
-        """Read row groups by their place in `sizes`, in one go; errors as `sizes`."""
-        footer, shares = self._footer(part), self._shares(part)
+        """Read row groups by their index in `of`, in one go; errors as `of`."""
+        footer, known = self._footer(part), self.of(part)
         with open_row_groups(self._store, part, footer) as parquet:
-            return {n: self._rows(parquet, part.bucket, shares[n]) for n in groups}
+            return {n: self._rows(parquet, part.bucket, known[n]) for n in groups}
 
     def __reduce__(self) -> tuple[type["RowGroups"], tuple[Store, Columns]]:
         """Go to another process without what is kept here."""
         return RowGroups, (self._store, self._columns)
 
-    def _find_shares(self, part: Part) -> list["_Share"]:
-        footer = self._footer(part)
-        first = part.place.first_row if part.place else 0
-        shares, start = [], 0
-        for n in range(footer.num_row_groups):
-            stop = start + footer.row_group(n).num_rows
-            begin, end = max(start, first), min(stop, first + part.rows)
-            if begin < end:
-                shares.append(_Share(n, begin - start, end - begin))
-            start = stop
-        return shares
+    def _find_groups(self, part: Part) -> list[GroupRows]:
+        return rows_by_group(self._footer(part), part)
 
-    def _rows(self, parquet: pq.ParquetFile, bucket: str, share: "_Share") -> Rows:
+    def _rows(self, parquet: pq.ParquetFile, bucket: str, rows: GroupRows) -> Rows:
         shapes = self._shapes.get(bucket)
         names = self._columns.names if shapes else self._columns.with_shapes
         # Row groups are read side by side already.
-        table = parquet.read_row_group(share.group, names, use_threads=False)
-        table = table.slice(share.first, share.rows)
+        table = rows.of(parquet.read_row_group(rows.group, names, use_threads=False))
         if bucket.startswith("all"):  # whole videos
             return self._columns.ragged_rows(table)
         if shapes is None:

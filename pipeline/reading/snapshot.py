@@ -82,8 +82,7 @@ class Snapshot:
         """Return the statistics of this version's rows; only the log is read for them.
 
         `statistics().total.latents["kl"].mean()` and `.std()` are what a model's inputs are
-        normalised with, one value for each channel. Units of a release that gathered none are
-        named in `unknown`, and their rows are missing from the sums.
+        normalised with, one value for each channel.
         """
         return statistics_of(self.store, self.dataset, self.manifest)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from torch.utils.data import Dataset
 
+from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
 from pipeline.reading.columns import Columns, Rows
 from pipeline.reading.row_groups import RowGroups
@@ -82,10 +83,8 @@ class TokenMap(Dataset[dict[str, Any]]):
         n = bisect_right(self._ends, index)
         part = self._parts[n]
         in_part = index - (self._ends[n] - part.rows)
-        sizes = self._row_groups.sizes(part)
-        ends = list(accumulate(sizes))
-        group = bisect_right(ends, in_part)
-        return part, group, in_part - (ends[group] - sizes[group])
+        group, row = locate_row(self._row_groups.of(part), in_part)
+        return part, group, row
 
     def _row(self, part: Part, rows: Rows, n: int) -> dict[str, Any]:
         batch = self._columns.batch([(rows, n)])

@@ -1,7 +1,7 @@
-"""Files by full URI, and the file systems behind them: the only module that knows fsspec.
+"""Files by full URI, and their file systems: the only module that imports fsspec.
 
-Sources are read through the functions here; `Store` (`pipeline.storage.store`), the output,
-builds on `open_filesystem` and `store_errors`.
+Sources are read through these functions. `pipeline.storage.store.Store`, the output, builds on
+`open_filesystem` and `store_errors`.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _READ_AHEAD_BYTES: Final = 8 << 20
 
 
 def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Return the one spelling of a URI: an absolute path for local files."""
+    """Return the canonical spelling of a URI: an absolute path for local files."""
     fs, full = open_filesystem(uri, storage_options)
     return full if on_local_disk(fs) else str(fs.unstrip_protocol(full))
 
@@ -34,8 +34,8 @@ def is_local(uri: str) -> bool:
 def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
     """Return the canonical URIs of the files that a file, folder or glob names, sorted.
 
-    A folder is searched at any depth. A name that exists as it is spelled is no pattern, whatever
-    characters it holds. Nothing found is an empty list.
+    A folder is searched at any depth. A name that exists literally is not a glob, even if it
+    contains special characters. The list is empty if no file matches.
     """
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
@@ -50,7 +50,7 @@ def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> li
 
 
 def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the canonical URIs of the files that stand directly in a folder, sorted."""
+    """Return the canonical URIs of the files directly in a folder, sorted."""
     fs, full = open_filesystem(uri, storage_options)
     try:
         with store_errors(uri):
@@ -61,7 +61,7 @@ def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> l
 
 
 def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int:
-    """Return a file's length in bytes."""
+    """Return the size of a file in bytes."""
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
         return int(fs.size(full))
@@ -86,14 +86,14 @@ def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> Bin
 
 
 class StoreReader:
-    """A file whose failures are the store's, so that none is mistaken for damaged content."""
+    """A file that raises `StoreError` if the store fails, so that no failure looks like damage."""
 
     def __init__(self, file: Any, uri: str) -> None:
         self._file = file
         self._uri = uri
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes, or all that follow."""
+        """Return up to `size` bytes; a negative size returns all that are left."""
         with store_errors(self._uri):
             return bytes(self._file.read(size))
 
@@ -108,10 +108,13 @@ class StoreReader:
 
 
 def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """Return fsspec's file system and its own spelling of the path.
+    """Return fsspec's file system and its spelling of the path.
 
-    Not kept on the object: fsspec caches instances by thread and process, which survives forks.
-    Listings are never cached: other drivers write under the same root.
+    Callers do not keep it: fsspec caches instances by thread and process, which survives forks.
+    Listings are never cached, because other drivers write under the same root.
+
+    Raises:
+        ConfigError: fsspec does not know the protocol, or its library is not installed.
     """
     try:
         fs, path = fsspec.core.url_to_fs(
@@ -125,24 +128,24 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
 
 
 def on_local_disk(fs: Any) -> bool:
-    """Return whether a file system is the local disk's."""
+    """Return whether a file system is the local disk."""
     return isinstance(fs, LocalFileSystem)
 
 
 @contextlib.contextmanager
 def store_errors(where: str) -> Iterator[None]:
-    """Turn whatever a file system throws into `StoreError`; "not found" stays itself."""
+    """Raise `StoreError` for any error of a file system, except for a missing file."""
     try:
         yield
     except (FileNotFoundError, StoreError):
         raise
     except Exception as error:
-        # botocore and aiohttp errors are no OSErrors, so no narrower clause would hold.
+        # Errors of botocore and aiohttp are not OSErrors, so no narrower clause catches them.
         raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
 
 
 def hidden_temporary(path: str) -> bool:
-    """Return whether a name is that of a file under construction on a local disk."""
+    """Return whether a path is that of a file under construction on a local disk."""
     return posixpath.basename(path).startswith(TEMPORARY_PREFIX)
 
 

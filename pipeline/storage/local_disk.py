@@ -1,7 +1,7 @@
-"""Writing on a local disk so that it survives: whole files, one winner, no half states.
+"""Durable writes on a local disk: whole files, one winner, nothing half written.
 
-A rename or a link is atomic to readers at once, and outlives a power cut only after the file and
-then its folder were synced.
+A rename or a link is atomic for readers. It survives a power failure only after the file and then
+its folder were synced.
 """
 
 import os
@@ -12,20 +12,20 @@ from typing import IO, Final
 from pipeline.errors import AlreadyExists
 
 TEMPORARY_PREFIX: Final = ".tmp-"
-"""Files under construction; no listing shows them."""
+"""Prefix of files under construction; no listing shows them."""
 
 
 def temporary_in(folder: Path) -> Path:
-    """Return a fresh name for a file under construction, on the file system of its goal.
+    """Return a new path for a file under construction, in the folder of its final name.
 
-    Open it with mode "xb", not through `tempfile`: that one's mode 0600 would survive the rename
-    and lock other users out.
+    Open it with mode "xb", not through `tempfile`, whose mode 0600 would survive the rename and
+    keep other users from reading.
     """
     return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
 
 
 def replace_durably(temporary: Path, file: IO[bytes], final: Path) -> None:
-    """Close `file`, written at `temporary`, and put it in place of whatever stands at `final`."""
+    """Close `file`, written at `temporary`, and move it to `final`, which may exist."""
     _sync(file)
     file.close()
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def replace_durably(temporary: Path, file: IO[bytes], final: Path) -> None:
 
 
 def link_if_absent(final: Path, data: bytes) -> None:
-    """Write a file only if nothing stands at its name.
+    """Write a file only if none exists at its name.
 
-    Written beside it and then linked: the kernel lets one link win, and whole.
+    The file is written beside it and then linked: of several links the kernel lets one win.
 
     Raises:
-        AlreadyExists: something stands there.
-        OSError: the disk refused, for instance because it knows no hard links.
+        AlreadyExists: a file exists there.
+        OSError: the disk refused, for example because it has no hard links.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_in(final.parent)
@@ -51,8 +51,8 @@ def link_if_absent(final: Path, data: bytes) -> None:
         try:
             os.link(temporary, final)
         except OSError as error:
-            # A network file system that resends a lost request is refused by its own first try;
-            # two links to our temporary file prove that it was applied.
+            # A network file system that resends a lost request is refused because of its first
+            # try; two links to our temporary file prove that the first try was applied.
             if temporary.stat().st_nlink != 2:
                 if isinstance(error, FileExistsError):
                     raise AlreadyExists(f"{final}: exists already") from error

@@ -1,7 +1,7 @@
-"""A file of a store, read by ranges: one request for each, for just the bytes asked for.
+"""A file of a store, read by ranges: one request for each range, for only those bytes.
 
-fsspec's own files ask for a file's length and date before the first byte, and read ahead. Whoever
-knows what to read, as a Parquet footer does, needs neither.
+fsspec's own files request the length and date of a file before the first byte, and read ahead. A
+reader that knows a Parquet footer needs neither.
 """
 
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class RangeFile:
-    """The little of a file that Arrow reads from.
+    """The methods of a file that Arrow calls to read.
 
     Args:
-        fs: an fsspec file system.
-        path: of the file, as the file system spells it.
-        num_bytes: its length.
+        fs: fsspec file system.
+        path: path of the file, as the file system spells it.
+        num_bytes: length of the file.
     """
 
     closed = False
@@ -26,7 +26,7 @@ class RangeFile:
         self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return the bytes from the position on, fewer at the end."""
+        """Return up to `size` bytes from the position on; all that are left if it is negative."""
         start = self._position
         stop = self._num_bytes if size < 0 else min(start + size, self._num_bytes)
         if stop <= start:
@@ -45,4 +45,4 @@ class RangeFile:
         return self._position
 
     def close(self) -> None:
-        """Nothing to do: no request is open between reads."""
+        """Do nothing: no request is open between reads."""

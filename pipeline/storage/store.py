@@ -1,10 +1,10 @@
 """The output: files and objects under one root, a local folder or an object store.
 
 Two writes carry the exactly-once rules. `write` is atomic: a reader sees the old bytes or all of
-the new ones. `put_if_absent` has three outcomes that call for different acts: done,
-`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may be there). `put_or_read` turns
-the three into one question: which bytes does the object hold now? fsspec's own `mode="create"` is
-not used on local disks: it asks and then writes, so two racing writers can both win.
+the new ones. `put_if_absent` has three outcomes that callers treat differently: done,
+`AlreadyExists`, and `StateUnknown` (no answer came, so the bytes may be stored). `put_or_read`
+answers one question instead: which bytes does the object hold now? Local disks do not use fsspec's
+`mode="create"`: it asks and then writes, so two racing writers can both win.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _SETTLE_TRIES: Final = 5
 
 
 _MODIFIED: Final = ("mtime", "LastModified", "last_modified", "updated", "created")
-"""What fsspec's file systems call the time of the last change: local, S3, Azure, GCS, memory."""
+"""Names of the time of the last change in fsspec's file systems: local, S3, Azure, GCS, memory."""
 
 
 _CONFLICT_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted"})
@@ -59,29 +59,30 @@ class StoredFile:
     """A file as a listing shows it."""
 
     path: str
-    """Relative to the store's root."""
+    """Path relative to the store's root."""
     bytes: int
+    """Size of the file."""
     modified: float
-    """Seconds since the epoch, by the store's clock."""
+    """Time of the last change in seconds since the epoch, by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The folder or object prefix that one dataset lives under.
+    """The folder or object prefix of one dataset.
 
     Args:
         uri: local path, or any URI that fsspec opens (`s3://bucket/corpus`).
         storage_options: passed to the fsspec file system (credentials, endpoint).
 
-    Paths are relative, with forward slashes. Methods raise `FileNotFoundError` where nothing
-    stands at the path and `StoreError` for all else that the store refuses.
+    Paths are relative, with forward slashes. Methods raise `FileNotFoundError` if no file exists at
+    the path, and `StoreError` if the store refuses or fails.
     """
 
     uri: str
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
     def locate(self, path: str) -> str:
-        """Return the full URI of a path, as error texts and other tools want it."""
+        """Return the full URI of a path, for error texts and other tools."""
         return posixpath.join(self.uri, path) if path else self.uri
 
     def read(self, path: str) -> bytes:
@@ -89,25 +90,25 @@ class Store:
         return read_file(self.locate(path), self.storage_options)
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading from its start, or seekable as Parquet readers want it."""
+        """Open a file for reading; it is seekable."""
         return open_file(self.locate(path), self.storage_options)
 
     def open_ranges(self, path: str, num_bytes: int) -> Any:
-        """Open a file for Arrow to read ranges of: just the bytes asked for, none ahead.
+        """Open a file for Arrow to read ranges: only the bytes asked for, none ahead.
 
         Args:
-            path: of the file.
-            num_bytes: its length, so that the store need not be asked for it.
+            path: path of the file.
+            num_bytes: length of the file, so that no request asks for it.
         """
         fs, full = self._fs(path)
         where = self.locate(path)
         with store_errors(where):
             if on_local_disk(fs):
-                return pa.OSFile(full)  # its reads do not wait for Python's lock
+                return pa.OSFile(full)  # it reads without Python's lock
             return StoreReader(RangeFile(fs, full, num_bytes), where)
 
     def exists(self, path: str) -> bool:
-        """Return whether a file stands at the path."""
+        """Return whether a file exists at the path."""
         fs, full = self._fs(path)
         with store_errors(self.locate(path)):
             return bool(fs.isfile(full))
@@ -118,14 +119,10 @@ class Store:
 
     def list(self, folder: str = "") -> list[str]:
         """Return the paths of all files under a folder, at any depth, sorted."""
-        fs, full = self._fs(folder)
-        root = self._fs("")[1].rstrip("/") + "/"
-        with store_errors(self.locate(folder)):
-            found = [str(name).removeprefix(root) for name in fs.find(full)]
-        return sorted(name for name in found if not hidden_temporary(name))
+        return sorted(f.path for f in self.files(folder) if not hidden_temporary(f.path))
 
     def files(self, path: str = "") -> Iterator[StoredFile]:
-        """Yield all files under a folder, or the one file at the path, temporary ones as well."""
+        """Yield all files under a folder, or the one file at the path; temporary files included."""
         fs, full = self._fs(path)
         root = self._fs("")[1].rstrip("/") + "/"
         with store_errors(self.locate(path)):
@@ -136,13 +133,13 @@ class Store:
             yield StoredFile(str(name).removeprefix(root), int(info["size"]), seconds)
 
     def delete(self, path: str) -> None:
-        """Remove a file; a file that is gone already is no error."""
+        """Delete a file; a missing file is not an error."""
         fs, full = self._fs(path)
         with store_errors(self.locate(path)), contextlib.suppress(FileNotFoundError):
             fs.rm_file(full)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file atomically, over whatever stands there."""
+        """Write a file atomically; an existing file is replaced."""
         fs, full = self._fs(path)
         if on_local_disk(fs):
             with self.stage(posixpath.dirname(path)) as staged:
@@ -153,19 +150,19 @@ class Store:
             fs.pipe_file(full, data)
 
     def stage(self, folder: str) -> "StagedFile":
-        """Begin a file whose name is known only at its end; see `StagedFile`."""
+        """Start a file whose name is known only at its end; see `StagedFile`."""
         fs, full = self._fs(folder)
         with store_errors(self.locate(folder)):
-            # Where renaming is atomic the temporary file has to be on the same file system.
+            # A rename is atomic only within a file system.
             return StagedFile(self, Path(full) if on_local_disk(fs) else None)
 
     def put_if_absent(self, path: str, data: bytes) -> None:
-        """Write a file only if nothing stands at the path.
+        """Write a file only if none exists at the path.
 
         Raises:
-            AlreadyExists: something stands there. It can be ours: a client that resends a request
-                whose answer was lost is told so by its own first try.
-            StateUnknown: no answer came; `data` may or may not stand there.
+            AlreadyExists: a file exists. It can be ours: a client that resends a request whose
+                answer was lost gets this error because its first try succeeded.
+            StateUnknown: no answer came; `data` may or may not be stored.
             StoreError: the store refused; nothing was written.
         """
         fs, full = self._fs(path)
@@ -177,10 +174,10 @@ class Store:
             _create_object(fs, full, data, where)
 
     def put_or_read(self, path: str, data: bytes) -> bytes:
-        """Put `data` unless something stands at the path; return what stands there afterwards.
+        """Write `data` unless a file exists at the path; return what is stored afterwards.
 
-        The caller compares: equal bytes (or an equal token in them) are its own, whether or not
-        the store's answer arrived.
+        The caller compares: equal bytes (or an equal token in them) are its own, even if the
+        store's answer was lost.
 
         Raises:
             StateUnknown: the store answered neither the write nor the reading back.
@@ -195,10 +192,12 @@ class Store:
                 _pause(attempt)
             else:
                 return data
-        raise StateUnknown(f"{self.locate(path)}: no answer to {_SETTLE_TRIES} tries of writing it")
+        raise StateUnknown(
+            f"{self.locate(path)}: no answer to {_SETTLE_TRIES} attempts to write it"
+        )
 
     def supports_put_if_absent(self) -> bool:
-        """Find out by a throw-away file whether a second put-if-absent is refused."""
+        """Test with a temporary file whether the store refuses a second put-if-absent."""
         path = f".probe-{uuid.uuid4().hex}"
         try:
             self.put_or_read(path, b"first")
@@ -210,17 +209,17 @@ class Store:
         """Refuse a store on which two drivers could overwrite each other's commits.
 
         Raises:
-            ConfigError: the store overwrites where it should refuse.
+            ConfigError: the store overwrites instead of refusing.
         """
         if not self.supports_put_if_absent():
             raise ConfigError(
                 f"output = {self.uri}: the store ignores If-None-Match (put only if absent), so two"
                 " drivers could overwrite each other's commits; use a store with conditional"
-                " writes, or a local folder, or say that a job is alone there (output.alone=true)"
+                " writes or a local folder, or set output.alone=true if no other job writes there"
             )
 
     def filesystem(self) -> Any:
-        """Return fsspec's file system under the root, for a library that takes one."""
+        """Return fsspec's file system of the root, for a library that needs one."""
         return self._fs("")[0]
 
     def _fs(self, path: str) -> tuple[Any, str]:
@@ -230,7 +229,7 @@ class Store:
 class StagedFile:
     """A file under construction on local disk: written, then published whole or discarded.
 
-    As a context manager it discards what was not published.
+    As a context manager it discards a file that was not published.
     """
 
     def __init__(self, store: Store, folder: Path | None) -> None:
@@ -245,7 +244,7 @@ class StagedFile:
             self.file = self._path.open("xb")
 
     def publish(self, path: str) -> None:
-        """Close the file and put it at the path atomically, over whatever stands there."""
+        """Close the file and move it to the path atomically; an existing file is replaced."""
         fs, full = self._store._fs(path)
         with store_errors(self._store.locate(path)):
             if on_local_disk(fs):
@@ -257,7 +256,7 @@ class StagedFile:
         self.discard()
 
     def discard(self) -> None:
-        """Drop the file if it was not published."""
+        """Delete the file if it was not published."""
         self.file.close()
         self._path.unlink(missing_ok=True)
 
@@ -282,7 +281,7 @@ def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
                 raise AlreadyExists(f"{where}: exists already") from error
             text = f"{where}: {type(error).__name__}: {error}"
             if code in _CONFLICT_CODES:
-                # Another conditional write is in flight; S3 asks to come back.
+                # Another conditional write is in progress; S3 asks for a retry.
                 if attempt + 1 == _CONFLICT_TRIES:
                     raise StoreError(text) from error
                 _pause(attempt)
@@ -299,21 +298,23 @@ def _create_object(fs: Any, full: str, data: bytes, where: str) -> None:
 
 
 def _confirm(fs: Any, full: str, num_bytes: int, where: str) -> None:
-    """Ask whether an object stands there whole: some stores and proxies answer before it does.
+    """Check that an object is stored whole: some stores and proxies confirm before it is.
 
     Raises:
-        StoreError: it does not.
+        StoreError: the object is missing or cut short.
     """
     try:
         found = int(fs.size(full))
     except FileNotFoundError:
-        raise StoreError(f"{where}: the store took it, and does not have it") from None
+        raise StoreError(
+            f"{where}: the store confirmed the write, but does not have the file"
+        ) from None
     if found != num_bytes:
-        raise StoreError(f"{where}: the store took {num_bytes} bytes, and has {found}")
+        raise StoreError(f"{where}: the store confirmed {num_bytes} bytes, but has {found}")
 
 
 def _answer(error: BaseException | None) -> tuple[str, int]:
-    """Return the store's error code and HTTP status, however deep s3fs wrapped them."""
+    """Return the store's error code and HTTP status from the error or its causes."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, Mapping):

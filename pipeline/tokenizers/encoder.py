@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.reconstruction import DecodingModel, clip_psnr, decode_cells, eight_bits
 
@@ -162,7 +163,7 @@ class ClipEncoder:
             assert value is not None
             stored = value[:num_clips].to(getattr(torch, column.dtype))
             finite &= _finite(stored)  # float16 overflows where float32 does not
-            cells[name] = _to_numpy(stored, column)
+            cells[name] = from_tensor(stored, column)
         return cells, finite
 
 
@@ -210,11 +211,3 @@ def job_arithmetic(threads: int) -> Iterator[None]:
 def _finite(values: Tensor) -> NDArray[np.bool_]:
     finite: NDArray[np.bool_] = torch.isfinite(values).flatten(1).all(1).cpu().numpy()
     return finite
-
-
-def _to_numpy(values: Tensor, column: TokenizerColumn) -> NDArray[Any]:
-    """Return a tensor in the column's stored dtype: for bfloat16 its bit patterns."""
-    if values.dtype == torch.bfloat16:
-        values = values.view(torch.int16)
-    array: NDArray[Any] = values.contiguous().cpu().numpy().view(column.stored_dtype)
-    return array

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.dataset.cells import row_cells, to_tensor
 from pipeline.dataset.schema import TokenizerColumn
 from vidtok.evaluation.fidelity import psnr
 
@@ -26,11 +27,8 @@ def decode_cells(
     model: DecodingModel, column: TokenizerColumn, row: Mapping[str, Any], frames: int
 ) -> NDArray[np.uint8]:
     """Return the frames [T, H, W, 3] that a row's tokens stand for."""
-    cells = np.frombuffer(row[column.name], column.stored_dtype).copy()
-    values = torch.from_numpy(cells)
-    if column.dtype == "bfloat16":
-        values = values.view(torch.bfloat16)
-    values = values.reshape(1, *row[f"{column.name}_shape"])
+    cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
+    values = to_tensor(cells, column)[None]
     if column.kind == "fsq":
         video = model.decode_indices(values, num_frames=frames)
     else:

@@ -55,6 +55,6 @@ def test_the_quality_is_that_of_rows_and_sources(
 def _units(store: Store) -> list[tuple[str, list[bytes]]]:
     """Return the units by name, with the bytes of their statistics by bucket."""
     return sorted(
-        (unit.unit, [to_json(bucket) for bucket in (unit.statistics or {}).values()])
+        (unit.unit, [to_json(bucket) for bucket in unit.statistics.values()])
         for unit in read_manifest(store).units()
     )

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -38,6 +39,12 @@ def store(request: pytest.FixtureRequest) -> Store:
         return Store(str(request.getfixturevalue("tmp_path") / "corpus"))
     server: S3Server = request.getfixturevalue("s3")
     return Store(f"{server.bucket()}/corpus", server.storage_options)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    """An empty store on a local disk."""
+    return Store(str(tmp_path / "corpus"))
 
 
 @pytest.fixture

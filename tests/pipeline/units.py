@@ -212,7 +212,5 @@ def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> U
                 levels={"fsq": LevelCounts(counts=((part.rows, 8 - part.rows), (8, 0)))},
             )
             for part in parts
-        }
-        if rng.randrange(3)
-        else None,
+        },
     )

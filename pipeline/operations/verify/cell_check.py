@@ -1,18 +1,16 @@
 """Checks the cells of one row group: their number, their shape, and the range of their values."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.dataset.cells import numbers, stored_values
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.operations.findings import Finding, Kind
-
-_BF16_EXPONENT: Final = 0x7F80
-"""All exponent bits of a bfloat16; all are set in NaN and infinities only."""
 
 
 def check_cells(
@@ -45,7 +43,7 @@ def check_cells(
         if not (usable := good & full).any():
             continue
         alive = rows.filter(pa.array(usable))
-        cells = np.frombuffer(b"".join(alive[name].to_pylist()), column.stored_dtype)
+        cells = stored_values(alive[name], column)
         bad = _bad(cells, column)
         whose = np.repeat(np.arange(alive.num_rows), sizes[usable])
         counts = np.bincount(whose[bad], minlength=alive.num_rows)
@@ -66,10 +64,8 @@ def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
     if column.codebook_size is not None:
         # In int64, because a codebook of 65536 codes does not fit uint16.
         bad = cells.astype(np.int64) >= column.codebook_size
-    elif column.dtype == "bfloat16":
-        bad = (cells & _BF16_EXPONENT) == _BF16_EXPONENT
     else:
-        bad = ~np.isfinite(cells)
+        bad = ~np.isfinite(numbers(cells, column))
     return bad
 
 

@@ -82,8 +82,6 @@ class UnitCheck:
         the job decoded back does not follow from the rows and is not compared.
         """
         recorded = self._unit.statistics
-        if recorded is None:
-            return
         for bucket in sorted({*recorded, *self._statistics}):
             theirs, ours = (
                 asdict(replace(which.get(bucket, BucketStatistics()), psnr={}))

@@ -10,10 +10,10 @@ import pytest
 from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from pipeline.dataset.card import PATH, _size, write_card
+from pipeline.dataset.card import PATH, size_category, write_card
 from pipeline.dataset.manifest import read_manifest
-from pipeline.dataset.metadata import new_dataset
-from pipeline.dataset.totals import read_statistics
+from pipeline.dataset.metadata import new_dataset, read_dataset
+from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_bytes
 from pipeline.operations.compact import compact
 from pipeline.storage.store import Store
@@ -22,13 +22,8 @@ from tests.pipeline.units import FSQ, KL, SMALL, WIDE, decoded_back, deliver
 
 
 def write(store: Store) -> str:
-    write_card(store, read_manifest(store), read_statistics(store))
+    write_card(store, read_dataset(store), Tally.of(read_manifest(store)))
     return store.read(PATH).decode()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "corpus"))
 
 
 def test_the_hub_reads_its_front_matter(store: Store) -> None:
@@ -91,8 +86,8 @@ def test_it_follows_the_dataset_until_somebody_edits_it(local: Store) -> None:
 
 def test_sizes_are_words_of_the_hub() -> None:
     words = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 10**6: "1M<n<10M", 10**12: "n>1T"}
-    assert {rows: _size(rows) for rows in words} == words
-    assert _size(10**12 - 1) == "100B<n<1T"
+    assert {rows: size_category(rows) for rows in words} == words
+    assert size_category(10**12 - 1) == "100B<n<1T"
 
 
 def test_its_words_are_those_of_the_hub(local: Store) -> None:
@@ -101,7 +96,7 @@ def test_its_words_are_those_of_the_hub(local: Store) -> None:
     fields = signature(DatasetCardData).parameters
     assert set(data) - {"tags", "configs"} <= set(fields), "the others are in no signature"
     words = files("datasets.utils.resources").joinpath("size_categories.json").read_text()
-    assert {_size(10**power) for power in range(14)} < set(json.loads(words))
+    assert {size_category(10**power) for power in range(14)} < set(json.loads(words))
 
 
 def test_datasets_finds_each_bucket_by_its_name(

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,11 +38,6 @@ def commit(store: Store, *groups: list[UnitRecord]) -> None:
     log = CommitLog(store, fingerprint="fp")
     for group in groups:
         log.append(group)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "corpus"))
 
 
 class TestReading:
@@ -100,23 +96,6 @@ class TestReading:
         commit(local, UNITS[:2], UNITS[2:4], UNITS[4:6])
         local.write(record_path(3), b"{")
         assert list(read_manifest(local, 2).units()) == UNITS[:4]
-
-    def test_statistics_have_a_column_once_a_unit_has_some(self, local: Store) -> None:
-        def written(number: int) -> tuple[int, bool]:
-            table = pq.read_table(io.BytesIO(local.read(manifest_path(number))))
-            head = json.loads(table.schema.metadata[b"vidtok"])
-            return head["format_version"], "statistics" in table.column_names
-
-        older = [dataclasses.replace(unit, statistics=None) for unit in UNITS[:4]]
-        newer = [unit for unit in UNITS[4:] if unit.statistics][:2]
-        commit(local, older)
-        write_manifest(local)
-        assert written(1) == (1, False)
-        commit(local, newer)
-        assert list(read_manifest(local).units()) == [*older, *newer]
-        write_manifest(local)
-        assert written(2) == (4, True)
-        assert list(read_manifest(local).units()) == [*older, *newer]
 
     def test_parts_by_bucket(self, local: Store) -> None:
         commit(local, UNITS)
@@ -229,15 +208,31 @@ class TestWriting:
         with pytest.raises(StoreError, match=r"001\.parquet: .*delete it"):
             read_manifest(local)
 
-    def test_newer_format_is_refused(self, local: Store) -> None:
-        commit(local, UNITS[:1])
-        table = write_manifest(local).table
+    def rewrite(self, store: Store, version: int, dropped: Sequence[str] = ()) -> None:
+        """Write the checkpoint of record 1 as an earlier release did."""
+        table = write_manifest(store).table.drop_columns(list(dropped))
+        head = {"format_version": version, "number": 1, "fingerprint": "fp", "reopened": []}
         sink = io.BytesIO()
-        head = b'{"format_version": 99, "number": 1, "fingerprint": "fp"}'
-        pq.write_table(table.replace_schema_metadata({"vidtok": head}), sink)
-        local.write(manifest_path(1), sink.getvalue())
-        with pytest.raises(ConfigError, match=r"format version 99"):
+        pq.write_table(table.replace_schema_metadata({"vidtok": json.dumps(head)}), sink)
+        store.write(manifest_path(1), sink.getvalue())
+
+    def test_missing_columns_say_what_to_do(self, local: Store) -> None:
+        commit(local, UNITS[:1])
+        self.rewrite(local, version=1, dropped=["statistics"])
+        with pytest.raises(StoreError, match=r"001\.parquet: .*statistics.*; delete it"):
             read_manifest(local)
+        local.delete(manifest_path(1))
+        assert list(read_manifest(local).units()) == UNITS[:1]
+
+    @pytest.mark.parametrize("version", [0, 3, 4])
+    def test_another_format_is_refused(self, local: Store, version: int) -> None:
+        """Earlier releases wrote checkpoints of version 1, 3 or 4, with other columns."""
+        commit(local, UNITS[:1])
+        self.rewrite(local, version)
+        with pytest.raises(ConfigError, match=rf"001\.parquet: format version {version}: .* only;"):
+            read_manifest(local)
+        with pytest.raises(ConfigError, match="format version"):
+            CommitLog(local, fingerprint="fp")
 
 
 class TestExtending:

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.dataset.cells import clip_rows, latent_values
-from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, merged
 from pipeline.dataset.statistics_collector import StatisticsGatherer, latent_sums, level_counts
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, SMALL, WIDE, make_cells, make_clip
@@ -99,18 +98,6 @@ def test_values_that_no_int64_holds_are_summed_too() -> None:
     found = latent_sums([np.array([[3e30, -3e30, 1e30]]), np.array([[1.0, 2.0, 4.0]])])
     assert found.mean()[0] == pytest.approx(1e30 / 6)
     assert found.squares[0] > 1 << 64
-
-
-def test_bfloat16_is_read_as_such() -> None:
-    column = TokenizerColumn(
-        name="kl", kind="kl", dtype="bfloat16", axes=KL.axes, model="m", fingerprint="0"
-    )
-    values = np.array([1.0, -2.5, 0.015625, 300.0], np.float32)
-    data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-    assert latent_values(data, (2, 1, 1, 2), column).tolist() == [
-        [[[1, -2.5]]],
-        [[[0.015625, 300]]],
-    ]
 
 
 def test_levels_of_uneven_channels() -> None:

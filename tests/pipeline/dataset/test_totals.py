@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.dataset.totals import Statistics, read_statistics
 from pipeline.errors import ConfigError, StoreError
@@ -24,15 +22,10 @@ from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.units import SMALL, WIDE, decoded_back, deliver
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "corpus"))
-
-
 def test_all_units_are_in_it_and_agree_with_the_parts(store: Store) -> None:
     records = sound(store)
     found = read_statistics(store)
-    assert (found.units, found.unknown, found.codebooks) == (3, (), {})
+    assert (found.units, found.codebooks) == (3, {})
     assert list(found.buckets) == [SMALL.name, WIDE.name]
     assert found.total.clips == sum(record.counts.clips_written for record in records) == 21
     latents, codes = [], []
@@ -118,57 +111,12 @@ def test_clips_that_all_failed_have_no_mean(local: Store) -> None:
     assert line == "psnr       fsq: 3 could not be decoded back"
 
 
-def test_a_record_of_before_decoding_back_is_read(local: Store) -> None:
-    record = commit(local, deliver("a"))
-    write_log(local, [record])
-    [path] = local.list("log")
-    log = json.loads(local.read(path))
-    for bucket in log["units"][0]["statistics"].values():
-        assert bucket.pop("psnr") == {}
-    local.write(path, json.dumps(log).encode())
-    assert list(read_manifest(local).units()) == [record]
-
-
-def older(records: list[UnitRecord]) -> list[UnitRecord]:
-    return [replace(record, statistics=None) for record in records]
-
-
-def without_field(store: Store) -> None:
-    """Make the log what a release without statistics wrote."""
-    for path in store.list("log"):
-        record = json.loads(store.read(path))
-        for unit in record["units"]:
-            assert unit.pop("statistics", "absent") is None
-        store.write(path, json.dumps(record).encode())
-
-
-def test_units_of_an_older_release_are_read_from_their_parts(local: Store) -> None:
-    records = [commit(local, deliver(f"u-{n}", lost=[n])) for n in range(2)]
-    write_log(local, older(records))
-    without_field(local)
-    assert list(read_manifest(local).units()) == older(records)
-    write_manifest(local)
-    assert list(read_manifest(local).units()) == older(records)
-    found = read_statistics(local)
-    assert (found.unknown, found.buckets) == (("u-0", "u-1"), {})
-    assert "missing    2 of 2 units" in found.lines()[1]
-    scanned = read_statistics(local, codes=True)
-    assert scanned.unknown == ()
-    wanted = [record.statistics for record in records]
-    assert wanted[0] is not None
-    assert wanted[1] is not None
-    assert scanned.buckets == {
-        name: wanted[0][name] + wanted[1][name] for name in (SMALL.name, WIDE.name)
-    }
-
-
 def test_merged_parts_are_read_by_the_rows_of_each_unit(local: Store) -> None:
     records = [commit(local, deliver(f"u-{n}")) for n in range(3)]
-    write_log(local, [records[0], *older(records[1:2]), records[2]])
+    write_log(local, records)
     before = read_statistics(local, codes=True)
     assert compact(local).files_after == 2
     assert read_statistics(local, codes=True) == before
-    assert before.unknown == ()
 
 
 def test_for_people_and_for_programs(local: Store) -> None:

@@ -31,7 +31,13 @@ class FakeLog:
 
 def unit(name: str) -> UnitRecord:
     return UnitRecord(
-        unit=name, sources=(name,), parts=(), quarantine=None, counts=Counts(), reasons={}
+        unit=name,
+        sources=(name,),
+        parts=(),
+        quarantine=None,
+        counts=Counts(),
+        reasons={},
+        statistics={},
     )
 
 

@@ -30,6 +30,7 @@ def record(unit: WorkUnit) -> UnitRecord:
         quarantine=None,
         counts=Counts(),
         reasons={},
+        statistics={},
     )
 
 

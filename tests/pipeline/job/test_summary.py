@@ -29,6 +29,7 @@ UNIT = UnitRecord(
     ),
     reasons={"corrupt": 1, "no_video": 1},
     timings={"decode": 2.0, "tokenize fsq": 4.0},
+    statistics={},
 )
 
 

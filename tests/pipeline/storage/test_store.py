@@ -20,8 +20,8 @@ from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
 
 
-class TestContract:
-    """Holds for every store."""
+class StoreContract:
+    """What holds for every store; a class of tests for each kind inherits it."""
 
     def test_reads_what_was_written(self, store: Store) -> None:
         store.write("a/b.bin", b"first")
@@ -143,10 +143,10 @@ class TestContract:
         assert store.list() == [], "the probe left something behind"
 
 
-class TestLocal:
+class TestLocal(StoreContract):
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Store:
-        return Store(str(tmp_path / "corpus"))
+    def store(self, local: Store) -> Store:
+        return local
 
     @pytest.mark.parametrize("write", [Store.write, Store.put_if_absent, Store.put_or_read])
     def test_other_users_can_read(
@@ -213,7 +213,11 @@ def _claim_all(store: Store, name: bytes) -> list[str]:
 
 
 @pytest.mark.s3
-class TestS3:
+class TestS3(StoreContract):
+    @pytest.fixture
+    def store(self, s3_store: Store) -> Store:
+        return s3_store
+
     def test_large_objects_are_conditional_too(self, s3_store: Store) -> None:
         """Above 100 MB s3fs uploads in parts; the condition is then on the completing request."""
         data = bytes(101 << 20)
@@ -259,7 +263,7 @@ class TestS3:
         assert s3_store.put_or_read("log/1", b"theirs") == b"ours"
 
     @pytest.mark.parametrize(
-        ("kind", "says"), [("lie", "does not have it"), ("cut_short", "has 500$")]
+        ("kind", "says"), [("lie", "does not have the file"), ("cut_short", "has 500$")]
     )
     def test_an_upload_that_the_store_lies_about_is_noticed(
         self, s3: S3Server, s3_store: Store, kind: str, says: str
