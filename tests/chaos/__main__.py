@@ -38,7 +38,8 @@ def main() -> int:
                 verdict = "well" if one.is_well else "FAULT " + "; ".join(one.faults)
                 print(
                     f"{kind} {seed}: {one.runs} runs, {one.retried} attempts failed,"
-                    f" {one.rows} rows, {time.monotonic() - began:.0f} s; {done or 'nothing hit'}: {verdict}",
+                    f" {one.rows} rows, {time.monotonic() - began:.0f} s;"
+                    f" {done or 'nothing hit'}: {verdict}",
                     flush=True,
                 )
     for line in table(played):
