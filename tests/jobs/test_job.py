@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 
 import vidtok
@@ -118,6 +119,10 @@ def test_every_broken_video_is_accounted_for(cluster: str, tmp_path: Path) -> No
     assert sum(summary.total.reasons.values()) == len(quarantine)
     report = "\n".join(summary.lines())
     assert all(f" {reason}: " in report for reason in summary.total.reasons)
+
+    session = ray.init(ignore_reinit_error=True).address_info["session_dir"]
+    logs = "".join(path.read_text() for path in Path(session).glob("logs/worker-*.err"))
+    assert all(f"quarantined {q['unit']}/{q['key']}" in logs for q in quarantine)
 
 
 def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed) -> None:
