@@ -15,9 +15,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ def open_decoder(clip: ClipConfig, decode: DecodeConfig) -> Decoder:
     return Decoder(clip_rules(clip.identity()), limits)
 
 
-class DecodeStage:
+class DecodeStage(AbstractContextManager["DecodeStage"]):
     """Holds one decoder; a context manager, not for several threads at once.
 
     Args:
@@ -65,15 +64,7 @@ class DecodeStage:
         self._clip = clip
         self._row_clips = row_clips
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

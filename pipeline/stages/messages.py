@@ -119,12 +119,22 @@ class Payload:
 
 def decoded_row(record: BatchRow | Closing | Aborted) -> dict[str, NDArray[Any]]:
     """Return a record as a Ray batch of one row."""
+    header: BatchHeader | Closing | Aborted
     if isinstance(record, BatchRow):
-        return _columns(
-            BATCH, record.header.unit, record.header.seq, record.header, record.frames[np.newaxis]
-        )
-    kind = CLOSING if isinstance(record, Closing) else ABORTED
-    return _columns(kind, record.unit, -1, record, _NO_FRAMES)
+        header, seq, frames = record.header, record.header.seq, record.frames[np.newaxis]
+    else:
+        header, seq, frames = record, -1, _NO_FRAMES
+    return {
+        "kind": np.array([_kind(record)], dtype=object),
+        "unit": np.array([header.unit], dtype=object),
+        "seq": np.array([seq], dtype=np.int64),
+        "header": np.array([to_json(header)], dtype=object),
+        "frames": frames,
+    }
+
+
+def _kind(record: BatchRow | Payload | Closing | Aborted) -> str:
+    return {Closing: CLOSING, Aborted: ABORTED}.get(type(record), BATCH)
 
 
 def read_decoded_row(batch: dict[str, NDArray[Any]]) -> BatchRow | Closing | Aborted:
@@ -147,12 +157,10 @@ def payload_row(
     """
     if isinstance(record, Payload):
         header = record.header
-        clips = len(header.clip_ids)
-        row = (BATCH, header.unit, header.seq, to_json(header), record.rows, clips)
+        row = (header.unit, header.seq, to_json(header), record.rows, len(header.clip_ids))
     else:
-        kind = CLOSING if isinstance(record, Closing) else ABORTED
-        row = (kind, record.unit, -1, to_json(record), b"", 0)
-    columns = [[value] for value in (*row, waiting_s, busy_s)]
+        row = (record.unit, -1, to_json(record), b"", 0)
+    columns = [[value] for value in (_kind(record), *row, waiting_s, busy_s)]
     return pa.table(columns, schema=PAYLOAD_SCHEMA)
 
 
@@ -160,18 +168,6 @@ def read_payload(block: pa.Table) -> Payload:
     """Read a block that holds a batch's payload."""
     header = from_json(PayloadHeader, block["header"][0].as_py())
     return Payload(header, block["rows"][0].as_py())
-
-
-def _columns(
-    kind: str, unit: str, seq: int, header: object, frames: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
-    return {
-        "kind": np.array([kind], dtype=object),
-        "unit": np.array([unit], dtype=object),
-        "seq": np.array([seq], dtype=np.int64),
-        "header": np.array([to_json(header)], dtype=object),
-        "frames": frames,
-    }
 
 
 def encode_rows(rows: pa.RecordBatch) -> bytes:

@@ -52,19 +52,15 @@ def measure(
     total: dict[str, PsnrSums] = {}
     for row, clip in zip(rows.to_pylist(), frames, strict=True):
         for encoder in encoders:
-            total = merged(total, {encoder.column.name: _measured(encoder, row, clip)})
+            name, clip_id, psnr = encoder.column.name, row["clip_id"], None
+            try:
+                psnr = encoder.psnr(row, clip)
+            except Exception as error:
+                _log.warning("%s: %s: not decoded back: %s", clip_id, name, one_line(error))
+                if isinstance(error, torch.OutOfMemoryError):
+                    torch.cuda.empty_cache()
+            total = merged(total, {name: PsnrSums.of(clip_id, psnr)})
     return total
-
-
-def _measured(encoder: ClipEncoder, row: dict[str, Any], frames: NDArray[Any]) -> PsnrSums:
-    clip_id = row["clip_id"]
-    try:
-        return PsnrSums.of(clip_id, encoder.psnr(row, frames))
-    except Exception as error:
-        _log.warning("%s: %s: not decoded back: %s", clip_id, encoder.column.name, one_line(error))
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-        return PsnrSums.of(clip_id, None)
 
 
 Cells = dict[str, NDArray[Any]]

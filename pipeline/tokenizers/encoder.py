@@ -5,6 +5,7 @@ whose results are thrown away. So the arithmetic of a clip does not depend on ho
 has. Letters: N clips given, B clips per call, T H W frames and pixels.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from torch import Tensor
 from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.reconstruction import DecodingModel, clip_psnr, decode_cells, eight_bits
+
+_log = logging.getLogger(__name__)
 
 
 class Encoded(Protocol):
@@ -123,6 +126,7 @@ class ClipEncoder:
                 raise
         torch.cuda.empty_cache()
         half = -(-batch // 2)
+        _log.warning("%s: no memory for %d clips; trying %d", self.column.name, batch, half)
         first = self._call(frames[:half], half)
         if len(frames) <= half:
             return first

@@ -16,6 +16,9 @@ from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
+from tests.pipeline.conftest import s3, s3_store
+
+__all__ = ["s3", "s3_store"]
 
 ROOT = Path(__file__).parents[2]
 VIDEOS = ROOT / "tests/data/videos"
@@ -51,6 +54,7 @@ def cluster() -> Iterator[str]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
+        _system_config={"metrics_report_interval_ms": 1000},  # the default is ten seconds
     )
     yield context.address_info["address"]
     ray.shutdown()
@@ -160,5 +164,11 @@ def undisturbed(
     """Tars of three videos each, and the rows that an undisturbed run makes of them."""
     folder = tmp_path_factory.mktemp("undisturbed")
     tars = pack(folder / "tars", sound_videos(), per_tar=3)
-    tokenized(job(tars, folder / "out"))
-    return tars, committed_rows(folder / "out")
+    output = output_of(tars)
+    tokenized(job(tars, output.uri, tokenize__decode_back_one_in=1))
+    return tars, committed_rows(output)
+
+
+def output_of(tars: Sequence[str]) -> Store:
+    """Return the output of the undisturbed run."""
+    return Store(str(Path(tars[0]).parents[1] / "out"))

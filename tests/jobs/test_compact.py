@@ -1,6 +1,8 @@
-"""Parts are merged while a job writes more; the job, its retry and its next run go on as ever."""
+"""Parts are merged and a unit is reopened while jobs write: rows and tokens stay the same."""
 
 from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline.dataset.manifest import read_manifest
 from pipeline.job.driver import run
@@ -9,27 +11,25 @@ from pipeline.operations.retry import retry
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
-from tests.jobs.conftest import (
-    Silence,
-    committed_rows,
-    content,
-    job,
-    sound_videos,
-    tokenized,
-)
+from tests.jobs.conftest import Silence, committed_rows, job, sound_videos, tokenized
 
 
-def test_merged_during_a_job_and_between_its_runs(cluster: str, tmp_path: Path) -> None:
+def test_merged_and_reopened_during_a_job_and_between_its_runs(
+    undisturbed: tuple[list[str], pa.Table], tmp_path: Path
+) -> None:
+    """The source is a folder: its tokens must be those of the same videos in tars."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    for n, video in enumerate(sound_videos()[:6]):
-        (folder / f"{n}{video.suffix}").write_bytes(video.read_bytes())
-    broken = folder / f"1{sound_videos()[1].suffix}"
+    videos = sound_videos()[:6]
+    for video in videos:
+        (folder / video.name).write_bytes(video.read_bytes())
+    broken = folder / videos[1].name
     whole = broken.read_bytes()
     broken.write_bytes(b"not a video")
     store = Store(str(tmp_path / "out"))
     config = job(str(folder), store.uri, source__files_per_unit=2, commit__log_every_s=0.01)
-    tokenized(config, *[lambda: compact(store)] * 20)
+    first = tokenized(config, *[lambda: compact(store)] * 20)
+    assert (first.planned, first.total.counts.samples_quarantined) == (3, 1)
     compact(store)
     assert len({part.path for part in read_manifest(store).parts()}) == 1
     assert run(config, Silence()).nothing_to_do
@@ -37,8 +37,11 @@ def test_merged_during_a_job_and_between_its_runs(cluster: str, tmp_path: Path) 
     [reason] = read_manifest(store).reasons()
     [unit] = retry(store, [reason]).units
     broken.write_bytes(whole)
-    again = tokenized(config, *[lambda: compact(store)] * 20)
-    assert (again.committed_before, again.done.units) == (2, 1)
+    second = tokenized(config, *[lambda: compact(store)] * 20)
+    assert (second.planned, second.committed_before, second.done.units) == (3, 2, 1)
+    assert not second.nothing_to_do
+    assert second.total.counts.samples_quarantined == 0
+    assert read_manifest(store).reopened == set()
     assert run(config, Silence()).nothing_to_do
     [done] = (record for record in read_manifest(store).units() if record.unit == unit)
     assert done.quarantine is None
@@ -47,5 +50,16 @@ def test_merged_during_a_job_and_between_its_runs(cluster: str, tmp_path: Path) 
     vacuum(store, older_than_hours=0, delete=True)
     assert verify(store).findings == []
 
-    tokenized(job(str(folder), tmp_path / "other", source__files_per_unit=2))
-    assert content(committed_rows(store)).equals(content(committed_rows(tmp_path / "other")))
+    _, rows = undisturbed
+    found = _tokens(committed_rows(store))
+    names = {video.stem for video in videos}
+    assert found == {place: row for place, row in _tokens(rows).items() if place[0] in names}
+    assert {name for name, _ in found} == names
+
+
+def _tokens(rows: pa.Table) -> dict[tuple[str, int], list[object]]:
+    columns = ("fsq", "kl", "kl_logvar", "start_s", "end_s", "crop")
+    return {
+        (Path(row["key"]).stem, row["clip_index"]): [row[column] for column in columns]
+        for row in rows.to_pylist()
+    }

@@ -17,6 +17,7 @@ from pipeline.dataset.log_records import read_record
 from pipeline.errors import OverBudget
 from pipeline.job import graph
 from pipeline.job.driver import run
+from pipeline.operations.status import status
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
 from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
@@ -34,6 +35,12 @@ def kill(worker: str) -> None:
     assert victims, f"no {worker} is running"
     for process in victims:
         process.kill()
+
+
+def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
+    """Return the rows of the units that `some` has rows of."""
+    units = pa.array(sorted(set(some["unit"].to_pylist())))
+    return rows.filter(pa.compute.is_in(rows["unit"], units))
 
 
 @pytest.fixture
@@ -92,29 +99,41 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     assert committed_rows(tmp_path / "out").equals(rows)
 
 
-def test_a_unit_that_kills_its_actor_every_time(
+def test_units_that_fail_in_every_pass_are_reported_and_done_by_a_later_run(
     undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One kills its actor every time, the source of another goes away; the corpus then grows."""
     tars, rows = undisturbed
+    gone = tmp_path / "gone.tar"
+    gone.write_bytes(Path(tars[1]).read_bytes())
+
+    class Removing(Silence):
+        def begin(self, units: int) -> None:
+            gone.unlink(missing_ok=True)
+
     monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DiesOnOneUnit)
-    progress = Silence()
-    summary = run(job(tars, tmp_path / "out", commit__unit_attempts=2), progress)
+    config = job([tars[0], tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=2)
+    summary = run(config, Removing())
     assert summary.exit_code == 1
-    [(unit, reason)] = summary.failed.items()
+    (gone_unit, gone_reason), (unit, reason) = sorted(summary.failed.items())
+    assert gone_unit.startswith("gone-")
+    assert gone_reason == f"decode: StoreError: {gone}: gone since it was planned"
     assert unit.startswith("shard-000")
     assert "died 3 times" in reason
-    # Two passes of three starts each. Ray counts one that finds the actor not yet there again, too.
+    # Two passes of three starts each. Ray also counts a start for which the actor was not yet back.
     assert 2 * 2 <= len(list(marks.glob("death-*"))) <= 2 * 3
     assert any(line.startswith(f"failed     {unit}: ") for line in summary.lines())
     assert any("NOT balanced" in line for line in summary.lines())
+    assert (summary.done.units, summary.retried) == (1, 2)
+    assert summary.total.counts.samples_quarantined == 0
 
     monkeypatch.undo()
-    assert summary.done.units == 3
-    tokenized(job(tars, tmp_path / "out"))
+    second = tokenized(job(tars, tmp_path / "out"))
+    assert (second.committed_before, second.done.units, second.total.units) == (1, 3, 4)
     assert committed_rows(tmp_path / "out").equals(rows)
 
 
-def test_a_retry_that_comes_out_differently_is_put_back(
+def test_a_replay_that_comes_out_differently_is_retried(
     undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tars, rows = undisturbed
@@ -125,8 +144,7 @@ def test_a_retry_that_comes_out_differently_is_put_back(
     [said] = [line for line in progress.said if line.startswith("attempt")]
     assert "the unit was decoded twice, with different outcomes" in said
     mine = committed_rows(tmp_path / "out")
-    units = set(mine["unit"].to_pylist())
-    assert mine.equals(rows.filter(pa.compute.is_in(rows["unit"], pa.array(sorted(units)))))
+    assert mine.equals(of_units(rows, mine))
 
 
 def test_a_broken_model_gets_a_new_process(
@@ -135,36 +153,14 @@ def test_a_broken_model_gets_a_new_process(
     tars, rows = undisturbed
     monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.BreaksOnce)
     progress = Silence()
-    summary = run(job(tars, tmp_path / "out"), progress)
+    summary = run(job(tars[2:], tmp_path / "out"), progress)
     assert summary.exit_code == 0
     said = [line for line in progress.said if line.startswith("attempt")]
     assert len(said) == summary.retried == 1, "one unit paid for it, in one pass"
-    assert said[0].endswith(
-        "tokenize: TokenizerBroken: device says no" + said[0].partition("no")[2]
-    )
+    assert said[0].endswith("1 of 3 failed: tokenize: TokenizerBroken: device says no")
     assert summary.total.counts.clips_quarantined == 0
-    assert committed_rows(tmp_path / "out").equals(rows)
-
-
-def test_a_source_that_goes_away_is_a_failed_unit_and_no_quarantine(
-    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tars, _ = undisturbed
-    gone = tmp_path / "gone.tar"
-    gone.write_bytes(Path(tars[0]).read_bytes())
-
-    class Removing(Silence):
-        def begin(self, units: int) -> None:
-            gone.unlink(missing_ok=True)
-
-    config = job([tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=2)
-    summary = run(config, Removing())
-    assert summary.exit_code == 1
-    [(unit, reason)] = summary.failed.items()
-    assert unit.startswith("gone-")
-    assert reason == f"decode: {gone}: gone since it was planned"
-    assert summary.done.units == 1
-    assert summary.total.counts.samples_quarantined == 0
+    mine = committed_rows(tmp_path / "out")
+    assert mine.equals(of_units(rows, mine))
 
 
 def test_a_job_over_its_error_budget_stops_and_keeps_what_it_has(
@@ -174,8 +170,8 @@ def test_a_job_over_its_error_budget_stops_and_keeps_what_it_has(
     for name in "abcdef":
         (tmp_path / f"{name}.mp4").write_text("no video")
     config = job(f"{tmp_path}/*.mp4", tmp_path / "out", source__files_per_unit=3)
-    with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most of"):
+    with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most c"):
         run(config.model_copy(update={"max_quarantine_rate": 0.5}), Silence())
-    summary = tokenized(config)
-    assert summary.committed_before >= 1
-    assert summary.total.counts.samples_quarantined == 6
+    kept = status(Store(str(tmp_path / "out"))).to_dict()
+    assert kept["units"] in (1, 2)
+    assert kept["samples_quarantined"] == 3 * kept["units"]

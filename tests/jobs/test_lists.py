@@ -1,8 +1,7 @@
-"""A job over lists: spans of videos, images beside them, videos inside Parquet; local and on S3."""
+"""A job over lists: spans of videos, images beside them, videos inside Parquet."""
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from PIL import Image
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.assets import HIKER, VIDTOK_EXAMPLE
-from tests.jobs.conftest import committed_rows, content, job, tokenized
-from tests.pipeline.s3 import S3Server
+from tests.jobs.conftest import committed_rows, job, tokenized
 
 CLIP = {
     "fps": 8.0,
@@ -53,14 +51,12 @@ def fill(folder: Path) -> None:
     Image.linear_gradient("L").resize((96, 48)).save(folder / "wide.png")
 
 
-def list_job(uri: str, output: str, root: str, options: Mapping[str, Any] | None = None) -> Any:
+def list_job(uri: str, output: str, root: str) -> Any:
     return job(
         uri,
         output,
         clip=CLIP,
         source__lists=LISTS | {"root": root},
-        source__storage_options=dict(options or {}),
-        output__storage_options=dict(options or {}),
     )
 
 
@@ -111,22 +107,6 @@ def test_verify_finds_the_rows_of_the_list_again(listed: tuple[Path, pa.Table]) 
     found = verify(Store(str(folder / "out")), retokenize=rows.num_rows, decode=2)
     assert found.findings == []
     assert found.clips_retokenized == rows.num_rows
-
-
-@pytest.mark.s3
-def test_the_same_from_s3(
-    listed: tuple[Path, pa.Table], s3: S3Server, s3_store: Store, tmp_path: Path
-) -> None:
-    folder, rows = listed
-    source = Store(f"{s3.bucket()}/in", s3.storage_options)
-    for path in (folder / "videos").iterdir():
-        source.write(f"videos/{path.name}", path.read_bytes())
-    source.write("lists/list.csv", (HEADER + ROWS + LATER).encode())
-    config = list_job(
-        source.locate("lists/*.csv"), s3_store.uri, source.locate("videos"), s3.storage_options
-    )
-    tokenized(config)
-    assert content(committed_rows(s3_store)).equals(content(rows))
 
 
 def test_videos_inside_parquet_have_the_tokens_of_the_files(

@@ -21,13 +21,13 @@ from pipeline.job.metrics import (
     UNITS,
     WORKER_SECONDS,
 )
-from tests.jobs.conftest import job, tokenized
+from tests.jobs.conftest import committed_rows, job, tokenized
 
 Series = tuple[str, str]
 """Name and value of the label that tells a metric's series apart, or ""."""
 
 _EXPORTED_WITHIN_S = 40
-"""Every process tells its node's agent every ten seconds."""
+"""The cluster of these tests exports every second."""
 
 
 def exported(run: str) -> Counter[Series]:
@@ -48,32 +48,7 @@ def exported(run: str) -> Counter[Series]:
     return found
 
 
-def test_metrics_add_up_with_the_summary(undisturbed: tuple[list[str], pa.Table]) -> None:
-    tars, rows = undisturbed
-    [report] = (Path(tars[0]).parents[1] / "out/reports").glob("*/summary.json")
-    summary = json.loads(report.read_text())
-    clips = {(CLIPS.exported, stage): rows.num_rows for stage in ("decode", "tokenize", "commit")}
-    deadline = time.monotonic() + _EXPORTED_WITHIN_S
-    series = exported(summary["run"])
-    while not clips.items() <= series.items() and time.monotonic() < deadline:
-        time.sleep(1)
-        series = exported(summary["run"])
-    assert clips.items() <= series.items(), "nothing was replayed: every stage saw each clip once"
-
-    this_run = summary["this_run"]
-    assert series[COMMITS.exported, ""] == this_run["units"] == 4
-    outcomes = ("with_clips", "filtered", "quarantined")
-    for outcome in outcomes:
-        assert series[SAMPLES.exported, outcome] == this_run[f"samples_{outcome}"]
-    reasons = {key[1]: value for key, value in series.items() if key[0] == QUARANTINED.exported}
-    assert reasons == this_run["reasons"]
-    assert series[ROWS.exported, "decode"] == series[ROWS.exported, "tokenize"] > 4
-    for state in ("waiting", "busy"):
-        assert series[WORKER_SECONDS.exported, state] > 0
-    assert 0 < summary["tokenizers_waited"] < 1
-
-
-def test_gauges_stand_at_the_end_of_the_run(
+def test_metrics_add_up_with_the_summary(
     undisturbed: tuple[list[str], pa.Table], tmp_path: Path
 ) -> None:
     """The driver of these tests lives on; that of a submitted job takes its gauges along.
@@ -81,13 +56,33 @@ def test_gauges_stand_at_the_end_of_the_run(
     A run of its own: Ray drops a gauge that nobody has set for a while.
     """
     tars, _ = undisturbed
-    run = tokenized(job(tars[:2], tmp_path / "out")).run
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    run = tokenized(job([tars[0], str(broken)], tmp_path / "out")).run
+    num_clips = committed_rows(tmp_path / "out").num_rows
+    clips = {(CLIPS.exported, stage): num_clips for stage in ("decode", "tokenize", "commit")}
     wanted = {("planned", 2), ("committed", 2), ("open", 0), ("put_back", 0), ("failed", 0)}
     deadline = time.monotonic() + _EXPORTED_WITHIN_S
     states: set[tuple[str, float]] = set()
-    while states != wanted and time.monotonic() < deadline:
+    series: Counter[Series] = Counter()
+    while time.monotonic() < deadline and not (
+        clips.items() <= series.items() and states == wanted
+    ):
+        time.sleep(0.2)
         series = exported(run)
         states = {(key[1], value) for key, value in series.items() if key[0] == UNITS.exported}
-        time.sleep(0 if states == wanted else 1)
+    assert clips.items() <= series.items(), "nothing was replayed: every stage saw each clip once"
     assert states == wanted
     assert series[ROWS_HELD.exported, ""] == 0
+
+    summary = json.loads((tmp_path / f"out/reports/{run}/summary.json").read_text())
+    this_run = summary["this_run"]
+    assert series[COMMITS.exported, ""] == this_run["units"] == 2
+    for outcome in ("with_clips", "filtered", "quarantined"):
+        assert series[SAMPLES.exported, outcome] == this_run[f"samples_{outcome}"]
+    reasons = {key[1]: value for key, value in series.items() if key[0] == QUARANTINED.exported}
+    assert reasons == this_run["reasons"] == {"not_a_video": 1}
+    assert series[ROWS.exported, "decode"] == series[ROWS.exported, "tokenize"] > 4
+    for state in ("waiting", "busy"):
+        assert series[WORKER_SECONDS.exported, state] > 0
+    assert 0 < summary["tokenizers_waited"] < 1

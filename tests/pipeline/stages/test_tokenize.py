@@ -115,13 +115,15 @@ def test_a_broken_model_costs_no_clip() -> None:
         tokenize(batch_row(4))
 
 
-def test_out_of_memory_halves_the_shape() -> None:
+def test_out_of_memory_halves_the_shape(caplog: pytest.LogCaptureFixture) -> None:
     tokenize, fsq, kl = stage(8)
     kl.memory = 3
     expected, _, _ = stage(8)
     row = batch_row(5)
     assert tokenize(row).rows == expected(row).rows
     assert kl.batches == [8, 4, 2, 2, 4, 2]
+    told = [f"kl: no memory for {batch} clips; trying {batch // 2}" for batch in (8, 4, 4)]
+    assert caplog.messages == told
     kl.memory = 0
     with pytest.raises(TokenizerBroken, match="OutOfMemoryError"):
         tokenize(row)
