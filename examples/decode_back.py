@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.decode import Decoder, clip_rules
-from pipeline.operations.recompute import job_config, open_models, source_clips
+from pipeline.operations.recompute import source_clips
 from pipeline.storage.store import Store
-from pipeline.tokenizers.models import is_untrained
+from pipeline.tokenizers.models import is_untrained, job_config, open_models
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 FRAMES_SHOWN = 6

@@ -12,6 +12,8 @@ be all that the loss hears, and noise of deviation 1 would drown or miss the qui
 """
 
 import sys
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -32,10 +34,7 @@ from examples.generators.transformer import (
     to_patches,
     waves,
 )
-from pipeline.dataset.schema import TokenizerColumn
-from pipeline.dataset.statistics import BucketStatistics
-from pipeline.dataset.totals import statistics_of
-from pipeline.reading import Snapshot
+from pipeline.reading import Snapshot, TokenizerColumn
 
 SAMPLING_STEPS = 50
 LEAST_TIME = 1 / SAMPLING_STEPS
@@ -108,11 +107,8 @@ class LatentFlow(nn.Module):
 
 def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation [C] of the latents of all clips that are trained on."""
-    statistics = corpus.statistics()
-    if statistics.unknown:  # units that a release without statistics committed: read the parts
-        statistics = statistics_of(corpus.store, corpus.dataset, corpus.manifest, codes=True)
-    buckets = (statistics.buckets[name] for name in clip_buckets(corpus))
-    latents = sum(buckets, BucketStatistics()).latents[column.name]
+    buckets = corpus.statistics().buckets
+    latents = reduce(add, (buckets[name].latents[column.name] for name in clip_buckets(corpus)))
     return torch.tensor(latents.mean()), torch.tensor(latents.std())
 
 

@@ -34,8 +34,7 @@ from examples.generators.transformer import (
     patch_places,
     to_patches,
 )
-from pipeline.dataset.schema import TokenizerColumn
-from pipeline.reading import Snapshot
+from pipeline.reading import Snapshot, TokenizerColumn
 
 MOST_NOISE = 0.1
 

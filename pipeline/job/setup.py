@@ -1,7 +1,6 @@
 """What a job knows before it begins: where things are, its models, and the units that it plans."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.metadata import Dataset, new_dataset
@@ -11,7 +10,7 @@ from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.storage.files import canonical_uri
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import open_model, weights_digest
+from pipeline.tokenizers.models import absolute_path, open_model, weights_digest
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
@@ -22,9 +21,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
         root = canonical_uri(lists.root, config.source.storage_options)
         lists = lists.model_copy(update={"root": root})
     specs = [
-        spec
-        if spec.weights is None or spec.weights == "hub"
-        else spec.model_copy(update={"weights": str(Path(spec.weights).resolve())})
+        spec.model_copy(update={"weights": absolute_path(spec.weights)})
         for spec in config.tokenizers
     ]
     return config.model_copy(

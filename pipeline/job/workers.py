@@ -113,16 +113,11 @@ class TokenizeWorker:
     """A map from one decoded row to one payload row, for `map_batches`."""
 
     def __init__(self, arguments: TokenizeArguments, recorder: Recorder) -> None:
-        import torch
-
         from pipeline.stages.tokenize import TokenizeStage
+        from pipeline.tokenizers.arithmetic import set_arithmetic
         from pipeline.tokenizers.models import open_encoder
 
-        torch.set_num_threads(arguments.threads)
-        # `float32` means float32: with TensorFloat-32, torch's default in convolutions, about one
-        # code index in a hundred would be another.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        set_arithmetic(arguments.threads)
         encoders = [
             open_encoder(spec, column, weights=weights, device=arguments.device)
             for spec, column, weights in zip(

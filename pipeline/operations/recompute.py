@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import vidtok
-from pipeline.config.job import JobConfig, ListConfig
+from pipeline.config.job import ListConfig
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn
@@ -21,45 +20,13 @@ from pipeline.records import Clip, ListRows, LooseFile, Sample, WorkUnit, parse_
 from pipeline.sources.media_types import is_tar
 from pipeline.sources.reader import read_samples
 from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
-from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
-from pipeline.tokenizers.models import DTYPES, open_model, weights_digest
+from pipeline.tokenizers.arithmetic import job_arithmetic
+from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.models import DTYPES, job_config, open_models
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 _ANY_VIDEO_MB: Final = 1e6
 """What became tokens was within the job's limit, whatever that was."""
-
-
-def job_config(dataset: Dataset) -> JobConfig:
-    """Return the settings of the run that made a dataset, without its blanked credentials.
-
-    Raises:
-        ConfigError: `dataset.json` does not hold them in a form that this release reads.
-    """
-    values = {**dataset.config}
-    try:
-        for section in ("source", "output"):
-            values[section] = {**values[section], "storage_options": {}}
-        return JobConfig.model_validate(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
-
-
-def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
-    """Return a dataset's models by column, in float32 on the CPU.
-
-    Raises:
-        ConfigError: the weights are not there, or not those that made the dataset.
-    """
-    models = {}
-    for spec in job_config(dataset).tokenizers:
-        models[spec.name] = open_model(spec)
-        made_with = dataset.identity["tokenizers"][spec.name]["weights"]
-        if (found := weights_digest(models[spec.name])) != made_with:
-            raise ConfigError(
-                f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
-                f" made with {made_with}; bring those back to the place that dataset.json names"
-            )
-    return models
 
 
 def source_clips(

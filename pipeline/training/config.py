@@ -77,9 +77,6 @@ class StageConfig(Section):
     network continues with the weights of a v1.0 one on long clips. null: as the stage before."""
     train: Literal["all", "decoder"] = "all"
     """`decoder` freezes the encoder, as the published second stage does."""
-    even_levels: bool = False
-    """FSQ: before the stage, stretch the latents so that all levels are used, and refit the
-    decoder's first layer (`vidtok.training.even_levels`). The release does without."""
     steps: PositiveInt
     """Batches of each rank."""
     batch: PositiveInt
@@ -152,9 +149,6 @@ class TrainConfig(Section):
     weights: str | None = None
     """Checkpoint that the first stage begins with, or `hub` for the released one of `model`; null
     begins with drawn weights."""
-    warm_start: bool = False
-    """Fit the linear path of drawn weights to the corpus first, which saves steps where compute is
-    scarce (`vidtok.training.warm_start`). The release does without."""
     workers: NonNegativeInt = 0
     """Ranks that Ray Train runs on the cluster; 0 trains in this process."""
     gpu: bool | None = None

@@ -25,16 +25,13 @@ CLIPS = 8
 BUCKET = "5x32x32"
 
 
-def write_stripes(
-    store: Store, unit: str = "u-0", *, others: Collection[int] = (), gathered: bool = True
-) -> None:
+def write_stripes(store: Store, unit: str = "u-0", *, others: Collection[int] = ()) -> None:
     """Write the dataset, or add a unit to it.
 
     Args:
         store: its root.
         unit: of its clips.
         others: clips that show something else than they do otherwise.
-        gathered: whether the unit has statistics, as those of older releases have not.
     """
     config = JobConfig.model_validate(
         {
@@ -75,7 +72,7 @@ def write_stripes(
         quarantine=None,
         counts=Counts(clips_seen=CLIPS, clips_written=CLIPS),
         reasons={},
-        statistics=gatherer.result() if gathered else None,
+        statistics=gatherer.result(),
     )
     write_log(store, [record], dataset)
 

@@ -107,11 +107,8 @@ def test_s3_gives_the_same_as_a_disk(
     assert picture == (tmp_path / "samples.gif").read_bytes()
 
 
-@pytest.mark.parametrize("gathered", [True, False])
-def test_latents_are_normalised_by_the_statistics_of_the_whole_corpus(
-    tmp_path: Path, gathered: bool
-) -> None:
-    write_stripes(Store(str(tmp_path)), gathered=gathered)
+def test_latents_are_normalised_by_the_statistics_of_the_whole_corpus(tmp_path: Path) -> None:
+    write_stripes(Store(str(tmp_path)))
     snapshot = pipeline.open(str(tmp_path))
     [column] = [column for column in snapshot.tokenizers if column.kind == "kl"]
     latents = torch.stack([row["kl"] for row in snapshot.sample(8)]).double()
