@@ -42,7 +42,7 @@ _CLIPS_PER_UNIT = 1000
 _UNITS_PER_RECORD = 100
 """A log that is written every five seconds, by a job of 20 units a second."""
 _PER_FOLDER = 10_000
-_CALLS = ("read", "open", "exists", "size", "list", "write", "put_if_absent", "spool", "delete")
+_CALLS = ("read", "open", "exists", "size", "list", "write", "put_if_absent", "stage", "delete")
 
 
 class Names(AbstractFileSystem):

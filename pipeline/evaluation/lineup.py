@@ -1,4 +1,4 @@
-"""The candidates of an evaluation: its tokenizers, and baselines that answer to each of them."""
+"""Candidates of an evaluation: its tokenizers, and the baselines of each."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ from pipeline.tokenizers.models import DTYPES, is_untrained, open_model, weights
 from vidtok.evaluation.rate import bits_per_cell
 
 LATENT_BITS = 16
-"""A KL latent is rounded to float16 before it is decoded, as the corpus job stores it."""
+"""Bits of a KL latent's value: it is rounded to float16, as stored by the corpus job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What the report says of a candidate beside its scores; JSON-able."""
+    """Facts about a candidate besides its scores, JSON-like."""
 
     name: str
     what: str
     frames: int | None
-    """Of a clip; None for whole videos."""
+    """Number of frames of a clip; None for whole videos."""
     model: str | None = None
     weights: str | None = None
     """Digest of the weights."""
@@ -35,17 +35,17 @@ class Description:
 
 @dataclass(slots=True)
 class Lineup:
-    """All candidates, by the length of the clips that they take."""
+    """All candidates, by the length of their clips."""
 
     groups: dict[int | None, list[Candidate]] = field(default_factory=dict)
     configs: dict[str, vidtok.TokenizerConfig] = field(default_factory=dict)
-    """Of the tokenizers, by name."""
+    """Configurations of the tokenizers, by name."""
     descriptions: list[Description] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
-    """Why a baseline that was asked for is missing, by its name."""
+    """Reasons why requested baselines are missing, by name."""
 
     def add(self, candidate: Candidate, description: Description) -> None:
-        """Take in a candidate, once."""
+        """Add a candidate, unless its name is known."""
         if any(known.name == candidate.name for known in self.descriptions):
             return
         self.groups.setdefault(description.frames, []).append(candidate)
@@ -53,7 +53,7 @@ class Lineup:
 
 
 def clip_frames(config: vidtok.TokenizerConfig, clip: EvaluatedClip) -> int | None:
-    """Return how many frames of a clip a network gets; None for whole videos."""
+    """Return the number of frames in a network's clips; None for whole videos."""
     if clip.whole_videos and config.time_rule.chunkable:
         return None
     return clip.frames or (17 if config.causal else 16)
@@ -63,7 +63,7 @@ def line_up(config: EvaluationConfig, device: str) -> Lineup:
     """Return tokenizers, in the order given, then baselines.
 
     Raises:
-        ConfigError: weights are missing or are those of another model.
+        ConfigError: weights are missing or belong to another model.
     """
     lineup = Lineup()
     for spec in config.tokenizers:
@@ -80,7 +80,7 @@ def line_up(config: EvaluationConfig, device: str) -> Lineup:
 
 
 class TokenizerCandidate:
-    """One tokenizer: encodes a clip and decodes it again."""
+    """A candidate: one tokenizer."""
 
     def __init__(self, spec: EvaluatedTokenizer, config: EvaluationConfig, device: str) -> None:
         self.name = spec.name
@@ -119,7 +119,7 @@ class TokenizerCandidate:
 
 
 def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: EvaluatedClip) -> None:
-    """Add the baseline that answers to a tokenizer, unless another tokenizer has the same."""
+    """Add the baseline of a tokenizer, unless another tokenizer has the same one."""
     config = lineup.configs[tokenizer]
     length = clip_frames(config, clip)
     f, s = config.temporal_factor, config.spatial_factor

@@ -37,40 +37,34 @@ class _Batch:
     """Videos found broken since the worker's previous batch: `unit/key` → reason and detail."""
 
 
+@dataclass(frozen=True, eq=False)
 class _Batches(IterableDataset[_Batch]):
     """The batches of all workers; each worker gets a pickle of it and makes its own."""
 
-    def __init__(
-        self,
-        config: ClipSourceConfig,
-        units: Sequence[WorkUnit],
-        batch: int,
-        lanes: Sequence[int],
-        num_lanes: int,
-        cursors: Sequence[Cursor],
-    ) -> None:
-        self._config = config
-        self._units = units
-        self._batch = batch
-        self._lanes = lanes
-        self._num_lanes = num_lanes
-        self._cursors = cursors
+    config: ClipSourceConfig
+    units: Sequence[WorkUnit]
+    batch: int
+    lanes: Sequence[int]
+    """The lane of each worker."""
+    num_lanes: int
+    """Lanes of all ranks together."""
+    cursors: Sequence[Cursor]
 
     def __iter__(self) -> Iterator[_Batch]:
         worker = get_worker_info()
         turn = 0 if worker is None else worker.id
         stream = ClipStream(
-            self._config,
-            self._units,
-            lane=self._lanes[turn],
-            lanes=self._num_lanes,
-            cursor=self._cursors[turn],
+            self.config,
+            self.units,
+            lane=self.lanes[turn],
+            lanes=self.num_lanes,
+            cursor=self.cursors[turn],
         )
         with closing(stream):
             clips = iter(stream)
             known = 0
             while True:
-                batch = torch.stack(list(islice(clips, self._batch)))
+                batch = torch.stack(list(islice(clips, self.batch)))
                 skipped = dict(islice(stream.skipped.items(), known, None))
                 known += len(skipped)
                 yield _Batch(batch, stream.cursor(), skipped)
