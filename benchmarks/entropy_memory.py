@@ -3,7 +3,7 @@
     python -m benchmarks.entropy_memory
 
 Each measurement has its own process. Prints, for growing numbers of tokens at one codebook, the
-seconds of one forward and backward pass (the best of a few after a warm-up) and the rise of resident
+seconds of one forward and backward pass (best of a few after a warm-up) and the rise of resident
 memory above torch and the input. The plain form is the definition, with a matrix of tokens × codes.
 It runs while the previous size predicts less memory than `--limit-gib`. Its memory at larger sizes
 is extrapolated in proportion to the tokens.
