@@ -25,7 +25,7 @@ class Description:
 
     name: str
     what: str
-    frames: int | None
+    clip_frames: int | None
     """Number of frames of a clip; None for whole videos."""
     model: str | None = None
     weights: str | None = None
@@ -48,7 +48,7 @@ class Lineup:
         """Add a candidate, unless its name is known."""
         if any(known.name == candidate.name for known in self.descriptions):
             return
-        self.groups.setdefault(description.frames, []).append(candidate)
+        self.groups.setdefault(description.clip_frames, []).append(candidate)
         self.descriptions.append(description)
 
 
@@ -90,7 +90,7 @@ class TokenizerCandidate:
         self.description = Description(
             name=spec.name,
             what=spec.model,
-            frames=length,
+            clip_frames=length,
             model=spec.model,
             weights=weights_digest(model),
             untrained=is_untrained(spec.spec),
@@ -126,7 +126,7 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
     if baseline == "shrink":
         name = f"shrink {f}x{s}x{s}, {f'{length} frames' if length else 'whole videos'}"
         what = f"one RGB value for every {f}×{s}×{s} pixels, enlarged"
-        lineup.add(ShrinkAndEnlarge(config, name), Description(name=name, what=what, frames=length))
+        candidate: Candidate = ShrinkAndEnlarge(config, name)
     elif config.codebook_size is not None:
         same = next(
             other
@@ -135,10 +135,10 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
         )
         name = f"{baseline} as {same}"
         what = f"{CODECS[baseline].title}, at most the bits of {same}"
-        lineup.add(
-            CodecAtSameBits(CODECS[baseline], config, name),
-            Description(name=name, what=what, frames=length),
-        )
+        candidate = CodecAtSameBits(CODECS[baseline], config, name)
+    else:
+        return
+    lineup.add(candidate, Description(name=name, what=what, clip_frames=length))
 
 
 def _rate(config: vidtok.TokenizerConfig) -> tuple[int, int, float]:

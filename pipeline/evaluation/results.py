@@ -1,5 +1,6 @@
 """Results of an evaluation as JSON-like rows: the table of candidates, and scores per video."""
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from pipeline.evaluation.config import EvaluationConfig
@@ -9,7 +10,14 @@ from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
-PUBLISHED_METRICS: Final = ("psnr", "ssim", "lpips", "fvd")
+_PUBLISHED: Final = ("psnr", "ssim", "lpips", "fvd")
+
+_METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
+
+_DISTANCES: Final = {
+    "fvd": (frechet_distance, fvd.DIMENSIONS),
+    "fd_transnetv2": (transnet.distance, transnet.PRINCIPAL_AXES),
+}
 
 
 def candidate_rows(
@@ -27,12 +35,7 @@ def candidate_rows(
             continue
         cost = scores.total()
         row: dict[str, Any] = {
-            "name": description.name,
-            "what": description.what,
-            "clip_frames": description.frames,
-            "model": description.model,
-            "weights": description.weights,
-            "untrained": description.untrained,
+            **asdict(description),
             "clips": cost.clips,
             "frames": cost.frames,
             "bits_per_pixel": cost.bits_per_pixel,
@@ -46,19 +49,10 @@ def candidate_rows(
             # The rate of an ideal coder of each channel; a coder of whole codes needs their table.
             share = row["codebook"]["channel_bound_bits"] / row["codebook"]["codebook_bits"]
             row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
-        if config.is_as_published and (paper := _published(config, description)):
-            row["published"] = paper
+        if config.is_as_published and (published := _published(config, description)):
+            row["published"] = published
         rows.append(row)
     return rows
-
-
-_METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
-
-
-_DISTANCES: Final = {
-    "fvd": (frechet_distance, fvd.DIMENSIONS),
-    "fd_transnetv2": (transnet.distance, transnet.PRINCIPAL_AXES),
-}
 
 
 def _distances(
@@ -66,7 +60,7 @@ def _distances(
 ) -> dict[str, float | str | None]:
     found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
     for metric, gaussian in scores.features.items():
-        originals = totals.originals[description.frames][metric]
+        originals = totals.originals[description.clip_frames][metric]
         distance, dimensions = _DISTANCES[metric]
         found[metric] = distance(originals, gaussian)
         if note := sample_note(originals, gaussian, dimensions):
@@ -77,7 +71,7 @@ def _distances(
 def _published(config: EvaluationConfig, description: Description) -> dict[str, float] | None:
     table = PUBLISHED[config.protocol] if config.protocol else {}
     values = table.get(description.model or "")
-    return dict(zip(PUBLISHED_METRICS, values, strict=True)) if values else None
+    return dict(zip(_PUBLISHED, values, strict=True)) if values else None
 
 
 def video_rows(totals: ScoreTotals, descriptions: list[Description]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -79,6 +80,7 @@ def test_a_whole_run(whole: tuple[TrainConfig, list[str]]) -> None:
     config, lines = whole
     tmp_path = Path(config.output)
     assert lines[0].startswith("low: 0 of 8 batches done; perceptual term: structural")
+    assert not torch.backends.cudnn.allow_tf32, "float32 means float32"
 
     low = tmp_path / "1-low"
     [first, *notes] = rows(tmp_path, of="note")
