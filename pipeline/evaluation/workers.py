@@ -92,13 +92,15 @@ def _on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
 
         try:
             with _as_pipeline_errors():
-                descriptions = ray.get([actor.describe.remote() for actor in actors])
-            if any(other != descriptions[0] for other in descriptions[1:]):
+                found: list[tuple[list[Description], dict[str, str]]] = ray.get(
+                    [actor.describe.remote() for actor in actors]
+                )
+            if any(other != found[0] for other in found[1:]):
                 raise ConfigError(
                     "the nodes have different weights or tools; install the same files and packages"
                     " on every node"
                 )
-            yield Workers(*descriptions[0], evaluate)
+            yield Workers(*found[0], evaluate)
         finally:
             for actor in actors:
                 ray.kill(actor)
