@@ -1,11 +1,11 @@
-"""Encode one clip beside the public reference, each in a fresh process, taking turns.
+"""Encoding of one clip compared with the public reference, each in a new process, in turns.
 
     git clone https://github.com/microsoft/VidTok ../VidTok && pip install beartype einops
     python -m benchmarks.encode --reference ../VidTok
 
-Prints, per way of encoding, the median seconds of one 1×3×17×256×256 encode after none to warm up
-(fresh processes: what the first clip of a job pays too), the ratio to the reference, the peak of
-resident memory, and how many code indices differ. The reference runs without its entropy loss.
+Prints for each encoder the median seconds of one 1×3×17×256×256 clip, the ratio to the reference,
+the peak of resident memory, and the number of code indices that differ. There is no warm-up, so the
+time is that of a job's first clip. The reference runs without its entropy loss.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.vidtok.deterministic import fill_weights, synthetic_video
 MODEL = "vidtok_fsq_causal_488_32768"
 WAYS = ("reference", "float32", "bfloat16")
 UNUSED = ("lightning.pytorch.utilities.rank_zero", "decord", "torchvision", "imageio", "cv2")
-"""What the reference's modules import beside their encoder, and its encoder does not use."""
+"""Modules that the reference imports and its encoder does not use."""
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""The entropy terms of FSQ's loss, forward and backward: in plain form, and as training has them.
+"""Time and memory of FSQ's entropy terms: in plain form, and as training computes them.
 
     python -m benchmarks.entropy_memory
 
-Every measurement has a process of its own. Prints, for growing numbers of tokens at one codebook,
-the seconds of one forward and backward pass (the best of a few, after one to warm up) and by how
-much resident memory rose above what torch and the input take. The plain form is the definition,
-with a matrix of tokens × codes; it is run as far as `--limit-gib` allows, judged from the step
-before, and its memory for the other sizes is extrapolated in proportion to the tokens.
+Each measurement has its own process. Prints, for growing numbers of tokens at one codebook, the
+seconds of one forward and backward pass (best of a few after a warm-up) and the rise of resident
+memory above torch and the input. The plain form is the definition, with a matrix of tokens × codes.
+It runs while the previous size predicts less memory than `--limit-gib`. Its memory at larger sizes
+is extrapolated in proportion to the tokens.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vidtok.training.entropy import fsq_entropy
 
 LEVELS = (8,) * 6
 TOKENS = (320, 640, 1280, 5120, 10240)
-"""5120 are those of one 17×256×256 clip."""
+"""Numbers of tokens; one 17×256×256 clip has 5120."""
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""What a work unit costs a whole job over Ray, and whether the driver grows with their number.
+"""Cost of a work unit in a whole job over Ray, and growth of the driver with their number.
 
     python -m benchmarks.many_units [--units 300 1200 4800]
 
-Each unit is one row of a list that names one small image, so that next to nothing is decoded or
-tokenized: what is measured is planning, Ray's rows and references, commits and the log. Jobs run
-one after another in one cluster. The driver's memory is read ten times a second.
+Each unit is one row of a list that names one small image, so decoding and tokenizing cost almost
+nothing. The rest is planning, Ray's rows and references, commits and the log. Jobs run one after
+another in one cluster. The driver's memory is read ten times a second.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def job(folder: Path, units: int) -> JobConfig:
-    """Return a job of so many units."""
+    """Return a job with a number of units."""
     Image.new("RGB", (_SIDE, _SIDE), "red").save(folder / "red.png")
     (folder / "list.csv").write_text("video\n" + "red.png\n" * units)
     return JobConfig.model_validate(
@@ -64,7 +64,7 @@ def job(folder: Path, units: int) -> JobConfig:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Give a list that holds this process's resident bytes now, and at the end the most of them."""
+    """Yield a list of this process's resident bytes: now and, at the end, their maximum."""
     process = psutil.Process()
     seen = [process.memory_info().rss] * 2
     over = threading.Event()

@@ -1,16 +1,16 @@
-"""TokenDataset beside a bare scan of the same columns, and beside other loaders of the same tokens.
+"""TokenDataset compared with a bare scan of the same columns and with other loaders.
 
     python -m benchmarks.reading [--clips 4000] [--rounds 5] [--batch 32] [--mosaicml]
 
-Writes a dataset of drawn tokens as the job does (FSQ uint32 and KL float16 of 17×256×256 clips),
+Writes a dataset of random tokens as the job does (FSQ uint32 and KL float16 of 17×256×256 clips),
 and the same rows as WebDataset tars and as shards of MosaicML Streaming. Each is read whole in this
-process, in turns: `scan` is pyarrow.dataset over the parts, nothing shuffled and nothing made of
-the rows; `ours` yields shuffled batches of tensors; `webdataset` does so with a shuffle buffer as
-large, `mosaicml` with a shuffle block as large, of shards that lie on this disk uncompressed. Files
-are in the page cache: what is compared is work, not the disk.
+process, in turns. `scan` is pyarrow.dataset over the parts, without shuffling or conversion. `ours`
+yields shuffled batches of tensors. `webdataset` does the same with an equally large shuffle buffer,
+and `mosaicml` with an equally large shuffle block of uncompressed local shards. Files are in the
+page cache, so the comparison excludes the disk.
 
-MosaicML Streaming is no dependency, since it holds NumPy below 2.2 and brings the libraries of five
-clouds: `--mosaicml` wants `pip install mosaicml-streaming==0.13.*`, best in an environment apart.
+MosaicML Streaming is not a dependency: it requires NumPy below 2.2 and installs the libraries of
+five clouds. `--mosaicml` needs `pip install mosaicml-streaming==0.13.*`, in its own environment.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--mosaicml", action="store_true", help="beside MosaicML Streaming, too")
+    parser.add_argument("--mosaicml", action="store_true", help="also compare MosaicML Streaming")
     asked = parser.parse_args()
     if asked.mosaicml:
         try:
@@ -92,7 +92,7 @@ class Made(NamedTuple):
     snapshot: Snapshot
     tars: list[str]
     mds: str | None
-    """Folder of MosaicML Streaming's shards, if they are asked for."""
+    """Folder of MosaicML Streaming's shards; None without --mosaicml."""
 
 
 def _compare(made: Made, columns: list[str], batch: int, rounds: int) -> None:
@@ -166,14 +166,14 @@ def _mosaicml(folder: str, columns: list[str], batch: int) -> Iterator[int]:
         shuffle_block_size=_POOL_ROWS * _STRANDS,
         num_canonical_nodes=1,
     )
-    # Without a DataLoader, which would do the same in this process and cost a little more.
+    # Without a DataLoader, which does the same in this process at a slightly higher cost.
     rows = (tuple(row[name] for name in columns) for row in dataset)
     while taken := list(islice(rows, batch)):
         yield len(_stacked(taken)[0])
 
 
 def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[torch.Tensor]:
-    """Make the tensors that ours are: int64 of indices."""
+    """Return tensors as `ours` yields them: int64 for indices."""
     return [
         torch.from_numpy(values.astype(np.int64) if values.dtype == np.uint32 else values)
         for values in (np.stack(column) for column in zip(*rows, strict=True))

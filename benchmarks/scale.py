@@ -1,12 +1,11 @@
-"""The driver's share of a job, at growing numbers of units: plan, log, manifest and resume.
+"""Cost of the driver at growing numbers of units: plan, log, manifest and resume.
 
     python -m benchmarks.scale [--to 1000000]
 
-Runs the real planner, commit log, manifest and resume against a listing that exists by name alone,
-for 10^3, 10^4, … units of 1000 clips each; no video is read. Each size has a process of its own.
-Prints seconds, what the process holds at its peak, what lies in the store and how often it was
-called, and how each grows from one size to the next: as the power of the number of units (1.0 is
-in proportion).
+Runs the real planner, commit log, manifest and resume on a listing of names without files, for
+10^3, 10^4, … units of 1000 clips each; no video is read. Each size has its own process. Prints
+seconds, peak memory, objects in the store and store calls. The last column is the growth from one
+size to the next, as the exponent of the number of units: 1.0 is proportional.
 """
 
 import argparse
@@ -40,13 +39,13 @@ from pipeline.storage.store import Store
 
 _CLIPS_PER_UNIT = 1000
 _UNITS_PER_RECORD = 100
-"""A log that is written every five seconds, by a job of 20 units a second."""
+"""Units in a log record that is written every five seconds, at 20 units per second."""
 _PER_FOLDER = 10_000
-_CALLS = ("read", "open", "exists", "size", "list", "write", "put_if_absent", "spool", "delete")
+_CALLS = ("read", "open", "exists", "size", "list", "write", "put_if_absent", "stage", "delete")
 
 
 class Names(AbstractFileSystem):
-    """`names://<count>`: a bucket of that many tars in folders; they are names and nothing else."""
+    """`names://<count>`: a bucket of that many tars in folders, which exist only as names."""
 
     protocol = "names"
     cachable = False
@@ -83,15 +82,15 @@ def main() -> None:
 
 
 def _growth(values: list[float]) -> str:
-    """Return the power of the units by which the last step grew."""
+    """Return the growth of the last step, as the exponent of the number of units."""
     before, last = values[-2:]
     return f" {math.log10(last / before):.2f} " if before > 0 and last > 0 else " "
 
 
 def _in_own_process(units: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.scale", "--only", str(units)]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(told.splitlines()[-1])
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(printed.splitlines()[-1])
 
 
 def _measure(units: int, folder: Path) -> dict[str, float]:
@@ -172,7 +171,7 @@ def _record() -> UnitRecord:
 
 
 def _statistics(n: int) -> dict[str, BucketStatistics]:
-    """Return numbers of as many digits as real ones, other ones in each unit."""
+    """Return random numbers of realistic size, different in each unit."""
     draw = random.Random(n).randrange
     kl = LatentSums(
         cells=1_280_000,
@@ -197,7 +196,7 @@ def _statistics(n: int) -> dict[str, BucketStatistics]:
 
 
 def _count_calls() -> Counter[str]:
-    """Count from now on what is asked of any store."""
+    """Count all following calls of any store."""
     calls: Counter[str] = Counter()
 
     def counted(name: str, method: Any) -> Any:

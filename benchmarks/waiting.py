@@ -1,13 +1,13 @@
-"""Whether tokenizers wait while decoded clips lie ready, and how full the object store becomes.
+"""Time that tokenizers wait while decoded clips are ready, and the object store's peak.
 
     python -m benchmarks.waiting [--copies 60 240 960] [VIDEO]
 
-A whole job for each length of the input, one after another in one cluster. Its tokenizer takes as
-long as an accelerator of 25 clips a second and no CPU: it is slower than two decoders, so that
-clips pile up unless something holds decoding back. Waiting is the job's own figure, that of
-`vidtok_worker_seconds`, from the first decoded row to the last tokenized one: once as it is, and
-once only while a decoded row existed that no tokenizer had taken, which is time lost between the
-stages. Ray is asked ten times a second how much of the object store is used.
+Runs a whole job for each length of the input, one after another in one cluster. The tokenizer takes
+as long as an accelerator with 25 clips per second, and no CPU. It is slower than two decoders, so
+clips accumulate unless back-pressure stops the decoders. The waiting time is that of the metric
+`vidtok_worker_seconds`, from the first decoded row to the last tokenized one. The second figure
+counts only the time in which a decoded row existed that no tokenizer had taken: time lost between
+the stages. Ray's use of the object store is read ten times per second.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _STORE_BYTES = 300_000_000
 
 
 class SlowTokenizer(IdleTokenizer):
-    """Takes its time over each clip, as if an accelerator worked on it: one call after another."""
+    """Sleeps for each clip as long as an accelerator would compute, one call after another."""
 
     def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
         super().__init__(settings, recorder)
@@ -56,10 +56,10 @@ class SlowTokenizer(IdleTokenizer):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A `Recorder` that writes down when rows came to be and when tokenizers waited."""
+    """A `Recorder` that writes the times of rows and of waiting tokenizers to files."""
 
     folder: str
-    """One file for each process; they share a clock, since they share the machine."""
+    """Folder with one file per process. All processes share the machine's clock."""
 
     def add(self, metric: Metric, value: float, **labels: str) -> None:
         if metric not in (ROWS, WORKER_SECONDS):
@@ -71,15 +71,15 @@ class Timeline:
 
 
 def waited(events: list[tuple[float, str, float, dict[str, str]]]) -> tuple[float, float]:
-    """Return the shares of its time that one tokenizer waited: in all, and while rows lay ready.
+    """Return the fractions of time that one tokenizer waited: in all, and while rows were ready.
 
     Args:
-        events: time, name of the metric, value and labels of all that was recorded.
+        events: time, name of the metric, value and labels of each recorded value.
     """
     made = sorted(t for t, name, _, by in events if (name, by["stage"]) == (ROWS.name, DECODE))
     done = sorted(t for t, name, _, by in events if (name, by["stage"]) == (ROWS.name, TOKENIZE))
     first, last = made[0], done[-1]
-    # While it waits it has no row in hand: what is made and not done lies ready.
+    # A waiting tokenizer holds no row, so every row that is decoded and not tokenized is ready.
     changes = sorted([*((t, 1) for t in made), *((t, -1) for t in done)])
     ready: list[tuple[float, float]] = []
     rows = 0
@@ -87,14 +87,14 @@ def waited(events: list[tuple[float, str, float, dict[str, str]]]) -> tuple[floa
         rows += change
         if rows > 0:
             ready.append((at, until))
-    whole = in_vain = 0.0
+    whole = while_ready = 0.0
     for end, name, seconds, by in events:
         if (name, by["stage"], by.get("state")) != (WORKER_SECONDS.name, TOKENIZE, WAITING):
             continue
         since, until = max(end - seconds, first), min(end, last)
         whole += max(0.0, until - since)
-        in_vain += sum(max(0.0, min(until, b) - max(since, a)) for a, b in ready)
-    return whole / (last - first), in_vain / (last - first)
+        while_ready += sum(max(0.0, min(until, b) - max(since, a)) for a, b in ready)
+    return whole / (last - first), while_ready / (last - first)
 
 
 def main() -> None:
@@ -109,14 +109,14 @@ def main() -> None:
     ray.init(
         address="local",
         num_cpus=4,
-        num_gpus=1,  # nothing uses it: with it Ray feeds the actor as it would one on a GPU
+        num_gpus=1,  # unused; with it Ray feeds the actor like one on a GPU
         object_store_memory=_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
     )
     print(
-        "| videos | clips | decoded, MB | clips/s | waited | waited while clips lay ready |"
+        "| videos | clips | decoded, MB | clips/s | waited | waited while clips were ready |"
         " object store's peak, MB |"
     )
     print("| ---: " * 7 + "|")
@@ -149,12 +149,12 @@ def _one(video: Path, copies: int) -> None:
         lines = [line for path in times.iterdir() for line in path.read_text().splitlines()]
     events = [tuple(json.loads(line)) for line in lines]
     rows = sorted(t for t, name, *_ in events if name == ROWS.name)
-    whole, in_vain = waited(events)
+    whole, while_ready = waited(events)
     clips = summary.done.counts.clips_written
     decoded = clips * FRAMES * SIDE * SIDE * 3 / 1e6
     print(
         f"| {copies} | {clips} | {decoded:,.0f} | {clips / (rows[-1] - rows[0]):.1f} |"
-        f" {whole:.1%} | {in_vain:.1%} | {max(used) / 1e6:.0f} |",
+        f" {whole:.1%} | {while_ready:.1%} | {max(used) / 1e6:.0f} |",
         flush=True,
     )
 

@@ -1,17 +1,21 @@
 """A flow-matching transformer over KL latents: `python examples/latent_flow.py out/demo --out …`.
 
-Between a latent x and noise e lies the straight path (1 - s) x + s e. From a point on it and s, the
-network tells x, and so the velocity e - x, on which the loss is; a sample starts as noise and walks
-along the velocities. It tells x, since latents lie near few of all directions and noise in all.
-Source: Lipman et al., Flow Matching, arXiv 2210.02747; straight paths as in Liu et al., Rectified
-Flow, arXiv 2209.03003; s is drawn as in Esser et al., arXiv 2403.03206, section 3.1;
-telling x as in Li and He, Back to Basics: Let Denoising Generative Models Denoise, 2511.13720.
+The straight path from a latent x to noise e is (1 - s) x + s e. From a point on it and s, the
+network predicts x, and so the velocity e - x, which the loss compares. A sample starts as noise and
+follows the velocities. The network predicts x because latents use few directions and noise uses
+all. Source: Lipman et al., Flow Matching, arXiv 2210.02747; straight paths as in Liu et al.,
+Rectified Flow, arXiv 2209.03003; s is drawn as in Esser et al., arXiv 2403.03206, section 3.1;
+prediction of x as in Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv
+2511.13720.
 
-Latents are brought to mean 0 and deviation 1 in each channel of the corpus, or loud channels would
-be all that the loss hears, and noise of deviation 1 would drown or miss the quiet ones.
+Each channel of the latents is normalised to mean 0 and deviation 1 over the corpus. Otherwise
+channels with large values would dominate the loss, and noise of deviation 1 would not fit the
+others.
 """
 
 import sys
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -32,24 +36,22 @@ from examples.generators.transformer import (
     to_patches,
     waves,
 )
-from pipeline.dataset.schema import TokenizerColumn
-from pipeline.dataset.statistics import BucketStatistics
-from pipeline.reading import Snapshot
+from pipeline.reading import Snapshot, TokenizerColumn
 
 SAMPLING_STEPS = 50
 LEAST_TIME = 1 / SAMPLING_STEPS
-"""Velocities nearer to the latent are told as from here; the last step of sampling begins here."""
+"""Least time s in the denominator of a velocity; the last step of sampling begins here."""
 
 
 class LatentFlow(nn.Module):
     """The generator.
 
     Args:
-        mean: of each channel of the corpus, [C].
-        std: likewise.
+        mean: mean of each channel over the corpus, [C].
+        std: standard deviation of each channel, [C].
         patch: p, cells along the side of a patch.
-        width: of the transformer.
-        depth: blocks of it.
+        width: width of the transformer.
+        depth: number of its blocks.
     """
 
     loss_unit = "squared error of the velocity"
@@ -71,14 +73,14 @@ class LatentFlow(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Return the mean squared error [B] of velocities on latents [B, C, t, h, w]."""
         x = self.normalized(latents)
-        # Mostly from the middle of the path, where the velocity is hardest to tell.
+        # Mostly from the middle of the path, where the velocity is hardest to predict.
         s = torch.randn(len(x), 1, 1, 1, 1, device=x.device).sigmoid()
         noise = torch.randn_like(x)
         velocity = self.velocity((1 - s) * x + s * noise, s.flatten())
         return (velocity - (noise - x)).square().flatten(1).mean(1)
 
     def velocity(self, x: Tensor, s: Tensor) -> Tensor:
-        """Return velocities [B, C, t, h, w] at points x of paths, at their times s [B] in 0 … 1."""
+        """Return velocities [B, C, t, h, w] at points x of paths and times s [B] in [0, 1]."""
         grid = patch_grid(tuple(x.shape[2:]), self.patch)
         places = patch_places(grid, x.device)
         time = self.time(waves(1000 * s, 128))[:, None]
@@ -88,7 +90,7 @@ class LatentFlow(nn.Module):
 
     @torch.no_grad()
     def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
-        """Walk from noise to latents [num, C, t, h, w], in even steps (Euler's method)."""
+        """Integrate from noise to latents [num, C, t, h, w], in equal steps (Euler's method)."""
         x = torch.randn(num, *shape, device=self.mean.device)
         for step in range(SAMPLING_STEPS, 0, -1):
             s = torch.full((num,), step / SAMPLING_STEPS, device=x.device)
@@ -96,20 +98,19 @@ class LatentFlow(nn.Module):
         return x * self.std + self.mean
 
     def distances(self, latents: Tensor, others: Tensor) -> Tensor:
-        """Return how far [n, C, t, h, w] are from [m, C, t, h, w], as [n, m]."""
+        """Return the distances of [n, C, t, h, w] from [m, C, t, h, w], as [n, m]."""
         ours, theirs = (self.normalized(each).flatten(1) for each in (latents, others))
         return torch.cdist(ours, theirs) / ours.shape[1] ** 0.5
 
     def normalized(self, latents: Tensor) -> Tensor:
-        """Return latents with mean 0 and deviation 1 in each channel of the corpus."""
+        """Return latents with mean 0 and deviation 1 in each channel over the corpus."""
         return (latents.float() - self.mean) / self.std
 
 
 def channel_statistics(corpus: Snapshot, column: TokenizerColumn) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation [C] of the latents of all clips that are trained on."""
-    statistics = corpus.statistics()
-    buckets = (statistics.buckets[name] for name in clip_buckets(corpus))
-    latents = sum(buckets, BucketStatistics()).latents[column.name]
+    """Return mean and standard deviation [C] of the latents in all buckets for training."""
+    buckets = corpus.statistics().buckets
+    latents = reduce(add, (buckets[name].latents[column.name] for name in clip_buckets(corpus)))
     return torch.tensor(latents.mean()), torch.tensor(latents.std())
 
 

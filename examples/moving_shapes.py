@@ -1,8 +1,8 @@
 """Make videos of shapes that bounce: `python examples/moving_shapes.py --out out/shapes`.
 
-One disc or square on a plain ground flies straight and turns back at the edges; shape, colours,
-size, place and velocity follow from the seed. All that happens in a clip can be told from its first
-frames, and there is little of it: enough to see within minutes whether a generator learns motion.
+One disc or square on a plain background moves straight and bounces at the edges. Shape, colours,
+size, position and velocity follow from the seed. The first frames determine the rest of a clip.
+This is enough to see within minutes whether a generator learns motion.
 """
 
 import argparse
@@ -22,7 +22,7 @@ FPS = 8
 GROUNDS = ((40, 48, 72), (196, 188, 168), (52, 84, 60), (120, 60, 64))
 SHAPES = ((236, 200, 60), (220, 84, 60), (84, 164, 228), (244, 244, 240))
 FINE = 4
-"""Drawn so much larger and then reduced, so that a shape can stand between pixels."""
+"""Factor of supersampling, so that a shape can move by less than a pixel."""
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def film(frames: int, rng: Random) -> list[np.ndarray]:
 
 
 def bounced(place: float, low: float, high: float) -> float:
-    """Return where something is that flew to a place and is thrown back at both ends."""
+    """Return a position after bounces at both ends, from the position without them."""
     turn = (place - low) % (2 * (high - low))
     return low + min(turn, 2 * (high - low) - turn)
 

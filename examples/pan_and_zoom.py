@@ -1,8 +1,8 @@
 """Make clips out of photographs: `python examples/pan_and_zoom.py PHOTO… --out FOLDER`.
 
-A camera moves over each photograph: pans, zooms and turns, smoothly, by amounts that the seed
-decides. Where real footage is scarce, such clips give a tokenizer in training textures and edges
-that it would not see otherwise; they are no substitute for motion.
+A camera pans, zooms and turns smoothly over each photograph, by random amounts that follow from the
+seed. Where real footage is scarce, such clips add textures and edges to the training of a
+tokenizer. They do not replace real motion.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     for path in asked.photos:
         with Image.open(path) as file:
-            file.draft("RGB", (4 * asked.width, 4 * asked.height))  # JPEG: no need for every pixel
+            file.draft("RGB", (4 * asked.width, 4 * asked.height))  # JPEG: at low resolution
             photo = file.convert("RGB")
         for n in range(asked.clips):
             rng = Random(f"{asked.seed}/{path.name}/{n}")
@@ -42,18 +42,18 @@ def main() -> None:
 
 
 def film(photo: Image.Image, frames: int, size: tuple[int, int], rng: Random) -> list[np.ndarray]:
-    """Return the frames [H, W, 3] that a camera sees on its way between two views of a photo."""
+    """Return the frames [H, W, 3] of a camera that moves between two views of a photo."""
     height, width = size
     start, end = view(photo, size, rng), view(photo, size, rng)
     wobble, turns = rng.uniform(0, 0.1), rng.uniform(0.5, 2)
     seen = []
     for k in range(frames):
         t = k / max(1, frames - 1)
-        eased = t + wobble * math.sin(2 * math.pi * turns * t)  # never quite even, as a hand is
+        eased = t + wobble * math.sin(2 * math.pi * turns * t)  # uneven, like a hand-held camera
         x, y, zoom, angle = (a + (b - a) * eased for a, b in zip(start, end, strict=True))
         c, s = zoom * math.cos(angle), zoom * math.sin(angle)
         across, down = x - c * width / 2 + s * height / 2, y - s * width / 2 - c * height / 2
-        # Drawn at twice the size and halved, so that fine texture does not shimmer.
+        # Drawn at twice the size and halved, so that fine texture does not flicker.
         fine = photo.transform(
             (2 * width, 2 * height),
             Image.Transform.AFFINE,
@@ -80,7 +80,7 @@ def view(
 
 
 def write(path: Path, frames: list[np.ndarray], fps: int) -> None:
-    """Write frames as H.264, good enough that its own traces do not matter."""
+    """Write frames as H.264 in high quality."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.height, stream.width = frames[0].shape[:2]

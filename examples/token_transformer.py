@@ -1,11 +1,11 @@
 """An autoregressive transformer over FSQ tokens: `python examples/token_transformer.py out/demo`.
 
 Learns p(clip) as a product over patches in the order of t, h, w, and over the digits of a patch.
-FSQ's codebook is a product too: a code index is a number whose digits are the levels of the latent
-channels. A softmax over all codes would be as wide as the codebook: with 262,144 of them and width
-128 that is 34 million weights, each code learned by itself, and most never seen in training. Six
-softmaxes over eight levels say the same, since each sees the digits before it: nothing is taken to
-be independent. They also know that codes which share digits are alike.
+FSQ's codebook is a product, too: the digits of a code index are the levels of the latent channels.
+A softmax over all codes is as wide as the codebook. With 262,144 codes and width 128 it has 34
+million weights, learns each code separately, and sees most codes never. Six softmaxes over eight
+levels express the same distribution, because each sees the digits before it: no digits are assumed
+to be independent. They also use that codes with common digits are similar.
 
     digits of the patches before ─► embed, sum ─► causal transformer ─► context of this patch
     context + digits of this patch so far ─► small MLP ─► softmax over the levels of the next digit
@@ -34,8 +34,7 @@ from examples.generators.transformer import (
     patch_places,
     to_patches,
 )
-from pipeline.dataset.schema import TokenizerColumn
-from pipeline.reading import Snapshot
+from pipeline.reading import Snapshot, TokenizerColumn
 
 MOST_NOISE = 0.1
 
@@ -44,10 +43,10 @@ class TokenTransformer(nn.Module):
     """The generator, with K = p·p·channels digits per patch.
 
     Args:
-        levels: of each channel of the tokenizer.
+        levels: number of levels of each channel.
         patch: p, cells along the side of a patch.
-        width: of the transformer.
-        depth: blocks of it.
+        width: width of the transformer.
+        depth: number of its blocks.
     """
 
     loss_unit = "nats per digit"
@@ -56,7 +55,7 @@ class TokenTransformer(nn.Module):
     def __init__(self, levels: tuple[int, ...], patch: int, width: int, depth: int) -> None:
         super().__init__()
         self.levels, self.patch = levels, patch
-        of_digit = torch.tensor(levels).repeat(patch * patch)  # [K], as `to_patches` lays them
+        of_digit = torch.tensor(levels).repeat(patch * patch)  # [K], in the order of `to_patches`
         top, num_digits = max(levels), len(of_digit)
         self.register_buffer("offsets", torch.arange(num_digits) * top, persistent=False)
         self.register_buffer("of_digit", of_digit, persistent=False)
@@ -70,7 +69,7 @@ class TokenTransformer(nn.Module):
         self.embed_before = nn.Embedding(num_digits * top, width // 2)
         self.mlp = nn.Sequential(nn.LayerNorm(width // 2), nn.Linear(width // 2, width), nn.GELU())
         for table in (self.embed, self.embed_before):
-            # The sum of K rows should be no louder than positions and context are.
+            # The sum of K rows has the scale of positions and context.
             nn.init.normal_(table.weight, std=num_digits**-0.5)
         self.heads = nn.Parameter(torch.randn(num_digits, width, top) * width**-0.5)
 
@@ -85,7 +84,7 @@ class TokenTransformer(nn.Module):
         x = torch.cat([begin, before], 1) + self.positions(places)
         context = self.context(self.transformer(x, places, causal=True))
         named = self.embed_before(seen + self.offsets)
-        # Digit k sees those before it: the sum of all up to it, less its own.
+        # Digit k sees the digits before it: the sum up to k, minus its own.
         logits = self._logits(context[:, :, None] + named.cumsum(2) - named, slice(None))
         nats = F.cross_entropy(logits.flatten(0, 2).float(), digits.flatten(), reduction="none")
         return nats.unflatten(0, (len(digits), -1)).mean(1)
@@ -111,14 +110,14 @@ class TokenTransformer(nn.Module):
         return to_indices(digits, self.levels)
 
     def distances(self, indices: Tensor, others: Tensor) -> Tensor:
-        """Return the share of digits in which [n, t, h, w] differ from [m, t, h, w], as [n, m]."""
+        """Return the fraction of digits in which [n, t, h, w] and [m, t, h, w] differ, [n, m]."""
         ours, theirs = (to_digits(each, self.levels).flatten(1) for each in (indices, others))
         return torch.stack([(one != theirs).float().mean(1) for one in ours])
 
     def _noised(self, digits: Tensor) -> Tensor:
-        """Return digits [B, N, K] of which some are drawn anew, in each clip another share.
+        """Return digits [B, N, K] with a random fraction of random digits in each clip.
 
-        A sample goes on from its own errors; who saw none in training is lost after the first.
+        Sampling continues from its own errors, so training must contain errors, too.
         """
         share = torch.rand(len(digits), 1, 1, device=digits.device) * MOST_NOISE
         others = (torch.rand(digits.shape, device=digits.device) * self.of_digit).long()
@@ -142,7 +141,7 @@ def to_indices(digits: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 
 def _radix(levels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the channels' levels and place values, [C, 1, 1, 1]; channel 0 counts least."""
+    """Return the channels' levels and place values, [C, 1, 1, 1]; channel 0 has the least value."""
     places = accumulate(levels[:-1], mul, initial=1)
     return (
         torch.tensor(levels, device=device).view(-1, 1, 1, 1),

@@ -1,6 +1,6 @@
-"""What a run that was stopped goes on from: `checkpoint.pt`, whole or not there.
+"""Checkpoint of a run: `checkpoint.pt`, which is replaced atomically.
 
-Nothing random is in it, since all that is drawn follows from seed, step and rank.
+It holds no random state, because all random numbers follow from seed, step and rank.
 """
 
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.storage.store import Store
+from pipeline.storage import Store
 
 _PATH = "checkpoint.pt"
 
@@ -18,18 +18,18 @@ def save(store: Store, settings: dict[str, Any], state: dict[str, Any]) -> None:
     """Write a checkpoint over the one before.
 
     Args:
-        store: to write to.
-        settings: that a run which goes on from it must share.
-        state: of that run.
+        store: store to write to.
+        settings: settings that a resumed run must share.
+        state: state of the run.
     """
     store.write(_PATH, packed(state | {"settings": settings}))
 
 
 def load(store: Store, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the state that was saved last, on the CPU; None if there is none.
+    """Return the saved state, on the CPU; None without a checkpoint.
 
     Raises:
-        ConfigError: it was saved by a run of other settings.
+        ConfigError: a run with other settings saved it.
     """
     try:
         data = store.read(_PATH)
@@ -39,8 +39,8 @@ def load(store: Store, settings: dict[str, Any]) -> dict[str, Any] | None:
     for name, value in settings.items():
         if (was := state["settings"].get(name)) != value:
             raise ConfigError(
-                f"{store.locate(_PATH)}: is of a run with {name} = {was}, this one has {value}; go"
-                " on with the same, or give another --out"
+                f"{store.locate(_PATH)}: belongs to a run with {name} = {was}, this one has"
+                f" {value}; continue with the same value, or give another --out"
             )
     return state
 

@@ -1,4 +1,4 @@
-"""The clips that a generator trains on, and those that it is only measured on."""
+"""Clips that a generator trains on, and held-out clips that only measure it."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -7,9 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.reading import Snapshot, TokenDataset
+from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn
 
 
 def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int) -> TokenDataset:
@@ -18,7 +17,7 @@ def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int)
     Raises:
         ConfigError: the dataset has too few clips.
     """
-    # Full batches only: ranks meet in every step, so none may have one more than the others.
+    # Full batches only: ranks synchronise in every step, so each must have as many batches.
     data = TokenDataset(
         corpus,
         [column.name, "key"],
@@ -30,13 +29,13 @@ def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int)
     if not len(data):
         raise ConfigError(
             f"--batch {batch}: {corpus.store.uri} has {corpus.buckets} clips, and each of"
-            f" {data.world} ranks needs a full batch of one shape, not all…; take a smaller one"
+            f" {data.world} ranks needs a full batch of one bucket, not all…; use a smaller one"
         )
     return data
 
 
 def endless(data: TokenDataset, loaders: int) -> Iterator[dict[str, Any]]:
-    """Yield batches from where the reader stands, epoch after epoch, as many on every rank."""
+    """Yield batches from the reader's position, epoch after epoch, as many on every rank."""
     loader = DataLoader(data, batch_size=None, num_workers=loaders, persistent_workers=loaders > 0)
     for epoch in count(data.epoch):
         data.set_epoch(epoch)
@@ -44,13 +43,13 @@ def endless(data: TokenDataset, loaders: int) -> Iterator[dict[str, Any]]:
 
 
 def clip_buckets(corpus: Snapshot) -> list[str]:
-    """Return the buckets whose clips are of one length: not those of whole videos."""
+    """Return the buckets whose clips have one length, so not those of whole videos."""
     return [name for name in corpus.buckets if not name.startswith("all")]
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Return whether a sample is one of the share that training never sees.
+    """Return whether a sample belongs to the fraction that training never sees.
 
-    Decided by its key alone: all its clips are, or none, whatever joins the corpus later.
+    Only its key decides: all clips of a sample are held out or none, however the corpus grows.
     """
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) < share * 2**64

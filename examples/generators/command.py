@@ -1,10 +1,11 @@
-"""The command line of both generators, and where their training runs: here, or on Ray's ranks."""
+"""Command line of both generators; training runs in this process or on Ray."""
 
 import argparse
 import math
 import sys
-import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,21 +13,19 @@ import torch
 import pipeline
 from examples.generators import checkpoint
 from examples.generators.training import Build, Settings, train
-from pipeline.cluster import connect
 from pipeline.errors import PipelineError
-from pipeline.storage.files import canonical_uri
-from pipeline.storage.store import Store
-from pipeline.training.launch import rank_errors, run_config
+from pipeline.storage import Store, canonical_uri
+from pipeline.training import Rank, run_ranks
 
 _MAX_FAILURES = 8
 
 
 def command(description: str, kind: str, build: Build) -> None:
-    """Parse the command line, train, and print what came of it.
+    """Parse the command line, train, and print the result.
 
     Args:
-        description: of the program.
-        kind: of tokenizer whose column is learned, `fsq` or `kl`.
+        description: description of the program.
+        kind: kind of tokenizer whose column is learned, `fsq` or `kl`.
         build: makes the generator.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -37,13 +36,13 @@ def command(description: str, kind: str, build: Build) -> None:
     parser.add_argument("--patch", type=int, default=2, help="p×p cells are one token")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=2e-3, help="a wide one wants less")
+    parser.add_argument("--lr", type=float, default=2e-3, help="lower it for a wider generator")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
-    parser.add_argument("--held-out", type=float, default=0.05, help="share of the videos")
+    parser.add_argument("--held-out", type=float, default=0.05, help="fraction of the videos")
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
-    parser.add_argument("--loaders", type=int, default=0, help="processes that read, per rank")
+    parser.add_argument("--loaders", type=int, default=0, help="reading processes per rank")
     parser.add_argument("--workers", type=int, default=0, help="ranks on Ray; 0: this process")
     asked = vars(parser.parse_args())
     try:
@@ -64,34 +63,26 @@ def command(description: str, kind: str, build: Build) -> None:
 
 
 def run(settings: Settings, kind: str, build: Build) -> dict[str, Any]:
-    """Train here, or on Ray; return what `train` does."""
+    """Train in this process or on Ray, and return the result of `train`."""
     saved = checkpoint.load(Store(settings.out), settings.identity(kind))
-    # One version for all ranks and for a run that goes on, though a job adds to the dataset.
+    # All ranks and a resumed run read one version, although a job may add to the dataset.
     version = saved["version"] if saved else pipeline.open(settings.corpus).version
+    tell = partial(print, flush=True)
     if settings.workers == 0:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(settings, kind, build, version, device)
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    changes = {name: canonical_uri(getattr(settings, name)) for name in ("corpus", "out")}
-    settings = Settings(**{**asdict(settings), **changes})  # Ray Train changes the folder
-    given = {"settings": settings, "kind": kind, "build": build, "version": version}
-    with connect() as cluster, tempfile.TemporaryDirectory() as scratch:
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config=given,
-            scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=cluster.gpus > 0),
-            run_config=run_config(scratch, _MAX_FAILURES),
-        )
-        with rank_errors():
-            return dict(trainer.fit().return_value)  # of the first rank
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return train(settings, kind, build, version, torch.device(device), tell)
+    # Ray Train changes the folder, so paths must be absolute.
+    absolute = {name: canonical_uri(getattr(settings, name)) for name in ("corpus", "out")}
+    work = partial(_rank, replace(settings, **absolute), kind, build, version)
+    return run_ranks(work, tell, ranks=settings.workers, max_failures=_MAX_FAILURES)
 
 
-def _ray_worker(given: dict[str, Any]) -> dict[str, Any]:
-    from ray.train.torch import get_device
-
-    device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # where collectives of Python objects meet
-    return train(**given, device=device)
+def _rank(
+    settings: Settings,
+    kind: str,
+    build: Build,
+    version: int,
+    rank: Rank,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    return train(settings, kind, build, version, torch.device(rank.device), tell)

@@ -1,6 +1,6 @@
-"""Losses over the steps of a run: of the clips trained on, and of those held out.
+"""Losses over the steps of a run, for training clips and for held-out clips.
 
-A step has no loss, NaN, of a kind of which no clip was in its batch.
+The loss of a step is NaN where its batch holds no clip of that kind.
 """
 
 import io
@@ -10,7 +10,7 @@ _POINTS = 50
 
 
 def mean(losses: list[float]) -> float:
-    """Return the mean of those steps that have a loss; NaN if none has."""
+    """Return the mean over the steps that have a loss; NaN if none has."""
     known = [loss for loss in losses if not isnan(loss)]
     return sum(known) / len(known) if known else nan
 
@@ -21,7 +21,7 @@ def at_end(losses: list[float]) -> float:
 
 
 def curve(trained: list[float], held_out: list[float], unit: str) -> bytes:
-    """Return a PNG of both; of what is held out, which comes seldom, means over many steps."""
+    """Return a PNG of both; the rare held-out losses are averaged over many steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3), layout="constrained")

@@ -1,7 +1,7 @@
-"""New clips from a trained generator, beside the clips of the corpus that they come nearest to.
+"""New clips from a trained generator, beside the nearest clips of the corpus.
 
-A generator that has seen few clips repeats them. So each sample stands above its nearest clip, and
-how near that is is returned: a sample that is a copy should look like one.
+A generator that has seen few clips repeats them. So the picture shows each sample above its nearest
+clip, and the result holds their distance: copies become visible.
 """
 
 import io
@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 import vidtok
 from examples.generators.clips import clip_buckets
-from pipeline.dataset.schema import TokenizerColumn
-from pipeline.operations.recompute import open_models
-from pipeline.reading import Snapshot, TokenDataset, TokenMap
-from pipeline.storage.store import Store
+from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn, TokenMap
+from pipeline.storage import Store
+from pipeline.tokenizers import open_models
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16
 _FRAMES_SHOWN = 5
 _GAP = 4
 _FPS_OF_SOURCES = 25
-"""Of a dataset that takes every frame: a guess, only as to how fast the samples are shown."""
+"""Frame rate of the GIF for a dataset of every source frame: a guess."""
 
 Frames = NDArray[np.uint8]
 """[T, H, W, 3]."""
@@ -40,18 +39,18 @@ def draw_samples(
 ) -> dict[str, Any]:
     """Write `samples.gif`, samples side by side, and `samples.jpg`, some frames of each.
 
-    They have the shape that most clips of the corpus have.
+    The samples have the shape of the corpus's largest bucket.
 
     Args:
-        generator: as `training.Build` describes it.
-        corpus: that it was trained on.
-        column: that it generates.
-        num: of samples.
-        store: to write to.
+        generator: a generator as `training.Build` describes it.
+        corpus: dataset that it was trained on.
+        column: column that it generates.
+        num: number of samples.
+        store: store to write to.
 
     Returns:
-        `nearest`, the distance of each sample to the nearest clip among the first `compared` of the
-        corpus, in `distance_unit`.
+        `nearest`, the distance of each sample to the nearest of the corpus's first `compared`
+        clips, in `distance_unit`.
     """
     bucket = max(clip_buckets(corpus), key=lambda name: corpus.buckets[name])
     like = TokenMap(corpus, [column.name, "num_frames"], buckets=[bucket])[0]
@@ -74,7 +73,7 @@ def draw_samples(
 def _nearest(
     generator: nn.Module, cells: Tensor, corpus: Snapshot, column: TokenizerColumn, bucket: str
 ) -> tuple[list[Tensor], Tensor, int]:
-    """Return for each sample the nearest clip of the corpus and how far it is; clips looked at."""
+    """Return the nearest clip of each sample, its distance, and the number of clips compared."""
     data = TokenDataset(
         corpus, [column.name], _COMPARED_BATCH, buckets=[bucket], shuffle=False, rank=0, world=1
     )
@@ -91,7 +90,7 @@ def _nearest(
 
 
 def _decode(model: vidtok.Tokenizer, cells: Tensor, frames: int) -> Frames:
-    """Return the frames that the cells of one clip stand for."""
+    """Return the frames that the cells of one clip decode to."""
     one = cells[None]
     if model.config.regularizer == "fsq":
         video = model.decode_indices(one, num_frames=frames)
@@ -112,7 +111,7 @@ def _gif(clips: list[Frames], fps: float) -> bytes:
 
 
 def strips(clips: list[Frames]) -> bytes:
-    """Return a JPEG: a row of evenly taken frames per clip; of each two clips the first above."""
+    """Return a JPEG: a row of evenly spaced frames per clip, in pairs of clips."""
     shown = np.linspace(0, len(clips[0]) - 1, min(_FRAMES_SHOWN, len(clips[0]))).round().astype(int)
     width = clips[0].shape[2]
     rows: list[Frames] = []

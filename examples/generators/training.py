@@ -1,12 +1,12 @@
-"""Train a generator on a column of a dataset, and write down what it learned.
+"""Train a generator on a column of a dataset.
 
     pipeline.open ─► open_clips ─► generator(cells) = losses ─► AdamW ─► averaged weights
                          └───────────── checkpoint.pt ──────────────────────┘
                                    generator.sample ─► tokenizer ─► samples.gif, samples.jpg
 
-One function, `train`, for one process and for many: the reader asks torch.distributed which rank it
-serves. A run that was stopped and is started again ends with the same weights, bit for bit on a
-CPU: its position in the corpus is saved, and the noise of a step follows from seed, step and rank.
+`train` serves one process and many: the reader asks torch.distributed for its rank. A run that is
+stopped and resumed ends with the same weights, bit for bit on a CPU: the checkpoint holds the
+reader's position, and the noise of a step follows from seed, step and rank.
 """
 
 import math
@@ -24,20 +24,19 @@ import pipeline
 from examples.generators import checkpoint, losses
 from examples.generators.clips import endless, is_held_out, open_clips
 from examples.generators.samples import draw_samples
-from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.reading import Snapshot
-from pipeline.storage.store import Store
+from pipeline.reading import Snapshot, TokenizerColumn
+from pipeline.storage import Store
 from vidtok.training.ema import averaged_model
 
 _WARM_UP = 20
 _MAY_CHANGE = frozenset({"corpus", "out", "samples", "loaders", "workers", "save_every"})
-"""Settings that may be others when a run goes on; that the corpus is the same, the reader sees."""
+"""Settings that a resumed run may change; the reader itself checks that the corpus is the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command line says."""
+    """Settings of the command line."""
 
     corpus: str
     out: str
@@ -64,7 +63,7 @@ class Settings:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
 
     def identity(self, kind: str) -> dict[str, Any]:
-        """Return what a run that goes on from another's checkpoint has to share with it."""
+        """Return the settings that a resumed run must share with its checkpoint."""
         mine = {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
         return {"kind": kind} | mine
 
@@ -74,28 +73,34 @@ Build = Callable[[Snapshot, TokenizerColumn, Settings], nn.Module]
 
 - `forward(cells)`: the losses [B] on cells [B, …] as the reader gives them, in `loss_unit`,
 - `sample(num, shape)`: new cells [num, *shape], for the tokenizer to decode,
-- `distances(cells, others)`: how far [n, …] are from [m, …], as [n, m] in `distance_unit`.
+- `distances(cells, others)`: distances of [n, …] from [m, …], as [n, m] in `distance_unit`.
 """
 
 
 def train(
-    settings: Settings, kind: str, build: Build, version: int, device: torch.device
+    settings: Settings,
+    kind: str,
+    build: Build,
+    version: int,
+    device: torch.device,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train on this rank; the first one draws samples and writes them beside the weights.
+    """Train on this rank; the first rank also draws samples and writes them beside the weights.
 
-    Goes on from the checkpoint in `settings.out`, if there is one.
+    A checkpoint in `settings.out` is resumed.
 
     Args:
-        settings: of the run.
-        kind: of tokenizer.
+        settings: settings of the run.
+        kind: kind of tokenizer.
         build: makes the generator.
-        version: of the dataset.
-        device: of this rank.
+        version: version of the dataset.
+        device: device of this rank.
+        tell: takes lines about progress, from the first rank.
 
     Returns:
-        Loss at the start, at the end, and at the end of what is held out (NaN if nothing is);
-        version, ranks, seconds of training, parameters; on the first rank also what `draw_samples`
-        returns.
+        Losses at the start, at the end, and of held-out clips at the end (NaN without any);
+        version, ranks, seconds of training, parameters; on the first rank also the result of
+        `draw_samples`.
 
     Raises:
         ConfigError: the dataset, the settings and the checkpoint do not fit each other.
@@ -130,7 +135,7 @@ def train(
         torch.manual_seed(Random(f"{settings.seed}/{step}/{data.rank}").getrandbits(63))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             each = parallel(batch[column.name].to(device))
-        # Ranks meet in every step, so what is held out is weighed with 0, not left out.
+        # Ranks synchronise in every step, so held-out clips get weight 0 instead of being dropped.
         loss = (each * ~held.to(device)).sum() / (~held).sum().clamp(min=1)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _rate(step, settings.steps)
@@ -144,7 +149,7 @@ def train(
         held_out.append(values[held].mean().item())
         if data.rank == 0:
             if step % max(1, settings.steps // 10) == 0:
-                print(f"step {step:>7}  loss {trained[-1]:.4f}", flush=True)
+                tell(f"step {step:>7}  loss {trained[-1]:.4f}")
             if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
                 state = {
                     "version": version,
@@ -177,5 +182,5 @@ def train(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Return the learning rate's factor: up over some steps, then down along a cosine."""
+    """Return the factor of the learning rate: linear warm-up, then a cosine."""
     return min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2

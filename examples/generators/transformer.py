@@ -1,4 +1,4 @@
-"""What both generators are made of: patches of latent cells, where they stand, and blocks.
+"""Parts of both generators: patches of latent cells, their positions, and transformer blocks.
 
 Letters: B clips, C channels and t h w cells of a latent, p cells along the side of a patch,
 N = t · h/p · w/p patches, D width, H heads.
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.errors import ConfigError
 
 Past = list[Tensor]
-"""Keys and values [B, H, N, D/H] of the patches that a block has seen; empty at first."""
+"""Keys and values [B, H, N, D/H] of a block's previous patches; empty at first."""
 
 _HEAD_WIDTH = 32
 
@@ -35,9 +35,9 @@ class Transformer(nn.Module):
 
         Args:
             x: patches.
-            places: where they stand, [N, 3], as `patch_places` gives them.
-            causal: let each patch see those before it and itself, not all.
-            past: of each block: `x` is then the one patch that comes next, and is added.
+            places: positions [N, 3] from `patch_places`.
+            causal: whether a patch attends only to itself and the patches before it.
+            past: past of each block; `x` is then the single next patch, which is added to it.
         """
         angles = places_to_angles(places)
         for n, block in enumerate(self.blocks):
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each added to what came in."""
+    """Attention and an MLP, each with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, angles: Tensor, causal: bool, past: Past | None) -> Tensor:
-        """Transform [B, N, D]; as `Transformer` does."""
+        """Transform [B, N, D]; arguments as in `Transformer.forward`."""
         heads = self.qkv(self.norms[0](x)).unflatten(-1, (3, -1, _HEAD_WIDTH))
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [B, H, N, D/H]
         q, k = turned(q, angles), turned(k, angles)
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class Positions(nn.Module):
-    """A vector for each patch's place: sines of its t, h and w."""
+    """Embedding of a patch's position from sines of its t, h and w."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -90,16 +90,17 @@ def patch_places(grid: tuple[int, int, int], device: torch.device) -> Tensor:
 
 
 def places_to_angles(places: Tensor) -> Tensor:
-    """Return by what angle each pair of a head's channels is turned, [N, D/H/2].
+    """Return the rotation angle of each pair of a head's channels, [N, D/H/2].
 
-    Five pairs for each axis; the last one stays. Source: Su et al., RoFormer, arXiv 2104.09864.
+    Each axis has five pairs; the last pair is not rotated.
+    Source: Su et al., RoFormer, arXiv 2104.09864.
     """
     rates = math.pi / 2 * torch.logspace(0, -1, _HEAD_WIDTH // 6, device=places.device)
     return F.pad((places[..., None] * rates).flatten(1), (0, _HEAD_WIDTH // 2 % 3))
 
 
 def turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn pairs of channels of queries or keys [B, H, N, D/H], so that they meet by distance."""
+    """Rotate pairs of channels of queries or keys [B, H, N, D/H], as RoPE does."""
     one, other = x.chunk(2, -1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([one * cos - other * sin, one * sin + other * cos], -1)
@@ -113,10 +114,10 @@ def waves(x: Tensor, width: int) -> Tensor:
 
 
 def patch_grid(cells: tuple[int, int, int], p: int) -> tuple[int, int, int]:
-    """Return how many patches lie along t, h and w.
+    """Return the number of patches along t, h and w.
 
     Raises:
-        ConfigError: patches do not fill the latent.
+        ConfigError: patches do not divide the latent.
     """
     t, h, w = cells
     if h % p or w % p:

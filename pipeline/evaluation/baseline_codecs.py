@@ -1,13 +1,13 @@
-"""The codec baselines: H.264, HEVC and AV1 at no more bits than a tokenizer spends on the clip.
+"""Codec baselines: H.264, HEVC and AV1 with at most the bits that a tokenizer spends on the clip.
 
-For each clip the finest quantizer is searched whose packets fit the budget. Settings are strong and
-aim at PSNR: slow presets, no psychovisual tuning, one group of pictures per clip, constant
-quantizer. Counted are the sizes of the packets: no container, no parameter sets (some 100 bytes
-that a file has once), and not the text about itself that x264 adds. Where even the coarsest
-quantizer spends more than the budget, its result stands, with the bits that it really spent.
+For each clip, a binary search finds the finest quantizer whose packets fit the budget. Settings are
+strong and aim at PSNR: slow presets, no psychovisual tuning, one group of pictures per clip,
+constant quantizer. The size is that of the packets. It excludes the container, the parameter sets
+(about 100 bytes per file) and the text that x264 adds about itself. Where even the coarsest
+quantizer exceeds the budget, its result counts with the bits that it spent.
 
-Pictures are rounded to 8 bits and go through 4:2:0, as they do in practice; the conversion alone
-leaves some 44 dB.
+Pictures are rounded to 8 bits and converted to 4:2:0, as in practice. The conversion alone limits
+PSNR to about 44 dB.
 """
 
 import os
@@ -34,18 +34,18 @@ _PIXEL_FORMAT: Final = "yuv420p"
 _SEI: Final = 6
 
 
-os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 tells its version on every start
+os.environ.setdefault("SVT_LOG", "-1")  # else SVT-AV1 prints its version on every start
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """An encoder of PyAV's FFmpeg with its settings, and the decoder that reads it."""
+    """An encoder of PyAV's FFmpeg with its settings, and its decoder."""
 
     title: str
     encoder: str
     decoder: str
     coarsest: int
-    """The largest quantizer parameter; the finest is 1."""
+    """Largest quantizer parameter; the finest is 1."""
     options: Callable[[int], dict[str, str]]
 
 
@@ -79,7 +79,7 @@ CODECS: Final = {
 
 
 def missing_codec(name: str) -> str | None:
-    """Return why a codec cannot be used in this build of PyAV, None if it can."""
+    """Return the reason why this build of PyAV cannot use a codec; None if it can."""
     codec = CODECS[name]
     for library, mode in ((codec.encoder, "w"), (codec.decoder, "r")):
         try:
@@ -90,7 +90,7 @@ def missing_codec(name: str) -> str | None:
 
 
 class CodecAtSameBits:
-    """A candidate: one codec, within the bits of one tokenizer."""
+    """A candidate: one codec with at most the bits of one tokenizer."""
 
     def __init__(self, codec: Codec, config: TokenizerConfig, name: str) -> None:
         self.name = name
@@ -110,19 +110,19 @@ class CodecAtSameBits:
 
 @dataclass(frozen=True, slots=True)
 class EncodedStream:
-    """One clip, coded."""
+    """One encoded clip."""
 
     packets: tuple[bytes, ...]
     parameter_sets: bytes | None
 
     @property
     def bits(self) -> int:
-        """What is counted."""
+        """Number of bits that count."""
         return 8 * sum(map(len, self.packets))
 
 
 def encode_within(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> EncodedStream:
-    """Return the finest coding within the budget, or the coarsest that there is."""
+    """Return the finest encoding within the budget, or the coarsest one of all."""
     finest, coarsest = 1, codec.coarsest
     best = encode(frames, codec, coarsest)
     while finest < coarsest:
@@ -142,7 +142,7 @@ def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedSt
     context.pix_fmt = _PIXEL_FORMAT
     context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
     context.gop_size = len(frames)
-    context.thread_count = 1  # frames in flight would be coded differently
+    context.thread_count = 1  # frame threads change the encoding
     context.flags |= Flags.global_header
     context.options = codec.options(quantizer)
     packets = []
@@ -158,7 +158,7 @@ def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedSt
 
 
 def decode(stream: EncodedStream, codec: Codec) -> NDArray[np.uint8]:
-    """Return the frames `[T, H, W, 3]` of a coded clip."""
+    """Return the frames `[T, H, W, 3]` of an encoded clip."""
     context: Any = av.CodecContext.create(codec.decoder, "r")
     context.extradata = stream.parameter_sets
     context.thread_count = 1
@@ -168,7 +168,7 @@ def decode(stream: EncodedStream, codec: Codec) -> NDArray[np.uint8]:
 
 
 def without_sei(packet: bytes) -> bytes:
-    """Return an H.264 packet without its supplemental units: text that no picture needs."""
+    """Return an H.264 packet without its supplemental units, which decoding does not need."""
     parts = re.split(rb"(\x00\x00\x00\x01|\x00\x00\x01)", packet)
     units = zip(parts[1::2], parts[2::2], strict=True)
     return b"".join(code + unit for code, unit in units if unit[0] & 31 != _SEI)

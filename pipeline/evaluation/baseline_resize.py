@@ -1,12 +1,12 @@
-"""The baseline "shrink and enlarge": what a tokenizer's latent grid holds as a small video.
+"""The baseline "shrink and enlarge": a tokenizer's latent grid as a small video.
 
-The clip shrinks to the t×h×w of the latent, three colours of 8 bits in each cell, and is enlarged
-again. A tokenizer that is no better has learnt nothing but to resize.
+The clip is shrunk to the t×h×w of the latent, with three colours of 8 bits in each cell, and
+enlarged again. A tokenizer that is not better has learned only to resize.
 
-Of the usual ways to interpolate, the strongest in PSNR is used: in space antialiased bicubic down
-and bicubic up; in time the mean of the frames that a latent frame stands for, and linear between
-the middles of these runs. On test videos at 17×128×128 that gave 22.2 dB; average pooling to the
-grid and trilinear enlarging 21.7 dB with `align_corners` false, 21.1 dB with true.
+The interpolation is the one with the highest PSNR. In space it is antialiased bicubic down and
+bicubic up. In time it is the mean of the frames of a latent frame, and linear between the middles
+of these runs. On test videos at 17×128×128 this gives 22.2 dB. Average pooling and trilinear
+enlarging give 21.7 dB with `align_corners` false and 21.1 dB with true.
 """
 
 from itertools import pairwise
@@ -22,7 +22,7 @@ CELL_BITS = 24
 
 
 class ShrinkAndEnlarge:
-    """A candidate that knows of its tokenizer no more than how many cells a latent has."""
+    """A candidate with as many cells as a tokenizer's latent."""
 
     def __init__(self, config: TokenizerConfig, name: str) -> None:
         self.name = name
@@ -44,9 +44,9 @@ class ShrinkAndEnlarge:
 
 
 def run_bounds(length: int, f: int) -> list[int]:
-    """Return where the runs of frames begin that latent frames stand for, and the end.
+    """Return the first frame of each latent frame's run of frames, and the end.
 
-    All runs have f frames but the first, which has what is left: one of 17 frames for f = 4.
+    All runs have f frames except the first, which has the rest: one of 17 frames for f = 4.
     """
     first = length - (-(-length // f) - 1) * f
     return [0, *range(first, length + 1, f)]
@@ -59,7 +59,7 @@ def _in_space(video: Tensor, size: tuple[int, int], *, antialias: bool) -> Tenso
 
 
 def _in_time(grid: Tensor, bounds: list[int]) -> Tensor:
-    """Return a frame for each moment, between the middles of the runs; held outside of them."""
+    """Return a frame for each moment: linear between the middles of runs, constant outside."""
     if grid.shape[2] == 1:
         return grid.expand(-1, -1, bounds[-1], -1, -1).contiguous()
     middles = torch.tensor([(a + b - 1) / 2 for a, b in pairwise(bounds)])

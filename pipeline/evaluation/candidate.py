@@ -1,4 +1,4 @@
-"""What every candidate, tokenizer or baseline, makes of a clip."""
+"""Interface of a candidate: a tokenizer or a baseline."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A clip as it comes back, and what it cost."""
+    """A reconstructed clip and its cost."""
 
     video: Tensor
     """Float32 `[1, 3, T, H, W]`, near [-1, 1], not clamped."""
     bits: float
-    """Spent on the clip."""
+    """Bits spent on the clip."""
     indices: Tensor | None = None
-    """FSQ: code indices `[1, t, h, w]`."""
+    """Code indices `[1, t, h, w]` of an FSQ tokenizer."""
 
 
 class Candidate(Protocol):
@@ -24,8 +24,8 @@ class Candidate(Protocol):
     name: str
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
-        """Return what becomes of a clip `[1, 3, T, H, W]` in [-1, 1].
+        """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1].
 
-        `clip_id` seeds what is random; the same clip always gives the same reconstruction.
+        `clip_id` is the seed of random draws, so a clip always gives the same reconstruction.
         """
         ...

@@ -1,7 +1,7 @@
-"""From one sample to its frames, and from frames to clips of every length that is wanted.
+"""Frames of a sample, and clips of several lengths from the same frames.
 
-A video is decoded once, frame by frame; each length of clip has a cutter that fills from the same
-frames. So a table may hold networks that take 17 frames, 16, or whole videos.
+A video is decoded once, frame by frame, and each clip length has a cutter. So one table can hold
+networks that take 17 frames, 16 frames, or whole videos.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def frames(
     """Yield the frames of a video that are evaluated, float32 `[H, W, 3]` in [0, 255].
 
     Raises:
-        QuarantineError: the video is broken; the frames before it are not to be counted.
+        QuarantineError: the video is broken; the frames so far must not count.
     """
     for n, (seen, pixels) in enumerate(decoder.decode(sample, unit)):
         assert pixels is not None  # a clip of one frame leaves no remainder
@@ -45,7 +45,7 @@ def frames(
 
 
 def interval(source_fps: float, fps: float | None) -> int:
-    """Return the reference's step between frames; 1 where it would compute 0, and stop there."""
+    """Return the reference's step between frames; 1 where the reference computes 0 and fails."""
     return 1 if fps is None else max(1, round(source_fps / fps))
 
 
@@ -64,14 +64,14 @@ class Cutter:
         self._cut = 0
 
     def add(self, frame: NDArray[Any]) -> Tensor | None:
-        """Take in a frame, and return the clip `[1, 3, T, H, W]` in [-1, 1] that it completes."""
+        """Add a frame, and return the clip `[1, 3, T, H, W]` in [-1, 1] that it completes."""
         if self._clip.per_video is not None and self._cut >= self._clip.per_video:
             return None
         self._frames.append(frame)
         return self._take() if len(self._frames) == self._length else None
 
     def rest(self) -> Tensor | None:
-        """Return the clip that the video's end makes of what is left, if it makes one."""
+        """Return the clip of the frames left at the video's end, if there is one."""
         if self._length is None:
             chunks = (len(self._frames) - 1) // self._clip.chunk_frames
             self._frames = self._frames[: 1 + chunks * self._clip.chunk_frames] if chunks else []

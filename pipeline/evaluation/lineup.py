@@ -1,4 +1,4 @@
-"""The candidates of an evaluation: its tokenizers, and baselines that answer to each of them."""
+"""Candidates of an evaluation: its tokenizers, and the baselines of each."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ from pipeline.tokenizers.models import DTYPES, is_untrained, open_model, weights
 from vidtok.evaluation.rate import bits_per_cell
 
 LATENT_BITS = 16
-"""A KL latent is rounded to float16 before it is decoded, as the corpus job stores it."""
+"""Bits of a KL latent's value: it is rounded to float16, as stored by the corpus job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What the report says of a candidate beside its scores; JSON-able."""
+    """Facts about a candidate besides its scores, JSON-like."""
 
     name: str
     what: str
-    frames: int | None
-    """Of a clip; None for whole videos."""
+    clip_frames: int | None
+    """Number of frames of a clip; None for whole videos."""
     model: str | None = None
     weights: str | None = None
     """Digest of the weights."""
@@ -35,25 +35,25 @@ class Description:
 
 @dataclass(slots=True)
 class Lineup:
-    """All candidates, by the length of the clips that they take."""
+    """All candidates, by the length of their clips."""
 
     groups: dict[int | None, list[Candidate]] = field(default_factory=dict)
     configs: dict[str, vidtok.TokenizerConfig] = field(default_factory=dict)
-    """Of the tokenizers, by name."""
+    """Configurations of the tokenizers, by name."""
     descriptions: list[Description] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
-    """Why a baseline that was asked for is missing, by its name."""
+    """Reasons why requested baselines are missing, by name."""
 
     def add(self, candidate: Candidate, description: Description) -> None:
-        """Take in a candidate, once."""
+        """Add a candidate, unless its name is known."""
         if any(known.name == candidate.name for known in self.descriptions):
             return
-        self.groups.setdefault(description.frames, []).append(candidate)
+        self.groups.setdefault(description.clip_frames, []).append(candidate)
         self.descriptions.append(description)
 
 
 def clip_frames(config: vidtok.TokenizerConfig, clip: EvaluatedClip) -> int | None:
-    """Return how many frames of a clip a network gets; None for whole videos."""
+    """Return the number of frames in a network's clips; None for whole videos."""
     if clip.whole_videos and config.time_rule.chunkable:
         return None
     return clip.frames or (17 if config.causal else 16)
@@ -63,7 +63,7 @@ def line_up(config: EvaluationConfig, device: str) -> Lineup:
     """Return tokenizers, in the order given, then baselines.
 
     Raises:
-        ConfigError: weights are missing or are those of another model.
+        ConfigError: weights are missing or belong to another model.
     """
     lineup = Lineup()
     for spec in config.tokenizers:
@@ -80,7 +80,7 @@ def line_up(config: EvaluationConfig, device: str) -> Lineup:
 
 
 class TokenizerCandidate:
-    """One tokenizer: encodes a clip and decodes it again."""
+    """A candidate: one tokenizer."""
 
     def __init__(self, spec: EvaluatedTokenizer, config: EvaluationConfig, device: str) -> None:
         self.name = spec.name
@@ -90,7 +90,7 @@ class TokenizerCandidate:
         self.description = Description(
             name=spec.name,
             what=spec.model,
-            frames=length,
+            clip_frames=length,
             model=spec.model,
             weights=weights_digest(model),
             untrained=is_untrained(spec.spec),
@@ -119,14 +119,14 @@ class TokenizerCandidate:
 
 
 def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: EvaluatedClip) -> None:
-    """Add the baseline that answers to a tokenizer, unless another tokenizer has the same."""
+    """Add the baseline of a tokenizer, unless another tokenizer has the same one."""
     config = lineup.configs[tokenizer]
     length = clip_frames(config, clip)
     f, s = config.temporal_factor, config.spatial_factor
     if baseline == "shrink":
         name = f"shrink {f}x{s}x{s}, {f'{length} frames' if length else 'whole videos'}"
         what = f"one RGB value for every {f}×{s}×{s} pixels, enlarged"
-        lineup.add(ShrinkAndEnlarge(config, name), Description(name=name, what=what, frames=length))
+        candidate: Candidate = ShrinkAndEnlarge(config, name)
     elif config.codebook_size is not None:
         same = next(
             other
@@ -135,10 +135,10 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
         )
         name = f"{baseline} as {same}"
         what = f"{CODECS[baseline].title}, at most the bits of {same}"
-        lineup.add(
-            CodecAtSameBits(CODECS[baseline], config, name),
-            Description(name=name, what=what, frames=length),
-        )
+        candidate = CodecAtSameBits(CODECS[baseline], config, name)
+    else:
+        return
+    lineup.add(candidate, Description(name=name, what=what, clip_frames=length))
 
 
 def _rate(config: vidtok.TokenizerConfig) -> tuple[int, int, float]:

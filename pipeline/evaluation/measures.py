@@ -1,7 +1,7 @@
-"""The metrics of an evaluation: those whose networks and tools are there, and why others are not.
+"""Metrics of an evaluation: those with installed networks and tools, and reasons for the others.
 
-Per clip: PSNR, SSIM, LPIPS and VMAF of each frame. For distances between sets: features of I3D
-(FVD) and of TransNetV2 (FD-TransNetV2), of originals and of reconstructions alike.
+PSNR, SSIM, LPIPS and VMAF are measured on each frame. Distances between sets use features of I3D
+(FVD) and of TransNetV2 (FD-TransNetV2), of originals and of reconstructions.
 """
 
 from collections.abc import Callable
@@ -22,27 +22,27 @@ T = TypeVar("T")
 
 
 _PIECE_FRAMES: Final = 16
-"""Frames that go through LPIPS at once, so that whole videos do not fill the memory; also the
-length of FVD's clips where a video is whole."""
+"""Number of frames that go through LPIPS at once, which bounds the memory for whole videos. FVD's
+clips of a whole video have the same length."""
 
 
 class Measures:
-    """Opens what a configuration asks for.
+    """Opens the metrics that a configuration requests.
 
     Args:
         config: the evaluation.
-        lengths: frames of the clips that will come, None for whole videos.
-        device: where the networks compute.
+        lengths: numbers of frames in the clips, None for whole videos.
+        device: device of the networks.
 
     Raises:
-        ConfigError: a file of weights is there and holds something else.
+        ConfigError: a file of weights cannot be loaded.
     """
 
     def __init__(
         self, config: EvaluationConfig, lengths: list[int | None], device: torch.device | str
     ) -> None:
         self.absent: dict[str, str] = {}
-        """Why a metric that was asked for is missing, by its name."""
+        """Reasons why requested metrics are missing, by name."""
         self._device = device
         self._asked = config.metrics
         paths = {name: path and Path(path) for name, path in config.metric_weights}
@@ -67,16 +67,16 @@ class Measures:
         except (FileNotFoundError, ImportError) as error:
             self.absent[metric] = " ".join(str(error).split())
             return None
-        except Exception as error:  # whatever a file can be that is not what it should be
+        except Exception as error:  # a wrong file can raise anything
             raise ConfigError(f"metric_weights: {metric}: cannot be loaded: {error}") from error
 
     @property
     def versions(self) -> dict[str, str]:
-        """What the tools say of themselves."""
+        """Versions of the tools."""
         return {"vmaf": f"{MODEL}, libvmaf {self._vmaf.version}"} if self._vmaf else {}
 
     def score(self, original: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        """Return what is asked for of each frame, `[1, T]` by metric.
+        """Return the requested scores of each frame, `[1, T]` by metric.
 
         Args:
             original: `[1, 3, T, H, W]` in [-1, 1].
@@ -96,7 +96,7 @@ class Measures:
         return scores
 
     def features(self, video: Tensor, *, whole: bool) -> dict[str, Tensor]:
-        """Return features `[N, D]` of a clip by the distance that is made of them."""
+        """Return features `[N, D]` of a clip by the metric that uses them."""
         found = {}
         for metric, extract in self._features.items():
             clips = [video]

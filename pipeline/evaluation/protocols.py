@@ -1,13 +1,13 @@
-"""Published ways to evaluate, as presets of the configuration, and the results printed for them.
+"""Published protocols as presets of the configuration, and their published results.
 
-Both evaluate at 256×256 and nominally 30 frames per second, float32 throughout, every
-round(fps / 30)-th frame of a video, clips of 17 frames (16 for non-causal networks), the last one
-filled with copies of its last frame, which count; KL latents are drawn from the posterior, as the
-release does unless told otherwise. v1.1 networks get each video whole, in chunks of 16 frames.
+Both use 256×256 pixels, nominally 30 frames per second, and float32. They take every
+round(fps / 30)-th frame of a video, in clips of 17 frames (16 for non-causal networks). Copies of
+the last frame fill the last clip and count. KL latents are drawn from the posterior, which is the
+release's default. v1.1 networks get each video whole, in chunks of 16 frames.
 
-`mcl-jcv` is the MCL-JCV dataset (30 videos), `webvid-val` the validation split of WebVid; the
-videos come from whoever evaluates. Source: VidTok, arXiv 2412.13061, and the tables and the
-evaluation script of its release.
+`mcl-jcv` is the MCL-JCV dataset (30 videos), `webvid-val` the validation split of WebVid. The user
+provides the videos. Source: VidTok, arXiv 2412.13061, and the tables and the evaluation script of
+its release.
 """
 
 from typing import Any, Final
@@ -31,7 +31,7 @@ PROTOCOLS: Final[dict[str, dict[str, Any]]] = {
     "mcl-jcv": _AS_PUBLISHED,
     "webvid-val": _AS_PUBLISHED,
 }
-"""Settings by the name of a protocol; those that a configuration gives itself stand above them."""
+"""Settings by name of a protocol; a configuration's own settings override them."""
 
 
 PUBLISHED: Final[dict[str, dict[str, tuple[float, float, float, float]]]] = {
@@ -60,4 +60,4 @@ PUBLISHED: Final[dict[str, dict[str, tuple[float, float, float, float]]]] = {
     },
     "webvid-val": {},
 }
-"""(PSNR in dB, SSIM, LPIPS, FVD) by protocol and model; empty where the release prints none."""
+"""(PSNR in dB, SSIM, LPIPS, FVD) by protocol and model; empty where none are published."""

@@ -1,7 +1,7 @@
-"""The output folder of an evaluation.
+"""Output folder of an evaluation.
 
-scores.json           everything: settings, versions, digests of weights, all scores
-table.md              one row per candidate, what is missing, which videos did not count
+scores.json           settings, versions, digests of weights, all scores
+table.md              one row per candidate, missing metrics, videos that do not count
 videos.csv            one row per video and candidate
 pictures/<video>.png  originals, reconstructions and errors
 rate_distortion.png   bits per pixel against PSNR
@@ -12,49 +12,13 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from pipeline.storage.store import Store
 
-
-def rate_distortion(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return a PNG: bits per pixel (logarithmic) against PSNR, a point per candidate.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        figures = import_module("matplotlib.figure")
-        ticker = import_module("matplotlib.ticker")
-    except ImportError as error:
-        raise ImportError("needs matplotlib: pip install 'vidtok-pipeline[evaluate]'") from error
-    figure = figures.Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for n, row in enumerate(rows):
-        marker = "o" if row["model"] else ("s" if row["name"].startswith("shrink") else "^")
-        colour = f"C{n % 10}"
-        axes.plot(
-            row["bits_per_pixel"],
-            row["psnr"],
-            marker,
-            color=colour,
-            label=row["name"],
-            markersize=8,
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlabel("bits per pixel")
-    axes.set_ylabel("PSNR in dB, mean over frames")
-    axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
-
+Row = Mapping[str, Any]
+"""One candidate, as `pipeline.evaluation.results` makes it."""
 
 _COLUMNS: Final = (
     ("psnr", "PSNR ↑", "{:.2f}"),
@@ -65,62 +29,17 @@ _COLUMNS: Final = (
     ("fd_transnetv2", "FD-TransNetV2 ↓", "{:.2f}"),
 )
 
-
-MISSING: Final = "n/a"
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table, columns padded to one width.
-
-    A published result, where there is one, stands in brackets behind ours.
-    """
-    metrics = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
-    with_codebook = any("codebook" in row for row in rows)
-    head = ["candidate", "clips", "bits/pixel", *(title for _, title, _ in metrics)]
-    lines = [head + ["codes used", "code entropy"] * with_codebook]
-    for row in rows:
-        line = [_name(row), str(row["clips"]), f"{row['bits_per_pixel']:.4f}"]
-        line += [_cell(row, key, form) for key, _, form in metrics]
-        if with_codebook:
-            line += _codebook(row.get("codebook"))
-        lines.append(line)
-    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
-    text = [_row(line, widths) for line in lines]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [text[0], f"| {' | '.join(rule)} |", *text[1:]]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['name']} (untrained)" if row["untrained"] else str(row["name"])
-
-
-def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
-    value, published = row.get(key), row.get("published", {})
-    text = MISSING if value is None else form.format(value)
-    return f"{text} ({form.format(published[key])})" if key in published else text
-
-
-def _codebook(use: Mapping[str, Any] | None) -> list[str]:
-    if use is None:
-        return ["", ""]
-    share = f"{use['codes_used']} of {use['codebook_size']}"
-    return [share, f"{use['entropy_bits']:.2f} of {use['entropy_ceiling_bits']:.2f} bits"]
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return f"| {' | '.join(padded)} |"
+_MISSING: Final = "n/a"
 
 
 def write(
     output: str, results: Mapping[str, Any], pictures: Sequence[tuple[str, bytes]]
 ) -> list[str]:
-    """Write everything, and return the lines that a person should see.
+    """Write everything, and return the lines for a person.
 
     Args:
         output: a folder, or any prefix that fsspec opens.
-        results: as `pipeline.evaluation.run` puts them together.
+        results: content of `scores.json`.
         pictures: key of a video and its PNG.
     """
     store = Store(output)
@@ -130,20 +49,41 @@ def write(
     names = _picture_names([key for key, _ in pictures])
     for name, (_, png) in zip(names, pictures, strict=True):
         store.write(f"pictures/{name}.png", png)
-    rows = [row for row in results["candidates"] if row.get("psnr") is not None]
-    if rows:
+    if rows := [row for row in results["candidates"] if row.get("psnr") is not None]:
         try:
             store.write("rate_distortion.png", rate_distortion(rows))
-        except ImportError as error:
-            lines.append(f"rate_distortion.png: not drawn: {error}")
+        except ImportError:
+            missing = "needs matplotlib: pip install 'vidtok-pipeline[evaluate]'"
+            lines.append(f"rate_distortion.png: not drawn: {missing}")
     store.write("table.md", ("\n".join(lines) + "\n").encode())
     return [*lines, "", f"results    {output}: scores.json, table.md, videos.csv, pictures"]
 
 
+def rate_distortion(rows: Sequence[Row]) -> bytes:
+    """Return a PNG: bits per pixel (logarithmic) against PSNR, a point per candidate."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for n, row in enumerate(rows):
+        marker = "o" if row["model"] else ("s" if row["name"].startswith("shrink") else "^")
+        point = (row["bits_per_pixel"], row["psnr"])
+        axes.plot(*point, marker, color=f"C{n % 10}", label=row["name"], markersize=8)
+    axes.set(xscale="log", xlabel="bits per pixel", ylabel="PSNR in dB, mean over frames")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
 def report_lines(results: Mapping[str, Any]) -> list[str]:
-    """Return the table, then a line for everything that it does not say."""
-    rows = results["candidates"]
-    settings = results["settings"]
+    """Return the table, then a line for everything that the table does not say."""
+    rows, settings = results["candidates"], results["settings"]
     counted = len({(row["unit"], row["video"]) for row in results["videos"]})
     clip = settings["clip"]
     rate = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
@@ -153,15 +93,17 @@ def report_lines(results: Mapping[str, Any]) -> list[str]:
     lines += [f"- {row['name']}: {row['what']}" for row in rows if _says_more(row)]
     lines += _legend(rows, results["versions"])
     lines += [
-        f"- {row['name']}: untrained weights; its scores say nothing of the model"
+        f"- {row['name']}: untrained weights; its scores say nothing about the model"
         for row in rows
         if row["untrained"]
     ]
     if any("published" in row for row in rows):
         lines.append(f"- in brackets: published results for {settings['protocol']}")
     elif settings["protocol"] and not results["compares_with_published"]:
-        lines.append(f"- {settings['protocol']} with other settings: compares with no publication")
-    lines += [f"- {name}: n/a: {reason}" for name, reason in results["absent"].items()]
+        lines.append(
+            f"- {settings['protocol']} with other settings: not comparable with published results"
+        )
+    lines += [f"- {name}: {_MISSING}: {reason}" for name, reason in results["absent"].items()]
     lines += [f"- {row['name']}: {note}" for row in rows for note in _notes(row)]
     lines += [
         f"- not counted: {record['key']}: {record['stage']}: {record['reason']}: {record['detail']}"
@@ -171,24 +113,59 @@ def report_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _legend(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> Iterator[str]:
-    """Yield what has to be known to read the columns."""
+def markdown_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of the table, with columns padded to one width.
+
+    A published result is in brackets behind the measured one.
+    """
+    metrics = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
+    with_codebook = any("codebook" in row for row in rows)
+    head = ["candidate", "clips", "bits/pixel", *(title for _, title, _ in metrics)]
+    lines = [head + ["codes used", "code entropy"] * with_codebook]
+    for row in rows:
+        name = f"{row['name']} (untrained)" if row["untrained"] else row["name"]
+        line = [name, str(row["clips"]), f"{row['bits_per_pixel']:.4f}"]
+        line += [_cell(row, key, form) for key, _, form in metrics]
+        if with_codebook:
+            line += _codebook(row.get("codebook"))
+        lines.append(line)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return [f"| {' | '.join(line)} |" for line in padded]
+
+
+def _cell(row: Row, key: str, form: str) -> str:
+    value, published = row.get(key), row.get("published", {})
+    text = _MISSING if value is None else form.format(value)
+    return f"{text} ({form.format(published[key])})" if key in published else text
+
+
+def _codebook(use: Row | None) -> list[str]:
+    if use is None:
+        return ["", ""]
+    used = f"{use['codes_used']} of {use['codebook_size']}"
+    return [used, f"{use['entropy_bits']:.2f} of {use['entropy_ceiling_bits']:.2f} bits"]
+
+
+def _legend(rows: Sequence[Row], versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield the explanations of the columns."""
     if rows:
         yield (
             "- bits/pixel: FSQ: log2 of the codebook per cell; KL: 16 bits per value, as stored;"
-            " codecs: their packets, without headers"
+            " codecs: packets without headers"
         )
     if any(row.get("vmaf") is not None for row in rows):
-        yield f"- VMAF: {versions['vmaf']}; made for 1080 lines: at other sizes it only ranks"
+        yield f"- VMAF: {versions['vmaf']}; made for 1080 lines, so at other sizes it only ranks"
     if any(row.get("fd_transnetv2") is not None for row in rows):
-        yield "- FD-TransNetV2: compares within this table only; it is no FVD"
+        yield "- FD-TransNetV2: comparable within this table only; it is not FVD"
 
 
-def _says_more(row: Mapping[str, Any]) -> bool:
+def _says_more(row: Row) -> bool:
     return row["model"] is None or not str(row["model"]).endswith(row["name"])
 
 
-def _notes(row: Mapping[str, Any]) -> Iterator[str]:
+def _notes(row: Row) -> Iterator[str]:
     """Yield the caveats of one row's numbers."""
     if note := row.get("fvd_note"):
         yield f"FVD: {note}"
@@ -198,7 +175,7 @@ def _notes(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"codes: {note}"
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     if rows:
         fields = list(dict.fromkeys(key for row in rows for key in row))
@@ -209,7 +186,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _picture_names(keys: Sequence[str]) -> list[str]:
-    """Return a file name for each video, made of its key, with a number where two are alike."""
+    """Return a file name for each video from its key, numbered where two are equal."""
     names: list[str] = []
     for key in keys:
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(PurePosixPath(key).with_suffix("")))

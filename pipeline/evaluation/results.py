@@ -1,59 +1,18 @@
-"""From the tally of everything to results: a row per candidate, and scores per video. JSON-able."""
+"""Results of an evaluation as JSON-like rows: the table of candidates, and scores per video."""
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
-from pipeline.evaluation.tally import CandidateTally, ScoreTotals
+from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
-PUBLISHED_METRICS: Final = ("psnr", "ssim", "lpips", "fvd")
-
-
-def candidate_rows(
-    config: EvaluationConfig, descriptions: list[Description], tally: ScoreTotals
-) -> list[dict[str, Any]]:
-    """Return the table: what each candidate scored over all frames of all clips.
-
-    `None` stands for a metric that could not be computed; a metric that nobody asked for is not
-    there. A candidate for which no video was long enough has no row.
-    """
-    rows = []
-    for description in descriptions:
-        scores = tally.candidates.get(description.name)
-        if scores is None:
-            continue
-        cost = scores.total()
-        row: dict[str, Any] = {
-            "name": description.name,
-            "what": description.what,
-            "clip_frames": description.frames,
-            "model": description.model,
-            "weights": description.weights,
-            "untrained": description.untrained,
-            "clips": cost.clips,
-            "frames": cost.frames,
-            "bits_per_pixel": cost.bits_per_pixel,
-        }
-        means = scores.fidelity.mean()
-        row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
-        row |= _distances(scores, description, tally)
-        row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
-        if scores.codebook is not None:
-            row["codebook"] = scores.codebook.summary()
-            # An ideal coder of each channel by itself; one of whole codes would need their table.
-            share = row["codebook"]["channel_bound_bits"] / row["codebook"]["codebook_bits"]
-            row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
-        if config.is_as_published and (paper := _published(config, description)):
-            row["published"] = paper
-        rows.append(row)
-    return rows
-
+_PUBLISHED: Final = ("psnr", "ssim", "lpips", "fvd")
 
 _METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
-
 
 _DISTANCES: Final = {
     "fvd": (frechet_distance, fvd.DIMENSIONS),
@@ -61,12 +20,47 @@ _DISTANCES: Final = {
 }
 
 
+def candidate_rows(
+    config: EvaluationConfig, descriptions: list[Description], totals: ScoreTotals
+) -> list[dict[str, Any]]:
+    """Return the table: the scores of each candidate over all frames of all clips.
+
+    A metric that could not be computed is None; a metric that was not requested has no key. A
+    candidate has no row if all videos are too short for it.
+    """
+    rows = []
+    for description in descriptions:
+        scores = totals.candidates.get(description.name)
+        if scores is None:
+            continue
+        cost = scores.total()
+        row: dict[str, Any] = {
+            **asdict(description),
+            "clips": cost.clips,
+            "frames": cost.frames,
+            "bits_per_pixel": cost.bits_per_pixel,
+        }
+        means = scores.fidelity.mean()
+        row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
+        row |= _distances(scores, description, totals)
+        row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
+        if scores.codebook is not None:
+            row["codebook"] = scores.codebook.summary()
+            # The rate of an ideal coder of each channel; a coder of whole codes needs their table.
+            share = row["codebook"]["channel_bound_bits"] / row["codebook"]["codebook_bits"]
+            row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
+        if config.is_as_published and (published := _published(config, description)):
+            row["published"] = published
+        rows.append(row)
+    return rows
+
+
 def _distances(
-    scores: CandidateTally, description: Description, tally: ScoreTotals
+    scores: CandidateTotals, description: Description, totals: ScoreTotals
 ) -> dict[str, float | str | None]:
     found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
     for metric, gaussian in scores.features.items():
-        originals = tally.originals[description.frames][metric]
+        originals = totals.originals[description.clip_frames][metric]
         distance, dimensions = _DISTANCES[metric]
         found[metric] = distance(originals, gaussian)
         if note := sample_note(originals, gaussian, dimensions):
@@ -77,20 +71,20 @@ def _distances(
 def _published(config: EvaluationConfig, description: Description) -> dict[str, float] | None:
     table = PUBLISHED[config.protocol] if config.protocol else {}
     values = table.get(description.model or "")
-    return dict(zip(PUBLISHED_METRICS, values, strict=True)) if values else None
+    return dict(zip(_PUBLISHED, values, strict=True)) if values else None
 
 
-def video_rows(tally: ScoreTotals, descriptions: list[Description]) -> list[dict[str, Any]]:
+def video_rows(totals: ScoreTotals, descriptions: list[Description]) -> list[dict[str, Any]]:
     """Return a row per video and candidate: means over the video's frames, and its bits."""
-    names = [each.name for each in descriptions if each.name in tally.candidates]
-    by_video = {name: tally.candidates[name].fidelity.by_video() for name in names}
+    names = [each.name for each in descriptions if each.name in totals.candidates]
+    by_video = {name: totals.candidates[name].fidelity.by_video() for name in names}
     rows = []
-    for video in tally.videos:
+    for video in totals.videos:
         unit, _, key = video.partition("/")
         for name in names:
             if video not in by_video[name]:
                 continue
-            cost = tally.candidates[name].costs[video]
+            cost = totals.candidates[name].costs[video]
             rows.append(
                 {
                     "unit": unit,

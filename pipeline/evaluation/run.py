@@ -1,4 +1,4 @@
-"""The driver of an evaluation: plan, hand out, add up, write down."""
+"""Driver of an evaluation: plan, evaluate, add up, write the report."""
 
 import platform
 from collections.abc import Callable
@@ -11,20 +11,20 @@ import torch
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.report import write
 from pipeline.evaluation.results import candidate_rows, video_rows
-from pipeline.evaluation.tally import ScoreTotals
-from pipeline.evaluation.workers import open_workers
+from pipeline.evaluation.totals import ScoreTotals
+from pipeline.evaluation.workers import open_workers, picture_jobs
 from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What came out, and where it lies."""
+    """Result of an evaluation."""
 
     results: dict[str, Any]
-    """The content of `scores.json`."""
+    """Content of `scores.json`."""
     lines: list[str]
-    """For a person: the table, what is missing and why, and where things are."""
+    """Lines for a person: the table, what is missing and why, and the files."""
 
 
 def run_evaluation(
@@ -34,38 +34,39 @@ def run_evaluation(
 
     Args:
         config: the evaluation.
-        progress: told how many units of how many are done.
+        progress: takes the number of units done and of all units.
 
     Raises:
-        ConfigError: nothing can be evaluated as asked.
+        ConfigError: the settings do not fit the videos, the weights or the cluster.
         PipelineError: a store failed, or a worker died.
     """
     units = plan_evaluation(config)
-    tally = ScoreTotals()
+    totals = ScoreTotals()
     with open_workers(config, len(units)) as workers:
-        descriptions, absent = workers.descriptions, dict(workers.absent)
-        for done, part in enumerate(workers.tallies(units, config.pictures), 1):
-            tally.merge(part)
+        descriptions, absent = workers.descriptions, workers.absent
+        jobs = picture_jobs(units, config.pictures)
+        for done, part in enumerate(workers.evaluate(jobs), 1):
+            totals.merge(part)
             progress(done, len(units))
     results = {
         "settings": config.public(),
         "compares_with_published": config.is_as_published,
-        "versions": {**_versions(), **tally.versions},
-        "candidates": candidate_rows(config, descriptions, tally),
-        "videos": video_rows(tally, descriptions),
+        "versions": {**_versions(), **totals.versions},
+        "candidates": candidate_rows(config, descriptions, totals),
+        "videos": video_rows(totals, descriptions),
         "absent": absent,
-        "broken": [asdict(record) for record in tally.broken],
-        "too_short": tally.short,
+        "broken": [asdict(record) for record in totals.broken],
+        "too_short": totals.short,
     }
-    pictures = tally.pictures[: config.pictures]
+    pictures = totals.pictures[: config.pictures]
     return Evaluation(results, write(config.output, results, pictures))
 
 
 def plan_evaluation(config: EvaluationConfig) -> list[WorkUnit]:
-    """Return the units to do, a video or a tar each.
+    """Return the units of the source: one per video or tar.
 
     Raises:
-        ConfigError: a pattern matches nothing, or nothing is left.
+        ConfigError: a pattern matches nothing, or `exclude` leaves nothing.
     """
     source = config.source
     return plan_units(

@@ -1,10 +1,10 @@
-"""VMAF, measured by libvmaf with the model built into it, through a static ffmpeg.
+"""VMAF, measured by libvmaf with its built-in model, through a static ffmpeg.
 
-VMAF (Netflix, https://github.com/Netflix/vmaf) predicts how viewers rate a picture, from 0 to 100,
-1080 lines high and seen from three picture heights. Of clips of 128 or 256 pixels it says which of
-two is better, not how good one is; numbers compare at one size only.
+VMAF (Netflix, https://github.com/Netflix/vmaf) predicts the viewers' rating of a picture, from 0 to
+100, at 1080 lines and a distance of three picture heights. For clips of 128 or 256 pixels it only
+ranks: scores are comparable at one size only.
 
-Both sides are rounded to 8 bits and go in as raw RGB; ffmpeg makes 4:2:0 of both, and VMAF looks at
+Both sides are rounded to 8 bits and passed as raw RGB. ffmpeg converts both to 4:2:0, and VMAF uses
 the luma.
 """
 
@@ -22,11 +22,11 @@ MODEL: Final = "vmaf_v0.6.1"
 
 
 _RATE: Final = 30
-"""Frames per second that ffmpeg is told; the model looks at frames, not at seconds."""
+"""Frames per second for ffmpeg; the model does not use time."""
 
 
 class Vmaf:
-    """Runs ffmpeg once per clip. Refuses where there is none with libvmaf.
+    """Runs ffmpeg once per clip.
 
     Raises:
         ImportError: `imageio_ffmpeg` is not installed.
@@ -50,7 +50,7 @@ class Vmaf:
                 f"VMAF: {self._ffmpeg} has no libvmaf; unset IMAGEIO_FFMPEG_EXE"
             )
         self.version = "unknown"
-        """Of libvmaf, once a clip was measured."""
+        """Version of libvmaf, known after the first clip."""
 
     def __call__(self, original: Tensor, reconstruction: Tensor) -> Tensor:
         """Return the score of each frame, float64 `[1, T]`.
@@ -68,7 +68,7 @@ class Vmaf:
                 sides += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
                 sides += ["-r", str(_RATE), "-i", str(path)]
             log = Path(folder, "log.json")
-            # The path stands inside a filter's arguments, where a colon ends one.
+            # A colon ends an argument of a filter, so those in the path are escaped.
             to = str(log).replace("\\", "/").replace(":", r"\\:")
             graph = (
                 "[0:v]format=yuv420p[a];[1:v]format=yuv420p[b];"

@@ -1,10 +1,11 @@
-"""Who does the units: this process, or processes on Ray; either way in the order of the plan."""
+"""Workers of an evaluation: this process, or processes on Ray; results in the order of the plan."""
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
@@ -16,56 +17,45 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.lineup import Description
-from pipeline.evaluation.tally import ScoreTotals
+from pipeline.evaluation.totals import ScoreTotals
 from pipeline.records import WorkUnit
+from pipeline.tokenizers.arithmetic import job_arithmetic
+
+Job = tuple[WorkUnit, int]
+"""A unit, and the number of its first videos that get a picture."""
 
 
-class Workers(Protocol):
-    """What the driver needs of them."""
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Workers that are ready to evaluate."""
 
     descriptions: list[Description]
-    """The candidates, in the order of the table."""
+    """The candidates in the order of the table."""
     absent: dict[str, str]
-    """Why metrics and baselines that were asked for are missing, by name."""
-
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
-        """Yield the tally of each unit, in the order given.
-
-        Raises:
-            PipelineError: a source cannot be read now, or a worker died.
-        """
-        ...
+    """Reasons why requested metrics and baselines are missing, by name."""
+    evaluate: Callable[[Sequence[Job]], Iterator[ScoreTotals]]
+    """Yields the totals of each unit in the given order. Raises a `PipelineError` when a source
+    cannot be read or a worker died."""
 
 
 def open_workers(config: EvaluationConfig, units: int) -> AbstractContextManager[Workers]:
-    """Return workers for so many units, ready to be entered.
+    """Return a context with workers for a number of units.
 
     Raises:
-        ConfigError: weights are not what they should be, or there are no GPUs that were asked for.
+        ConfigError: weights are wrong or differ between nodes, or there is no GPU as requested.
     """
     if (config.workers or 1) > 1 or os.environ.get("RAY_ADDRESS"):
-        from pipeline.evaluation.workers import on_ray
-
-        return on_ray(config, units)
+        return _on_ray(config, units)
     return _in_process(config)
 
 
-def pictures_of(position: int, pictures: int) -> int:
-    """Return how many pictures a unit at a position of the plan may have to give.
+def picture_jobs(units: Sequence[WorkUnit], pictures: int) -> list[Job]:
+    """Return each unit with the number of pictures that it may have to draw.
 
-    How many videos a tar before it holds is known too late: the driver keeps the first so many.
+    The number of videos in a tar is not known in advance. So each of the first units draws up to
+    `pictures`, and the driver keeps the first ones.
     """
-    return pictures if position < pictures else 0
-
-
-class _ThisProcess:
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
-        self.descriptions, self.absent = evaluator.describe()
-
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
-        for position, unit in enumerate(units):
-            yield self._evaluator.evaluate(unit, pictures_of(position, pictures))
+    return [(unit, pictures if n < pictures else 0) for n, unit in enumerate(units)]
 
 
 @contextmanager
@@ -73,23 +63,16 @@ def _in_process(config: EvaluationConfig) -> Iterator[Workers]:
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise ConfigError("device = cuda: torch sees no GPU here; use device=cpu")
-    on_gpu = has_gpu and config.device != "cpu"
-    threads = torch.get_num_threads()
-    evaluator = Evaluator(config, "cuda" if on_gpu else "cpu")
-    try:
-        yield _ThisProcess(evaluator)
-    finally:
-        evaluator.close()
-        torch.set_num_threads(threads)
+    device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    with job_arithmetic(config.threads), closing(Evaluator(config, device)) as evaluator:
+        yield Workers(
+            *evaluator.describe(), lambda jobs: (evaluator.evaluate(*job) for job in jobs)
+        )
 
 
 @contextmanager
-def on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
-    """Start as many actors as the settings and the cluster say, and end them.
-
-    Raises:
-        ConfigError: the nodes have different weights, or there are no GPUs that were asked for.
-    """
+def _on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
+    """Start as many actors as the settings and the cluster allow, and end them."""
     with connect() as cluster:
         on_gpu = cluster.gpus >= 1 and config.device != "cpu"
         if config.device == "cuda" and not on_gpu:
@@ -100,46 +83,43 @@ def on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
         start = remote.options(**worker_share(cluster, threads, count, on_gpu=on_gpu))
         own_threads = config.model_copy(update={"threads": threads})
         actors = [start.remote(own_threads, "cuda" if on_gpu else "cpu") for _ in range(count)]
+
+        def evaluate(jobs: Sequence[Job]) -> Iterator[ScoreTotals]:
+            with _as_pipeline_errors():
+                yield from ActorPool(actors).map(
+                    lambda actor, job: actor.evaluate.remote(*job), jobs
+                )
+
         try:
-            yield _Actors(actors)
+            with _as_pipeline_errors():
+                found: list[tuple[list[Description], dict[str, str]]] = ray.get(
+                    [actor.describe.remote() for actor in actors]
+                )
+            if any(other != found[0] for other in found[1:]):
+                raise ConfigError(
+                    "the nodes have different weights or tools; install the same files and packages"
+                    " on every node"
+                )
+            yield Workers(*found[0], evaluate)
         finally:
             for actor in actors:
                 ray.kill(actor)
 
 
 def room(cluster: Cluster, threads: int, *, on_gpu: bool) -> int:
-    """Return how many workers a cluster has room for."""
+    """Return the number of workers that a cluster has room for."""
     return max(1, int(cluster.gpus if on_gpu else cluster.cpus / threads))
 
 
 def worker_share(cluster: Cluster, threads: int, count: int, *, on_gpu: bool) -> dict[str, float]:
-    """Return what each of `count` workers asks of the cluster, so that all of them can start.
+    """Return the resources of each of `count` workers, such that all of them can start.
 
-    Workers that are more than fit share GPUs evenly, and ask for no CPUs: one that waited for a
-    place would wait for ever.
+    If there are more workers than fit, they share GPUs evenly and request no CPUs: a worker that
+    waited for a place would wait forever.
     """
     if on_gpu:
         return {"num_cpus": 0, "num_gpus": 1 / math.ceil(count / int(cluster.gpus))}
     return {"num_cpus": threads if count * threads <= cluster.cpus else 0, "num_gpus": 0}
-
-
-class _Actors:
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = actors
-        with _as_pipeline_errors():
-            said = ray.get([actor.describe.remote() for actor in actors])
-        if any(other != said[0] for other in said[1:]):
-            raise ConfigError(
-                "the nodes have different weights or tools; bring the same files and packages to"
-                " every node"
-            )
-        self.descriptions, self.absent = said[0]
-
-    def tallies(self, units: Sequence[WorkUnit], pictures: int) -> Iterator[ScoreTotals]:
-        pool = ActorPool(self._actors)
-        jobs = [(unit, pictures_of(n, pictures)) for n, unit in enumerate(units)]
-        with _as_pipeline_errors():
-            yield from pool.map(lambda actor, job: actor.evaluate.remote(*job), jobs)
 
 
 @contextmanager

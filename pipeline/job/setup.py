@@ -17,7 +17,7 @@ from pipeline.sources.planning import plan_units
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import HUB, is_untrained, open_model, weights_digest
+from pipeline.tokenizers.models import absolute_path, is_untrained, open_model, weights_digest
 
 _RAY_JOB_FOLDER: Final = "/runtime_resources/"
 """Part of the path of the temporary folder in which Ray runs a submitted job."""
@@ -133,9 +133,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
         root = canonical_uri(lists.root, config.source.storage_options)
         lists = lists.model_copy(update={"root": root})
     specs = [
-        spec
-        if spec.weights in (None, HUB)
-        else spec.model_copy(update={"weights": str(Path(str(spec.weights)).resolve())})
+        spec.model_copy(update={"weights": absolute_path(spec.weights)})
         for spec in config.tokenizers
     ]
     return config.model_copy(

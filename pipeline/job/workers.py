@@ -7,7 +7,6 @@ An error becomes an `Aborted` row instead, which gives the unit up and carries t
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,14 +105,12 @@ class TokenizeWorker:
 
     def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
         from pipeline.stages.tokenize import TokenizeStage
-        from pipeline.tokenizers.encoder import job_arithmetic
+        from pipeline.tokenizers.arithmetic import set_arithmetic
         from pipeline.tokenizers.models import open_encoder
 
         configure_logging(settings.log_level)
         config = settings.config
-        self._arithmetic = ExitStack()
-        """Holds the arithmetic until the process ends."""
-        self._arithmetic.enter_context(job_arithmetic(config.tokenize.threads))
+        set_arithmetic(config.tokenize.threads)
         encoders = [
             open_encoder(spec, column, weights=weights, device=settings.device)
             for spec, column, weights in zip(

@@ -10,8 +10,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-import vidtok
-from pipeline.config.job import JobConfig
 from pipeline.config.source import VideoSource
 from pipeline.dataset.cells import row_cells
 from pipeline.dataset.metadata import Dataset
@@ -26,8 +24,9 @@ from pipeline.sources.media_types import is_tar
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
 from pipeline.storage.store import Store
-from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
-from pipeline.tokenizers.models import DTYPES, open_model, weights_digest
+from pipeline.tokenizers.arithmetic import job_arithmetic
+from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.models import DTYPES, job_config, open_models
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 _ANY_VIDEO_MB: Final = 1_000_000
@@ -45,39 +44,6 @@ _PLACE: Final = (
     "padded_frames",
 )
 """Columns that say which part of its source a clip is."""
-
-
-def job_config(dataset: Dataset) -> JobConfig:
-    """Return the settings of the run that made a dataset, without its credentials.
-
-    Raises:
-        ConfigError: `dataset.json` does not hold them in a form that this release reads.
-    """
-    values = {**dataset.config}
-    try:
-        for section in ("source", "output"):
-            values[section] = {**values[section], "storage_options": {}}
-        return JobConfig.model_validate(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
-
-
-def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
-    """Return a dataset's models by column, in float32 on the CPU.
-
-    Raises:
-        ConfigError: the weights are missing, or differ from those that made the dataset.
-    """
-    models = {}
-    for spec in job_config(dataset).tokenizers:
-        models[spec.name] = open_model(spec)
-        made_with = dataset.identity["tokenizers"][spec.name]["weights"]
-        if (found := weights_digest(models[spec.name])) != made_with:
-            raise ConfigError(
-                f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
-                f" made with {made_with}; put those weights at the place that dataset.json names"
-            )
-    return models
 
 
 Row = Mapping[str, Any]

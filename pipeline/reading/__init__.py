@@ -6,8 +6,9 @@
 A snapshot is the dataset at one version of its log, so it stays the same while a job adds to it.
 """
 
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.reading.snapshot import Snapshot
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.reading.token_map import TokenMap
 
-__all__ = ["Snapshot", "TokenDataset", "TokenMap"]
+__all__ = ["Snapshot", "TokenDataset", "TokenMap", "TokenizerColumn"]

@@ -1,8 +1,9 @@
-"""The fingerprint: a hash of all that changes the tokens, kept beside what it was made of.
+"""The fingerprint of a dataset: a hash of all settings that change the tokens, stored beside them.
 
-In it: the clip rule, the preprocessing, and for each tokenizer its configuration, weights,
-arithmetic and how its cells are stored. Not in it: batch size, devices and numbers of actors, which
-change nothing or the last bits of a float; and the sources, so that a dataset can grow.
+It covers the clip rule, the preprocessing, and for each tokenizer its configuration, weights,
+arithmetic and the storage of its cells. It does not cover batch size, devices and numbers of
+actors, which change nothing or the last bits of a float. It does not cover the sources, so that a
+dataset can grow.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,13 @@ from pipeline.dataset.schema import TokenizerColumn, index_dtype
 from pipeline.errors import StoreError
 
 PREPROCESSING: Final = 1
-"""Goes up with every change to decoding, resizing or normalising that moves a pixel."""
+"""Version of decoding, resizing and normalising; every change that moves a pixel raises it."""
 
 
 def identity(
     config: JobConfig, models: Mapping[str, vidtok.TokenizerConfig], weights: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return all that changes the tokens of a job, as JSON-like values.
+    """Return all settings that change the tokens of a job, as JSON-like values.
 
     Args:
         config: the job.
@@ -41,7 +42,7 @@ def identity(
 def tokenizer_column(
     spec: TokenizerSpec, model: vidtok.TokenizerConfig, clip: ClipConfig, weights: str
 ) -> TokenizerColumn:
-    """Return what a tokenizer writes; its fingerprint covers the clips that it sees as well."""
+    """Return a tokenizer's column; its fingerprint also covers the clip rule."""
     whole = {
         "preprocessing": PREPROCESSING,
         "clip": clip.identity(),
@@ -78,16 +79,16 @@ def _tokenizer(spec: TokenizerSpec, model: vidtok.TokenizerConfig, weights: str)
 def expected_shape(
     dataset: Dataset, column: TokenizerColumn, bucket: str, num_frames: int
 ) -> list[int]:
-    """Return the shape that a tokenizer gives to a clip of a bucket, as `N_shape` holds it.
+    """Return the shape of a clip's cells in a bucket, as the column `N_shape` holds it.
 
     Args:
-        dataset: that it belongs to.
-        column: the tokenizer.
-        bucket: its name.
-        num_frames: of the clip; only the bucket of whole videos leaves it open.
+        dataset: the dataset of the clip.
+        column: column of the tokenizer.
+        bucket: name of the bucket.
+        num_frames: frames of the clip; used only in the bucket of whole videos.
 
     Raises:
-        StoreError: `dataset.json` or the bucket's name does not say.
+        StoreError: `dataset.json` or the bucket's name does not determine it.
     """
     where = f"dataset.json: identity.tokenizers.{column.name}.config"
     try:

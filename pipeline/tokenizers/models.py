@@ -1,26 +1,32 @@
-"""From a tokenizer's settings to its model, the same on the driver and on every node."""
+"""Models from a tokenizer's settings, the same on the driver and on every node."""
 
 import hashlib
+from pathlib import Path
 from typing import Final
 
 import torch
 from torch import nn
 
 import vidtok
-from pipeline.config.job import TokenizerSpec
+from pipeline.config.job import JobConfig, TokenizerSpec
+from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.tokenizers.encoder import ClipEncoder
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Arithmetic by the name of a precision."""
-
+"""Dtype of the arithmetic, by name of a precision."""
 
 HUB: Final = "hub"
-
+"""Value of `weights` that names the released checkpoint."""
 
 UNTRAINED_SEED: Final = 0
-"""Of the initialisation where the package has no weights: reproducible, and worth nothing."""
+"""Seed of the initialisation where the package has no weights: reproducible, but untrained."""
+
+
+def absolute_path(weights: str | None) -> str | None:
+    """Return a file of weights as an absolute path, which every process opens alike."""
+    return weights if weights is None or weights == HUB else str(Path(weights).resolve())
 
 
 def is_untrained(spec: TokenizerSpec) -> bool:
@@ -32,7 +38,7 @@ def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
     """Return a tokenizer's model in float32 on the CPU.
 
     Raises:
-        ConfigError: the weights are not there or are those of another model.
+        ConfigError: the weights do not exist or belong to another model.
     """
     if is_untrained(spec):
         return vidtok.build(spec.model, seed=UNTRAINED_SEED)
@@ -43,10 +49,44 @@ def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
         raise ConfigError(f"tokenizer {spec.name}: weights = {spec.weights}: {error}") from error
 
 
+def job_config(dataset: Dataset) -> JobConfig:
+    """Return the settings of the run that made a dataset, without its blanked credentials.
+
+    Raises:
+        ConfigError: `dataset.json` does not hold valid settings of a job.
+    """
+    values = {**dataset.config}
+    try:
+        for section in ("source", "output"):
+            values[section] = {**values[section], "storage_options": {}}
+        return JobConfig.model_validate(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
+
+
+def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
+    """Return a dataset's models by column, in float32 on the CPU.
+
+    Raises:
+        ConfigError: the weights do not exist, or are not those that made the dataset.
+    """
+    models = {}
+    for spec in job_config(dataset).tokenizers:
+        models[spec.name] = open_model(spec)
+        made_with = dataset.identity["tokenizers"][spec.name]["weights"]
+        if (found := weights_digest(models[spec.name])) != made_with:
+            raise ConfigError(
+                f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
+                f" made with {made_with}; bring those back to the place that dataset.json names"
+            )
+    return models
+
+
 def weights_digest(model: nn.Module) -> str:
     """Return 32 hex digits of a model's tensors, whatever file they came from.
 
-    In float32, so that weights stored in half precision have one digest however they were loaded.
+    The digest is of float32 values, so weights in half precision have one digest however they were
+    loaded.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -58,11 +98,11 @@ def weights_digest(model: nn.Module) -> str:
 def open_encoder(
     spec: TokenizerSpec, column: TokenizerColumn, *, weights: str, device: str
 ) -> ClipEncoder:
-    """Return a tokenizer ready for work on a node.
+    """Return a tokenizer that is ready to encode on a node.
 
     Args:
-        spec: its settings.
-        column: what it writes.
+        spec: settings of the tokenizer.
+        column: column that it writes.
         weights: `weights_digest` of the driver's model.
         device: `cpu` or `cuda`.
 
@@ -76,5 +116,5 @@ def open_encoder(
             f" {weights}; bring the same file to every node"
         )
     model = model.to(device=device, dtype=DTYPES[spec.precision])
-    # On a CPU a batch gains nothing, and filling one up costs its time.
+    # A CPU gains nothing from a batch, and filling one up costs time.
     return ClipEncoder(model, column, batch=1 if device == "cpu" else spec.batch, device=device)

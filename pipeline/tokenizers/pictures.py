@@ -1,7 +1,7 @@
-"""Side-by-side pictures: frames of the original, of every candidate, and what is wrong in them.
+"""Side-by-side pictures: frames of the original and of every candidate, and their errors.
 
-One row per candidate: on the left frames evenly taken from the clip, on the right the error at the
-same moments, |original - reconstruction| four times amplified, black where there is none.
+Each candidate has one row: on the left evenly spaced frames of the clip, on the right the error of
+the same frames, |original - reconstruction| amplified four times.
 """
 
 import io
@@ -31,7 +31,7 @@ _LINE: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One row: a clip `[1, 3, T, H, W]` in [-1, 1] and, unless it is one, its original."""
+    """One row: a clip `[1, 3, T, H, W]` in [-1, 1] and its original; None: it is the original."""
 
     label: str
     video: Tensor
@@ -39,7 +39,7 @@ class Strip:
 
 
 def draw(strips: list[Strip]) -> bytes:
-    """Return the picture of some strips, PNG."""
+    """Return the picture of some strips as PNG."""
     *_, height, width = strips[0].video.shape
     cell = width + _GAP
     size = (

@@ -1,32 +1,29 @@
-"""From stored cells back to frames, and how well these match the frames that were encoded."""
+"""Frames from stored cells, and their PSNR against the frames that were encoded."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+import vidtok
 from pipeline.dataset.cells import row_cells, to_tensor
 from pipeline.dataset.schema import TokenizerColumn
 from vidtok.evaluation.fidelity import psnr
 
 
-class DecodingModel(Protocol):
-    """The part of a `vidtok` model that decoding needs."""
-
-    def decode(self, latent: Tensor, num_frames: int | None = None) -> Tensor:
-        """Decode a latent [B, Z, t, h, w] to a video [B, 3, T, H, W], near [-1, 1]."""
-
-    def decode_indices(self, indices: Tensor, num_frames: int | None = None) -> Tensor:
-        """Decode FSQ code indices [B, t, h, w] likewise."""
-
-
 def decode_cells(
-    model: DecodingModel, column: TokenizerColumn, row: Mapping[str, Any], frames: int
+    model: vidtok.Tokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
 ) -> NDArray[np.uint8]:
-    """Return the frames [T, H, W, 3] that a row's tokens stand for."""
+    """Return the frames [T, H, W, 3] that a row's cells decode to.
+
+    Args:
+        model: the tokenizer that made the cells.
+        column: the column that holds them.
+        row: the columns of one clip, as they are stored.
+        frames: T.
+    """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
     values = to_tensor(cells, column)[None]
     if column.kind == "fsq":
@@ -34,16 +31,16 @@ def decode_cells(
     else:
         video = model.decode(values.float(), num_frames=frames)
     pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    shown: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).cpu().numpy()
-    return shown
+    decoded: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).cpu().numpy()
+    return decoded
 
 
 def clip_psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the PSNR of two clips [T, H, W, 3] in [0, 255], in dB: the mean of their frames'."""
+    """Return the PSNR of two clips [T, H, W, 3] in [0, 255], in dB: the mean over frames."""
     x, y = (torch.from_numpy(clip / 255).permute(0, 3, 1, 2) for clip in (one, other))
     return float(psnr(x, y).mean())
 
 
 def eight_bits(frames: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return frames in [0, 255] as what decoded ones are compared with."""
+    """Return frames in [0, 255] as uint8, the type of decoded frames."""
     return frames.round().astype(np.uint8)

@@ -1,9 +1,9 @@
-"""Checkpoints of a stage: complete or not there, whatever is killed when.
+"""Checkpoints of a stage: a kill at any moment leaves each complete or without effect.
 
     checkpoints/00001000/rank-0.pt … rank-N.pt, then train.pt
 
-Every rank writes what is its own (its clips' cursors, its random generators); the first one writes
-what all share, last: a checkpoint counts when its `train.pt` stands.
+Every rank writes its own state: the cursors of its clips and its random generators. The first rank
+writes the shared state last. A checkpoint counts when its `train.pt` exists.
 """
 
 import io
@@ -21,36 +21,36 @@ _FOLDER = "checkpoints"
 def save(
     store: Store, step: int, shared: dict[str, Any], own: dict[str, Any], *, rank: int, keep: int
 ) -> None:
-    """Write a checkpoint; all ranks call this with the same step.
+    """Write a checkpoint; all ranks must call this with the same step.
 
     Args:
         store: the stage's folder.
         step: batches so far; the checkpoint's name.
-        shared: what is the same on all ranks; only the first rank's is written.
-        own: what is this rank's.
-        rank: of this process.
-        keep: how many checkpoints stay.
+        shared: state that is the same on all ranks; only the first rank's is written.
+        own: state of this rank.
+        rank: number of this process.
+        keep: number of checkpoints to keep.
     """
     folder = f"{_FOLDER}/{step:08d}"
     store.write(f"{folder}/rank-{rank}.pt", _packed(own | {"random": _random_state()}))
-    _barrier()
+    wait_for_all_ranks()
     if rank == 0:
         store.write(f"{folder}/train.pt", _packed(shared))
         oldest = _complete(store)[-keep:][0]
         old = [path for path in store.list(_FOLDER) if _step(path) < oldest]
-        # The markers first: what is half deleted no longer counts.
+        # The markers first: a checkpoint that is half deleted must not count.
         for path in sorted(old, key=lambda path: not path.endswith("/train.pt")):
             store.delete(path)
-    _barrier()
+    wait_for_all_ranks()
 
 
 def load_last(store: Store, *, rank: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return what `save` was given for the last complete checkpoint, None if there is none.
+    """Return the shared state and this rank's of the last complete checkpoint; None without one.
 
-    What is this rank's also holds `random`, for `set_random_state`.
+    This rank's state also holds `random`, for `set_random_state`.
 
     Raises:
-        ConfigError: it was written by fewer ranks.
+        ConfigError: fewer ranks wrote the checkpoint.
     """
     complete = _complete(store)
     if not complete:
@@ -61,8 +61,8 @@ def load_last(store: Store, *, rank: int) -> tuple[dict[str, Any], dict[str, Any
         own = _unpacked(store.read(f"{folder}/rank-{rank}.pt"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"workers: {store.locate(folder)} was written by fewer ranks, and has nothing of rank"
-            f" {rank}; go on with as many"
+            f"workers: {store.locate(folder)} was written by fewer ranks, and holds nothing of rank"
+            f" {rank}; continue with as many ranks as before"
         ) from error
     return shared, own
 
@@ -94,15 +94,16 @@ def _random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set torch's generators as they were when a checkpoint was saved.
+    """Set torch's generators to their state at a checkpoint.
 
-    The last thing before training goes on: initialising networks draws numbers, too.
+    This must be the last step before training continues: initialising networks draws numbers, too.
     """
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _barrier() -> None:
+def wait_for_all_ranks() -> None:
+    """Return once every rank has called this; at once without a process group."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

@@ -25,10 +25,6 @@ def check_training(config: TrainConfig) -> list[Fault]:
             faults += tokenizer_faults(stage.model, None, f"stages.{number}")
     if faults:
         return faults
-    if config.warm_start and config.weights is not None:
-        faults.append(
-            Fault("warm_start", True, rule="fits drawn weights; leave it out, or leave out weights")
-        )
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         faults.append(Fault("stages", names, rule="the names of stages must differ"))
@@ -44,8 +40,6 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
     clips, model = stage.clips, named_config(config.model_of(stage))
     for fault in clip_faults(model, clips.frames, clips.height, clips.width):
         yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
-    if stage.even_levels and not model.fsq_levels:
-        yield Fault(f"{where}.even_levels", True, f"{model.name} is KL and has no levels")
     shorter = min(clips.height, clips.width)
     wanted = stage.objective.perceptual in ("auto", "structural")
     if wanted and stage.objective.perceptual_weight > 0 and shorter < SHORTEST_SIDE:

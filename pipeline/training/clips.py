@@ -1,10 +1,10 @@
-"""Batches of training clips, made by worker processes, that go on where they stopped.
+"""Batches of training clips, made by worker processes and resumable after any batch.
 
     ClipStream (one per worker) ─► batch with its cursor ─► DataLoader ─► TrainingClips
 
-Workers run ahead, so where they are is not where the training is. Every batch carries the cursor
-behind it, and `TrainingClips` keeps, for each worker, that of the last batch that it handed out.
-Workers take turns, so the state is these cursors and whose turn it is.
+Workers run ahead of the training. So every batch carries the cursor behind it, and `TrainingClips`
+keeps each worker's cursor of the last batch that it returned. Workers take turns, so the state is
+these cursors and the number of the next worker.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from pipeline.training.segments import plan_videos, source_keys
 from pipeline.training.stream import ClipStream
 
 Cursor = dict[str, Any] | None
-"""Of `ClipStream`; None before its first clip."""
+"""Cursor of a `ClipStream`; None before its first clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,64 +34,57 @@ class _Batch:
     clips: Tensor
     cursor: Cursor
     skipped: dict[str, str]
-    """Those found since the worker's batch before."""
+    """Videos found broken since the worker's previous batch: `unit/key` → reason and detail."""
 
 
+@dataclass(frozen=True, eq=False)
 class _Batches(IterableDataset[_Batch]):
-    """What one worker does; goes to it as a pickle."""
+    """The batches of all workers; each worker gets a pickle of it and makes its own."""
 
-    def __init__(
-        self,
-        config: ClipSourceConfig,
-        units: Sequence[WorkUnit],
-        batch: int,
-        lanes: Sequence[int],
-        num_lanes: int,
-        cursors: Sequence[Cursor],
-    ) -> None:
-        self._config = config
-        self._units = units
-        self._batch = batch
-        self._lanes = lanes
-        self._num_lanes = num_lanes
-        self._cursors = cursors
+    config: ClipSourceConfig
+    units: Sequence[WorkUnit]
+    batch: int
+    lanes: Sequence[int]
+    """The lane of each worker."""
+    num_lanes: int
+    """Lanes of all ranks together."""
+    cursors: Sequence[Cursor]
 
     def __iter__(self) -> Iterator[_Batch]:
         worker = get_worker_info()
         turn = 0 if worker is None else worker.id
         stream = ClipStream(
-            self._config,
-            self._units,
-            lane=self._lanes[turn],
-            lanes=self._num_lanes,
-            cursor=self._cursors[turn],
+            self.config,
+            self.units,
+            lane=self.lanes[turn],
+            lanes=self.num_lanes,
+            cursor=self.cursors[turn],
         )
         with closing(stream):
             clips = iter(stream)
-            told = 0
+            known = 0
             while True:
-                batch = torch.stack(list(islice(clips, self._batch)))
-                news = dict(islice(stream.skipped.items(), told, None))
-                told += len(news)
-                yield _Batch(batch, stream.cursor(), news)
+                batch = torch.stack(list(islice(clips, self.batch)))
+                skipped = dict(islice(stream.skipped.items(), known, None))
+                known += len(skipped)
+                yield _Batch(batch, stream.cursor(), skipped)
 
 
 class TrainingClips:
     """An endless iterator over batches of clips, uint8 `[B, T, H, W, 3]`.
 
-    The batches are a function of the source's names and contents, of the configuration (but for
-    `keep_mb` and `storage_options`), and of batch, rank, world and workers.
+    The batches depend on the source's names and contents, on the configuration (except `keep_mb`
+    and `storage_options`), and on batch, rank, world and workers.
 
     Args:
         config: the source and the shape of a clip.
         batch: B, clips in a batch.
-        rank: of this process among those that share the corpus.
-        world: how many these are.
-        workers: processes that decode ahead; 0 decodes in this one.
+        rank: number of this process among those that share the corpus, from 0.
+        world: number of these processes.
+        workers: number of processes that decode ahead; 0 decodes in this process.
 
     Attributes:
-        skipped: videos that could not be used, or not to their end: `unit/key` → reason and detail.
-            Those that the batches so far came across, each once.
+        skipped: broken videos in the batches so far, each once: `unit/key` → reason and detail.
 
     Raises:
         ConfigError: a source matches nothing.
@@ -130,8 +123,8 @@ class TrainingClips:
         """Return the next batch.
 
         Raises:
-            ConfigError: not one video of the source can be decoded.
-            StoreError: the source cannot be read now.
+            ConfigError: no video of the source can be decoded.
+            StoreError: the source cannot be read.
         """
         if self._batches is None:
             self._batches = self._start()
@@ -143,11 +136,11 @@ class TrainingClips:
         return batch.clips
 
     def close(self) -> None:
-        """End the workers and their decoders. The next batch would start others."""
+        """End the workers and their decoders. The next batch starts new ones."""
         self._batches = None  # the last reference: the DataLoader's iterator ends what it started
 
     def state_dict(self) -> dict[str, Any]:
-        """Return JSON-like values from which the next batch and all after it can be made again."""
+        """Return the state, as JSON-like values, that all following batches depend on."""
         return {
             "of": self._identity(),
             "cursors": list(self._cursors),
@@ -156,16 +149,16 @@ class TrainingClips:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batch after which the state was taken.
+        """Continue behind the batch after which the state was taken.
 
         Raises:
-            ConfigError: the state is of another configuration, corpus, or number of processes.
+            ConfigError: the state belongs to another configuration, corpus, or number of processes.
         """
         for field, value in self._identity().items():
             if (saved := state["of"].get(field)) != value:
                 raise ConfigError(
-                    f"{field} = {value}: the saved state of the training clips is of {field} ="
-                    f" {saved}; go on with that, or start the clips anew"
+                    f"{field} = {value}: the saved state of the training clips has {field} ="
+                    f" {saved}; continue with that value, or start a new run"
                 )
         self.close()
         self._cursors = list(state["cursors"])
@@ -173,7 +166,7 @@ class TrainingClips:
         self.skipped = dict(state["skipped"])
 
     def _start(self) -> Iterator[_Batch]:
-        # The loader begins with its first worker, so the stream whose turn it is becomes that.
+        # The loader begins with its first worker, so the stream of the next turn comes first.
         turns = [*range(self._turn, len(self._cursors)), *range(self._turn)]
         batches = _Batches(
             self._config,
@@ -189,13 +182,13 @@ class TrainingClips:
             num_workers=self._workers,
             multiprocessing_context="spawn" if self._workers else None,
             worker_init_fn=_leave_interrupts_to_the_parent,
-            generator=torch.Generator(),  # else it would take numbers from the training's
+            generator=torch.Generator(),  # not the training's generator
         )
         return iter(loader)
 
     def _identity(self) -> dict[str, Any]:
-        """Return all that the batches follow from, as JSON-like values."""
-        # Without the folders: a corpus may have moved.
+        """Return everything that the batches depend on, as JSON-like values."""
+        # Without the folders, so that a corpus can move.
         names = [key for unit in self._units for key in source_keys(unit)]
         how = self._config.model_dump(
             mode="json", exclude={"uri", "exclude", "storage_options", "keep_mb"}
@@ -210,5 +203,5 @@ class TrainingClips:
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; a worker that dies of it first is an error."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal, so that only the parent reacts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

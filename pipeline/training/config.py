@@ -67,9 +67,6 @@ class StageConfig(Section):
     train: Literal["all", "decoder"] = "all"
     """Trained part of the network. `decoder` freezes the encoder, as the published second stage
     does."""
-    even_levels: bool = False
-    """FSQ: before the stage, stretch the latents so that all levels are used, and refit the
-    decoder's first layer (`vidtok.training.even_levels`). The release does without."""
     steps: PositiveInt
     """Number of batches that each rank trains on."""
     batch: PositiveInt
@@ -144,9 +141,6 @@ class TrainConfig(Section):
     weights: str | None = None
     """Path of the checkpoint that the first stage starts with. `hub`: the released checkpoint of
     `model`. null: a random initialisation."""
-    warm_start: bool = False
-    """Fit the linear path of drawn weights to the corpus first, which saves steps where compute is
-    scarce (`vidtok.training.warm_start`). The release does without."""
     workers: NonNegativeInt = 0
     """Number of ranks that Ray Train runs on the cluster. 0: train in this process."""
     gpu: bool | None = None

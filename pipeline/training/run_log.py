@@ -1,29 +1,29 @@
-"""What a stage tells while it runs: lines of metrics, TensorBoard, pictures, a curve.
+"""Log of a stage: lines of metrics, TensorBoard, pictures, a curve.
 
 metrics.jsonl           one line per run of batches and per validation
 samples/00001000.png    held-out clips beside their reconstructions
 curve.png               loss and held-out PSNR over batches
-tensorboard/            the same scalars and pictures, where the output is a local folder
+tensorboard/            the same scalars and pictures, if the output is a local folder
 """
 
 import io
 import json
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import StoreError
 from pipeline.storage.files import canonical_uri, is_local
 from pipeline.storage.store import Store
 
-_METRICS = "metrics.jsonl"
+_METRICS: Final = "metrics.jsonl"
 
 
-class Record:
-    """The record of one stage; only the first rank has one.
+class RunLog:
+    """The log of one stage; only the first rank has one.
 
     Args:
         store: the stage's folder.
-        step: batches that count; what an earlier run recorded beyond them is dropped, since the
-            same batches come again.
+        step: batches of the checkpoint that the run resumes from. Lines beyond it are dropped,
+            because the same batches follow again.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -32,10 +32,9 @@ class Record:
     def __init__(self, store: Store, step: int) -> None:
         self._store = store
         self._rows: list[dict[str, Any]] = []
-        if store.exists(_METRICS):
+        if step and store.exists(_METRICS):
             rows = [json.loads(line) for line in store.read(_METRICS).decode().splitlines()]
-            # A run from the start tells of step 0 again, too.
-            self._rows = [row for row in rows if row["step"] <= step] if step else []
+            self._rows = [row for row in rows if row["step"] <= step]
         self._board: Any = None
         if is_local(store.uri):
             from torch.utils.tensorboard import SummaryWriter
@@ -48,19 +47,19 @@ class Record:
         self._values: dict[str, list[float]] = {}
 
     def batch(self, step: int, values: dict[str, float], *, due: bool) -> dict[str, float] | None:
-        """Take in one batch; where a line is due, returns the means since the last line."""
+        """Add one batch; where a line is due, return the means since the last line."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         if not due:
             return None
-        # Each over the batches that have it: a term may begin between two lines.
+        # A term may begin between two lines: each mean is over the batches that have the term.
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values = {}
         self._add(step, "train", means)
         return means
 
     def validation(self, step: int, values: dict[str, float], picture: bytes) -> None:
-        """Take in a measurement of the held-out clips, and its picture."""
+        """Add a measurement of the held-out clips, and its picture as PNG."""
         self._add(step, "held_out", values)
         self._store.write(f"samples/{step:08d}.png", picture)
         if self._board is not None:
@@ -71,7 +70,7 @@ class Record:
             self._board.add_image("held_out", pixels, step, dataformats="HWC")
 
     def note(self, step: int, values: dict[str, Any]) -> None:
-        """Keep a fact that is no number of a batch."""
+        """Add a fact that is not a number of a batch."""
         self._rows.append({"step": step, "of": "note", **values})
 
     def _add(self, step: int, of: str, values: dict[str, float]) -> None:
@@ -81,7 +80,7 @@ class Record:
                 self._board.add_scalar(f"{of}/{name}", value, step)
 
     def save(self) -> None:
-        """Write the lines, and the curve that they make."""
+        """Write the lines and their curve."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows)
         self._store.write(_METRICS, text.encode())
         if curve := _curve(self._rows):
@@ -90,13 +89,13 @@ class Record:
             self._board.flush()
 
     def close(self) -> None:
-        """End TensorBoard's thread; writes nothing more."""
+        """End TensorBoard's thread. This writes nothing."""
         if self._board is not None:
             self._board.close()
 
 
 def _curve(rows: list[dict[str, Any]]) -> bytes | None:
-    """Return a PNG of loss and PSNR over batches; None before there is anything to draw."""
+    """Return a PNG of loss and PSNR over batches; None before the first line of training."""
     train = [row for row in rows if row["of"] == "train"]
     held_out = [row for row in rows if row["of"] == "held_out"]
     if not train:

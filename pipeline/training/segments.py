@@ -1,10 +1,10 @@
-"""From work units to segments: long runs of whole frames that training clips are cut from.
+"""Segments of work units: long runs of whole frames that training clips are cut from.
 
     WorkUnit ─► SampleReader ─► Decoder ─► Segment …
 
-A segment is what one pass of the decoder gives for many clips. A video's remainder is a segment of
-its own if a clip can be cut from it; a video shorter than a clip is one, however short. A broken
-video is skipped and noted: what it gave before the damage is used, and nothing is put in its place.
+A segment is decoded once and serves many clips. A video's remainder is a segment of its own if it
+is as long as a clip; a video shorter than a clip is always one segment. A broken video is skipped
+and noted. The segments before the damage are used, and nothing replaces the others.
 """
 
 import posixpath
@@ -39,7 +39,7 @@ class Segment:
 
 
 def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
-    """Return what a source is dealt out by: each tar and each loose file, in a fixed order.
+    """Return the units of a source, one per tar and loose file, in a fixed order.
 
     Raises:
         ConfigError: a source matches nothing, or nothing is left of it.
@@ -53,20 +53,20 @@ def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
 
 
 def source_keys(unit: WorkUnit) -> list[str]:
-    """Return what a unit is read from, without the folders before it."""
+    """Return the names of a unit's files, without the folders."""
     if unit.tar_uri is not None:
         return [posixpath.basename(unit.tar_uri)]
     return [file.key for file in unit.files]
 
 
 class SegmentReader:
-    """Reads units, one at a time, and keeps what it may of them. `close` ends its decoder.
+    """Reads one unit at a time and keeps segments up to `keep_mb`; `close` ends the decoder.
 
     Args:
         config: the source.
 
     Attributes:
-        skipped: the videos that could not be used, or not to their end: `unit/key` → why.
+        skipped: broken videos: `unit/key` → reason and detail.
     """
 
     def __init__(self, config: ClipSourceConfig) -> None:
@@ -94,13 +94,13 @@ class SegmentReader:
         """Yield a unit's segments in order, from a sample on.
 
         Raises:
-            StoreError: the source cannot be read now.
+            StoreError: the source cannot be read.
         """
         if unit.unit in self._kept:
             yield from (s for s in self._kept[unit.unit] if s.sample >= first_sample)
             return
-        # Units are kept whole or not at all, and never put out: epochs go round and round, where
-        # the unit that was used last is the one that is wanted last.
+        # Units are kept whole or not at all, and never evicted: each epoch reads all units once, so
+        # evicting the least recently used one would always evict the next one to be read.
         keep: list[Segment] | None = [] if first_sample == 0 else None
         room = self._room
         for segment in self._decode(unit, first_sample):
@@ -114,7 +114,7 @@ class SegmentReader:
             self._kept[unit.unit], self._room = keep, room
 
     def has_nothing(self, units: Sequence[WorkUnit]) -> bool:
-        """Return whether all of these have been read and not one gave a segment."""
+        """Return whether all of these units were read and none gave a segment."""
         return all(self._kept.get(unit.unit) == [] for unit in units)
 
     def _decode(self, unit: WorkUnit, first_sample: int) -> Iterator[Segment]:
@@ -123,7 +123,7 @@ class SegmentReader:
             if number < first_sample:
                 continue
             if isinstance(sample, Quarantined):
-                self._skip(sample.unit, sample.key, sample.reason, sample.detail)
+                self._skip(sample)
                 continue
             try:
                 for clip, frames in self._decoder.decode(sample, unit.unit):
@@ -136,11 +136,12 @@ class SegmentReader:
                         sample=number,
                         index=clip.clip_index,
                         fps=config.decode_fps or clip.source_fps,
-                        # A copy: a view would hold the memory of the padding too.
+                        # A copy: a view would keep the memory of the padding.
                         frames=frames[:num].copy() if clip.padded_frames else frames,
                     )
             except QuarantineError as error:
-                self._skip(unit.unit, sample.key, error.reason, error.detail)
+                self._skip(Quarantined.of(error, unit=unit.unit, key=sample.key))
 
-    def _skip(self, unit: str, key: str, reason: str, detail: str) -> None:
-        self.skipped.setdefault(f"{unit}/{key}", f"{reason}: {detail}")
+    def _skip(self, broken: Quarantined) -> None:
+        why = f"{broken.reason}: {broken.detail}"
+        self.skipped.setdefault(f"{broken.unit}/{broken.key}", why)

@@ -1,61 +1,46 @@
-"""One stage on one rank: batches in, weights out, from the last checkpoint on."""
+"""One stage on one rank: batches in, weights out, resumed from the last checkpoint."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import distributed
 
 import vidtok
 from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
+from pipeline.tokenizers.arithmetic import set_arithmetic
+from pipeline.tokenizers.models import HUB
 from pipeline.training import checkpoints
 from pipeline.training.clips import TrainingClips
 from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
-from pipeline.training.run_log import Record
+from pipeline.training.ray_ranks import Rank, Tell
+from pipeline.training.run_log import RunLog
 from pipeline.training.validation import held_out_clips, validate
 from vidtok.checkpoint import save
 from vidtok.lpips import load_lpips
 from vidtok.presets import named_config
-from vidtok.training.even_levels import even_levels
 from vidtok.training.objective import Perceptual
 from vidtok.training.perceptual import structural_distance
 from vidtok.training.trainer import Trainer
-from vidtok.training.warm_start import warm_start
 
-WEIGHTS = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
 
-
-_CLIPS_TO_FIT = 48
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """Which of the processes that train together this one is."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
-
-
-Tell = Callable[[str], None]
+_SHOWN: Final = ("loss", "pixel", "perceptual", "adversarial", "gradient_norm", "lr")
 
 
 def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
-    """Run all stages that are not complete, each beginning with the weights of the one before.
+    """Run all stages that are not complete; each begins with the weights of the one before.
 
     Args:
         config: the run.
-        rank: of this process.
-        tell: takes lines about progress; called on the first rank alone.
+        rank: position of this process.
+        tell: takes lines about progress; called on the first rank only.
 
     Raises:
-        ConfigError: weights, clips or videos are not what the configuration says.
+        ConfigError: weights, clips or videos are not as the configuration says.
     """
+    set_arithmetic()
     tell = tell if rank.rank == 0 else lambda _: None
     before: Store | None = None
     for number, stage in enumerate(config.stages, 1):
@@ -81,10 +66,7 @@ class _Stage:
         self._tell = tell
         saved = checkpoints.load_last(store, rank=rank.rank)
         torch.manual_seed(config.seed + rank.rank)
-        tokenizer = self._initial(before)
-        if saved is None and rank.rank == 0:  # the other ranks get their weights from this one
-            self._fit(tokenizer, drawn=before is None and config.weights is None)
-        tokenizer = tokenizer.to(rank.device)
+        tokenizer = _initial_weights(config, stage, before).to(rank.device)
         perceptual, self._perceptual_name = _perceptual(stage.objective, rank.device)
         kl = tokenizer.config.regularizer == "kl"
         self._trainer = Trainer(tokenizer, stage.trainer(), stage.terms(kl=kl), perceptual)
@@ -96,55 +78,21 @@ class _Stage:
             workers=config.loaders,
         )
         if saved is not None:
-            self._go_on_from(*saved)
-        self._record: Record | None = None
+            self._resume(*saved)
+        self._log: RunLog | None = None
         self._held_out = []
         if rank.rank == 0:
             if config.validation is not None and (held_out := config.held_out(stage)):
                 self._held_out = held_out_clips(held_out, fps=config.validation.fps)
-            self._record = Record(store, self._trainer.step)
+            self._log = RunLog(store, self._trainer.step)
 
-    def _initial(self, before: Store | None) -> vidtok.Tokenizer:
-        """Return the weights that the stage begins with."""
-        config, model = self._config, self._config.model_of(self._stage)
-        if before is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / WEIGHTS
-                path.write_bytes(before.read(WEIGHTS))
-                return _as_model(vidtok.load(path), model, f"stage {self._stage.name}")
-        if config.weights is not None:
-            where = f"weights = {config.weights}"
-            try:
-                # A .ckpt does not say what it is; its tensors are checked either way.
-                named = model if config.weights.endswith(".ckpt") else None
-                source = config.model if config.weights == "hub" else config.weights
-                return _as_model(vidtok.load(source, config=named), model, where)
-            except (ValueError, OSError, ImportError) as error:
-                raise ConfigError(f"{where}: {error}") from error
-        return vidtok.build(model, seed=config.seed)
-
-    def _fit(self, tokenizer: vidtok.Tokenizer, *, drawn: bool) -> None:
-        """Fit what least squares can fit before gradients begin."""
-        warm, even = self._config.warm_start and drawn, self._stage.even_levels
-        if not warm and not even:
-            return
-        config = self._config.clips(self._stage)
-        with closing(TrainingClips(config, _CLIPS_TO_FIT)) as clips:
-            some = next(clips).float() / 127.5 - 1
-        if warm:
-            self._tell("fitting the linear path to the corpus")
-            warm_start(tokenizer, some, seed=self._config.seed)
-        if even:
-            self._tell("stretching the latents over FSQ's levels")
-            even_levels(tokenizer, some)
-
-    def _go_on_from(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+    def _resume(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         try:
             self._trainer.load_state_dict(shared)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"output = {self._store.uri}: holds checkpoints of another network or objective;"
-                " go on with that, or choose another output"
+                " continue with that, or choose another output"
             ) from error
         self._clips.load_state_dict(own["clips"])
         checkpoints.set_random_state(own["random"])
@@ -155,8 +103,8 @@ class _Stage:
             self._train()
         finally:
             self._clips.close()
-            if self._record is not None:
-                self._record.close()
+            if self._log is not None:
+                self._log.close()
 
     def _train(self) -> None:
         trainer, stage, config = self._trainer, self._stage, self._config
@@ -164,44 +112,44 @@ class _Stage:
             f"{stage.name}: {trainer.step} of {stage.steps} batches done; "
             f"perceptual term: {self._perceptual_name}"
         )
-        if self._record is not None and trainer.step == 0:
-            self._record.note(0, {"perceptual": self._perceptual_name, "config": config.public()})
+        if self._log is not None and trainer.step == 0:
+            self._log.note(0, {"perceptual": self._perceptual_name, "config": config.public()})
             self._validate()
         while trainer.step < stage.steps:
             values = trainer.train_on(next(self._clips))
             step = trainer.step
-            if self._record is not None:
-                # Also at a checkpoint: a resumed run begins with no batch of the next line's.
+            if self._log is not None:
+                # A line also ends at a checkpoint, so a resumed run begins with a new one.
                 ends = (config.log_every, config.checkpoint_every, stage.steps)
                 due = any(step % end == 0 for end in ends)
-                if means := self._record.batch(step, values, due=due):
-                    self._tell(_line(stage.name, step, stage.steps, means))
+                if means := self._log.batch(step, values, due=due):
+                    shown = "  ".join(f"{n} {means[n]:.4g}" for n in _SHOWN if n in means)
+                    self._tell(f"{stage.name} {step}/{stage.steps}  {shown}")
                 if config.validation and step % config.validation.every == 0:
                     self._validate()
             if step % config.checkpoint_every == 0 and step < stage.steps:
                 self._checkpoint()
-        if self._record is not None:
+        if self._log is not None:
             if config.validation and stage.steps % config.validation.every:
                 self._validate()
             for video, why in self._clips.skipped.items():
-                self._record.note(trainer.step, {"skipped": video, "why": why})
-            self._record.save()
+                self._log.note(trainer.step, {"skipped": video, "why": why})
+            self._log.save()
             self._store.write(WEIGHTS, _safetensors(trainer.averaged))
             self._tell(f"{stage.name}: {self._store.locate(WEIGHTS)}")
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.barrier()
+        checkpoints.wait_for_all_ranks()
 
     def _validate(self) -> None:
-        if not self._held_out or self._record is None:
+        if not self._held_out or self._log is None:
             return
         scores, picture = validate(self._trainer.averaged, self._held_out)
-        self._record.validation(self._trainer.step, scores, picture)
+        self._log.validation(self._trainer.step, scores, picture)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self._tell(f"{self._stage.name} {self._trainer.step}: held out: {text}")
 
     def _checkpoint(self) -> None:
-        if self._record is not None:
-            self._record.save()
+        if self._log is not None:
+            self._log.save()
         checkpoints.save(
             self._store,
             self._trainer.step,
@@ -212,11 +160,33 @@ class _Stage:
         )
 
 
+def _initial_weights(
+    config: TrainConfig, stage: StageConfig, before: Store | None
+) -> vidtok.Tokenizer:
+    """Return the weights that a stage begins with."""
+    model = config.model_of(stage)
+    if before is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / WEIGHTS
+            path.write_bytes(before.read(WEIGHTS))
+            return _as_model(vidtok.load(path), model, f"stage {stage.name}")
+    if config.weights is None:
+        return vidtok.build(model, seed=config.seed)
+    where = f"weights = {config.weights}"
+    # A .ckpt does not name its model; its tensors are checked either way.
+    named = model if config.weights.endswith(".ckpt") else None
+    source = config.model if config.weights == HUB else config.weights
+    try:
+        return _as_model(vidtok.load(source, config=named), model, where)
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tokenizer:
     """Return the tokenizer under another name; v1.0 and v1.1 have the same tensors.
 
     Raises:
-        ConfigError: that one has other tensors.
+        ConfigError: the named model has other tensors.
     """
     if named_config(model).digest == tokenizer.config.digest:
         return tokenizer
@@ -231,7 +201,7 @@ def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tok
 
 
 def _perceptual(terms: ObjectiveSection, device: str) -> tuple[Perceptual | None, str]:
-    """Return the distance of pictures that can be had, and its name."""
+    """Return the perceptual distance that can be loaded, and its name."""
     if terms.perceptual == "none":
         return None, "none"
     if terms.perceptual == "structural":
@@ -242,12 +212,6 @@ def _perceptual(terms: ObjectiveSection, device: str) -> tuple[Perceptual | None
         if terms.perceptual == "lpips":
             raise ConfigError(f"perceptual = lpips: {error}") from error
         return structural_distance, f"structural (edges and SSIM; no LPIPS: {error})"
-
-
-def _line(stage: str, step: int, steps: int, means: dict[str, float]) -> str:
-    shown = ("loss", "pixel", "perceptual", "adversarial", "gradient_norm", "lr")
-    values = "  ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
-    return f"{stage} {step}/{steps}  {values}"
 
 
 def _safetensors(tokenizer: vidtok.Tokenizer) -> bytes:

@@ -1,12 +1,12 @@
-"""The endless stream of clips of one lane, and the cursor from which it goes on.
+"""The endless stream of clips of one lane, and the cursor that resumes it.
 
-A lane is one worker of one rank. Each epoch permutes the videos and deals them to the lanes; where
-there are fewer videos than lanes, lanes share a video and cut different windows from it. A lane's
-segments pass through a pool, from which the next window is drawn at random; at an epoch's end the
-pool runs dry.
+A lane is one worker of one rank. Each epoch permutes the videos and deals them to the lanes. With
+fewer videos than lanes, lanes share a video and cut different windows from it. A lane's segments
+pass through a pool, from which the next window is drawn at random. The pool is empty at the end of
+an epoch.
 
-All of it is a function of the seed, the epoch and the lane. So a cursor only has to say which
-segments are in the pool and how many windows each has given; their pixels are decoded again.
+The clips depend only on the seed, the epoch and the lane. So a cursor holds the segments in the
+pool and the number of windows that each has given; their pixels are decoded again.
 """
 
 import random
@@ -23,7 +23,7 @@ from pipeline.training.segments import Segment, SegmentReader
 from pipeline.training.windows import draw_window
 
 Address = tuple[int, int, int]
-"""Where in a lane's epoch a segment stands: number of the unit, the sample, the segment."""
+"""Position of a segment in a lane's epoch: number of the unit, the sample, the segment."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,18 +33,18 @@ class _Pooled:
     address: Address
     segment: Segment
     taken: int
-    """Windows that it has given."""
+    """Number of windows cut from it."""
 
 
 class ClipStream:
-    """Clips of one lane. Not for several threads; `close` ends its decoder.
+    """Clips of one lane, for one thread; `close` ends the decoder.
 
     Args:
         config: the source.
-        units: of `plan_videos`.
-        lane: which of them is read here, from 0.
-        lanes: ranks × workers.
-        cursor: what `cursor` returned, to go on behind that clip.
+        units: result of `plan_videos`.
+        lane: number of the lane, from 0.
+        lanes: number of lanes: ranks × workers.
+        cursor: result of `cursor`; the stream continues behind that clip.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class ClipStream:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Videos found broken so far, in the order of finding: `unit/key` → reason and detail."""
+        """Videos found broken so far, in that order: `unit/key` → reason and detail."""
         return self._reader.skipped
 
     def cursor(self) -> dict[str, Any]:
-        """Return where the stream stands behind the clip that it gave last, as JSON-like values."""
+        """Return the position behind the last clip, as JSON-like values."""
         return {
             "epoch": self._epoch,
             "drawn": self._drawn,
@@ -93,8 +93,8 @@ class ClipStream:
         """Yield clips, uint8 `[T, H, W, 3]`, without end.
 
         Raises:
-            ConfigError: not one video of the source can be decoded.
-            StoreError: the source cannot be read now.
+            ConfigError: no video of the source can be decoded.
+            StoreError: the source cannot be read.
         """
         while True:
             yield from self._rest_of_epoch()
@@ -130,7 +130,7 @@ class ClipStream:
             yield clip
 
     def _dealt(self) -> tuple[list[WorkUnit], int]:
-        """Return this epoch's units of this lane, and the number of its share in them."""
+        """Return this epoch's units of this lane, and its number among lanes that share them."""
         order = list(self._units)
         self._rng("order").shuffle(order)
         if len(order) >= self._lanes:
@@ -138,10 +138,10 @@ class ClipStream:
         return [order[self._lane % len(order)]], self._lane // len(order)
 
     def _segments(self, units: Sequence[WorkUnit]) -> Iterator[_Pooled]:
-        """Yield the epoch's segments from where the stream stands, first those of a cursor's pool.
+        """Yield the epoch's segments from the current position, first those of a cursor's pool.
 
-        They stand in the pool in the order of their addresses, always: they come in that order, and
-        who leaves does not change it.
+        The pool is always in the order of addresses: segments arrive in that order, and removing
+        one keeps it.
         """
         restore, last = self._restore, self._last
         self._restore = {}
@@ -157,5 +157,5 @@ class ClipStream:
                     yield _Pooled(address, segment, restore[address])
 
     def _rng(self, *what: object) -> random.Random:
-        """Return a generator that depends on the seed, the epoch and the words alone."""
+        """Return a generator that depends only on the seed, the epoch and the arguments."""
         return random.Random("/".join(map(str, (self._config.seed, self._epoch, *what))))

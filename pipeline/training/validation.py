@@ -1,4 +1,4 @@
-"""How well a tokenizer in training does on the held-out clips, in numbers and in a picture."""
+"""Scores of a tokenizer in training on held-out clips, and a picture of them."""
 
 from collections.abc import Sequence
 
@@ -31,9 +31,9 @@ def validate(
         clips: name and frames, uint8 `[T, H, W, 3]`.
 
     Returns:
-        PSNR in dB and SSIM, means over clips; for FSQ the bits per token that the use of each
-        channel's levels amounts to, and the share of levels used; and a PNG of some clips with
-        their reconstructions and errors.
+        PSNR in dB and SSIM, means over clips; for FSQ also `code_bits`, the sum of the channels'
+        entropies in bits per token, and `levels_used`, the fraction of levels in use. Then a PNG of
+        some clips with their reconstructions and errors.
     """
     levels = tokenizer.config.fsq_levels
     use = CodebookUse(levels) if levels else None
@@ -62,10 +62,10 @@ def validate(
 
 
 def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple[str, Tensor]]:
-    """Return the first clip of every video of a source: centre crop, nothing drawn at random.
+    """Return the first clip of every video of a source, cropped at the centre.
 
     Args:
-        config: the source; of its other settings only the clip's shape counts.
+        config: the source and the clip's shape; its other settings are not used.
         fps: frames per second of presentation time; None takes every frame. A video that is too
             short holds its last frame.
 
@@ -73,8 +73,8 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
         Name of the video, `unit/key`, and its clip, uint8 `[T, H, W, 3]`; in the source's order.
 
     Raises:
-        ConfigError: a video cannot be decoded. Results over fewer videos would compare to none.
-        StoreError: the source cannot be read now.
+        ConfigError: a video cannot be decoded. Scores over fewer videos would not be comparable.
+        StoreError: the source cannot be read.
     """
     rule = ClipRule(
         frames=config.frames, height=config.height, width=config.width, fps=fps, short="pad"
@@ -88,14 +88,13 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
 
 
 def _first_clip(decoder: Decoder, sample: Sample | Quarantined, unit: str) -> Tensor:
-    if isinstance(sample, Quarantined):
-        raise ConfigError(_refusal(sample.key, sample.reason, sample.detail))
-    try:
-        _, frames = next(decoder.decode(sample, unit))
-    except QuarantineError as error:
-        raise ConfigError(_refusal(sample.key, error.reason, error.detail)) from error
-    return torch.from_numpy(frames)
-
-
-def _refusal(key: str, reason: str, detail: str) -> str:
-    return f"held-out video {key}: {reason}: {detail}; repair the file, or add its key to exclude"
+    if isinstance(sample, Sample):
+        try:
+            _, frames = next(decoder.decode(sample, unit))
+            return torch.from_numpy(frames)
+        except QuarantineError as error:
+            sample = Quarantined.of(error, unit=unit, key=sample.key)
+    raise ConfigError(
+        f"held-out video {sample.key}: {sample.reason}: {sample.detail}; repair the file, or add"
+        " its key to exclude"
+    )

@@ -1,4 +1,4 @@
-"""One training clip from a segment: random frames, rate, place, scale and direction."""
+"""One training clip from a segment: random frames, rate, position, scale and direction."""
 
 import random
 
@@ -16,16 +16,17 @@ def choose_frames(
 ) -> list[int]:
     """Return the frames of one window, `min(count, total)` of them, in order.
 
-    The step is the source's rate over the wanted one, rounded to whole frames and at least 1. Where
-    the window does not fit, its steps shrink until it does: a higher frame rate rather than a
-    frozen picture.
+    The step is the source's rate divided by `sample_fps`, rounded to whole frames and at least 1.
+    Where the window does not fit, the steps shrink until it does: the frame rate rises, and no
+    frame is repeated.
 
     Args:
-        total: frames that there are.
-        fps: their rate per second.
-        count: frames wanted.
-        sample_fps: rate wanted; one above `fps` takes every frame.
-        start: the first frame, or what draws it uniformly from where the window fits.
+        total: number of frames of the video.
+        fps: frames per second of the video.
+        count: number of frames wanted.
+        sample_fps: frames per second wanted; a rate above `fps` takes every frame.
+        start: the first frame, or a generator that draws it from all positions where the window
+            fits.
 
     Raises:
         ValueError: a count or a rate is not positive, or `start` lies outside the video.
@@ -45,12 +46,12 @@ def choose_frames(
 
 
 def draw_window(segment: Segment, config: ClipSourceConfig, rng: random.Random) -> Tensor:
-    """Return a clip, uint8 `[T, H, W, 3]`; a video that has too few frames holds its last one.
+    """Return a clip, uint8 `[T, H, W, 3]`; if the video is too short, its last frame is repeated.
 
     Args:
-        segment: what to cut from.
-        config: the clip's shape, and how it may vary.
-        rng: decides everything else.
+        segment: the segment that the clip is cut from.
+        config: the clip's shape, and the ranges of what is random.
+        rng: draws everything that is random.
     """
     total, picture_height, picture_width, _ = segment.frames.shape
     chosen = choose_frames(total, segment.fps, config.frames, rng.choice(config.fps), rng)

@@ -130,7 +130,9 @@ def test_a_checkpoint_of_other_settings_is_refused(
     corpus: str, tmp_path: Path, of: tuple[str, Build], changes: dict[str, Any], says: str
 ) -> None:
     run(settings(corpus, tmp_path, steps=2), *AR)
-    with pytest.raises(ConfigError, match=rf"checkpoint.pt: is of a run with {says}; .* --out"):
+    with pytest.raises(
+        ConfigError, match=rf"checkpoint.pt: belongs to a run with {says}; .* --out"
+    ):
         run(settings(corpus, tmp_path, **{"steps": 2, **changes}), *of)
 
 
@@ -214,11 +216,3 @@ def test_ranks_on_ray_go_on_when_one_is_killed(corpus: str, tmp_path: Path) -> N
     alone = Watched(build)
     assert run(settings(corpus, copy, **changes), kind, alone)["ranks"] == 1
     assert alone.steps == 4
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
-def test_a_wrong_setting_in_a_rank_is_not_tried_again(corpus: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--patch 3: does not divide latents of 4×4 cells"):
-        run(settings(corpus, tmp_path, workers=2, batch=2, patch=3), *AR)

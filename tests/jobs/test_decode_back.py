@@ -10,7 +10,7 @@ from pipeline.dataset.totals import read_statistics
 from pipeline.operations.verify.verify import verify
 from pipeline.records import to_json
 from pipeline.storage.store import Store
-from pipeline.tokenizers.encoder import job_arithmetic
+from pipeline.tokenizers.arithmetic import job_arithmetic
 from tests.jobs.conftest import committed_rows, job, output_of, tokenized
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.config.job import JobConfig
 from pipeline.job.setup import Tokenizers
 from pipeline.records import Bucket
-from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
+from pipeline.tokenizers.arithmetic import job_arithmetic
+from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import open_encoder
 
 _CALLS: Final = 5

@@ -14,7 +14,7 @@ from pipeline.evaluation.baseline_codecs import (
     CodecAtSameBits,
     decode,
     encode,
-    fit,
+    encode_within,
     missing_codec,
     without_sei,
 )
@@ -75,7 +75,7 @@ def test_a_codec_is_the_finest_within_the_budget(name: str) -> None:
     codec, frames = CODECS[name], pixels(clip())
     rates = {q: encode(frames, codec, q).bits for q in (20, 30, codec.coarsest)}
     assert rates[20] > rates[30] > rates[codec.coarsest]
-    stream = fit(frames, codec, rates[30])
+    stream = encode_within(frames, codec, rates[30])
     finer = next(q for q in range(30, 0, -1) if encode(frames, codec, q).bits > rates[30])
     assert encode(frames, codec, finer + 1).bits == stream.bits <= rates[30]
     back = decode(stream, codec)
@@ -86,7 +86,7 @@ def test_a_codec_is_the_finest_within_the_budget(name: str) -> None:
 @pytest.mark.parametrize("name", CODECS)
 def test_a_budget_out_of_reach_gives_the_coarsest_and_its_true_bits(name: str) -> None:
     codec, frames = CODECS[name], pixels(clip())
-    stream = fit(frames, codec, budget_bits=8)
+    stream = encode_within(frames, codec, budget_bits=8)
     assert stream.bits == encode(frames, codec, codec.coarsest).bits > 8
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.cluster import Cluster
-from pipeline.evaluation.workers import pictures_of, room, worker_share
+from pipeline.evaluation.workers import picture_jobs, room, worker_share
+from pipeline.records import WorkUnit
 
 
 @pytest.mark.parametrize(
@@ -37,4 +38,5 @@ def test_a_worker_has_a_gpu_or_its_threads() -> None:
 
 
 def test_units_that_cannot_give_a_picture_draw_none() -> None:
-    assert [pictures_of(n, 2) for n in range(4)] == [2, 2, 0, 0]
+    units = [WorkUnit(unit=str(n)) for n in range(4)]
+    assert picture_jobs(units, 2) == list(zip(units, [2, 2, 0, 0], strict=True))

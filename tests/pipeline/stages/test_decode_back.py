@@ -31,7 +31,8 @@ from pipeline.stages.messages import (
     read_payload,
 )
 from pipeline.stages.tokenize import TokenizeStage, is_drawn
-from pipeline.tokenizers.encoder import ClipEncoder, job_arithmetic
+from pipeline.tokenizers.arithmetic import job_arithmetic
+from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import open_model, weights_digest
 from pipeline.tokenizers.reconstruction import clip_psnr
 from tests.pipeline.fakes import FSQ, KL, NOT_A_NUMBER, POISON, FakeModel, batch_row, clip

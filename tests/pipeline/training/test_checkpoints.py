@@ -108,5 +108,5 @@ def test_every_rank_has_its_own_part(tmp_path: Any) -> None:
     save(store, 5, rank=0)
     parts = [checkpoints.load_last(store, rank=rank) for rank in (0, 1)]
     assert not torch.equal(parts[0][1]["random"]["cpu"], parts[1][1]["random"]["cpu"])
-    with pytest.raises(ConfigError, match=r"written by fewer ranks, and has nothing of rank 2"):
+    with pytest.raises(ConfigError, match=r"written by fewer ranks, and holds nothing of rank 2"):
         checkpoints.load_last(store, rank=2)

@@ -151,7 +151,7 @@ def test_a_worker_whose_source_is_bad_says_so(make: Make):
 def test_a_state_of_another_stream_is_refused(make: Make, recorded: Recorded):
     state = recorded.states[1]
     for how, says in (
-        ({"batch": 4}, "batch = 4: the saved state of the training clips is of batch = 3"),
+        ({"batch": 4}, "batch = 4: the saved state of the training clips has batch = 3"),
         ({"seed": 7}, "seed = 7"),
         ({"workers": 2}, r"lanes = \[0, 1\]"),
         ({"world": 2}, "world = 2"),

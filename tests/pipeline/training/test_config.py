@@ -1,6 +1,5 @@
 """Settings of a training: those of the release where nothing is said, and a line for each fault."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,21 +138,6 @@ def test_nothing_secret_is_public() -> None:
 def test_wrong_values_are_one_line(override: str, says: str) -> None:
     [line] = faults(override)
     assert line.startswith(says)
-
-
-def test_a_warm_start_is_for_drawn_weights(tmp_path: Path) -> None:
-    weights = tmp_path / "some.ckpt"
-    weights.touch()
-    says = "warm_start = True: fits drawn weights; leave it out, or leave out weights"
-    assert faults("warm_start=true", f"weights={weights}") == [says]
-    read(f"weights={weights}")
-    read("weights=hub")
-
-
-def test_only_fsq_has_levels_to_even() -> None:
-    read("stages.1.even_levels=true")
-    says = f"stages.1.even_levels = True: {KL} is KL and has no levels"
-    assert faults("stages.1.even_levels=true", f"model={KL}") == [says]
 
 
 def test_small_pictures_are_for_those_who_need_no_large_ones() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.storage.store import Store
-from pipeline.training.run_log import Record
+from pipeline.training.run_log import RunLog
 
 
 def png(size: tuple[int, int] = (64, 32)) -> bytes:
@@ -22,7 +22,7 @@ def rows(store: Store) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.read("metrics.jsonl").decode().splitlines()]
 
 
-def batches(record: Record, steps: range, every: int = 2) -> None:
+def batches(record: RunLog, steps: range, every: int = 2) -> None:
     for step in steps:
         record.batch(step, {"loss": float(step), "pixel": 1 / step}, due=step % every == 0)
 
@@ -39,7 +39,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_a_line_has_the_means_since_the_last_one(tmp_path: Path) -> None:
-    record = Record(Store(str(tmp_path)), 0)
+    record = RunLog(Store(str(tmp_path)), 0)
     assert record.batch(1, {"loss": 1.0}, due=False) is None
     # A term that begins between two lines is averaged over its own batches.
     assert record.batch(2, {"loss": 3.0, "hinge": 5.0}, due=True) == {"loss": 2.0, "hinge": 5.0}
@@ -48,7 +48,7 @@ def test_a_line_has_the_means_since_the_last_one(tmp_path: Path) -> None:
 
 
 def test_lines_pictures_and_a_curve(store: Store) -> None:
-    record = Record(store, 0)
+    record = RunLog(store, 0)
     record.note(0, {"perceptual": "none"})
     record.validation(0, {"psnr": 20.0, "ssim": 0.5}, png())
     batches(record, range(1, 5))
@@ -70,7 +70,7 @@ def test_lines_pictures_and_a_curve(store: Store) -> None:
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_tensorboard_has_the_same(tmp_path: Path, scheme: str) -> None:
-    record = Record(Store(f"{scheme}{tmp_path}/run"), 0)
+    record = RunLog(Store(f"{scheme}{tmp_path}/run"), 0)
     record.validation(0, {"psnr": 20.0}, png())
     batches(record, range(1, 5))
     record.save()
@@ -84,7 +84,7 @@ def test_tensorboard_has_the_same(tmp_path: Path, scheme: str) -> None:
 
 def test_what_comes_again_after_a_kill_stands_once(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    record = Record(store, 0)
+    record = RunLog(store, 0)
     record.note(0, {"perceptual": "none"})
     record.validation(0, {"psnr": 20.0}, png())
     batches(record, range(1, 8))  # the checkpoint is of step 4
@@ -92,7 +92,7 @@ def test_what_comes_again_after_a_kill_stands_once(tmp_path: Path) -> None:
     record.close()
     first = rows(store)
 
-    resumed = Record(store, 4)
+    resumed = RunLog(store, 4)
     batches(resumed, range(5, 9))
     resumed.save()
     resumed.close()
@@ -100,7 +100,7 @@ def test_what_comes_again_after_a_kill_stands_once(tmp_path: Path) -> None:
     steps = scalars(tmp_path)["train/loss"]
     assert sorted(steps) == [2, 4, 6, 8]
 
-    again = Record(store, 0)  # without a checkpoint all begins anew
+    again = RunLog(store, 0)  # without a checkpoint all begins anew
     again.note(0, {"perceptual": "none"})
     again.save()
     again.close()
@@ -109,7 +109,7 @@ def test_what_comes_again_after_a_kill_stands_once(tmp_path: Path) -> None:
 
 def test_an_unfinished_line_is_not_kept(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    record = Record(store, 0)
+    record = RunLog(store, 0)
     batches(record, range(1, 4))
     record.close()
     assert not store.exists("metrics.jsonl")

@@ -1,4 +1,4 @@
-"""A convolution as the linear regression that it is: what its kernel sees, and the best weights."""
+"""A convolution as a linear regression: the inputs of its kernel, and the best weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ def all_cells(size: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def windows(x_BTHWC: Tensor, taps: Taps, cells: tuple[Tensor, ...]) -> Tensor:
-    """Return what the kernel sees at each cell, `[N, C·taps]`, ordered as a weight is."""
+    """Return the kernel's inputs at each cell, `[N, C·taps]`, in the order of a weight."""
     b, t, y, x = cells
-    seen = [
+    inputs = [
         x_BTHWC[b, t * taps.time_stride + i, y * taps.space_stride + j, x * taps.space_stride + k]
         for i in range(taps.time)
         for j in range(taps.space)
         for k in range(taps.space)
     ]
-    return torch.stack(seen, -1).flatten(1)
+    return torch.stack(inputs, -1).flatten(1)
 
 
-def ridge(seen: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Return weight `[K, P]` and bias `[K]` of the regression of targets on what is seen."""
-    mean, aim = seen.mean(0), targets.mean(0)
-    x, y = (seen - mean).double(), (targets - aim).double()
+def ridge(inputs: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Return weight `[K, P]` and bias `[K]` of the ridge regression of targets on inputs."""
+    mean, aim = inputs.mean(0), targets.mean(0)
+    x, y = (inputs - mean).double(), (targets - aim).double()
     covariance = x.T @ x / len(x)
     covariance.diagonal().add_(strength * covariance.diagonal().mean() + 1e-9)
     weight = torch.linalg.solve(covariance, x.T @ y / len(x)).T.float()

@@ -1,29 +1,30 @@
-"""Give FSQ all its levels: the encoder's output stretched, the decoder's first layer refitted.
+"""Stretch FSQ's latents so that all levels are used, and refit the decoder's first layer.
 
-Latents of natural video are peaked: most cells are near a channel's middle, and training, which
-moves them little, leaves the outer of FSQ's levels almost empty. The released entropy term does not
-see it: it looks at inner products with codes, which are largest at the outermost levels wherever
-the latent is. Here each channel is shifted and stretched towards the scale at which its levels are
-met most evenly, and the decoder's first layer is fitted by least squares to give on the new codes
-what it gave on the old ones before rounding. Training then uses what the codebook has gained.
+Latents of natural video are peaked: most cells are near a channel's middle. Training moves them
+little and leaves the outer of FSQ's levels almost empty. The released entropy term does not see
+this: it uses inner products with codes, which are largest at the outermost levels wherever the
+latent is. This module shifts and stretches each channel towards the scale at which its levels are
+used most evenly. It then fits the decoder's first layer by least squares, so that the new codes
+give what the old latents gave before rounding.
 
-Not part of the published training.
+The published training does not do this.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tools.bundled_models.ridge import Taps, all_cells, ridge, windows
 from vidtok import fsq, ops
 from vidtok.autoencoder import Tokenizer
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
-from vidtok.training.ridge import Taps, all_cells, ridge, windows
 
 STRETCH = 0.6
-"""Share of the way to the evenest scale. All the way, outer levels stand for too wide a tail: a
-trained model lost 0.7 dB at once, with half of it 0.3, for nearly the same entropy."""
+"""Fraction of the way to the most even scale. At 1, outer levels cover too wide a tail: a trained
+model lost 0.7 dB at once, and 0.3 dB at 0.5, for nearly the same entropy."""
 RIDGE = 1e-3
+"""Ridge of the regression, as a fraction of the regressors' mean variance."""
 _SCALES = torch.arange(0.4, 5.0, 0.1)
 
 
@@ -70,7 +71,7 @@ def even_levels(model: Tokenizer, clips: Tensor) -> None:
 
 
 def _evenest(centred: Tensor, levels: int) -> float:
-    """Return the scale at which a channel, centred at 0, meets its levels most evenly."""
+    """Return the scale at which a channel, centred at 0, uses its levels most evenly."""
     entropies = []
     for scale in _SCALES:
         z = centred * scale - fsq.center(levels)

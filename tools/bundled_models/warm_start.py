@@ -1,17 +1,17 @@
-"""A start for training that already shows a picture: the linear path fitted by least squares.
+"""Weights that already show a picture before training: a linear path fitted by least squares.
 
-With their last convolutions at zero, all residual blocks and the attention pass their input on, and
-what is left of a VidTok network is a chain of resampling convolutions. Here each of its layers is
-fitted, in the order in which data flows, by ridge regression from what the layer sees in a batch of
-clips to the principal components of the pixels that one of its output cells covers. The network
-then starts as a pyramid of principal components, and the residual blocks, free to learn what no
-linear map can, start with gradients that mean something.
+With their last convolutions at zero, all residual blocks and the attention pass their input on.
+What remains of a VidTok network is a chain of resampling convolutions. This module fits each of
+them by ridge regression, in the order in which data flows. A layer's input in a batch of clips is
+regressed on the principal components of the pixels that one of its output cells covers. The network
+then starts as a pyramid of principal components, and the residual blocks start with useful
+gradients.
 
 Measured with the package's narrow KL network on held-out clips: 18.8 dB at the start, where drawn
-weights gave 9, and 14 after 130 batches. One PCA of the clips' 4×8×8 blocks to as many channels,
-which this falls short of because upsampling repeats pixels and cannot place them, gave 25.1.
+weights give 9 dB, and 14 dB after 130 batches. One PCA of the clips' 4×8×8 blocks to as many
+channels gives 25.1 dB; the network stays below it because upsampling repeats pixels.
 
-Nothing of the architecture changes. The published training starts from random weights instead.
+The architecture does not change. The published training starts from random weights instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tools.bundled_models.ridge import Taps, ridge, windows
 from vidtok import fsq, ops
 from vidtok.autoencoder import Tokenizer
 from vidtok.coder import Decoder, Encoder
@@ -37,19 +38,18 @@ from vidtok.layers import (
 )
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
-from vidtok.training.ridge import Taps, ridge, windows
 
 ROWS = 30_000
-"""Cells that each regression sees; a kernel of 3×3×3 over 64 channels has 1,728 coefficients."""
+"""Maximum number of cells in one regression; 3×3×3 taps × 64 channels are 1,728 coefficients."""
 RIDGE = 1e-2
-"""Added to the regressors' covariance, relative to their mean variance."""
+"""Ridge added to the regressors' covariance, as a fraction of their mean variance."""
 NORM_BIAS = 2.0
-"""Bias of the last norm before each readout: SiLU is nearly straight around 2, and bent at 0."""
+"""Bias of the last norm before each readout: SiLU is nearly linear around 2 and bent at 0."""
 FSQ_SPREAD = 0.9
-"""Standard deviation of a channel before FSQ's tanh. A guess, and on the low side: latents of video
-are peaked, so that 14.4 of 18 bits were in use at the start."""
+"""Standard deviation of a channel before FSQ's tanh. The value is a guess on the low side: latents
+of video are peaked, and 14.4 of 18 bits were used at the start."""
 START_LOGVAR = -5.0
-"""Of KL: a standard deviation of 0.08 beside means of 1, little enough for a picture to show."""
+"""Log-variance of KL: a standard deviation of 0.08 beside means of 1, so that a picture shows."""
 
 
 @torch.no_grad()
@@ -58,9 +58,9 @@ def warm_start(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
 
     Args:
         model: float32, of any configuration.
-        clips: `[B, T, H, W, 3]` in [-1, 1], T, H and W as the configuration takes them; a few
-            dozen of small pictures are enough.
-        seed: decides which cells the regressions see.
+        clips: `[B, T, H, W, 3]` in [-1, 1], T, H and W as the configuration takes them. A few
+            dozen small clips are enough.
+        seed: chooses the cells that the regressions use.
 
     Raises:
         ValueError: the clips are not what the network takes.
@@ -93,7 +93,7 @@ def _silence(model: Tokenizer) -> None:
 
 @contextmanager
 def _before_each_layer(model: Tokenizer, fit: "_Fit") -> Iterator[None]:
-    """Have every layer of the linear path fitted when data first reaches it."""
+    """Fit every layer of the linear path when data first reaches it."""
     rule, config = model.config.time_rule, model.config
 
     def window(layer: nn.Module, x: Tensor, stride: int = 1) -> Tensor:
@@ -170,7 +170,7 @@ def _before_each_layer(model: Tokenizer, fit: "_Fit") -> Iterator[None]:
 
 
 Setter = Callable[[Tensor, Tensor, Tensor], None]
-"""Puts a weight and a bias into some rows of a layer."""
+"""Writes a weight and a bias into some rows of a layer: (rows, weight, bias)."""
 
 
 def _plain(layer: nn.Module) -> tuple[nn.Module, Setter]:
@@ -183,9 +183,9 @@ def _plain(layer: nn.Module) -> tuple[nn.Module, Setter]:
 
 
 def _blended(layer: TemporalDownsample | TemporalUpsample) -> tuple[nn.Module, Setter]:
-    """The learned kernel such that, blended with the plain path, it is the fitted one."""
+    """Return a setter of the learned kernel that, blended with the plain path, gives the fit."""
     weight, bias = ops.weight_and_bias(layer.conv)
-    nn.init.zeros_(layer.mix_factor)  # α = ½: the plain path is undone by as much again
+    nn.init.zeros_(layer.mix_factor)  # α = ½, so the learned kernel is doubled
 
     def put(rows: Tensor, w: Tensor, b: Tensor) -> None:
         plain = layer.kernel()[0] - weight / 2
@@ -255,11 +255,11 @@ class _Fit:
         return grid[b, t, :, y, :, x].flatten(1)
 
     def _stream_targets(self, patches: Tensor, channels: int) -> Tensor:
-        """Components for all channels but two; those stand at plus and minus a constant.
+        """Return components for all channels but two, which hold plus and minus a constant.
 
-        Every norm on the way divides by the spread over channels, which would make bright and dark
-        alike; the constants hold it nearly still. Where a cell has fewer components than the layer
-        has channels, the rest have no target (NaN) and stay as they were initialised.
+        Every norm divides by the spread over channels, which would make bright and dark alike. The
+        constants keep the spread nearly fixed. Where a cell has fewer components than the layer
+        has channels, the other channels have no target (NaN) and keep their initial weights.
         """
         components = _components(patches, channels - 2, power=0.25)
         components = components * (channels / 2 / components.square().sum(1).mean()).sqrt()

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
+from tools.bundled_models import warm_start as module
+from tools.bundled_models.warm_start import START_LOGVAR, warm_start
 from vidtok import Tokenizer, TokenizerConfig, ops
 from vidtok.evaluation.meter import score_clip
 from vidtok.layers import Attention, ResBlock3d, SpatialBlock, TemporalBlock
 from vidtok.temporal import Stream
-from vidtok.training import warm_start as module
-from vidtok.training.warm_start import START_LOGVAR, warm_start
 
 NETWORKS = {"causal_v1_0": 9, "causal_v1_1": 10, "noncausal": 8}
 """Frames of a clip; for v1.1 a length that is filled up in front."""

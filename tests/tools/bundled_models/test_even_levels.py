@@ -4,10 +4,10 @@ from torch import Tensor
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
+from tools.bundled_models.even_levels import even_levels
+from tools.bundled_models.warm_start import warm_start
 from vidtok.autoencoder import Tokenizer
 from vidtok.evaluation.codebook import CodebookUse
-from vidtok.training.even_levels import even_levels
-from vidtok.training.warm_start import warm_start
 
 
 def clips() -> Tensor:

@@ -1,0 +1,146 @@
+"""Ranks of a training on a Ray cluster, by Ray Train.
+
+Ray Train places one worker per GPU and sets up the process group. When a worker dies, it restarts
+all of them on the nodes that exist then. The ranks resume from their own checkpoint, so nothing is
+reported to Ray Train, and its own files go to a temporary folder.
+"""
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pipeline.errors import ConfigError, PipelineError
+
+if TYPE_CHECKING:
+    from ray.train import RunConfig
+
+T = TypeVar("T")
+
+Tell = Callable[[str], None]
+"""Takes lines about progress."""
+
+_POLL_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Position of this process among those that train together."""
+
+    rank: int = 0
+    """Number of the process, from 0."""
+    world: int = 1
+    """Number of processes."""
+    device: str = "cpu"
+    """Device of the process, as torch names it."""
+
+
+def run_ranks(
+    work: Callable[[Rank, Tell], T],
+    tell: Tell,
+    *,
+    ranks: int,
+    max_failures: int,
+    gpu: bool | None = None,
+) -> T:
+    """Run the same work on every rank, and return the first rank's result.
+
+    Args:
+        work: called once in each process; must be picklable. What it tells arrives here.
+        tell: takes the lines.
+        ranks: number of processes.
+        max_failures: number of restarts after failures; a `ConfigError` ends the run at once.
+        gpu: whether each rank gets a GPU; None: if the cluster has one.
+
+    Raises:
+        ConfigError: a rank raised it, or this machine has too few GPUs or CPUs.
+        PipelineError: the ranks failed more often than `max_failures`.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
+
+    from pipeline.cluster import connect
+
+    with connect() as cluster, tempfile.TemporaryDirectory() as scratch:
+        use_gpu = cluster.gpus > 0 if gpu is None else gpu
+        have, unit = (cluster.gpus, "GPUs") if use_gpu else (cluster.cpus, "CPUs")
+        if cluster.is_own and have < ranks:
+            raise ConfigError(
+                f"workers = {ranks}: this machine has {have:g} {unit}; each rank takes one"
+            )
+        # The queue is on the driver's node: the loss of that node ends the run in any case.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        lines = Queue(actor_options={"num_cpus": 0, "label_selector": here})
+        trainer = TorchTrainer(
+            _run_rank,
+            train_loop_config={"work": work, "lines": lines},
+            scaling_config=ray.train.ScalingConfig(num_workers=ranks, use_gpu=use_gpu),
+            run_config=_run_config(scratch, max_failures),
+        )
+        outcome = _in_thread(trainer.fit)
+        ended = False
+        while not ended:
+            ended = bool(wait([outcome], timeout=_POLL_SECONDS).done)
+            for line in lines.get_nowait_batch(lines.qsize()):
+                tell(line)
+        try:
+            result: T = outcome.result().return_value
+        except ray.train.ControllerError as error:
+            if isinstance(error.controller_failure, ConfigError):
+                raise error.controller_failure from None
+            raise PipelineError(f"training failed: {error}") from error
+        except ray.train.TrainingFailedError as error:
+            raise PipelineError(f"training failed: {error}") from error
+        return result
+
+
+def _run_rank(given: dict[str, Any]) -> Any:
+    """Run the work of one rank, on the cluster."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives of Python objects use the current device
+    context = ray.train.get_context()
+    rank = Rank(context.get_world_rank(), context.get_world_size(), str(device))
+    return given["work"](rank, given["lines"].put)
+
+
+def _run_config(scratch: str, max_failures: int) -> "RunConfig":
+    import ray.train
+
+    class EndAtConfigError(ray.train.UserCallback):  # type: ignore[misc]
+        """Ends the run at a `ConfigError`: Ray Train does not retry what a callback raises."""
+
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            for error in worker_exceptions.values():
+                cause = getattr(error, "_base_exc", error)
+                if isinstance(cause, ConfigError):
+                    raise cause
+
+    return ray.train.RunConfig(
+        storage_path=scratch,
+        failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        callbacks=[EndAtConfigError()],
+    )
+
+
+def _in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Call in another thread: in the main one, Ray Train takes Ctrl-C and exits with 0."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return outcome

@@ -1,0 +1,1 @@
+"""Programs for those who maintain this project; the installed package does not contain them."""
