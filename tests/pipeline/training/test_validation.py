@@ -24,7 +24,7 @@ def test_held_out_clips_are_those_of_the_corpus_job():
 
 def test_a_broken_held_out_video_is_named():
     broken = [str(VIDEOS / "broken" / name) for name in ("text.mp4", "corrupted.mp4")]
-    with pytest.raises(ConfigError, match=r"held-out video text.mp4: not_a_video: .* in exclude"):
+    with pytest.raises(ConfigError, match=r"held-out video text.mp4: not_a_video: .* to exclude"):
         held_out_clips(source(uri=broken), fps=None)
     # Its first clip stands before the damage.
     (good,) = held_out_clips(source(uri=broken, exclude="text.mp4"), fps=None)

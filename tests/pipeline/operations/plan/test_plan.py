@@ -83,10 +83,8 @@ def probe(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Probe:
 
 def closings(config: JobConfig) -> list[Closing]:
     """Return what the job's own stage finds in its units."""
-    rules = clip_rules(config.clip.identity())
     found = []
-    lists = config.source.lists
-    with DecodeStage(rules, DecodeLimits(), row_clips=4, max_video_mb=100, lists=lists) as stage:
+    with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as stage:
         for unit in planned_units(config):
             *_, closing = stage(unit)
             assert isinstance(closing, Closing)
