@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict
 from io import FileIO
 from itertools import islice
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,13 @@ class Decoder:
                         *(unit, sample.key, attempt, ATTEMPTS, time.monotonic() - began, error),
                     )
                     if attempt == ATTEMPTS:
-                        self._give_up(error)
+                        reason, detail = "decode_crash", f"the decoder process: {error}"
+                        if error.timed_out:
+                            limit = f"decode.timeout_s = {self._limits.timeout_s:g} s"
+                            reason, detail = "decode_timeout", f"no progress for {limit}"
+                        raise QuarantineError(
+                            "decode", reason, detail, attempts=ATTEMPTS
+                        ) from error
                     file.seek(0)
 
     def _attempt(
@@ -221,18 +227,6 @@ class Decoder:
             return (frames, height, width, 3) == rule.shape
         covers = height >= rule.height and width >= rule.width
         return frames == rule.frames and covers and height * width <= self._limits.max_pixels
-
-    def _give_up(self, error: ChildDied) -> NoReturn:
-        if error.timed_out:
-            raise QuarantineError(
-                "decode",
-                "decode_timeout",
-                f"no progress for decode.timeout_s = {self._limits.timeout_s:g} s",
-                attempts=ATTEMPTS,
-            ) from error
-        raise QuarantineError(
-            "decode", "decode_crash", f"the decoder process: {error.cause}", attempts=ATTEMPTS
-        ) from error
 
 
 def open_sample(sample: Sample) -> FileIO:
