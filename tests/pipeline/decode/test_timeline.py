@@ -9,7 +9,7 @@ from pipeline.decode.timeline import Timeline
 STAMPS = st.none() | st.integers(-(2**40), 2**40)
 
 
-def display_time(*frames: tuple[int | None, int | None, int | None]) -> list[float]:
+def place(*frames: tuple[int | None, int | None, int | None]) -> list[float]:
     timeline = Timeline(Fraction(1, 100), Fraction(1, 25))
     return [float(timeline.display_time(*frame)[0]) for frame in frames]
 
