@@ -11,7 +11,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 MAX_RATIO: Final = 100
 """Maximum ratio of unpacked to packed bytes. Video hardly packs, and captions pack to a tenth: only
@@ -137,7 +137,7 @@ class _Packed:
     def unpacking(self) -> Callable[[int], bytes]:
         """Return a function that reads up to N bytes of the tar, chosen by tarfile's marks."""
         if self._head.startswith(b"\x1f\x8b\x08"):
-            return gzip.GzipFile(fileobj=self, mode="rb").read1
+            return gzip.GzipFile(fileobj=cast("BinaryIO", self), mode="rb").read1
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
             return _Stream(self, bz2.BZ2Decompressor()).read
         if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
