@@ -3,10 +3,10 @@
     python -m benchmarks.decode [VIDEO…] [--fps 8] [--size 256] [--rounds 3]
 
 The reference's way: PyAV, every frame to RGB, float antialiased resize of each sampled frame. Ours:
-the Decoder with its child process, which converts only the frames that are kept. Both run on one
-decoding thread, in turns. Rates are per second of CPU, this process and the child together, because
-decoders fill all cores of a node and the wall clock of a shared machine measures its other users;
-the ratio is the median of the rounds'.
+the Decoder with its process, which converts only the frames that are kept. Both use one decoding
+thread, in turns. Rates are per second of CPU, of this process and its decoder together: decoders
+fill all cores of a node, and the wall clock of a shared machine also measures its other users. The
+ratio is the median over the rounds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ DEMO = sorted((Path(__file__).parents[1] / "tests" / "data" / "videos").glob("*.
 
 
 def reference_style(path: Path, fps: float, size: int) -> int:
-    """Return how many frames were delivered, in whole clips."""
+    """Return the number of delivered frames, in whole clips."""
     delivered = 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -50,7 +50,7 @@ def reference_style(path: Path, fps: float, size: int) -> int:
 
 
 def ours(decoder: Decoder, path: Path) -> int:
-    """Return how many frames were delivered, in whole clips."""
+    """Return the number of delivered frames, in whole clips."""
     sample = Sample(key=path.stem, video=str(path), video_name=path.name)
     clips = decoder.decode(sample, "benchmark")
     return sum(FRAMES for _, frames in clips if frames is not None)
@@ -59,7 +59,7 @@ def ours(decoder: Decoder, path: Path) -> int:
 def cpu_s() -> float:
     """Return the CPU time that this process and its living children have used."""
     me = psutil.Process(os.getpid())
-    return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children()))
+    return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children(recursive=True)))
 
 
 def main() -> None:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.overhead [--copies 240] [--processes 2] [--rounds 3] [VIDEO]
 
-What is measured is what the pipeline itself costs: Ray, child processes, rows, object store and
-commits. The bare loop opens each file, decodes every frame, scales those of the clips with swscale
-to the clip's size and stacks them; it checks nothing and writes nothing. Both decode in the same
-number of processes with one thread each, in turns. The pipeline's rate is taken from its first row
-to its last, so that starting Ray and importing torch does not count; what that takes is printed
-beside it. Needs no GPU.
+It measures the cost of the pipeline itself: Ray, decoder processes, rows, object store and commits.
+The bare loop opens each file, decodes every frame, scales the frames of the clips with swscale to
+the clip's size and stacks them. It checks nothing and writes nothing. Both decode in turns, in the
+same number of processes with one thread each. The pipeline's rate is taken from its first row to
+its last, so starting Ray and importing torch does not count; that time is printed beside it. It
+needs no GPU.
 """
 
 import argparse

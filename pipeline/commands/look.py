@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, show, verb
+from pipeline.commands.verb import AsJson, Uri, show, store_of, verb
 from pipeline.errors import ConfigError
 
 _PANEL = "Look"
@@ -20,9 +20,8 @@ def status(uri: Uri, as_json: AsJson = False) -> int:
     no dataset.
     """
     from pipeline.operations.status import status as read_status
-    from pipeline.storage.store import Store
 
-    return show(read_status(Store(uri)), as_json)
+    return show(read_status(store_of(uri)), as_json)
 
 
 @verb(_PANEL)
@@ -41,9 +40,8 @@ def stats(
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
     """
     from pipeline.dataset.totals import read_statistics
-    from pipeline.storage.store import Store
 
-    return show(read_statistics(Store(uri), codes=codes), as_json)
+    return show(read_statistics(store_of(uri), codes=codes), as_json)
 
 
 @verb(_PANEL)
@@ -69,17 +67,15 @@ def report(
     Exit codes: 0 every sample and clip is accounted for; 1 not, or the store failed; 2 there is
     no dataset or the options are wrong.
     """
-    from pipeline.storage.store import Store
-
     if html is not None:
         from pipeline.operations.report.html import write_html
 
-        return show(write_html(Store(uri), html, pairs), as_json)
+        return show(write_html(store_of(uri), html, pairs), as_json)
     if pairs:
         raise ConfigError("--pairs: needs --html FILE, because Markdown cannot show videos")
     from pipeline.operations.report.page import report as read_report
 
-    return show(read_report(Store(uri)), as_json)
+    return show(read_report(store_of(uri)), as_json)
 
 
 @verb(_PANEL, name="show")
@@ -112,12 +108,11 @@ def show_clips(
     Exit codes: 0 success; 1 the store failed; 2 there is no such clip, or the options are wrong.
     """
     from pipeline.operations.show import show_clip, show_picture
-    from pipeline.storage.store import Store
 
     if clip is not None and picture is None:
-        return show(show_clip(Store(uri), clip, out), as_json)
+        return show(show_clip(store_of(uri), clip, out), as_json)
     if picture is not None and clip is None and out is None:
-        return show(show_picture(Store(uri), picture, clips), as_json)
+        return show(show_picture(store_of(uri), picture, clips), as_json)
     raise ConfigError("show: give either --clip ID, with or without --out, or --picture PNG")
 
 
@@ -134,9 +129,8 @@ def diff(
     Exit codes: 0 both hold the same; 1 they differ or a store failed; 2 one is not a dataset.
     """
     from pipeline.operations.diff import diff as compare
-    from pipeline.storage.store import Store
 
-    return show(compare(Store(a), Store(b)), as_json)
+    return show(compare(store_of(a), store_of(b)), as_json)
 
 
 @verb(_PANEL)
@@ -171,7 +165,6 @@ def verify(
     or its models are missing.
     """
     from pipeline.operations.verify.verify import verify as check
-    from pipeline.storage.store import Store
 
-    checked = check(Store(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed)
+    checked = check(store_of(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed)
     return show(checked, as_json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, show, verb
+from pipeline.commands.verb import AsJson, Uri, show, store_of, verb
 
 _PANEL = "Maintain"
 
@@ -28,9 +28,8 @@ def retry(
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset or no such reason.
     """
     from pipeline.operations.retry import retry as reopen
-    from pipeline.storage.store import Store
 
-    return show(reopen(Store(uri), reason, key), as_json)
+    return show(reopen(store_of(uri), reason, key), as_json)
 
 
 @verb(_PANEL)
@@ -55,9 +54,8 @@ def compact(
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
     """
     from pipeline.operations.compact import compact as merge
-    from pipeline.storage.store import Store
 
-    merged = merge(Store(uri), part_bytes=part_mb << 20, small_share=small_share)
+    merged = merge(store_of(uri), part_bytes=part_mb << 20, small_share=small_share)
     return show(merged, as_json)
 
 
@@ -75,9 +73,8 @@ def publish(
     not installed.
     """
     from pipeline.operations.publish.publish import publish as register
-    from pipeline.storage.store import Store
 
-    return show(register(Store(uri), table_format), as_json)
+    return show(register(store_of(uri), table_format), as_json)
 
 
 @verb(_PANEL)
@@ -103,9 +100,8 @@ def vacuum(
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
     """
     from pipeline.operations.vacuum import vacuum as clean
-    from pipeline.storage.store import Store
 
     cleaned = clean(
-        Store(uri), older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
+        store_of(uri), older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
     )
     return show(cleaned, as_json)

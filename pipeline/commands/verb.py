@@ -4,11 +4,14 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec, Protocol
 
 import typer
 
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
 
 RUN_AGAIN: Final = "run the same command again to continue"
 """Advice after an interrupted or failed run that can be resumed."""
@@ -50,6 +53,13 @@ class Result(Protocol):
 
     def lines(self) -> list[str]:
         """Return the text for a person."""
+
+
+def store_of(uri: str) -> "Store":
+    """Return the store of a dataset. Its libraries are imported only now: `--help` stays fast."""
+    from pipeline.storage.store import Store
+
+    return Store(uri)
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -107,11 +107,11 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
     dog = Watchdog(limits.timeout_s, lambda: send(sock, {"kind": "alive"}))
 
     def emit(header: dict[str, Any], payload: memoryview | None) -> None:
-        dog.rest()
+        dog.stop_alarm()
         send(sock, header, payload)
-        dog.watch()
+        dog.start_alarm()
 
-    dog.watch()
+    dog.start_alarm()
     outcome: dict[str, Any]
     try:
         limit_memory(base, limits.memory_mb << 20)
@@ -136,7 +136,7 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
     except Exception as error:  # any error that a file causes quarantines that file
         outcome = {"kind": "fail", **_unexpected(error, limits)}
     limit_memory(base, None)
-    dog.rest()
+    dog.stop_alarm()
     gc.collect()
     grown = private_bytes() - base if sys.platform == "linux" else 0
     send(sock, {**outcome, "grown_mb": grown >> 20})
@@ -145,7 +145,7 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
 def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
     return {
         "kind": "clip",
-        "index": clip.index,
+        "clip_index": clip.index,
         "start_s": float(clip.start_s),
         "end_s": float(clip.end_s),
         "source_fps": source_fps,
@@ -172,9 +172,9 @@ def _memory_detail(said: str, limits: DecodeLimits) -> str:
 
 def _warm_up() -> None:
     """Load what is loaded on first use, so it does not count as a video's memory."""
-    place = fit_frame((64, 96), (32, 32))
+    fit = fit_frame((64, 96), (32, 32))
     for dtype in (np.uint8, np.float32):
-        resize(np.zeros((64, 96, 3), dtype), place, Orientation())
+        resize(np.zeros((64, 96, 3), dtype), fit, Orientation())
     gc.collect()
     gc.freeze()  # otherwise each collection walks all of torch, for 50 ms, and unshares its pages
 

@@ -20,11 +20,10 @@ known."""
 
 
 class ChildDied(Exception):
-    """The decoder process has ended; `cause` says how."""
+    """The decoder process has ended; the text says how."""
 
     def __init__(self, cause: str, *, timed_out: bool) -> None:
         super().__init__(cause)
-        self.cause = cause
         self.timed_out = timed_out
 
 

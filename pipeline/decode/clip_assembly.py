@@ -6,6 +6,7 @@ The only state is the current clip, so a video may have any length.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,36 +57,28 @@ def assemble_clips(
     converted: F | None = None
     frames = np.empty(0)
     first: Fit | None = None
-    for frame in sampled:
-        if frame.shown.frame is not converted:
-            pixels, fit = convert(frame.shown.frame)
-            converted = frame.shown.frame
-        if not filled:
-            frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
-            first, start_s = fit, frame.start_s
-        frames[filled] = pixels
-        filled, end_s = filled + 1, frame.end_s
-        if filled == rule.frames:
+    for frame in chain(sampled, (None,)):
+        if frame is not None:
+            if frame.shown.frame is not converted:
+                pixels, fit = convert(frame.shown.frame)
+                converted = frame.shown.frame
+            if not filled:
+                frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
+                first, start_s = fit, frame.start_s
+            frames[filled] = pixels
+            filled, end_s = filled + 1, frame.end_s
+        if filled == rule.frames or (filled and frame is None):
             assert first is not None
+            frames[filled:] = frames[filled - 1]
+            padded = rule.frames - filled
+            keep = not padded or rule.short == "pad"
             yield AssembledClip(
                 index=index,
                 start_s=start_s,
                 end_s=end_s,
                 own_frames=filled,
-                padded_frames=0,
+                padded_frames=padded if keep else 0,
                 fit=first,
-                frames=frames,
+                frames=frames if keep else None,
             )
             index, filled = index + 1, 0
-    if filled:
-        assert first is not None
-        frames[filled:] = frames[filled - 1]
-        yield AssembledClip(
-            index=index,
-            start_s=start_s,
-            end_s=end_s,
-            own_frames=filled,
-            padded_frames=rule.frames - filled if rule.short == "pad" else 0,
-            fit=first,
-            frames=frames if rule.short == "pad" else None,
-        )

@@ -76,7 +76,7 @@ def _whole_or_span(
         return
     for back_s in _SEEK_BACK_S if span.start_s > 0 else ():
         with open_video(file, limits) as video:
-            sought = _frames_from(video, span, back_s, progress)
+            sought = frames_by_seek(video, span, back_s, progress)
             if sought is not None:
                 yield from _assembled(video, sought, rules, limits, span)
                 return
@@ -84,7 +84,7 @@ def _whole_or_span(
         yield from _assembled(video, video.frames(progress), rules, limits, span)
 
 
-def _frames_from(
+def frames_by_seek(
     video: Video, span: Span, back_s: int, progress: Callable[[], None]
 ) -> Iterator[DisplayedFrame[VideoFrame]] | None:
     """Return the frames from the one that is shown as a span begins, by a seek.

@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import FileIO
 from itertools import islice
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from pipeline.decode.child_process import Child, ChildDied
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
@@ -35,6 +36,10 @@ one video cannot change what happens to the next."""
 ATTEMPTS = 2
 """Maximum number of processes that one video may cost. The first may die of a cause outside the
 video: the kernel needed memory, an operator killed it, the machine was suspended."""
+
+
+_CLIP = TypeAdapter(Clip)
+"""Checks the types of a header's fields; a decoder process under hostile control may send any."""
 
 
 _log = logging.getLogger(__name__)
@@ -123,7 +128,13 @@ class Decoder:
                         *(unit, sample.key, attempt, ATTEMPTS, time.monotonic() - began, error),
                     )
                     if attempt == ATTEMPTS:
-                        self._give_up(error)
+                        reason, detail = "decode_crash", f"the decoder process: {error}"
+                        if error.timed_out:
+                            limit = f"decode.timeout_s = {self._limits.timeout_s:g} s"
+                            reason, detail = "decode_timeout", f"no progress for {limit}"
+                        raise QuarantineError(
+                            "decode", reason, detail, attempts=ATTEMPTS
+                        ) from error
                     file.seek(0)
 
     def _attempt(
@@ -187,22 +198,10 @@ class Decoder:
     def _clip(
         self, child: Child, header: dict[str, Any], sample: Sample, unit: str
     ) -> tuple[Clip, NDArray[Any] | None]:
-        top, left, height, width = (float(side) for side in header["crop"])
-        clip = Clip(
-            unit=unit,
-            key=sample.key,
-            clip_index=int(header["index"]),
-            start_s=float(header["start_s"]),
-            end_s=float(header["end_s"]),
-            source_fps=float(header["source_fps"]),
-            source_height=int(header["source_height"]),
-            source_width=int(header["source_width"]),
-            crop=(top, left, height, width),
-            num_frames=int(header["num_frames"]),
-            padded_frames=int(header["padded_frames"]),
-            caption=sample.caption,
-            meta=sample.meta,
+        clip = _CLIP.validate_python(
+            header | {"unit": unit, "key": "", "caption": None, "meta": None}
         )
+        clip = replace(clip, key=sample.key, caption=sample.caption, meta=sample.meta)
         if header["dropped"]:
             return clip, None
         frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
@@ -221,18 +220,6 @@ class Decoder:
             return (frames, height, width, 3) == rule.shape
         covers = height >= rule.height and width >= rule.width
         return frames == rule.frames and covers and height * width <= self._limits.max_pixels
-
-    def _give_up(self, error: ChildDied) -> NoReturn:
-        if error.timed_out:
-            raise QuarantineError(
-                "decode",
-                "decode_timeout",
-                f"no progress for decode.timeout_s = {self._limits.timeout_s:g} s",
-                attempts=ATTEMPTS,
-            ) from error
-        raise QuarantineError(
-            "decode", "decode_crash", f"the decoder process: {error.cause}", attempts=ATTEMPTS
-        ) from error
 
 
 def open_sample(sample: Sample) -> FileIO:

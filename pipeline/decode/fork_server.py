@@ -109,12 +109,10 @@ class ForkServer:
         """
         with self._lock:
             try:
-                code: int | None = self._ask({"kind": "end", "pid": pid, "grace_s": grace_s})[
-                    "code"
-                ]
-                return code
+                code = self._ask({"kind": "end", "pid": pid, "grace_s": grace_s})["code"]
             except PipelineError:
                 return None
+        return None if code is None else int(code)
 
     def close(self) -> None:
         """Kill the server. Its decoder processes end when they next report progress."""

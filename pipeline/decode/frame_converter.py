@@ -84,9 +84,9 @@ class FrameConverter:
                 or scaled, or if its pixel format cannot be converted.
         """
         orientation = self._upright(frame)
-        place = self._place(frame, orientation)
+        fit = self._fit(frame, orientation)
         try:
-            pixels = self._rgb(frame, place, orientation)
+            pixels = self._rgb(frame, fit, orientation)
         except (av.error.FFmpegError, ValueError) as error:
             # A MemoryError of libav is also an FFmpegError, and not a fault of the format.
             if isinstance(error, MemoryError):
@@ -95,8 +95,8 @@ class FrameConverter:
                 "unsupported", f"pixel format {frame.format.name}: {error}"
             ) from error
         if pixels.dtype == np.uint8 or self._float:
-            return pixels, place
-        return np.rint(pixels).astype(np.uint8), place
+            return pixels, fit
+        return np.rint(pixels).astype(np.uint8), fit
 
     def _upright(self, frame: VideoFrame) -> Orientation:
         """Read a frame's display matrix only if it may differ from that of the previous frame.
@@ -109,14 +109,14 @@ class FrameConverter:
             self._seen, self._orientation = seen, display_orientation(frame)
         return self._orientation
 
-    def _place(self, frame: VideoFrame, orientation: Orientation) -> Fit:
+    def _fit(self, frame: VideoFrame, orientation: Orientation) -> Fit:
         shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
         if self._size is None:
             self._size = best_size(shown, self._sizes)
-        place = fit_frame(shown, self._size, whole=self._whole)
+        fit = fit_frame(shown, self._size, whole=self._whole)
         for what, height, width in (
-            ("displayed", place.display_height, place.display_width),
-            ("scaled", place.resized_height, place.resized_width),
+            ("displayed", fit.display_height, fit.display_width),
+            ("scaled", fit.resized_height, fit.resized_width),
         ):
             if height * width > self._max_pixels:
                 raise DecodeFault(
@@ -126,14 +126,14 @@ class FrameConverter:
                     f"more than decode.max_pixels = {self._max_pixels}",
                 )
         if self._whole:
-            self._size, self._whole = (place.height, place.width), False
-        return place
+            self._size, self._whole = (fit.height, fit.width), False
+        return fit
 
-    def _rgb(self, frame: VideoFrame, place: Fit, orientation: Orientation) -> NDArray[Any]:
+    def _rgb(self, frame: VideoFrame, fit: Fit, orientation: Orientation) -> NDArray[Any]:
         transfer = frame.color_trc
         if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
             wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
-            signal = resize(wide, place, orientation) / GBRP16_WHITE
+            signal = resize(wide, fit, orientation) / GBRP16_WHITE
             return to_standard_range(signal, Transfer(transfer)) * 255
         if has_alpha(frame.format.name):
             rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
@@ -145,7 +145,7 @@ class FrameConverter:
                 pixels = _LIMITED_GREY[pixels]
         if self._float:
             pixels = pixels.astype(np.float32)
-        return resize(pixels, place, orientation)
+        return resize(pixels, fit, orientation)
 
     def _convert(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
         converted = self._reformat(frame, format=target, interpolation=flags, threads=1)

@@ -40,9 +40,9 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
     upright = _upright(file, limits)
     display = upright.shape[:2]
     size = best_size(display, [(rule.height, rule.width) for rule in rules])
-    place = fit_frame(display, size, whole=rules[0].fit == "whole")
-    if place.resized_height * place.resized_width > limits.max_pixels:
-        raise _too_large("scaled", place.resized_width, place.resized_height, limits)
+    fit = fit_frame(display, size, whole=rules[0].fit == "whole")
+    if fit.resized_height * fit.resized_width > limits.max_pixels:
+        raise _too_large("scaled", fit.resized_width, fit.resized_height, limits)
     if rules[0].resize == "float32":
         upright = upright.astype(np.float32)
     return AssembledClip(
@@ -51,8 +51,8 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
         end_s=Fraction(0),
         own_frames=1,
         padded_frames=0,
-        fit=place,
-        frames=np.ascontiguousarray(resize(upright, place, Orientation())[np.newaxis]),
+        fit=fit,
+        frames=np.ascontiguousarray(resize(upright, fit, Orientation())[np.newaxis]),
     )
 
 

@@ -30,7 +30,7 @@ class Timeline:
 
     RESTART_S = 1
 
-    def place(
+    def display_time(
         self, pts: int | None, dts: int | None, duration: int | None
     ) -> tuple[Fraction, Fraction]:
         """Return `(start_s, duration_s)` of the next frame.

@@ -122,7 +122,7 @@ class Video:
             if isinstance(frame, int):
                 packets = frame
                 continue
-            start, length = timeline.place(frame.pts, frame.dts, frame.duration)
+            start, length = timeline.display_time(frame.pts, frame.dts, frame.duration)
             if origin is None and self._sought and frame.pts is None:
                 raise DecodeFault("corrupt", "a key picture without its time")
             if origin is None:

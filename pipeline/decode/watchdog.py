@@ -43,15 +43,15 @@ class Watchdog:
             if os.getppid() != self._parent:
                 os._exit(1)
             self._last = now
-            self.rest()
+            self.stop_alarm()
             self._beat()
-            self.watch()
+            self.start_alarm()
 
-    def watch(self) -> None:
+    def start_alarm(self) -> None:
         """Set the alarm again."""
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s * ALARM_FACTOR)
 
-    def rest(self) -> None:
+    def stop_alarm(self) -> None:
         """Stop the alarm: the process may wait for the caller without limit."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 

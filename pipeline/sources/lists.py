@@ -1,8 +1,8 @@
-"""Lists: files whose rows name videos, or hold them. Parquet, CSV, TSV and JSON lines.
+"""Lists: files whose rows name videos or hold them. Parquet, CSV, TSV and JSON lines.
 
-A list is cut into runs of rows without keeping any: of Parquet the footer is read, a text is read
-through once for where its rows begin. A run is read later, somewhere else, forward from the nearest
-row whose place is known.
+A list is divided into runs of rows. No row is kept: only the footer of a Parquet file is read, and
+a text is read once for the positions of its rows. A run is read later, on another machine perhaps,
+from the nearest row with a known position.
 """
 
 import csv
@@ -24,7 +24,7 @@ LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 _MAX_LINE_BYTES: Final = 1 << 20
-"""A longer line is a file of another kind."""
+"""Maximum length of a line; a longer line is not from a text list."""
 
 
 _BATCH_ROWS: Final = 1024
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 def is_list(name: str) -> bool:
-    """Return whether a file's name is that of a list."""
+    """Return whether a file's name ends as a list's."""
     return name.lower().endswith(LIST_SUFFIXES)
 
 
@@ -48,7 +48,7 @@ def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRow
     """Yield a list's runs of `rows_per_unit` rows.
 
     Raises:
-        ConfigError: the list cannot be read, or has not the columns that the settings name.
+        ConfigError: the list cannot be read, or lacks a column that the settings name.
         StoreError: the store failed.
     """
     if uri.lower().endswith(".parquet"):
@@ -60,14 +60,14 @@ def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRow
 def read_rows(
     rows: ListRows, config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
-    """Yield the number and the columns of each row; of one that cannot be read, what is wrong.
+    """Yield the number and the columns of each row; for an unreadable row, its problem as text.
 
-    At most one row is in memory that holds a video.
+    At most one row with a video is in memory.
 
     Raises:
         StoreError: the store failed.
-        FileNotFoundError: the list is gone.
-        ValueError: the list is damaged, or has fewer rows than it had.
+        FileNotFoundError: the list is missing.
+        ValueError: the list is damaged, or has fewer rows than when it was planned.
     """
     read = _read_parquet if rows.uri.lower().endswith(".parquet") else _read_text
     count = 0
@@ -84,7 +84,7 @@ def read_rows(
 
 
 def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
-    """Raises ConfigError for a column that is wanted and not there."""
+    """Raise ConfigError for a missing column that the settings name."""
     has = list(columns)
     wanted = {
         name: value
@@ -113,7 +113,7 @@ def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[Lis
                 f"source.lists.video = {config.video}: of type {kind} in {uri}; it must hold text,"
                 " bytes, or {bytes, path}"
             )
-        # What holds videos is cut between row groups: no two units read one.
+        # A list that holds videos is divided between row groups: no two units read the same one.
         ends = (
             _group_ends(metadata, config.rows_per_unit)
             if _holds_bytes(kind)
@@ -127,7 +127,7 @@ def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[Lis
 
 
 def _group_ends(metadata: pq.FileMetaData, at_least: int) -> list[int]:
-    """Return the row groups' ends between which so many rows lie, or one row group does."""
+    """Return the ends of runs of row groups with at least so many rows each."""
     ends, start, end = [], 0, 0
     for n in range(metadata.num_row_groups):
         end += metadata.row_group(n).num_rows
@@ -187,7 +187,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
     with open_file(uri, options) as file:
         try:
-            # No `pre_buffer`: it would hold a whole row group, of videos perhaps.
+            # No `pre_buffer`: it holds a whole row group in memory, which may be of videos.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         except pa.ArrowException as error:
             raise ConfigError(f"{uri}: not a Parquet file: {error}") from error
@@ -198,7 +198,7 @@ def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
 
 
 class _Raw(RawIOBase):
-    """A file that is read and not closed: what a buffer of one's own is put over."""
+    """A file that is read and not closed, for a buffer of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -213,10 +213,10 @@ class _Raw(RawIOBase):
 
 
 class _Lines:
-    """The lines of a text from its present place on, and the place where the next one begins."""
+    """Lines of a text from its current position, and the position of the next line."""
 
     def __init__(self, file: BinaryIO, place: int) -> None:
-        # Its own buffer: what fsspec offers for remote files copies a block for every line.
+        # Its own buffer: that of fsspec for remote files copies a block for every line.
         self._file = BufferedReader(_Raw(file), _BUFFER_BYTES)
         self.place = place
 
@@ -246,10 +246,10 @@ class _Text:
         self._first_byte = lines.place
 
     def rows(self, at: int) -> Iterator[tuple[int, Any]]:
-        """Yield where each row begins, in bytes, and its fields or its line; blank ones are none.
+        """Yield the position of each row in bytes, and its fields or its line; skip blank lines.
 
         Args:
-            at: where a row begins; 0 for row 0.
+            at: position of a row; 0 for row 0.
         """
         place = at or self._first_byte
         self._file.seek(place)
@@ -260,7 +260,7 @@ class _Text:
             place = lines.place
 
     def columns(self, row: Any) -> Row | str:
-        """Return the columns of what `rows` gave, or what is wrong with it."""
+        """Return the columns of a row that `rows` yielded, or its problem as text."""
         if not self._is_json:
             if len(row) != len(self.header):
                 return f"{len(row)} fields, the header has {len(self.header)}"

@@ -7,33 +7,33 @@ TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 
 
 IMAGE_EXTENSIONS: Final = frozenset({"avif", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
-"""What counts as an image, likewise, where images are wanted."""
+"""Last extensions of images, in lower case, where images are read."""
 
 
 VIDEO_EXTENSIONS: Final = frozenset(
     {"3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf"}
     | {"ogv", "ts", "webm", "wmv", "y4m"}
 )
-"""What counts as a video, by the lower-cased last extension, loose and inside tars."""
+"""Last extensions of videos, in lower case, loose and inside tars."""
 
 
 def is_video(name: str) -> bool:
-    """Return whether a file's last extension is that of a video."""
+    """Return whether a file's last extension belongs to a video."""
     return _extension(name) in VIDEO_EXTENSIONS
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's last extension is that of an image."""
+    """Return whether a file's last extension belongs to an image."""
     return _extension(name) in IMAGE_EXTENSIONS
 
 
 def is_tar(name: str) -> bool:
-    """Return whether a file's name is that of a tar."""
+    """Return whether a file's name ends as a tar's."""
     return name.lower().endswith(TAR_SUFFIXES)
 
 
 def is_hidden(path: str) -> bool:
-    """Return whether an archiver or a desktop left this file, not the user."""
+    """Return whether an archiver or a desktop made this file, not the user."""
     parts = path.split("/")
     return parts[-1].startswith(".") or "__MACOSX" in parts
 

@@ -1,14 +1,14 @@
-"""Plan: from the sources that a user names to work units, in an order that only they decide.
+"""From sources to work units, in an order that follows from the sources alone.
 
-A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these;
-or, named by a pattern that ends as a list does, lists (`pipeline.sources.lists`). A tar is one
-unit. Loose files, sorted, are cut into runs of `files_per_unit`, source by source; files that share
-a video's stem are its sidecars. Lists are cut into runs of rows.
+A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these.
+A pattern that ends as a list names lists (`pipeline.sources.lists`). A tar is one unit. Loose files
+are sorted and divided into runs of `files_per_unit`, source by source; files that share a video's
+stem are its sidecars. Lists are divided into runs of rows.
 
-Identity follows from the input alone. A unit's id is a readable stem and 12 hex digits of what it
-covers: the tar's URI, the URIs of a run's files, or the range of rows. So a run with other files is
-another unit, and `pipeline.job.remaining` takes out of it what is done already. Tars, files and
-rows are taken to be immutable: what is replaced under its old name counts as done.
+Identity follows from the input alone. A unit's id is a readable stem and 12 hex digits of its
+input: the tar's URI, the URIs of a run's files, or the range of rows. So a run with other files is
+another unit, and `pipeline.job.remaining` removes the part that is already done. Tars, files and
+rows must be immutable: one that is replaced under its old name counts as done.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ from pipeline.sources.media_types import (
 from pipeline.storage.files import canonical_uri, find_files, list_folder
 
 _LISTS_AT_ONCE: Final = 16
-"""Each costs a few requests for its footer."""
+"""Number of lists that are read at once; each costs a few requests."""
 
 
 _EXISTS_ONE_BY_ONE: Final = 8
-"""From this many names in one folder on, one listing is cheaper than asking for each."""
+"""Maximum number of names in a folder that are looked up one by one; for more, it is listed."""
 
 
 def plan_units(
@@ -53,20 +53,20 @@ def plan_units(
 ) -> list[WorkUnit]:
     """Return the work units of all sources, in the order given, sorted within each.
 
-    Only names are listed, and lists looked into; no video is read. A file that two sources reach
-    belongs to the first.
+    Only names are listed and lists are read; no video is read. A file in two sources belongs to the
+    first.
 
     Args:
         uris: the sources.
         storage_options: passed to their fsspec file systems.
-        files_per_unit: loose files in a unit.
-        lists: how lists are read; None where they are no source.
-        images: whether loose images are samples, those aside that stand beside a video.
+        files_per_unit: number of loose files in a unit.
+        lists: how lists are read; None if no source may be a list.
+        images: whether loose images are samples; an image with the stem of a video is its sidecar.
         exclude: tells from the URI and the key of a file whether to leave it out.
 
     Raises:
-        ConfigError: a source matches nothing of use, a brace pattern has gaps, a list has not the
-            columns that it should, or everything is excluded.
+        ConfigError: a source matches no tar, video or list, a brace pattern has gaps, a list
+            lacks a column, or everything is excluded.
         StoreError: the store failed.
     """
     if files_per_unit < 1:
@@ -100,7 +100,7 @@ def plan_units(
 
 
 class _Folders:
-    """Listings of one planning call; each folder is asked for once."""
+    """Listings of one planning call; each folder is listed once."""
 
     def __init__(self, storage_options: Mapping[str, Any] | None, *, images: bool) -> None:
         self.storage_options = storage_options
@@ -115,7 +115,7 @@ class _Folders:
         return self._names[folder]
 
     def is_sample(self, name: str) -> bool:
-        """Return whether a file is a video, or an image that is wanted and stands alone."""
+        """Return whether a file is a video, or an image that is read and has no video."""
         if not (self._images and is_image(name)):
             return is_video(name)
         folder = posixpath.dirname(name)
@@ -125,7 +125,7 @@ class _Folders:
         return _stem(name) not in self._video_stems[folder]
 
     def sidecars(self, sample: str) -> tuple[str, ...]:
-        """Return the files that share a sample's stem, each given to the longest stem it has."""
+        """Return the files that share a sample's stem; each belongs to its longest stem."""
         folder = posixpath.dirname(sample)
         if folder not in self._sidecars:
             names = self.names(folder)
@@ -192,8 +192,8 @@ def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
         if counts[folder] > _EXISTS_ONE_BY_ONE and name in folders.names(folder):
             found.append(name)
             continue
-        # A name that the listing does not show can be a folder or hold a wildcard; past a few
-        # that are nothing, the answer is known and asking on would cost a request each.
+        # A name that the listing does not show can be a folder or hold a wildcard. After a few
+        # that match nothing the source is wrong, and more look-ups only cost requests.
         matches = find_files(name, options) if len(missing) < _EXISTS_ONE_BY_ONE else []
         found += matches
         if not matches:
@@ -225,7 +225,7 @@ def _loose_file(uri: str, prefix: str, folders: _Folders) -> LooseFile:
 def _list_units(
     uris: Sequence[str], lists: ListConfig, options: Mapping[str, Any] | None
 ) -> Iterator[WorkUnit]:
-    """Yield the runs of rows of several lists, in their order; so many are looked into at once."""
+    """Yield the units of several lists, in their order; several lists are read at once."""
     with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
         for runs in pool.map(lambda uri: list(cut_list(uri, lists, options)), uris):
             for rows in runs:

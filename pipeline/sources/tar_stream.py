@@ -6,11 +6,12 @@ beyond a first GiB.
 """
 
 import bz2
+import gzip
 import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 MAX_RATIO: Final = 100
 """Maximum ratio of unpacked to packed bytes. Video hardly packs, and captions pack to a tenth: only
@@ -31,10 +32,6 @@ _PIECE_BYTES: Final = 1 << 20
 
 _MAX_DICTIONARY_BYTES: Final = 256 << 20
 """Maximum memory for unpacking xz; `xz -9` needs 65 MiB."""
-
-
-_GZIP: Final = 16 + zlib.MAX_WBITS
-"""Tells zlib to read gzip's headers."""
 
 
 class DamagedTar(Exception):
@@ -109,7 +106,7 @@ class _Unpacked(io.RawIOBase):
         except EOFError as error:
             detail = "unexpected end of data: the compression breaks off"
             raise DamagedTar(detail, truncated=True) from error
-        except zlib.error as error:
+        except (zlib.error, gzip.BadGzipFile) as error:
             raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
         self._num_bytes += len(data)
         if self._num_bytes > FREE_BYTES + MAX_RATIO * self._packed.num_bytes:
@@ -140,34 +137,12 @@ class _Packed:
     def unpacking(self) -> Callable[[int], bytes]:
         """Return a function that reads up to N bytes of the tar, chosen by tarfile's marks."""
         if self._head.startswith(b"\x1f\x8b\x08"):
-            return _Gzip(self).read
+            return gzip.GzipFile(fileobj=cast("BinaryIO", self), mode="rb").read1
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
             return _Stream(self, bz2.BZ2Decompressor()).read
         if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
             return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES)).read
         return self.read
-
-
-class _Gzip:
-    """Consecutive gzip members, to the end of the file or zeros."""
-
-    def __init__(self, packed: _Packed) -> None:
-        self._packed = packed
-        self._member = zlib.decompressobj(_GZIP)
-
-    def read(self, size: int) -> bytes:
-        while True:
-            if self._member.eof:
-                piece = self._member.unused_data or self._packed.read(_BUFFER_BYTES)
-                if not piece.strip(b"\0"):
-                    return b""
-                self._member = zlib.decompressobj(_GZIP)
-            else:
-                piece = self._member.unconsumed_tail or self._packed.read(_BUFFER_BYTES)
-                if not piece:
-                    raise EOFError
-            if data := self._member.decompress(piece, size):
-                return data
 
 
 class _Stream:

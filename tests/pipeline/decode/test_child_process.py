@@ -262,7 +262,7 @@ SPIN = """
 import re, signal
 from pipeline.decode.watchdog import Watchdog
 dog = Watchdog(0.2, lambda: None)
-dog.watch()
+dog.start_alarm()
 print("spinning", flush=True)
 re.match("(a+)+$", "a" * 60 + "b")
 """

@@ -5,7 +5,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,17 +63,28 @@ def test_threads_may_start_children_at_the_same_time():
     assert found == [True] * 3
 
 
+def open_files(pid: int) -> dict[str, str]:
+    """Return what each open descriptor of a process leads to."""
+    found = {}
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[fd.name] = os.readlink(fd)
+    return found
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_child_inherits_no_file_of_another():
     """Standard input is empty; beside the standard streams there is its own socket alone."""
     first, second = Child(), Child()
     try:
         for child in (first, second):
-            files = {fd.name: os.readlink(fd) for fd in Path(f"/proc/{child.pid}/fd").iterdir()}
-            assert files["0"] == files["1"] == "/dev/null"
-            del files["0"], files["1"], files["2"]
-            open_now = [where for where in files.values() if not where.startswith("/proc/")]
-            assert [where.partition(":")[0] for where in open_now] == ["socket"]
+            deadline = time.monotonic() + 30
+            while len(open_files(child.pid)) != 4 and time.monotonic() < deadline:
+                time.sleep(0.01)  # it has been forked, and may not have closed the server's yet
+            files = open_files(child.pid)
+            assert files.pop("0") == files.pop("1") == "/dev/null"
+            assert files.pop("2").startswith("/memfd:")
+            assert [where.partition(":")[0] for where in files.values()] == ["socket"]
     finally:
         first.kill()
         second.kill()

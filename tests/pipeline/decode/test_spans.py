@@ -44,7 +44,7 @@ def test_a_seek_changes_nothing(asset: GoodVideo, monkeypatch: pytest.MonkeyPatc
     choose = random.Random(asset.name)
     length = asset.frames / asset.fps
     sought: list[bool] = []
-    honest = clips._frames_from
+    honest = clips.frames_by_seek
 
     def seek(*arguments: Any) -> Any:
         frames = honest(*arguments)
@@ -54,9 +54,9 @@ def test_a_seek_changes_nothing(asset: GoodVideo, monkeypatch: pytest.MonkeyPatc
     for rule in (RULE, EVERY):
         start = round(choose.uniform(0.001, length), 3)
         span = Span(start_s=start, end_s=choose.choice([None, round(start + length / 3, 3)]))
-        monkeypatch.setattr(clips, "_frames_from", seek)
+        monkeypatch.setattr(clips, "frames_by_seek", seek)
         found = cuts(str(asset.path), rule, span)
-        monkeypatch.setattr(clips, "_frames_from", lambda *_: None)
+        monkeypatch.setattr(clips, "frames_by_seek", lambda *_: None)
         assert found == cuts(str(asset.path), rule, span)
     if asset.path.suffix in (".mp4", ".mov", ".mkv"):
         assert any(sought)

@@ -11,7 +11,7 @@ STAMPS = st.none() | st.integers(-(2**40), 2**40)
 
 def place(*frames: tuple[int | None, int | None, int | None]) -> list[float]:
     timeline = Timeline(Fraction(1, 100), Fraction(1, 25))
-    return [float(timeline.place(*frame)[0]) for frame in frames]
+    return [float(timeline.display_time(*frame)[0]) for frame in frames]
 
 
 def test_presentation_timestamps_count_wherever_they_start():
@@ -48,6 +48,6 @@ def test_a_clock_that_starts_over_goes_on_from_where_it_was():
 @given(st.lists(st.tuples(STAMPS, STAMPS, STAMPS), max_size=50))
 def test_time_only_ever_grows(frames: list[tuple[int | None, int | None, int | None]]):
     timeline = Timeline(Fraction(1, 90_000), Fraction(1, 25))
-    placed = [timeline.place(*frame) for frame in frames]
+    placed = [timeline.display_time(*frame) for frame in frames]
     assert all(length > 0 for _, length in placed)
     assert all(a[0] < b[0] for a, b in pairwise(placed))

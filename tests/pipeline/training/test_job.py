@@ -118,7 +118,7 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     interrupted.signal_at(8, signal.SIGINT)
     code, out, err = interrupted.end()
     assert code == 130
-    assert err == "interrupted; run the same command again: it goes on\n"
+    assert err == "interrupted; run the same command again to continue\n"
     assert out.splitlines()[0].startswith("low: 4 of 12 batches done")
 
     assert main(["train", str(path)]) == 0
@@ -154,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_exit_code_1(
     assert main(["train", str(path), f"output={tmp_path}/taken/out"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {tmp_path}/taken/out/")
-    assert err.endswith("run the same command again: it goes on\n")
+    assert err.endswith("run the same command again to continue\n")
 
 
 def test_usage() -> None:

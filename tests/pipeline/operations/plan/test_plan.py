@@ -83,10 +83,8 @@ def probe(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Probe:
 
 def closings(config: JobConfig) -> list[Closing]:
     """Return what the job's own stage finds in its units."""
-    rules = clip_rules(config.clip.identity())
     found = []
-    lists = config.source.lists
-    with DecodeStage(rules, DecodeLimits(), row_clips=4, max_video_mb=100, lists=lists) as stage:
+    with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as stage:
         for unit in planned_units(config):
             *_, closing = stage(unit)
             assert isinstance(closing, Closing)
@@ -115,7 +113,7 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     assert found.estimates.decode_hours.value > 0
     assert found.estimates.decode_cost == found.estimates.decode_hours.times(2.0)
     assert found.probed.cut_short == 0
-    assert any(f"measured here on {found.device_name}" in line for line in found.lines())
+    assert any(f"measured on {found.device_name}" in line for line in found.lines())
     assert not (tmp_path / "out").exists()
 
 
