@@ -1,6 +1,8 @@
 """A clip is found by its id, and its video shows original and decoded frames beside each other."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import av
@@ -25,13 +27,7 @@ from pipeline.operations.show import (
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
-from tests.pipeline.tokenized import hikers
 from tests.pipeline.units import deliver
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return hikers(tmp_path_factory.mktemp("show"))
 
 
 def frames_of(path: Path) -> tuple[np.ndarray, float]:
@@ -158,13 +154,14 @@ def test_a_clip_that_is_not_there(tmp_path: Path, clip_id: str) -> None:
         find_row(store, read_manifest(store), clip_id)
 
 
-def test_a_source_that_is_gone(tmp_path: Path) -> None:
-    store = hikers(tmp_path)
-    [unit] = read_manifest(store).units()
-    (tmp_path / "in/hiker.mp4").unlink()
+def test_a_source_that_is_gone(
+    corpus: Store, tmp_path: Path, without_source: Callable[[], AbstractContextManager[None]]
+) -> None:
+    [unit] = read_manifest(corpus).units()
     out = tmp_path / "clip.mp4"
-    with pytest.raises(StoreError, match=r"hiker\.mp4/0: .*without --out"):
-        show_clip(store, f"{unit.unit}/hiker.mp4/0", str(out))
+    says = pytest.raises(StoreError, match=r"hiker\.mp4/0: .*without --out")
+    with without_source(), says:
+        show_clip(corpus, f"{unit.unit}/hiker.mp4/0", str(out))
     assert not out.exists()
 
 

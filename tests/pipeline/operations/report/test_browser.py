@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.operations.report.html import write_html
-from tests.pipeline.tokenized import hikers
+from pipeline.storage.store import Store
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and platform.machine() != "x86_64",
@@ -26,10 +26,9 @@ LEAST_CONTRAST = 4.5
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    path = folder / "page.html"
-    write_html(hikers(folder), str(path), pairs=1)
+def page(corpus: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    write_html(corpus, str(path), pairs=1)
     return path
 
 

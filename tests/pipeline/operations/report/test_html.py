@@ -5,6 +5,8 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +24,6 @@ from pipeline.operations.report.page import report
 from pipeline.operations.report.pairs import animated, draw_pairs
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
-from tests.pipeline.tokenized import hikers
 from tests.pipeline.units import decoded_back, deliver
 
 VOID = {"meta", "img", "br"}
@@ -87,8 +88,8 @@ def test_what_the_markdown_says_and_more(local: Store, tmp_path: Path) -> None:
         ET.fromstring(svg)
 
 
-def test_clips_move_the_worst_first(tmp_path: Path) -> None:
-    store = hikers(tmp_path)
+def test_clips_move_the_worst_first(corpus: Store, tmp_path: Path) -> None:
+    store = corpus
     path = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", store.uri, "--html", str(path), "--pairs", "1"])
     assert done.exit_code == 0, done.output
@@ -114,11 +115,12 @@ def test_clips_move_the_worst_first(tmp_path: Path) -> None:
         assert text == f"fsq {pair.psnr_db['fsq']:.2f} dB, kl {pair.psnr_db['kl']:.2f} dB"
 
 
-def test_a_source_that_is_gone_is_said(tmp_path: Path) -> None:
-    store = hikers(tmp_path)
-    (tmp_path / "in/hiker.mp4").unlink()
+def test_a_source_that_is_gone_is_said(
+    corpus: Store, tmp_path: Path, without_source: Callable[[], AbstractContextManager[None]]
+) -> None:
     path = tmp_path / "page.html"
-    assert write_html(store, str(path), pairs=1).pairs == 0
+    with without_source():
+        assert write_html(corpus, str(path), pairs=1).pairs == 0
     assert re.search(r"hiker\.mp4/\d: .*hiker\.mp4", Reader(path.read_text()).text)
 
 
