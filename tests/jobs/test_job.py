@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
 import torch
@@ -176,19 +177,21 @@ def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> Non
 def test_two_drivers_share_one_output(undisturbed: Undisturbed, s3_store: Store) -> None:
     tars, rows = undisturbed
     config = job(
-        tars,
+        tars[2:],
         s3_store.uri,
         output__storage_options=dict(s3_store.storage_options),
         commit__log_every_s=3600.0,
     )
     others = []
-    # The second driver does the whole corpus while the first has clips, and nothing in the log.
+    # The second driver does all units while the first has clips, and nothing in the log.
     summary = tokenized(config, lambda: others.append(tokenized(config)))
     [other] = others
-    assert (other.done.units, other.lost_race) == (4, 0)
-    assert (summary.done.units, summary.lost_race) == (0, 4)
-    assert "another driver committed 4 of the units first" in "\n".join(summary.lines())
-    assert committed_rows(s3_store).equals(rows)
+    assert (other.done.units, other.lost_race) == (2, 0)
+    assert (summary.done.units, summary.lost_race) == (0, 2)
+    assert "another driver committed 2 of the units first" in "\n".join(summary.lines())
+    mine = committed_rows(s3_store)
+    assert mine.equals(rows.filter(pc.is_in(rows["unit"], mine["unit"].combine_chunks())))
+    assert set(mine["unit"].to_pylist()) < set(rows["unit"].to_pylist())
 
 
 def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_submit_stop_and_submit_again(
             timeout=200,
         )
 
+    words = ("submit", "--working-dir", ".", "--", sys.executable, "jobs/tokenize_corpus.py")
     endless = [sys.executable, "-m", "tests.jobs.endless_job"]
     arguments = [str(settings), f"output.uri={output}"]
     begun = ray_job(
@@ -100,6 +101,9 @@ def test_submit_stop_and_submit_again(
         *(*endless, *arguments),
     )
     assert begun.returncode == 0, begun.stdout + begun.stderr
+    wrong = ray_job(*words, *arguments, "clip.frames=6")
+    assert wrong.returncode != 0
+    assert "clip.frames = 6" in wrong.stdout
     first = output / "log/00000000000000000001.json"
     deadline = time.monotonic() + 240
     while not first.exists() and time.monotonic() < deadline:
@@ -109,17 +113,12 @@ def test_submit_stop_and_submit_again(
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "STOPPED" in (ray_job("status", "night").stdout + stopped.stdout).upper()
 
-    words = ("submit", "--working-dir", ".", "--", sys.executable, "jobs/tokenize_corpus.py")
     done = ray_job(*words, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     before = committed_before(done.stdout)
     assert 1 <= before <= 3
     assert f"4 planned · {4 - before} done" in done.stdout
     assert set(committed_rows(output)["key"].to_pylist()) == {p.stem for p in sound_videos()[:4]}
-
-    wrong = ray_job(*words, *arguments, "clip.frames=6")
-    assert wrong.returncode != 0
-    assert "clip.frames = 6" in wrong.stdout
 
 
 def committed_before(printed: str) -> int:
