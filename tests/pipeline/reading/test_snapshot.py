@@ -67,7 +67,7 @@ def test_a_version_stays_what_it_was(local: Store, checkpoint: bool) -> None:
     state = TokenDataset(pinned, ["clip_id"], 4).state_dict()
     TokenDataset(again, ["clip_id"], 4).load_state_dict(state)
     newest = TokenDataset(pipeline.open(local.uri), ["clip_id"], 4)
-    with pytest.raises(ConfigError, match="state: version = 2, this dataset has 3; go on with"):
+    with pytest.raises(ConfigError, match="state: version = 2, this dataset has 3; use the"):
         newest.load_state_dict(state)
 
 
