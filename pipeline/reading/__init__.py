@@ -3,12 +3,12 @@
     dataset.json, log ─► Snapshot ─┬► TokenDataset   batches of an epoch, shuffled, for many ranks
                                    └► TokenMap       rows by number
 
-A snapshot is the dataset at one version of its log, so it stays the same while a job adds to it.
+A snapshot is the dataset at one version of its log: it does not change while a job adds to it.
 """
 
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.reading.snapshot import Snapshot
+from pipeline.reading.snapshot import Snapshot, open_snapshot
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.reading.token_map import TokenMap
 
-__all__ = ["Snapshot", "TokenDataset", "TokenMap", "TokenizerColumn"]
+__all__ = ["Snapshot", "TokenDataset", "TokenMap", "TokenizerColumn", "open_snapshot"]

@@ -3,12 +3,12 @@
 | stored | tensor |
 | --- | --- |
 | `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
-| `float16`, `bfloat16`, `float32` (latents) | the same |
+| `float16`, `bfloat16`, `float32` (latents) | the same type |
 | numbers | `int64`, `float64` |
-| all else (`caption`, `meta`, `clip_id`, `crop`) | Python values |
+| others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
-A row group's cells are read as views of Arrow's memory. The one copy is that of a row into its
-batch, which owns its memory.
+The cells of a row group are views of Arrow's memory. Each row is copied once, into its batch, which
+owns its memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,20 +29,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Columns:
-    """The columns that a reader was asked for.
+    """The columns to read.
 
     Args:
-        tokenizers: of the dataset.
-        names: of columns.
+        tokenizers: tokenizers of the dataset.
+        names: names of the columns.
 
     Attributes:
-        cells: name of each cell column → its tokenizer.
-        plain: names of the others.
-        names: of all of them.
-        with_shapes: these, and the columns of the cells' shapes.
+        cells: tokenizer by cell column.
+        plain: names of the other columns.
+        names: names of all columns.
+        with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
-        ConfigError: the dataset has no such column, or none was named.
+        ConfigError: the dataset has no such column, or no column was named.
     """
 
     def __init__(self, tokenizers: Sequence[TokenizerColumn], names: Sequence[str]) -> None:
@@ -58,14 +58,14 @@ class Columns:
         self.with_shapes = list(dict.fromkeys([*names, *shapes]))
 
     def shapes(self, table: pa.Table) -> Shapes:
-        """Return the shape of each cell column, from a table `with_shapes` of one bucket."""
+        """Return the shape of a row's cells by column, from a table `with_shapes` of one bucket."""
         return {
             name: tuple(table[f"{column.name}_shape"][0].as_py())
             for name, column in self.cells.items()
         }
 
     def rows(self, table: pa.Table, shapes: Shapes) -> "Rows":
-        """Return a table's rows, ready to be put into batches.
+        """Return the rows of a table, to make batches of.
 
         Raises:
             pyarrow.ArrowInvalid: cells do not fill their shape.
@@ -77,7 +77,7 @@ class Columns:
         return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
 
     def ragged_rows(self, table: pa.Table) -> "Rows":
-        """Return the rows of a table `with_shapes` in which each has cells of its own shape."""
+        """Return the rows of a table `with_shapes`, each with cells of its own shape."""
         cells: dict[str, list[NDArray[Any]]] = {}
         for name, kind in self.cells.items():
             shapes = table[f"{kind.name}_shape"].to_pylist()
@@ -88,11 +88,14 @@ class Columns:
         return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
 
     def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
-        """Return rows as one batch: each is row n of some `Rows`, all of one bucket.
+        """Return one batch of N rows of one bucket.
+
+        Args:
+            rows: each a number n and the `Rows` whose row n it is.
 
         Returns:
-            Column by name: tensors [N, …] of cells and [N] of numbers, lists of other values. The
-            cells of whole videos are a list of N tensors.
+            Columns by name: tensors [N, …] of cells, tensors [N] of numbers, lists of other values.
+            The cells of whole videos are a list of N tensors.
         """
         batch: dict[str, Any] = {}
         for name, kind in self.cells.items():
@@ -114,15 +117,17 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of one row group, with the columns that were asked for."""
+    """Rows of one row group."""
 
     cells: Mapping[str, NDArray[Any] | list[NDArray[Any]]]
-    """Views of Arrow's memory, of the stored type: [rows, …], or one for each row."""
+    """Cells of the stored type by column: one array [rows, …], or a list of one array for each row.
+    The arrays are views of Arrow's memory."""
     plain: dict[str, list[Any]]
+    """Values of the other columns, by column."""
 
 
 def row_tensors(row: Mapping[str, Any], tokenizers: Sequence[TokenizerColumn]) -> dict[str, Any]:
-    """Return one row with its cells as tensors, and without the columns of their shapes."""
+    """Return one row with its cells as tensors, without the columns of their shapes."""
     decoded = dict(row)
     for column in tokenizers:
         shape = decoded.pop(f"{column.name}_shape")

@@ -1,14 +1,14 @@
-"""The order of an epoch: which rows make batch i, for whoever asks.
+"""The order of an epoch: which rows make batch i.
 
     rows of a bucket ─► strands (equal runs of its row stream) ─► pools ─► batches
     round: one batch of every strand of one bucket; the epoch: rounds of all buckets, then the rest
 
-The order knows no ranks and no workers, so a position in it means the same to any number of them:
-all batches below it are done. Batch i of the rounds belongs to strand i mod `strands`. Readers that
-take every n-th batch therefore keep to strands of their own, and nothing is read twice, as long as
-n divides `strands`; else strands are shared, and read by each that shares them.
+The order does not depend on ranks and workers, so a position in it means the same for any number
+of them: all batches below it are done. Batch i of the rounds belongs to strand i mod `strands`. If
+n divides `strands`, readers that take every n-th batch read strands of their own, and nothing is
+read twice. Otherwise readers share strands, and each of them reads these.
 
-All of it is arithmetic on numbers of rows: no file is opened to know where a batch lies.
+The order follows from numbers of rows alone: no file is opened to find a batch.
 """
 
 from collections.abc import Sequence
@@ -38,15 +38,17 @@ class Shuffle:
     """Draws the permutations of one epoch."""
 
     seed: int
+    """Random seed, from 0."""
     epoch: int
+    """Number of the epoch, from 0."""
     on: bool = True
-    """False leaves everything in its place."""
+    """Whether to shuffle; False keeps the order."""
 
     def permutation(self, count: int, purpose: int, *key: int) -> NDArray[np.intp]:
         """Return 0 … count − 1 in an order that follows from the key alone.
 
-        NumPy keeps the raw bits of a seeded PCG64 from release to release, but not what its
-        generators make of them; a resumed run may well have another release.
+        NumPy guarantees the raw bits of a seeded PCG64 across releases, but not what its generators
+        make of them. A resumed run may use another release.
         """
         if not self.on:
             return np.arange(count)
@@ -59,32 +61,37 @@ class Pool:
     """Rows that are shuffled together: a run of a bucket's row stream."""
 
     bucket: int
+    """Number of the bucket."""
     strand: int
-    """Number of `strands` for the rest that no round holds."""
+    """Number of the strand; equal to `strands` for the rest, which is in no round."""
     first: int
-    """Its first row in the bucket's stream."""
+    """Number of its first row in the bucket's stream."""
     rows: int
+    """Number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlace:
-    """Where a batch lies: rows [first, first + rows) of a shuffled pool."""
+    """Place of a batch: rows [first, first + rows) of a shuffled pool."""
 
     pool: Pool
+    """Pool that holds the rows."""
     first: int
+    """Number of the first row in the shuffled pool."""
     rows: int
+    """Number of rows."""
 
 
 class EpochOrder:
-    """The batches of an epoch; `order[i]` is where batch i lies.
+    """The batches of an epoch; `order[i]` is the place of batch i.
 
     Args:
-        rows: of each bucket.
-        batch: rows of a batch.
-        strands: equal runs that each bucket's rows are cut into.
-        pool_batches: batches of a pool.
-        shuffle: of the epoch.
-        drop_last: leave out the last batch of each bucket if it is short.
+        rows: number of rows of each bucket.
+        batch: number of rows of a batch.
+        strands: number of equal runs that the rows of each bucket are cut into.
+        pool_batches: number of batches of a pool.
+        shuffle: permutations of the epoch.
+        drop_last: whether to leave out the last batch of each bucket if it is short.
     """
 
     def __init__(
@@ -117,7 +124,7 @@ class EpochOrder:
         if number < len(self._round_bucket):
             bucket, turn = int(self._round_bucket[number]), int(self._round_turn[number])
             start, num_rows = strand * self._rounds[bucket], self._rounds[bucket] * self._batch
-            # Strands end their pools in turns: else a reader would wait for all of them at once.
+            # Strands end their pools in turns, so that a reader does not wait for all at once.
             ahead = strand * self._pool_batches // self._strands
         else:
             number = i - len(self._round_bucket) * self._strands
@@ -140,13 +147,13 @@ class EpochOrder:
         return self._shuffle.permutation(pool.rows, _POOL, pool.bucket, pool.first)
 
     def _rest(self, bucket: int) -> int:
-        """Return the rows of a bucket that no round holds."""
+        """Return the number of rows of a bucket that are in no round."""
         return self._rows[bucket] - self._rounds[bucket] * self._batch * self._strands
 
     def _dealt(
         self, counts: Sequence[int], purpose: int
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return a bucket for each turn, shuffled, and how many of that bucket came before."""
+        """Return the bucket of each turn, shuffled, and the number of its earlier turns."""
         buckets = np.repeat(np.arange(len(counts)), counts)
         buckets = buckets[self._shuffle.permutation(len(buckets), purpose)]
         turns = np.empty_like(buckets)

@@ -1,7 +1,7 @@
 """Draws batches from pools of rows that threads load ahead.
 
-A pool is begun well before its first batch is due, and let go of when its strand's next one is in
-use. Neighbours in a strand may share a row group; it is read once.
+Loading of a pool starts well before its first batch is due. The pool is released when the next one
+of its strand is in use. Neighbours in a strand may share a row group; it is read once.
 """
 
 from collections import deque
@@ -18,28 +18,24 @@ from pipeline.reading.epoch_order import BatchPlace, EpochOrder, Pool
 from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.row_stream import Piece, RowStream
 
-Batch = tuple[int, BatchPlace, list[tuple[Rows, int]]]
-"""Its number in the epoch, its place, and its rows: each row n of a row group."""
-
-
 _POOLS_AHEAD: Final = 2
 
 
 _THREADS: Final = 4
-"""Row groups that are read at a time: a store answers after tens of milliseconds."""
+"""Number of parts that are read at a time: a store answers after tens of milliseconds."""
 
 
 Groups = dict[int, Rows]
-"""Row groups of a part, by number."""
+"""Row groups of a part by number."""
 
 
 class LoadedPool:
-    """A pool whose row groups are there or on their way.
+    """A pool whose row groups are loaded or being loaded.
 
     Args:
-        pieces: where its rows stand.
-        groups: for each piece what its row group will be in.
-        order: its rows as batches take them.
+        pieces: places of its rows.
+        groups: future of each piece that holds its row group.
+        order: rows of the pool in the order of batches.
     """
 
     def __init__(
@@ -54,7 +50,7 @@ class LoadedPool:
         self._rows: list[Rows] = []
 
     def rows(self, place: BatchPlace) -> list[tuple[Rows, int]]:
-        """Return the rows of a batch, each as row n of its row group; waits for them."""
+        """Wait for the rows of a batch and return each as row n of its row group."""
         if not self._rows:
             pairs = zip(self._pieces, self._groups, strict=True)
             self._rows = [group.result()[piece.group] for piece, group in pairs]
@@ -63,7 +59,7 @@ class LoadedPool:
         return [(self._rows[n], row) for n, row in zip(pieces, rows, strict=True)]
 
     def groups(self) -> dict[tuple[Part, int], Future[Groups]]:
-        """Return what its row groups will be in, by part and number."""
+        """Return the futures of its row groups by part and number."""
         names = ((piece.part, piece.group) for piece in self._pieces)
         return dict(zip(names, self._groups, strict=True))
 
@@ -72,9 +68,9 @@ class PoolReader:
     """Reads batches of one epoch; as a context manager it ends its threads.
 
     Args:
-        order: of the epoch.
-        streams: of each bucket.
-        row_groups: where they are read.
+        order: order of the epoch.
+        streams: row stream of each bucket.
+        row_groups: reader of row groups.
     """
 
     def __init__(
@@ -85,15 +81,15 @@ class PoolReader:
         self._row_groups = row_groups
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="row-groups")
         self._newest: dict[tuple[int, int], LoadedPool] = {}
-        """Bucket and strand → its pool that was begun last."""
+        """Newest pool by bucket and strand."""
 
     def batches(
         self, indices: Iterable[int]
     ) -> Iterator[tuple[int, BatchPlace, list[tuple[Rows, int]]]]:
-        """Yield batches: index, place, rows.
+        """Yield index, place and rows of batches; each row is row n of a row group.
 
         Args:
-            indices: of the batches wanted, ascending.
+            indices: indices of the batches, ascending.
 
         Raises:
             StoreError: a part cannot be read.

@@ -1,8 +1,8 @@
 """A bucket's rows as one stream of row groups, in the order of an epoch.
 
 Parts are shuffled and taken in packs; the row groups of a pack are shuffled among each other, so
-that neighbours in the stream come from several parts. Where a row stands in the stream follows from
-the parts' numbers of rows; footers are read only of the packs that are asked for.
+that neighbours in the stream come from several parts. The place of a row in the stream follows from
+the parts' numbers of rows; only the footers of the packs in use are read.
 """
 
 from bisect import bisect_right
@@ -17,11 +17,11 @@ from pipeline.dataset.records import Part
 from pipeline.reading.epoch_order import GROUPS, PARTS, Shuffle
 
 _PACK_PARTS: Final = 8
-"""Eight footers are soon read, and eight videos' clips in a pool are mixed well."""
+"""Number of parts of a pack: eight footers are read quickly, and eight videos are mixed well."""
 
 
 _PACKS_KEPT: Final = 256
-"""A few kB each: the places of its row groups."""
+"""Number of packs whose row groups are kept: each takes a few kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,23 @@ class Piece:
     """Rows [first, stop) of one row group."""
 
     part: Part
+    """Part that holds the rows."""
     group: int
+    """Number of the row group among those of the part."""
     first: int
+    """Number of the first row in the row group."""
     stop: int
+    """Number after that of the last row."""
 
 
 class RowStream:
     """One bucket's rows in one epoch.
 
     Args:
-        parts: of the bucket.
-        bucket: its number, for the shuffle.
-        shuffle: of the epoch.
-        group_rows: returns the number of rows of each row group of a part.
+        parts: parts of the bucket.
+        bucket: number of the bucket, for the shuffle.
+        shuffle: permutations of the epoch.
+        group_rows: function that returns the number of rows of each row group of a part.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class RowStream:
         self._pack = lru_cache(_PACKS_KEPT)(self._read_pack)
 
     def pieces(self, first: int, stop: int) -> list[Piece]:
-        """Return where rows [first, stop) of the stream stand."""
+        """Return the places of rows [first, stop) of the stream."""
         pieces = []
         pack = bisect_right(self._ends, first)
         while first < stop:

@@ -1,7 +1,7 @@
 """A dataset at one version of its log: which parts count, and what their columns hold.
 
 The version is the number of the last log record that counts. No record is ever changed, so a
-version names the same rows for good, whatever a job adds later.
+version always names the same rows, even if a job adds more later.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Counts, Part
+from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.totals import Statistics, statistics_of
 from pipeline.errors import ConfigError, StoreError
@@ -26,9 +27,11 @@ class Snapshot:
     """The rows of a dataset at one version."""
 
     store: Store
+    """Root of the dataset."""
     dataset: Dataset
+    """Head of the dataset."""
     manifest: Manifest
-    """Of the units that count at this version."""
+    """Units that count at this version."""
 
     def __len__(self) -> int:
         """Return the number of rows, one per clip."""
@@ -41,7 +44,7 @@ class Snapshot:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that changes the tokens; equal ones can be trained on together."""
+        """Hash of everything that changes the tokens: datasets that share it can train together."""
         return self.dataset.fingerprint
 
     @property
@@ -51,22 +54,22 @@ class Snapshot:
 
     @property
     def tokenizers(self) -> tuple[TokenizerColumn, ...]:
-        """What the cell columns hold."""
+        """Tokenizers, which say what the cell columns hold."""
         return self.dataset.tokenizers
 
     @property
     def buckets(self) -> dict[str, int]:
-        """Rows by name of bucket (`17x256x256`), sorted; those that have any."""
+        """Number of rows by bucket (`17x256x256`), sorted; buckets without rows are left out."""
         rows: Counter[str] = Counter()
         for part in self.parts():
             rows[part.bucket] += part.rows
         return dict(sorted(rows.items()))
 
     def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
-        """Return the buckets of those names, or all, sorted.
+        """Return the buckets of these names, or all for None, sorted.
 
         Raises:
-            ConfigError: no row is of a bucket of that name.
+            ConfigError: a bucket of such a name has no rows.
         """
         known = list(self.buckets)
         if isinstance(names, str) or set(names or ()) - set(known):
@@ -75,26 +78,26 @@ class Snapshot:
 
     @property
     def counts(self) -> Counts:
-        """Where the samples and clips of all units went."""
+        """Numbers of samples and clips by what became of them."""
         return self.manifest.counts()
 
     def statistics(self) -> Statistics:
-        """Return the statistics of this version's rows; only the log is read for them.
+        """Return the statistics of this version's rows from the log alone.
 
-        `statistics().total.latents["kl"].mean()` and `.std()` are what a model's inputs are
-        normalised with, one value for each channel.
+        `statistics().total.latents["kl"].mean()` and `.std()` normalise a model's inputs: one value
+        for each channel.
         """
         return statistics_of(self.store, self.dataset, self.manifest)
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all buckets, or of one, in the order of commits.
 
-        A merged part, in which several units have rows, comes once for each run of rows that count.
+        A merged part, which holds rows of several units, occurs once per run of rows that count.
         """
         return list(_joined(self.manifest.parts(bucket)))
 
     def sample(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
-        """Return n rows drawn at random, or all if there are fewer.
+        """Return n random rows, or all if there are fewer.
 
         Returns:
             Rows by column name; cells are tensors as in `TokenDataset`, without the batch axis.
@@ -102,15 +105,12 @@ class Snapshot:
         Raises:
             StoreError: a part cannot be read.
         """
-        # Here, since it brings the decoder along, which nothing else of a reader needs.
-        from pipeline.dataset.row_sampling import draw_rows, read_row
-
         rows = (read_row(self.store, drawn) for drawn in draw_rows(self.manifest, n, seed))
         return [row_tensors(row, self.tokenizers) for row in rows]
 
 
 def _joined(parts: Sequence[Part]) -> Iterator[Part]:
-    """Yield parts as they are, but neighbouring rows of one merged part as one."""
+    """Yield parts unchanged, but neighbouring rows of a merged part as one part."""
     by_path: dict[str, list[Part]] = {}
     for part in parts:
         by_path.setdefault(part.path, []).append(part)
@@ -137,13 +137,14 @@ def open_snapshot(
     """Open a dataset, also while a job adds to it.
 
     Args:
-        uri: its root, a local folder or what fsspec opens.
-        version: number of the log record to stop at; None takes what is committed now. A training
-            run that is to be repeated names the `version` that it got.
+        uri: root of the dataset: a local folder, or any URI that fsspec opens.
+        version: number of the last log record that counts; None takes the newest. To repeat a
+            training run, name the `version` that it used.
         storage_options: passed to fsspec (credentials, endpoint).
 
     Raises:
-        ConfigError: there is no dataset, or the log ends before that version.
+        ConfigError: there is no dataset, it is of another format version, or the log ends before
+            this version.
         StoreError: a part of this version was replaced by `retry` and then deleted by `vacuum`, the
             log is damaged, or the store refuses.
     """
@@ -161,13 +162,13 @@ def open_snapshot(
 
 
 def _require_replaced_parts(store: Store, manifest: Manifest) -> None:
-    """Refuse a version that lacks parts: all others may be deleted only by accident."""
+    """Refuse a version whose parts were deleted after a newer version replaced them."""
     newest = read_manifest(store)
     replaced = {part.path for part in manifest.parts()} - {part.path for part in newest.parts()}
     for path in sorted(replaced):
         if not store.exists(path):
             raise StoreError(
                 f"{store.locate(path)}: version {manifest.number} names it, but its unit was done"
-                " again since and vacuum deleted it; open a newer version, up to"
+                " again and vacuum deleted it; open a newer version, up to"
                 f" {newest.number}"
             )

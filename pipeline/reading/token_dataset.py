@@ -1,10 +1,9 @@
-"""Batches of tokens for training: every row once per epoch, whatever reads along.
+"""Batches of tokens for training: every row once per epoch, for any number of ranks and workers.
 
-Batches are made here, each of one bucket, so a loader takes them as they are (`batch_size=None`).
-The epoch is one order of batches for all ranks and workers (`pipeline.reading.epoch_order`);
-they take turns in it. All ranks that took equally many steps have together taken the
-batches up to one position, and that is the whole state: another number of ranks or workers
-continues from there.
+The dataset makes batches itself, each of one bucket, so a loader does not (`batch_size=None`). The
+epoch is one order of batches for all ranks and workers (`pipeline.reading.epoch_order`); they take
+turns in it. Ranks that took the same number of steps have together taken the batches up to one
+position. This position is the whole state: another number of ranks or workers continues from it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,32 +22,33 @@ from pipeline.reading.row_stream import RowStream
 from pipeline.reading.snapshot import Snapshot
 
 _STRANDS_PER_RANK = 8
-"""Workers of a rank that keep to strands of their own: 1, 2, 4 or 8."""
+"""Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
 
 
 class TokenDataset(IterableDataset[dict[str, Any]]):
     """The rows of a snapshot as batches.
 
-    A batch holds `columns` (see `pipeline.reading.columns`), the first axis being rows, and
-    `bucket`, `epoch` and `position`; the last is what `load_state_dict` goes on from.
+    A batch holds `columns` (see `pipeline.reading.columns`), whose first axis is rows, and
+    `bucket`, `epoch` and `position`, from which `load_state_dict` continues.
 
     Args:
         snapshot: from `pipeline.open`.
         columns: names of the columns to read; no bytes of others are read.
-        batch: rows of a batch. The last of each bucket holds what is left.
-        buckets: of which rows are read, by name; None reads all.
-        shuffle: False keeps rows in their order, apart from being taken from all strands by turns.
-        seed: of the shuffle, from 0.
-        drop_last: leave out short batches, and whole ones until all ranks have equally many: fewer
-            than `world`, and fewer than `batch` rows of each bucket. Else every row comes once, and
-            some ranks may have one batch more than others.
-        rank: of this process among those that train together; None asks torch.distributed.
-        world: how many these are; None asks torch.distributed.
-        pool_rows: rows that are shuffled together. A rank holds so many of each of its strands and
-            buckets in memory.
-        strands: runs that the rows of each bucket are cut into, to be read side by side; None takes
-            8 × world, or the number of the state that is loaded. Ranks × workers should divide it,
-            else row groups are read more than once. The order depends on it.
+        batch: number of rows of a batch. The last batch of each bucket can be shorter.
+        buckets: names of the buckets to read; None reads all.
+        shuffle: whether to shuffle. False keeps the order of rows within each strand; strands take
+            turns.
+        seed: random seed of the shuffle, from 0.
+        drop_last: whether to leave out short batches, and whole ones until all ranks have the same
+            number: fewer than `world` batches, and fewer than `batch` rows of each bucket. Without
+            it every row occurs once, and some ranks may have one batch more than others.
+        rank: number of this process among those that train together; None asks torch.distributed.
+        world: number of these processes; None asks torch.distributed.
+        pool_rows: number of rows that are shuffled together. A rank holds this number of rows of
+            each of its strands and buckets in memory.
+        strands: number of runs that the rows of each bucket are cut into, to be read side by side;
+            None takes 8 × world, or the number of the state that is loaded. Ranks × workers should
+            divide it, otherwise row groups are read more than once. The order depends on it.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -94,11 +94,11 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._pool_rows = pool_rows
         self._strands = strands
         self._version, self._fingerprint = snapshot.version, snapshot.fingerprint
-        # Shared memory: workers that outlive an epoch hear of the next one.
+        # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._loaded = 0, 0, 0
-        """Epoch; position at which the turns of ranks and workers begin; position to go on from."""
+        """Epoch; position where the turns of ranks and workers begin; position to continue from."""
         self._at = 0, 0
         """Epoch and position of this object."""
 
@@ -116,7 +116,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._at = epoch, self._starts(epoch)[1]
 
     def __len__(self) -> int:
-        """Return how many batches this rank has left in this epoch; no file is read for that."""
+        """Return the number of batches that this rank has left in this epoch; reads no file."""
         start, _ = self._starts(self.epoch)
         return len(range(start + self.rank, self._stop(self._order(self.epoch), start), self.world))
 
@@ -126,26 +126,26 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             StoreError: a part cannot be read.
         """
-        # At once, not with the first batch: a state may be asked for before that.
+        # Not with the first batch: a caller may ask for a state before it.
         epoch = self.epoch
         start, position = self._starts(epoch)
         self._at = epoch, position
         return self._batches(epoch, start, position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where this object stands: in a training loop without workers, all there is.
+        """Return the state of this object, for a training loop without workers.
 
-        With workers their copies move on and this one does not; take `state_after` a batch then.
+        With workers their copies advance and this object does not; use `state_after` a batch then.
         `torchdata.stateful_dataloader.StatefulDataLoader` asks the workers itself.
         """
         return self._state(*self._at)
 
     def state_after(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the state behind a batch, the same on all ranks that took as many steps."""
+        """Return the state after a batch: the same on ranks that took the same number of steps."""
         return self._state(batch["epoch"], batch["position"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken; the number of ranks and workers may be another one.
+        """Continue from a state; the number of ranks and workers may differ.
 
         Call it before the loader starts its workers.
 
@@ -157,10 +157,10 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         for name, value in self._identity().items():
             if value != state["order"][name]:
                 raise ConfigError(
-                    f"state: {name} = {state['order'][name]!r}, this dataset has {value!r}; go on"
-                    " with the same, or begin anew"
+                    f"state: {name} = {state['order'][name]!r}, this dataset has {value!r}; use"
+                    " the same value, or start without a state"
                 )
-        # A worker's own state is loaded into the worker with the same turn, in the same order.
+        # The state of a worker is loaded into the worker with the same turn, in the same order.
         start = state["start"] if get_worker_info() else state["position"]
         self._loaded = state["epoch"], start, state["position"]
         self.set_epoch(state["epoch"])
@@ -194,7 +194,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
                 }
 
     def _starts(self, epoch: int) -> tuple[int, int]:
-        """Return where the turns of an epoch begin, and where this object begins in it."""
+        """Return the position where the turns of an epoch begin, and where this object begins."""
         return self._loaded[1:] if self._loaded[0] == epoch else (0, 0)
 
     def _stop(self, order: EpochOrder, start: int) -> int:
@@ -224,7 +224,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         }
 
     def _identity(self) -> dict[str, Any]:
-        """Return all that decides which rows a position stands for."""
+        """Return everything that decides which rows a position means."""
         return {
             "fingerprint": self._fingerprint,
             "version": self._version,

@@ -1,7 +1,7 @@
-"""Rows by number: random access, at the price of a row group for each row.
+"""Rows by number: random access that reads a row group for each row.
 
-For looking things up, for small datasets, and for samplers of one's own. `TokenDataset` reads every
-row group once and is what training wants.
+It is meant for look-ups, small datasets and samplers of your own. For training use `TokenDataset`,
+which reads every row group once.
 """
 
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.snapshot import Snapshot
 
 _THREADS: Final = 8
-"""Parts that are read at a time for one list of rows."""
+"""Number of parts that are read at a time for one list of rows."""
 
 
 class TokenMap(Dataset[dict[str, Any]]):
@@ -30,10 +30,10 @@ class TokenMap(Dataset[dict[str, Any]]):
     Args:
         snapshot: from `pipeline.open`.
         columns: names of the columns to read.
-        buckets: of which rows are taken, by name; None takes all.
+        buckets: names of the buckets to read; None reads all.
 
     Raises:
-        ConfigError: a column or bucket is not there.
+        ConfigError: a column or bucket does not exist.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TokenMap(Dataset[dict[str, Any]]):
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]
         self._ends = list(accumulate(part.rows for part in self._parts))
         self._last: dict[tuple[Part, int], Rows] = {}
-        """The row group that was read last: whoever walks along reads it once."""
+        """Row group that was read last: reading the rows in order reads it once."""
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -54,13 +54,13 @@ class TokenMap(Dataset[dict[str, Any]]):
         """Return a row.
 
         Raises:
-            IndexError: there is none of that number.
-            StoreError: its part cannot be read.
+            IndexError: there is no row of that number.
+            StoreError: the part cannot be read.
         """
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several rows, as a loader asks for a batch; each row group is read once."""
+        """Return several rows; each row group is read once. A loader calls this for a batch."""
         places = [self._place(index) for index in indices]
         wanted: dict[Part, list[int]] = {}
         for part, group in dict.fromkeys(place[:2] for place in places):
@@ -68,12 +68,12 @@ class TokenMap(Dataset[dict[str, Any]]):
                 wanted.setdefault(part, []).append(group)
         with ThreadPoolExecutor(_THREADS) as threads:
             read = list(threads.map(self._row_groups.read, wanted, wanted.values()))
-        there = dict(self._last)
+        loaded = dict(self._last)
         for part, groups in zip(wanted, read, strict=True):
-            there.update(((part, n), rows) for n, rows in groups.items())
+            loaded.update(((part, n), rows) for n, rows in groups.items())
         part, group, _ = places[-1]
-        self._last = {(part, group): there[part, group]}
-        return [self._row(part, there[part, group], n) for part, group, n in places]
+        self._last = {(part, group): loaded[part, group]}
+        return [self._row(part, loaded[part, group], n) for part, group, n in places]
 
     def _place(self, index: int) -> tuple[Part, int, int]:
         """Return part, row group and row in it."""

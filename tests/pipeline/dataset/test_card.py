@@ -26,9 +26,9 @@ def write(store: Store) -> str:
     return store.read(PATH).decode()
 
 
-def test_the_hub_reads_its_front_matter(store: Store) -> None:
-    sound(store)
-    card = DatasetCard(write(store))
+def test_the_hub_reads_its_front_matter(local: Store) -> None:
+    sound(local)
+    card = DatasetCard(write(local))
     data = card.data.to_dict()
     assert data["size_categories"] == ["n<1K"]
     assert data["task_categories"] == ["text-to-video"]

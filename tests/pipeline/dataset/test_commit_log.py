@@ -50,44 +50,44 @@ class TestAppend:
         assert again.committed.units == {"u-0", "u-1", "u-2"}
         assert again.committed.sources == {f"/in/u-{n}.tar" for n in range(3)}
 
-    def test_a_checkpoint_tells_the_same_as_the_records(self, store: Store) -> None:
-        log = open_log(store)
+    def test_a_checkpoint_tells_the_same_as_the_records(self, local: Store) -> None:
+        log = open_log(local)
         rows = [f"/in/l.csv#rows={n}-{n + 9}" for n in range(0, 36, 9)]
         log.append([*UNITS[:2], *(replace(make_record(row), sources=(row,)) for row in rows)])
         log.reopen([Reopened(unit=rows[1], sources=(rows[1],))])
-        write_manifest(store)
-        again = open_log(store)
+        write_manifest(local)
+        again = open_log(local)
         assert again.committed == log.committed
         assert list(again.committed.rows.gaps("/in/l.csv", 0, 40)) == [(9, 18), (36, 40)]
 
     def test_path_sorts_and_never_changes(self) -> None:
         assert record_path(12) == "log/00000000000000000012.json"
 
-    def test_appending_nothing_writes_nothing(self, store: Store) -> None:
-        log = open_log(store)
+    def test_appending_nothing_writes_nothing(self, local: Store) -> None:
+        log = open_log(local)
         outcome = log.append([])
         assert (outcome.ours, outcome.lost, outcome.overlapping) == ((), (), ())
-        assert store.list() == []
+        assert local.list() == []
 
-    def test_the_other_driver_drops_what_is_committed(self, store: Store) -> None:
-        first, second = open_log(store), open_log(store)
+    def test_the_other_driver_drops_what_is_committed(self, local: Store) -> None:
+        first, second = open_log(local), open_log(local)
         first.append(UNITS[:3])
         outcome = second.append(UNITS[2:5])
         assert (outcome.ours, outcome.lost) == (("u-3", "u-4"), ("u-2",))
         assert second.number == 2
-        assert in_log(store) == NAMES[:5]
+        assert in_log(local) == NAMES[:5]
         first.refresh()
         assert first.committed == second.committed
 
-    def test_a_unit_given_twice_is_committed_once(self, store: Store) -> None:
-        log = open_log(store)
+    def test_a_unit_given_twice_is_committed_once(self, local: Store) -> None:
+        log = open_log(local)
         assert log.append([UNITS[0], UNITS[0]]).ours == ("u-0",)
         assert log.append([UNITS[0]]).ours == ("u-0",)
-        assert in_log(store) == ["u-0"]
+        assert in_log(local) == ["u-0"]
 
-    def test_no_file_is_committed_by_two_units(self, store: Store) -> None:
+    def test_no_file_is_committed_by_two_units(self, local: Store) -> None:
         """Two drivers listed a folder while files arrived, and cut its runs differently."""
-        first, second = open_log(store), open_log(store)
+        first, second = open_log(local), open_log(local)
         first.append([make_record("run-a", sources=("/in/1.mp4", "/in/2.mp4"))])
         outcome = second.append(
             [
@@ -98,30 +98,30 @@ class TestAppend:
         )
         assert (outcome.ours, outcome.lost) == (("run-c",), ())
         assert outcome.overlapping == ("run-b", "run-d")
-        assert in_log(store) == ["run-a", "run-c"]
+        assert in_log(local) == ["run-a", "run-c"]
 
-    def test_another_fingerprint_is_refused(self, store: Store) -> None:
-        open_log(store).append(UNITS[:1])
+    def test_another_fingerprint_is_refused(self, local: Store) -> None:
+        open_log(local).append(UNITS[:1])
         with pytest.raises(
             DatasetMismatch, match=r"record 1 has fingerprint fp, this run has other"
         ):
-            open_log(store, "other")
-        write_manifest(store)
+            open_log(local, "other")
+        write_manifest(local)
         with pytest.raises(DatasetMismatch, match=r"newest manifest has fingerprint fp"):
-            open_log(store, "other")
+            open_log(local, "other")
 
-    def test_a_hole_is_never_filled(self, store: Store) -> None:
-        log = open_log(store)
+    def test_a_hole_is_never_filled(self, local: Store) -> None:
+        log = open_log(local)
         for unit in UNITS[:3]:
             log.append([unit])
-        store.delete(record_path(2))
+        local.delete(record_path(2))
         with pytest.raises(StoreError, match=r"002\.json: missing, though record 3"):
-            open_log(store)
+            open_log(local)
 
-    def test_a_damaged_record_is_named(self, store: Store) -> None:
-        store.write(record_path(1), b'{"number": 1}')
+    def test_a_damaged_record_is_named(self, local: Store) -> None:
+        local.write(record_path(1), b'{"number": 1}')
         with pytest.raises(StoreError, match=r"001\.json: not a log record"):
-            open_log(store)
+            open_log(local)
 
     @pytest.mark.parametrize("version", [0, 2, 3])
     def test_another_format_is_refused(self, local: Store, version: int) -> None:
@@ -141,13 +141,13 @@ class TestAppend:
         with pytest.raises(StoreError, match=text):
             open_log(local)
 
-    def test_a_record_is_plain_json(self, store: Store) -> None:
-        open_log(store).append(UNITS[:1])
-        record = json.loads(store.read(record_path(1)))
+    def test_a_record_is_plain_json(self, local: Store) -> None:
+        open_log(local).append(UNITS[:1])
+        record = json.loads(local.read(record_path(1)))
         assert record["format_version"] == FORMAT_VERSION
         assert record["units"][0]["counts"]["samples_read"] == UNITS[0].counts.samples_read
 
-    def test_many_records_come_in_order(self, store: Store) -> None:
+    def test_many_records_come_in_order(self, local: Store) -> None:
         for number in range(1, 71):
             record = LogRecord(
                 number=number,
@@ -156,9 +156,9 @@ class TestAppend:
                 fingerprint="fp",
                 units=(make_record(f"v-{number}"),),
             )
-            store.write(record_path(number), to_json(record))
-        assert in_log(store) == [f"v-{number}" for number in range(1, 71)]
-        assert [record.number for record in read_records(store, after=60)] == [*range(61, 71)]
+            local.write(record_path(number), to_json(record))
+        assert in_log(local) == [f"v-{number}" for number in range(1, 71)]
+        assert [record.number for record in read_records(local, after=60)] == [*range(61, 71)]
 
 
 def reopened(*names: str) -> list[Reopened]:
@@ -166,21 +166,21 @@ def reopened(*names: str) -> list[Reopened]:
 
 
 class TestReopen:
-    def test_a_unit_can_be_committed_again(self, store: Store) -> None:
-        log = open_log(store)
+    def test_a_unit_can_be_committed_again(self, local: Store) -> None:
+        log = open_log(local)
         log.append(UNITS[:2])
         assert log.reopen(reopened("u-1", "never")) == ("u-1",)
         assert log.committed.units == {"u-0"}
         assert log.committed.reopened == {"u-1": ("/in/u-1.tar",)}
-        assert open_log(store).committed == log.committed
+        assert open_log(local).committed == log.committed
         again = make_record("u-1", seed=1)
         assert log.append([UNITS[0], again]).ours == ("u-0", "u-1")
         assert log.committed.units == {"u-0", "u-1"}
         assert log.append([again]).ours == ("u-1",)
-        assert in_log(store) == ["u-0", "u-1", "u-1"], "once for each time that it was reopened"
+        assert in_log(local) == ["u-0", "u-1", "u-1"], "once for each time that it was reopened"
 
-    def test_reopening_twice_writes_once(self, store: Store) -> None:
-        log, other = open_log(store), open_log(store)
+    def test_reopening_twice_writes_once(self, local: Store) -> None:
+        log, other = open_log(local), open_log(local)
         log.append(UNITS[:2])
         other.refresh()
         assert log.reopen(reopened("u-0")) == ("u-0",)
@@ -188,22 +188,22 @@ class TestReopen:
         assert other.reopen(reopened("u-0", "u-1")) == ()
         assert other.number == 3
 
-    def test_of_two_drivers_one_does_it_again(self, store: Store) -> None:
-        open_log(store).append(UNITS[:1])
-        open_log(store).reopen(reopened("u-0"))
-        first, second = open_log(store), open_log(store)
+    def test_of_two_drivers_one_does_it_again(self, local: Store) -> None:
+        open_log(local).append(UNITS[:1])
+        open_log(local).reopen(reopened("u-0"))
+        first, second = open_log(local), open_log(local)
         assert first.append([make_record("u-0", seed=1)]).ours == ("u-0",)
         outcome = second.append([make_record("u-0", seed=2)])
         assert (outcome.ours, outcome.lost) == ((), ("u-0",))
-        assert list(read_manifest(store).units()) == [make_record("u-0", seed=1)]
+        assert list(read_manifest(local).units()) == [make_record("u-0", seed=1)]
 
-    def test_no_other_unit_takes_its_files(self, store: Store) -> None:
-        log = open_log(store)
+    def test_no_other_unit_takes_its_files(self, local: Store) -> None:
+        log = open_log(local)
         log.append([make_record("run-a", sources=("/in/1.mp4", "/in/2.mp4"))])
         log.reopen([Reopened(unit="run-a", sources=("/in/1.mp4", "/in/2.mp4"))])
         other = make_record("run-b", sources=("/in/2.mp4", "/in/3.mp4"))
-        assert open_log(store).append([other]).overlapping == ("run-b",)
-        assert in_log(store) == ["run-a"]
+        assert open_log(local).append([other]).overlapping == ("run-b",)
+        assert in_log(local) == ["run-a"]
 
     @given(
         st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), max_size=12)
@@ -258,12 +258,12 @@ class TestTwoDrivers:
         assert sorted(ours) == sorted(NAMES)
         assert sorted(in_log(store)) == sorted(NAMES)
 
-    def test_processes_lose_nothing_and_double_nothing(self, store: Store) -> None:
+    def test_processes_lose_nothing_and_double_nothing(self, local: Store) -> None:
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
-            first, second = pool.starmap(_drive, [(store, 0), (store, 20)])
+            first, second = pool.starmap(_drive, [(local, 0), (local, 20)])
         assert sorted(first + second) == sorted(NAMES)
-        assert sorted(in_log(store)) == sorted(NAMES)
+        assert sorted(in_log(local)) == sorted(NAMES)
 
 
 def _drive(store: Store, start: int) -> list[str]:

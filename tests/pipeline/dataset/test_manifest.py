@@ -1,11 +1,9 @@
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -41,14 +39,14 @@ def commit(store: Store, *groups: list[UnitRecord]) -> None:
 
 
 class TestReading:
-    def test_nothing_is_committed(self, store: Store) -> None:
-        manifest = read_manifest(store)
+    def test_nothing_is_committed(self, local: Store) -> None:
+        manifest = read_manifest(local)
         assert (manifest.number, len(manifest), manifest.fingerprint) == (0, 0, None)
         assert manifest.parts() == manifest.parts(SMALL.name) == manifest.quarantine_parts() == []
         assert manifest.counts() == Counts()
         assert manifest.reasons() == {}
-        assert write_manifest(store).number == 0
-        assert store.list() == []
+        assert write_manifest(local).number == 0
+        assert local.list() == []
 
     def test_checkpoint_and_later_records(self, store: Store) -> None:
         commit(store, UNITS[:5], UNITS[5:8])
@@ -61,21 +59,21 @@ class TestReading:
         assert list(manifest.units()) == UNITS[:10]
         assert manifest.table["log_number"].to_pylist() == [1] * 5 + [2] * 3 + [3] * 2
 
-    def test_the_log_is_not_read_below_the_checkpoint(self, store: Store) -> None:
-        commit(store, UNITS[:2], UNITS[2:4])
-        write_manifest(store)
-        commit(store, UNITS[4:5])
-        store.write(record_path(1), b"damaged")
-        assert list(read_manifest(store).units()) == UNITS[:5]
-        assert CommitLog(store, fingerprint="fp").committed.units == {f"u-{n}" for n in range(5)}
+    def test_the_log_is_not_read_below_the_checkpoint(self, local: Store) -> None:
+        commit(local, UNITS[:2], UNITS[2:4])
+        write_manifest(local)
+        commit(local, UNITS[4:5])
+        local.write(record_path(1), b"damaged")
+        assert list(read_manifest(local).units()) == UNITS[:5]
+        assert CommitLog(local, fingerprint="fp").committed.units == {f"u-{n}" for n in range(5)}
 
-    def test_the_newest_checkpoint_counts(self, store: Store) -> None:
-        commit(store, UNITS[:2])
-        write_manifest(store)
-        commit(store, UNITS[2:4])
-        write_manifest(store)
-        assert store.list("manifest") == [manifest_path(1), manifest_path(2)]
-        assert read_checkpoint(store).number == 2
+    def test_the_newest_checkpoint_counts(self, local: Store) -> None:
+        commit(local, UNITS[:2])
+        write_manifest(local)
+        commit(local, UNITS[2:4])
+        write_manifest(local)
+        assert local.list("manifest") == [manifest_path(1), manifest_path(2)]
+        assert read_checkpoint(local).number == 2
 
     @pytest.mark.parametrize("checkpoints", [(), (1,), (2, 4), (5,)])
     def test_an_older_version(self, local: Store, checkpoints: tuple[int, ...]) -> None:
@@ -123,10 +121,10 @@ class TestDoneAgain:
         log = CommitLog(store, fingerprint="fp")
         log.reopen([Reopened(unit=name, sources=(f"/in/{name}.tar",)) for name in names])
 
-    def test_until_it_is_done_it_counts_as_it_is(self, store: Store) -> None:
-        commit(store, UNITS[:3])
-        self.reopened(store, "u-1")
-        manifest = read_manifest(store)
+    def test_until_it_is_done_it_counts_as_it_is(self, local: Store) -> None:
+        commit(local, UNITS[:3])
+        self.reopened(local, "u-1")
+        manifest = read_manifest(local)
         assert (list(manifest.units()), manifest.reopened) == (UNITS[:3], {"u-1"})
 
     @pytest.mark.parametrize("checkpoints", [(), (1,), (2,), (3,), (1, 2, 3)])
@@ -265,10 +263,9 @@ class TestExtending:
         assert [*whole.units()] == [unit for record in records for unit in record.units]
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_units_open_in_seconds(local: Store) -> None:
-    """Records as a driver writes them, in groups, after a long job without a checkpoint."""
-    groups, size = 100, 1000
+def test_many_units(local: Store) -> None:
+    """More than a row group of a manifest holds, and a long log without a checkpoint."""
+    groups, size = 21, 1000
     template = make_record("template", seed=3)
     Path(local.locate("log")).mkdir(parents=True)
     for number in range(1, groups + 1):
@@ -281,10 +278,8 @@ def test_a_hundred_thousand_units_open_in_seconds(local: Store) -> None:
             for n in range(size)
         )
         Path(local.locate(record_path(number))).write_bytes(to_json(log_record(number, *units)))
-    began = time.monotonic()
     manifest = write_manifest(local)
+    assert read_checkpoint(local).table == manifest.table
     log = CommitLog(local, fingerprint="fp")
     assert len(manifest) == len(log.committed.units) == groups * size
     assert manifest.counts().clips_written == groups * size * template.counts.clips_written
-    assert time.monotonic() - began < 60
-    assert isinstance(manifest.table, pa.Table)

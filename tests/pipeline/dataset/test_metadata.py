@@ -48,19 +48,19 @@ def test_fingerprint_tells_values_apart(one: Any, other: Any) -> None:
     assert (fingerprint_of({"a": one}) == fingerprint_of({"a": other})) == same
 
 
-def test_first_run_writes_and_later_runs_go_on(store: Store) -> None:
-    assert open_dataset(store, DATASET) == DATASET
-    before = store.read("dataset.json")
+def test_first_run_writes_and_later_runs_go_on(local: Store) -> None:
+    assert open_dataset(local, DATASET) == DATASET
+    before = local.read("dataset.json")
     later = new_dataset((FSQ, KL), IDENTITY, {"workers": 99})
-    assert open_dataset(store, later) == DATASET
-    assert store.read("dataset.json") == before
-    assert read_dataset(store) == DATASET
-    assert store.list() == ["dataset.json"]
+    assert open_dataset(local, later) == DATASET
+    assert local.read("dataset.json") == before
+    assert read_dataset(local) == DATASET
+    assert local.list() == ["dataset.json"]
 
 
-def test_head_is_plain_json_with_the_schema(store: Store) -> None:
-    open_dataset(store, DATASET)
-    head = json.loads(store.read("dataset.json"))
+def test_head_is_plain_json_with_the_schema(local: Store) -> None:
+    open_dataset(local, DATASET)
+    head = json.loads(local.read("dataset.json"))
     assert head["format_version"] == FORMAT_VERSION
     assert head["columns"]["clip_id"] == "string"
     assert head["columns"]["kl_logvar"] == "binary"
@@ -78,14 +78,14 @@ def test_credentials_are_left_out(store: Store) -> None:
     }
 
 
-def test_mismatch_names_both_fingerprints_and_what_differs(store: Store) -> None:
-    open_dataset(store, DATASET)
+def test_mismatch_names_both_fingerprints_and_what_differs(local: Store) -> None:
+    open_dataset(local, DATASET)
     identity = {"clip": {"fps": 12.0, "frames": 17}, "weights": {"fsq": "abc", "kl": "new"}}
     run = new_dataset((FSQ, KL), identity)
     with pytest.raises(DatasetMismatch) as caught:
-        open_dataset(store, run)
+        open_dataset(local, run)
     text = str(caught.value)
-    assert text.startswith(f"output = {store.uri}: ")
+    assert text.startswith(f"output = {local.uri}: ")
     assert DATASET.fingerprint in text
     assert run.fingerprint in text
     assert text.splitlines()[1:] == [
@@ -95,10 +95,10 @@ def test_mismatch_names_both_fingerprints_and_what_differs(store: Store) -> None
     ]
 
 
-def test_same_fingerprint_with_other_columns_is_refused(store: Store) -> None:
-    open_dataset(store, DATASET)
+def test_same_fingerprint_with_other_columns_is_refused(local: Store) -> None:
+    open_dataset(local, DATASET)
     with pytest.raises(DatasetMismatch, match=r"fsq \(uint16\), kl \(float16\) there, fsq"):
-        open_dataset(store, new_dataset((FSQ,), IDENTITY))
+        open_dataset(local, new_dataset((FSQ,), IDENTITY))
 
 
 def test_drivers_that_start_together_agree_on_one_head(store: Store) -> None:
@@ -116,20 +116,20 @@ def test_lost_reply(s3: S3Server, s3_store: Store) -> None:
     assert read_dataset(s3_store) == DATASET
 
 
-def test_no_dataset(store: Store) -> None:
+def test_no_dataset(local: Store) -> None:
     with pytest.raises(ConfigError, match=r"no dataset: dataset\.json is missing"):
-        read_dataset(store)
+        read_dataset(local)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": "x"}', b"\xff"])
-def test_damaged_head(store: Store, data: bytes) -> None:
-    store.write("dataset.json", data)
+def test_damaged_head(local: Store, data: bytes) -> None:
+    local.write("dataset.json", data)
     with pytest.raises(StoreError, match=r"dataset\.json: not the head of a dataset"):
-        read_dataset(store)
+        read_dataset(local)
 
 
 @pytest.mark.parametrize("version", [0, 2])
-def test_another_format(store: Store, version: int) -> None:
-    store.write("dataset.json", to_json(dataclasses.replace(DATASET, format_version=version)))
+def test_another_format(local: Store, version: int) -> None:
+    local.write("dataset.json", to_json(dataclasses.replace(DATASET, format_version=version)))
     with pytest.raises(ConfigError, match=rf"dataset\.json: format version {version}: .* only;"):
-        open_dataset(store, DATASET)
+        open_dataset(local, DATASET)

@@ -22,15 +22,15 @@ from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.units import SMALL, WIDE, decoded_back, deliver
 
 
-def test_all_units_are_in_it_and_agree_with_the_parts(store: Store) -> None:
-    records = sound(store)
-    found = read_statistics(store)
+def test_all_units_are_in_it_and_agree_with_the_parts(local: Store) -> None:
+    records = sound(local)
+    found = read_statistics(local)
     assert (found.units, found.codebooks) == (3, {})
     assert list(found.buckets) == [SMALL.name, WIDE.name]
     assert found.total.clips == sum(record.counts.clips_written for record in records) == 21
     latents, codes = [], []
-    for part in read_manifest(store).parts():
-        with store.open(part.path) as file:
+    for part in read_manifest(local).parts():
+        with local.open(part.path) as file:
             table = pq.read_table(file)
         latents += [np.frombuffer(cells, "<f2").reshape(4, -1) for cells in table["kl"].to_pylist()]
         codes += np.frombuffer(b"".join(table["fsq"].to_pylist()), "<u2").tolist()
@@ -38,7 +38,7 @@ def test_all_units_are_in_it_and_agree_with_the_parts(store: Store) -> None:
     np.testing.assert_allclose(found.total.latents["kl"].mean(), values.mean(1), rtol=1e-12)
     np.testing.assert_allclose(found.total.latents["kl"].std(), values.std(1), rtol=1e-9)
     assert found.total.levels["fsq"].cells == len(codes)
-    use = read_statistics(store, codes=True).codebooks["fsq"]
+    use = read_statistics(local, codes=True).codebooks["fsq"]
     assert (use.size, use.used) == (32768, len(set(codes)))
     shares = np.array(list(Counter(codes).values())) / len(codes)
     assert use.perplexity == pytest.approx(2 ** -(shares * np.log2(shares)).sum())

@@ -70,7 +70,7 @@ def take(store: Store, step: tuple[str, list[int]], number: int) -> None:
         write_manifest(store)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(steps, min_size=2, max_size=7))
 @example(
     [

@@ -67,7 +67,7 @@ def test_a_version_stays_what_it_was(local: Store, checkpoint: bool) -> None:
     state = TokenDataset(pinned, ["clip_id"], 4).state_dict()
     TokenDataset(again, ["clip_id"], 4).load_state_dict(state)
     newest = TokenDataset(pipeline.open(local.uri), ["clip_id"], 4)
-    with pytest.raises(ConfigError, match="state: version = 2, this dataset has 3; go on with"):
+    with pytest.raises(ConfigError, match="state: version = 2, this dataset has 3; use the"):
         newest.load_state_dict(state)
 
 
@@ -124,9 +124,9 @@ def test_a_unit_that_was_done_again_and_vacuumed(local: Store) -> None:
     assert len(rows(pipeline.open(local.uri, 1))) == 8, "its parts all count still"
 
 
-def test_sample(store: Store) -> None:
-    sound(store)
-    snapshot = pipeline.open(store.uri, storage_options=store.storage_options)
+def test_sample(local: Store) -> None:
+    sound(local)
+    snapshot = pipeline.open(local.uri, storage_options=local.storage_options)
     drawn = snapshot.sample(5, seed=1)
     assert len({row["clip_id"] for row in drawn}) == 5
     names = [row["clip_id"] for row in drawn]
@@ -135,7 +135,7 @@ def test_sample(store: Store) -> None:
     assert len(snapshot.sample(100)) == 21
     written = {}
     for part in snapshot.parts():
-        with store.open(part.path) as file:
+        with local.open(part.path) as file:
             written |= {row["clip_id"]: row for row in pq.read_table(file).to_pylist()}
     for row in drawn:
         stored = written[row["clip_id"]]

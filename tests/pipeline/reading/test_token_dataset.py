@@ -95,7 +95,7 @@ def test_cells_are_those_that_were_written(snapshot: Snapshot) -> None:
     shuffle=st.booleans(),
     epoch=st.integers(0, 2),
 )
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_every_row_once_through_interruptions_and_other_worlds(
     snapshot: Snapshot,
     worlds: list[tuple[int, int]],

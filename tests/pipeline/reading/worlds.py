@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
-
-from torch.utils.data._utils import worker as loader_worker
+from unittest.mock import patch
 
 from pipeline.reading import TokenDataset
 from pipeline.stages.commit import commit_unit
@@ -40,16 +40,10 @@ def write_units(store: Store, *units: int, first: int = 0) -> None:
 
 @contextmanager
 def as_worker(number: int, count: int) -> Iterator[None]:
-    """Let `get_worker_info` say what it says in a worker; 0 workers is none."""
-    before = loader_worker._worker_info
-    if count:
-        loader_worker._worker_info = loader_worker.WorkerInfo(
-            id=number, num_workers=count, seed=0, dataset=None
-        )
-    try:
+    """Let a dataset see itself in worker `number` of `count`; 0 workers is none."""
+    worker = SimpleNamespace(id=number, num_workers=count) if count else None
+    with patch("pipeline.reading.token_dataset.get_worker_info", return_value=worker):
         yield
-    finally:
-        loader_worker._worker_info = before
 
 
 def rank_batches(dataset: TokenDataset, workers: int) -> list[Batch]:

@@ -31,6 +31,7 @@ class StoreContract:
         with store.open("a/b.bin") as file:
             assert file.read(3) == b"sec"
             assert file.read() == b"ond"
+            assert (file.seek(1), file.read(2)) == (1, b"ec")
 
     def test_reads_ranges(self, store: Store) -> None:
         store.write("a.bin", b"0123456789")
