@@ -1,4 +1,4 @@
-"""A tokenizer as training runs it: from pixels to their reconstruction, with gradients."""
+"""A tokenizer in training: from pixels to their reconstruction, with gradients."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,28 +17,29 @@ from vidtok.training.regularizers import FsqRegularizer, kl_loss
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """What one pass gives; all float32."""
+    """Result of one pass. All tensors are float32."""
 
     x: Tensor
-    """The clips, `[B, 3, T, H, W]` in [-1, 1]."""
+    """Clips, `[B, 3, T, H, W]` in [-1, 1]."""
     x_hat: Tensor
-    """What the decoder makes of their latents, near [-1, 1]."""
+    """Reconstruction of the clips, of the same shape, near [-1, 1]."""
     regularizer: Tensor
-    """Scalar: FSQ's auxiliary loss, or the KL divergence."""
+    """Loss of the regularizer, a scalar: FSQ's auxiliary loss, or the KL divergence."""
     parts: dict[str, Tensor]
-    """The regularizer's parts, for the log."""
+    """Parts of the regularizer's loss, for the log."""
 
 
 class TrainedTokenizer(nn.Module):
     """Encodes and decodes clips in train mode, with FSQ's straight-through or KL's sampled latents.
 
     Args:
-        tokenizer: the network; its parameters are trained in place.
-        freeze_encoder: leave the encoder as it is, as in the second stage: it then runs without a
-            graph, and FSQ's auxiliary loss, which could reach nothing, is not computed.
-        autocast: dtype that the convolutions compute in; None: float32. Losses never do.
-        recompute: keep only the input of each block for the backward pass, and compute the block
-            again there: far less memory for about a third more time.
+        tokenizer: network whose parameters are trained in place.
+        freeze_encoder: whether the encoder stays as it is, as in the second stage. It then runs
+            without a graph, and FSQ's auxiliary loss, which has no gradient, is not computed.
+        autocast: type that the convolutions compute in. None computes in float32, as losses always
+            do.
+        recompute: whether the backward pass computes each block again from its input. This takes
+            far less memory and about a third more time.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TrainedTokenizer(nn.Module):
 
         Args:
             clips: uint8 `[B, T, H, W, 3]`.
-            step: how many batches came before, for FSQ's schedule.
+            step: number of earlier batches, for FSQ's schedule.
         """
         config = self.tokenizer.config
         x = clips.float() / 127.5 - 1

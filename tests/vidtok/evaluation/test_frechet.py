@@ -119,7 +119,7 @@ def test_what_has_no_distance_is_refused() -> None:
         frechet_distance(a, Gaussian())
     with pytest.raises(ValueError, match="of 3 and of 4 dimensions"):
         frechet_distance(a, fitted(draw(5, 4, 0)))
-    with pytest.raises(ValueError, match="of 3 and of 4 dimensions do not merge"):
+    with pytest.raises(ValueError, match="of 3 and of 4 dimensions cannot be merged"):
         a.merge(fitted(draw(5, 4, 0)))
     with pytest.raises(ValueError, match="4 principal axes of 3 dimensions"):
         a.principal_axes(4)
