@@ -32,7 +32,13 @@ def filled(golden: dict) -> Tokenizer:
     return model
 
 
-@pytest.mark.parametrize("golden", models(), ids=lambda golden: golden["id"])
+CASES = [
+    pytest.param(golden, id=golden["id"], marks=() if "ch" in golden else pytest.mark.slow)
+    for golden in models()
+]
+
+
+@pytest.mark.parametrize("golden", CASES)
 def test_equals_the_reference(golden: dict) -> None:
     model = filled(golden)
     video = synthetic_video(**golden["video"])
