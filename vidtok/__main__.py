@@ -1,4 +1,4 @@
-"""`python -m vidtok VERB`: list the tokenizers, tell about one, convert a checkpoint."""
+"""`python -m vidtok VERB`: list the tokenizers, describe one, convert a checkpoint."""
 
 import argparse
 import sys
@@ -11,17 +11,23 @@ from vidtok.presets import PRESETS, named_config
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, or 2 where the input is wrong."""
+    """Run one verb. Return the exit code: 0, or 2 if the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m vidtok", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="names of all tokenizers, one a line")
-    info = verbs.add_parser("info", help="what one tokenizer is, and which clips it takes")
-    info.add_argument("name")
-    to = verbs.add_parser("convert", help="write a .ckpt as .safetensors with its configuration")
-    to.add_argument("source", type=Path)
-    to.add_argument("target", type=Path)
-    to.add_argument("--config", help="name, where the file's name does not say it")
-    to.add_argument("--half", action="store_true", help="store float16: half the size")
+    verbs.add_parser("list", help="print the names of all tokenizers, one per line")
+    info = verbs.add_parser("info", help="describe one tokenizer and the clips that it takes")
+    info.add_argument("name", help="name of the tokenizer, as `list` prints it")
+    to = verbs.add_parser(
+        "convert", help="convert a checkpoint to .safetensors that contain their configuration"
+    )
+    to.add_argument("source", type=Path, help="checkpoint to read: .ckpt or .safetensors")
+    to.add_argument("target", type=Path, help="file to write: .safetensors")
+    to.add_argument(
+        "--config", help="name of the configuration, if the file's name does not tell it"
+    )
+    to.add_argument(
+        "--half", action="store_true", help="store weights as float16, which halves the file"
+    )
     asked = parser.parse_args(arguments)
     try:
         if asked.verb == "list":

@@ -2,9 +2,9 @@
 
     video [B, 3, T, H, W] ─► encoder ─► FSQ or KL ─► latent [B, Z, t, h, w] ─► decoder ─► video
 
-By default a clip that the network would silently cut, shift or floor is refused, and a clip that
-comes in chunks gives what the whole clip gives, to float rounding. `as_reference=True` repeats what
-the public reference does instead, accidents included, for those who compare.
+By default a clip that the network would silently cut, shift or floor is refused. A clip in chunks
+gives the same result as the whole clip, except for float rounding. `as_reference=True` repeats the
+behaviour of the public reference, including its accidents, for comparisons.
 Source: VidTok, arXiv 2412.13061.
 """
 
@@ -14,46 +14,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vidtok import fsq, reference
+from vidtok import fsq, kl, reference
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
 from vidtok.temporal import Stream
 
 _VALUE_SLACK = 0.01
-"""By how much rounding (bfloat16 included) may carry a value out of [-1, 1]."""
+"""Distance that rounding, also of bfloat16, can move a value outside [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What `Tokenizer.encode` returns; all floats are float32, whatever the network computes in."""
+    """Result of `Tokenizer.encode`. All floats are float32, whatever the network computes in."""
 
     latent: Tensor
-    """`[B, Z, t, h, w]`: FSQ codes, or the KL mean."""
+    """Latent `[B, Z, t, h, w]`: FSQ codes, or the KL mean."""
     indices: Tensor | None = None
-    """FSQ: int32 `[B, t, h, w]` in [0, codebook_size)."""
+    """Code indices of FSQ, int32 `[B, t, h, w]` in [0, codebook_size). None for KL."""
     mean: Tensor | None = None
-    """KL: `[B, Z, t, h, w]`."""
+    """Mean of the KL posterior, `[B, Z, t, h, w]`. None for FSQ."""
     logvar: Tensor | None = None
-    """KL: log-variance, same shape, in [-30, 20]."""
+    """Log-variance of the KL posterior, of the same shape, in [-30, 20]. None for FSQ."""
 
     def sample(self, seed: int) -> Tensor:
-        """Draw a latent from the KL posterior; the same seed gives the same draw on any device.
+        """Draw a latent from the KL posterior. A seed gives the same draw on every device.
 
         Raises:
-            ValueError: the latent is FSQ's, which has no posterior.
+            ValueError: the latent consists of FSQ codes, which have no posterior.
         """
         if self.mean is None or self.logvar is None:
             raise ValueError("FSQ codes have no posterior to sample from; use latent")
-        noise = torch.randn(self.mean.shape, generator=torch.Generator().manual_seed(seed))
-        return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean.device)
+        return kl.sample(self.mean, self.logvar, torch.Generator().manual_seed(seed))
 
 
 class Tokenizer(nn.Module):
     """One VidTok autoencoder.
 
-    `encode` and `decode` compute without gradients; `encoder` and `decoder` are ordinary modules on
-    channels-last tensors for those who train them.
+    `encode` and `decode` compute without gradients. `encoder` and `decoder` are ordinary modules on
+    channels-last tensors, for training.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -69,12 +68,12 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """Type that the network computes in."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Device that the network computes on."""
         return next(self.parameters()).device
 
     @torch.no_grad()
@@ -84,24 +83,26 @@ class Tokenizer(nn.Module):
         """Encode clips.
 
         Args:
-            video: `[B, 3, T, H, W]` float in [-1, 1]; T, H, W as the configuration allows.
-            chunk_frames: work through the clip this many frames at a time, so that memory does not
-                grow with T (v1.1 only; a multiple of the temporal factor).
-            as_reference: take any length and size as the reference does (T lengthened by its rule,
-                H and W floored), and tile as it does when `chunk_frames` is set.
+            video: `[B, 3, T, H, W]` float in [-1, 1], on any device; T, H, W as the configuration
+                allows.
+            chunk_frames: number of frames to encode at a time, so that memory does not grow with T.
+                Only v1.1 networks take it, and only multiples of the temporal factor.
+            as_reference: take any length and size as the reference does: it lengthens T by its rule
+                and floors H and W. With `chunk_frames`, also tile as it does.
 
         Returns:
             The latents, float32, on the model's device.
 
         Raises:
-            ValueError: the clip is not what the network takes; the text names the nearest it takes.
+            ValueError: the network does not take such clips; the text names the nearest size that
+                it takes.
         """
         self._check_video(video)
         if not as_reference:
             self.config.check_frames(video.shape[2])
             self.config.check_size(video.shape[3], video.shape[4])
         self._check_chunk(chunk_frames)
-        x = video.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        x = video.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
         if as_reference and chunk_frames:
             chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
         else:
@@ -109,14 +110,15 @@ class Tokenizer(nn.Module):
         return self._regularize(torch.cat(list(chunks), 1).float())
 
     def encode_stream(self, num_frames: int, chunk_frames: int) -> "EncodeStream":
-        """Return an encoder of clips whose frames come piece by piece (v1.1 only).
+        """Return an encoder for clips whose frames arrive in pieces (v1.1 only).
 
         Args:
-            num_frames: T of the whole clip: how its beginning is encoded depends on it.
-            chunk_frames: as in `encode`, whose results on the whole clip this gives.
+            num_frames: T of the whole clip; its first frames are encoded depending on it.
+            chunk_frames: number of frames to encode at a time. The results equal those of `encode`
+                with this number.
 
         Raises:
-            ValueError: the network does not work in chunks, or not in these.
+            ValueError: the network does not work in chunks, or not in chunks of this length.
         """
         self.config.check_frames(num_frames)
         self._check_chunk(chunk_frames)
@@ -126,14 +128,13 @@ class Tokenizer(nn.Module):
         return _Chunks(self.encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
-        """Split `[B, t, h, w, C]` float32 encoder output into what the regularizer makes of it."""
+        """Return what the regularizer makes of float32 encoder output `[B, t, h, w, C]`."""
         if self.config.regularizer == "fsq":
             codes = fsq.quantize(h, self.config.fsq_levels)
             indices = fsq.codes_to_indices(codes, self.config.fsq_levels)
             return Encoded(_channels_first(codes), indices=indices)
-        mean, logvar = h.chunk(2, -1)
-        mean = _channels_first(mean)
-        return Encoded(mean, mean=mean, logvar=_channels_first(logvar.clamp(-30, 20)))
+        mean, logvar = (_channels_first(x) for x in kl.posterior(h))
+        return Encoded(mean, mean=mean, logvar=logvar)
 
     @torch.no_grad()
     def decode(
@@ -147,11 +148,11 @@ class Tokenizer(nn.Module):
 
         Args:
             latent: `[B, Z, t, h, w]` float: FSQ codes, a KL mean or a KL sample.
-            num_frames: T of the clip that was encoded. Only v1.1 needs it: there t latent frames
-                stand for any of f lengths, and the last `num_frames` of the f·t frames that the
-                network gives are the clip. None: all that the latent gives.
-            chunk_frames: give this many frames at a time (v1.1 only).
-            as_reference: tile as the reference does, with overlap, when `chunk_frames` is set.
+            num_frames: T of the clip that was encoded. Only v1.1 needs it: there f different
+                lengths have t latent frames, and the clip is the last `num_frames` of the f·t
+                frames that the network gives. None returns all frames that the network gives.
+            chunk_frames: number of frames to decode at a time (v1.1 only).
+            as_reference: with `chunk_frames`, tile as the reference does, with overlap.
 
         Returns:
             `[B, 3, T, H, W]` in the model's dtype, near [-1, 1], not clamped.
@@ -203,10 +204,12 @@ class Tokenizer(nn.Module):
         chunk_frames: int | None = None,
         as_reference: bool = False,
     ) -> Tensor:
-        """Decode FSQ code indices `[B, t, h, w]`; the rest as `decode`, whose result it gives.
+        """Decode FSQ code indices `[B, t, h, w]` to the frames that `decode` gives for their codes.
+
+        The other arguments are those of `decode`.
 
         Raises:
-            ValueError: the model is not FSQ, or the indices are no integers of its codebook.
+            ValueError: the model is not FSQ, or the indices are not integers in its codebook.
         """
         size = self.config.codebook_size
         if size is None:
@@ -245,7 +248,8 @@ class Tokenizer(nn.Module):
         name, f = self.config.name, self.config.temporal_factor
         if not self.config.time_rule.chunkable:
             raise ValueError(
-                f"chunk_frames = {chunk_frames}: only v1.1 networks work in chunks, {name} is none"
+                f"chunk_frames = {chunk_frames}: only v1.1 networks work in chunks, "
+                f"{name} is not one"
             )
         if chunk_frames < f or chunk_frames % f:
             near = max(f, chunk_frames // f * f)
@@ -255,7 +259,7 @@ class Tokenizer(nn.Module):
 
 
 class EncodeStream:
-    """Encodes one batch of clips as their frames come. Made by `Tokenizer.encode_stream`."""
+    """Encoder for clips whose frames arrive in pieces: see `Tokenizer.encode_stream`."""
 
     def __init__(self, tokenizer: Tokenizer, chunks: "_Chunks") -> None:
         self._tokenizer = tokenizer
@@ -263,31 +267,31 @@ class EncodeStream:
 
     @torch.no_grad()
     def push(self, video: Tensor) -> Encoded | None:
-        """Take in frames; return what they complete: the next latent frames, if any.
+        """Take frames and return the next latent frames, or None if these frames complete none.
 
         Args:
             video: `[B, 3, n, H, W]` float in [-1, 1], n of any length.
 
         Raises:
-            ValueError: the frames are not what the network takes, or too many.
+            ValueError: the network does not take such frames, or they are more than the clip has.
         """
         model = self._tokenizer
         model._check_video(video)
         model.config.check_size(video.shape[3], video.shape[4])
-        x = video.to(model.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        x = video.to(model.device, model.dtype).permute(0, 2, 3, 4, 1).contiguous()
         latents = list(self._chunks.take(x))
         return model._regularize(torch.cat(latents, 1).float()) if latents else None
 
 
 class _Chunks:
-    """Cuts the frames of a clip into what the encoder is given at a time, and gives it."""
+    """Splits the frames of a clip into chunks and encodes each chunk."""
 
     def __init__(
         self, encoder: Encoder, config: TokenizerConfig, num_frames: int, chunk_frames: int | None
     ) -> None:
         f = config.temporal_factor
-        # With the first frame as the fill, copies of it in front of a clip of 1 + kf frames are
-        # all equal through all layers: the stream knows, and 16 % of the arithmetic is saved.
+        # Where the fill is the first frame, its copies in front of a clip of 1 + kf frames stay
+        # equal through all layers. A compact stream leaves them out: 16 % less arithmetic.
         compact = config.time_rule.fill == "first" and num_frames % f == 1 % f
         self._encoder = encoder
         self._config = config
@@ -300,7 +304,7 @@ class _Chunks:
         self._held: list[Tensor] = []
 
     def take(self, x_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Yield the encoder's output of each chunk that is full, or the clip's last."""
+        """Yield the encoder's output of each chunk that is full or is the last of the clip."""
         self._held.append(reference.repeat_first(x_BTHWC, self._copies))
         self._copies = 0
         while (held := sum(piece.shape[1] for piece in self._held)) and self._left:
@@ -314,7 +318,7 @@ class _Chunks:
             yield self._encoder(x, self._stream.chunk(first=self._first, last=not self._left))
             self._first, self._next = False, self._step or size
         if self._held:
-            raise ValueError("more frames than the clip was said to have")
+            raise ValueError("push: these are more frames than num_frames of encode_stream")
 
 
 def _channels_first(x: Tensor) -> Tensor:
@@ -325,8 +329,9 @@ def build(name_or_config: str | TokenizerConfig, *, seed: int | None = None) -> 
     """Return an untrained tokenizer in eval mode.
 
     Args:
-        name_or_config: a name of `list_models()`, or a configuration.
-        seed: initialise from this seed, without touching the global generator.
+        name_or_config: a name from `list_models()`, or a configuration.
+        seed: seed of the initial weights; the global generator stays as it is. None draws from the
+            global generator.
 
     Raises:
         ValueError: the name is not known.

@@ -1,8 +1,8 @@
 """Weights on disk: released `.ckpt` files, `.safetensors`, and the Hugging Face Hub.
 
-A checkpoint of v1.0 has the very tensors of v1.1 and computes something else: so the configuration
-comes from the caller, from the file's own metadata (`convert` writes it there) or from the file's
-name, never from a guess. A pickle is read with `weights_only=True` and nothing else.
+Checkpoints of v1.0 and v1.1 hold tensors of equal names and shapes but compute different things. So
+the configuration is never guessed: the caller gives it, or the file's metadata (which `convert`
+writes), or the file's name. A pickle is always read with `weights_only=True`.
 """
 
 import json
@@ -22,7 +22,7 @@ from vidtok.presets import HUB_REPO, PRESETS, hub_path, named_config
 
 _CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
 _NOT_THE_NETWORK = ("loss.", "model_ema.")
-"""What training leaves in a released checkpoint beside the network."""
+"""Prefixes of the tensors in a released checkpoint that only training needs."""
 
 
 def load(
@@ -34,18 +34,18 @@ def load(
     """Return a trained tokenizer in eval mode.
 
     Args:
-        name_or_path: a `.safetensors` or `.ckpt` file; a name of `list_models()` (the package's own
-            weights, or the released ones from the Hub); or a Hub id, `owner/repo` (its
+        name_or_path: a `.safetensors` or `.ckpt` file; a name from `list_models()`, for weights in
+            this package or released on the Hub; or a Hub id, `owner/repo` (for its
             `model.safetensors`) or `owner/repo/path/in/repo`.
-        device: where the network computes.
-        dtype: what it computes in.
-        config: the configuration or its name, where neither the file nor its name says it.
+        device: device that the network computes on.
+        dtype: type that it computes in.
+        config: the configuration or its name, if neither the file nor its name tells it.
 
     Raises:
         ValueError: the file's configuration is not known, its tensors do not fit it, or it is a
             pickle that holds more than tensors.
         FileNotFoundError: there is no such file, name or Hub id.
-        ImportError: a Hub id, and huggingface_hub is not installed.
+        ImportError: huggingface_hub is required for a Hub id and is not installed.
     """
     path = _locate(str(name_or_path))
     tensors, own = _read(path)
@@ -64,16 +64,16 @@ def convert(
     config: str | TokenizerConfig | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tokenizer:
-    """Write a checkpoint as safetensors that carry their own configuration; returns the model.
+    """Write a checkpoint as safetensors that contain their configuration, and return the model.
 
     Args:
-        source: what `load` takes.
-        target: the file to write.
-        config: as for `load`.
-        dtype: store tensors in this type; None: as they are loaded, float32.
+        source: checkpoint to read: anything that `load` takes.
+        target: file to write.
+        config: the configuration or its name, if neither the file nor its name tells it.
+        dtype: type of the stored tensors. None stores float32, as they are loaded.
 
     Raises:
-        ValueError: as `load`.
+        ValueError: for the reasons of `load`.
     """
     model = load(source, config=config)
     save(model, target, dtype)
@@ -81,12 +81,12 @@ def convert(
 
 
 def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model's weights as safetensors, with its configuration and its digest as metadata.
+    """Write the weights of a model as safetensors, with configuration and digest as metadata.
 
     Args:
         model: the model.
-        target: the file to write.
-        dtype: store floating-point tensors in this type; None: as they are.
+        target: file to write.
+        dtype: type of the stored tensors. None keeps their types.
     """
     tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
     metadata = {
@@ -98,7 +98,7 @@ def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> No
 
 
 def bundled_weights(name: str) -> Path | None:
-    """Return the file of the weights that the package ships for a name, None if it ships none."""
+    """Return the file with the weights that this package has for a name, or None."""
     path = Path(str(resources.files("vidtok"))) / "weights" / f"{name}.safetensors"
     return path if path.exists() else None
 
@@ -108,15 +108,15 @@ def _locate(name_or_path: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in (".ckpt", ".safetensors") and (path.is_absolute() or path.parent.is_dir()):
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise FileNotFoundError(f"{path}: no such file")
     if name_or_path in PRESETS:
         if own := bundled_weights(name_or_path):
             return own
         in_repo = hub_path(name_or_path)
         if in_repo is None:
             raise FileNotFoundError(
-                f"{name_or_path}: the package ships no weights for it yet; give a file, or build() "
-                "an untrained one"
+                f"{name_or_path}: this package has no weights for it; give a file, or use build() "
+                "for an untrained network"
             )
         return _download(HUB_REPO, in_repo)
     owner, _, rest = name_or_path.partition("/")
@@ -124,7 +124,7 @@ def _locate(name_or_path: str) -> Path:
     if owner and repo and not path.is_absolute() and not name_or_path.startswith("."):
         return _download(f"{owner}/{repo}", in_repo or "model.safetensors")
     raise FileNotFoundError(
-        f"{name_or_path}: neither a file, nor a name of vidtok.list_models(), nor a Hub id"
+        f"{name_or_path}: must be a file, a name from vidtok.list_models() or a Hub id"
     )
 
 
@@ -141,13 +141,13 @@ def _download(repo: str, filename: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise FileNotFoundError(
-            f"{repo}/{filename} could not be had from the Hub ({first_line}); "
-            "download it where there is a network and give its path"
+            f"{repo}/{filename} could not be loaded from the Hub ({first_line}); "
+            "download it on a machine with network access and give its path"
         ) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
-    """Return the network's tensors and the configuration that the file carries, if any."""
+    """Return the tensors of the network, and the configuration in the file or None."""
     config = None
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -171,11 +171,11 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         raise ValueError(
             f"{path}: a pickle that holds more than tensors ({', '.join(names) or error}) is not "
-            "opened; where you trust it, open it with torch.load(…, weights_only=False) on a "
-            "machine of its own and torch.save({'state_dict': content['state_dict']}, …) again"
+            "opened; if you trust it, open it with torch.load(…, weights_only=False) on an "
+            "isolated machine and save it with torch.save({'state_dict': content['state_dict']}, …)"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a checkpoint that torch can read: {error}") from error
+        raise ValueError(f"{path}: torch cannot read it as a checkpoint: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path}: holds no state_dict of tensors")
@@ -189,15 +189,15 @@ def _configuration(
         given = named_config(given)
     if given is not None:
         if own is not None and own.digest != given.digest:
-            raise ValueError(f"{path}: carries the configuration of {own.name}, not {given.name}")
+            raise ValueError(f"{path}: has the configuration of {own.name}, not of {given.name}")
         return given
     if own is not None:
         return own
     if path.stem in PRESETS:
         return PRESETS[path.stem]
     raise ValueError(
-        f"{path}: its name is none of vidtok.list_models() and it carries no configuration; "
-        "give config=NAME (v1.0 and v1.1 cannot be told apart by their tensors)"
+        f"{path}: the file has no configuration, and its name is not in vidtok.list_models(); "
+        "give config=NAME (tensors do not tell v1.0 from v1.1)"
     )
 
 
@@ -212,4 +212,4 @@ def _check_tensors(
         if key in found and found[key].shape != tensor.shape
     ]
     if faults:
-        raise ValueError(f"{path}: not the tensors of {name}: {'; '.join(faults)}")
+        raise ValueError(f"{path}: the tensors are not those of {name}: {'; '.join(faults)}")

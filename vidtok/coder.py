@@ -3,9 +3,9 @@
     encoder: conv_in ─► levels 0 … L−1 ─► mid ─► conv_out
     decoder: conv_in ─► mid ─► levels L−1 … 0 ─► conv_out
 
-A level is a run of pairs (spatial block, temporal block), then resampling of space and of time.
+A level is a sequence of pairs (spatial block, temporal block), then resamplers of space and time.
 
-Both take and give `[B, T, H, W, C]` and are told by a `Stream` where in its clip a chunk stands.
+Both take and return `[B, T, H, W, C]`. A `Stream` tells them which part of its clip a chunk is.
 Activations are dropped as soon as the next layer has them. Source: VidTok, arXiv 2412.13061.
 """
 
@@ -31,7 +31,7 @@ from vidtok.temporal import Stream, TimeRule
 
 
 class _Level(nn.Module):
-    """One level's spatial or temporal half: its blocks and, at some levels, its resampler."""
+    """Spatial or temporal half of one level: its blocks and, at some levels, its resampler."""
 
     def __init__(self, block: list[nn.Module]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Middle(nn.Module):
 
 
 def _levels(widths: list[tuple[int, int]], rule: TimeRule) -> tuple[_Level, _Level]:
-    """Return the spatial and temporal halves of a level, a pair of blocks for each (in, out)."""
+    """Return the spatial and the temporal half of a level: one pair of blocks per (in, out)."""
     spatial: list[nn.Module] = [SpatialBlock(c_in, c_out) for c_in, c_out in widths]
     temporal: list[nn.Module] = [TemporalBlock(c_out, rule) for _, c_out in widths]
     return _Level(spatial), _Level(temporal)

@@ -1,4 +1,4 @@
-"""What defines one tokenizer: a frozen, hashable record, and what follows from it about shapes.
+"""The definition of one tokenizer: a frozen, hashable record, and the shapes that follow from it.
 
 Letters used throughout the package: `B` batch, `C` channels, `T H W` frames and pixels of a clip,
 `Z` latent channels, `t h w` cells of the latent. Source: VidTok, arXiv 2412.13061.
@@ -21,7 +21,7 @@ Network = Literal["causal_v1_0", "causal_v1_1", "noncausal"]
 class TokenizerConfig:
     """Hyper-parameters of one tokenizer.
 
-    v1.0 and v1.1 causal networks of the same hyper-parameters have identical tensors: only
+    Causal networks of v1.0 and v1.1 with equal hyper-parameters have identical tensors: only
     `network` tells them apart.
 
     Raises:
@@ -29,24 +29,29 @@ class TokenizerConfig:
     """
 
     name: str
+    """Name of the tokenizer; no part of `digest`."""
     network: Network
+    """Network, which decides how time is treated."""
     regularizer: Literal["fsq", "kl"]
+    """Regularizer of the latent: FSQ gives code indices, KL a normal distribution."""
     z_channels: int
+    """Number of latent channels Z."""
     fsq_levels: tuple[int, ...] = ()
-    """Levels of each latent channel (FSQ); empty for KL."""
+    """Number of levels of each latent channel (FSQ). Empty for KL."""
     ch: int = 128
-    """Base width: level l is `ch * ch_mult[l]` wide."""
+    """Base width in channels: level l has `ch * ch_mult[l]` channels."""
     ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    """Factors of the base width, one per level."""
     num_res_blocks: int = 2
-    """Pairs of spatial and temporal blocks per encoder level; the decoder has one more."""
+    """Number of pairs of blocks (spatial, temporal) per encoder level. The decoder has one more."""
     spatial_ds: tuple[int, ...] | None = None
-    """Encoder levels that halve height and width; None: all but the last."""
+    """Encoder levels that halve height and width. None selects all but the last."""
     spatial_us: tuple[int, ...] | None = None
-    """Decoder levels that double height and width; None: all but level 0."""
+    """Decoder levels that double height and width. None selects all but level 0."""
     tempo_ds: tuple[int, ...] | None = None
-    """Encoder levels that halve time; None: the last two that have a level below them."""
+    """Encoder levels that halve time. None selects the last two before the last level."""
     tempo_us: tuple[int, ...] | None = None
-    """Decoder levels that double time; None: levels 1 and 2."""
+    """Decoder levels that double time. None selects levels 1 and 2."""
 
     def __post_init__(self) -> None:
         levels = len(self.ch_mult)
@@ -81,39 +86,39 @@ class TokenizerConfig:
 
     @property
     def time_rule(self) -> TimeRule:
-        """How this network treats the ends of time."""
+        """Rule by which the network treats the beginning and the end of a clip."""
         return RULES[self.network]
 
     @property
     def causal(self) -> bool:
-        """Whether a latent frame depends on no later frame."""
+        """Whether a latent frame depends on no later frame of the clip."""
         return self.time_rule.causal
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent frame: f."""
+        """Number of frames per latent frame, f."""
         return int(2 ** len(self.tempo_ds or ()))
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels per latent cell, in height and in width."""
+        """Number of pixels per latent cell, in height and in width."""
         return int(2 ** len(self.spatial_ds or ()))
 
     @property
     def encoder_channels(self) -> int:
-        """Channels that the encoder gives: Z for FSQ, 2Z (mean and log-variance) for KL."""
+        """Number of channels of the encoder's output: Z for FSQ, 2Z (mean, log-variance) for KL."""
         return self.z_channels * (2 if self.regularizer == "kl" else 1)
 
     @property
     def codebook_size(self) -> int | None:
-        """Number of code indices (FSQ), None for KL."""
+        """Number of different code indices (FSQ), or None for KL."""
         return math.prod(self.fsq_levels) if self.fsq_levels else None
 
     def check_frames(self, frames: int) -> None:
         """Refuse a length that the network would silently cut or shift.
 
         Raises:
-            ValueError: names the rule and the nearest valid lengths.
+            ValueError: the length is refused; the text has the rule and the nearest valid lengths.
         """
         f, rule = self.temporal_factor, self.time_rule
         rest = rule.length_remainder
@@ -129,10 +134,10 @@ class TokenizerConfig:
         raise ValueError(f"frames = {frames}: {self.name} takes {takes}; use {near}")
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuse a height or width that is no multiple of the spatial factor.
+        """Refuse a height or width that is not a multiple of the spatial factor.
 
         Raises:
-            ValueError: names the side and the nearest valid values.
+            ValueError: the size is refused; the text has the side and the nearest valid values.
         """
         s = self.spatial_factor
         for side, n in (("height", height), ("width", width)):
@@ -144,7 +149,7 @@ class TokenizerConfig:
                 )
 
     def latent_frames(self, frames: int) -> int:
-        """Return t for a clip of `frames` valid frames."""
+        """Return t for a clip of `frames` frames, a valid length."""
         self.check_frames(frames)
         return -(-frames // self.temporal_factor)
 
@@ -159,14 +164,14 @@ class TokenizerConfig:
         return self.z_channels, self.latent_frames(frames), height // s, width // s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values, with every default written out."""
+        """Return plain values for JSON, including all defaults."""
         return {
             k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TokenizerConfig":
-        """Read back what `to_dict` wrote.
+        """Return the configuration that `to_dict` gave the values of.
 
         Raises:
             ValueError: a field is unknown or missing.
@@ -184,7 +189,7 @@ class TokenizerConfig:
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of all fields but the name."""
+        """First 16 hexadecimal digits of the SHA-256 of all fields except the name."""
         values = self.to_dict()
         del values["name"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

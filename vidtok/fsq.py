@@ -1,7 +1,7 @@
-"""Finite scalar quantization: every latent channel rounded to one of a few levels.
+"""Finite scalar quantization: every latent channel is rounded to one of a few levels.
 
-The codebook is the product of the channels' levels, so nothing is looked up: a code index is a
-number in a mixed radix whose digits are the channels' levels, channel 0 the least significant.
+The codebook is the product of the channels' levels, so no table is needed. A code index is a number
+in a mixed radix: its digits are the levels of the channels, channel 0 is the least significant.
 Source: Mentzer et al., Finite Scalar Quantization, arXiv 2309.15505, section 3.1; the constants
 are those of the VidTok release. All arithmetic is float32, whatever the network computes in.
 """
@@ -17,7 +17,7 @@ _EPS = 1e-3
 
 
 def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Round each channel to its levels; the gradient passes straight through the rounding.
+    """Round each channel to its levels. The gradient passes straight through the rounding.
 
     Args:
         z: `[..., C]` unbounded encoder output.
@@ -33,13 +33,13 @@ def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 
 def bound(z: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Return what `quantize` returns, but for the rounding."""
+    """Return the values that `quantize` rounds, on the scale of its result."""
     L = torch.tensor(levels, dtype=torch.float32, device=z.device)
     return _bounded(z, L) / (L // 2)
 
 
 def center(levels: int) -> float:
-    """Return minus the z that lies in the middle of a channel's levels, as many on either side."""
+    """Return -z for the z in the middle of a channel's levels, with equally many on both sides."""
     half = (levels - 1) * (1 + _EPS) / 2
     return math.atanh(0.5 / half) if levels % 2 == 0 else 0.0
 
@@ -59,7 +59,7 @@ def codes_to_indices(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 
 def indices_to_codes(indices: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Return float32 codes `[..., C]`, bit for bit those that gave the integer indices `[...]`."""
+    """Return float32 codes `[..., C]`, bit for bit those of the integer indices `[...]`."""
     basis = torch.tensor(_basis(levels), device=indices.device)
     size = torch.tensor(levels, device=indices.device)
     digits = indices.unsqueeze(-1).to(torch.int64) // basis % size

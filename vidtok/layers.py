@@ -1,9 +1,11 @@
 """The blocks of a VidTok encoder and decoder: norm, residual blocks, attention, resampling.
 
-Spatial blocks are 2-D (every frame a picture), temporal ones 1-D over time; both resample apart,
-the temporal resamplers blending a plain path with a learned one (the paper's AlphaBlender). Names
-of parameters are those of the released checkpoints. What happens at the ends of time is asked of
-the `Stream`. Legend: B batch, T time, H W rows and columns, C channels, N = B·T pictures.
+Spatial blocks are 2-D: every frame is a picture. Temporal blocks are 1-D over time. Space and time
+have separate resamplers; those of time blend a plain path with a learned one (the paper's
+AlphaBlender). Parameters have the names of the released checkpoints. The `Stream` knows what lies
+before and behind a clip.
+
+Legend: B batch, T time, H W rows and columns, C channels, N = B·T pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from vidtok.temporal import Rows, Stream, TimeRule
 
 
 class _Wrapped(nn.Module):
-    """Gives a convolution's tensors the `.conv` that released causal networks have in the name."""
+    """Adds the `.conv` that the names of tensors in released causal networks contain."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -25,7 +27,7 @@ class _Wrapped(nn.Module):
 
 
 def time_conv(rule: TimeRule, conv: nn.Module) -> nn.Module:
-    """Return a convolution that looks along time under its released name."""
+    """Return a convolution over time, wrapped if its released name requires it."""
     return _Wrapped(conv) if rule.causal else conv
 
 
@@ -43,7 +45,7 @@ class NormAct(nn.Module):
         return self._in_float32(x).to(x.dtype)
 
     def into(self, x: Tensor, out: Tensor) -> None:
-        """Write the result for x into `out`; on a CPU nothing of x's size stands between."""
+        """Write the result for x into `out`. On a CPU no intermediate tensor has the size of x."""
         if not ops.on_cpu_without_grad(x):
             out.copy_(self(x))
         elif x.nbytes > ops.PIECE_BYTES and x.shape[0] == 1:
@@ -57,14 +59,14 @@ class NormAct(nn.Module):
             out.copy_(self._in_float32(x))
 
     def _in_float32(self, x: Tensor) -> Tensor:
-        """Half precision is emulated on a CPU: through float32 it is faster, and rounds once."""
+        """A CPU emulates half precision: computing in float32 is faster and rounds only once."""
         weight, bias = self.norm.weight.float(), self.norm.bias.float()
         y = F.layer_norm(x.float(), self.norm.normalized_shape, weight, bias, self.norm.eps)
         return F.silu(y, inplace=True)
 
 
 class SpatialBlock(nn.Module):
-    """Residual block on single frames: two 3×3 convolutions; the width may change."""
+    """Residual block on single frames: two 3×3 convolutions. The width can change."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class SpatialBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Return the block's output; x is overwritten where the width stays."""
+        """Return the block's output. Without gradients x is overwritten if the width stays."""
         B, T, H, W, C = x_BTHWC.shape
         x = x_BTHWC.view(B * T, H, W, C)
         if torch.is_grad_enabled():
@@ -111,7 +113,7 @@ class SpatialBlock(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Residual block over the time line of each position: two kernel-3 convolutions."""
+    """Residual block over time at each position: two convolutions with kernel 3."""
 
     def __init__(self, channels: int, rule: TimeRule) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ class TemporalBlock(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return the block's output; x is overwritten."""
+        """Return the block's output. Without gradients x is overwritten."""
         height = x_BTHWC.shape[2]
         way = winograd.TimeConv if winograd.suits_time(x_BTHWC) else ops.TimeConv
         convs = [way(*ops.weight_and_bias(conv)) for conv in (self.conv1, self.conv2)]
@@ -163,7 +165,7 @@ class ResBlock3d(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head of full width over the positions of each frame, added to its input."""
+    """Attention over the positions of each frame with one head, added to its input."""
 
     def __init__(self, channels: int, rule: TimeRule) -> None:
         super().__init__()
@@ -174,7 +176,7 @@ class Attention(nn.Module):
         self.proj_out = time_conv(rule, nn.Conv3d(channels, channels, 1))
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Return x plus what its frames attend to."""
+        """Return x plus the attention's output."""
         B, T, H, W, C = x_BTHWC.shape
         h = self.norm.norm(x_BTHWC).view(B * T, 1, H * W, C)
         q, k, v = (_pointwise(h, layer) for layer in (self.q, self.k, self.v))
@@ -188,7 +190,7 @@ def _pointwise(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 class SpatialDownsample(nn.Module):
-    """Halve height and width: zeros below and at the right, then 3×3 with stride 2."""
+    """Halve height and width: a row and a column of zeros at the end, then 3×3 with stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -210,8 +212,8 @@ class SpatialDownsample(nn.Module):
 class SpatialUpsample(nn.Module):
     """Double height and width by nearest neighbour, then convolve 3×3.
 
-    A doubled picture shows each output phase only 2×2 distinct pixels, so the 3×3 kernel folds
-    into four of 2×2, one for each phase: 5/9 of the arithmetic is saved, exactly.
+    Each output phase sees only 2×2 distinct pixels of the doubled picture. So the 3×3 kernel folds
+    into four kernels of 2×2, one per phase. This is exact and saves 5/9 of the arithmetic.
     """
 
     def __init__(self, channels: int) -> None:
@@ -247,7 +249,7 @@ class SpatialUpsample(nn.Module):
 
 
 def _fold(weight: Tensor, axis: int, phase: int) -> Tensor:
-    """Fold a kernel of three over doubled samples into two taps for one output phase."""
+    """Fold three taps over doubled samples into two taps over plain ones, for one output phase."""
     first, second, third = weight.unbind(axis)
     taps = (first, second + third) if phase == 0 else (first + second, third)
     return torch.stack(taps, axis)
@@ -256,8 +258,8 @@ def _fold(weight: Tensor, axis: int, phase: int) -> Tensor:
 class _Blend(nn.Module):
     """α·plain + (1 − α)·conv with α = sigmoid(mix_factor), folded into one kernel.
 
-    The plain path is linear with fixed taps (an average of three frames, or the frame itself), so
-    its taps go into the centre of the learned kernel: one convolution instead of three passes.
+    The plain path is linear with fixed taps: an average of three frames, or the frame itself. Its
+    taps are added to the centre of the learned kernel: one convolution instead of three passes.
     """
 
     plain_taps: tuple[float, float, float]
@@ -280,7 +282,7 @@ class _Blend(nn.Module):
 
 
 class TemporalDownsample(_Blend):
-    """Halve time: the average of three frames, blended with a strided convolution."""
+    """Halve time: an average of three frames, blended with a strided convolution."""
 
     plain_taps = (1 / 3, 1 / 3, 1 / 3)
 
@@ -294,7 +296,7 @@ class TemporalUpsample(_Blend):
     """Double time, then blend the doubled frames with a convolution of them.
 
     Args:
-        latent_frame: how many frames one latent frame has become at this layer.
+        latent_frame: number of frames that one latent frame has become at this layer.
     """
 
     def __init__(self, channels: int, rule: TimeRule, latent_frame: int) -> None:
@@ -304,16 +306,16 @@ class TemporalUpsample(_Blend):
         self.plain_taps = (0.0, 0.0, 1.0) if rule.causal else (0.0, 1.0, 0.0)
 
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return `[B, 2T, H, W, C]`; inside a chunked clip, what is complete of it."""
+        """Return `[B, 2T, H, W, C]`; for a chunk, the frames that are complete."""
         weight, bias = self.kernel()
         if not self.nearest:
             doubled = stream.interpolate(self, x_BTHWC, self.latent_frame)
             return ops.conv3d(stream.window(self.conv, doubled), weight, bias)
-        # Doubled frames show each output phase only two distinct ones: a third of the work less.
+        # Each output phase sees only two distinct frames: a third less work.
         B, T, H, W, C = x_BTHWC.shape
         window = stream.window(self.conv, x_BTHWC)
         even, odd = _fold(weight, 2, 1), _fold(weight, 2, 0)
-        if stream.rule.causal:  # both phases see one frame before and their own
+        if stream.rule.causal:  # both phases see their own frame and the one before
             both = ops.conv3d(window[:, 1:], torch.cat([even, odd]), bias.repeat(2))
             return both.view(B, T, H, W, 2, C).movedim(4, 2).flatten(1, 2)
         phases = [ops.conv3d(window[:, :-1], odd, bias), ops.conv3d(window[:, 1:], even, bias)]

@@ -1,7 +1,7 @@
-"""LPIPS: how different two pictures look, by the features of a VGG16 that was trained on ImageNet.
+"""LPIPS: perceptual distance of two pictures, by features of a VGG16 trained on ImageNet.
 
-Each layer's features are scaled to length 1 at each position, their squared differences weighted
-per channel by a trained head, and averaged over positions; the layers are added up.
+The features of each layer are scaled to length 1 at each position. A trained head weights their
+squared differences per channel. These are averaged over positions and summed over layers.
 Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
 arXiv 1801.03924, equation 1. Names of tensors are those of the VidTok release's loss.
 """
@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vidtok import ops
+
 _BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
-"""Widths of VGG16's convolutions up to relu5_3, a pooling between blocks."""
+"""Widths of VGG16's convolutions up to relu5_3. A pooling separates the blocks."""
 
 _VGG16_FILE = "vgg16-397923af.pth"
 _VGG16_URL = f"https://download.pytorch.org/models/{_VGG16_FILE}"
@@ -21,10 +23,10 @@ _HEADS = "functional/image/lpips_models/vgg.pth"
 
 
 class LPIPS(nn.Module):
-    """The distance of pairs of pictures: 0 for equal ones, rarely above 1.
+    """The distance of pairs of pictures: 0 for equal pictures, rarely above 1.
 
-    Weights are frozen and nothing depends on the mode; gradients reach the pictures. A new one has
-    drawn weights: `load_lpips` gives the metric.
+    Weights are frozen, train and eval mode are equal, and gradients reach the pictures. A new
+    object has random weights: `load_lpips` returns the metric.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class LPIPS(nn.Module):
             x: pictures `[N, 3, H, W]` in [-1, 1], H and W at least 16.
             y: pictures of the same shape.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with ops.autocast(x.device):
             pairs = zip(self._features(x), self._features(y), strict=True)
             layers = [
                 self.get_submodule(f"lin{i}")((fx - fy).square()).mean((1, 2, 3))
@@ -102,7 +104,7 @@ class _Head(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # Identity: where training of the heads had a dropout, which gives the names their 1.
+        # Identity takes the place of a dropout in training, so that the names have their 1.
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,17 +116,18 @@ def load_lpips(vgg16: Path | None = None, heads: Path | None = None) -> LPIPS:
     """Return LPIPS with its trained weights. Nothing is downloaded.
 
     Args:
-        vgg16: torchvision's VGG16 weights; None: torch's hub cache, where torchvision puts them.
-        heads: `vgg.pth` of LPIPS 0.1; None: the one that comes with torchmetrics.
+        vgg16: torchvision's VGG16 weights. None looks in torch's hub cache, where torchvision
+            stores them.
+        heads: `vgg.pth` of LPIPS 0.1. None takes the file in torchmetrics.
 
     Raises:
-        FileNotFoundError: one of the two is missing; the text says how to get it.
-        ValueError: a file holds other tensors than it should.
+        FileNotFoundError: a file is missing; the text says how to get it.
+        ValueError: a file does not hold the required tensors.
     """
     vgg16 = vgg16 or Path(torch.hub.get_dir()) / "checkpoints" / _VGG16_FILE
     if not vgg16.is_file():
         raise FileNotFoundError(
-            f"{vgg16}: no weights of VGG16 for LPIPS; download {_VGG16_URL} to there, "
+            f"{vgg16}: no weights of VGG16 for LPIPS; download {_VGG16_URL} to this path, "
             "or give the file's path"
         )
     heads = heads or _heads_of_torchmetrics()
@@ -144,7 +147,7 @@ def load_lpips(vgg16: Path | None = None, heads: Path | None = None) -> LPIPS:
 
 
 def _heads_of_torchmetrics() -> Path:
-    """Return where they would lie; torchmetrics itself is not imported."""
+    """Return the path of the heads in torchmetrics, without importing it."""
     spec = find_spec("torchmetrics")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(

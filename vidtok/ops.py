@@ -1,13 +1,15 @@
 """Convolutions and norms on channels-last activations, chosen for speed per device.
 
-Everything between the first and the last layer is `[B, T, H, W, C]` in memory: normalisation works
-on the last axis without permuting, and a 2-D or 3-D convolution sees its channels-last view. On a
-CPU, large activations are worked through in pieces that stay in the cache and below the size from
-which the allocator asks the kernel for fresh pages each time (a page fault costs as much as the
-arithmetic of a pointwise pass). With gradients on, everything is done in one piece, out of place.
+Everything between the first and the last layer is `[B, T, H, W, C]` in memory: a norm works on the
+last axis without a permutation, and a 2-D or 3-D convolution sees its channels-last view.
+
+On a CPU, large activations are processed in pieces that fit into the cache. The pieces also stay
+below the size from which the allocator requests fresh pages each time: a page fault costs as much
+as the arithmetic of a pointwise pass. With gradients, there is one piece, and nothing is in place.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +18,11 @@ from torch import Tensor, nn
 from vidtok import winograd
 
 PIECE_BYTES = 8 << 20
-"""What one piece of an activation may weigh on a CPU."""
+"""Maximum size of one piece of an activation on a CPU."""
 
 
 def weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the tensors of a convolution, wrapped (released causal networks) or bare."""
+    """Return weight and bias of a convolution, wrapped (released causal networks) or not."""
     conv = layer.conv if hasattr(layer, "conv") else layer
     return conv.weight, conv.bias  # type: ignore[union-attr, return-value]
 
@@ -36,7 +38,7 @@ def conv2d(
 def conv3d(
     x_BTHWC: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 1
 ) -> Tensor:
-    """3-D convolution of channels-last clips; `padding` is spatial, `stride` temporal."""
+    """3-D convolution of channels-last clips; `padding` applies to space, `stride` to time."""
     if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
         return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
     if padding == 1 and winograd.suits(x_BTHWC, weight.shape[1], weight.shape[0]):
@@ -48,11 +50,11 @@ def conv3d(
 
 
 _FEW_CHANNELS = 16
-"""Below this the 3-D kernels of the libraries leave most of a vector empty."""
+"""Number of channels up to which the libraries' 3-D kernels leave most of a vector empty."""
 
 
 def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """The same convolution with the frames that a kernel sees side by side as channels."""
+    """Convolve in 2-D, with the frames that a kernel sees concatenated along the channels."""
     B, T = x_BTHWC.shape[:2]
     taps = weight.shape[2]
     frames = torch.cat([x_BTHWC[:, i : T - taps + 1 + i] for i in range(taps)], -1)
@@ -74,14 +76,14 @@ def _conv3d_winograd(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int)
 
 
 _FRAMES_AT_ONCE = 16
-"""Pieces' worth of frames that are transformed together: neighbours share their overlap in time."""
+"""Number of pieces to transform together, so that frames in their overlap are done once."""
 
 
 class TimeConv:
     """Convolution over time alone, weight `[K, C, 3]`, no padding: T + 2 frames become T.
 
-    Done as a 2-D convolution over (T, H·W): several times faster than a 1-D convolution of the
-    same numbers, since the channels stay in place.
+    It is a 2-D convolution over (T, H·W), where the channels stay in place: several times faster
+    than a 1-D convolution.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -89,26 +91,38 @@ class TimeConv:
         self._bias = bias
 
     def __call__(self, x_BTHWC: Tensor) -> Tensor:
-        """Return `[B, T, H, W, K]` of x `[B, T + 2, H, W, C]`."""
+        """Return `[B, T, H, W, K]` for x `[B, T + 2, H, W, C]`."""
         B, T, H, W, C = x_BTHWC.shape
         y = conv2d(x_BTHWC.reshape(B, T, H * W, C), self._weight, self._bias)
         return y.view(B, T - 2, H, W, -1)
 
 
+def autocast(
+    device: torch.device, dtype: torch.dtype | None = None
+) -> AbstractContextManager[object]:
+    """Return a context in which convolutions and matrix products compute in `dtype`.
+
+    With None they compute in the type of their inputs, even inside another such context.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 def on_cpu_without_grad(x: Tensor) -> bool:
-    """Whether x may be worked through in pieces that are sized for a CPU's cache."""
+    """Return whether x is processed in pieces that fit into a CPU's cache."""
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def strips(length: int, bytes_each: int) -> Iterator[slice]:
-    """Yield slices of `range(length)` of at most `PIECE_BYTES` each, one element at least."""
+    """Yield slices of `range(length)` of at most `PIECE_BYTES`, but at least one element, each."""
     step = max(1, PIECE_BYTES // bytes_each)
     for start in range(0, length, step):
         yield slice(start, min(length, start + step))
 
 
 def frame_groups(x_NHWC: Tensor, channels: int) -> Iterator[slice]:
-    """Yield runs of pictures that are worked on together, `channels` being the widest layer."""
+    """Yield groups of pictures to process together; `channels` is the width of the widest layer."""
     n, H, W, _ = x_NHWC.shape
     if not on_cpu_without_grad(x_NHWC):
         return iter([slice(0, n)])
@@ -116,7 +130,7 @@ def frame_groups(x_NHWC: Tensor, channels: int) -> Iterator[slice]:
 
 
 def row_strips(x_BTHWC: Tensor) -> Iterator[slice]:
-    """Yield strips of rows whose whole time lines are worked on together."""
+    """Yield strips of rows to process together, over all frames."""
     B, T, H, W, C = x_BTHWC.shape
     if not on_cpu_without_grad(x_BTHWC):
         return iter([slice(0, H)])

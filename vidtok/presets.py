@@ -1,4 +1,4 @@
-"""Every tokenizer by name: the 23 released configurations, and two narrow ones of the package.
+"""All tokenizers by name: the 23 released configurations, and two narrow ones in this package.
 
 `vidtok_{kl|fsq}_{causal|noncausal}_{compression in time, height, width}_{channels | codebook}`.
 Source: the configuration files of the VidTok release (v1.0 and v1.1).
@@ -70,15 +70,15 @@ PRESETS: dict[str, TokenizerConfig] = {config.name: config for config in _RELEAS
 
 
 def list_models() -> list[str]:
-    """Return the names of the released configurations and of the package's own."""
+    """Return the names of all configurations: those released and those of this package."""
     return list(PRESETS)
 
 
 def named_config(name: str) -> TokenizerConfig:
-    """Return the configuration of a name.
+    """Return the configuration with a name.
 
     Raises:
-        ValueError: the name is not known; the text lists those that are.
+        ValueError: the name is not known; the text lists all names.
     """
     if name not in PRESETS:
         raise ValueError(f"no tokenizer is called {name!r}: must be one of {', '.join(PRESETS)}")
@@ -86,7 +86,7 @@ def named_config(name: str) -> TokenizerConfig:
 
 
 def hub_path(name: str) -> str | None:
-    """Return where a released checkpoint stands in `HUB_REPO`, None for the package's own."""
+    """Return the path of a released checkpoint in `HUB_REPO`, or None for this package's own."""
     if name not in {config.name for config in _RELEASED}:
         return None
     folder = "checkpoints/vidtok_v1_1" if name.endswith("_v1_1") else "checkpoints"

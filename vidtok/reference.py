@@ -1,9 +1,9 @@
-"""What the public reference does with clips that it should refuse, and how it tiles long ones.
+"""How the public reference treats clips that it should refuse, and how it tiles long clips.
 
-Kept apart because most of it is accident: clips lengthened in mid-video, states that are stale by
-one latent frame near the first one. Those who compare with the reference get its very numbers;
-everybody else uses the exact chunking of `Tokenizer`. Source: the VidTok v1.1 release, tiled with
-overlap as its published scripts do.
+Most of this is accidental: it lengthens clips in the middle of a video, and its states near the
+first latent frame are stale by one latent frame. It serves comparisons with the reference. For all
+else, `Tokenizer` has exact chunks. Source: the VidTok v1.1 release, tiled with overlap as in its
+published scripts.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from vidtok.temporal import Rows, Stream, double
 
 
 def copies_in_front(config: TokenizerConfig, num_frames: int) -> int:
-    """Return how many copies of its first frame a clip gets in front, by the network's rule.
+    """Return the number of copies of its first frame that the network puts in front of a clip.
 
-    Causal v1.0 prepends f - 1 frames to any length that is no multiple of f, v1.1 as many as make
-    it one; the non-causal network none.
+    Causal v1.0 prepends f - 1 frames to every length that is not a multiple of f. v1.1 prepends as
+    many as make it a multiple. The non-causal network prepends none.
     """
     f = config.temporal_factor
     rest = num_frames % f
@@ -37,16 +37,17 @@ def repeat_first(x_BTHWC: Tensor, copies: int) -> Tensor:
 
 
 def lengthen(config: TokenizerConfig, x_BTHWC: Tensor) -> Tensor:
-    """Return the clip as long as the network makes it."""
+    """Return the clip with the copies in front that its network prepends."""
     return repeat_first(x_BTHWC, copies_in_front(config, x_BTHWC.shape[1]))
 
 
 def encode_tiles(
     encoder: Encoder, config: TokenizerConfig, x_BTHWC: Tensor, chunk_frames: int
 ) -> Iterator[Tensor]:
-    """Yield the encoder's output by chunks: one frame, then `chunk_frames` at a time.
+    """Yield the encoder's output for chunks: one frame, then `chunk_frames` at a time.
 
-    Every chunk is lengthened on its own: equal to the whole clip only where T is 1 modulo f.
+    Every chunk is lengthened separately: the result equals that for the whole clip only if T is 1
+    modulo f.
     """
     stream, length = Stream(config.time_rule), x_BTHWC.shape[1]
     for start, end in _chunks(length, chunk_frames):
@@ -57,7 +58,7 @@ def encode_tiles(
 def decode_tiles(
     decoder: Decoder, config: TokenizerConfig, z_BTHWC: Tensor, step: int
 ) -> Iterator[Tensor]:
-    """Yield decoded frames by chunks of latent frames, decoded with one frame of look-ahead."""
+    """Yield the frames of chunks of latent frames, each decoded with one frame of look-ahead."""
     stream, length = _OverlapStream(config.time_rule), z_BTHWC.shape[1]
     for start, end in _chunks(length, step):
         ahead = min(end + 1, length)
@@ -72,10 +73,10 @@ def _chunks(length: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 class _OverlapStream(Stream):
-    """A stream whose chunks end with a look-ahead latent frame that is not to be remembered.
+    """A stream whose chunks end with a look-ahead latent frame that it must not remember.
 
-    Convolutions leave it out of what they keep. The interpolation keeps one latent frame, which
-    for the first chunk is the look-ahead frame itself: the reference's accident.
+    Convolutions do not remember that frame. The interpolation remembers one latent frame, which for
+    the first chunk is the look-ahead frame itself: an accident of the reference.
     """
 
     def chunk(self, *, first: bool, last: bool) -> "_OverlapStream":

@@ -1,10 +1,12 @@
-"""Time: the one place that knows how the three networks differ, and how a clip goes on in chunks.
+"""Time: how the three networks differ, and how a clip is processed in chunks.
 
-The networks share every tensor and every formula; they differ in what stands before the first and
-behind the last frame of a clip, and in how time is doubled. `TimeRule` says so, `Stream` does so.
-A whole clip is a stream of one chunk. Where a clip comes in several, the stream holds what each
-layer has to remember: explicit state, handed from call to call, never kept in a module. Chunked
-and whole results agree to float rounding.
+The networks share every tensor and every formula. They differ in what lies before the first and
+behind the last frame of a clip, and in how they double time. `TimeRule` describes the difference,
+`Stream` implements it.
+
+A whole clip is a stream of one chunk. For several chunks, the stream holds what each layer must
+remember. This state is passed from call to call and never kept in a module. The results for
+chunks equal those for the whole clip, except for float rounding.
 
 Layout: `[B, T, H, W, C]`, channels last. Source: VidTok, arXiv 2412.13061, and its v1.1 release.
 """
@@ -19,19 +21,21 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TimeRule:
-    """How one network treats the ends of time."""
+    """How one network treats the beginning and the end of a clip."""
 
     causal: bool
+    """Whether a frame depends on no later frame."""
     fill: Literal["zeros", "first"]
-    """What stands outside the clip: zeros, or copies of the layer's own first frame."""
+    """Content of frames outside the clip: zeros, or copies of a layer's first input frame."""
     upsampling: Literal["nearest", "linear"]
+    """Interpolation where time is doubled."""
     length_remainder: int | None
-    """Valid lengths are this modulo the temporal factor; None: any length."""
+    """Remainder of valid lengths modulo the temporal factor. None allows any length."""
     chunkable: bool
-    """Whether a clip may come in chunks."""
+    """Whether a clip can be processed in chunks."""
 
     def padding(self, stride: int) -> tuple[int, int]:
-        """Return how many frames a kernel of three needs in front and behind."""
+        """Return the number of frames that a kernel of three needs in front and behind."""
         if self.causal:
             return 3 - stride, 0
         return (1, 1) if stride == 1 else (0, 1)
@@ -45,7 +49,7 @@ RULES = {
 
 
 class Rows(NamedTuple):
-    """The rows [start, stop) of a picture of `height` rows."""
+    """Half-open range of rows, [start, stop), in a picture of `height` rows."""
 
     start: int
     stop: int
@@ -57,13 +61,13 @@ def _copy(x: Tensor, out: Tensor) -> None:
 
 
 class Stream:
-    """Where in its clip a chunk stands, and what the layers remember of the chunks before.
+    """Position of a chunk in its clip, and what the layers remember of earlier chunks.
 
     Args:
-        rule: the network's.
-        compact: the clip was not lengthened in front although its length is 1 modulo the temporal
-            factor: strided layers then see two frames in front of the first instead of one. Exact
-            where the fill is the first frame, since the copies left out would all be equal.
+        rule: rule of the network.
+        compact: whether a clip of length 1 modulo the temporal factor was not lengthened in front.
+            Strided layers then see two frames in front of the first instead of one. This is exact
+            where the fill is the first frame, because the omitted copies are all equal.
     """
 
     def __init__(self, rule: TimeRule, *, compact: bool = False) -> None:
@@ -74,7 +78,7 @@ class Stream:
         self._tails: dict[nn.Module, Tensor] = {}
 
     def chunk(self, *, first: bool, last: bool) -> "Stream":
-        """Say where the chunk that comes next stands; returns the stream itself."""
+        """Set whether the next chunk is the first or the last of its clip. Return the stream."""
         self.first, self.last = first, last
         return self
 
@@ -87,15 +91,15 @@ class Stream:
         stride: int = 1,
         rows: Rows | None = None,
     ) -> Tensor:
-        """Return x with the frames around it that a kernel of three over time needs.
+        """Return x and the frames around it that a kernel of three over time needs.
 
         Args:
-            layer: whose input x is; its key in the stream's memory.
-            x_BTHWC: the chunk, or the rows of it that `rows` names.
-            through: writes its first argument's values, of the same shape, into its second:
-                where a norm stands before the convolution, it needs no pass of its own.
-            stride: the layer's stride in time.
-            rows: set where a layer works through a picture strip by strip.
+            layer: the layer whose input x is; it is the key in the stream's memory.
+            x_BTHWC: the chunk, or those of its rows that `rows` names.
+            through: function that writes values for its first argument into its second, of the same
+                shape. A norm before the convolution thus needs no pass of its own.
+            stride: stride of the layer in time.
+            rows: rows that x holds, if a layer processes pictures in strips.
         """
         front, behind = self.rule.padding(stride)
         if self.first and self.compact and stride == 2:
@@ -131,16 +135,16 @@ class Stream:
         self._tails[layer][:, :, rows.start : rows.stop] = tail
 
     def interpolate(self, layer: nn.Module, x_BTHWC: Tensor, latent_frame: int) -> Tensor:
-        """Double the frames linearly (half-pixel centres), `latent_frame` of them apart.
+        """Double the frames linearly (half-pixel centres), the first `latent_frame` separately.
 
-        The frames of the clip's first latent frame are interpolated on their own, and so are all
-        others: nothing mixes across that seam. A frame's second half needs its right neighbour, so
-        unless the chunk is the last one, one output frame is held back until the next chunk.
+        The frames of the clip's first latent frame are interpolated separately from all others:
+        nothing mixes across that seam. The second output of a frame needs the next frame. So one
+        output frame is kept for the next chunk, unless this chunk is the last.
 
         Args:
             layer: the upsampler.
-            x_BTHWC: the chunk; the first one holds the whole first latent frame.
-            latent_frame: how many frames one latent frame has become at this layer.
+            x_BTHWC: the chunk; the first chunk holds the whole first latent frame.
+            latent_frame: number of frames that one latent frame has become at this layer.
         """
         out = []
         before = self._tails.pop(layer, None)
@@ -158,10 +162,10 @@ class Stream:
 
 
 def double(x_BTHWC: Tensor, before: Tensor | None = None, *, close: bool = True) -> Tensor:
-    """Linear doubling of a run of frames.
+    """Double a sequence of frames linearly.
 
-    Frame k gives ¼·x[k-1] + ¾·x[k] and ¾·x[k] + ¼·x[k+1], at the ends of the run x[k] itself.
-    `before` is the frame left of x, whose second half is still to come; `close` ends the run.
+    Frame k gives ¼·x[k-1] + ¾·x[k] and ¾·x[k] + ¼·x[k+1]; at the ends of the sequence, x[k] itself.
+    `before` is the frame before x, whose second output is still missing. `close` ends the sequence.
     """
     if before is not None:
         x_BTHWC = torch.cat([before, x_BTHWC], 1)

@@ -1,12 +1,15 @@
-"""Convolutions by Winograd's F(4×4, 3×3) in space and F(4, 3) in time: for float32 on a CPU.
+"""Convolutions by Winograd's F(4×4, 3×3) in space and F(4, 3) in time, for float32 on a CPU.
 
-There arithmetic is the limit, and here sixteen outputs of a tile cost 36 multiplications instead of
-144, four frames 6 instead of 12. The points are 0, ±¾, ±3/2 and infinity, which halve the error of
-the textbook's 0, ±1, ±2. Its standard deviation, for 128 to 512 channels and outputs of standard
-deviation 1.4, is 1.1e-6 to 1.3e-6 in space (direct: 0.6e-6 to 1.1e-6) and 0.5e-6 to 0.9e-6 in time
-(direct: 0.2e-6); through a whole encoder it stays below 3e-5.
-Everything is channels last, so that a transform is a handful of additions of whole slices and the
-products are one batched matrix product over tiles.
+On a CPU arithmetic is the limit. Here the sixteen outputs of a tile take 36 multiplications instead
+of 144, and four frames take 6 instead of 12.
+
+The points are 0, ±¾, ±3/2 and infinity: their error is half that of the textbook's 0, ±1, ±2. For
+128 to 512 channels and outputs of standard deviation 1.4, the error's standard deviation is 1.1e-6
+to 1.3e-6 in space (direct: 0.6e-6 to 1.1e-6) and 0.5e-6 to 0.9e-6 in time (direct: 0.2e-6). Through
+a whole encoder the error stays below 3e-5.
+
+All tensors are channels last: a transform adds whole slices, and the products are one batched
+matrix product over tiles.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308.
 Letters: A B G are the paper's transforms, C and K the channels in and out.
@@ -20,16 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 4
-"""Outputs of a tile along one side; a tile reads TILE + 2 inputs."""
+"""Number of outputs of a tile along one side. A tile reads TILE + 2 inputs."""
 
 TILES_AT_ONCE = 256
-"""Enough rows for the matrix product to run at full speed, few enough to stay in the cache."""
+"""Number of tiles in one matrix product: enough for full speed, few enough for the cache."""
 
 _A, _B = 0.75, 1.5
 
 
 def _kernel_transform() -> Tensor:
-    """Return G `[6, 3]`, its rows scaled so that A has the small integers of points 0, ±1, ±2."""
+    """Return G `[6, 3]`, with rows scaled so that A has the small integers of points 0, ±1, ±2."""
     points = (0.0, _A, -_A, _B, -_B)
     rows = []
     for i, p in enumerate(points):
@@ -41,18 +44,18 @@ def _kernel_transform() -> Tensor:
 
 _G = _kernel_transform()
 _SCALE = torch.tensor([_A**i for i in range(TILE)])
-"""What the small-integer form of A leaves to multiply output i of a tile by."""
+"""Factor of output i of a tile that the small-integer form of A leaves out."""
 
 
 def suits_time(x_BTHWC: Tensor) -> bool:
-    """Whether this way is faster for a convolution over the time of x, whose width stays."""
+    """Return whether `TimeConv` is faster than a direct convolution that keeps the width of x."""
     frames = x_BTHWC.shape[1]
     whole = -(-frames // TILE) * TILE
     return 3 * whole <= 4 * frames and suits(x_BTHWC, x_BTHWC.shape[-1], x_BTHWC.shape[-1])
 
 
 def suits(x_BTHWC: Tensor, channels_in: int, channels_out: int) -> bool:
-    """Whether this way is faster than a direct convolution of clips of x's size here."""
+    """Return whether `Conv3x3` is faster than a direct convolution, for clips of x's size."""
     return (
         x_BTHWC.device.type == "cpu"
         and x_BTHWC.dtype == torch.float32
@@ -63,15 +66,15 @@ def suits(x_BTHWC: Tensor, channels_in: int, channels_out: int) -> bool:
 
 
 class Conv3x3:
-    """One layer's 3×3 or k×3×3 convolution, with the buffers that it goes through.
+    """3×3 or k×3×3 convolution of one layer, with its buffers.
 
-    Zero padding of 1 in space, none in time. Fill `interior(B, T, H, W)` with the input, then
-    call. The buffers are written anew by each call: use one result before asking for the next.
+    It pads space with one zero on each side, and time not at all. Write the input into
+    `interior(B, T, H, W)`, then call. Each call overwrites the buffers, and so the last result.
 
     Args:
         weight: `[K, C, 3, 3]` or `[K, C, k, 3, 3]` float32.
         bias: `[K]`.
-        stride: in time.
+        stride: stride in time.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1) -> None:
@@ -87,7 +90,7 @@ class Conv3x3:
         self._out = weight.new_empty(0)
 
     def interior(self, batch: int, frames: int, height: int, width: int) -> Tensor:
-        """Return the `[B, T, H, W, C]` view to write the input into."""
+        """Return the view `[B, T, H, W, C]` that takes the input."""
         tall, wide = (-(-side // TILE) * TILE for side in (height, width))
         taps, _, C, K = self.kernel.shape
         shape = (batch, frames, tall + 2, wide + 2, C)
@@ -116,7 +119,7 @@ class Conv3x3:
         return self._out[:, :, :height, :width]
 
     def _tiles(self, x: Tensor, out: Tensor, batch: int) -> None:
-        """Convolve `down` rows of tiles of all frames: n of them in x, m in out."""
+        """Convolve `down` rows of tiles of all frames: n frames in x, m frames in out."""
         m, down, _, across, _, K = out.shape
         n, C = x.shape[0], x.shape[-1]
         rows = x.new_empty((6, n, down, x.shape[2], C))
@@ -143,7 +146,7 @@ class Conv3x3:
 
 
 class TimeConv:
-    """One layer's convolution over time alone, kernel of three, no padding.
+    """Convolution of one layer over time alone, with a kernel of three and no padding.
 
     Args:
         weight: `[K, C, 3]` float32.
@@ -156,7 +159,7 @@ class TimeConv:
         self.bias = bias
 
     def __call__(self, x_BTHWC: Tensor) -> Tensor:
-        """Return the convolution of x `[B, T + 2, H, W, C]`, `[B, T, H, W, K]`."""
+        """Return the convolution `[B, T, H, W, K]` of x `[B, T + 2, H, W, C]`."""
         B, frames, H, W, C = x_BTHWC.shape
         tiles = -(-(frames - 2) // TILE)
         if missing := TILE * tiles + 2 - frames:
@@ -167,7 +170,7 @@ class TimeConv:
         _inputs(slices, inputs.unbind())
         K = self.kernel.shape[1]
         products = [
-            # As a 1×1 convolution, which is the faster matrix product where rows are many.
+            # A 1×1 convolution is the faster matrix product if there are many rows.
             F.conv2d(rows.view(1, 1, -1, C).permute(0, 3, 1, 2), kernel)
             .permute(0, 2, 3, 1)
             .reshape(B, tiles, H, W, K)
@@ -195,7 +198,7 @@ def _inputs(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
 
 
 def _outputs(m: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Multiply six slices by Aᵀ, all but the scale."""
+    """Multiply six slices by Aᵀ, without the scale."""
     p, r = m[1] + m[2], m[3] + m[4]
     torch.add(p, r, alpha=4, out=out[2])
     torch.add(p.add_(r), m[0], out=out[0])

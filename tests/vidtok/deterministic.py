@@ -1,10 +1,8 @@
 """Drawn weights and videos, to compare two implementations of VidTok without a checkpoint.
 
-Every tensor has its own generator, seeded from (seed, name): order and company do not matter.
-`fingerprint` tells at once whether two machines drew the same values.
+Every tensor has its own generator, seeded from (seed, name): the order of drawing does not matter.
 """
 
-import hashlib
 import math
 import zlib
 
@@ -89,8 +87,3 @@ def synthetic_video(
             channels.append(picture * (1 + 0.25 * torch.sin(0.3 * t + channel)))
         clips.append(torch.stack(channels))
     return torch.stack(clips).clamp(-1, 1).float()
-
-
-def fingerprint(tensor: torch.Tensor) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a tensor's float32 bytes."""
-    return hashlib.sha256(tensor.detach().float().contiguous().numpy().tobytes()).hexdigest()[:16]

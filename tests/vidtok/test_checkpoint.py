@@ -78,7 +78,7 @@ def test_a_name_that_says_nothing_needs_a_configuration(released: Path) -> None:
 def test_a_file_s_own_configuration_is_not_overruled(released: Path, tmp_path: Path) -> None:
     target = tmp_path / "own.safetensors"
     checkpoint.convert(released, target)
-    with pytest.raises(ValueError, match="carries the configuration of"):
+    with pytest.raises(ValueError, match="has the configuration of"):
         vidtok.load(target, config="vidtok_kl_causal_488_8chn_tiny")
 
 
@@ -110,7 +110,7 @@ def test_all_faults_of_the_tensors_are_one_error(released: Path) -> None:
     state["encoder.extra"] = torch.zeros(1)
     state["decoder.conv_out.conv.bias"] = torch.zeros(4)
     torch.save(content, released)
-    with pytest.raises(ValueError, match="not the tensors of") as caught:
+    with pytest.raises(ValueError, match="the tensors are not those of") as caught:
         vidtok.load(released)
     text = str(caught.value)
     assert "missing encoder.conv_in.conv.bias" in text
@@ -144,7 +144,7 @@ def test_a_hub_id_is_downloaded(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert vidtok.load("someone/tokenizer").config.name == TINY
     assert vidtok.load("someone/tokenizer/sub/a.safetensors").config.name == TINY
-    with pytest.raises(ValueError, match=r"not the tensors|carries"):
+    with pytest.raises(ValueError, match=r"the tensors are not those|has the configuration"):
         vidtok.load("vidtok_kl_causal_488_8chn", config="vidtok_kl_causal_488_8chn")
     assert asked == [
         ("someone/tokenizer", "model.safetensors"),
@@ -166,7 +166,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "./nowhere", "nope"])
 def test_what_is_nowhere_says_so(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no such file|neither a file"):
+    with pytest.raises(FileNotFoundError, match=r"no such file|must be a file"):
         vidtok.load(name)
 
 

@@ -1,5 +1,5 @@
-"""What is measured of a tokenizer: fidelity, Fréchet distances, use of the codebook, bits.
+"""Measures of a tokenizer: fidelity, Fréchet distances, use of the codebook, bits.
 
-Everything here takes tensors and gives numbers; files, tables and videos are the pipeline's.
-Accumulators merge, so that every worker may measure its own share.
+Everything here takes tensors and returns numbers; files, tables and videos belong to the pipeline.
+Accumulators can be merged, so that each worker measures its own share.
 """

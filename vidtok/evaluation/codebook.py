@@ -1,4 +1,4 @@
-"""How much of an FSQ codebook a tokenizer uses: a histogram of its code indices.
+"""Use of an FSQ codebook: a histogram of the code indices that a tokenizer gives.
 
 A plain array is enough: the largest released codebook, 262,144 codes, takes 2 MiB.
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class CodebookUse:
-    """Counts of code indices, from which all that is said about a codebook's use follows.
+    """Counts of code indices, and the statistics that follow from them.
 
     Args:
-        levels: number of levels of each latent channel, channel 0 the least significant digit.
+        levels: number of levels of each latent channel; channel 0 is the least significant digit.
     """
 
     def __init__(self, levels: tuple[int, ...]) -> None:
@@ -36,22 +36,24 @@ class CodebookUse:
         self.counts += torch.bincount(flat, minlength=len(self.counts))
 
     def merge(self, other: "CodebookUse") -> None:
-        """Take in what another one has counted.
+        """Add the counts of another object.
 
         Raises:
-            ValueError: it counted codes of another codebook.
+            ValueError: its counts are those of another codebook.
         """
         if self.levels != other.levels:
-            raise ValueError(f"codebooks of levels {self.levels} and {other.levels} do not merge")
+            raise ValueError(
+                f"codebooks of levels {self.levels} and {other.levels} cannot be merged"
+            )
         self.counts += other.counts
 
     @property
     def tokens(self) -> int:
-        """How many indices were counted."""
+        """Number of counted indices."""
         return int(self.counts.sum())
 
     def level_counts(self) -> list[list[int]]:
-        """Return for each channel how often each of its levels occurred."""
+        """Return the number of times that each level of each channel occurred."""
         grid = self.counts.view(self.levels[::-1])  # the last axis is the least significant digit
         axes = range(len(self.levels))
         return [
@@ -62,12 +64,12 @@ class CodebookUse:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Return what the counts say, JSON-able; entropies are in bits per token.
+        """Return statistics of the counts as plain values for JSON, entropies in bits per token.
 
-        `tokens` tokens show at most log2(tokens) bits and `tokens` codes, whatever the codebook:
-        with few tokens `entropy_bits` is far below the truth. `channel_bound_bits`, the sum of the
-        channels' entropies, is an upper bound of the entropy, and settles with far fewer tokens
-        since a channel has few levels. `note` says so where tokens are fewer than codes.
+        N tokens show at most log2(N) bits and N codes. With few tokens `entropy_bits` is therefore
+        far below the entropy of the distribution. `channel_bound_bits`, the sum of the channels'
+        entropies, is an upper bound of the entropy. It converges with far fewer tokens, because a
+        channel has few levels. `note` warns if there are fewer tokens than codes.
         """
         codes, tokens = len(self.counts), self.tokens
         channels = self.level_counts()
@@ -97,7 +99,7 @@ class CodebookUse:
 
 
 def entropy_bits(counts: Tensor) -> float:
-    """Return the entropy, in bits, of the distribution that counts show; 0 for no counts."""
+    """Return the entropy, in bits, of the distribution of the counts. No counts give 0."""
     seen = counts[counts > 0].double()
     total = seen.sum()
     return float((seen / total * torch.log2(total / seen)).sum())

@@ -1,9 +1,9 @@
 """PSNR and SSIM of single frames, as VidTok's published tables count them.
 
 Sources: VidTok, arXiv 2412.13061; Wang et al., Image Quality Assessment: From Error Visibility to
-Structural Similarity, IEEE TIP 13(4), 2004. SSIM differs between libraries in what it does at the
-picture's edge and at large sizes, by up to 0.01: here nothing is padded, and large pictures are
-averaged down to about 256 pixels first.
+Structural Similarity, IEEE TIP 13(4), 2004. Libraries treat the edge of a picture and large sizes
+differently, which changes SSIM by up to 0.01. Here nothing is padded, and large pictures are first
+averaged down to about 256 pixels.
 """
 
 import torch
@@ -22,7 +22,7 @@ def psnr(x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
         y_NCHW: the same shape.
 
     Returns:
-        float32 `[N]`; 80 for equal frames, since 1e-8 is added to the mean squared error.
+        float32 `[N]`; 80 for equal frames, because 1e-8 is added to the mean squared error.
 
     Raises:
         ValueError: the shapes differ.
@@ -52,7 +52,7 @@ def ssim(x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
     height, width = x_NCHW.shape[-2:]
     if min(height, width) < _WINDOW:
         raise ValueError(f"frames of {height}×{width}: SSIM needs {_WINDOW}×{_WINDOW} pixels")
-    pool = max(1, round(min(height, width) / 256))  # Python rounds half to even, as the source does
+    pool = max(1, round(min(height, width) / 256))  # half to even, as in the source
     x, y = (F.avg_pool2d(frames.float(), pool) for frames in (x_NCHW, y_NCHW))
     mean_x, mean_y = _blur(x), _blur(y)
     var_x = _blur(x * x) - mean_x.square()
@@ -65,7 +65,7 @@ def ssim(x_NCHW: Tensor, y_NCHW: Tensor) -> Tensor:
 
 
 def _blur(x_NCHW: Tensor) -> Tensor:
-    """Convolve with the Gaussian, one axis after the other; 10 pixels of each axis go."""
+    """Convolve with the Gaussian along each axis, which makes each axis 10 pixels shorter."""
     offsets = torch.arange(_WINDOW, dtype=torch.float32, device=x_NCHW.device) - _WINDOW // 2
     weights = torch.softmax(-offsets.square() / (2 * _SIGMA**2), 0)
     planes = x_NCHW.flatten(0, 1).unsqueeze(1)

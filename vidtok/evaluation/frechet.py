@@ -1,8 +1,8 @@
 """Gaussians fitted to features in a stream, and the Fréchet distance between two of them.
 
 Source: Dowson and Landau, The Fréchet Distance between Multivariate Normal Distributions, 1982;
-used on features since Heusel et al., arXiv 1706.08500. Means and scatters merge by the formula of
-Chan, Golub and LeVeque (1979), which unlike sums of squares loses no digits to a large mean.
+used on features since Heusel et al., arXiv 1706.08500. Means and scatters are merged by the formula
+of Chan, Golub and LeVeque (1979). Unlike sums of squares, it loses no digits to a large mean.
 """
 
 from dataclasses import dataclass, field
@@ -14,33 +14,35 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Gaussian:
-    """Mean and covariance of the features seen so far, float64 on the CPU.
+    """Mean and covariance of features, accumulated in float64 on the CPU.
 
-    Starts empty; the first update sets the number of dimensions D. Gaussians of shares of a set
-    merge into that of the whole set, whatever the shares.
+    A new object is empty; the first update sets the number of dimensions D. Merging the Gaussians
+    of all shares of a set gives that of the whole set.
     """
 
     count: int = 0
+    """Number of samples."""
     mean: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    """`[D]`"""
+    """Mean of the samples, `[D]`."""
     scatter: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    """`[D, D]`: sum of the outer products of deviations from the mean."""
+    """Sum of the outer products of deviations from the mean, `[D, D]`."""
 
     @property
     def dimensions(self) -> int:
-        """D, 0 while nothing was seen."""
+        """Number of dimensions D, 0 without samples."""
         return self.mean.numel()
 
     @property
     def covariance(self) -> Tensor:
-        """`[D, D]`, divided by count - 1; zeros for a single sample."""
+        """Covariance `[D, D]`, the scatter divided by count - 1. Zeros for a single sample."""
         return self.scatter / max(self.count - 1, 1)
 
     def update(self, features_ND: Tensor) -> None:
-        """Take in N samples.
+        """Add N samples.
 
         Raises:
-            ValueError: not `[N, D]`, another D than before, or a value that is not finite.
+            ValueError: the shape is not `[N, D]`, D differs from earlier samples, or a value is not
+                finite.
         """
         if features_ND.dim() != 2:
             raise ValueError(f"features of shape {list(features_ND.shape)}: [N, D] is needed")
@@ -54,7 +56,7 @@ class Gaussian:
         self.merge(Gaussian(len(x), mean, deviations.T @ deviations))
 
     def merge(self, other: "Gaussian") -> None:
-        """Take in what another Gaussian has seen.
+        """Add the samples of another Gaussian.
 
         Raises:
             ValueError: the dimensions differ.
@@ -66,7 +68,8 @@ class Gaussian:
             return
         if self.dimensions != other.dimensions:
             raise ValueError(
-                f"features of {self.dimensions} and of {other.dimensions} dimensions do not merge"
+                f"features of {self.dimensions} and of {other.dimensions} dimensions "
+                "cannot be merged"
             )
         count = self.count + other.count
         apart = other.mean - self.mean
@@ -76,10 +79,10 @@ class Gaussian:
         self.count = count
 
     def principal_axes(self, number: int) -> Tensor:
-        """Return the `[D, number]` orthonormal axes of largest variance, the largest first.
+        """Return the orthonormal axes `[D, number]` of largest variance, the largest first.
 
         Raises:
-            ValueError: there are fewer dimensions than that.
+            ValueError: there are fewer dimensions than axes.
         """
         if number > self.dimensions:
             raise ValueError(f"{number} principal axes of {self.dimensions} dimensions")
@@ -94,8 +97,8 @@ class Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Return |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), 0 or more.
 
-    The trace of the root is the sum of the singular values of Σ_a^½ Σ_b^½. That stays accurate
-    where covariances are singular, as they are with fewer samples than dimensions.
+    The trace of the root is the sum of the singular values of Σ_a^½ Σ_b^½. This stays accurate for
+    singular covariances, which fewer samples than dimensions give.
 
     Raises:
         ValueError: one of them is empty, or the dimensions differ.
@@ -112,10 +115,10 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def sample_note(a: Gaussian, b: Gaussian, dimensions: int) -> str | None:
-    """Return what to print beside a distance of too few samples, None where there are enough.
+    """Return a warning to print with a distance of too few samples, or None.
 
-    With no more samples than the dimensions in which the distance was taken, a covariance has no
-    full rank, and even two halves of one set are far apart.
+    With no more samples than dimensions a covariance does not have full rank: even two halves of
+    one set are then far apart.
     """
     fewest = min(a.count, b.count)
     if fewest > dimensions:
@@ -124,7 +127,7 @@ def sample_note(a: Gaussian, b: Gaussian, dimensions: int) -> str | None:
 
 
 def _root(covariance_DD: Tensor) -> Tensor:
-    """Return the symmetric root of a covariance; negative eigenvalues are rounding and become 0."""
+    """Return the symmetric root of a covariance. Negative eigenvalues, from rounding, become 0."""
     values, vectors = torch.linalg.eigh(covariance_DD)
     root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
     return root

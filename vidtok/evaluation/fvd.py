@@ -2,8 +2,8 @@
 
 Source: Unterthiner et al., Towards Accurate Generative Models of Video, arXiv 1812.01717. The
 network is the TorchScript file that StyleGAN-V (arXiv 2112.14683) published and that most papers
-use. It is not part of this package and cannot be replaced: features of any other network give
-another distance, which must not be called FVD.
+use. It is not part of this package and cannot be replaced: the features of another network give a
+different distance, which is not FVD.
 """
 
 import warnings
@@ -17,7 +17,7 @@ FILE = "i3d_torchscript.pt"
 URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
 
 MIN_FRAMES = 9
-"""Three halvings of time (rounded up) have to leave the two frames over which I3D averages."""
+"""Minimum length of a clip: three halvings of time must leave the two frames that I3D averages."""
 
 DIMENSIONS = 400
 
@@ -28,12 +28,12 @@ def load_i3d(
     """Load the network.
 
     Args:
-        path: the TorchScript file; None looks where such files usually lie: torch hub's
-            checkpoints, `~/.cache/vidtok`, `~/.cache/fvd` and StyleGAN-V's own cache.
-        device: where it computes.
+        path: the TorchScript file. None looks in the usual places: torch hub's checkpoints,
+            `~/.cache/vidtok`, `~/.cache/fvd` and the cache of StyleGAN-V.
+        device: device that it computes on.
 
     Raises:
-        FileNotFoundError: there is none; says how to get it.
+        FileNotFoundError: there is no such file; the text says how to get it.
     """
     found = next((file for file in ([path] if path else _usual_places()) if file.is_file()), None)
     if found is None:
@@ -51,11 +51,11 @@ def load_i3d(
 def features(model: torch.jit.ScriptModule, video_BCTHW: Tensor) -> Tensor:
     """Return the logits `[B, 400]`, float32 on the CPU, of clips `[B, 3, T, H, W]` in [-1, 1].
 
-    The network itself resizes to 224×224 and scales from [0, 255], which is what it is given:
-    clamped, not rounded to 8 bits.
+    The network itself resizes to 224×224 and takes values from 0 to 255: these are clamped but not
+    rounded to 8 bits.
 
     Raises:
-        ValueError: the clips are shorter than the network's 9 frames.
+        ValueError: the clips are shorter than 9 frames.
     """
     frames = video_BCTHW.shape[2]
     if frames < MIN_FRAMES:

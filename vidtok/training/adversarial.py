@@ -1,4 +1,4 @@
-"""The terms of the game between autoencoder and discriminator.
+"""The adversarial terms of autoencoder and discriminator.
 
 Sources: hinge loss, arXiv 1705.02894; non-saturating generator loss, arXiv 1406.2661; LeCam
 regularization, arXiv 2104.03310; adaptive weight, arXiv 2012.09841, equation 7. Constants are those
@@ -20,34 +20,34 @@ def generator_loss(logits: Tensor) -> Tensor:
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return what the discriminator minimises: real logits above 1, others below -1."""
+    """Return the discriminator's loss: 0 if real logits are above 1 and others below -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_weight: Tensor) -> Tensor:
-    """Return by how much to scale one loss so that it pulls as hard as the other; no gradient.
+    """Return the factor that gives one loss a gradient as large as the other's; no gradient.
 
     Args:
         reconstruction: scalar loss.
         adversarial: scalar loss, to be scaled.
-        last_weight: weight of the decoder's last layer, where the pull is measured.
+        last_weight: weight of the decoder's last layer, where gradients are compared.
 
     Returns:
         The ratio of the norms of the gradients, at most 1e4.
     """
-    pull, other_pull = (
+    norm, adversarial_norm = (
         torch.linalg.vector_norm(torch.autograd.grad(loss, last_weight, retain_graph=True)[0])
         for loss in (reconstruction, adversarial)
     )
-    ratio: Tensor = pull / (other_pull + 1e-4)
+    ratio: Tensor = norm / (adversarial_norm + 1e-4)
     return ratio.clamp(0, 1e4)
 
 
 class LeCam(nn.Module):
-    """Holds logits back from running away from the running mean of the other side's.
+    """Penalty on the distance of logits from the running mean of the other side's logits.
 
-    The running means are part of the state, so a resumed run goes on with them. They start at 0,
-    are means over all ranks, and move in train mode only.
+    The running means are part of the state, so that a resumed run continues with them. They start
+    at 0, are means over all ranks, and change in train mode only.
     """
 
     real: Tensor
@@ -59,7 +59,7 @@ class LeCam(nn.Module):
         self.register_buffer("fake", torch.zeros(()))
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the scalar penalty; in train mode, take the logits into the means first."""
+        """Return the scalar penalty. In train mode, update the means with the logits first."""
         if self.training:
             means = mean_over_ranks(torch.stack([real.detach().mean(), fake.detach().mean()]))
             self.real.lerp_(means[0], 1 - _LECAM_DECAY)

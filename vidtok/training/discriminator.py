@@ -1,4 +1,4 @@
-"""Patch discriminators: is each patch of a picture, or of a clip, real?
+"""Patch discriminators: they judge whether each patch of a picture or clip is real.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks,
 arXiv 1611.07004, section 3.2.2, and its extension to volumes; widths, strides, names and shapes of
@@ -15,8 +15,8 @@ _WIDTHS = (3, 64, 128, 256, 512, 1)
 class PatchDiscriminator(nn.Module):
     """Five convolutions, BatchNorm in all but the first and the last, LeakyReLU 0.2 between.
 
-    "2d" judges pictures `[N, 3, H, W]` and gives logits `[N, 1, h, w]`, each for 70×70 pixels;
-    "3d" judges clips `[B, 3, T, H, W]` and gives logits `[B, 1, t, h, w]`.
+    "2d" takes pictures `[N, 3, H, W]` and returns logits `[N, 1, h, w]`, each for 70×70 pixels.
+    "3d" takes clips `[B, 3, T, H, W]` and returns logits `[B, 1, t, h, w]`.
     """
 
     def __init__(self, kind: Literal["2d", "3d"]) -> None:
@@ -31,14 +31,14 @@ class PatchDiscriminator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits: high where x looks real."""
+        """Return logits, which are high where x looks real."""
         logits: Tensor = self.main(x)
         return logits
 
 
 def _conv(kind: Literal["2d", "3d"], i: int) -> nn.Module:
     widths = _WIDTHS[i], _WIDTHS[i + 1]
-    bias = i in (0, 4)  # elsewhere BatchNorm follows, which has one
+    bias = i in (0, 4)  # BatchNorm, which has a bias, follows the others
     conv: nn.Conv2d | nn.Conv3d
     if kind == "2d":
         conv = nn.Conv2d(*widths, 4, stride=2 if i <= 2 else 1, padding=1, bias=bias)

@@ -1,4 +1,4 @@
-"""A tokenizer as training runs it: from pixels to their reconstruction, with gradients."""
+"""A tokenizer in training: from pixels to their reconstruction, with gradients."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,38 +7,39 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vidtok import fsq
+from vidtok import fsq, kl, ops
 from vidtok.autoencoder import Tokenizer
 from vidtok.layers import ResBlock3d, SpatialBlock, TemporalBlock
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
-from vidtok.training.regularizers import FsqRegularizer, kl_loss, posterior, sample_posterior
+from vidtok.training.regularizers import FsqRegularizer, kl_loss
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """What one pass gives; all float32."""
+    """Result of one pass. All tensors are float32."""
 
     x: Tensor
-    """The clips, `[B, 3, T, H, W]` in [-1, 1]."""
+    """Clips, `[B, 3, T, H, W]` in [-1, 1]."""
     x_hat: Tensor
-    """What the decoder makes of their latents, near [-1, 1]."""
+    """Reconstruction of the clips, of the same shape, near [-1, 1]."""
     regularizer: Tensor
-    """Scalar: FSQ's auxiliary loss, or the KL divergence."""
+    """Loss of the regularizer, a scalar: FSQ's auxiliary loss, or the KL divergence."""
     parts: dict[str, Tensor]
-    """The regularizer's parts, for the log."""
+    """Parts of the regularizer's loss, for the log."""
 
 
 class TrainedTokenizer(nn.Module):
     """Encodes and decodes clips in train mode, with FSQ's straight-through or KL's sampled latents.
 
     Args:
-        tokenizer: the network; its parameters are trained in place.
-        freeze_encoder: leave the encoder as it is, as in the second stage: it then runs without a
-            graph, and FSQ's auxiliary loss, which could reach nothing, is not computed.
-        autocast: dtype that the convolutions compute in; None: float32. Losses never do.
-        recompute: keep only the input of each block for the backward pass, and compute the block
-            again there: far less memory for about a third more time.
+        tokenizer: network whose parameters are trained in place.
+        freeze_encoder: whether the encoder stays as it is, as in the second stage. It then runs
+            without a graph, and FSQ's auxiliary loss, which has no gradient, is not computed.
+        autocast: type that the convolutions compute in. None computes in float32, as losses always
+            do.
+        recompute: whether the backward pass computes each block again from its input. This takes
+            far less memory and about a third more time.
     """
 
     def __init__(
@@ -66,21 +67,20 @@ class TrainedTokenizer(nn.Module):
     @property
     def last_weight(self) -> Tensor:
         """Weight of the decoder's last layer, at which the adversarial term is balanced."""
-        conv = self.tokenizer.decoder.conv_out
-        return conv.conv.weight if hasattr(conv, "conv") else conv.weight  # type: ignore[return-value, union-attr]
+        return ops.weight_and_bias(self.tokenizer.decoder.conv_out)[0]
 
     def forward(self, clips: Tensor, step: int) -> Reconstruction:
         """Reconstruct clips.
 
         Args:
             clips: uint8 `[B, T, H, W, 3]`.
-            step: how many batches came before, for FSQ's schedule.
+            step: number of earlier batches, for FSQ's schedule.
         """
         config = self.tokenizer.config
         x = clips.float() / 127.5 - 1
         T = x.shape[1]
         padded = lengthen(config, x)
-        with torch.autocast(x.device.type, self._autocast, enabled=self._autocast is not None):
+        with ops.autocast(x.device, self._autocast):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_encoder):
                 h = self.tokenizer.encoder(padded, Stream(config.time_rule)).float()
             z, regularizer, parts = self._regularize(h, step)
@@ -94,6 +94,6 @@ class TrainedTokenizer(nn.Module):
             if self._freeze_encoder:
                 return z, h.new_zeros(()), {}
             return z, *self._fsq(h, step)
-        mean, logvar = posterior(h)
+        mean, logvar = kl.posterior(h)
         loss = kl_loss(mean, logvar)
-        return sample_posterior(mean, logvar), loss, {"kl": loss.detach()}
+        return kl.sample(mean, logvar), loss, {"kl": loss.detach()}

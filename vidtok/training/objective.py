@@ -1,11 +1,11 @@
-"""What the autoencoder and the discriminator are trained to minimise.
+"""The losses of autoencoder and discriminator.
 
     autoencoder:    Σ (|x - x̂| + perceptual) / e^s + s, per frame, + regularizer + λ·adversarial
     discriminator:  hinge + 0.005·LeCam
 
-s (`logvar`) is learned with the autoencoder: the logarithm of a likelihood's scale. λ makes the
-adversarial term pull at the decoder's last layer with a fixed share of the strength of the first
-term. Source: VidTok, arXiv 2412.13061; weights are those of the release.
+s (`logvar`), the logarithm of a likelihood's scale, is learned with the autoencoder. λ makes the
+gradient of the adversarial term at the decoder's last layer a fixed fraction of the first term's.
+Source: VidTok, arXiv 2412.13061; weights are those of the release.
 Everything is computed in float32, whatever the network computes in.
 """
 
@@ -17,51 +17,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidtok import ops
 from vidtok.training.adversarial import LeCam, adaptive_weight, generator_loss, hinge_loss
 from vidtok.training.discriminator import PatchDiscriminator
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""Distance of pictures: `[N, 3, H, W]` twice, in [-1, 1], to `[N]`; with gradient to the second."""
+"""Distance of pictures: two `[N, 3, H, W]` in [-1, 1] to `[N]`, with gradient to the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveConfig:
-    """The weights of the terms; all scalars without unit."""
+    """Weights of the terms, all without unit."""
 
     pixel: Literal["l1", "l2"] = "l1"
-    """Distance of single values: absolute or squared difference."""
+    """Distance of pixel values: `l1` absolute, `l2` squared difference."""
     perceptual_weight: float = 1.0
-    """0: no perceptual term."""
+    """Weight of the perceptual term. 0 omits it."""
     regularizer_weight: float = 1.0
-    """1 for FSQ's auxiliary loss, 1e-6 for the KL divergence, which is a sum over the clip."""
+    """Weight of the regularizer: 1 for FSQ, 1e-6 for KL, whose divergence sums over the clip."""
     discriminator: Literal["2d", "3d"] | None = "2d"
-    """Judges single frames, or clips; None: no adversarial term."""
+    """Discriminator of single frames (`2d`) or of clips (`3d`). None omits the adversarial term."""
     discriminator_start: int = 10_001
-    """First step, in batches, at which the discriminator learns and is heard. The release says
-    20,001, but counts two steps per batch."""
+    """First batch at which the discriminator learns and its term counts. The release has 20,001 but
+    counts two steps per batch."""
     adversarial_weight: float = 0.2
-    """Pull of the adversarial term at the decoder's last layer, relative to the first term's."""
+    """Gradient of the adversarial term at the decoder's last layer, as fraction of the first's."""
     lecam_weight: float = 0.005
+    """Weight of the LeCam term of the discriminator."""
 
 
 class Objective(nn.Module):
-    """Holds what the losses learn or remember: `logvar`, the discriminator, LeCam's means.
+    """The losses and their state: `logvar`, the discriminator, LeCam's means.
 
     Names in the state dict are those of the release, plus `lecam.real` and `lecam.fake`. The
-    perceptual distance is no part of the state and is not moved along: it belongs to the caller.
+    perceptual distance belongs to the caller: it is not part of the state and does not move to a
+    device with the objective.
 
-    A step counts batches; both losses of a batch get the same one. Before
-    `discriminator_start` nothing of the discriminator is computed, so its BatchNorm statistics
-    and LeCam's means begin there, where the release has let them follow a random network.
+    A step counts batches; both losses of a batch take the same step. Before `discriminator_start`
+    the discriminator is not computed. So its BatchNorm statistics and LeCam's means start there,
+    while in the release they follow a random network until then.
     """
 
     perceptual: Perceptual | None
 
     def __init__(self, config: ObjectiveConfig, perceptual: Perceptual | None) -> None:
-        """Make an objective in train mode.
+        """Create an objective in train mode.
 
         Raises:
-            ValueError: the perceptual term has a weight and no distance.
+            ValueError: the perceptual term has a weight but no distance.
         """
         super().__init__()
         if config.perceptual_weight > 0 and perceptual is None:
@@ -70,7 +73,7 @@ class Objective(nn.Module):
                 "give one, or set the weight to 0"
             )
         self.config = config
-        # Past nn.Module, which would put a network's frozen weights into every checkpoint.
+        # nn.Module would put the frozen weights of a network into every checkpoint.
         object.__setattr__(self, "perceptual", perceptual)
         self.logvar = nn.Parameter(torch.zeros(()))
         if config.discriminator is not None:
@@ -78,7 +81,7 @@ class Objective(nn.Module):
             self.lecam = LeCam()
 
     def adversarial_at(self, step: int) -> bool:
-        """Return whether the discriminator takes part in the batch that `step` batches precede."""
+        """Return whether the discriminator takes part after `step` batches."""
         return self.config.discriminator is not None and step >= self.config.discriminator_start
 
     def autoencoder_loss(
@@ -89,21 +92,21 @@ class Objective(nn.Module):
         last_weight: Tensor | None,
         step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the autoencoder's loss; its gradient does not reach the discriminator's weights.
+        """Return the autoencoder's loss. Its gradient does not reach the discriminator's weights.
 
         Args:
             x: clips `[B, 3, T, H, W]` in [-1, 1].
             x_hat: their reconstructions, of the same shape.
             regularizer_loss: scalar.
-            last_weight: weight of the decoder's last layer. None leaves the adversarial term out:
-                for validation, where there are no gradients to balance.
-            step: how many batches came before this one.
+            last_weight: weight of the decoder's last layer. None omits the adversarial term, for
+                validation without gradients.
+            step: number of earlier batches.
 
         Returns:
             A float32 scalar, and its parts for the log.
         """
         config = self.config
-        with torch.autocast(x.device.type, enabled=False):
+        with ops.autocast(x.device):
             x, x_hat = x.float(), x_hat.float()
             difference = F.l1_loss if config.pixel == "l1" else F.mse_loss
             distance = pixel = difference(x_hat, x)
@@ -112,7 +115,7 @@ class Objective(nn.Module):
                 perceptual = self.perceptual(_frames(x), _frames(x_hat)).mean()
                 distance = pixel + config.perceptual_weight * perceptual
                 log["perceptual"] = perceptual
-            # Sums per frame of values, where those above are means.
+            # Sums over the values of a frame; those above are means.
             values_per_frame = x[0, :, 0].numel()
             nll = values_per_frame * (distance / self.logvar.exp() + self.logvar)
             loss = nll + config.regularizer_weight * regularizer_loss
@@ -127,22 +130,21 @@ class Objective(nn.Module):
     def discriminator_loss(
         self, x: Tensor, x_hat: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the discriminator's loss; its gradient does not reach the autoencoder.
+        """Return the discriminator's loss. Its gradient does not reach the autoencoder.
 
         Args:
             x: clips `[B, 3, T, H, W]` in [-1, 1].
             x_hat: their reconstructions, of the same shape.
-            step: how many batches came before this one.
+            step: number of earlier batches.
 
         Returns:
-            A float32 scalar, and its parts for the log. Where the discriminator takes no part, a
+            A float32 scalar, and its parts for the log. If the discriminator does not take part, a
             zero whose backward pass reaches no weight, and no parts.
         """
         if not self.adversarial_at(step):
             return torch.zeros((), device=x.device, requires_grad=True), {}
-        with torch.autocast(x.device.type, enabled=False):
-            # Two passes: BatchNorm must not see real and fake in one batch, as it could then tell
-            # each by the other.
+        with ops.autocast(x.device):
+            # Two passes: with real and fake in one batch, BatchNorm would reveal which is which.
             real = self.discriminator(self._judgeable(x.detach().float()))
             fake = self.discriminator(self._judgeable(x_hat.detach().float()))
             hinge = hinge_loss(real, fake)
@@ -158,7 +160,7 @@ class Objective(nn.Module):
         return loss, {name: value.detach() for name, value in log.items()}
 
     def _judged_by_frozen(self, x_hat: Tensor) -> Tensor:
-        """Return logits whose gradient reaches the pictures, and is not computed for weights."""
+        """Return logits with a gradient to the pictures and none to the weights."""
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         logits: Tensor = torch.func.functional_call(
             self.discriminator, frozen, self._judgeable(x_hat)

@@ -6,23 +6,28 @@ import torch
 from torch import Tensor, distributed
 
 
+def in_group() -> bool:
+    """Return whether this process is a rank of a process group."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Return the mean of x over all ranks; without a process group, x itself.
 
-    The gradient that reaches x is the mean over ranks of the gradients of the result. So a loss
-    that every rank computes from the mean, followed by DistributedDataParallel's mean over ranks
-    of the parameters' gradients, has the gradient that one process with all the data would have.
+    The gradient of x is the mean over ranks of the gradients of the result. If every rank computes
+    a loss from the mean, and parameter gradients are then averaged over ranks, they equal the
+    gradients of one process with all the data.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not in_group():
         return x
     mean: Tensor = _MeanOverRanks.apply(x)  # type: ignore[no-untyped-call]
     return mean
 
 
 class _MeanOverRanks(torch.autograd.Function):
-    """A mean over ranks, whose derivative is a mean over ranks.
+    """A mean over ranks whose gradient is a mean over ranks.
 
-    `torch.distributed.nn` has a sum with a gradient, but deprecated, and its successor is private.
+    The sum with a gradient in `torch.distributed.nn` is deprecated, and its successor is private.
     """
 
     @staticmethod

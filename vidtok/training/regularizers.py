@@ -1,13 +1,13 @@
-"""What training adds to the reconstruction loss so that latents are worth modelling.
+"""Regularizers: terms beside the reconstruction loss, for latents that can be modelled.
 
-FSQ: an entropy term that makes each token sure of its code and spreads tokens over the codebook,
-and a commitment term that keeps the encoder's output near the codes. KL: the divergence of the
-posterior from a standard normal. Weights and schedule are those of the VidTok release.
+FSQ has an entropy term and a commitment term. The first makes the code of each token certain and
+spreads tokens over the codebook; the second keeps the encoder's output near the codes. KL has the
+divergence of the posterior from a standard normal. Weights and schedule are those of the VidTok
+release.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vidtok import fsq
@@ -19,25 +19,27 @@ class FsqRegularizer:
     """The auxiliary loss of FSQ: w(step)·(token entropy - codebook entropy) + 0.25·commitment."""
 
     levels: tuple[int, ...]
+    """Number of levels of each channel."""
     first_entropy_weight: float = 0.3
-    """w at step 0; from there it falls linearly."""
+    """Weight w of the entropy term at step 0, from which it falls linearly."""
     entropy_weight: float = 0.1
-    """w from `annealing_steps` on."""
+    """Weight w of the entropy term from `annealing_steps` on."""
     annealing_steps: int = 2000
-    """In batches."""
+    """Number of batches over which w falls."""
     commitment_weight: float = 0.25
+    """Weight of the commitment term."""
 
     def __call__(self, z: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one batch, a float32 scalar with a gradient to z, and its parts.
 
         Args:
-            z: `[..., C]` unbounded encoder output, of any float type; computed with in float32.
-            step: how many batches came before this one.
+            z: `[..., C]` unbounded encoder output of any float type; converted to float32.
+            step: number of earlier batches.
         """
         z = z.float()
         token, codebook = fsq_entropy(z, self.levels)
-        # Unbounded output against bounded codes, as released: it also holds back outputs that
-        # `tanh` has long saturated.
+        # Unbounded output against bounded codes, as in the release: this also limits outputs for
+        # which `tanh` is saturated.
         commitment = (z - fsq.quantize(z, self.levels).detach()).square().mean()
         entropy = self.weight_at(step) * (token - codebook)
         loss = entropy + self.commitment_weight * commitment
@@ -49,35 +51,15 @@ class FsqRegularizer:
         return loss, parts
 
     def weight_at(self, step: int) -> float:
-        """Return the weight of the entropy term for the batch that `step` batches came before."""
+        """Return the weight of the entropy term after `step` batches."""
         if step >= self.annealing_steps:
             return self.entropy_weight
         left = 1 - step / self.annealing_steps
         return self.entropy_weight + left * (self.first_entropy_weight - self.entropy_weight)
 
 
-def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Split encoder output `[..., 2Z]` into mean and log-variance `[..., Z]`, float32.
-
-    The log-variance is clamped to [-30, 20].
-    """
-    mean, logvar = moments.float().chunk(2, -1)
-    return mean, logvar.clamp(-30, 20)
-
-
-def sample_posterior(
-    mean: Tensor, logvar: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draw from the posterior; mean, log-variance and result are float32 of one shape.
-
-    The generator must be on the tensors' device; None: the default one of that device.
-    """
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    return mean + torch.exp(0.5 * logvar) * noise
-
-
 def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Return the divergence from N(0, 1), summed over a clip and averaged over the batch.
+    """Return the divergence from N(0, 1), summed over each clip and averaged over the batch.
 
     Args:
         mean: `[B, ...]` float32.

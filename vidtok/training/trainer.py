@@ -1,7 +1,7 @@
-"""One training step, and all that the next one depends on.
+"""Training steps of a tokenizer, and their state.
 
-Plain torch: where the batches come from, and what starts the processes, is the caller's business.
-With a process group, every rank takes its own clips and gradients are averaged over ranks.
+The caller provides the batches and starts the processes. With a process group, every rank takes its
+own clips, and gradients are averaged over ranks.
 Source: VidTok, arXiv 2412.13061; constants of the released configurations are the defaults.
 """
 
@@ -17,34 +17,38 @@ from vidtok.autoencoder import Tokenizer
 from vidtok.training.ema import averaged_model
 from vidtok.training.network import Reconstruction, TrainedTokenizer
 from vidtok.training.objective import Objective, ObjectiveConfig, Perceptual
+from vidtok.training.ranks import in_group
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerConfig:
-    """How weights are moved."""
+    """Settings of the optimizers and of the average."""
 
     train: Literal["all", "decoder"] = "all"
-    """`decoder` leaves the encoder as it is: the second stage."""
+    """Part that is trained. `decoder` leaves the encoder as it is, as in the second stage."""
     steps: int = 50_000
-    """Batches in all; the schedule ends there."""
+    """Number of batches, at which the schedule ends."""
     lr: float = 1e-5
-    """Of both optimizers (Adam)."""
+    """Learning rate of both optimizers (Adam)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of both optimizers' moments."""
     warmup_steps: int = 0
-    """Batches over which the learning rate rises linearly from 0."""
+    """Number of batches over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """`cosine` falls to `final_lr` at the last step."""
+    """Schedule of the learning rate. `cosine` falls to `final_lr` at the last step."""
     final_lr: float = 0.0
-    """Share of `lr` at the end of `cosine`."""
+    """Fraction of `lr` at the end of `cosine`."""
     clip_norm: float = 20.0
-    """Gradients longer than this are shortened to it, for each optimizer."""
+    """Maximum norm of the gradients of each optimizer; longer gradients are scaled to it."""
     ema_decay: float = 0.999
+    """Fraction of the averaged weights that each step keeps."""
     precision: Literal["float32", "bf16"] = "bf16"
+    """Type that the convolutions compute in. Losses are always float32."""
     recompute: bool = False
-    """Activation checkpointing: less memory for more time."""
+    """Whether the backward pass recomputes activations: less memory, more time."""
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of the batch that `step` batches came before."""
+        """Return the learning rate after `step` batches."""
         lr = self.lr
         if self.schedule == "cosine":
             after = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -54,17 +58,17 @@ class TrainerConfig:
 
 
 class Trainer:
-    """Trains one tokenizer, in place.
+    """Training of one tokenizer, in place.
 
     Args:
-        tokenizer: on the device where it is to be trained, float32.
-        config: how weights are moved.
-        objective: the terms of the losses.
+        tokenizer: float32 network on the device that trains it.
+        config: settings of the optimizers and of the average.
+        objective: weights of the losses' terms.
         perceptual: distance of pictures for the objective's perceptual term.
 
     Attributes:
-        step: batches so far.
-        averaged: the tokenizer with the weights averaged over steps: the one to evaluate and keep.
+        step: number of batches so far.
+        averaged: tokenizer with the weights averaged over steps, to evaluate and keep.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Trainer:
 
     @property
     def averaged(self) -> Tokenizer:
-        """The averaged weights as a tokenizer in eval mode; shared, not a copy."""
+        """Tokenizer with the averaged weights, in eval mode. It is shared, not a copy."""
         module = self._average.module
         assert isinstance(module, Tokenizer)
         return module.eval()
@@ -110,13 +114,13 @@ class Trainer:
     def train_on(self, clips: Tensor) -> dict[str, float]:
         """Take one step of the autoencoder, then one of the discriminator.
 
-        Both use one reconstruction, made before the first of them, as released.
+        Both use one reconstruction, which is made before the first step, as in the release.
 
         Args:
             clips: uint8 `[B, T, H, W, 3]`.
 
         Returns:
-            The losses and their parts, of this rank.
+            The losses of this rank and their parts.
         """
         lr = self.config.lr_at(self.step)
         clips = clips.to(self._objective.logvar.device, non_blocking=True)
@@ -146,9 +150,9 @@ class Trainer:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on, but for the generators of random numbers.
+        """Return the state that the next step depends on, without random generators.
 
-        Tensors and plain values only: `torch.load(…, weights_only=True)` opens it.
+        It holds tensors and plain values only: `torch.load(…, weights_only=True)` reads it.
         """
         return {
             "step": self.step,
@@ -159,10 +163,10 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where a state was taken.
+        """Continue from a state of `state_dict`.
 
         Raises:
-            RuntimeError: the state is of another network or objective.
+            RuntimeError: the state belongs to another network or objective.
         """
         self.step = state["step"]
         self._network.tokenizer.load_state_dict(state["tokenizer"])
@@ -173,13 +177,13 @@ class Trainer:
 
 
 def _broadcast(tensor: Tensor) -> None:
-    if distributed.is_available() and distributed.is_initialized():
+    if in_group():
         distributed.broadcast(tensor.detach(), src=0)
 
 
 def _average_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Average over ranks, in one message."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    """Average gradients over ranks, in one message."""
+    if not in_group():
         return
     gradients = [p.grad for p in weights if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])

@@ -103,7 +103,7 @@ def test_indices_outside_the_codebook_are_refused(index: int) -> None:
 
 
 def test_other_codebooks_do_not_merge() -> None:
-    with pytest.raises(ValueError, match="do not merge"):
+    with pytest.raises(ValueError, match="cannot be merged"):
         CodebookUse((8, 8)).merge(CodebookUse((64,)))
 
 

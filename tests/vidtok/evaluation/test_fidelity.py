@@ -27,7 +27,8 @@ def pair(video: dict[str, int]) -> tuple[Tensor, Tensor]:
 def test_equals_the_reference(case: dict) -> None:
     x, y = pair(case["video"])
     assert psnr(x, y).mean().item() == pytest.approx(case["psnr"], abs=1e-5)
-    assert ssim(x, y).mean().item() == pytest.approx(case["ssim"], abs=3e-6)
+    # A variance is a difference of float32 means: depending on the processor it rounds by 4e-6.
+    assert ssim(x, y).mean().item() == pytest.approx(case["ssim"], abs=1e-5)
 
 
 @pytest.mark.parametrize("case", GOLDENS[:2], ids=size)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,7 +76,6 @@ def test_correlated_gaussians_agree_with_the_root_of_the_product() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(expected))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 24), seeds)
 def test_a_distance_is_symmetric_and_zero_to_itself(
     samples: int, dimensions: int, seed: int
@@ -120,7 +119,7 @@ def test_what_has_no_distance_is_refused() -> None:
         frechet_distance(a, Gaussian())
     with pytest.raises(ValueError, match="of 3 and of 4 dimensions"):
         frechet_distance(a, fitted(draw(5, 4, 0)))
-    with pytest.raises(ValueError, match="of 3 and of 4 dimensions do not merge"):
+    with pytest.raises(ValueError, match="of 3 and of 4 dimensions cannot be merged"):
         a.merge(fitted(draw(5, 4, 0)))
     with pytest.raises(ValueError, match="4 principal axes of 3 dimensions"):
         a.principal_axes(4)
