@@ -136,12 +136,14 @@ def compact(
                 raise
             result.changed_meanwhile += 1  # and vacuum may have deleted its files
             continue
-        now = _places(group, merged)
+        now = {}
+        first_row = 0
+        for unit, part in (share for file in group for share in file.shares):
+            place = RowSpan(first_row=first_row, of_rows=merged.rows)
+            now[unit, part] = replace(merged, rows=part.rows, place=place)
+            first_row += part.rows
         moved = [
-            PartsMoved(
-                unit=unit,
-                parts=tuple(now.get((unit, _key(part)), part) for part in parts[unit]),
-            )
+            PartsMoved(unit=unit, parts=tuple(now.get((unit, part), part) for part in parts[unit]))
             for unit in units
         ]
         if not log.move(moved, known):
@@ -175,7 +177,7 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
         group: list[MergedFile] = []
         size = 0
         for file in files.values():
-            file.shares.sort(key=lambda share: _key(share[1])[1])
+            file.shares.sort(key=lambda share: share[1].place.first_row if share[1].place else 0)
             small = file.bytes < small_share * part_bytes
             if file.part.path in waiting or not (small or file.rows_left_out):
                 continue
@@ -186,11 +188,6 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
                 group, size = [], 0
         if len(group) > 1 or any(file.rows_left_out for file in group):
             yield group
-
-
-def _key(part: Part) -> tuple[str, int]:
-    """Return path and first row of a unit's part: a unit may have two parts in one file."""
-    return part.path, part.place.first_row if part.place else 0
 
 
 def merge_files(store: Store, schema: pa.Schema, group: Sequence[MergedFile]) -> Part:
@@ -231,15 +228,3 @@ def _rows(store: Store, file: MergedFile) -> Iterator[pa.Table]:
         raise
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where}: {one_line(error)}; {advice}") from error
-
-
-def _places(group: Sequence[MergedFile], merged: Part) -> dict[tuple[str, tuple[str, int]], Part]:
-    """Return each unit's part of the merged file, by unit and `_key` of the part it replaces."""
-    now = {}
-    first_row = 0
-    for file in group:
-        for unit, part in file.shares:
-            place = RowSpan(first_row=first_row, of_rows=merged.rows)
-            now[unit, _key(part)] = replace(merged, rows=part.rows, place=place)
-            first_row += part.rows
-    return now

@@ -68,7 +68,7 @@ class Difference(Outcome):
     a: str
     b: str
     fingerprints: tuple[str, str]
-    settings: dict[str, tuple[str, str]]
+    settings: dict[str, list[str]]
     """Values in a and in b, by dotted name of the setting."""
     units: Overlap = field(default_factory=Overlap)
     clips: Overlap = field(default_factory=Overlap)
@@ -117,7 +117,7 @@ def diff(a: Store, b: Store) -> Difference:
         a.uri,
         b.uri,
         (heads[0].fingerprint, heads[1].fingerprint),
-        {name: (one, other) for name, one, other in differences(*(h.identity for h in heads))},
+        {n: values for n, *values in differences(heads[0].identity, heads[1].identity)},
         clips_differ={name: DiffGroup() for name in (CLIP, *columns)},
     )
     others = {unit.unit: unit for unit in read_manifest(b).units()}

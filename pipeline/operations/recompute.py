@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -121,7 +120,7 @@ class DecodedClip:
 
 
 class Recomputer:
-    """Holds a dataset's models and a decoder. A context manager; not thread-safe.
+    """Holds a dataset's models and a decoder, which must be closed. Not thread-safe.
 
     Args:
         store: the dataset's root.
@@ -156,15 +155,8 @@ class Recomputer:
         limits = DecodeLimits(timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb)
         self._decoder = Decoder(clip_rules(dataset.identity["clip"]), limits)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the decoder's child process."""
         self._decoder.close()
 
     def clips(self, drawn: Iterable[DrawnRow]) -> Iterator[SourceClip | Finding]:
@@ -192,8 +184,8 @@ class Recomputer:
                     yield SourceClip(*left.pop(clip.clip_index), clip, frames)
             except (QuarantineError, StoreError, FileNotFoundError) as error:
                 why = str(error)
-            for _, row in left.values():
-                yield Finding("source", row["clip_id"], why)
+            for _, missing in left.values():
+                yield Finding("source", missing["clip_id"], why)
 
     def _decode_again(
         self, unit: str, sources: Sequence[str], key: str, wanted: Collection[int]

@@ -1,6 +1,7 @@
 """Clips for a person: a row, a video, or a picture beside what the tokens decode to."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import zip_longest
@@ -122,7 +123,7 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
         StoreError: a part or source is damaged or missing.
     """
     dataset = read_dataset(store)
-    drawn = _first_rows(store, read_manifest(store), clips)
+    drawn = first_rows(store, read_manifest(store), clips)
     if not drawn:
         raise ConfigError(f"{store.uri}: no clips to show; status tells what the dataset holds")
     found = _decoded(store, dataset, drawn, "it cannot be shown")
@@ -158,8 +159,14 @@ def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:
     )
 
 
-def _first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
-    """Return the first rows of as many different samples as possible, then their next rows."""
+def first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
+    """Return the places of the first rows of as many different samples as possible.
+
+    If there are fewer samples than `count`, their next rows follow.
+
+    Raises:
+        StoreError: a part is damaged or missing.
+    """
     samples: dict[tuple[str, str], list[DrawnRow]] = {}
     for unit in manifest.units():
         if len(samples) >= count:
@@ -186,7 +193,7 @@ def _decoded(
         StoreError: a clip cannot be decoded from its source.
     """
     clips: dict[int, DecodedClip] = {}
-    with Recomputer(store, dataset, retokenize=False, decode=True) as recomputer:
+    with closing(Recomputer(store, dataset, retokenize=False, decode=True)) as recomputer:
         for found in recomputer.clips(drawn):
             if isinstance(found, Finding):
                 raise StoreError(f"{found}; {advice}")

@@ -19,11 +19,10 @@ from pipeline.tokenizers.models import open_encoder, open_model, weights_digest
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
 
-def hikers(folder: Path, *, second: bool = False) -> Store:
-    """Tokenize one small video (or it twice) and one that is none, as loose files of one unit."""
+def hikers(folder: Path) -> Store:
+    """Tokenize one small video and one that is none, as loose files of one unit."""
     (folder / "in").mkdir()
-    for name in ("hiker.mp4", "again.mp4")[: 1 + second]:
-        shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in" / name)
+    shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in/hiker.mp4")
     (folder / "in/broken.mp4").write_bytes(b"no video at all")
     values = {
         "source": {"uri": [str(folder / "in")]},

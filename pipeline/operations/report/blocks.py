@@ -13,7 +13,8 @@ class Table:
     columns: str
     """One letter per column: `l` text, `r` number, set at the right."""
     heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[object]]
+    """Cells; numbers without a unit may be `int`."""
 
     def lines(self) -> Iterator[str]:
         """Yield the table as Markdown."""
@@ -41,8 +42,8 @@ Block = str | Table | Definitions
 """A paragraph, a table, or a list."""
 
 
-def _row(cells: Iterable[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
+def _row(cells: Iterable[object]) -> str:
+    escaped = (str(cell).replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
 
 

@@ -4,7 +4,7 @@ import io
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, cycle, pairwise
+from itertools import cycle
 from typing import Final
 
 import numpy as np
@@ -131,15 +131,11 @@ def stage_rates(manifest: Manifest) -> dict[str, list[float]]:
         {entry["stage"]: entry["seconds"] for entry in unit}
         for unit in manifest.table["timings"].to_pylist()
     ]
-    stages = sorted({stage for unit in timings for stage in unit})
-    size = max(1, math.ceil(len(clips) / _POINTS))
-    total_clips = [0, *accumulate(clips)]
-    edges = [*range(0, len(clips), size), len(clips)]
-    rates: dict[str, list[float]] = {}
-    for stage in stages:
-        total = [0.0, *accumulate(unit.get(stage, 0.0) for unit in timings)]
-        worked = [total[b] - total[a] for a, b in pairwise(edges)]
-        done = [total_clips[b] - total_clips[a] for a, b in pairwise(edges)]
+    starts = range(0, len(clips), max(1, math.ceil(len(clips) / _POINTS)))
+    rates = {}
+    for stage in sorted({stage for unit in timings for stage in unit}):
+        done = np.add.reduceat(clips, starts)
+        worked = np.add.reduceat([unit.get(stage, 0.0) for unit in timings], starts)
         rates[stage] = [n / s if s > 0 else 0.0 for n, s in zip(done, worked, strict=True)]
     return rates
 

@@ -45,14 +45,8 @@ class Sizes:
     def of(cls, parts: Sequence[Part]) -> "Sizes":
         """Return the sizes of at least one file; a merged part counts once."""
         sizes = list({part.path: part.bytes for part in parts}.values())
-        return cls(
-            files=len(sizes),
-            rows=sum(part.rows for part in parts),
-            bytes=sum(sizes),
-            smallest=min(sizes),
-            middle=int(median(sizes)),
-            largest=max(sizes),
-        )
+        rows, middle = sum(part.rows for part in parts), int(median(sizes))
+        return cls(len(sizes), rows, sum(sizes), min(sizes), middle, max(sizes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +125,14 @@ class Page(Outcome):
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
-            rows.append((what, str(came), *(f"{n} ({percentage(n, came)})" for n in went)))
+            rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
         lines = (line.partition(" ") for line in clip_lines(self.statistics.total))
         yield Definitions([(name, text.strip()) for name, _, text in lines])
 
     def _quarantine(self) -> Iterator[Block]:
         rows = [
-            (reason, str(count), REASONS.get(reason, "?"))
+            (reason, count, REASONS.get(reason, "?"))
             for reason, count in self.status.tally.reasons.most_common()
         ]
         yield Table("lrl", ("reason", "samples and clips", "meaning"), rows)
@@ -146,12 +140,7 @@ class Page(Outcome):
     def _quality(self) -> Iterator[Block]:
         psnr = self.status.tally.psnr
         rows = [
-            (
-                name,
-                str(sums.clips),
-                "-" if sums.mean_db is None else f"{sums.mean_db:.2f} dB",
-                str(sums.failed),
-            )
+            (name, sums.clips, "-" if (db := sums.mean_db) is None else f"{db:.2f} dB", sums.failed)
             for name, sums in psnr.items()
         ]
         heads = ("", "clips decoded back", "mean PSNR", "decoding failed")
@@ -161,7 +150,7 @@ class Page(Outcome):
         yield Table(
             "r" * (1 + len(counts)),
             ("dB, rounded down", *(f"clips of {name}" for name in counts)),
-            [(str(db), *(str(count.get(db, 0)) for count in counts.values())) for db in decibels],
+            [(db, *(count.get(db, 0) for count in counts.values())) for db in decibels],
         )
         worst = [
             (name, f"{value / 1000:.2f} dB", clip_id)
@@ -173,9 +162,7 @@ class Page(Outcome):
     def _files(self) -> Iterator[Block]:
         rows = [
             (
-                name,
-                str(sizes.files),
-                str(sizes.rows),
+                *(name, sizes.files, sizes.rows),
                 *map(format_bytes, (sizes.bytes, sizes.smallest, sizes.middle, sizes.largest)),
                 format_bytes(sizes.bytes // sizes.rows) if sizes.rows else "",
             )
@@ -198,17 +185,11 @@ class Page(Outcome):
         yield Table("lrrrrrr", heads, [_run_row(run) for run in self.runs])
 
 
-def _run_row(run: Mapping[str, Any]) -> tuple[str, ...]:
-    clips, seconds = run["this_run"]["clips_written"], run["seconds"]
-    return (
-        run["run"],
-        format_duration(seconds),
-        str(run["units"]["done"]),
-        str(clips),
-        f"{clips / seconds:.1f}" if seconds else "",
-        str(len(run["units"]["failed"])),
-        str(run["exit_code"]),
-    )
+def _run_row(run: Mapping[str, Any]) -> tuple[object, ...]:
+    clips, seconds, units = run["this_run"]["clips_written"], run["seconds"], run["units"]
+    rate = f"{clips / seconds:.1f}" if seconds else ""
+    work = run["run"], format_duration(seconds), units["done"], clips, rate
+    return *work, len(units["failed"]), run["exit_code"]
 
 
 def _grouped(number: int) -> str:

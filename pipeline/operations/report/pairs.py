@@ -1,6 +1,7 @@
 """Animated pictures of clips beside what their tokens decode to, for the page of a dataset."""
 
 import io
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
@@ -64,7 +65,7 @@ def draw_pairs(
         StoreError: the dataset's store refuses.
     """
     pairs, findings = [], []
-    with Recomputer(store, dataset, retokenize=False, decode=True) as recomputer:
+    with closing(Recomputer(store, dataset, retokenize=False, decode=True)) as recomputer:
         for found in recomputer.clips(draw_rows(manifest, DRAWN_PER_PAIR * count, seed)):
             if isinstance(found, Finding):
                 findings.append(found)

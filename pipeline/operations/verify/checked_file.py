@@ -6,8 +6,6 @@ A file whose digest differs from its record is not opened, because its content p
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +69,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
 
 
 class MergedFiles:
-    """Merged parts, each fetched and checked once. A context manager that closes them.
+    """Merged parts, each fetched and checked once. They must be closed.
 
     One part per bucket is open at a time: units and the rows of merged parts have the same order,
     that of commits. A part that was closed is fetched again.
@@ -87,15 +85,8 @@ class MergedFiles:
         self._open: dict[str, tuple[str, pq.ParquetFile | None]] = {}
         self.seen: set[str] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the open parts."""
         for stack in self._stacks.values():
             stack.close()
 

@@ -9,6 +9,7 @@ Read-only. The clip ids of one unit and one row group are in memory at a time.
 import random
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -127,7 +128,7 @@ def verify(
     if sample is not None and sample < len(named):
         chosen = set(random.Random(seed).sample(named, sample))
     result.files = len(named)
-    with MergedFiles(store, dataset) as merged:
+    with closing(MergedFiles(store, dataset)) as merged:
         for unit in manifest.units():
             result.units += 1
             check = UnitCheck(store, dataset, unit, merged)
@@ -210,7 +211,8 @@ def _recompute(
     decode: int,
 ) -> None:
     """Take rows back to their source: encode the first `retokenize`, decode the first `decode`."""
-    with Recomputer(store, dataset, retokenize=retokenize > 0, decode=decode > 0) as recomputer:
+    needs = {"retokenize": retokenize > 0, "decode": decode > 0}
+    with closing(Recomputer(store, dataset, **needs)) as recomputer:
         for found in recomputer.clips(rows):
             if isinstance(found, Finding):
                 result.findings.append(found)

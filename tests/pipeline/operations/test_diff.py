@@ -48,7 +48,7 @@ def test_settings_and_fingerprints(pair: tuple[Store, Store]) -> None:
     other = {**IDENTITY, "clip": {**IDENTITY["clip"], "fps": 12.0}}
     write_log(pair[1], [commit(pair[1], deliver("u-0", lost=[0]))], new_dataset((FSQ, KL), other))
     result = diff(*pair)
-    assert result.settings == {"clip.fps": ("8.0", "12.0")}
+    assert result.settings == {"clip.fps": ["8.0", "12.0"]}
     assert result.fingerprints[0] != result.fingerprints[1]
     assert "  clip.fps: 8.0 | 12.0" in result.lines()
     assert (result.exit_code, result.clips.both) == (1, 7)

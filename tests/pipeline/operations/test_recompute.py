@@ -3,6 +3,7 @@
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def known(corpus: tuple[JobConfig, Store]) -> Iterator[Known]:
     _, store = corpus
     [drawn] = draw_rows(read_manifest(store), 1, seed=3)
     dataset = read_dataset(store)
-    with Recomputer(store, dataset, retokenize=True, decode=True) as recomputer:
+    with closing(Recomputer(store, dataset, retokenize=True, decode=True)) as recomputer:
         [found] = recomputer.clips([drawn])
         assert not isinstance(found, Finding)
         yield Known(found, recomputer)

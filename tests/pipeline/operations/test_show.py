@@ -11,13 +11,22 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.row_sampling import read_row
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.show import find_row, show_clip, show_picture, write_video
+from pipeline.operations.show import (
+    ShownClip,
+    ShownPicture,
+    find_row,
+    first_rows,
+    show_clip,
+    write_video,
+)
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
-from tests.pipeline.made_datasets import sound
+from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.tokenized import hikers
+from tests.pipeline.units import deliver
 
 
 @pytest.fixture(scope="module")
@@ -32,59 +41,75 @@ def frames_of(path: Path) -> tuple[np.ndarray, float]:
         return np.stack(frames), float(stream.average_rate or 0)
 
 
-def test_a_clip_beside_its_tokens(corpus: Store, tmp_path: Path) -> None:
-    manifest = read_manifest(corpus)
-    [unit] = manifest.units()
-    clip_id = f"{unit.unit}/hiker.mp4/1"
-    out = tmp_path / "clip.mp4"
-    found = show_clip(corpus, clip_id, str(out))
-    assert (found.row["clip_id"], found.row["num_frames"]) == (clip_id, 5)
-    assert found.row["start_s"] == pytest.approx(1.25)
-    frames, fps = frames_of(out)
+@pytest.fixture(scope="module")
+def psnr_db(corpus: Store) -> dict[str, list[float]]:
+    """PSNR of all clips."""
+    return verify(corpus, decode=1000).psnr_db
+
+
+@pytest.fixture(scope="module")
+def shown(corpus: Store, tmp_path_factory: pytest.TempPathFactory) -> ShownClip:
+    """The second clip of the corpus, with its video."""
+    [unit] = read_manifest(corpus).units()
+    out = tmp_path_factory.mktemp("video") / "clip.mp4"
+    return show_clip(corpus, f"{unit.unit}/hiker.mp4/1", str(out))
+
+
+def test_a_clip_beside_its_tokens(shown: ShownClip, psnr_db: dict[str, list[float]]) -> None:
+    assert shown.row["num_frames"] == 5
+    assert shown.row["start_s"] == pytest.approx(1.25)
+    frames, fps = frames_of(Path(str(shown.video)))
     assert frames.shape == (5, 32, 3 * 40, 3)
     assert fps == pytest.approx(4)
     original, *decoded = np.split(frames.astype(float), 3, axis=2)
     for name, clip in zip(("fsq", "kl"), decoded, strict=True):
         error = ((original - clip) ** 2).mean()
-        assert 10 * np.log10(255**2 / error) == pytest.approx(found.psnr_db[name], abs=1.5)
-    assert verify(corpus, decode=1000).psnr_db["fsq"].count(found.psnr_db["fsq"]) == 1
-    lines = found.lines()
-    assert f"clip_id        {clip_id}" in lines
+        assert 10 * np.log10(255**2 / error) == pytest.approx(shown.psnr_db[name], abs=1.5)
+        assert psnr_db[name].count(shown.psnr_db[name]) == 1
+    lines = shown.lines()
+    assert f"clip_id        {shown.row['clip_id']}" in lines
     assert "fsq            160 bytes" in lines
-    assert lines[-1].startswith(f"video          {out}: original | fsq ")
+    assert lines[-1].startswith(f"video          {shown.video}: original | fsq ")
 
 
-def test_a_picture_of_clips_above_their_tokens(corpus: Store, tmp_path: Path) -> None:
+def test_a_picture_of_clips_above_their_tokens(
+    corpus: Store, shown: ShownClip, psnr_db: dict[str, list[float]], tmp_path: Path
+) -> None:
     path = tmp_path / "clips.png"
-    run = CliRunner().invoke
-    done = run(app, ["show", corpus.uri, "--picture", str(path), "--clips", "2", "--json"])
+    command = ["show", corpus.uri, "--picture", str(path), "--clips", "2", "--json"]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    [unit] = read_manifest(corpus).units()
-    assert found["clips"] == [f"{unit.unit}/hiker.mp4/{n}" for n in range(2)]
-    assert (found["picture"], found["untrained"]) == (str(path), [])
-    psnr = [show_clip(corpus, clip, str(tmp_path / "a.mp4")).psnr_db for clip in found["clips"]]
+    assert [clip.rpartition("/")[2] for clip in found["clips"]] == ["0", "1"]
+    assert found["clips"][1] == shown.row["clip_id"]
     for name, mean_db in found["psnr_db"].items():
-        assert mean_db == pytest.approx((psnr[0][name] + psnr[1][name]) / 2)
+        assert 2 * mean_db - shown.psnr_db[name] in [pytest.approx(v) for v in psnr_db[name]]
+    assert (found["picture"], found["untrained"]) == (str(path), [])
+    lines = ShownPicture(**found).lines()
+    assert lines[0].startswith("psnr       fsq: ")
+    assert lines[-1] == f"picture    {path}"
     picture = np.array(Image.open(path))
     assert picture.shape == (2 * 3 * (32 + 4), 150 + 5 * (40 + 4), 3)
-    frames, _ = frames_of(tmp_path / "a.mp4")
-    last = np.concatenate([picture[n * 36 :][:32, 150:190] for n in range(3, 6)], axis=1)
-    assert np.abs(last.astype(int) - frames[0]).mean() < 4, "the rows of the second clip"
-    lines = show_picture(corpus, str(path), 2).lines()
-    assert lines[-1] == f"picture    {path}"
-    assert lines[0].startswith("psnr       fsq: ")
+    first = np.concatenate([picture[n * 36 :][:32, 150:190] for n in range(3, 6)], axis=1)
+    frames, _ = frames_of(Path(str(shown.video)))
+    assert np.abs(first.astype(int) - frames[0]).mean() < 4, "the rows of the second clip"
 
 
 def test_a_picture_shows_different_samples_first(tmp_path: Path) -> None:
-    """Of three clips in two videos, the third is the second clip of the first video."""
-    store = hikers(tmp_path, second=True)
-    found = show_picture(store, str(tmp_path / "clips.png"), 3)
-    assert [clip.split("/", 1)[1] for clip in found.clips] == [
-        "again.mp4/0",
-        "hiker.mp4/0",
-        "again.mp4/1",
+    store = Store(str(tmp_path))
+    write_log(store, [commit(store, deliver("u-1", batches=(2, 2))), commit(store, deliver("u-2"))])
+    manifest = read_manifest(store)
+
+    def ids(count: int) -> list[str]:
+        return [read_row(store, row)["clip_id"] for row in first_rows(store, manifest, count)]
+
+    assert ids(2) == ["u-1/k0/0", "u-1/k1/0"]
+    every = ids(100)
+    assert every[:8] == [
+        *("u-1/k0/0", "u-2/k0/0", "u-1/k1/0", "u-2/k1/0", "u-2/k2/0", "u-2/k3/0"),
+        *("u-1/k0/1", "u-2/k0/1"),
     ]
+    assert len(set(every)) == len(every) == 12
 
 
 @pytest.mark.parametrize(

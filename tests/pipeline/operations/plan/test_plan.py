@@ -115,7 +115,7 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     assert found.estimates.decode_hours.value > 0
     assert found.estimates.decode_cost == found.estimates.decode_hours.times(2.0)
     assert found.probed.cut_short == 0
-    assert any(f"measured here on {found.device_name}" in line for line in found.lines())
+    assert any(f"measured on {found.device_name}" in line for line in found.lines())
     assert not (tmp_path / "out").exists()
 
 
