@@ -11,7 +11,7 @@ demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded 
 
 test: $(STAMP)  ## Lint, types, and the whole suite.
 	$(MAKE) lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/ruff check .

@@ -1,31 +1,65 @@
-"""What holds where several processes run the tests (`pytest -n auto`)."""
+"""How the suite runs: threads, hypothesis, and which process of `-n auto` takes which file."""
 
 import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-# Processes share the cores: torch's threads spin, and more of them than cores slow each other down
-# tenfold. Said before anything imports torch.
+# On a busy machine an example, and the drawing of one, takes many times longer than on an idle one.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Processes share the cores. Threads of torch spin, and more threads than cores slow each other down
+# tenfold. torch reads the variable when it is imported, so it is set here.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    threads = max(1, (os.cpu_count() or 1) // int(workers))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    # Ray's workers are nice (15): beside other processes of tests they would hardly get a turn.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // int(workers))))
+    # Ray starts its workers with niceness 15: beside other processes of tests they barely run.
     os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@cache
+def _text(path: Path) -> str:
+    return path.read_text()
+
+
+def _starts_ray(path: Path) -> bool:
+    return "tests/jobs/" in path.as_posix() or "pytest.mark.ray" in _text(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that start Ray first, then files with slow tests: the longest work starts first."""
+    items.sort(
+        key=lambda item: (not _starts_ray(item.path), "pytest.mark.slow" not in _text(item.path))
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Take one process more than cores, at most 8: tests that start Ray mostly wait."""
+    return min(8, max(3, _cores() + 1))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, and all files that start Ray in one and the same.
+    """Keep the tests of a file in one process, and all files that start Ray in the same process.
 
-    By the files' text: groups made by marks (`--dist loadgroup`) do nothing under pytest 9.2.
+    The scheduler only knows paths, so the text of a file decides: groups made by marks
+    (`--dist loadgroup`) do nothing under pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class OneProcessForRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            text = (config.rootpath / path).read_text()
-            return "ray" if path.startswith("tests/jobs/") or "pytest.mark.ray" in text else path
+            return "ray" if _starts_ray(config.rootpath / path) else path
 
+    config.option.loadscopereorder = False  # the order of collection, see above
     return OneProcessForRay(config, log)

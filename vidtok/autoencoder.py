@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vidtok import fsq, reference
+from vidtok import fsq, kl, reference
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
@@ -45,8 +45,7 @@ class Encoded:
         """
         if self.mean is None or self.logvar is None:
             raise ValueError("FSQ codes have no posterior to sample from; use latent")
-        noise = torch.randn(self.mean.shape, generator=torch.Generator().manual_seed(seed))
-        return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean.device)
+        return kl.sample(self.mean, self.logvar, torch.Generator().manual_seed(seed))
 
 
 class Tokenizer(nn.Module):
@@ -101,7 +100,7 @@ class Tokenizer(nn.Module):
             self.config.check_frames(video.shape[2])
             self.config.check_size(video.shape[3], video.shape[4])
         self._check_chunk(chunk_frames)
-        x = video.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        x = video.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
         if as_reference and chunk_frames:
             chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
         else:
@@ -131,9 +130,8 @@ class Tokenizer(nn.Module):
             codes = fsq.quantize(h, self.config.fsq_levels)
             indices = fsq.codes_to_indices(codes, self.config.fsq_levels)
             return Encoded(_channels_first(codes), indices=indices)
-        mean, logvar = h.chunk(2, -1)
-        mean = _channels_first(mean)
-        return Encoded(mean, mean=mean, logvar=_channels_first(logvar.clamp(-30, 20)))
+        mean, logvar = (_channels_first(x) for x in kl.posterior(h))
+        return Encoded(mean, mean=mean, logvar=logvar)
 
     @torch.no_grad()
     def decode(
@@ -274,7 +272,7 @@ class EncodeStream:
         model = self._tokenizer
         model._check_video(video)
         model.config.check_size(video.shape[3], video.shape[4])
-        x = video.to(model.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        x = video.to(model.device, model.dtype).permute(0, 2, 3, 4, 1).contiguous()
         latents = list(self._chunks.take(x))
         return model._regularize(torch.cat(latents, 1).float()) if latents else None
 

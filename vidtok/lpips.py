@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vidtok import ops
+
 _BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 """Widths of VGG16's convolutions up to relu5_3, a pooling between blocks."""
 
@@ -42,7 +44,7 @@ class LPIPS(nn.Module):
             x: pictures `[N, 3, H, W]` in [-1, 1], H and W at least 16.
             y: pictures of the same shape.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with ops.autocast(x.device):
             pairs = zip(self._features(x), self._features(y), strict=True)
             layers = [
                 self.get_submodule(f"lin{i}")((fx - fy).square()).mean((1, 2, 3))

@@ -8,6 +8,7 @@ arithmetic of a pointwise pass). With gradients on, everything is done in one pi
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,18 @@ class TimeConv:
         B, T, H, W, C = x_BTHWC.shape
         y = conv2d(x_BTHWC.reshape(B, T, H * W, C), self._weight, self._bias)
         return y.view(B, T - 2, H, W, -1)
+
+
+def autocast(
+    device: torch.device, dtype: torch.dtype | None = None
+) -> AbstractContextManager[object]:
+    """Return a context in which convolutions and matrix products compute in `dtype`.
+
+    With None they compute in the type of their inputs, even inside another such context.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def on_cpu_without_grad(x: Tensor) -> bool:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vidtok import ops
 from vidtok.training.ranks import mean_over_ranks
 
 _SHARPNESS = 200.0
@@ -42,7 +43,7 @@ def fsq_entropy(z: Tensor, levels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         assignment, and the entropy of the mean assignment over the tokens of all ranks. Both with
         a gradient to z.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with ops.autocast(z.device):
         split = _split(levels)
         tokens = z.reshape(-1, len(levels)).float()
         first = _log_probabilities(tokens[:, :split], levels[:split])

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vidtok import fsq
+from vidtok import fsq, kl, ops
 from vidtok.autoencoder import Tokenizer
 from vidtok.layers import ResBlock3d, SpatialBlock, TemporalBlock
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
-from vidtok.training.regularizers import FsqRegularizer, kl_loss, posterior, sample_posterior
+from vidtok.training.regularizers import FsqRegularizer, kl_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ class TrainedTokenizer(nn.Module):
     @property
     def last_weight(self) -> Tensor:
         """Weight of the decoder's last layer, at which the adversarial term is balanced."""
-        conv = self.tokenizer.decoder.conv_out
-        return conv.conv.weight if hasattr(conv, "conv") else conv.weight  # type: ignore[return-value, union-attr]
+        return ops.weight_and_bias(self.tokenizer.decoder.conv_out)[0]
 
     def forward(self, clips: Tensor, step: int) -> Reconstruction:
         """Reconstruct clips.
@@ -80,7 +79,7 @@ class TrainedTokenizer(nn.Module):
         x = clips.float() / 127.5 - 1
         T = x.shape[1]
         padded = lengthen(config, x)
-        with torch.autocast(x.device.type, self._autocast, enabled=self._autocast is not None):
+        with ops.autocast(x.device, self._autocast):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_encoder):
                 h = self.tokenizer.encoder(padded, Stream(config.time_rule)).float()
             z, regularizer, parts = self._regularize(h, step)
@@ -94,6 +93,6 @@ class TrainedTokenizer(nn.Module):
             if self._freeze_encoder:
                 return z, h.new_zeros(()), {}
             return z, *self._fsq(h, step)
-        mean, logvar = posterior(h)
+        mean, logvar = kl.posterior(h)
         loss = kl_loss(mean, logvar)
-        return sample_posterior(mean, logvar), loss, {"kl": loss.detach()}
+        return kl.sample(mean, logvar), loss, {"kl": loss.detach()}

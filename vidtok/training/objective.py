@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidtok import ops
 from vidtok.training.adversarial import LeCam, adaptive_weight, generator_loss, hinge_loss
 from vidtok.training.discriminator import PatchDiscriminator
 
@@ -103,7 +104,7 @@ class Objective(nn.Module):
             A float32 scalar, and its parts for the log.
         """
         config = self.config
-        with torch.autocast(x.device.type, enabled=False):
+        with ops.autocast(x.device):
             x, x_hat = x.float(), x_hat.float()
             difference = F.l1_loss if config.pixel == "l1" else F.mse_loss
             distance = pixel = difference(x_hat, x)
@@ -140,7 +141,7 @@ class Objective(nn.Module):
         """
         if not self.adversarial_at(step):
             return torch.zeros((), device=x.device, requires_grad=True), {}
-        with torch.autocast(x.device.type, enabled=False):
+        with ops.autocast(x.device):
             # Two passes: BatchNorm must not see real and fake in one batch, as it could then tell
             # each by the other.
             real = self.discriminator(self._judgeable(x.detach().float()))

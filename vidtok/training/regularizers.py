@@ -7,7 +7,6 @@ posterior from a standard normal. Weights and schedule are those of the VidTok r
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vidtok import fsq
@@ -54,26 +53,6 @@ class FsqRegularizer:
             return self.entropy_weight
         left = 1 - step / self.annealing_steps
         return self.entropy_weight + left * (self.first_entropy_weight - self.entropy_weight)
-
-
-def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Split encoder output `[..., 2Z]` into mean and log-variance `[..., Z]`, float32.
-
-    The log-variance is clamped to [-30, 20].
-    """
-    mean, logvar = moments.float().chunk(2, -1)
-    return mean, logvar.clamp(-30, 20)
-
-
-def sample_posterior(
-    mean: Tensor, logvar: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Draw from the posterior; mean, log-variance and result are float32 of one shape.
-
-    The generator must be on the tensors' device; None: the default one of that device.
-    """
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    return mean + torch.exp(0.5 * logvar) * noise
 
 
 def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,7 +76,6 @@ def test_correlated_gaussians_agree_with_the_root_of_the_product() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(expected))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 24), seeds)
 def test_a_distance_is_symmetric_and_zero_to_itself(
     samples: int, dimensions: int, seed: int

@@ -1,0 +1,115 @@
+"""What runs on an accelerator, checked without one.
+
+The `meta` device takes every branch that a GPU takes: it gives shapes and types, and fails where
+two devices meet or where a value is read back in the middle of a network.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.small import small
+from vidtok import Tokenizer
+from vidtok.temporal import Stream
+from vidtok.training.network import TrainedTokenizer
+from vidtok.training.objective import Objective, ObjectiveConfig
+
+NETWORKS = ("causal_v1_0", "causal_v1_1", "noncausal")
+
+
+def frames_of(model: Tokenizer) -> int:
+    return 17 if model.config.causal else 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_encodes_and_decodes_away_from_the_cpu(
+    network: str, regularizer: str, dtype: torch.dtype
+) -> None:
+    model = small(network, regularizer)
+    video = synthetic_video(2, frames_of(model), 16, 24)
+    here = model.encode(video)
+    model = model.to("meta", dtype)
+    there = model.encode(video)
+    for name in ("latent", "indices", "mean", "logvar"):
+        expected, found = getattr(here, name), getattr(there, name)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert (found.device.type, found.shape, found.dtype) == (
+                "meta",
+                expected.shape,
+                expected.dtype,
+            )
+    decoded = [model.decode(here.latent, video.shape[2])]
+    if here.indices is not None:
+        decoded.append(model.decode_indices(here.indices, video.shape[2]))
+    for frames in decoded:
+        assert (frames.device.type, frames.shape, frames.dtype) == ("meta", video.shape, dtype)
+
+
+@pytest.mark.parametrize("as_reference", [False, True])
+def test_works_in_chunks_away_from_the_cpu(as_reference: bool) -> None:
+    model = small("causal_v1_1")
+    video = synthetic_video(1, 21, 16, 24)
+    latent = model.encode(video).latent
+    model = model.to("meta")
+    encoded = model.encode(video, chunk_frames=8, as_reference=as_reference)
+    assert encoded.latent.shape == latent.shape
+    decoded = model.decode(latent, 21, chunk_frames=8, as_reference=as_reference)
+    assert decoded.shape == video.shape
+
+
+def test_encodes_a_stream_of_frames_away_from_the_cpu() -> None:
+    model = small("causal_v1_1").to("meta")
+    stream = model.encode_stream(21, 8)
+    found = [stream.push(piece) for piece in synthetic_video(1, 21, 16, 24).split(5, 2)]
+    assert sum(encoded.latent.shape[2] for encoded in found if encoded is not None) == 6
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_learns_away_from_the_cpu(network: str, regularizer: str, recompute: bool) -> None:
+    model = small(network, regularizer).to("meta").train()
+    trained = TrainedTokenizer(model, recompute=recompute)
+    config = ObjectiveConfig(perceptual_weight=0, discriminator_start=0)
+    objective = Objective(config, None).to("meta")
+    clips = torch.empty(2, frames_of(model), 32, 32, 3, dtype=torch.uint8, device="meta")
+    made = trained(clips, 0)
+    assert made.x_hat.shape == made.x.shape
+    loss, _ = objective.autoencoder_loss(
+        made.x, made.x_hat, made.regularizer, trained.last_weight, 0
+    )
+    loss.backward()
+    objective.discriminator_loss(made.x, made.x_hat, 0)[0].backward()
+    for name, weight in (*trained.named_parameters(), *objective.named_parameters()):
+        assert weight.grad is not None, name
+        assert weight.grad.device.type == "meta", name
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_is_captured_as_one_graph(network: str, half: str, device: str) -> None:
+    """`fullgraph=True` refuses whatever splits the graph that a compiler works on."""
+    model = small(network, "kl", ch_mult=(1, 1, 1)).to(device)
+    rule = model.config.time_rule
+    module: Callable[[Tensor, Stream], Tensor] = getattr(model, half)
+    shape = (1, frames_of(model), 8, 8, 3) if half == "encoder" else (1, 4, 2, 2, 3)
+    x = torch.linspace(-1, 1, math.prod(shape)).view(shape).to(device)
+
+    def run(x: Tensor) -> Tensor:
+        return module(x, Stream(rule))
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        expected = run(x.clone())
+        captured = torch.compile(run, backend="eager", fullgraph=True)(x.clone())
+    assert (captured.shape, captured.dtype) == (expected.shape, expected.dtype)
+    if device == "cpu":
+        torch.testing.assert_close(captured, expected, rtol=0, atol=2e-5)
