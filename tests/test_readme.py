@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,10 @@ def test_names_in_the_architecture_exist(module: str, name: str) -> None:
     path = ROOT / "pipeline" / f"{module}.py"
     assert path.exists()
     assert not name or name in names(path)
+
+
+def test_the_layers_in_the_architecture_are_those_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [layers] = [c["layers"] for c in contracts["contracts"] if c["type"] == "layers"]
+    rows = re.findall(r"^\| \d+ \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert [re.findall(r"`(\w+)/?`", row) for row in rows] == [x.split(" | ") for x in layers]
