@@ -130,7 +130,7 @@ def test_units_of_several_parts_and_row_groups(local: Store) -> None:
     [groups] = {
         pq.ParquetFile(local.locate(path)).num_row_groups for path in named(local) if SMALL in path
     }
-    assert groups == 1, "cut anew"
+    assert groups == 1, "cut again"
 
 
 def test_a_unit_in_a_merged_part_is_done_again(local: Store) -> None:
@@ -144,7 +144,7 @@ def test_a_unit_in_a_merged_part_is_done_again(local: Store) -> None:
     assert verify(local).findings == []
     left = vacuum(local, older_than_hours=0, delete=True)
     assert sum("merged-" in file.path for file in left.garbage) == 0
-    # The old rows of the unit lie in the merged part, until that is written anew.
+    # The old rows of the unit are in the merged part until it is written again.
     assert globbed(local) != ids(local)
     result = compact(local)
     assert result.rows_left_out == 7

@@ -40,7 +40,7 @@ class TestVacuum:
         assert read_manifest(local).number == number + 1
 
     def test_a_day_is_counted_from_the_record_that_moved_the_rows(self, local: Store) -> None:
-        """Until then a reader may hold a manifest that names the parts of before."""
+        """Until then a reader may hold a manifest that names the earlier parts."""
         sound(local)
         age(local, 30)
         compact(local)

@@ -78,7 +78,7 @@ def test_clips_of_several_buckets_do_too(corpus: tuple[JobConfig, Store], tmp_pa
     }
     store = tokenized(JobConfig.model_validate(values))
     parts = read_manifest(store).parts()
-    # The hiker is long and wide, twice; of the three frames that are left one stands upright, and
+    # The hiker is long and wide, twice; of the three frames that are left one is upright, and
     # one is wide with nothing else for its length.
     assert sorted((part.bucket, part.rows) for part in parts) == [
         ("5x48x32", 1),
@@ -176,7 +176,7 @@ def test_a_source_that_is_gone_or_another(corpus: tuple[JobConfig, Store], tmp_p
 def test_other_weights_than_the_dataset_s(
     corpus: tuple[JobConfig, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.operations.recompute.weights_digest", lambda model: "0" * 32)
+    monkeypatch.setattr("pipeline.tokenizers.models.weights_digest", lambda model: "0" * 32)
     with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*digest 0{32}, the dataset"):
         verify(corpus[1], retokenize=1)
 

@@ -1,4 +1,4 @@
-"""Quarantined samples are tried again; what every reader sees is one version of each unit."""
+"""Retries of quarantined samples: every reader sees one version of each unit."""
 
 import json
 import os

@@ -262,7 +262,7 @@ def test_a_lost_answer_is_no_lost_race(s3_store: Store, s3: S3Server, table_form
     with s3.faults.times("lose_reply", 1, part=commits):
         try:
             publish(s3_store, table_format)
-        except StoreError:  # Delta's library does not ask whose the commit is that stands there
+        except StoreError:  # Delta's library does not check who wrote the existing commit
             assert table_format == "delta"
     again = publish(s3_store, table_format)
     assert not again.changed

@@ -50,7 +50,7 @@ class Guard(QWebEngineUrlRequestInterceptor):
 
 
 class Page(QWebEnginePage):
-    """Keeps what would stand in the console."""
+    """Keeps the messages of the console."""
 
     def __init__(self, profile: QWebEngineProfile) -> None:
         super().__init__(profile)

@@ -1,4 +1,4 @@
-"""One file that fetches nothing, in which everything that the page says stands, and clips move."""
+"""One HTML file that fetches nothing. It shows all that the page says, and clips move."""
 
 import base64
 import io
