@@ -11,7 +11,7 @@ file, and so are the files that it replaces. `pipeline.operations.vacuum` delete
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from pipeline.dataset.schema import clip_schema
 from pipeline.errors import StoreError, one_line
 from pipeline.formatting import format_bytes
 from pipeline.operations.outcome import Outcome, labelled
+from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.storage.store import Store
 
 PART_BYTES: Final = 128 << 20
@@ -74,33 +75,6 @@ class Compaction(Outcome):
         return lines
 
 
-@dataclass(slots=True)
-class MergedFile:
-    """A file of the dataset that is merged, with the units that have rows in it."""
-
-    part: Part
-    """Part of the first unit; path, bucket, bytes and digest are those of the file."""
-    shares: list[tuple[str, Part]] = field(default_factory=list)
-    """Units and their parts, in the order of rows."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that belong to a unit."""
-        return sum(part.rows for _, part in self.shares)
-
-    @property
-    def rows_left_out(self) -> int:
-        """Number of rows that do not, because their unit was processed again."""
-        place = self.part.place
-        return place.of_rows - self.rows if place else 0
-
-    @property
-    def bytes(self) -> int:
-        """Approximate number of bytes of the rows that belong to a unit."""
-        all_rows = self.rows + self.rows_left_out
-        return self.part.bytes * self.rows // all_rows if all_rows else 0
-
-
 def compact(
     store: Store, *, part_bytes: int = PART_BYTES, small_share: float = SMALL_SHARE
 ) -> Compaction:
@@ -122,12 +96,12 @@ def compact(
     manifest = read_manifest(store)  # after the log object: it holds what that has not read
     result = Compaction(output=store.uri)
     groups = list(_groups(manifest, part_bytes, small_share))
-    concerned = {unit for group in groups for file in group for unit, _ in file.shares}
+    concerned = {unit for group in groups for file in group for unit in file.units}
     parts = {u.unit: u.parts for u in manifest.units() if u.unit in concerned}
     known = dict.fromkeys(concerned, manifest.number)
     schema = clip_schema(dataset.tokenizers)
     for group in groups:
-        units = dict.fromkeys(unit for file in group for unit, _ in file.shares)
+        units = dict.fromkeys(unit for file in group for unit in file.units)
         try:
             merged = merge_files(store, schema, group)
         except StoreError:
@@ -162,27 +136,26 @@ def compact(
     return result
 
 
-def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator[list[MergedFile]]:
+def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator[list[SharedFile]]:
     """Yield the files that become one, bucket by bucket, in the order of commits."""
-    buckets: dict[str, dict[str, MergedFile]] = {}
-    waiting: set[str] = set()
-    for unit in manifest.units():
-        for part in unit.parts:
-            file = buckets.setdefault(part.bucket, {}).setdefault(part.path, MergedFile(part))
-            file.shares.append((unit.unit, part))
-        if unit.unit in manifest.reopened:
-            # The next run replaces its rows; merged, they would soon belong to no unit.
-            waiting.update(part.path for part in unit.parts)
+    buckets: dict[str, list[SharedFile]] = {}
+    for file in shared_files(manifest):
+        buckets.setdefault(file.part.bucket, []).append(file)
     for files in buckets.values():
-        group: list[MergedFile] = []
+        group: list[SharedFile] = []
         size = 0
-        for file in files.values():
+        for file in files:
             file.shares.sort(key=lambda share: share[1].place.first_row if share[1].place else 0)
-            small = file.bytes < small_share * part_bytes
-            if file.part.path in waiting or not (small or file.rows_left_out):
+            held = file.rows + file.rows_left_out
+            bytes_kept = file.part.bytes * file.rows // held if held else 0
+            small = bytes_kept < small_share * part_bytes
+            # The next run replaces the rows of a reopened unit; merged, they would soon belong to
+            # no unit.
+            reopened = not manifest.reopened.isdisjoint(file.units)
+            if reopened or not (small or file.rows_left_out):
                 continue
             group.append(file)
-            size += file.bytes
+            size += bytes_kept
             if size >= part_bytes:
                 yield group
                 group, size = [], 0
@@ -190,7 +163,7 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
             yield group
 
 
-def merge_files(store: Store, schema: pa.Schema, group: Sequence[MergedFile]) -> Part:
+def merge_files(store: Store, schema: pa.Schema, group: Sequence[SharedFile]) -> Part:
     """Write the rows that belong to a unit into one part, with one row group in memory at a time.
 
     Raises:
@@ -206,7 +179,7 @@ def merge_files(store: Store, schema: pa.Schema, group: Sequence[MergedFile]) ->
     return part
 
 
-def _rows(store: Store, file: MergedFile) -> Iterator[pa.Table]:
+def _rows(store: Store, file: SharedFile) -> Iterator[pa.Table]:
     """Yield the rows of a file that belong to a unit, after its digest was compared."""
     where = store.locate(file.part.path)
     advice = "run `python -m pipeline verify`"

@@ -1,30 +1,9 @@
 """Kinds of faults that verification reports."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Kind = Literal[
-    "log",
-    "counts",
-    "missing",
-    "size",
-    "checksum",
-    "unreadable",
-    "schema",
-    "rows",
-    "doubled",
-    "order",
-    "shape",
-    "range",
-    "non_finite",
-    "statistics",
-    "quarantine",
-    "source",
-    "tokens",
-]
-
-
-KINDS: Final[dict[Kind, str]] = {
+KINDS: Final = {
     "log": "the log, the manifest and dataset.json disagree, or one of them is damaged",
     "counts": "the counts of a unit's record do not add up",
     "missing": "a record names a file that does not exist",
@@ -50,7 +29,8 @@ KINDS: Final[dict[Kind, str]] = {
 class Finding:
     """One fault."""
 
-    kind: Kind
+    kind: str
+    """Word of `KINDS`."""
     where: str
     """Path of a file, or id of a unit or clip."""
     detail: str

@@ -34,11 +34,12 @@ class Outcome(ABC):
 def plain(value: Any) -> Any:
     """Return a value as dicts, lists and scalars.
 
-    A dataclass becomes a dict of its fields. A set becomes a sorted list. The keys of a mapping
-    become strings.
+    A dataclass becomes a dict of its fields, except those with `repr=False`. A set becomes a sorted
+    list. The keys of a mapping become strings.
     """
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        names = [field.name for field in fields(value) if field.repr]
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

@@ -98,13 +98,10 @@ def vacuum(
     manifest = read_manifest(store)
     published = published_files(store, dataset, files)
     modified = {file.path: file.modified for file in files}
+    units, numbers = (manifest.table[name].to_pylist() for name in ("unit", "log_number"))
     committed = {
         unit: modified.get(record_path(number), float("inf"))
-        for unit, number in zip(
-            manifest.table["unit"].to_pylist(),
-            manifest.table["log_number"].to_pylist(),
-            strict=True,
-        )
+        for unit, number in zip(units, numbers, strict=True)
     }
     limit = time.time() - older_than_hours * 3600
     result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, deleted=delete)

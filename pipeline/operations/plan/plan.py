@@ -18,9 +18,9 @@ from pipeline.job.remaining import subtract
 from pipeline.job.setup import Tokenizers, open_tokenizers, planned_units, with_absolute_paths
 from pipeline.operations.plan.estimate import Estimate, Stratum, total
 from pipeline.operations.plan.probe import Probe, probe_unit
-from pipeline.operations.plan.result import Plan, Probed, UnitCounts
+from pipeline.operations.plan.result import Plan, UnitCounts
 from pipeline.operations.plan.throughput import clip_seconds, device_here, device_name
-from pipeline.records import Bucket, WorkUnit, unit_sources
+from pipeline.records import WorkUnit, unit_sources
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import expected_shape
 from pipeline.tokenizers.models import is_untrained
@@ -87,9 +87,7 @@ def plan_job(
     drawn = [_evenly(kind, probes, len(left)) for kind in kinds]
     if any(drawn):
         found = _probe(config, drawn, seconds * _DECODE_SHARE if seconds else None)
-        every = [probe for kind in found for probe in kind]
-        result.probed = Probed.of(every)
-        result.quarantined = [record for probe in every for record in probe.quarantined]
+        result.probed = [probe for kind in found for probe in kind]
         prices = price_cpu_hour, price_gpu_hour
         _estimate(config, tokenizers, [len(kind) for kind in kinds], found, seconds, prices, result)
     return result
@@ -118,12 +116,11 @@ def _estimate(
     estimates.video_bytes = estimate(lambda probe: probe.video_bytes, counted=True)
     if not seconds:
         return
-    every = [probe for kind in found for probe in kind]
-    whole = all(probe.whole for probe in every)
-    examples = {bucket: clip for probe in every for bucket, clip in probe.examples.items()}
+    whole = all(probe.whole for probe in result.probed)
+    examples = {name: clip for probe in result.probed for name, clip in probe.examples.items()}
     ones = dict.fromkeys(examples, 1.0)
     dataset = tokenizers.dataset(config)
-    sizes = {bucket: _cell_bytes(dataset, bucket) for bucket in examples}
+    sizes = {bucket: _cell_bytes(dataset, bucket, len(clip)) for bucket, clip in examples.items()}
     estimates.clips = estimate(lambda probe: _sum(probe, ones), counted=whole)
     estimates.cell_bytes = estimate(lambda probe: _sum(probe, sizes), counted=whole)
     estimates.decode_hours = estimate(
@@ -179,16 +176,16 @@ def _probe(
     return found
 
 
-def _sum(probe: Probe, values: Mapping[Bucket, float]) -> float:
+def _sum(probe: Probe, values: Mapping[str, float]) -> float:
     """Return a sum over the clips of a unit, extrapolated from those of its decoded samples."""
     return probe.scale * sum(count * values[bucket] for bucket, count in probe.clips.items())
 
 
-def _cell_bytes(dataset: Dataset, bucket: Bucket) -> float:
+def _cell_bytes(dataset: Dataset, bucket: str, num_frames: int) -> float:
     """Return the bytes of all tokenizers' cells of one clip."""
     return float(
         sum(
-            np.prod(expected_shape(dataset, column, bucket=bucket.name, num_frames=bucket.frames))
+            np.prod(expected_shape(dataset, column, bucket=bucket, num_frames=num_frames))
             * column.stored_dtype.itemsize
             * len(column.cell_columns)
             for column in dataset.tokenizers

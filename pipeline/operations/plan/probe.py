@@ -41,9 +41,9 @@ class Probe:
     """Number of these whose decoding was stopped by the time budget."""
     decode_s: float = 0.0
     """Seconds of decoding."""
-    clips: Counter[Bucket] = field(default_factory=Counter)
+    clips: Counter[str] = field(default_factory=Counter)
     """Number of clips of the decoded samples that have frames, by bucket."""
-    examples: dict[Bucket, NDArray[Any]] = field(default_factory=dict)
+    examples: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     """One clip [T, H, W, 3] of each bucket."""
 
     @property
@@ -108,7 +108,7 @@ def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> N
             if frames is not None:
                 with_frames += 1
                 num_frames, height, width, _ = frames.shape
-                bucket = Bucket(frames=num_frames, height=height, width=width)
+                bucket = Bucket(frames=num_frames, height=height, width=width).name
                 probe.clips[bucket] += 1
                 probe.examples.setdefault(bucket, frames)
             if time.monotonic() > until:

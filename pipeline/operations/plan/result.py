@@ -30,33 +30,6 @@ class UnitCounts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Probed:
-    """What was found in the units that were read for the estimates."""
-
-    units: list[str] = field(default_factory=list)
-    samples: int = 0
-    decoded: int = 0
-    """Number of samples that were given to the decoder."""
-    cut_short: int = 0
-    """Number of these whose decoding was stopped by the time budget."""
-    decode_seconds: float = 0.0
-    buckets: list[str] = field(default_factory=list)
-    """Names of the buckets of their clips."""
-
-    @classmethod
-    def of(cls, probes: list[Probe]) -> "Probed":
-        """Return the sums over some probes."""
-        return cls(
-            units=[probe.unit for probe in probes],
-            samples=sum(probe.samples for probe in probes),
-            decoded=sum(probe.decoded for probe in probes),
-            cut_short=sum(probe.cut_short for probe in probes),
-            decode_seconds=sum(probe.decode_s for probe in probes),
-            buckets=sorted({bucket.name for probe in probes for bucket in probe.clips}),
-        )
-
-
-@dataclass(slots=True, kw_only=True)
 class Estimates:
     """Totals over the units that are left; None where nothing was measured."""
 
@@ -84,15 +57,19 @@ class Plan(Outcome):
     """Tokenizers without trained weights, which would start from a random initialisation."""
     whole_videos: bool
     """Whether each video is one clip; then only samples and bytes are estimated."""
-    probed: Probed = field(default_factory=Probed)
-    quarantined: list[Quarantined] = field(default_factory=list)
-    """Samples and clips of the probed units that the job would quarantine."""
+    probed: list[Probe] = field(default_factory=list)
+    """Units that were read for the estimates."""
     estimates: Estimates = field(default_factory=Estimates)
     device: str | None = None
     """Device on which tokenizing was measured: `cpu` or `cuda`."""
     device_name: str = ""
     wants_gpu: bool = False
     """Whether the job would use a GPU but this machine has none."""
+
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """Samples and clips of the probed units that the job would quarantine."""
+        return [record for probe in self.probed for record in probe.quarantined]
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
@@ -107,24 +84,21 @@ class Plan(Outcome):
             labelled("", f"{kinds}, {units.left_list_runs} of list rows"),
             *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
         ]
-        if self.probed.units:
+        if self.probed:
             lines += [*self._probed(), *self._estimates()]
         return lines
 
     def _probed(self) -> Iterator[str]:
-        probed = self.probed
-        decoded = f"{probed.decoded} decoded in {probed.decode_seconds:.1f} s"
-        text = f"{len(probed.units)} of the units: {probed.samples} samples read, {decoded}"
-        yield labelled("probed", text)
-        if probed.cut_short:
-            text = f"{probed.cut_short} of them only in part, because the time budget was used up:"
+        samples = sum(probe.samples for probe in self.probed)
+        decoded = sum(probe.decoded for probe in self.probed)
+        seconds = sum(probe.decode_s for probe in self.probed)
+        read = f"{len(self.probed)} of the units: {samples} samples read"
+        yield labelled("probed", f"{read}, {decoded} decoded in {seconds:.1f} s")
+        if cut_short := sum(probe.cut_short for probe in self.probed):
+            text = f"{cut_short} of them only in part, because the time budget was used up:"
             yield labelled("", f"{text} clips, bytes and hours are underestimated")
-        shown = []
-        for record in self.quarantined[:_SHOWN]:
-            clip = "" if record.clip_index is None else f"/{record.clip_index}"
-            where = f"{record.unit}/{record.key}{clip}"
-            shown.append(f"{where}: {record.stage}: {record.reason}: {record.detail}")
-        yield from first_of(len(self.quarantined), shown, labelled("quarantine", ""))
+        lost = self.quarantined
+        yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled("quarantine", ""))
 
     def _estimates(self) -> Iterator[str]:
         yield "extrapolated to the units left, ± two standard errors of the sample:"
@@ -146,18 +120,14 @@ def _spread(estimate: Estimate, show: Callable[[float], str]) -> str:
     return f"{show(estimate.value)} ± {show(estimate.error)}"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
-
-
 def _amount(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 _LABELS: Final[dict[str, tuple[str, Callable[[float], str], str]]] = {
-    "samples": ("samples", _number, ""),
+    "samples": ("samples", "{:,.0f}".format, ""),
     "video_bytes": ("videos", format_bytes, " to read"),
-    "clips": ("clips", _number, ""),
+    "clips": ("clips", "{:,.0f}".format, ""),
     "cell_bytes": ("cells", format_bytes, " before compression"),
     "decode_hours": ("decode", _amount, " actor-hours, including reading; measured on this CPU"),
     "tokenize_hours": ("tokenize", _amount, " actor-hours; measured on {device}"),

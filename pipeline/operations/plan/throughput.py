@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
 from pipeline.job.setup import Tokenizers
-from pipeline.records import Bucket
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import open_encoder
@@ -35,11 +34,11 @@ def device_name(config: JobConfig, device: str) -> str:
 def clip_seconds(
     config: JobConfig,
     tokenizers: Tokenizers,
-    examples: Mapping[Bucket, NDArray[Any]],
+    examples: Mapping[str, NDArray[Any]],
     *,
     device: str,
     seconds: float,
-) -> dict[Bucket, float]:
+) -> dict[str, float]:
     """Return the seconds that all tokenizers together take for one clip of each bucket.
 
     Args:

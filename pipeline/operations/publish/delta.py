@@ -8,10 +8,10 @@ disables its check.
 
 import json
 import os
-import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -19,8 +19,8 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from pipeline.errors import StoreError, one_line
-from pipeline.operations.publish.table import WholeFile
+from pipeline.operations.publish.table import table_errors
+from pipeline.operations.shared_file import SharedFile
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 
@@ -31,7 +31,7 @@ _APPLICATION: Final = "vidtok"
 _RETENTION: Final = "interval 36500 days"
 
 
-_COLOURS: Final = re.compile(r"\x1b\[[\d;]*m")
+_errors = partial(table_errors, name="Delta", conflict=CommitFailedError, other=DeltaError)
 
 
 class Delta:
@@ -48,20 +48,20 @@ class Delta:
         self._schema = schema
         self._options = storage_options(store)
         self._table: DeltaTable | None = None
-        with _delta_errors(self.uri), suppress(TableNotFoundError):
+        with _errors(self.uri), suppress(TableNotFoundError):
             self._table = DeltaTable(self.uri, storage_options=self._options)
             self.version = self._table.version()
             held = pa.table(self._table.get_add_actions())
             self.paths = frozenset(held["path"].to_pylist())
 
-    def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
+    def commit(self, added: Sequence[SharedFile], removed: Sequence[str], number: int) -> None:
         """See `pipeline.operations.publish.table.TableFormat`."""
         now = int(time.time() * 1000)
-        with _delta_errors(self.uri):
+        with _errors(self.uri):
             table = self._table or self._created()
             table.create_write_transaction(
                 [
-                    *(AddAction(f.path, f.bytes, {}, now, True, _statistics(f)) for f in added),
+                    *(_add(file, now) for file in added),
                     *(RemoveAction(path, True, now) for path in removed),
                 ],
                 "append",
@@ -94,15 +94,15 @@ class Delta:
         return DeltaTable(self.uri, version=0, storage_options=self._options)
 
 
-def _statistics(file: WholeFile) -> str:
-    return json.dumps(
-        {
-            "numRecords": file.rows,
-            "minValues": {"unit": file.first_unit},
-            "maxValues": {"unit": file.last_unit},
-            "nullCount": {"unit": 0},
-        }
-    )
+def _add(file: SharedFile, now: int) -> AddAction:
+    """Return the action that adds a file. Readers of one unit skip files by the bounds of units."""
+    statistics = {
+        "numRecords": file.rows,
+        "minValues": {"unit": min(file.units)},
+        "maxValues": {"unit": max(file.units)},
+        "nullCount": {"unit": 0},
+    }
+    return AddAction(file.part.path, file.part.bytes, {}, now, True, json.dumps(statistics))
 
 
 def storage_options(store: Store) -> dict[str, str]:
@@ -122,20 +122,3 @@ def storage_options(store: Store) -> dict[str, str]:
     if options.get("aws_endpoint_url", "").startswith("http://"):
         options["aws_allow_http"] = "true"
     return options
-
-
-@contextmanager
-def _delta_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except CommitFailedError as error:
-        raise StoreError(
-            f"{where}: another commit of the Delta table came first ({_line(error)}); run the"
-            " command again"
-        ) from error
-    except (DeltaError, OSError) as error:
-        raise StoreError(f"{where}: Delta table: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return _COLOURS.sub("", one_line(error))

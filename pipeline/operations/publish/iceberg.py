@@ -10,8 +10,7 @@ copied dataset must be published again.
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,8 +27,9 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
 from pyiceberg.typedef import Record
 
-from pipeline.errors import ConfigError, StoreError, one_line
-from pipeline.operations.publish.table import WholeFile
+from pipeline.errors import ConfigError
+from pipeline.operations.publish.table import table_errors
+from pipeline.operations.shared_file import SharedFile
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 
@@ -40,6 +40,9 @@ _METADATA: Final = re.compile(rf"{_FOLDER}/metadata/v(\d+)\.metadata\.json")
 
 
 _LOG_NUMBER: Final = "vidtok.log_number"
+
+
+_errors = partial(table_errors, name="Iceberg", conflict=CommitFailedException)
 
 
 class Iceberg:
@@ -54,7 +57,7 @@ class Iceberg:
         root = canonical_uri(store.uri, store.storage_options)
         self._root = f"file://{root}" if root.startswith("/") else root
         self.uri = f"{self._root}/{_FOLDER}"
-        with _iceberg_errors(self.uri):
+        with _errors(self.uri):
             matches = map(_METADATA.fullmatch, store.list(_FOLDER))
             numbers = [int(match[1]) for match in matches if match]
             self.version = max(numbers, default=None)
@@ -79,9 +82,9 @@ class Iceberg:
             }
         self.paths = frozenset(self._files)
 
-    def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
+    def commit(self, added: Sequence[SharedFile], removed: Sequence[str], number: int) -> None:
         """See `pipeline.operations.publish.table.TableFormat`."""
-        with _iceberg_errors(self.uri), self._table.transaction() as transaction:
+        with _errors(self.uri), self._table.transaction() as transaction:
             update = transaction.update_snapshot({_LOG_NUMBER: str(number)})
             # An append also merges the small manifests of earlier appends.
             with update.overwrite() if removed else update.merge_append() as snapshot:
@@ -91,17 +94,17 @@ class Iceberg:
                     snapshot.append_data_file(self._data_file(file))
         self.version = (self.version or 0) + 1
 
-    def _data_file(self, file: WholeFile) -> DataFile:
+    def _data_file(self, file: SharedFile) -> DataFile:
         unit = self._table.schema().find_field("unit").field_id
         return DataFile.from_args(
             content=DataFileContent.DATA,
-            file_path=f"{self._root}/{file.path}",
+            file_path=f"{self._root}/{file.part.path}",
             file_format=FileFormat.PARQUET,
             partition=Record(),
             record_count=file.rows,
-            file_size_in_bytes=file.bytes,
-            lower_bounds={unit: file.first_unit.encode()},
-            upper_bounds={unit: file.last_unit.encode()},
+            file_size_in_bytes=file.part.bytes,
+            lower_bounds={unit: min(file.units).encode()},
+            upper_bounds={unit: max(file.units).encode()},
         )
 
 
@@ -195,18 +198,3 @@ def _new_metadata(location: str, schema: pa.Schema) -> TableMetadata:
 
 def _metadata_path(number: int) -> str:
     return f"{_FOLDER}/metadata/v{number}.metadata.json"
-
-
-@contextmanager
-def _iceberg_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except CommitFailedException as error:
-        raise StoreError(
-            f"{where}: another commit of the Iceberg table came first ({error}); run the command"
-            " again"
-        ) from error
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{where}: Iceberg table: {one_line(error)}") from error

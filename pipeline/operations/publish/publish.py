@@ -10,7 +10,7 @@ The table is opened before the manifest is read, and its commit fails if another
 between. So a table never returns to an older state of the log.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
-from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.outcome import Outcome, labelled
-from pipeline.operations.publish.table import TableFormat, WholeFile
+from pipeline.operations.publish.table import TableFormat
+from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.storage.store import Store, StoredFile
 
 
@@ -78,9 +78,9 @@ def publish(store: Store, table_format: str) -> Published:
     store.require_put_if_absent()
     table = _open_table(table_format, store, clip_schema(dataset.tokenizers))
     manifest = read_manifest(store)
-    files = list(_whole_files(store, manifest))
-    added = [file for file in files if file.path not in table.paths]
-    removed = sorted(table.paths - {file.path for file in files})
+    files = _whole_files(store, manifest)
+    added = [file for file in files if file.part.path not in table.paths]
+    removed = sorted(table.paths - {file.part.path for file in files})
     changed = bool(added or removed or table.version is None)
     if changed:
         table.commit(added, removed, manifest.number)
@@ -118,27 +118,21 @@ def published_files(store: Store, dataset: Dataset, files: Iterable[StoredFile])
     return frozenset().union(*(_open_table(name, store, schema).paths for name in found))
 
 
-def _whole_files(store: Store, manifest: Manifest) -> Iterator[WholeFile]:
-    """Yield the files of the parts that count, each once, in the order of commits.
+def _whole_files(store: Store, manifest: Manifest) -> list[SharedFile]:
+    """Return the files of the parts that count, each once, in the order of commits.
 
     Raises:
         StoreError: a merged part holds rows of no unit, and a table can only include whole files.
     """
-    shares: dict[str, list[tuple[str, Part]]] = {}
-    for unit in manifest.units():
-        for part in unit.parts:
-            shares.setdefault(part.path, []).append((unit.unit, part))
-    for path, of_units in shares.items():
-        _, part = of_units[0]
-        rows = sum(share.rows for _, share in of_units)
-        if part.place is not None and part.place.of_rows != rows:
+    files = shared_files(manifest)
+    for file in files:
+        if left_out := file.rows_left_out:
             raise StoreError(
-                f"{store.locate(path)}: {part.place.of_rows - rows} of its {part.place.of_rows}"
-                " rows no longer belong to a unit, because it was processed again, and a table"
-                " includes whole files; run `python -m pipeline compact`, then this command again"
+                f"{store.locate(file.part.path)}: {left_out} of its {file.rows + left_out} rows no"
+                " longer belong to a unit, because it was processed again, and a table includes"
+                " whole files; run `python -m pipeline compact`, then this command again"
             )
-        units = [unit for unit, _ in of_units]
-        yield WholeFile(path, part.bytes, rows, min(units), max(units))
+    return files
 
 
 def _open_table(table_format: str, store: Store, schema: pa.Schema) -> TableFormat:

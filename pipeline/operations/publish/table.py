@@ -1,22 +1,15 @@
 """Interface of Delta and Iceberg tables for `publish`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
 
+from pipeline.errors import StoreError, one_line
+from pipeline.operations.shared_file import SharedFile
 
-@dataclass(frozen=True, slots=True)
-class WholeFile:
-    """A part whose rows all belong to a unit."""
-
-    path: str
-    """Path relative to the dataset's root."""
-    bytes: int
-    rows: int
-    first_unit: str
-    """Smallest id of the units in the file. Readers of one unit skip files by these bounds."""
-    last_unit: str
-    """Largest id of the units in the file."""
+_COLOURS: Final = re.compile(r"\x1b\[[\d;]*m")
+"""Control sequences of a terminal, which Delta's library puts into its messages."""
 
 
 class TableFormat(Protocol):
@@ -29,14 +22,38 @@ class TableFormat(Protocol):
     paths: frozenset[str]
     """Paths of its files when it was opened, relative to the dataset's root."""
 
-    def commit(self, added: Sequence[WholeFile], removed: Sequence[str], number: int) -> None:
+    def commit(self, added: Sequence[SharedFile], removed: Sequence[str], number: int) -> None:
         """Commit the next version: all of the changes or none.
 
         Args:
-            added: files to add.
+            added: files to add, whose rows all belong to a unit.
             removed: paths of files to remove.
             number: number of the newest log record that the version includes.
 
         Raises:
             StoreError: another commit came first, or the store refuses.
         """
+
+
+@contextmanager
+def table_errors(
+    uri: str, *, name: str, conflict: type[Exception], other: type[Exception] = OSError
+) -> Iterator[None]:
+    """Raise `StoreError` for the errors of a format's library.
+
+    Args:
+        uri: URI of the table.
+        name: name of the format.
+        conflict: error of a commit that another one preceded.
+        other: base of the library's other errors, besides `OSError`.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except (conflict, other, OSError) as error:
+        line = _COLOURS.sub("", one_line(error))
+        text = f"{name} table: {line}"
+        if isinstance(error, conflict):
+            text = f"another commit of the {name} table came first ({line}); run the command again"
+        raise StoreError(f"{uri}: {text}") from error

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Final
 
 from pipeline.dataset.records import Part
-from pipeline.dataset.totals import Statistics, clip_lines, statistics_of
+from pipeline.dataset.totals import clip_lines
 from pipeline.errors import StoreError
 from pipeline.formatting import format_bytes, format_duration
 from pipeline.operations.outcome import Outcome
@@ -54,7 +54,6 @@ class Page(Outcome):
     """What the page says."""
 
     status: Status
-    statistics: Statistics
     sizes: dict[str, Sizes]
     """Sizes of the parts by bucket; those of the quarantine under `quarantine`."""
     runs: list[dict[str, Any]]
@@ -99,7 +98,7 @@ class Page(Outcome):
         lost = counts.samples_quarantined + counts.clips_quarantined
         facts = [
             ("clips", _grouped(counts.clips_written)),
-            ("of source", format_duration(self.statistics.total.microseconds / 1e6)),
+            ("of source", format_duration(tally.total.microseconds / 1e6)),
             (
                 f"of {_grouped(counts.samples_read)} samples kept",
                 percentage(counts.samples_with_clips, counts.samples_read),
@@ -127,7 +126,7 @@ class Page(Outcome):
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
-        lines = (line.partition(" ") for line in clip_lines(self.statistics.total))
+        lines = (line.partition(" ") for line in clip_lines(self.status.tally.total))
         yield Definitions([(name, text.strip()) for name, _, text in lines])
 
     def _quarantine(self) -> Iterator[Block]:
@@ -217,7 +216,6 @@ def report(store: Store) -> Page:
         groups["quarantine"] = quarantine
     return Page(
         status=status,
-        statistics=statistics_of(store, status.dataset, status.manifest),
         sizes={name: Sizes.of(parts) for name, parts in groups.items()},
         runs=list(_summaries(store)),
     )

@@ -46,7 +46,7 @@ class Pair:
 
 
 def draw_pairs(
-    store: Store, dataset: Dataset, manifest: Manifest, count: int, seed: int = 0
+    store: Store, dataset: Dataset, manifest: Manifest, count: int
 ) -> tuple[list[Pair], list[Finding]]:
     """Return the worst and the best of some random clips, the worst first.
 
@@ -55,7 +55,6 @@ def draw_pairs(
         dataset: its metadata.
         manifest: what counts.
         count: number of clips of each kind; four times as many clips are decoded.
-        seed: random seed for the clips.
 
     Returns:
         At most 2 · count pairs, and findings about clips that could not be decoded again.
@@ -66,7 +65,7 @@ def draw_pairs(
     """
     pairs, findings = [], []
     with closing(Recomputer(store, dataset, retokenize=False, decode=True)) as recomputer:
-        for found in recomputer.clips(draw_rows(manifest, DRAWN_PER_PAIR * count, seed)):
+        for found in recomputer.clips(draw_rows(manifest, DRAWN_PER_PAIR * count, seed=0)):
             if isinstance(found, Finding):
                 findings.append(found)
                 continue

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.cells import numbers, stored_values
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.operations.findings import Finding, Kind
+from pipeline.operations.findings import Finding
 
 
 def check_cells(
@@ -69,7 +69,7 @@ def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
     return bad
 
 
-def _finding(kind: Kind, rows: pa.Table, bad: NDArray[np.bool_], where: str, text: str) -> Finding:
+def _finding(kind: str, rows: pa.Table, bad: NDArray[np.bool_], where: str, text: str) -> Finding:
     """Return one finding for all rows with the same fault; the text describes the first."""
     first = rows["clip_id"][int(np.argmax(bad))].as_py()
     return Finding(kind, where, f"{int(bad.sum())} rows, first {first}: {text}")

@@ -16,7 +16,7 @@ from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import StoreError, one_line
-from pipeline.operations.findings import Finding, Kind
+from pipeline.operations.findings import Finding
 from pipeline.storage.store import Store
 
 Opened = tuple[pq.ParquetFile | None, list[Finding]]
@@ -35,7 +35,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
     """
     findings: list[Finding] = []
 
-    def wrong(kind: Kind, text: str) -> list[Finding]:
+    def wrong(kind: str, text: str) -> list[Finding]:
         return [*findings, Finding(kind, part.path, text)]
 
     name = re.fullmatch(pattern, part.path)

@@ -16,6 +16,7 @@ class Made(Outcome):
     names: frozenset[str] = frozenset()
     place: tuple[int, int] | None = None
     by_number: dict[int, Finding | None] = field(default_factory=dict)
+    hidden: object = field(default=None, repr=False)
 
     def lines(self) -> list[str]:
         return [labelled("output", self.output)]

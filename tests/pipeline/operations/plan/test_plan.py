@@ -112,7 +112,7 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     assert found.estimates.tokenize_hours is not None
     assert found.estimates.decode_hours.value > 0
     assert found.estimates.decode_cost == found.estimates.decode_hours.times(2.0)
-    assert found.probed.cut_short == 0
+    assert [probe.cut_short for probe in found.probed] == [0] * 5
     assert any(f"measured on {found.device_name}" in line for line in found.lines())
     assert not (tmp_path / "out").exists()
 
@@ -120,7 +120,7 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
 def test_a_draw_of_each_kind_stands_for_the_rest(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus)], str(tmp_path / "out"))
     found = plan_job(config, probes=2, seconds=0)
-    assert [unit.split("-")[0] for unit in found.probed.units] == ["b", "y"]
+    assert [probe.unit.split("-")[0] for probe in found.probed] == ["b", "y"]
     assert found.estimates.samples == Estimate(3 * 2 + 2 * 1, None)
     assert (
         found.estimates.clips
@@ -128,7 +128,7 @@ def test_a_draw_of_each_kind_stands_for_the_rest(corpus: Path, tmp_path: Path) -
         is found.estimates.tokenize_hours
         is None
     )
-    assert plan_job(config, probes=0).probed.units == []
+    assert plan_job(config, probes=0).probed == []
 
 
 def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None:
@@ -143,12 +143,12 @@ def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None
     found = plan_job(config, probes=5, seconds=0)
     assert (found.units.planned, found.units.committed) == (5, 4)
     assert (found.units.left_tars, found.units.left_runs) == (1, 0)
-    assert found.probed.units == [units[0].unit]
+    assert [probe.unit for probe in found.probed] == [units[0].unit]
     assert {file.path: store.read(file.path) for file in store.files()} == before
 
     log.append(records)
     found = plan_job(config)
-    assert (found.units.committed, found.probed.units) == (5, [])
+    assert (found.units.committed, found.probed) == (5, [])
     assert found.lines() == [f"nothing to do: all 5 units are committed in {store.uri}"]
 
 
@@ -183,7 +183,7 @@ def test_time_that_is_over_cuts_a_video_and_says_so(corpus: Path, decoder: Decod
 def test_what_was_cut_short_is_told(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "b.tar")], str(tmp_path / "out"))
     found = plan_job(config, seconds=1e-6)
-    assert (found.probed.cut_short, found.estimates.clips) == (1, Estimate(1.0, None))
+    assert (found.probed[0].cut_short, found.estimates.clips) == (1, Estimate(1.0, None))
     assert any("are underestimated" in line for line in found.lines())
     assert "about 1 (no error estimate from one unit)" in "\n".join(found.lines())
 
@@ -219,7 +219,7 @@ def test_rows_of_a_list_and_images(corpus: Path, tmp_path: Path) -> None:
     assert (found.units.left_tars, found.units.left_runs, found.units.left_list_runs) == (0, 0, 2)
     assert found.estimates.samples == Estimate(3, 0.0)
     assert found.estimates.clips == Estimate(sum(c.counts.clips_written for c in truth), 0.0)
-    assert found.probed.buckets == ["1x32x40", "5x32x40"]
+    assert {name for probe in found.probed for name in probe.clips} == {"1x32x40", "5x32x40"}
     assert [record.reason for record in found.quarantined] == ["file_unreadable"]
 
 
@@ -269,7 +269,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
     }
     assert found["estimates"]["samples"] == {"value": 4, "error": 0}
     assert found["estimates"]["clips"] is None
-    assert [record["reason"] for record in found["quarantined"]] == ["no_video"]
+    assert [record["reason"] for record in found["probed"][0]["quarantined"]] == ["no_video"]
     done = run(app, ["plan", str(path), "--seconds", "0"])
     assert done.stdout.splitlines()[1:3] == [
         "units      1 planned · 0 committed · 1 left",
@@ -284,7 +284,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
 def test_a_person_sees_the_first_of_many_losses(corpus: Path, tmp_path: Path) -> None:
     config = job([str(corpus / "a.tar")], str(tmp_path / "out"))
     found = plan_job(config, seconds=0)
-    found.quarantined = [replace(found.quarantined[0], key=str(n)) for n in range(23)]
+    found.probed[0].quarantined = [replace(found.quarantined[0], key=str(n)) for n in range(23)]
     lines = found.lines()
     assert sum(line.startswith("quarantine ") for line in lines) == 21
     assert "quarantine and 3 more" in lines

@@ -1,6 +1,7 @@
 """Every kind of damage is found and named, and nothing is found in what is sound."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.errors import ConfigError
 from pipeline.operations.verify.verify import verify
 from pipeline.records import from_json, to_json
-from pipeline.storage.store import Store
+from pipeline.storage.store import Store, StoredFile
 from tests.pipeline.made_datasets import (
     DATASET,
     IDENTITY,
@@ -57,7 +58,11 @@ class TestFiles:
         path = sound(local)[1].parts[0].path
         listed = list(local.files())
         local.delete(path)
-        monkeypatch.setattr(Store, "files", lambda store: iter(listed))
+
+        def files(_: Store, folder: str = "") -> Iterator[StoredFile]:
+            return (file for file in listed if file.path.startswith(folder))
+
+        monkeypatch.setattr(Store, "files", files)
         assert kinds(verify(local)) == [("missing", path)]
 
     def test_a_truncated_part(self, store: Store) -> None:
