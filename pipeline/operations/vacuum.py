@@ -144,9 +144,8 @@ def _last_changed(store: Store, path: str, committed: Mapping[str, float]) -> fl
         StoreError: the file is damaged.
     """
     with open_parquet(store, path) as parquet:
-        groups = range(parquet.num_row_groups)
-        tables = [parquet.read_row_group(n, columns=["unit"])["unit"].unique() for n in groups]
-    return max(committed.get(unit, 0.0) for units in tables for unit in units.to_pylist())
+        units = parquet.read(columns=["unit"])["unit"].unique().to_pylist()
+    return max(committed.get(unit, 0.0) for unit in units)
 
 
 def _deleted(store: Store, found: Unnamed) -> bool:
