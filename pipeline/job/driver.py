@@ -110,7 +110,7 @@ class _Passes:
         return self._waiting_s / seconds if seconds else None
 
     def run(self, units: list[WorkUnit]) -> None:
-        """Run passes until no unit remains that may be tried again."""
+        """Run passes until no unit remains that can be retried."""
         from pipeline.cluster import connect
         from pipeline.job.ray_metrics import RayRecorder
 

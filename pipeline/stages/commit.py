@@ -29,7 +29,6 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
 from pipeline.dataset.statistics_collector import StatisticsGatherer
 from pipeline.errors import UnitRejected
-from pipeline.quarantine import Quarantined
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.stages.messages import Closing, PayloadHeader, decode_rows
 from pipeline.storage.store import Store
@@ -116,7 +115,9 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
         raise UnitRejected(f"{unit.unit}: the closing row belongs to {closing.unit}")
     if imbalance := closing.counts.imbalance():
         raise UnitRejected(f"{unit.unit}: {imbalance}")
-    _check_owner(unit.unit, closing.quarantined)
+    for record in closing.quarantined:
+        if record.unit != unit.unit:
+            raise UnitRejected(f"{unit.unit}: a quarantine record belongs to {record.unit}")
     samples = sum(record.clip_index is None for record in closing.quarantined)
     clips = len(closing.quarantined) - samples
     counts = closing.counts
@@ -125,12 +126,6 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
             f"{unit.unit}: {counts.samples_quarantined} samples and {counts.clips_quarantined}"
             f" clips counted as quarantined, {samples} and {clips} recorded"
         )
-
-
-def _check_owner(unit: str, records: Iterable[Quarantined]) -> None:
-    for record in records:
-        if record.unit != unit:
-            raise UnitRejected(f"{unit}: a quarantine record belongs to {record.unit}")
 
 
 class _PayloadCheck:

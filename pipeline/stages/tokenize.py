@@ -1,6 +1,6 @@
 """Tokenize one batch row: frames in, the finished rows of its clips out, as Arrow bytes.
 
-A batch that fails is tried again clip by clip, in the same fixed shape. A clip that fails alone
+A batch that fails is retried clip by clip, in the same fixed shape. A clip that fails alone
 goes to the quarantine. A black clip is tried first: if that also fails, the model or the device is
 broken, and no clip is quarantined.
 """
