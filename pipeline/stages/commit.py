@@ -168,15 +168,12 @@ class _PayloadCheck:
 
     def finish(self) -> None:
         """Check that no payload and no clip is missing."""
-        unit, counts = self._closing.unit, self._closing.counts
-        if self._seq != len(self._closing.digests):
-            raise UnitRejected(
-                f"{unit}: {self._seq} payloads of {len(self._closing.digests)} arrived"
-            )
-        if len(self._ids) != counts.clips_written:
-            raise UnitRejected(
-                f"{unit}: {len(self._ids)} clips arrived, {counts.clips_written} counted"
-            )
+        unit, listed = self._closing.unit, len(self._closing.digests)
+        if self._seq != listed:
+            raise UnitRejected(f"{unit}: {self._seq} payloads of {listed} arrived")
+        clips, counted = len(self._ids), self._closing.counts.clips_written
+        if clips != counted:
+            raise UnitRejected(f"{unit}: {clips} clips arrived, {counted} counted")
 
     def _survivors(self, where: str, header: PayloadHeader) -> list[str]:
         """Return the ids that must be rows; every other id of the header must be quarantined."""
