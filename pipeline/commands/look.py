@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, count, flag, show, store_of, verb
+from pipeline.commands.verb import AsJson, Uri, count, flag, named, show, store_of, verb
 from pipeline.errors import ConfigError
 
 _PANEL = "Look"
@@ -46,9 +46,7 @@ def stats(
 @verb(_PANEL)
 def report(
     uri: Uri,
-    html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write one HTML file with charts.")
-    ] = None,
+    html: Annotated[str | None, named("FILE", "Write one HTML file with charts.")] = None,
     pairs: Annotated[
         int, count("With --html: decode 4 N random clips, and show the N worst and N best.")
     ] = 0,
@@ -75,20 +73,12 @@ def report(
 @verb(_PANEL, name="show")
 def show_clips(
     uri: Uri,
-    clip: Annotated[
-        str | None, typer.Option(metavar="ID", help="Show the row with this clip_id.")
-    ] = None,
+    clip: Annotated[str | None, named("ID", "Show the row with this clip_id.")] = None,
     out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MP4", help="With --clip: write original and decoded clip, side by side."
-        ),
+        str | None, named("MP4", "With --clip: write original and decoded clip, side by side.")
     ] = None,
     picture: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PNG", help="Write frames of some clips, each above its decoded frame."
-        ),
+        str | None, named("PNG", "Write frames of some clips, each above its decoded frame.")
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, metavar="N", help="With --picture: number of clips.")

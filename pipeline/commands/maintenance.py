@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, amount, flag, show, store_of, verb
+from pipeline.commands.verb import AsJson, Uri, amount, flag, named, show, store_of, verb
 
 _PANEL = "Maintain"
 
@@ -16,9 +16,7 @@ def retry(
         list[str],
         typer.Option(help="Reason in the quarantine. Can be given several times."),
     ],
-    key: Annotated[
-        str, typer.Option(metavar="GLOB", help="Pattern that a sample's key must match.")
-    ] = "*",
+    key: Annotated[str, named("GLOB", "Pattern that a sample's key must match.")] = "*",
     as_json: AsJson = False,
 ) -> int:
     """Mark units with quarantined samples for reprocessing by the next job run.

@@ -51,6 +51,11 @@ def count(text: str) -> Any:
     return typer.Option(min=0, metavar="N", help=text)
 
 
+def named(metavar: str, text: str) -> Any:
+    """Return an option for a text, with the name of its value and its help text."""
+    return typer.Option(metavar=metavar, help=text)
+
+
 def flag(name: str, text: str) -> Any:
     """Return an option that is on or off and has no `--no-…` form, with its help text."""
     return typer.Option(name, help=text)

@@ -115,12 +115,8 @@ class _Passes:
         from pipeline.job.ray_metrics import RayRecorder
 
         failures, remaining = self._failures, units
-        metrics = JobMetrics(
-            RayRecorder(self._job.run),
-            planned=len(self._job.plan),
-            attempts=self._attempts,
-            failures=failures,
-        )
+        recorder = RayRecorder(self._job.run)
+        metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
             while units:
                 units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones
