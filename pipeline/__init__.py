@@ -54,8 +54,6 @@ def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
         StoreError: the output failed for longer than retries bridge.
         OverBudget: too many samples are quarantined.
     """
-    from rich.console import Console
-
     from pipeline.job.config_checks import check_job
     from pipeline.job.progress import ConsoleProgress
 
@@ -63,7 +61,7 @@ def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
         raise errors.ConfigError("\n".join(map(str, faults)))
     from pipeline.job.driver import run as run_job
 
-    return run_job(config, progress or ConsoleProgress(Console(highlight=False)))
+    return run_job(config, progress or ConsoleProgress())
 
 
 def __getattr__(name: str) -> Any:

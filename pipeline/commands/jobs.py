@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import RUN_AGAIN, AsJson, Config, Overrides, print_lines, show, verb
+from pipeline.commands.verb import (
+    RUN_AGAIN,
+    AsJson,
+    Config,
+    Overrides,
+    amount,
+    count,
+    print_lines,
+    show,
+    verb,
+)
 from pipeline.errors import UNBALANCED
 
 _PANEL = "Jobs"
@@ -21,37 +31,26 @@ def tokenize(config: Config, overrides: Overrides = None) -> int:
     failed, counts do not match, or an error ended the job; 2 the configuration is wrong and
     nothing was started; 130 interrupted.
     """
-    from rich.console import Console
-
     from pipeline.job.config_checks import load_config
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_config(config, overrides or ())
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
-    return show(run(settings, ConsoleProgress(Console(highlight=False))))
+    return show(run(settings, ConsoleProgress()))
 
 
 @verb(_PANEL)
 def plan(
     config: Config,
     overrides: Overrides = None,
-    look: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of units to read as a sample.")
-    ] = 4,
+    look: Annotated[int, count("Number of units to read as a sample.")] = 4,
     seconds: Annotated[
         float,
-        typer.Option(
-            min=0,
-            help="Time budget in seconds for trial decoding and tokenizing; 0 only counts samples.",
-        ),
+        amount("Time budget in seconds for trial decoding and tokenizing; 0 only counts samples."),
     ] = 60,
-    price_cpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of one CPU for one hour.")
-    ] = None,
-    price_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of one GPU for one hour.")
-    ] = None,
+    price_cpu_hour: Annotated[float | None, amount("Price of one CPU for one hour.")] = None,
+    price_gpu_hour: Annotated[float | None, amount("Price of one GPU for one hour.")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Estimate the work, output size, time and price of a job.

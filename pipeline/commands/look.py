@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, show, store_of, verb
+from pipeline.commands.verb import AsJson, Uri, count, flag, named, show, store_of, verb
 from pipeline.errors import ConfigError
 
 _PANEL = "Look"
@@ -28,8 +28,7 @@ def status(uri: Uri, as_json: AsJson = False) -> int:
 def stats(
     uri: Uri,
     codes: Annotated[
-        bool,
-        typer.Option("--codes", help="Read all parts to count each code of the codebooks."),
+        bool, flag("--codes", "Read all parts to count each code of the codebooks.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -47,16 +46,9 @@ def stats(
 @verb(_PANEL)
 def report(
     uri: Uri,
-    html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write one HTML file with charts.")
-    ] = None,
+    html: Annotated[str | None, named("FILE", "Write one HTML file with charts.")] = None,
     pairs: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="With --html: decode 4 N random clips, and show the N worst and N best.",
-        ),
+        int, count("With --html: decode 4 N random clips, and show the N worst and N best.")
     ] = 0,
     as_json: AsJson = False,
 ) -> int:
@@ -81,20 +73,12 @@ def report(
 @verb(_PANEL, name="show")
 def show_clips(
     uri: Uri,
-    clip: Annotated[
-        str | None, typer.Option(metavar="ID", help="Show the row with this clip_id.")
-    ] = None,
+    clip: Annotated[str | None, named("ID", "Show the row with this clip_id.")] = None,
     out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MP4", help="With --clip: write original and decoded clip, side by side."
-        ),
+        str | None, named("MP4", "With --clip: write original and decoded clip, side by side.")
     ] = None,
     picture: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PNG", help="Write frames of some clips, each above its decoded frame."
-        ),
+        str | None, named("PNG", "Write frames of some clips, each above its decoded frame.")
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, metavar="N", help="With --picture: number of clips.")
@@ -137,23 +121,12 @@ def diff(
 def verify(
     uri: Uri,
     sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="Read only N random files. The default is all files."
-        ),
+        int | None, count("Read only N random files. The default is all files.")
     ] = None,
     retokenize: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Tokenize N random clips again, and compare the result bit for bit.",
-        ),
+        int, count("Tokenize N random clips again, and compare the result bit for bit.")
     ] = 0,
-    decode: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Decode N random clips, and measure PSNR."),
-    ] = 0,
+    decode: Annotated[int, count("Decode N random clips, and measure PSNR.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed for the sampled files and clips.")] = 0,
     as_json: AsJson = False,
 ) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, show, store_of, verb
+from pipeline.commands.verb import AsJson, Uri, amount, flag, named, show, store_of, verb
 
 _PANEL = "Maintain"
 
@@ -16,9 +16,7 @@ def retry(
         list[str],
         typer.Option(help="Reason in the quarantine. Can be given several times."),
     ],
-    key: Annotated[
-        str, typer.Option(metavar="GLOB", help="Pattern that a sample's key must match.")
-    ] = "*",
+    key: Annotated[str, named("GLOB", "Pattern that a sample's key must match.")] = "*",
     as_json: AsJson = False,
 ) -> int:
     """Mark units with quarantined samples for reprocessing by the next job run.
@@ -80,16 +78,11 @@ def publish(
 @verb(_PANEL)
 def vacuum(
     uri: Uri,
-    older_than_hours: Annotated[
-        float, typer.Option(min=0, help="Minimum age in hours of the files to list.")
-    ] = 24,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete the listed files.")] = False,
+    older_than_hours: Annotated[float, amount("Minimum age in hours of the files to list.")] = 24,
+    delete: Annotated[bool, flag("--delete", "Delete the listed files.")] = False,
     uncommitted: Annotated[
         bool,
-        typer.Option(
-            "--uncommitted",
-            help="Include files of units that are not committed. No job may run.",
-        ),
+        flag("--uncommitted", "Include files of units that are not committed. No job may run."),
     ] = False,
     as_json: AsJson = False,
 ) -> int:

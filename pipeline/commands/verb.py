@@ -41,6 +41,26 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+def amount(text: str) -> Any:
+    """Return an option for a number that is not negative, with its help text."""
+    return typer.Option(min=0, help=text)
+
+
+def count(text: str) -> Any:
+    """Return an option for a number N that is not negative, with its help text."""
+    return typer.Option(min=0, metavar="N", help=text)
+
+
+def named(metavar: str, text: str) -> Any:
+    """Return an option for a text, with the name of its value and its help text."""
+    return typer.Option(metavar=metavar, help=text)
+
+
+def flag(name: str, text: str) -> Any:
+    """Return an option that is on or off and has no `--no-…` form, with its help text."""
+    return typer.Option(name, help=text)
+
+
 class Result(Protocol):
     """Result of a verb."""
 

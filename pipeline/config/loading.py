@@ -145,9 +145,7 @@ def _fault(problem: Any, values: Any, model: type[BaseModel]) -> Fault:
     if kind == "literal_error":
         return Fault(field, value, rule=f"must be {context['expected']}")
     if kind == "model_type":
-        return Fault(
-            field, value, rule="must be a section of keys", fix=_suggest((*loc, ""), model)
-        )
+        return Fault(field, value, "must be a section of keys", _suggest((*loc, ""), model))
     if kind.endswith("_type"):
         value = repr(value)  # the quotes show that "8" is a string
     rule = problem["msg"].removeprefix("Input ").removeprefix("Value ")
@@ -183,15 +181,14 @@ def _suggest(loc: Sequence[str | int], model: type[BaseModel]) -> str:
     return f"did you mean {homes[0]}?" if homes else f"known here: {', '.join(known)}"
 
 
-def _section(annotation: Any) -> type[BaseModel]:
-    item: type[BaseModel] = getattr(annotation, "__args__", (annotation,))[0]
-    assert issubclass(item, BaseModel)
-    return item
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, alone or as items of a list; None if it holds none."""
+    item = getattr(annotation, "__args__", (annotation,))[0]
+    return item if isinstance(item, type) and issubclass(item, BaseModel) else None
 
 
 def _paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     for name, field in section.model_fields.items():
         yield (name,)
-        kind = getattr(field.annotation, "__args__", (field.annotation,))[0]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from ((name, *rest) for rest in _paths(kind))
+        if inner := _section(field.annotation):
+            yield from ((name, *rest) for rest in _paths(inner))

@@ -110,17 +110,13 @@ class _Passes:
         return self._waiting_s / seconds if seconds else None
 
     def run(self, units: list[WorkUnit]) -> None:
-        """Run passes until no unit remains that may be tried again."""
+        """Run passes until no unit remains that can be retried."""
         from pipeline.cluster import connect
         from pipeline.job.ray_metrics import RayRecorder
 
         failures, remaining = self._failures, units
-        metrics = JobMetrics(
-            RayRecorder(self._job.run),
-            planned=len(self._job.plan),
-            attempts=self._attempts,
-            failures=failures,
-        )
+        recorder = RayRecorder(self._job.run)
+        metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
             while units:
                 units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones

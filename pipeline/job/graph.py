@@ -153,22 +153,22 @@ def _dataset(
     on_gpu = allocation.tokenize_gpus > 0
     calls = 1 if careful or not on_gpu else 2
     in_flight = 1 if careful else 4 if on_gpu else 2
+    common: dict[str, Any] = {
+        "fn_constructor_args": (settings, recorder),
+        "batch_size": 1,
+        "batch_format": "numpy",
+        "max_task_retries": _TASK_RETRIES,
+    }
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset = dataset.map_batches(
         DecodeWorker,
-        fn_constructor_args=(settings, recorder),
-        batch_size=1,
-        batch_format="numpy",
         # One unit in flight: of two, one that kills its actor takes the other along.
         compute=ActorPoolStrategy(size=allocation.decode_actors, max_tasks_in_flight_per_actor=1),
         num_cpus=allocation.decode_cpus,
-        max_task_retries=_TASK_RETRIES,
+        **common,
     )
     return dataset.map_batches(
         TokenizeWorker,
-        fn_constructor_args=(settings, recorder),
-        batch_size=1,
-        batch_format="numpy",
         compute=ActorPoolStrategy(
             size=allocation.tokenize_actors,
             max_tasks_in_flight_per_actor=in_flight,
@@ -176,13 +176,13 @@ def _dataset(
         ),
         num_cpus=allocation.tokenize_cpus,
         num_gpus=allocation.tokenize_gpus,
-        max_task_retries=_TASK_RETRIES,
+        **common,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """Which row a block holds."""
+    """Which row a block holds: columns of `PAYLOAD_SCHEMA`, and what its header adds."""
 
     kind: str
     unit: str
@@ -209,22 +209,12 @@ def _describe(ref: Any) -> _Described | None:
     except ray.exceptions.RayError:
         return None
     [row] = block.drop_columns(["rows"]).to_pylist()
-    kind, header = row["kind"], row["header"]
-    rows, reason = 0, ""
-    if kind == CLOSING:
-        rows = len(from_json(Closing, header).digests)
-    elif kind == ABORTED:
-        reason = from_json(Aborted, header).reason
-    return _Described(
-        kind=kind,
-        unit=row["unit"],
-        seq=row["seq"],
-        num_clips=row["num_clips"],
-        waiting_s=row["waiting_s"],
-        busy_s=row["busy_s"],
-        num_rows=rows,
-        reason=reason,
-    )
+    header = row.pop("header")
+    if row["kind"] == CLOSING:
+        row["num_rows"] = len(from_json(Closing, header).digests)
+    elif row["kind"] == ABORTED:
+        row["reason"] = from_json(Aborted, header).reason
+    return _Described(**row)
 
 
 def commit_references(
@@ -253,10 +243,7 @@ class _Collector:
     """Turns a stream of references into commits."""
 
     def __init__(
-        self,
-        units: Sequence[WorkUnit],
-        settings: WorkerSettings,
-        commit_cpus: float,
+        self, units: Sequence[WorkUnit], settings: WorkerSettings, commit_cpus: float
     ) -> None:
         self._units: Mapping[str, WorkUnit] = {unit.unit: unit for unit in units}
         self._settings = ray.put(settings)
@@ -277,11 +264,8 @@ class _Collector:
 
     def collect(self, dataset: Dataset) -> Iterator[Event]:
         """Yield events until every unit is done or failed."""
-        source = _References(dataset)
-        try:
+        with contextlib.closing(_References(dataset)) as source:
             yield from self._collect(source)
-        finally:
-            source.close()
 
     def _collect(self, source: "_References") -> Iterator[Event]:
         while not (source.is_dry and not self._describing and not self._committing):

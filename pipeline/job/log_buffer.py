@@ -62,15 +62,12 @@ class LogBuffer:
         Raises:
             StoreError: the store still fails after several tries.
         """
-        for pause_s in (*_BACKOFF_S, None):
+        for pause_s in _BACKOFF_S:
             try:
-                self._append()
+                return self._append()
             except StoreError:
-                if pause_s is None:
-                    raise
                 time.sleep(pause_s)
-            else:
-                return
+        return self._append()
 
     def _append(self) -> None:
         if self._waiting:

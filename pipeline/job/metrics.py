@@ -92,10 +92,7 @@ ROWS_HELD: Final = Metric(
 
 
 SECONDS_LEFT: Final = Metric(
-    "vidtok_seconds_left",
-    "gauge",
-    (),
-    "estimated seconds left in this pass, once a unit is done",
+    "vidtok_seconds_left", "gauge", (), "estimated seconds left in this pass, once a unit is done"
 )
 
 
@@ -115,19 +112,8 @@ PSNR_DB: Final = Metric(
 )
 
 
-METRICS: Final = (
-    CLIPS,
-    ROWS,
-    PSNR_CLIPS,
-    PSNR_DB,
-    WORKER_SECONDS,
-    COMMITS,
-    SAMPLES,
-    QUARANTINED,
-    UNITS,
-    ROWS_HELD,
-    SECONDS_LEFT,
-)
+METRICS: Final = tuple(value for value in vars().values() if isinstance(value, Metric))
+"""All metrics of this module."""
 
 
 class Recorder(Protocol):

@@ -45,11 +45,16 @@ def seconds_left(elapsed_s: float, done: int, units: int) -> float | None:
 
 
 class ConsoleProgress:
-    """Progress on a rich console: a bar if it is a terminal, else a line every ten seconds."""
+    """Progress on a rich console: a bar if it is a terminal, else a line every ten seconds.
 
-    def __init__(self, console: Console, every_s: float = PLAIN_EVERY_S) -> None:
-        self._console = console
-        self._every_s = 0.2 if console.is_terminal else every_s
+    Args:
+        console: where it is shown; None takes stdout.
+        every_s: seconds between lines.
+    """
+
+    def __init__(self, console: Console | None = None, every_s: float = PLAIN_EVERY_S) -> None:
+        self._console = console or Console(highlight=False)
+        self._every_s = 0.2 if self._console.is_terminal else every_s
         self._bar: Bar | None = None
         self._failed = 0
         self._shown = 0.0

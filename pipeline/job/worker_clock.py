@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from pipeline.job.metrics import WORKER_SECONDS, Recorder
@@ -36,23 +36,21 @@ class WorkerClock:
         self._seconds: dict[str, float] = {}
         threading.Thread(target=self._report, daemon=True).start()
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> AbstractContextManager[None]:
         """Count a call as busy."""
-        self._move(calls=1)
-        try:
-            yield
-        finally:
-            self._move(calls=-1)
+        return self._during(calls=1)
+
+    def handing_over(self) -> AbstractContextManager[None]:
+        """Count time inside a call as blocked: around a `yield` that returns when there is room."""
+        return self._during(blocked=1)
 
     @contextmanager
-    def handing_over(self) -> Iterator[None]:
-        """Count time inside a call as blocked: around a `yield` that returns when there is room."""
-        self._move(blocked=1)
+    def _during(self, *, calls: int = 0, blocked: int = 0) -> Iterator[None]:
+        self._move(calls=calls, blocked=blocked)
         try:
             yield
         finally:
-            self._move(blocked=-1)
+            self._move(calls=-calls, blocked=-blocked)
 
     def take(self) -> dict[str, float]:
         """Return the seconds by state since the last `take`."""

@@ -29,7 +29,6 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
 from pipeline.dataset.statistics_collector import StatisticsGatherer
 from pipeline.errors import UnitRejected
-from pipeline.quarantine import Quarantined
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.stages.messages import Closing, PayloadHeader, decode_rows
 from pipeline.storage.store import Store
@@ -116,7 +115,9 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
         raise UnitRejected(f"{unit.unit}: the closing row belongs to {closing.unit}")
     if imbalance := closing.counts.imbalance():
         raise UnitRejected(f"{unit.unit}: {imbalance}")
-    _check_owner(unit.unit, closing.quarantined)
+    for record in closing.quarantined:
+        if record.unit != unit.unit:
+            raise UnitRejected(f"{unit.unit}: a quarantine record belongs to {record.unit}")
     samples = sum(record.clip_index is None for record in closing.quarantined)
     clips = len(closing.quarantined) - samples
     counts = closing.counts
@@ -125,12 +126,6 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
             f"{unit.unit}: {counts.samples_quarantined} samples and {counts.clips_quarantined}"
             f" clips counted as quarantined, {samples} and {clips} recorded"
         )
-
-
-def _check_owner(unit: str, records: Iterable[Quarantined]) -> None:
-    for record in records:
-        if record.unit != unit:
-            raise UnitRejected(f"{unit}: a quarantine record belongs to {record.unit}")
 
 
 class _PayloadCheck:
@@ -173,15 +168,12 @@ class _PayloadCheck:
 
     def finish(self) -> None:
         """Check that no payload and no clip is missing."""
-        unit, counts = self._closing.unit, self._closing.counts
-        if self._seq != len(self._closing.digests):
-            raise UnitRejected(
-                f"{unit}: {self._seq} payloads of {len(self._closing.digests)} arrived"
-            )
-        if len(self._ids) != counts.clips_written:
-            raise UnitRejected(
-                f"{unit}: {len(self._ids)} clips arrived, {counts.clips_written} counted"
-            )
+        unit, listed = self._closing.unit, len(self._closing.digests)
+        if self._seq != listed:
+            raise UnitRejected(f"{unit}: {self._seq} payloads of {listed} arrived")
+        clips, counted = len(self._ids), self._closing.counts.clips_written
+        if clips != counted:
+            raise UnitRejected(f"{unit}: {clips} clips arrived, {counted} counted")
 
     def _survivors(self, where: str, header: PayloadHeader) -> list[str]:
         """Return the ids that must be rows; every other id of the header must be quarantined."""

@@ -81,12 +81,8 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         pending = _PendingRows(unit.unit, self._row_clips)
         for sample in accounting.timed("read", self._reader.read(unit)):
             if accounting.last_s > SLOW_READ_S:
-                _log.warning(
-                    "%s/%s: slow source: reading took %.0f s",
-                    unit.unit,
-                    sample.key,
-                    accounting.last_s,
-                )
+                slow = f"slow source: reading took {accounting.last_s:.0f} s"
+                _log.warning("%s/%s: %s", unit.unit, sample.key, slow)
             if isinstance(sample, Quarantined):
                 accounting.quarantined_sample(sample)
                 continue
@@ -213,8 +209,7 @@ class _UnitAccounting:
         return row
 
     def quarantined_sample(self, record: Quarantined) -> None:
-        self._counts["samples_read"] += 1
-        self._counts["samples_quarantined"] += 1
+        self._counts.update(samples_read=1, samples_quarantined=1)
         self._quarantine(record)
 
     def sample(self, key: str, written: int, filtered: int, broken: QuarantineError | None) -> None:
@@ -228,12 +223,13 @@ class _UnitAccounting:
             index = written + filtered if written else None
             self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
-        self._counts["samples_read"] += 1
-        self._counts[f"samples_{outcome}"] += 1
-        self._counts["clips_seen"] += written + filtered + lost_clip
-        self._counts["clips_written"] += written
-        self._counts["clips_filtered"] += filtered
-        self._counts["clips_quarantined"] += lost_clip
+        self._counts.update(["samples_read", f"samples_{outcome}"])
+        self._counts.update(
+            clips_seen=written + filtered + lost_clip,
+            clips_written=written,
+            clips_filtered=filtered,
+            clips_quarantined=lost_clip,
+        )
 
     def _quarantine(self, record: Quarantined) -> None:
         _log.warning("quarantined %s", record)

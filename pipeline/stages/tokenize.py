@@ -1,6 +1,6 @@
 """Tokenize one batch row: frames in, the finished rows of its clips out, as Arrow bytes.
 
-A batch that fails is tried again clip by clip, in the same fixed shape. A clip that fails alone
+A batch that fails is retried clip by clip, in the same fixed shape. A clip that fails alone
 goes to the quarantine. A black clip is tried first: if that also fails, the model or the device is
 broken, and no clip is quarantined.
 """
@@ -25,7 +25,7 @@ from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Clip
 from pipeline.stages.messages import BatchRow, Payload, PayloadHeader, encode_rows
 from pipeline.stages.whole_video import pieces, sample_of, whole_cells
-from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.encoder import Cells, ClipEncoder, Finite
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,11 @@ def measure(
     return total
 
 
-Cells = dict[str, NDArray[Any]]
+Encoded = tuple[Cells, dict[str, Finite]]
+"""Cells of all columns, and for each tokenizer which clips are finite."""
+
+Outcome = tuple[Cells, dict[str, Finite], dict[int, str]]
+"""The same, and the errors of the clips that failed, by their place in the row."""
 
 
 class TokenizerBroken(RuntimeError):
@@ -145,9 +149,7 @@ class TokenizeStage:
         )
         return Payload(payload, encode_rows(rows))
 
-    def _encode(
-        self, frames: NDArray[Any], timings: dict[str, float]
-    ) -> tuple[Cells, dict[str, NDArray[np.bool_]]]:
+    def _encode(self, frames: NDArray[Any], timings: dict[str, float]) -> Encoded:
         """Return the cells of all columns, and for each tokenizer which clips are finite."""
         cells: Cells = {}
         finite = {}
@@ -175,9 +177,7 @@ class TokenizeStage:
         timings["decode back"] = time.monotonic() - began
         return psnr
 
-    def _whole(
-        self, batch: BatchRow, timings: dict[str, float]
-    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+    def _whole(self, batch: BatchRow, timings: dict[str, float]) -> Outcome:
         """Encode the video of a row; return what `_one_by_one` returns for clips."""
         assert self._videos is not None
         [clip] = batch.header.clips
@@ -200,7 +200,7 @@ class TokenizeStage:
 
     def _one_by_one(
         self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]
-    ) -> tuple[Cells, dict[str, NDArray[np.bool_]], dict[int, str]]:
+    ) -> Outcome:
         """Encode each clip alone; return the results, and the errors of the clips that failed.
 
         A failed clip gets the cells of the black clip, which only hold its place.

@@ -42,10 +42,8 @@ def draw(strips: list[Strip]) -> bytes:
     """Return the picture of some strips as PNG."""
     *_, height, width = strips[0].video.shape
     cell = width + _GAP
-    size = (
-        2 * COLUMNS * cell + 3 * _GAP,
-        _LINE + len(strips) * (_LINE + height + _GAP) + _GAP,
-    )
+    row_height = _LINE + height + _GAP
+    size = (2 * COLUMNS * cell + 3 * _GAP, _LINE + len(strips) * row_height + _GAP)
     picture = Image.new("RGB", size, "white")
     text = ImageDraw.Draw(picture)
     font = ImageFont.load_default(_TEXT)
@@ -53,7 +51,7 @@ def draw(strips: list[Strip]) -> bytes:
     title = f"error, amplified {AMPLIFICATION} times"
     text.text((right, _GAP // 2), title, fill="black", font=font)
     for row, strip in enumerate(strips):
-        top = _LINE + row * (_LINE + height + _GAP)
+        top = _LINE + row * row_height
         text.text((_GAP, top), _label(strip), fill="black", font=font)
         for column, frame in enumerate(_moments(strip.video.shape[2])):
             shown = _pixels((strip.video[0, :, frame].clamp(-1, 1) + 1) / 2)

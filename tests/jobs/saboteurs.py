@@ -36,7 +36,7 @@ class DiesOnOneUnit(DecodeWorker):
 
 
 class NeverEndsOneUnit(DecodeWorker):
-    """It is given the last shard and goes on for ever: a job that cannot get done."""
+    """It never ends the last shard, so the job cannot finish."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
         unit = from_json(WorkUnit, str(batch["unit"][0]))

@@ -62,7 +62,7 @@ def list_job(uri: str, output: str, root: str) -> Any:
 
 @pytest.fixture(scope="module")
 def listed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
-    """A list that grew between two runs, and the rows that came of it."""
+    """A list that grew between two runs, and the rows that resulted."""
     folder = tmp_path_factory.mktemp("lists")
     fill(folder / "videos")
     (folder / "list.csv").write_text(HEADER + ROWS)

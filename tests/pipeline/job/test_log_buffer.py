@@ -63,7 +63,7 @@ def test_units_of_some_seconds_share_a_record(now: list[float]) -> None:
     assert log.groups[1:] == [["g"]]
     assert (buffer.ours.units, buffer.num_lost) == (6, 1)
     buffer.flush()
-    assert len(log.groups) == 2, "an empty group is no record"
+    assert len(log.groups) == 2, "an empty group is not a record"
 
 
 def test_a_store_that_fails_for_minutes_is_waited_for(now: list[float]) -> None:

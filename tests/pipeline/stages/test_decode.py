@@ -32,7 +32,7 @@ Script = tuple[str, int, int, bool]
 
 
 class FakeDecoder:
-    """Plays the script that stands in a sample's bytes."""
+    """Plays the script that is stored in a sample's bytes."""
 
     def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
         self.rules = rules

@@ -183,7 +183,7 @@ class TestFaults:
 
 
 def test_memory_does_not_grow_with_the_video(model: Tokenizer) -> None:
-    """What Python and numpy hold; twenty times the frames take as much, but for the tokens."""
+    """What Python and numpy hold; twenty times the frames take as much, except for the tokens."""
     encoder = ClipEncoder(model, KL, batch=1)
     peaks = []
     for count in (4, 80):
