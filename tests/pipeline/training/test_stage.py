@@ -1,4 +1,4 @@
-"""Whole trainings in this process: what they leave, how they go on, what they refuse."""
+"""Whole trainings in this process: their outputs, how they resume, and what they refuse."""
 
 import io
 from collections.abc import Iterator
