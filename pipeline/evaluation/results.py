@@ -34,12 +34,7 @@ def candidate_rows(
         if scores is None:
             continue
         cost = scores.total()
-        row: dict[str, Any] = {
-            **asdict(description),
-            "clips": cost.clips,
-            "frames": cost.frames,
-            "bits_per_pixel": cost.bits_per_pixel,
-        }
+        row: dict[str, Any] = {**asdict(description), **cost.columns()}
         means = scores.fidelity.mean()
         row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
         row |= _distances(scores, description, totals)
@@ -82,18 +77,8 @@ def video_rows(totals: ScoreTotals, descriptions: list[Description]) -> list[dic
     for video in totals.videos:
         unit, _, key = video.partition("/")
         for name in names:
-            if video not in by_video[name]:
-                continue
-            cost = totals.candidates[name].costs[video]
-            rows.append(
-                {
-                    "unit": unit,
-                    "video": key,
-                    "candidate": name,
-                    "clips": cost.clips,
-                    "frames": cost.frames,
-                    "bits_per_pixel": cost.bits_per_pixel,
-                    **by_video[name][video],
-                }
-            )
+            if video in by_video[name]:
+                where = {"unit": unit, "video": key, "candidate": name}
+                cost = totals.candidates[name].costs[video]
+                rows.append({**where, **cost.columns(), **by_video[name][video]})
     return rows

@@ -41,19 +41,15 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
     for fault in clip_faults(model, clips.frames, clips.height, clips.width):
         yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
     shorter = min(clips.height, clips.width)
-    wanted = stage.objective.perceptual in ("auto", "structural")
-    if wanted and stage.objective.perceptual_weight > 0 and shorter < SHORTEST_SIDE:
-        yield Fault(
-            f"{where}.clips",
-            shorter,
-            rule=f"the structural term needs sides of {SHORTEST_SIDE} pixels or more",
-        )
-    if stage.objective.discriminator == "2d" and shorter < _PATCH_SIDE:
-        yield Fault(
-            f"{where}.clips",
-            shorter,
-            rule=f"the 2d discriminator needs sides of {_PATCH_SIDE} pixels or more",
-        )
+    terms, least = stage.objective, {}
+    if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:
+        least["structural term"] = SHORTEST_SIDE
+    if terms.discriminator == "2d":
+        least["2d discriminator"] = _PATCH_SIDE
+    for term, side in least.items():
+        if shorter < side:
+            rule = f"the {term} needs sides of {side} pixels or more"
+            yield Fault(f"{where}.clips", shorter, rule)
 
 
 def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
