@@ -1,9 +1,9 @@
 """Results of an evaluation as JSON-like rows: the table of candidates, and scores per video."""
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.config import EvaluationConfig, Metric
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
 from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
@@ -11,8 +11,6 @@ from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
 _PUBLISHED: Final = ("psnr", "ssim", "lpips", "fvd")
-
-_METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
 
 _DISTANCES: Final = {
     "fvd": (frechet_distance, fvd.DIMENSIONS),
@@ -38,7 +36,7 @@ def candidate_rows(
         means = scores.fidelity.mean()
         row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
         row |= _distances(scores, description, totals)
-        row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
+        row = {k: v for k, v in row.items() if k in config.metrics or k not in get_args(Metric)}
         if scores.codebook is not None:
             row["codebook"] = scores.codebook.summary()
             # The rate of an ideal coder of each channel; a coder of whole codes needs their table.

@@ -38,8 +38,7 @@ def check_training(config: TrainConfig) -> list[Fault]:
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
     clips, model = stage.clips, named_config(config.model_of(stage))
-    for fault in clip_faults(model, clips.frames, clips.height, clips.width):
-        yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
+    yield from clip_faults(model, clips.frames, clips.height, clips.width, f"{where}.clips")
     shorter = min(clips.height, clips.width)
     terms, least = stage.objective, {}
     if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:
@@ -56,7 +55,7 @@ def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
     stage = config.stages[0]
     if held_out := config.held_out(stage):
         model, frames = named_config(config.model_of(stage)), held_out.frames
-        for fault in clip_faults(model, frames, held_out.height, held_out.width):
-            side = fault.field.removeprefix("clip.")
+        for fault in clip_faults(model, frames, held_out.height, held_out.width, "validation"):
+            side = fault.field.removeprefix("validation.")
             if getattr(config.validation, side, None) is not None:  # else it is the stage's
-                yield replace(fault, field=f"validation.{side}")
+                yield fault
