@@ -13,7 +13,8 @@ from operator import mul
 import torch
 from torch import Tensor
 
-_EPS = 1e-3
+EPS = 1e-3
+"""Fraction by which the bounds exceed the outermost levels, so that these can be reached."""
 
 
 def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -27,25 +28,14 @@ def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
         Codes `[..., C]` float32: for L = 8 one of -1, -¾, …, ¾.
     """
     L = torch.tensor(levels, dtype=torch.float32, device=z.device)
-    bounded = _bounded(z, L)
-    rounded = bounded + (bounded.round() - bounded).detach()
+    smooth = bounded(z, L)
+    rounded = smooth + (smooth.round() - smooth).detach()
     return rounded / (L // 2)
 
 
-def bound(z: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Return the values that `quantize` rounds, on the scale of its result."""
-    L = torch.tensor(levels, dtype=torch.float32, device=z.device)
-    return _bounded(z, L) / (L // 2)
-
-
-def center(levels: int) -> float:
-    """Return -z for the z in the middle of a channel's levels, with equally many on both sides."""
-    half = (levels - 1) * (1 + _EPS) / 2
-    return math.atanh(0.5 / half) if levels % 2 == 0 else 0.0
-
-
-def _bounded(z: Tensor, L: Tensor) -> Tensor:
-    half = (L - 1) * (1 + _EPS) / 2
+def bounded(z: Tensor, L: Tensor) -> Tensor:
+    """Return the float32 values that `quantize` rounds to integers; L has the channels' levels."""
+    half = (L - 1) * (1 + EPS) / 2
     offset = torch.where(L % 2 == 0, 0.5, 0.0)
     return torch.tanh(z.float() + torch.atanh(offset / half)) * half - offset
 

@@ -24,7 +24,7 @@ from av.codec.context import Flags
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.evaluation.candidate import Reconstruction
+from pipeline.evaluation.candidate import Reconstruction, as_bytes
 from vidtok.config import TokenizerConfig
 from vidtok.evaluation.rate import bits_per_pixel
 
@@ -101,8 +101,7 @@ class CodecAtSameBits:
         """Encode a clip `[1, 3, T, H, W]` in [-1, 1] within the budget, and decode it."""
         length, height, width = video.shape[2:]
         budget = bits_per_pixel(self._config, length, height, width) * length * height * width
-        pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        stream = encode_within(pixels.permute(1, 2, 3, 0).cpu().numpy(), self._codec, budget)
+        stream = encode_within(as_bytes(video), self._codec, budget)
         decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
         back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
         return Reconstruction(video=back, bits=float(stream.bits))

@@ -80,9 +80,7 @@ class EvaluatedTokenizer(Section):
     @property
     def spec(self) -> TokenizerSpec:
         """The tokenizer as a section of a corpus job."""
-        return TokenizerSpec(
-            name=self.name, model=self.model, weights=self.weights, precision=self.precision
-        )
+        return TokenizerSpec(**self.model_dump())
 
 
 class MetricWeights(Section):

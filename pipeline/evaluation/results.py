@@ -1,9 +1,9 @@
 """Results of an evaluation as JSON-like rows: the table of candidates, and scores per video."""
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.config import EvaluationConfig, Metric
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
 from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
@@ -11,8 +11,6 @@ from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.frechet import frechet_distance, sample_note
 
 _PUBLISHED: Final = ("psnr", "ssim", "lpips", "fvd")
-
-_METRICS: Final = ("psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2")
 
 _DISTANCES: Final = {
     "fvd": (frechet_distance, fvd.DIMENSIONS),
@@ -34,16 +32,11 @@ def candidate_rows(
         if scores is None:
             continue
         cost = scores.total()
-        row: dict[str, Any] = {
-            **asdict(description),
-            "clips": cost.clips,
-            "frames": cost.frames,
-            "bits_per_pixel": cost.bits_per_pixel,
-        }
+        row: dict[str, Any] = {**asdict(description), **cost.columns()}
         means = scores.fidelity.mean()
         row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
         row |= _distances(scores, description, totals)
-        row = {k: v for k, v in row.items() if k in config.metrics or k not in _METRICS}
+        row = {k: v for k, v in row.items() if k in config.metrics or k not in get_args(Metric)}
         if scores.codebook is not None:
             row["codebook"] = scores.codebook.summary()
             # The rate of an ideal coder of each channel; a coder of whole codes needs their table.
@@ -82,18 +75,8 @@ def video_rows(totals: ScoreTotals, descriptions: list[Description]) -> list[dic
     for video in totals.videos:
         unit, _, key = video.partition("/")
         for name in names:
-            if video not in by_video[name]:
-                continue
-            cost = totals.candidates[name].costs[video]
-            rows.append(
-                {
-                    "unit": unit,
-                    "video": key,
-                    "candidate": name,
-                    "clips": cost.clips,
-                    "frames": cost.frames,
-                    "bits_per_pixel": cost.bits_per_pixel,
-                    **by_video[name][video],
-                }
-            )
+            if video in by_video[name]:
+                where = {"unit": unit, "video": key, "candidate": name}
+                cost = totals.candidates[name].costs[video]
+                rows.append({**where, **cost.columns(), **by_video[name][video]})
     return rows

@@ -4,6 +4,7 @@ Workers return sums, never means. They are merged in the order of the plan, so t
 of floats does not depend on the number of workers.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from operator import add
@@ -33,13 +34,17 @@ class Cost:
         """Bits per pixel: one position of one frame, its three colours together."""
         return self.bits / self.pixels
 
+    def columns(self) -> dict[str, float]:
+        """Return the columns of a result: `clips`, `frames` and `bits_per_pixel`."""
+        return {"clips": self.clips, "frames": self.frames, "bits_per_pixel": self.bits_per_pixel}
+
 
 @dataclass(slots=True)
 class CandidateTotals:
     """Scores of one candidate."""
 
     fidelity: ClipScores = field(default_factory=ClipScores)
-    costs: dict[str, Cost] = field(default_factory=dict)
+    costs: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     """Costs by video."""
     features: dict[str, Gaussian] = field(default_factory=dict)
     """Features of the reconstructions by metric."""
@@ -50,14 +55,14 @@ class CandidateTotals:
     ) -> None:
         """Add one clip."""
         self.fidelity.add(video, scores)
-        self.costs[video] = self.costs.get(video, Cost()) + cost
+        self.costs[video] += cost
         _update(self.features, features)
 
     def merge(self, other: "CandidateTotals") -> None:
         """Add the scores of other videos."""
         self.fidelity.merge(other.fidelity)
         for video, cost in other.costs.items():
-            self.costs[video] = self.costs.get(video, Cost()) + cost
+            self.costs[video] += cost
         _merge(self.features, other.features)
         if other.codebook is not None:
             if self.codebook is None:

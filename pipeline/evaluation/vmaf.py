@@ -18,6 +18,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.candidate import as_bytes
+
 MODEL: Final = "vmaf_v0.6.1"
 
 
@@ -64,7 +66,7 @@ class Vmaf:
             sides = []
             for name, video in (("reconstruction", reconstruction), ("original", original)):
                 path = Path(folder, f"{name}.rgb")
-                path.write_bytes(_rgb(video))
+                path.write_bytes(as_bytes(video).tobytes())
                 sides += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
                 sides += ["-r", str(_RATE), "-i", str(path)]
             log = Path(folder, "log.json")
@@ -81,11 +83,6 @@ class Vmaf:
         if len(scores) != length:
             raise RuntimeError(f"libvmaf scored {len(scores)} of {length} frames")
         return torch.tensor([scores], dtype=torch.float64)
-
-
-def _rgb(video: Tensor) -> bytes:
-    pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy().tobytes()
 
 
 def _run(command: list[str]) -> str:

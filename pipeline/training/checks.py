@@ -38,29 +38,24 @@ def check_training(config: TrainConfig) -> list[Fault]:
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
     clips, model = stage.clips, named_config(config.model_of(stage))
-    for fault in clip_faults(model, clips.frames, clips.height, clips.width):
-        yield replace(fault, field=f"{where}.{fault.field.replace('clip.', 'clips.')}")
+    yield from clip_faults(model, clips.frames, clips.height, clips.width, f"{where}.clips")
     shorter = min(clips.height, clips.width)
-    wanted = stage.objective.perceptual in ("auto", "structural")
-    if wanted and stage.objective.perceptual_weight > 0 and shorter < SHORTEST_SIDE:
-        yield Fault(
-            f"{where}.clips",
-            shorter,
-            rule=f"the structural term needs sides of {SHORTEST_SIDE} pixels or more",
-        )
-    if stage.objective.discriminator == "2d" and shorter < _PATCH_SIDE:
-        yield Fault(
-            f"{where}.clips",
-            shorter,
-            rule=f"the 2d discriminator needs sides of {_PATCH_SIDE} pixels or more",
-        )
+    terms, least = stage.objective, {}
+    if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:
+        least["structural term"] = SHORTEST_SIDE
+    if terms.discriminator == "2d":
+        least["2d discriminator"] = _PATCH_SIDE
+    for term, side in least.items():
+        if shorter < side:
+            rule = f"the {term} needs sides of {side} pixels or more"
+            yield Fault(f"{where}.clips", shorter, rule)
 
 
 def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
     stage = config.stages[0]
     if held_out := config.held_out(stage):
         model, frames = named_config(config.model_of(stage)), held_out.frames
-        for fault in clip_faults(model, frames, held_out.height, held_out.width):
-            side = fault.field.removeprefix("clip.")
+        for fault in clip_faults(model, frames, held_out.height, held_out.width, "validation"):
+            side = fault.field.removeprefix("validation.")
             if getattr(config.validation, side, None) is not None:  # else it is the stage's
-                yield replace(fault, field=f"validation.{side}")
+                yield fault

@@ -4,6 +4,7 @@ The defaults of objective and optimizer are those of the released models, unless
 otherwise.
 """
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -96,19 +97,8 @@ class StageConfig(Section):
 
     def trainer(self) -> TrainerConfig:
         """Return the settings of the trainer."""
-        return TrainerConfig(
-            train=self.train,
-            steps=self.steps,
-            lr=self.lr,
-            betas=self.betas,
-            warmup_steps=self.warmup_steps,
-            schedule=self.schedule,
-            final_lr=self.final_lr,
-            clip_norm=self.clip_norm,
-            ema_decay=self.ema_decay,
-            precision=self.precision,
-            recompute=self.recompute,
-        )
+        names = [field.name for field in fields(TrainerConfig)]
+        return TrainerConfig(**{name: getattr(self, name) for name in names})
 
     def terms(self, *, kl: bool) -> ObjectiveConfig:
         """Return the objective of an FSQ or a KL tokenizer."""

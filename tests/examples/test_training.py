@@ -1,4 +1,4 @@
-"""A generator's training goes on after a stop as if there had been none, and keeps clips aside."""
+"""A generator's training resumes after a stop with the same result, and holds clips out."""
 
 import os
 import shutil

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.vidtok.deterministic import unit_normal
 from tests.vidtok.goldens import unit
-from vidtok.fsq import bound, center, codes_to_indices, indices_to_codes, quantize
+from vidtok.fsq import codes_to_indices, indices_to_codes, quantize
 
 LEVELS = [(8,) * 4, (8,) * 5, (8,) * 6, (8, 5, 5, 5), (7, 5, 5, 5, 5), (4, 3, 2)]
 levels_of_any_kind = st.lists(st.integers(2, 16), min_size=1, max_size=7).map(tuple)
@@ -66,18 +66,3 @@ def test_half_precision_input_is_quantized_in_float32() -> None:
 def test_a_codebook_that_does_not_fit_int32_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit int32"):
         codes_to_indices(torch.zeros(1, 12), (8,) * 12)
-
-
-@pytest.mark.parametrize("levels", [(8,), (5,), (2,), (8, 5, 3)])
-def test_rounding_is_all_that_quantize_adds_to_bound(levels: tuple[int, ...]) -> None:
-    z = 3 * torch.randn(200, len(levels), generator=torch.Generator().manual_seed(0))
-    width = torch.tensor([level // 2 for level in levels])
-    smooth = bound(z, levels)
-    assert torch.equal((smooth * width).round() / width, quantize(z, levels))
-
-
-@pytest.mark.parametrize("level", [2, 3, 5, 8])
-def test_the_center_has_as_many_levels_on_either_side(level: int) -> None:
-    middle = bound(torch.tensor([[-center(level)]]), (level,))
-    ends = quantize(torch.tensor([[-50.0], [50.0]]), (level,))
-    assert float(middle) == pytest.approx(float(ends.mean()), abs=2e-3)

@@ -10,6 +10,8 @@ give what the old latents gave before rounding.
 The published training does not do this.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,7 +54,7 @@ def even_levels(model: Tokenizer, clips: Tensor) -> None:
 
     latent = model.encoder(video, Stream(rule)).float()
     weight, bias = ops.weight_and_bias(conv)
-    smooth = fsq.bound(latent, config.fsq_levels)
+    smooth = bound(latent, config.fsq_levels)
     wanted = ops.conv3d(Stream(rule).window(conv, smooth), weight, bias)
 
     out_weight, out_bias = ops.weight_and_bias(model.encoder.conv_out)
@@ -61,7 +63,7 @@ def even_levels(model: Tokenizer, clips: Tensor) -> None:
         middle = values.median()
         scale = 1 + STRETCH * (_evenest(values - middle, levels) - 1)
         out_weight[channel] *= scale
-        out_bias[channel] = (out_bias[channel] - middle) * scale - fsq.center(levels)
+        out_bias[channel] = (out_bias[channel] - middle) * scale - center(levels)
 
     codes = fsq.quantize(model.encoder(video, Stream(rule)).float(), config.fsq_levels)
     cells = all_cells(codes.shape[:4])
@@ -70,11 +72,23 @@ def even_levels(model: Tokenizer, clips: Tensor) -> None:
     bias.copy_(fitted[1])
 
 
+def bound(z: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Return the values that `fsq.quantize` rounds, on the scale of its result."""
+    L = torch.tensor(levels, dtype=torch.float32, device=z.device)
+    return fsq.bounded(z, L) / (L // 2)
+
+
+def center(levels: int) -> float:
+    """Return -z for the z in the middle of a channel's levels, with equally many on both sides."""
+    half = (levels - 1) * (1 + fsq.EPS) / 2
+    return math.atanh(0.5 / half) if levels % 2 == 0 else 0.0
+
+
 def _evenest(centred: Tensor, levels: int) -> float:
     """Return the scale at which a channel, centred at 0, uses its levels most evenly."""
     entropies = []
     for scale in _SCALES:
-        z = centred * scale - fsq.center(levels)
+        z = centred * scale - center(levels)
         codes = fsq.quantize(z.unsqueeze(-1), (levels,))
         counts = torch.bincount(fsq.codes_to_indices(codes, (levels,)), minlength=levels)
         share = counts[counts > 0] / counts.sum()

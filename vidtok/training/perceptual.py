@@ -1,7 +1,7 @@
-"""A stand-in for a learned perceptual distance, where VGG16's weights are not at hand.
+"""A substitute for a learned perceptual distance, for use without VGG16's weights.
 
-It punishes what single-value differences forgive: blurred edges and lost texture. It is no LPIPS,
-its values compare with nothing but themselves, and what was trained with it should say so.
+It penalizes blurred edges and lost texture, which differences of single values hardly show. It is
+not LPIPS. Its values are comparable only with each other, and a model trained with it must say so.
 """
 
 import torch

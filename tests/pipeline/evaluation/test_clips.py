@@ -27,7 +27,7 @@ def numbered(count: int) -> list[np.ndarray]:
 
 
 def cut(length: int | None, count: int, **settings: object) -> list[list[int]]:
-    """Return the numbers of the frames in each clip of a video of so many frames."""
+    """Return the numbers of the frames in each clip of a video of `count` frames."""
     cutter = Cutter(length, EvaluatedClip(**settings))
     clips = [cutter.add(frame) for frame in numbered(count)]
     found = [clip for clip in [*clips, cutter.rest()] if clip is not None]

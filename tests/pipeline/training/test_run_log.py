@@ -100,7 +100,7 @@ def test_what_comes_again_after_a_kill_stands_once(tmp_path: Path) -> None:
     steps = scalars(tmp_path)["train/loss"]
     assert sorted(steps) == [2, 4, 6, 8]
 
-    again = RunLog(store, 0)  # without a checkpoint all begins anew
+    again = RunLog(store, 0)  # without a checkpoint the log starts empty
     again.note(0, {"perceptual": "none"})
     again.save()
     again.close()

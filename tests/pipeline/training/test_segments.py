@@ -69,7 +69,7 @@ def test_broken_videos_are_skipped_with_a_reason(reader: Reader):
     found = read_all(one, config)
     used = [segment.key for segment in found]
     assert used.count("hiker_tiny.mp4") == 3
-    # What stands before the damage is used; nothing is made up for what comes after it.
+    # The frames before the damage are used, and nothing replaces those after it.
     assert used.count("truncated_half.mp4") == 1
     assert len(one.skipped) == 10
     assert all(segment.frames.any() for segment in found)

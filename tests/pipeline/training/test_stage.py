@@ -1,4 +1,4 @@
-"""Whole trainings in this process: what they leave, how they go on, what they refuse."""
+"""Whole trainings in this process: their outputs, how they resume, and what they refuse."""
 
 import io
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vidtok
+from pipeline.decode.fork_server import close_fork_server
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainConfig
 from pipeline.training.stage import Rank, train_stages
@@ -57,6 +58,7 @@ def one_stage(output: Path, **changes: Any) -> TrainConfig:
 def ending_its_children() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
+    close_fork_server()  # the decoders of a process share it, so it outlives each of them
     started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
     assert psutil.wait_procs(started, timeout=10)[1] == []
 

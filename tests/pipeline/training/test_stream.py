@@ -23,7 +23,7 @@ Corpus = dict[str, list[int]]
 
 
 class Shelf:
-    """Stands in for `SegmentReader`: a picture is one pixel that says whose it is."""
+    """A fake `SegmentReader`: a picture is one pixel that identifies its segment."""
 
     corpus: Corpus
 

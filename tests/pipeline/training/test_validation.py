@@ -26,6 +26,6 @@ def test_a_broken_held_out_video_is_named():
     broken = [str(VIDEOS / "broken" / name) for name in ("text.mp4", "corrupted.mp4")]
     with pytest.raises(ConfigError, match=r"held-out video text.mp4: not_a_video: .* to exclude"):
         held_out_clips(source(uri=broken), fps=None)
-    # Its first clip stands before the damage.
+    # Its first clip ends before the damage.
     (good,) = held_out_clips(source(uri=broken, exclude="text.mp4"), fps=None)
     assert good[1].shape == (5, 24, 24, 3)

@@ -4,10 +4,11 @@ from torch import Tensor
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
-from tools.bundled_models.even_levels import even_levels
+from tools.bundled_models.even_levels import bound, center, even_levels
 from tools.bundled_models.warm_start import warm_start
 from vidtok.autoencoder import Tokenizer
 from vidtok.evaluation.codebook import CodebookUse
+from vidtok.fsq import quantize
 
 
 def clips() -> Tensor:
@@ -77,3 +78,18 @@ def test_kl_and_clips_of_a_wrong_length_are_refused() -> None:
         even_levels(vidtok.build("vidtok_kl_causal_488_8chn_tiny", seed=0), clips())
     with pytest.raises(ValueError, match="frames = 8"):
         even_levels(narrow("causal_v1_0", 9), clips()[:, :8])
+
+
+@pytest.mark.parametrize("levels", [(8,), (5,), (2,), (8, 5, 3)])
+def test_rounding_is_all_that_quantize_adds_to_bound(levels: tuple[int, ...]) -> None:
+    z = 3 * torch.randn(200, len(levels), generator=torch.Generator().manual_seed(0))
+    width = torch.tensor([level // 2 for level in levels])
+    smooth = bound(z, levels)
+    assert torch.equal((smooth * width).round() / width, quantize(z, levels))
+
+
+@pytest.mark.parametrize("level", [2, 3, 5, 8])
+def test_the_center_has_as_many_levels_on_either_side(level: int) -> None:
+    middle = bound(torch.tensor([[-center(level)]]), (level,))
+    ends = quantize(torch.tensor([[-50.0], [50.0]]), (level,))
+    assert float(middle) == pytest.approx(float(ends.mean()), abs=2e-3)
