@@ -1,4 +1,4 @@
-"""What docs/reading.md shows works as it stands there, and gives the cells that were written."""
+"""What docs/reading.md shows works as it is, and gives the cells that were written."""
 
 import os
 import re
@@ -36,7 +36,7 @@ ROWS = 24
 
 
 def block(first: str) -> str:
-    """Return the one example in whose first lines a text stands."""
+    """Return the one example whose first lines hold a text."""
     blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     [found] = [text for text in blocks if first in text]
     return found

@@ -1,4 +1,4 @@
-"""TokenDataset under Lightning: what docs/reading.md shows, stopped anywhere and gone on with."""
+"""TokenDataset under Lightning: what docs/reading.md shows, stopped anywhere and continued."""
 
 from pathlib import Path
 from typing import Any

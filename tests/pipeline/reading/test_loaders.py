@@ -57,7 +57,7 @@ def test_a_state_from_a_batch_goes_on_with_other_workers(snapshot: Snapshot) -> 
     again.load_state_dict(state)
     assert names(DataLoader(again, batch_size=None, num_workers=1)) == whole[5:]
     again.set_epoch(2)
-    assert names(again) == whole[5:], "the epoch that it stands in anyway"
+    assert names(again) == whole[5:], "the epoch that it is in anyway"
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it

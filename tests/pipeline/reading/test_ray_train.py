@@ -1,4 +1,4 @@
-"""TokenDataset under Ray Train: what docs/reading.md shows, broken off and gone on with."""
+"""TokenDataset under Ray Train: what docs/reading.md shows, broken off and continued."""
 
 import json
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from tests.pipeline.reading.worlds import write_units
 
 CLIPS = 60
 SAVED = 2
-"""Steps of each rank up to the checkpoint that the second run goes on from."""
+"""Steps of each rank up to the checkpoint from which the second run continues."""
 
 
 def learner(folder: Path, breaks_after: int) -> Callable[[dict[str, Any]], None]:
-    """Return what notes each batch of a rank in a file, and fails after so many."""
+    """Return what notes each batch of a rank in a file, and fails after a number of them."""
 
     def learn(batch: dict[str, Any]) -> None:
         import ray.train

@@ -18,7 +18,7 @@ Make = Callable[..., TokenDataset]
 
 
 def write_units(store: Store, *units: int, first: int = 0) -> None:
-    """Commit units of so many clips each, with a few rows in a row group and few in a part."""
+    """Commit units of these numbers of clips, with a few rows in a row group and few in a part."""
     records = []
     for n, clips in enumerate(units, first):
         batches = [min(3, clips - start) for start in range(0, clips, 3)]
@@ -47,7 +47,7 @@ def as_worker(number: int, count: int) -> Iterator[None]:
 
 
 def rank_batches(dataset: TokenDataset, workers: int) -> list[Batch]:
-    """Return what a DataLoader with so many workers yields: their batches by turns."""
+    """Return what a DataLoader with this number of workers yields: their batches by turns."""
     shares = []
     for number in range(max(1, workers)):
         with as_worker(number, workers):
