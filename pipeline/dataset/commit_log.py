@@ -82,8 +82,8 @@ class CommitLog:
         units, sources = (checkpoint.table[name].to_pylist() for name in ("unit", "sources"))
         for unit, read_from in zip(units, sources, strict=True):
             self.committed.add(unit, read_from)
-        for reopened in checkpoint.reopened_units():
-            self.committed.reopen(reopened)
+            if unit in checkpoint.reopened:
+                self.committed.reopen(Reopened(unit=unit, sources=tuple(read_from)))
         self.refresh()
 
     def refresh(self) -> None:

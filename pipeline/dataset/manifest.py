@@ -6,7 +6,6 @@ writers of one number write the same table.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import islice, takewhile
@@ -15,10 +14,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from pipeline.dataset.format_version import FORMAT_VERSION, require_version
 from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
-from pipeline.dataset.records import Counts, Part, Reopened, RowSpan, UnitRecord
+from pipeline.dataset.records import Counts, Part, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics
 from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.records import from_json, to_json
@@ -54,6 +54,12 @@ _SCHEMA: Final = pa.schema(
 )
 
 
+_PARTS: Final = TypeAdapter(list[Part])
+
+
+_UNIT: Final = TypeAdapter(UnitRecord)
+
+
 _ROW_GROUP_ROWS: Final = 20_000
 
 
@@ -82,22 +88,15 @@ class Manifest:
         flat = pc.list_flatten(self.table["parts"]).combine_chunks()
         if bucket is not None:
             flat = flat.filter(pc.equal(pc.struct_field(flat, "bucket"), bucket))
-        return [_part(row) for row in flat.to_pylist()]
+        return _PARTS.validate_python(flat.to_pylist())
 
     def quarantine_parts(self) -> list[Part]:
         """Return the quarantine tables of all units that have one."""
-        return [_part(row) for row in self.table["quarantine"].drop_null().to_pylist()]
+        return _PARTS.validate_python(self.table["quarantine"].drop_null().to_pylist())
 
     def counts(self) -> Counts:
         """Return the sum over all units."""
         return Counts(**{name: pc.sum(self.table[name]).as_py() or 0 for name in _COUNTS})
-
-    def reasons(self) -> dict[str, int]:
-        """Return how often each quarantine reason occurs, by reason."""
-        total: Counter[str] = Counter()
-        for row in pc.list_flatten(self.table["reasons"]).to_pylist():
-            total[row["reason"]] += row["count"]
-        return dict(sorted(total.items()))
 
     def units(self) -> Iterator[UnitRecord]:
         """Yield every unit as its record, a batch of rows in memory at a time."""
@@ -109,14 +108,6 @@ class Manifest:
         """Return the record of one unit, None if it is not committed."""
         rows = self.table.filter(pc.equal(self.table["unit"], name)).to_pylist()
         return _unit_record(rows[0]) if rows else None
-
-    def reopened_units(self) -> list[Reopened]:
-        """Return the units that the next run does again, with their sources."""
-        rows = self.table.filter(
-            pc.is_in(self.table["unit"], pa.array(sorted(self.reopened), pa.string()))
-        )
-        names, sources = rows["unit"].to_pylist(), rows["sources"].to_pylist()
-        return [Reopened(unit=n, sources=tuple(s)) for n, s in zip(names, sources, strict=True)]
 
     def extended(self, records: Iterable[LogRecord]) -> "Manifest":
         """Return the manifest with the log's next records; a unit that was done again is replaced.
@@ -300,18 +291,10 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
 
 
 def _unit_record(row: dict[str, Any]) -> UnitRecord:
-    return UnitRecord(
-        unit=row["unit"],
-        sources=tuple(row["sources"]),
-        parts=tuple(map(_part, row["parts"])),
-        quarantine=row["quarantine"] and _part(row["quarantine"]),
-        counts=Counts(**{name: row[name] for name in _COUNTS}),
-        reasons={entry["reason"]: entry["count"] for entry in row["reasons"]},
-        timings={entry["stage"]: entry["seconds"] for entry in row["timings"]},
-        statistics=from_json(dict[str, BucketStatistics], row["statistics"]),
-    )
-
-
-def _part(row: dict[str, Any]) -> Part:
-    place = row["place"]
-    return Part(**{**row, "place": RowSpan(**place) if place else None})
+    nested = {
+        "counts": {name: row[name] for name in _COUNTS},
+        "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
+        "timings": {entry["stage"]: entry["seconds"] for entry in row["timings"]},
+        "statistics": from_json(dict[str, BucketStatistics], row["statistics"]),
+    }
+    return _UNIT.validate_python(row | nested)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
-from pipeline.dataset.statistics import BucketStatistics, PsnrSums, merged
+from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.formatting import format_bytes
 from pipeline.quarantine import REASONS
 
@@ -70,11 +70,6 @@ class Tally:
         """Statistics of the rows of all buckets."""
         return sum(self.statistics.values(), BucketStatistics())
 
-    @property
-    def psnr(self) -> dict[str, PsnrSums]:
-        """PSNR of the clips that were decoded back, by tokenizer."""
-        return self.total.psnr
-
 
 def _imbalances(unit: UnitRecord) -> Iterator[str]:
     counts = unit.counts
@@ -100,7 +95,7 @@ def tally_dict(tally: Tally) -> dict[str, Any]:
         "reasons": dict(sorted(tally.reasons.items())),
         "bytes": tally.bytes,
         "seconds_of_work": {k: round(v, 3) for k, v in sorted(tally.timings.items())},
-        "psnr": {name: sums.to_dict() for name, sums in tally.psnr.items()},
+        "psnr": {name: sums.to_dict() for name, sums in tally.total.psnr.items()},
     }
 
 
@@ -119,5 +114,5 @@ def tally_lines(tally: Tally) -> list[str]:
         f"quarantine {count:5d} {reason}: {REASONS.get(reason, '?')}"
         for reason, count in tally.reasons.most_common()
     ]
-    lines += [f"psnr       {name}: {sums}" for name, sums in tally.psnr.items()]
+    lines += [f"psnr       {name}: {sums}" for name, sums in tally.total.psnr.items()]
     return lines

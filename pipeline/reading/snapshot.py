@@ -5,7 +5,7 @@ version always names the same rows, even if a job adds more later.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ class Snapshot:
 
         A merged part, which holds rows of several units, occurs once per run of rows that count.
         """
-        return list(_joined(self.manifest.parts(bucket)))
+        return _joined(self.manifest.parts(bucket))
 
     def sample(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
         """Return n random rows, or all if there are fewer.
@@ -109,22 +109,21 @@ class Snapshot:
         return [row_tensors(row, self.tokenizers) for row in rows]
 
 
-def _joined(parts: Sequence[Part]) -> Iterator[Part]:
-    """Yield parts unchanged, but neighbouring rows of a merged part as one part."""
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Return parts unchanged, but neighbouring rows of a merged part as one part."""
     by_path: dict[str, list[Part]] = {}
     for part in parts:
         by_path.setdefault(part.path, []).append(part)
+    joined: list[Part] = []
     for shares in by_path.values():
-        run: Part | None = None
+        runs: list[Part] = []
         for part in sorted(shares, key=_first_row):
-            if run is not None and _first_row(run) + run.rows == _first_row(part):
-                run = replace(run, rows=run.rows + part.rows)
-                continue
-            if run is not None:
-                yield run
-            run = part
-        if run is not None:
-            yield run
+            if runs and _first_row(runs[-1]) + runs[-1].rows == _first_row(part):
+                runs[-1] = replace(runs[-1], rows=runs[-1].rows + part.rows)
+            else:
+                runs.append(part)
+        joined += runs
+    return joined
 
 
 def _first_row(part: Part) -> int:

@@ -1,25 +1,6 @@
 """Files and object stores: sources by URI, and the output as a `Store`."""
 
-from pipeline.storage.files import (
-    canonical_uri,
-    file_size,
-    find_files,
-    is_local,
-    list_folder,
-    open_file,
-    read_file,
-)
-from pipeline.storage.store import StagedFile, Store, StoredFile
+from pipeline.storage.files import canonical_uri
+from pipeline.storage.store import Store
 
-__all__ = [
-    "StagedFile",
-    "Store",
-    "StoredFile",
-    "canonical_uri",
-    "file_size",
-    "find_files",
-    "is_local",
-    "list_folder",
-    "open_file",
-    "read_file",
-]
+__all__ = ["Store", "canonical_uri"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.tally import Tally
 from pipeline.job.driver import run
 from pipeline.operations.compact import compact
 from pipeline.operations.retry import retry
@@ -34,7 +35,7 @@ def test_merged_and_reopened_during_a_job_and_between_its_runs(
     assert len({part.path for part in read_manifest(store).parts()}) == 1
     assert run(config, Silence()).nothing_to_do
 
-    [reason] = read_manifest(store).reasons()
+    [reason] = Tally.of(read_manifest(store)).reasons
     [unit] = retry(store, [reason]).units
     broken.write_bytes(whole)
     second = tokenized(config, *[lambda: compact(store)] * 20)

@@ -137,7 +137,7 @@ class Page(Outcome):
         yield Table("lrl", ("reason", "samples and clips", "meaning"), rows)
 
     def _quality(self) -> Iterator[Block]:
-        psnr = self.status.tally.psnr
+        psnr = self.status.tally.total.psnr
         rows = [
             (name, sums.clips, "-" if (db := sums.mean_db) is None else f"{db:.2f} dB", sums.failed)
             for name, sums in psnr.items()

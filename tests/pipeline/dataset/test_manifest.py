@@ -44,7 +44,6 @@ class TestReading:
         assert (manifest.number, len(manifest), manifest.fingerprint) == (0, 0, None)
         assert manifest.parts() == manifest.parts(SMALL.name) == manifest.quarantine_parts() == []
         assert manifest.counts() == Counts()
-        assert manifest.reasons() == {}
         assert write_manifest(local).number == 0
         assert local.list() == []
 
@@ -109,7 +108,6 @@ class TestReading:
         commit(local, UNITS)
         manifest = read_manifest(local)
         assert manifest.counts() == sum((unit.counts for unit in UNITS), Counts())
-        assert manifest.reasons() == {"corrupt": sum(bool(unit.reasons) for unit in UNITS)}
 
 
 class TestDoneAgain:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.retry import retry
 from pipeline.operations.status import status
@@ -84,7 +85,7 @@ def test_from_reopened_to_replaced(local: Store) -> None:
     assert log.append([commit(local, deliver("u-0"))]).ours == ("u-0",)
     manifest = read_manifest(local)
     assert (manifest.counts().clips_written, before.counts().clips_written) == (24, 23)
-    assert (manifest.reasons(), before.reasons()) == (
+    assert (Tally.of(manifest).reasons, Tally.of(before).reasons) == (
         {"corrupt": 2},
         {"corrupt": 2, "non_finite": 1},
     )
