@@ -39,7 +39,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     # One arena, and the top of the heap is returned when freed: memory that one video took is not
-    # kept for the next. The trim threshold alone would map each picture anew, at twice the time.
+    # kept for the next. The trim threshold alone would map each picture again, at twice the time.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),

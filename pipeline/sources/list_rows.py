@@ -178,7 +178,7 @@ def _seconds(name: str, value: object) -> float | None:
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise BadRow(f"{name} = {str(value)[:80]!r} is no number of seconds") from error
+        raise BadRow(f"{name} = {str(value)[:80]!r} is not a number of seconds") from error
     if math.isnan(seconds):
         return None  # how dataframes write that there is none
     if not 0 <= seconds < math.inf:

@@ -127,7 +127,7 @@ def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[Lis
 
 
 def _group_ends(metadata: pq.FileMetaData, at_least: int) -> list[int]:
-    """Return the ends of runs of row groups with at least so many rows each."""
+    """Return the ends of runs of row groups with at least that number of rows each."""
     ends, start, end = [], 0, 0
     for n in range(metadata.num_row_groups):
         end += metadata.row_group(n).num_rows
@@ -269,7 +269,7 @@ class _Text:
             value = json.loads(row)
         except (ValueError, RecursionError) as error:
             return f"not JSON: {error}"
-        return value if isinstance(value, dict) else "a line that is no JSON object"
+        return value if isinstance(value, dict) else "a line that is not a JSON object"
 
     def _split(self, lines: _Lines) -> Iterator[list[str]]:
         try:

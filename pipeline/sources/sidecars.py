@@ -108,7 +108,7 @@ def _nests_deeper(value: Any, levels: int) -> bool:
 
 def _refuse(constant: str) -> None:
     # Python reads and writes NaN and Infinity; the JSON readers of other tools do not.
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _caption_of_json(value: object) -> str | None:

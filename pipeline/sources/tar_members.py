@@ -109,7 +109,7 @@ class TarMembers:
         if info.type == tarfile.GNUTYPE_SPARSE:
             kind = "sparse"
             more = block[482]
-            while more:  # blocks of its map, which stand before its content
+            while more:  # blocks of its map, which precede its content
                 more = self._header(_BLOCK_BYTES)[504]
         elif any(field.startswith("GNU.sparse.") for field in fields):
             kind = "sparse"
@@ -173,5 +173,5 @@ def _padded(size: int) -> int:
 
 def _number(text: bytes) -> int:
     if not text.isdigit() or len(text) > 20:
-        raise DamagedTar(f"bad extended header: {text[:20]!r} is no number", truncated=False)
+        raise DamagedTar(f"bad extended header: {text[:20]!r} is not a number", truncated=False)
     return int(text)

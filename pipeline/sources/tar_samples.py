@@ -161,7 +161,7 @@ def _add(
     if found.kind == "sparse":
         problem = f"{found.name} is a sparse member; pack the tar without --sparse"
     elif found.kind != "file":
-        problem = f"{found.name} is no regular file; links in a tar are not followed"
+        problem = f"{found.name} is not a regular file; links in a tar are not followed"
     elif found.size > limit:
         problem = f"{found.name} has {found.size} bytes, the limit is {limit}"
     elif group.held_bytes[kind] + found.size > together:
@@ -215,7 +215,7 @@ def tar_samples(
             reason = "tar_truncated" if damage.truncated else "tar_unreadable"
             if isinstance(damage, TarPastLimit):
                 reason = "tar_past_limit"
-            detail = f"{uri}: {damage}; {len(seen)} samples stand before it"
+            detail = f"{uri}: {damage}; {len(seen)} samples are before it"
             fault = QuarantineError("read", reason, detail)
             yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
 

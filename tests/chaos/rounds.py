@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(slots=True)
 class Round:
-    """What came of it."""
+    """Outcome of the round."""
 
     kind: str
     seed: int

@@ -41,7 +41,7 @@ class World:
     Attributes:
         small_disk: a file system of its own with little room, or None where none may be mounted.
         reference: rows, sorted.
-        quarantine: of the reference, likewise.
+        quarantine: of the reference.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ _MOST_CLIPS = 20_000
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the mutants so far."""
+    """Outcomes of the mutants so far."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     """`whole`, `clips, then <reason>` or `<reason>` → mutants."""

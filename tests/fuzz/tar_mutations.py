@@ -127,7 +127,7 @@ def _pack(data: bytearray, draws: random.Random, _: Sequence[bytes]) -> None:
 
 
 def _header(data: bytearray, draws: random.Random) -> int | None:
-    """Return where a header stands; those are the blocks that end in a format's mark."""
+    """Return the offsets of headers: the blocks that end in a format's mark."""
     found = [
         at
         for at in range(0, len(data) - _BLOCK + 1, _BLOCK)

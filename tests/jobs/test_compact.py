@@ -36,7 +36,7 @@ def test_merged_and_reopened_during_a_job_and_between_its_runs(
     assert run(config, Silence()).nothing_to_do
 
     [reason] = Tally.of(read_manifest(store)).reasons
-    [unit] = retry(store, [reason]).units
+    [unit] = retry(store, [reason]).reopened
     broken.write_bytes(whole)
     second = tokenized(config, *[lambda: compact(store)] * 20)
     assert (second.planned, second.committed_before, second.done.units) == (3, 2, 1)

@@ -32,6 +32,10 @@ def test_whole_videos_are_rows_of_their_own_length(cluster: str, tmp_path: Path)
     store = Store(str(tmp_path / "out"))
     assert {part.bucket for part in read_manifest(store).parts()} == {"allx16x16"}
     checked = verify(store, retokenize=2)
-    assert (checked.findings, checked.retokenized, checked.rows) == ([], 2, len(VIDEOS))
+    assert (checked.findings, checked.clips_retokenized, checked.rows_checked) == (
+        [],
+        2,
+        len(VIDEOS),
+    )
     assert "all frames of 16×16" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert pq.read_table(next((tmp_path / "out/data").glob("*/*"))).schema.field("num_frames")

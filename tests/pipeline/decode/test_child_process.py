@@ -117,7 +117,7 @@ def test_a_child_that_keeps_memory_is_replaced_and_that_is_logged(
         return header | {"grown_mb": 300} if header["kind"] == "end" else header
 
     monkeypatch.setattr(Child, "receive", greedy)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")
     with Decoder(RULE) as decoder:
         assert works(decoder)
         assert decoder.pid is None

@@ -39,7 +39,7 @@ def test_24_fps_at_8_takes_every_third_frame_as_the_reference_does():
     ("source", "fps", "frames", "expected"),
     [
         (30, 30, 5, [0, 1, 2, 3, 4]),
-        # Half an output interval of tolerance: the frame of 0.1 s stands from 0.0833 s already.
+        # Half an output interval of tolerance: the frame of 0.1 s is shown from 0.0833 s on.
         (10, 30, 2, [0, 0, 0, 1, 1, 1]),
         (25, 8, 10, [0, 3, 6, 9]),
         (1, 8, 1, [0] * 8),

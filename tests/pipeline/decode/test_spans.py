@@ -79,7 +79,7 @@ def test_damage_before_a_span_costs_it_nothing(tmp_path: Path) -> None:
 class TestByTheDecoder:
     @pytest.fixture
     def grey(self) -> Iterator[tuple[Decoder, bytes]]:
-        """Frame i of 50 stands from i/10 s on and has the level i; a key picture is every tenth."""
+        """Frame i of 50 is shown from i/10 s on and has level i; every tenth is a key picture."""
         video = counting(50, rate=10, codec="libx264", options={"qp": "0", "g": "10"})
         rule = ClipRule(frames=4, height=32, width=32, fps=None, short="pad")
         with Decoder(rule) as decoder:

@@ -155,7 +155,7 @@ def test_whole_frames_hold_the_cropped_ones(asset: GoodVideo):
 
 
 def test_frames_are_chosen_by_their_time(decoder: Decoder):
-    """The grey level is the frame's number; frames 10 to 19 are missing, so 9 stands."""
+    """The grey level is the frame's number; frames 10 to 19 are missing, so 9 stays."""
     pts = [i * 40 for i in range(40) if not 10 <= i < 20]
     levels = [frame[0, 0, 0] for frame in clip_of(decoder, counting(30, pts=pts))]
     begun = [i / 8 * 1000 + 20 for i in range(12)]
@@ -176,7 +176,7 @@ def clip_of(decoder: Decoder, video: bytes) -> NDArray[Any]:
 
 
 def test_a_long_pause_holds_the_frame_before_it(decoder: Decoder):
-    """In the real VFR video one frame stands from 0.72 to 1.48 s."""
+    """In the real VFR video one frame is shown from 0.72 to 1.48 s."""
     frames = next(iter(decoder.decode(of(VFR.path), "u")))[1]
     assert frames is not None
     same = [bool((a == b).all()) for a, b in pairwise(frames)]

@@ -164,8 +164,8 @@ class TestRows:
         ("row", "says"),
         [
             ({"from": -1}, "from = -1.0: a span begins at 0"),
-            ({"from": "x"}, "from = 'x' is no number"),
-            ({"from": [1]}, "is no number"),
+            ({"from": "x"}, "from = 'x' is not a number"),
+            ({"from": [1]}, "is not a number"),
             ({"to": 1e400}, "to = inf"),
             ({"from": 2, "to": 2}, "the span ends at 2.0 s, and begins at 2.0 s"),
             ({"id": ""}, "id is empty"),

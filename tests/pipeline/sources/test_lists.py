@@ -44,7 +44,7 @@ def write(folder: Path, suffix: str, rows: list[dict[str, str]]) -> str:
 
 
 def whole(uri: str, config: ListConfig, **options: Any) -> list[Any]:
-    """Return the rows of all runs, and check that their numbers go on."""
+    """Return the rows of all runs, and check that their numbers are consecutive."""
     found = [
         pair for run in cut_list(uri, config, options) for pair in read_rows(run, config, options)
     ]
@@ -106,7 +106,7 @@ class TestCutAndRead:
         assert whole(str(tmp_path / "a.csv"), ListConfig())[1] == "1 fields, the header has 2"
         _, second, third = whole(str(tmp_path / "a.jsonl"), ListConfig())
         assert second.startswith("not JSON: Invalid control character")
-        assert third == "a line that is no JSON object"
+        assert third == "a line that is not a JSON object"
 
     @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
     def test_only_the_columns_that_are_kept(self, tmp_path: Path, suffix: str) -> None:
@@ -140,7 +140,7 @@ class TestFaults:
             ("a.parquet", b"no parquet", "not a Parquet file"),
             ("a.csv", b'video\n"a\n', "unexpected end of data"),
             ("a.csv", b'video\n"a"b\n', "expected after"),
-            ("a.jsonl", b'["a"]\n', "row 0: a line that is no JSON object"),
+            ("a.jsonl", b'["a"]\n', "row 0: a line that is not a JSON object"),
             ("a.jsonl", b"x" * (1 << 20), "a line of more than 1048576 bytes at byte 0"),
         ],
     )

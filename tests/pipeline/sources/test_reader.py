@@ -131,7 +131,7 @@ class TestTar:
         tar = make_tar([("a.mp4", b"x" * 600), ("b.mp4", b"y" * 600)])
         outcomes = read_tar(tar[: member_offsets(tar)[1][2] - 1], tmp_path)
         assert reasons(outcomes) == [("a", None), ("b", "tar_truncated")]
-        assert "1 samples stand before it" in outcomes[1].detail  # type: ignore[union-attr]
+        assert "1 samples are before it" in outcomes[1].detail  # type: ignore[union-attr]
 
     def test_not_a_tar(self, tmp_path: Path) -> None:
         assert reasons(read_tar(b"no tar at all" * 100, tmp_path)) == [

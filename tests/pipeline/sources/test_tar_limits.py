@@ -1,4 +1,4 @@
-"""Tars made to take memory or time: read up to a limit, and what stands before it counts."""
+"""Tars made to take memory or time: read up to a limit, and what is before it counts."""
 
 import bz2
 import gzip

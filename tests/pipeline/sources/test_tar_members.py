@@ -265,7 +265,7 @@ def test_a_bad_extended_header_is_no_silent_end(record: bytes) -> None:
     start = header_of(tar, "c.mp4")
     groups, damage = groups_of(tar[:start] + bad + tar[start:])
     assert [group.key for group in groups][:2] == ["a", "b"]
-    assert damage is not None or len(groups) == 3, "what stands behind it is read, or named as lost"
+    assert damage is not None or len(groups) == 3, "what is behind it is read, or named as lost"
 
 
 def test_too_large_videos_are_never_in_memory() -> None:
