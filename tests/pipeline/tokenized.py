@@ -13,6 +13,7 @@ from pipeline.stages.decode import DecodeStage
 from pipeline.stages.messages import Closing
 from pipeline.stages.tokenize import TokenizeStage
 from pipeline.storage.store import Store
+from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.identity import identity, tokenizer_column
 from pipeline.tokenizers.models import open_encoder, open_model, weights_digest
 
@@ -58,7 +59,8 @@ def tokenized(config: JobConfig) -> Store:
         for unit in plan_units(config.source.uri, files_per_unit=16):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)
-            payloads = [stage(row) for row in rows]
+            with job_arithmetic(config.tokenize.threads):  # another number changes last bits
+                payloads = [stage(row) for row in rows]
             record = commit_unit(
                 unit,
                 closing,
