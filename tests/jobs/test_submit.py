@@ -48,6 +48,9 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
     joining = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address=127.0.0.1:{gcs}"),
         *("--block", "--num-cpus=2", "--object-store-memory=200000000"),
+        # A node replaces the unpacked working directory when its first worker starts. Nodes of one
+        # machine must not share it: a job on the other node would lose its modules.
+        f"--temp-dir={folder}-2",
     ]
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
     nodes = [subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)]
