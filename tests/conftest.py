@@ -30,26 +30,37 @@ def _text(path: Path) -> str:
     return path.read_text()
 
 
-def _starts_ray(path: Path) -> bool:
-    return "tests/jobs/" in path.as_posix() or "pytest.mark.ray" in _text(path)
+def _ray_chain(path: Path) -> str | None:
+    """Name the chain of tests that starts Ray and takes this file; None for other files.
+
+    Jobs share the cluster of their process. Files of the other chain start clusters of their own.
+    """
+    if "tests/jobs/" in path.as_posix() and path.name != "test_submit.py":
+        return "jobs"
+    if path.name == "test_submit.py" or "pytest.mark.ray" in _text(path):
+        return "clusters"
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that start Ray first, then files with slow tests: the longest work starts first."""
     items.sort(
-        key=lambda item: (not _starts_ray(item.path), "pytest.mark.slow" not in _text(item.path))
+        key=lambda item: (
+            _ray_chain(item.path) is None,
+            "pytest.mark.slow" not in _text(item.path),
+        )
     )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Take one process more than cores, at most 8: tests that start Ray mostly wait."""
-    return min(8, max(3, _cores() + 1))
+    """Take two processes more than cores, at most 8: the two that start Ray mostly wait."""
+    return min(8, max(4, _cores() + 2))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, and all files that start Ray in the same process.
+    """Keep the tests of a file in one process, and the files that start Ray in two.
 
     The scheduler only knows paths, so the text of a file decides: groups made by marks
     (`--dist loadgroup`) do nothing under pytest 9.2.
@@ -59,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class OneProcessForRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return "ray" if _starts_ray(config.rootpath / path) else path
+            return _ray_chain(config.rootpath / path) or path
 
     config.option.loadscopereorder = False  # the order of collection, see above
     return OneProcessForRay(config, log)
