@@ -52,6 +52,8 @@ class World:
             **CREDENTIALS,
             FOLDER: str(self.folder / "round"),
             "PYTHONPATH": str(ROOT),
+            # Else jobs that are started elsewhere on this machine meanwhile join this cluster.
+            "RAY_TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "disabled",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_BACKEND_LOG_LEVEL": "fatal",

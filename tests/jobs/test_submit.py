@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
                     process.kill()
             node.wait(timeout=60)
         log.close()
+        for temporary in (folder, Path(f"{folder}-2")):
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.mark.timeout(600)
