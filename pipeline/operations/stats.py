@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset import Dataset, Manifest, Tally, read_dataset, read_manifest
 from pipeline.dataset.cells import stored_values
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.row_statistics import MAX_RATE, SIDES
 from pipeline.dataset.statistics import BucketStatistics, perplexity
-from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_duration
 from pipeline.operations.outcome import Outcome, labelled
 from pipeline.storage.store import Store

@@ -11,12 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, read_dataset
-from pipeline.dataset.records import Counts, Part
+from pipeline.dataset import Dataset, Manifest, Part, Tally, read_dataset, read_manifest
+from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StoreError
 from pipeline.reading.columns import row_tensors
 from pipeline.storage.store import Store

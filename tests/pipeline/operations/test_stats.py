@@ -116,7 +116,8 @@ def test_merged_parts_are_read_by_the_rows_of_each_unit(local: Store) -> None:
     write_log(local, records)
     before = stats(local, codes=True)
     assert compact(local).files_after == 2
-    assert stats(local, codes=True) == before
+    after = stats(local, codes=True)
+    assert (after.tally.buckets, after.codebooks) == (before.tally.buckets, before.codebooks)
 
 
 def test_for_people_and_for_programs(local: Store) -> None:
