@@ -129,6 +129,8 @@ class Store:
         with store_errors(self.locate(path)):
             found = fs.find(full, detail=True)
         for name, info in found.items():
+            if info["type"] == "directory":  # s3fs, if the folder appears during the listing
+                continue
             when = next(info[key] for key in _MODIFIED if key in info)
             seconds = when.timestamp() if isinstance(when, datetime) else float(when)
             yield StoredFile(str(name).removeprefix(root), int(info["size"]), seconds)
