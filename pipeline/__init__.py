@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
+from pipeline.config.job import JobConfig
 
 if TYPE_CHECKING:
-    from pipeline.config.job import JobConfig
     from pipeline.job.progress import Progress
     from pipeline.job.summary import Summary
     from pipeline.reading.snapshot import Snapshot
@@ -34,14 +34,14 @@ def open(
     return open_snapshot(uri, version, storage_options)
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":
+def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
     """Read and check the configuration of a job; see `pipeline.job.config_checks.load_config`."""
     from pipeline.job.config_checks import load_config as load
 
     return load(path, overrides)
 
 
-def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
+def run(config: JobConfig, progress: "Progress | None" = None) -> "Summary":
     """Tokenize what the output does not hold yet; see `pipeline.job.driver.run`.
 
     Args:
@@ -62,11 +62,3 @@ def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
     from pipeline.job.driver import run as run_job
 
     return run_job(config, progress or ConsoleProgress())
-
-
-def __getattr__(name: str) -> Any:
-    if name == "JobConfig":
-        from pipeline.config.job import JobConfig
-
-        return JobConfig
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

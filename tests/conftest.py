@@ -1,6 +1,7 @@
 """How the suite runs: threads, hypothesis, and which process of `-n auto` takes which file."""
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from hypothesis import HealthCheck, settings
 # On a busy machine an example, and the drawing of one, takes many times longer than on an idle one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_disks() -> Iterator[None]:
+    """Skip `fsync`, which only matters when a machine loses power and takes most of a commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def _cores() -> int:

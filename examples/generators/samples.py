@@ -17,7 +17,7 @@ import vidtok
 from examples.generators.clips import clip_buckets
 from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn, TokenMap
 from pipeline.storage import Store
-from pipeline.tokenizers import open_models
+from pipeline.tokenizers.models import open_models
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16

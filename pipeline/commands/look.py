@@ -38,9 +38,9 @@ def stats(
 
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
     """
-    from pipeline.dataset.totals import read_statistics
+    from pipeline.operations.stats import stats as read_stats
 
-    return show(read_statistics(store_of(uri), codes=codes), as_json)
+    return show(read_stats(store_of(uri), codes=codes), as_json)
 
 
 @verb(_PANEL)

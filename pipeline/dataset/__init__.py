@@ -4,3 +4,22 @@
 
 `docs/format.md` specifies what is stored.
 """
+
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.metadata import Dataset, read_dataset
+from pipeline.dataset.records import Part, UnitRecord
+from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.tally import Tally
+
+__all__ = [
+    "CommitLog",
+    "Dataset",
+    "Manifest",
+    "Part",
+    "Tally",
+    "TokenizerColumn",
+    "UnitRecord",
+    "read_dataset",
+    "read_manifest",
+]

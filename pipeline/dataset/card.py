@@ -5,7 +5,6 @@ digest of all lines before it; if the digest does not match, the card is left al
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -65,30 +64,18 @@ deviation of each channel of latents, use of code indices, lengths, sizes and ca
 _SIZES: Final = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
-_END: Final = re.compile(
-    rb"(?P<text>.*)<!-- written by the pipeline, (?P<digest>[0-9a-f]{16}) -->\n", re.DOTALL
-)
-
-
 def write_card(store: Store, dataset: Dataset, tally: Tally) -> None:
     """Write the card, unless a person edited the one there."""
     card = _signed(_card(dataset, tally).encode())
     standing = store.put_or_read(PATH, card)
-    if standing != card and _is_ours(standing):
+    text, _, _ = standing.rpartition(b"<!-- ")
+    if standing != card and standing == _signed(text):
         store.write(PATH, card)
 
 
 def _signed(text: bytes) -> bytes:
-    return text + f"<!-- written by the pipeline, {_digest(text)} -->\n".encode()
-
-
-def _is_ours(card: bytes) -> bool:
-    end = _END.fullmatch(card)
-    return end is not None and end["digest"].decode() == _digest(end["text"])
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:16]
+    digest = hashlib.sha256(text).hexdigest()[:16]
+    return text + f"<!-- written by the pipeline, {digest} -->\n".encode()
 
 
 def _card(dataset: Dataset, tally: Tally) -> str:

@@ -16,6 +16,7 @@ earlier record changed these units since their parts were read, and none dropped
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.dataset.committed import Committed
 from pipeline.dataset.log_records import (
@@ -103,7 +104,7 @@ class CommitLog:
         """
         wanted = list(units)
         while fresh := self._fresh(wanted):
-            self._put(units=fresh)
+            self._put(units=tuple(fresh))
         return self._outcome(wanted)
 
     def reopen(self, units: Iterable[Reopened]) -> tuple[str, ...]:
@@ -119,7 +120,7 @@ class CommitLog:
         """
         wanted = list(units)
         while fresh := [unit for unit in wanted if unit.unit in self.committed.units]:
-            if self._put(reopened=fresh):
+            if self._put(reopened=tuple(fresh)):
                 return tuple(unit.unit for unit in fresh)
         return ()
 
@@ -143,7 +144,7 @@ class CommitLog:
         while paths.isdisjoint(self._dropped) and all(
             self.changed.get(unit.unit, 0) <= known[unit.unit] for unit in units
         ):
-            if self._put(moved=units):
+            if self._put(moved=tuple(units)):
                 return True
         return False
 
@@ -162,27 +163,22 @@ class CommitLog:
         """
         wanted = list(paths)
         while fresh := [path for path in wanted if path not in self._merged]:
-            if self._put(dropped=fresh):
+            if self._put(dropped=tuple(fresh)):
                 return tuple(fresh)
         return ()
 
-    def _put(
-        self,
-        units: Sequence[UnitRecord] = (),
-        reopened: Sequence[Reopened] = (),
-        moved: Sequence[PartsMoved] = (),
-        dropped: Sequence[str] = (),
-    ) -> bool:
-        """Try to write the next record, apply the one that exists, return whether it is ours."""
+    def _put(self, **content: Any) -> bool:
+        """Try to write the next record, apply the one that exists, return whether it is ours.
+
+        Args:
+            content: entries of the record as tuples, by field of `LogRecord`.
+        """
         record = LogRecord(
             number=self.number + 1,
             token=self._token,
             run=self._run,
             fingerprint=self._fingerprint,
-            units=tuple(units),
-            reopened=tuple(reopened),
-            moved=tuple(moved),
-            dropped=tuple(dropped),
+            **content,
         )
         path = record_path(record.number)
         data = self._store.put_or_read(path, to_json(record))

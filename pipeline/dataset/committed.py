@@ -7,6 +7,7 @@ can then overlap without being equal; a row that one of them covers is done.
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
+from itertools import chain
 
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.records import Range, parse_range
@@ -100,13 +101,11 @@ class Committed:
         """Return whether a unit must not be committed: it is, or another unit has its sources."""
         if record.unit in self.reopened:
             return False
+        reopened = list(chain.from_iterable(self.reopened.values()))
         return (
             record.unit in self.units
             or not self.sources.isdisjoint(record.sources)
             or self.rows.overlaps(record.sources)
-            or any(
-                not set(sources).isdisjoint(record.sources)
-                or RowRanges(sources).overlaps(record.sources)
-                for sources in self.reopened.values()
-            )
+            or not set(reopened).isdisjoint(record.sources)
+            or RowRanges(reopened).overlaps(record.sources)
         )

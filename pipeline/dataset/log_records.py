@@ -35,7 +35,7 @@ class LogRecord:
     """Name of the run."""
     fingerprint: str
     """Fingerprint of the dataset."""
-    units: tuple[UnitRecord, ...]
+    units: tuple[UnitRecord, ...] = ()
     """Units that the record commits."""
     reopened: tuple[Reopened, ...] = ()
     """Committed units that the next run does again."""

@@ -278,12 +278,9 @@ def _with_moved(table: pa.Table, moved: Mapping[str, tuple[int, tuple[Part, ...]
 
 def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
     return {
-        "unit": unit.unit,
-        "log_number": log_number,
-        "sources": unit.sources,
-        "parts": list(map(asdict, unit.parts)),
-        "quarantine": asdict(unit.quarantine) if unit.quarantine else None,
+        **_UNIT.dump_python(unit, include={"unit", "sources", "parts", "quarantine"}),
         **asdict(unit.counts),
+        "log_number": log_number,
         "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
         "statistics": to_json(unit.statistics).decode(),

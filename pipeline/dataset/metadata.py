@@ -69,13 +69,19 @@ def new_dataset(
     identity: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Return the head of a dataset; its fingerprint and columns follow from the arguments."""
+    """Return the head of a dataset; its fingerprint and columns follow from the arguments.
+
+    Args:
+        tokenizers: tokenizers, in the order of their columns.
+        identity: everything that changes the tokens.
+        config: settings without credentials, from `Section.public`.
+    """
     schema = clip_schema(tokenizers)
     return Dataset(
         fingerprint=fingerprint_of(identity),
         tokenizers=tokenizers,
         identity=json.loads(json.dumps(identity)),
-        config=_without_credentials(json.loads(json.dumps(config or {}))),
+        config=json.loads(json.dumps(config or {})),
         columns={column.name: str(column.type) for column in schema},
     )
 
@@ -146,17 +152,3 @@ def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, str,
             yield from differences(then.get(key, _ABSENT), now.get(key, _ABSENT), path)
     elif then != now:
         yield name, json.dumps(then), json.dumps(now)
-
-
-def _without_credentials(value: Any) -> Any:
-    """Return a configuration with the values of every `storage_options` blanked."""
-    if isinstance(value, dict):
-        return {
-            key: dict.fromkeys(inner, "…")
-            if key == "storage_options" and isinstance(inner, dict)
-            else _without_credentials(inner)
-            for key, inner in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_credentials(inner) for inner in value]
-    return value

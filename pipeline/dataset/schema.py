@@ -8,7 +8,6 @@ Parquet viewer.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -16,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.format_version import FORMAT_VERSION, require_version
+from pipeline.dataset.format_version import FORMAT_VERSION
 from pipeline.errors import ConfigError
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
@@ -91,24 +90,6 @@ class TokenizerColumn:
     codebook_size: int | None = None
     """Number of codes: indices are in [0, codebook_size). None for KL."""
 
-    def __post_init__(self) -> None:
-        where = f"tokenizer {self.name!r}"
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ConfigError(
-                f"{where}: a name must consist of a-z, 0-9 and _, and begin with a letter"
-            )
-        if self.kind == "kl":
-            if self.dtype.startswith("uint") or self.codebook_size is not None:
-                raise ConfigError(f"{where}: kl stores floats and has no codebook")
-            return
-        if self.codebook_size is None or self.logvar:
-            raise ConfigError(f"{where}: fsq needs codebook_size and has no logvar")
-        if self.dtype != (smallest := index_dtype(self.codebook_size)):
-            raise ConfigError(
-                f"{where}: dtype = {self.dtype}: indices below {self.codebook_size} are stored as"
-                f" {smallest}"
-            )
-
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
         """NumPy type of the stored bytes; for bfloat16 the type of its bit patterns."""
@@ -158,16 +139,8 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
 
 
 def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
-    """Return the tokenizers that a part's schema describes, in column order.
-
-    Raises:
-        ConfigError: the schema is not that of a part, or is of another format version.
-    """
-    metadata = schema.metadata or {}
-    if b"vidtok" not in metadata:
-        raise ConfigError("not a part of a dataset: the schema's metadata has no `vidtok` entry")
-    whole = json.loads(metadata[b"vidtok"])
-    require_version(whole["format_version"], "schema of a part")
+    """Return the tokenizers that a schema from `clip_schema` describes, in column order."""
+    whole = json.loads(schema.metadata[b"vidtok"])
     return tuple(
         TokenizerColumn(**{**entry, "axes": tuple(entry["axes"])}) for entry in whole["tokenizers"]
     )

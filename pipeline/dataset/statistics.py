@@ -187,7 +187,7 @@ class BucketStatistics(Additive):
     """Number of clips by frames, rounded up to a power of two."""
     sides: dict[int, int] = field(default_factory=dict)
     """Number of clips by the shorter side of the source in pixels, rounded up to one of
-    `statistics_collector.SIDES`."""
+    `row_statistics.SIDES`."""
     rates: dict[int, int] = field(default_factory=dict)
     """Number of clips by frames per second of the source, rounded to an integer; 0 for images."""
     latents: dict[str, LatentSums] = field(default_factory=dict)

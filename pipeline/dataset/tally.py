@@ -1,6 +1,7 @@
 """The numbers of a dataset or of a run, summed over unit records: the one model of them.
 
-The job's summary, `status`, the report, `stats` and the card all show these numbers.
+The job's summary, `status`, the report, `stats` and the card all show these numbers. All are sums
+of what units recorded when they were committed, so they do not depend on the order of commits.
 """
 
 from collections import Counter
@@ -33,7 +34,7 @@ class Tally:
     """Paths of merged parts."""
     timings: Counter[str] = field(default_factory=Counter)
     """Seconds of work by stage, summed over all processes."""
-    statistics: dict[str, BucketStatistics] = field(default_factory=dict)
+    buckets: dict[str, BucketStatistics] = field(default_factory=dict)
     """Statistics of the rows by bucket, in the order of names."""
     problems: list[str] = field(default_factory=list)
     """Numbers that do not add up, by unit. Empty unless this program has a bug."""
@@ -57,7 +58,7 @@ class Tally:
             if part.place is not None:
                 self.merged.add(part.path)
         self.timings.update(unit.timings)
-        self.statistics = merged(self.statistics, unit.statistics)
+        self.buckets = merged(self.buckets, unit.statistics)
         self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
 
     @property
@@ -68,7 +69,7 @@ class Tally:
     @property
     def total(self) -> BucketStatistics:
         """Statistics of the rows of all buckets."""
-        return sum(self.statistics.values(), BucketStatistics())
+        return sum(self.buckets.values(), BucketStatistics())
 
 
 def _imbalances(unit: UnitRecord) -> Iterator[str]:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, read_dataset
-from pipeline.dataset.tally import Tally, tally_dict, tally_lines
+from pipeline.dataset import Dataset, Manifest, Tally, read_dataset, read_manifest
+from pipeline.dataset.tally import tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
 from pipeline.operations.outcome import Outcome, labelled
 from pipeline.storage.store import Store

@@ -19,10 +19,10 @@ from pipeline.dataset.log_records import record_path
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.dataset.unreferenced import Unnamed, unnamed_files
 from pipeline.formatting import format_bytes
 from pipeline.operations.outcome import Outcome, labelled
 from pipeline.operations.publish.publish import published_files
+from pipeline.operations.unreferenced import Unnamed, unnamed_files
 from pipeline.storage.store import Store, StoredFile
 
 DAY_HOURS: Final = 24.0

@@ -11,12 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, read_dataset
-from pipeline.dataset.records import Counts, Part
+from pipeline.dataset import Dataset, Manifest, Part, Tally, read_dataset, read_manifest
+from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.dataset.totals import Statistics, statistics_of
 from pipeline.errors import ConfigError, StoreError
 from pipeline.reading.columns import row_tensors
 from pipeline.storage.store import Store
@@ -81,13 +79,13 @@ class Snapshot:
         """Numbers of samples and clips by what became of them."""
         return self.manifest.counts()
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> Tally:
         """Return the statistics of this version's rows from the log alone.
 
         `statistics().total.latents["kl"].mean()` and `.std()` normalise a model's inputs: one value
         for each channel.
         """
-        return statistics_of(self.store, self.dataset, self.manifest)
+        return Tally.of(self.manifest)
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all buckets, or of one, in the order of commits.

@@ -26,8 +26,9 @@ from pipeline.dataset.part_writer import (
     write_quarantine,
 )
 from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
-from pipeline.dataset.statistics_collector import StatisticsGatherer
+from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.errors import UnitRejected
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.stages.messages import Closing, PayloadHeader, decode_rows
@@ -65,7 +66,8 @@ def commit_unit(
     began = time.monotonic()
     _check_closing(unit, closing)
     check = _PayloadCheck(closing, schema)
-    statistics = StatisticsGatherer(tokenizer_columns(schema), levels)
+    columns = tokenizer_columns(schema)
+    statistics: dict[str, BucketStatistics] = {}
     quarantined = list(closing.quarantined)
     timings = dict(closing.timings)
     with contextlib.ExitStack() as cleanup:
@@ -88,7 +90,8 @@ def commit_unit(
                 writers[bucket] = cleanup.enter_context(writer)
             if table.num_rows:
                 writers[bucket].add(table)
-                statistics.add(bucket, table, header.psnr)
+                found = row_statistics(table, columns, levels, header.psnr)
+                statistics = merged(statistics, {bucket: found})
         check.finish()
         parts = tuple(part for writer in writers.values() for part in writer.publish())
         quarantine = write_quarantine(store, unit.unit, quarantined)
@@ -106,7 +109,7 @@ def commit_unit(
         ),
         reasons=dict(sorted(Counter(record.reason for record in quarantined).items())),
         timings=dict(sorted(timings.items())),
-        statistics=statistics.result(),
+        statistics=statistics,
     )
 
 

@@ -17,8 +17,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
@@ -128,6 +129,8 @@ class Store:
         with store_errors(self.locate(path)):
             found = fs.find(full, detail=True)
         for name, info in found.items():
+            if info["type"] == "directory":  # s3fs, if the folder appears during the listing
+                continue
             when = next(info[key] for key in _MODIFIED if key in info)
             seconds = when.timestamp() if isinstance(when, datetime) else float(when)
             yield StoredFile(str(name).removeprefix(root), int(info["size"]), seconds)
@@ -237,11 +240,11 @@ class StagedFile:
         if folder is None:
             descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX)
             self._path = Path(name)
-            self.file: IO[bytes] = os.fdopen(descriptor, "wb")
+            self.file: BufferedRandom = os.fdopen(descriptor, "w+b")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             self._path = temporary_in(folder)
-            self.file = self._path.open("xb")
+            self.file = self._path.open("x+b")
 
     def publish(self, path: str) -> None:
         """Close the file and move it to the path atomically; an existing file is replaced."""

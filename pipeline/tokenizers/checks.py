@@ -1,7 +1,8 @@
 """Rules for the settings that name a model: it must exist, and must take the clips."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,7 @@ def clip_faults(
         width: in pixels.
         where: section of the configuration that has the fields.
     """
-    rules: list[Callable[[], None]] = [
-        lambda: model.check_frames(frames),
-        lambda: model.check_size(height, width),
-    ]
-    for rule in rules:
+    for rule in (partial(model.check_frames, frames), partial(model.check_size, height, width)):
         try:
             rule()
         except ValueError as error:  # "frames = 16: <model> takes 1 + 4k frames; use 13 or 17"

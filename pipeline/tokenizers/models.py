@@ -49,6 +49,21 @@ def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
         raise ConfigError(f"tokenizer {spec.name}: weights = {spec.weights}: {error}") from error
 
 
+def open_same_model(spec: TokenizerSpec, weights: str) -> vidtok.Tokenizer:
+    """Return a tokenizer's model as `open_model`, if its weights have this `weights_digest`.
+
+    Raises:
+        ConfigError: the weights do not exist, or are other ones.
+    """
+    model = open_model(spec)
+    if (found := weights_digest(model)) != weights:
+        raise ConfigError(
+            f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, but the job or the"
+            f" dataset was made with {weights}; bring the same file to every node"
+        )
+    return model
+
+
 def job_config(dataset: Dataset) -> JobConfig:
     """Return the settings of the run that made a dataset, without its blanked credentials.
 
@@ -70,16 +85,11 @@ def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
     Raises:
         ConfigError: the weights do not exist, or are not those that made the dataset.
     """
-    models = {}
-    for spec in job_config(dataset).tokenizers:
-        models[spec.name] = open_model(spec)
-        made_with = dataset.identity["tokenizers"][spec.name]["weights"]
-        if (found := weights_digest(models[spec.name])) != made_with:
-            raise ConfigError(
-                f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, the dataset was"
-                f" made with {made_with}; bring those back to the place that dataset.json names"
-            )
-    return models
+    made_with = dataset.identity["tokenizers"]
+    return {
+        spec.name: open_same_model(spec, made_with[spec.name]["weights"])
+        for spec in job_config(dataset).tokenizers
+    }
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -109,12 +119,6 @@ def open_encoder(
     Raises:
         ConfigError: this node has other weights under the same path.
     """
-    model = open_model(spec)
-    if (found := weights_digest(model)) != weights:
-        raise ConfigError(
-            f"tokenizer {spec.name}: weights = {spec.weights}: this node has {found}, the driver"
-            f" {weights}; bring the same file to every node"
-        )
-    model = model.to(device=device, dtype=DTYPES[spec.precision])
+    model = open_same_model(spec, weights).to(device=device, dtype=DTYPES[spec.precision])
     # A CPU gains nothing from a batch, and filling one up costs time.
     return ClipEncoder(model, column, batch=1 if device == "cpu" else spec.batch, device=device)

@@ -13,8 +13,8 @@ from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.metadata import code_levels, new_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import clip_schema
-from pipeline.dataset.statistics_collector import StatisticsGatherer
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
 from pipeline.tokenizers.models import open_model, weights_digest
@@ -63,8 +63,7 @@ def write_stripes(store: Store, unit: str = "u-0", *, others: Collection[int] = 
         parts = writer.publish()
     known = {name: model.config for name, model in models.items()}
     dataset = new_dataset(columns, identity(config, known, digests), config.public())
-    gatherer = StatisticsGatherer(columns, code_levels(dataset.identity))
-    gatherer.add(BUCKET, rows)
+    statistics = row_statistics(rows, columns, code_levels(dataset.identity))
     record = UnitRecord(
         unit=unit,
         sources=(unit,),
@@ -72,7 +71,7 @@ def write_stripes(store: Store, unit: str = "u-0", *, others: Collection[int] = 
         quarantine=None,
         counts=Counts(clips_seen=CLIPS, clips_written=CLIPS),
         reasons={},
-        statistics=gatherer.result(),
+        statistics={BUCKET: statistics},
     )
     write_log(store, [record], dataset)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.dataset.manifest import read_manifest
-from pipeline.dataset.totals import read_statistics
+from pipeline.dataset.tally import Tally
 from pipeline.operations.verify.verify import verify
 from pipeline.records import to_json
 from pipeline.storage.store import Store
@@ -43,7 +43,7 @@ def test_the_quality_is_that_of_rows_and_sources(
 ) -> None:
     tars, rows = undisturbed
     out = output_of(tars)
-    psnr = read_statistics(out).total.psnr
+    psnr = Tally.of(read_manifest(out)).total.psnr
     with job_arithmetic(1):
         found = verify(out, decode=10**6)
     assert found.findings == []

@@ -16,7 +16,7 @@ import torch
 import vidtok
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
-from pipeline.dataset.totals import read_statistics
+from pipeline.dataset.tally import Tally
 from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import DatasetMismatch
 from pipeline.job.driver import run
@@ -241,4 +241,4 @@ def test_other_shards_in_several_passes_give_the_same_bits(
     out, other = Store(str(tmp_path / "out")), output_of(theirs)
     assert content(committed_rows(out)).equals(content(rows))
     assert read_dataset(out).fingerprint == read_dataset(other).fingerprint
-    assert read_statistics(out).total.psnr == {}
+    assert Tally.of(read_manifest(out)).total.psnr == {}

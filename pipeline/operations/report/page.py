@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any, Final
 
 from pipeline.dataset.records import Part
-from pipeline.dataset.totals import clip_lines
 from pipeline.errors import StoreError
 from pipeline.formatting import format_bytes, format_duration
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.report.blocks import Block, Definitions, Table, markdown
+from pipeline.operations.stats import clip_lines
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
 from pipeline.quarantine import REASONS

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from pipeline.dataset.metadata import Dataset, code_levels
 from pipeline.dataset.part_reader import unit_rows
 from pipeline.dataset.records import Part, UnitRecord
+from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.dataset.statistics_collector import StatisticsGatherer
 from pipeline.errors import StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.operations.verify.cell_check import check_cells
@@ -109,9 +109,8 @@ class UnitCheck:
                 findings += check_cells(rows, column, shapes, part.path)
             yield from findings
             if not findings:
-                gatherer = StatisticsGatherer(columns, code_levels(self._dataset.identity))
-                gatherer.add(part.bucket, rows)
-                self._statistics = merged(self._statistics, gatherer.result())
+                ours = row_statistics(rows, columns, code_levels(self._dataset.identity))
+                self._statistics = merged(self._statistics, {part.bucket: ours})
         if part.place is not None and (found := self.num_rows - before) != part.rows:
             text = f"{found} rows from row {part.place.first_row}, recorded {part.rows}"
             yield Finding("rows", part.path, text)

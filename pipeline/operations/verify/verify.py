@@ -18,12 +18,12 @@ from pipeline.dataset.metadata import Dataset, fingerprint_of, read_dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
-from pipeline.dataset.unreferenced import unnamed_files
 from pipeline.errors import BALANCED, UNBALANCED, StoreError
 from pipeline.formatting import format_bytes
 from pipeline.operations.findings import KINDS, Finding
 from pipeline.operations.outcome import Outcome, first_of, labelled
 from pipeline.operations.recompute import Recomputer
+from pipeline.operations.unreferenced import unnamed_files
 from pipeline.operations.verify.checked_file import MergedFiles
 from pipeline.operations.verify.unit_check import UnitCheck
 from pipeline.storage.store import Store

@@ -3,7 +3,6 @@ import json
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline.dataset.format_version import FORMAT_VERSION
@@ -31,25 +30,11 @@ class TestTokenizerColumn:
     def test_smallest_integer_that_holds_the_codebook(self, size: int, dtype: Any) -> None:
         assert index_dtype(size) == dtype
         assert np.iinfo(dtype).max >= size - 1
-        dataclasses.replace(FSQ, dtype=dtype, codebook_size=size)
 
-    @pytest.mark.parametrize(
-        ("changes", "text"),
-        [
-            ({"name": "Fsq"}, "tokenizer 'Fsq': a name must consist of a-z"),
-            ({"name": ""}, "tokenizer '': a name must consist of a-z"),
-            ({"name": "a-b"}, "tokenizer 'a-b': a name must consist of a-z"),
-            ({"dtype": "uint32"}, "dtype = uint32: indices below 32768 are stored as uint16"),
-            ({"codebook_size": None}, "fsq needs codebook_size"),
-            ({"logvar": True}, "has no logvar"),
-            ({"kind": "kl"}, "kl stores floats"),
-            ({"codebook_size": 0}, "codebook_size = 0"),
-        ],
-    )
-    def test_refuses_what_cannot_be(self, changes: dict[str, Any], text: str) -> None:
-        with pytest.raises(ConfigError) as caught:
-            dataclasses.replace(FSQ, **changes)
-        assert text in str(caught.value)
+    @pytest.mark.parametrize("size", [0, 2**32 + 1])
+    def test_no_integer_holds_other_codebooks(self, size: int) -> None:
+        with pytest.raises(ConfigError, match=f"codebook_size = {size}"):
+            index_dtype(size)
 
 
 class TestSchema:
@@ -83,14 +68,7 @@ class TestSchema:
         assert SCHEMA.metadata[b"vidtok.fsq.dtype"] == b"uint16"
         assert SCHEMA.metadata[b"vidtok.kl.axes"] == b"c t h w"
 
-    def test_metadata_of_others_and_of_the_future(self) -> None:
-        with pytest.raises(ConfigError, match="not a part"):
-            tokenizer_columns(pa.schema([("a", pa.int32())]))
-        head = json.loads(SCHEMA.metadata[b"vidtok"])
-        head["format_version"] = FORMAT_VERSION + 1
-        newer = SCHEMA.with_metadata({"vidtok": json.dumps(head)})
-        with pytest.raises(ConfigError, match=f"format version {FORMAT_VERSION + 1}"):
-            tokenizer_columns(newer)
+        assert json.loads(SCHEMA.metadata[b"vidtok"])["format_version"] == FORMAT_VERSION
 
     @pytest.mark.parametrize("name", ["caption", "kl", "kl_shape", "kl_logvar"])
     def test_names_that_collide(self, name: str) -> None:

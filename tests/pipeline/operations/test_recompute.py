@@ -177,7 +177,7 @@ def test_other_weights_than_the_dataset_s(
     corpus: tuple[JobConfig, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tokenizers.models.weights_digest", lambda model: "0" * 32)
-    with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*digest 0{32}, the dataset"):
+    with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*digest 0{32}, but the job"):
         verify(corpus[1], retokenize=1)
 
 

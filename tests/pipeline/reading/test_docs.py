@@ -15,8 +15,8 @@ from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.dataset.statistics_collector import StatisticsGatherer
 from pipeline.operations.publish.publish import publish
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import IDENTITY, write_log
@@ -60,8 +60,6 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
     with PartWriter(store, schema, unit="u-0", bucket="17x128x128", row_group_bytes=1) as writer:
         writer.add(rows)
         parts = writer.publish()
-    gatherer = StatisticsGatherer([KL], {})
-    gatherer.add("17x128x128", rows)
     record = UnitRecord(
         unit="u-0",
         sources=("u-0",),
@@ -69,7 +67,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
         quarantine=None,
         counts=Counts(clips_seen=ROWS, clips_written=ROWS),
         reasons={},
-        statistics=gatherer.result(),
+        statistics={"17x128x128": row_statistics(rows, [KL], {})},
     )
     write_log(store, [record], new_dataset(columns, IDENTITY))
     yield cells

@@ -13,11 +13,11 @@ import torch
 
 import pipeline
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.dataset.metadata import open_dataset
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.schema import clip_schema
-from pipeline.dataset.totals import read_statistics
+from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.vacuum import vacuum
 from pipeline.reading import Snapshot, TokenDataset
@@ -78,11 +78,11 @@ def test_statistics_are_those_of_the_version(local: Store) -> None:
     before = pinned.statistics()
     assert before.units == 2
     assert before.total.clips == len(pinned)
-    assert before == read_statistics(local)
+    assert before == Tally.of(read_manifest(local))
     log.append(written[2:])
     assert pinned.statistics() == pipeline.open(local.uri, 2).statistics() == before
     newest = pipeline.open(local.uri).statistics()
-    assert newest == read_statistics(local) != before
+    assert newest == Tally.of(read_manifest(local)) != before
     assert newest.total.latents["kl"].mean() != before.total.latents["kl"].mean()
 
 

@@ -299,6 +299,15 @@ class TestS3(StoreContract):
         assert s3_store.list("log") == ["log/1", "log/2"]
         assert s3_store.exists("log/2")
 
+    def test_a_folder_that_appears_during_a_listing_is_not_a_file(
+        self, s3_store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """s3fs then returns the folder itself: it looks at the path again if it found nothing."""
+        appeared = {"name": "log", "size": 0, "type": "directory"}
+        fs = s3_store.filesystem()
+        monkeypatch.setattr(fs, "find", lambda path, detail: {path: appeared})
+        assert s3_store.list("log") == []
+
     def test_missing_bucket_is_a_store_error(self, s3: S3Server) -> None:
         nowhere = Store("s3://no-such-bucket-here/corpus", s3.storage_options)
         with pytest.raises((StoreError, FileNotFoundError)):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.statistics import LatentSums
-from pipeline.dataset.totals import read_statistics
+from pipeline.dataset.tally import Tally
 from pipeline.operations.compact import compact
 from pipeline.operations.report.latent_histograms import EDGES, draw_histograms, histogram
 from pipeline.storage.store import Store
@@ -35,7 +35,7 @@ def values(store: Store) -> list[np.ndarray]:
 
 def test_they_count_what_numpy_counts(store: Store) -> None:
     sound(store)
-    sums = read_statistics(store).total.latents
+    sums = Tally.of(read_manifest(store)).total.latents
     found = draw_histograms(store, DATASET, read_manifest(store), sums)
     assert (found.clips, found.unread) == (21, ())
     every = np.concatenate(values(store), axis=1)
@@ -49,7 +49,7 @@ def test_they_count_what_numpy_counts(store: Store) -> None:
 
 def test_a_draw_reads_so_many_clips_and_no_source(local: Store) -> None:
     sound(local)
-    sums = read_statistics(local).total.latents
+    sums = Tally.of(read_manifest(local)).total.latents
     manifest = read_manifest(local)
     sizes = {row.shape[1] for row in values(local)}
     one = draw_histograms(local, DATASET, manifest, sums, count=1)
@@ -64,7 +64,7 @@ def test_a_draw_reads_so_many_clips_and_no_source(local: Store) -> None:
 
 def test_rows_of_merged_parts_are_found(local: Store) -> None:
     sound(local)
-    sums = read_statistics(local).total.latents
+    sums = Tally.of(read_manifest(local)).total.latents
     before = draw_histograms(local, DATASET, read_manifest(local), sums)
     compact(local)
     after = draw_histograms(local, DATASET, read_manifest(local), sums)

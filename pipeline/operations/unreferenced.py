@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset import Manifest
 from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
 from pipeline.storage.store import StoredFile

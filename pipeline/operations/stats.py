@@ -1,25 +1,23 @@
-"""The statistics of a whole dataset: the sum of what its units recorded when they were committed.
+"""The statistics of a dataset for training, from its log.
 
-All are sums of integers, so they do not depend on the order of commits. Only the use of whole
-codebooks needs the parts read: a unit records how often each channel took each level, which is
-small. It does not record how often each of 262 144 codes occurred.
+Only the use of whole codebooks needs the parts read: a unit records how often each channel took
+each level, which is small. It does not record how often each of 262 144 codes occurred.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset import Dataset, Manifest, Tally, read_dataset, read_manifest
 from pipeline.dataset.cells import stored_values
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.row_statistics import MAX_RATE, SIDES
 from pipeline.dataset.statistics import BucketStatistics, perplexity
-from pipeline.dataset.statistics_collector import MAX_RATE, SIDES
-from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_duration
+from pipeline.operations.outcome import Outcome, labelled
 from pipeline.storage.store import Store
 
 
@@ -36,89 +34,62 @@ class CodebookUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """Statistics of all units that count."""
+class Stats(Outcome):
+    """Statistics of all that is committed."""
 
     output: str
     """URI of the dataset."""
-    dataset: Dataset
-    units: int
-    """Number of units."""
-    buckets: dict[str, BucketStatistics]
-    """Statistics of the rows by bucket, in the order of names."""
-    codebooks: dict[str, CodebookUse] = field(default_factory=dict)
+    fingerprint: str
+    """Fingerprint of the dataset."""
+    tally: Tally
+    """Sums over the units."""
+    codebooks: dict[str, CodebookUse]
     """Use of the codebook by FSQ tokenizer; empty unless the parts were read."""
 
-    @property
-    def total(self) -> BucketStatistics:
-        """Statistics of the rows of all buckets."""
-        return sum(self.buckets.values(), BucketStatistics())
-
-    @property
-    def exit_code(self) -> int:
-        """Always 0."""
-        return 0
-
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the statistics of all buckets and of each."""
         return {
             "output": self.output,
-            "fingerprint": self.dataset.fingerprint,
-            "units": self.units,
-            "all": _plain(self.total),
-            "buckets": {name: _plain(bucket) for name, bucket in self.buckets.items()},
+            "fingerprint": self.fingerprint,
+            "units": self.tally.units,
+            "all": _plain(self.tally.total),
+            "buckets": {name: _plain(bucket) for name, bucket in self.tally.buckets.items()},
             "codebooks": {name: asdict(use) for name, use in self.codebooks.items()},
         }
 
     def lines(self) -> list[str]:
-        """Return the same for a person."""
-        lines = [f"dataset    {self.output}", *clip_lines(self.total), *_psnr_lines(self.total)]
+        """Return the lines to print."""
+        total = self.tally.total
+        lines = [labelled("dataset", self.output), *clip_lines(total), *_psnr_lines(total)]
         for name, use in self.codebooks.items():
             lines.append(
                 f"codebook   {name}: {use.used} of {use.size} codes used"
                 f" ({use.used / use.size:.1%}), perplexity {use.perplexity:.1f}"
             )
-        for bucket, statistics in self.buckets.items():
+        for bucket, statistics in self.tally.buckets.items():
             lines += ["", f"bucket {bucket}", *clip_lines(statistics), *_psnr_lines(statistics)]
             lines += _cell_lines(statistics)
-        if len(self.buckets) > 1:
-            lines += ["", "all buckets", *_cell_lines(self.total)]
+        if len(self.tally.buckets) > 1:
+            lines += ["", "all buckets", *_cell_lines(total)]
         return lines
 
 
-def read_statistics(store: Store, *, codes: bool = False) -> Statistics:
+def stats(store: Store, *, codes: bool = False) -> Stats:
     """Return the statistics of all that is committed now, also while a job adds to it.
 
     Args:
         store: the dataset's root.
-        codes: as for `statistics_of`.
+        codes: whether to read all parts and count codes one by one.
 
     Raises:
         ConfigError: there is no dataset, or it is of another format version.
         StoreError: the log or a part is damaged.
     """
-    return statistics_of(store, read_dataset(store), read_manifest(store), codes=codes)
-
-
-def statistics_of(
-    store: Store, dataset: Dataset, manifest: Manifest, *, codes: bool = False
-) -> Statistics:
-    """Return the statistics of the units that count at one version of the log.
-
-    Args:
-        store: the dataset's root.
-        dataset: head of the dataset.
-        manifest: manifest of the version.
-        codes: whether to read all parts and count codes one by one.
-
-    Raises:
-        StoreError: a part is damaged.
-    """
-    return Statistics(
+    dataset, manifest = read_dataset(store), read_manifest(store)
+    return Stats(
         output=store.uri,
-        dataset=dataset,
-        units=len(manifest),
-        buckets=Tally.of(manifest).statistics,
+        fingerprint=dataset.fingerprint,
+        tally=Tally.of(manifest),
         codebooks=_codebooks(store, dataset, manifest) if codes else {},
     )
 

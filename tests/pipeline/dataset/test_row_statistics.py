@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.row_statistics import latent_sums, level_counts, row_statistics
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, merged
-from pipeline.dataset.statistics_collector import StatisticsGatherer, latent_sums, level_counts
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, SMALL, WIDE, make_cells, make_clip
 
 CLIPS = [make_clip("u", n) for n in range(12)]
@@ -27,11 +27,9 @@ def rows(clips: Sequence[int]) -> pa.Table:
     return pa.Table.from_batches([clip_rows(chosen, stacked, SCHEMA)])
 
 
-def gathered(batches: Sequence[Sequence[int]]) -> dict[str, BucketStatistics]:
-    gatherer = StatisticsGatherer((FSQ, KL), LEVELS)
-    for batch in batches:
-        gatherer.add(SMALL.name, rows(batch))
-    return gatherer.result()
+def gathered(batches: Sequence[Sequence[int]]) -> BucketStatistics:
+    found = (row_statistics(rows(batch), (FSQ, KL), LEVELS) for batch in batches)
+    return sum(found, BucketStatistics())
 
 
 WHOLE = gathered([range(12)])
@@ -42,11 +40,11 @@ def test_neither_order_nor_batches_show(order: list[int], cuts: list[int]) -> No
     edges = [0, *sorted(set(cuts)), 12]
     batches = [order[a:b] for a, b in pairwise(edges)]
     assert gathered(batches) == WHOLE
-    assert merged(gathered(batches[:1]), gathered(batches[1:])) == WHOLE
+    assert gathered(batches[:1]) + gathered(batches[1:]) == WHOLE
 
 
 def test_what_is_counted() -> None:
-    found = WHOLE[SMALL.name]
+    found = WHOLE
     assert (found.clips, found.frames, found.padded_frames) == (12, 60, 12)
     assert found.microseconds == 6_000_000
     captions = [clip.caption for clip in CLIPS if clip.caption]
@@ -66,11 +64,10 @@ def test_what_is_counted() -> None:
 
 
 def test_buckets_are_apart() -> None:
-    gatherer = StatisticsGatherer((FSQ, KL), LEVELS)
-    gatherer.add(WIDE.name, rows([1]))
-    gatherer.add(SMALL.name, rows([2, 3]))
-    assert {name: s.clips for name, s in gatherer.result().items()} == {SMALL.name: 2, WIDE.name: 1}
-    assert list(gatherer.result()) == sorted([SMALL.name, WIDE.name])
+    one, other = {WIDE.name: gathered([[1]])}, {SMALL.name: gathered([[2, 3]])}
+    both = merged(merged(one, other), one)
+    assert {name: s.clips for name, s in both.items()} == {SMALL.name: 2, WIDE.name: 2}
+    assert list(both) == sorted([SMALL.name, WIDE.name])
 
 
 @given(
@@ -112,11 +109,10 @@ def test_levels_of_uneven_channels() -> None:
 def test_what_is_larger_than_all_marks_has_the_last() -> None:
     found = rows([0]).to_pylist()[0]
     values = found | {"source_height": 9000, "source_width": 5000, "source_fps": 1e6}
-    gatherer = StatisticsGatherer((FSQ, KL), LEVELS)
+    total = BucketStatistics()
     for changes in ({}, {"source_height": 144, "source_fps": 23.976}, {"source_fps": 0.0}):
         table = pa.Table.from_pylist([values | changes], schema=SCHEMA)
-        gatherer.add("b", table)
-    total = gatherer.result()["b"]
+        total += row_statistics(table, (FSQ, KL), LEVELS)
     assert total.sides == {144: 1, 4320: 2}
     assert total.rates == {0: 1, 24: 1, 240: 1}
 
