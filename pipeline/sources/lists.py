@@ -7,10 +7,11 @@ from the nearest row with a known position.
 
 import csv
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, RawIOBase
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +19,17 @@ import pyarrow.parquet as pq
 from pipeline.config.source import ListConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.records import ListRows
+from pipeline.sources.text import decoded, valid_text
 from pipeline.storage.files import open_file
 
 LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 _MAX_LINE_BYTES: Final = 1 << 20
-"""Maximum length of a line; a longer line is not from a text list."""
+"""Maximum length of a line, and of a row of several lines; a longer row is not read."""
+
+
+csv.field_size_limit(2 * _MAX_LINE_BYTES)  # the row's length is the limit
 
 
 _BATCH_ROWS: Final = 1024
@@ -36,7 +41,8 @@ _BUFFER_BYTES: Final = 1 << 20
 Options = Mapping[str, Any] | None
 
 
-Row = dict[str, Any]
+Row = dict[Any, Any]
+"""The values of one row by column."""
 
 
 def is_list(name: str) -> bool:
@@ -83,20 +89,30 @@ def read_rows(
         raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
 
 
-def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
-    """Raise ConfigError for a missing column that the settings name."""
-    has = list(columns)
-    wanted = {
-        name: value
-        for name in ("video", "key", "caption", "start_s", "end_s")
-        if (value := getattr(config, name)) is not None
-    }
-    wanted |= {f"meta.{n}": name for n, name in enumerate(config.meta or ())}
-    for setting, column in wanted.items():
-        if column not in has:
+class _Columns:
+    """The columns that the settings name and no row has had yet."""
+
+    def __init__(self, uri: str, config: ListConfig) -> None:
+        self._uri = uri
+        self._seen: dict[str, None] = {}
+        names = ("video", "key", "caption", "start_s", "end_s")
+        wanted = {name: getattr(config, name) for name in names}
+        wanted |= {f"meta.{n}": name for n, name in enumerate(config.meta or ())}
+        self.missing = {setting: name for setting, name in wanted.items() if name is not None}
+
+    def found(self, columns: Iterable[str]) -> None:
+        """Note the columns of a row."""
+        self._seen |= dict.fromkeys(columns)
+        self.missing = {s: name for s, name in self.missing.items() if name not in self._seen}
+
+    def require(self, problem: str | None = None) -> None:
+        """Raise ConfigError if a column is missing in all rows, or no row can be read."""
+        if problem is not None and not self._seen:
+            raise ConfigError(f"{self._uri}: {problem}; no row of it can be read")
+        for setting, column in self.missing.items():
             raise ConfigError(
-                f"source.lists.{setting} = {column}: no such column in {uri}; it has"
-                f" {', '.join(has) or 'none'}"
+                f"source.lists.{setting} = {column}: no such column in {self._uri}; it has"
+                f" {valid_text(', '.join(self._seen)) or 'none'}"
             )
 
 
@@ -106,8 +122,10 @@ def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
 def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
     with _parquet(uri, options) as file:
         schema, metadata = file.schema_arrow, file.metadata
-        _require(uri, schema.names, config)
-        kind = schema.field(config.video).type
+        columns = _Columns(uri, config)
+        columns.found(schema.names)
+        columns.require()
+        kind = _unpacked(schema.field(config.video).type)
         if not (_is_text(kind) or _holds_bytes(kind)):
             raise ConfigError(
                 f"source.lists.video = {config.video}: of type {kind} in {uri}; it must hold text,"
@@ -150,7 +168,7 @@ def _read_parquet(
                 first = first if groups else begin
                 groups.append(n)
             begin = end
-        heavy = _holds_bytes(file.schema_arrow.field(config.video).type)
+        heavy = _holds_bytes(_unpacked(file.schema_arrow.field(config.video).type))
         number = first
         for batch in file.iter_batches(
             batch_size=1 if heavy else _BATCH_ROWS,
@@ -161,9 +179,17 @@ def _read_parquet(
             begin, number = number, number + len(batch)
             if number > rows.start:
                 wanted = batch.slice(max(0, rows.start - begin), rows.stop - max(begin, rows.start))
-                yield from enumerate(wanted.to_pylist(), max(begin, rows.start))
+                for n in range(len(wanted)):
+                    yield max(begin, rows.start) + n, _parquet_row(wanted.slice(n, 1))
             if number >= rows.stop:
                 return
+
+
+def _parquet_row(row: pa.RecordBatch) -> Row | str:
+    try:
+        return dict(row.to_pylist()[0])
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date after 9999
+        return str(error)
 
 
 def _columns(config: ListConfig) -> list[str] | None:
@@ -171,6 +197,11 @@ def _columns(config: ListConfig) -> list[str] | None:
         return None
     used = (config.video, config.key, config.caption, config.start_s, config.end_s)
     return [*{name: None for name in (*used, *config.meta) if name is not None}]
+
+
+def _unpacked(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, which a dictionary may hold once each."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -212,41 +243,71 @@ class _Raw(RawIOBase):
         return len(data)
 
 
+class _Line(NamedTuple):
+    """A line: its bytes, of a long one only the first, and its length with the line break."""
+
+    data: bytes
+    length: int
+
+
 class _Lines:
     """Lines of a text from its current position, and the position of the next line."""
 
     def __init__(self, file: BinaryIO, place: int) -> None:
         # Its own buffer: that of fsspec for remote files copies a block for every line.
         self._file = BufferedReader(_Raw(file), _BUFFER_BYTES)
+        self._returned: list[_Line] = []
+        """Lines that were put back, the next one last."""
         self.place = place
 
     def __iter__(self) -> "_Lines":
         return self
 
-    def __next__(self) -> str:
-        line = self._file.readline(_MAX_LINE_BYTES)
-        if not line:
+    def __next__(self) -> _Line:
+        line = self._returned.pop() if self._returned else self._read()
+        self.place += line.length
+        return line
+
+    def put_back(self, lines: Sequence[_Line]) -> None:
+        """Return the last lines, which come out again."""
+        self._returned += reversed(lines)
+        self.place -= sum(line.length for line in lines)
+
+    def _read(self) -> _Line:
+        data = piece = self._file.readline(_MAX_LINE_BYTES)
+        if not data:
             raise StopIteration
-        if len(line) == _MAX_LINE_BYTES:
-            raise ValueError(f"a line of more than {_MAX_LINE_BYTES} bytes at byte {self.place}")
-        begins = self.place == 0
-        self.place += len(line)
-        return line.decode("utf-8-sig" if begins else "utf-8", "replace")
+        length = len(data)
+        while len(piece) == _MAX_LINE_BYTES and not piece.endswith(b"\n"):
+            piece = self._file.readline(_MAX_LINE_BYTES)
+            length += len(piece)
+        return _Line(data.removeprefix(BOM_UTF8), length)
 
 
 class _Text:
-    """A CSV, TSV or JSON-lines file, row by row."""
+    """A CSV, TSV or JSON-lines file, row by row.
+
+    Raises:
+        ValueError: the header cannot be read.
+    """
 
     def __init__(self, uri: str, file: BinaryIO) -> None:
         self._file = file
         self._is_json = uri.lower().endswith((".jsonl", ".ndjson"))
         self._delimiter = "\t" if uri.lower().endswith(".tsv") else ","
         lines = _Lines(file, 0)
-        self.header: Sequence[str] = () if self._is_json else next(self._split(lines), [])
+        self.header: list[str] | None = None
+        if not self._is_json:
+            header = next(filter(None, self._records(lines)), [])
+            if isinstance(header, str):
+                raise ValueError(f"the header: {header}")
+            self.header = header
         self._first_byte = lines.place
 
     def rows(self, at: int) -> Iterator[tuple[int, Any]]:
-        """Yield the position of each row in bytes, and its fields or its line; skip blank lines.
+        """Yield the position of each row in bytes, and its fields, line or problem.
+
+        Blank lines are skipped.
 
         Args:
             at: position of a row; 0 for row 0.
@@ -254,41 +315,83 @@ class _Text:
         place = at or self._first_byte
         self._file.seek(place)
         lines = _Lines(self._file, place)
-        for row in lines if self._is_json else self._split(lines):
-            if row and not (isinstance(row, str) and row.isspace()):
+        for row in lines if self._is_json else self._records(lines):
+            if row and not (isinstance(row, _Line) and row.data.isspace()):
                 yield place, row
             place = lines.place
 
     def columns(self, row: Any) -> Row | str:
         """Return the columns of a row that `rows` yielded, or its problem as text."""
-        if not self._is_json:
-            if len(row) != len(self.header):
-                return f"{len(row)} fields, the header has {len(self.header)}"
+        if isinstance(row, str):
+            return row
+        if self.header is not None:
             return dict(zip(self.header, row, strict=True))
         try:
-            value = json.loads(row)
+            value = json.loads(_text(row, row.length))
         except (ValueError, RecursionError) as error:
             return f"not JSON: {error}"
         return value if isinstance(value, dict) else "a line that is not a JSON object"
 
-    def _split(self, lines: _Lines) -> Iterator[list[str]]:
-        try:
-            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
-        except csv.Error as error:
-            raise ValueError(f"{error}, before byte {lines.place}") from error
+    def _records(self, lines: _Lines) -> Iterator[list[str] | str]:
+        """Yield the fields of each row of a CSV, or its problem as text.
+
+        A row that cannot be read ends with its first line: a stray quotation mark does not take the
+        lines behind it.
+        """
+        taken: list[_Line] = []
+
+        def feed() -> Iterator[str]:
+            for line in lines:
+                taken.append(line)
+                yield _text(line, lines.place - begin)
+
+        reader = None
+        while True:
+            reader = reader or csv.reader(feed(), delimiter=self._delimiter, strict=True)
+            begin = lines.place
+            taken.clear()
+            try:
+                fields = next(reader, None)
+                if fields is None:
+                    return
+                if self.header is not None and fields and len(fields) != len(self.header):
+                    raise ValueError(f"{len(fields)} fields, the header has {len(self.header)}")
+                yield fields
+            except (csv.Error, ValueError) as error:
+                lines.put_back(taken[1:])
+                reader = None
+                yield str(error)
+
+
+def _text(line: _Line, length: int) -> str:
+    """Return the text of a line of a row that is so long.
+
+    Raises:
+        ValueError: it is too long, or not UTF-8.
+    """
+    if length > _MAX_LINE_BYTES:
+        raise ValueError(f"a row of more than {_MAX_LINE_BYTES} bytes")
+    text, problem = decoded(line.data)
+    if problem is not None:
+        raise ValueError(f"{problem} of its line; save the list as UTF-8")
+    return str(text)
 
 
 def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
     number = start = known = 0
+    wanted = _Columns(uri, config)
+    problem: str | None = None
     with open_file(uri, options) as file:
         try:
             text = _Text(uri, file)
+            wanted.found(text.header or ())
             for place, row in text.rows(0):
-                if number == 0:
+                if wanted.missing:
                     columns = text.columns(row)
                     if isinstance(columns, str):
-                        raise ConfigError(f"{uri}: row 0: {columns}")
-                    _require(uri, columns, config)
+                        problem = problem or f"row {number}: {columns}"
+                    else:
+                        wanted.found(columns)
                 if number - start == config.rows_per_unit:
                     yield ListRows(
                         uri=uri, start=start, stop=number, known_row=start, known_byte=known
@@ -296,10 +399,9 @@ def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRo
                     start, known = number, place
                 number += 1
         except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
             raise ConfigError(f"{uri}: {error}") from error
     if start < number:
+        wanted.require(problem)
         yield ListRows(uri=uri, start=start, stop=number, known_row=start, known_byte=known)
 
 

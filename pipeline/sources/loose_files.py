@@ -9,7 +9,8 @@ from pipeline.quarantine import QuarantineError
 from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
-from pipeline.storage.files import file_size, is_local, open_file, read_file
+from pipeline.sources.text import valid_text
+from pipeline.storage.files import canonical_uri, file_size, is_local, open_file, read_file
 
 
 def file_sample(file: LooseFile, source: VideoSource) -> Sample:
@@ -27,7 +28,8 @@ def file_sample(file: LooseFile, source: VideoSource) -> Sample:
         require_size(file.uri, size, source)
         if local:
             open_file(file.uri).close()  # the decoder opens the path later: check it here
-            video = file.uri
+            path = canonical_uri(file.uri)
+            video = path if path == valid_text(path) else read_file(path)
         else:
             video = read_file(file.uri, options)
     except OSError as error:

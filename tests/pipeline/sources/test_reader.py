@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import LooseFile, Sample, WorkUnit
-from pipeline.sources.planning import plan_units
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, PROBLEMS, Sidecars
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
+from pipeline.sources.text import PROBLEMS
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.sources.reading import read_samples
+from tests.pipeline.sources.reading import read_samples, units_of
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 Outcome = Sample | Quarantined
@@ -24,7 +24,7 @@ Outcome = Sample | Quarantined
 def read_tar(tar: bytes, folder: Path, *, max_video_mb: float = 1) -> list[Outcome]:
     path = folder / "shard.tar"
     path.write_bytes(tar)
-    [unit] = plan_units([str(path)])
+    [unit] = units_of([str(path)])
     outcomes = list(read_samples(unit, max_video_mb=max_video_mb))
     for outcome in outcomes:
         if isinstance(outcome, Quarantined):
@@ -162,7 +162,7 @@ class TestTar:
         content = os.urandom(300_000)
         files = [(f"{n:03}.{e}", content) for n in range(40) for e in ("mp4", "bin")]
         s3_store.write("a.tar", make_tar(files))
-        [unit] = plan_units([s3_store.locate("a.tar")], storage_options=s3.storage_options)
+        [unit] = units_of([s3_store.locate("a.tar")], storage_options=s3.storage_options)
         read = list(read_samples(unit, storage_options=s3.storage_options, max_video_mb=1))
         assert reasons(read) == [(f"{n:03}", None) for n in range(40)]
         assert all(sample.video == content for sample in samples(read))
@@ -184,14 +184,14 @@ class TestTar:
 def test_excluded_samples_of_a_tar_are_not_read(tmp_path: Path) -> None:
     members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("held/c.mp4", b"3"), ("alone.txt", b"no video")]
     (tmp_path / "shard.tar").write_bytes(make_tar(members))
-    [unit] = plan_units([str(tmp_path / "shard.tar")])
+    [unit] = units_of([str(tmp_path / "shard.tar")])
     outcomes = list(read_samples(unit, exclude=["b", "held/*", "alone"]))
     assert reasons(outcomes) == [("a", None)]
 
 
 class TestLooseFiles:
     def read(self, root: Path, **options: Any) -> list[Outcome]:
-        [unit] = plan_units([str(root)])
+        [unit] = units_of([str(root)])
         return list(read_samples(unit, **{"max_video_mb": 1, **options}))
 
     def test_local_videos_pass_as_paths(self, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ class TestLooseFiles:
     def test_one_bad_file_does_not_cost_the_others(self, tmp_path: Path) -> None:
         for name in ("a.mp4", "b.mp4", "c.mp4"):
             (tmp_path / name).write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         (tmp_path / "b.mp4").unlink()
         assert reasons(list(read_samples(unit, max_video_mb=1))) == [
             ("a.mp4", None),
@@ -226,7 +226,7 @@ class TestLooseFiles:
 
     def test_file_without_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.mp4").write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         opened = Path.open
 
         def denied(path: Path, *args: Any, **kwargs: Any) -> Any:
@@ -242,7 +242,7 @@ class TestLooseFiles:
     def test_sidecars_that_are_gone_or_large(self, tmp_path: Path) -> None:
         for name in ("a.mp4", "a.txt", "a.wav"):
             (tmp_path / name).write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         (tmp_path / "a.txt").unlink()
         (tmp_path / "a.wav").write_bytes(bytes(MAX_SIDECAR_BYTES + 1))
         [sample] = read_samples(unit, max_video_mb=1)
@@ -256,7 +256,7 @@ class TestLooseFiles:
         s3_store.write("v/x.txt", b"a dog")
         s3_store.write("v/y.mp4", bytes(1_000_001))
         options = s3.storage_options
-        [unit] = plan_units([s3_store.locate("v")], storage_options=options)
+        [unit] = units_of([s3_store.locate("v")], storage_options=options)
         [sample, large] = read_samples(unit, storage_options=options, max_video_mb=1)
         assert sample == Sample(key="x.mp4", video=b"video", video_name="x.mp4", caption="a dog")
         assert reasons([large]) == [("y.mp4", "too_large")]
@@ -311,7 +311,7 @@ class TestSidecars:
         assert (None if text is None else json.loads(text)) == meta
 
     @pytest.mark.parametrize(
-        "data", [b"{", b'{"a": NaN}', b"[" * 100_000, b"[" + b"1" * 9999 + b"]"]
+        "data", [b"{", b'{"a": nan}', b"[" * 100_000, b"[" + b"1" * 9999 + b"]"]
     )
     def test_bad_json_is_kept_as_text_and_named(self, data: bytes) -> None:
         _, text = Sidecars({"json": data}).caption_and_meta()

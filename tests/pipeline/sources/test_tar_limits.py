@@ -20,9 +20,9 @@ import pipeline.sources.tar_samples
 import pipeline.sources.tar_stream
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.sidecars import PROBLEMS
 from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
+from pipeline.sources.text import PROBLEMS
 from tests.pipeline.sources.reading import read_samples
 from tests.pipeline.sources.test_reader import read_tar, reasons, samples
 from tests.pipeline.tars import Files, make_tar
