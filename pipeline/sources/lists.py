@@ -257,7 +257,7 @@ class _Lines:
         # Its own buffer: that of fsspec for remote files copies a block for every line.
         self._file = BufferedReader(_Raw(file), _BUFFER_BYTES)
         self._returned: list[_Line] = []
-        """Lines that were put back, the next one last."""
+        """Lines that were returned, the next one last."""
         self.place = place
 
     def __iter__(self) -> "_Lines":
@@ -268,7 +268,7 @@ class _Lines:
         self.place += line.length
         return line
 
-    def put_back(self, lines: Sequence[_Line]) -> None:
+    def unread(self, lines: Sequence[_Line]) -> None:
         """Return the last lines, which come out again."""
         self._returned += reversed(lines)
         self.place -= sum(line.length for line in lines)
@@ -358,7 +358,7 @@ class _Text:
                     raise ValueError(f"{len(fields)} fields, the header has {len(self.header)}")
                 yield fields
             except (csv.Error, ValueError) as error:
-                lines.put_back(taken[1:])
+                lines.unread(taken[1:])
                 reader = None
                 yield str(error)
 

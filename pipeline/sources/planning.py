@@ -229,7 +229,7 @@ def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[s
     """Yield a line that counts the files that are not sources, if there are any."""
     other = Counter(
         posixpath.splitext(name)[1].lower() or "no extension"
-        for name in names - excluded
+        for name in sorted(names - excluded)
         if not is_hidden(name) and not folders.is_sidecar(name)
     )
     counts = [f"{len(excluded)} excluded"] if excluded else []

@@ -112,7 +112,14 @@ def read_groups(
     usual: set[str] = set()
     try:
         tar = TarMembers(file)
-        while (found := tar.next()) is not None:
+        while True:
+            if (found := tar.next()) is None:
+                if group is not None:
+                    yield group
+                    group = None
+                if not tar.another():
+                    return
+                continue
             name = split_name(found.name)
             if name is None or found.kind == "folder":
                 continue
@@ -135,8 +142,6 @@ def read_groups(
             else:
                 damage.key = group.key
         raise
-    if group is not None:
-        yield group
 
 
 def _add(

@@ -160,7 +160,7 @@ class TestPlan:
         units = plan_units(source, notes=notes)
         assert covered(units) == [f"{tmp_path}/a.mp4", f"{tmp_path}/t/x.tar"]
         assert notes == [
-            "6 files of the sources: 2 excluded, 4 of other types (.pdf 2, .idx 1, no extension 1)"
+            "6 files of the sources: 2 excluded, 4 of other types (.pdf 2, no extension 1, .idx 1)"
         ]
         notes.clear()
         plan_units(VideoSource(uri=[f"{tmp_path}/*.mp4"]), notes=notes)
@@ -205,7 +205,8 @@ class TestIds:
 
 @pytest.mark.parametrize(
     ("name", "video"),
-    [("a.MP4", True), ("a.v1.mkv", True), ("mp4", False), ("dir.mp4/a", False), ("a.txt", False)],
+    [(f"a.{ext}", True) for ext in ("vob", "m2v", "asf", "3g2", "f4v", "dv", "ogm", "ivf")]
+    + [("a.MP4", True), ("a.v1.mkv", True), ("mp4", False), ("dir.mp4/a", False), ("a.txt", False)],
 )
 def test_is_video(name: str, video: bool) -> None:
     assert is_video(name) == video
