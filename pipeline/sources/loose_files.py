@@ -10,7 +10,14 @@ from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
 from pipeline.sources.text import valid_text
-from pipeline.storage.files import canonical_uri, file_size, is_local, open_file, read_file
+from pipeline.storage.files import (
+    FileRefused,
+    canonical_uri,
+    file_size,
+    is_local,
+    open_file,
+    read_file,
+)
 
 
 def file_sample(file: LooseFile, source: VideoSource) -> Sample:
@@ -33,7 +40,7 @@ def file_sample(file: LooseFile, source: VideoSource) -> Sample:
         else:
             video = read_file(file.uri, options)
     except OSError as error:
-        if not local and not isinstance(error, FileNotFoundError):
+        if not local and not isinstance(error, (FileNotFoundError, FileRefused)):
             raise
         raise QuarantineError("read", "file_unreadable", str(error)) from error
     caption, meta = _read_sidecars(file, options).caption_and_meta()
@@ -68,7 +75,7 @@ def _read_sidecars(file: LooseFile, options: Mapping[str, Any] | None) -> Sideca
             else:
                 sidecars.content[extension] = read_file(uri, options)
         except OSError as error:
-            if not is_local(uri) and not isinstance(error, FileNotFoundError):
+            if not is_local(uri) and not isinstance(error, (FileNotFoundError, FileRefused)):
                 raise
             sidecars.problems[extension] = str(error)
     return sidecars

@@ -20,7 +20,7 @@ from pipeline.sources.media_types import is_hidden, is_image, is_video
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Sidecars
 from pipeline.sources.tar_members import TarMember, TarMembers
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
-from pipeline.storage.files import open_file
+from pipeline.storage.files import FileRefused, open_file
 
 MAX_MEMBERS: Final = 10_000
 """Maximum number of members of one sample: more than one for each frame of a five-minute clip."""
@@ -193,11 +193,7 @@ def tar_samples(
     seen: set[str] = set()
     kept = 0
     try:
-        file = open_file(uri, source.storage_options)
-    except FileNotFoundError as error:
-        raise StoreError(f"{uri}: gone since it was planned") from error
-    with file:
-        try:
+        with open_file(uri, source.storage_options) as file:
             for group in read_groups(file, max_video_bytes=limit, images=images):
                 outcome: Sample | Quarantined
                 try:
@@ -216,13 +212,16 @@ def tar_samples(
                     detail = f"keys and faults take more than {mib} MiB; make several tars of it"
                     raise TarPastLimit(detail, key=group.key)
                 yield outcome
-        except DamagedTar as damage:
-            reason = "tar_truncated" if damage.truncated else "tar_unreadable"
-            if isinstance(damage, TarPastLimit):
-                reason = "tar_past_limit"
-            detail = f"{uri}: {damage}; {len(seen)} samples are before it"
-            fault = QuarantineError("read", reason, detail)
-            yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
+    except FileNotFoundError as error:
+        raise StoreError(f"{uri}: gone since it was planned") from error
+    except (DamagedTar, FileRefused) as error:
+        damage = error if isinstance(error, DamagedTar) else DamagedTar(str(error), truncated=False)
+        reason = "tar_truncated" if damage.truncated else "tar_unreadable"
+        if isinstance(damage, TarPastLimit):
+            reason = "tar_past_limit"
+        detail = f"{uri}: {damage}; {len(seen)} samples are before it"
+        fault = QuarantineError("read", reason, detail)
+        yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
 
 
 def _names(group: MemberGroup) -> str:

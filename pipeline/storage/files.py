@@ -29,6 +29,10 @@ _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 _FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 
 
+class FileRefused(StoreError):
+    """The store has this file and does not give it; another try would not help."""
+
+
 def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
     """Return the canonical spelling of a URI: an absolute path for local files."""
     fs, full = open_filesystem(uri, storage_options)
@@ -73,7 +77,10 @@ def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int
     """Return the size of a file in bytes."""
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
-        return int(fs.size(full))
+        size = fs.size(full)
+        if size is None:
+            raise FileRefused(f"{uri}: the server does not say how long the file is")
+        return int(size)
 
 
 def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
@@ -167,7 +174,18 @@ def store_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Errors of botocore and aiohttp are not OSErrors, so no narrower clause catches them.
-        raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+        kind = FileRefused if _in_cold_storage(error) else StoreError
+        raise kind(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+
+
+def _in_cold_storage(error: BaseException | None) -> bool:
+    """Return whether S3 says that an object must be restored before it can be read."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            return bool(response.get("Error", {}).get("Code") == "InvalidObjectState")
+        error = error.__cause__
+    return False
 
 
 def hidden_temporary(path: str) -> bool:

@@ -1,7 +1,9 @@
 import json
 import os
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
 from pipeline.sources.text import PROBLEMS
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.sources.reading import read_samples, units_of
+from tests.pipeline.sources.reading import read_all, read_samples, units_of
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 Outcome = Sample | Quarantined
@@ -271,6 +273,56 @@ class TestLooseFiles:
         ]
         with s3.faults.times("refuse_503", 999, method="HEAD"), pytest.raises(StoreError):
             list(read_samples(unit, storage_options=options, max_video_mb=1))
+
+
+class TestFilesThatAStoreRefuses:
+    """One record each: another try would not help, and the files beside them can be read."""
+
+    @pytest.mark.s3
+    def test_in_cold_storage(self, s3: S3Server, s3_store: Store) -> None:
+        members = make_tar([("t.mp4", b"t")])
+        for name in ("v/a.mp4", "v/b.mp4", "v/b.txt", "v/c.mp4", "v/c.txt", "t/x.tar"):
+            s3_store.write(name, members if name.endswith("tar") else name.encode())
+        options = s3.storage_options
+        [videos] = units_of([s3_store.locate("v")], storage_options=options)
+        [tar] = units_of([s3_store.locate("t")], storage_options=options)
+        fs = s3_store.filesystem()
+        for name in ("v/b.mp4", "v/c.txt", "t/x.tar"):
+            path = s3_store.locate(name).removeprefix("s3://")
+            fs.copy(path, path, StorageClass="GLACIER")
+        first, cold, last = read_samples(videos, storage_options=options)
+        assert (first.video, last.video) == (b"v/a.mp4", b"v/c.mp4")
+        assert (cold.key, cold.reason) == ("b.mp4", "file_unreadable")
+        assert "storage class" in cold.detail
+        assert "storage class" in json.loads(last.meta or "")[PROBLEMS]["txt"]
+        [record] = read_samples(tar, storage_options=options)
+        assert (record.key, record.reason) == ("x.tar", "tar_unreadable")
+
+    def test_that_have_no_length(self, tmp_path: Path) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                if "long" in self.path:
+                    self.send_header("Content-Length", "5")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(b"video")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            rows = [
+                {"video": f"http://127.0.0.1:{server.server_port}/{n}.mp4"} for n in ("long", "x")
+            ]
+            (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+            found = read_all(str(tmp_path / "l.jsonl"))
+            server.shutdown()
+        assert reasons(found) == [(str(n), [None, "file_unreadable"][n % 2]) for n in range(4)]
+        assert "does not say how long" in found[1].detail
 
 
 class TestSidecars:
