@@ -15,7 +15,7 @@ from pipeline.errors import StoreError, redacted
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import ListRows, LooseFile, Sample, Span
 from pipeline.sources.lists import Row, read_rows
-from pipeline.sources.loose_files import file_sample, require_size
+from pipeline.sources.loose_files import file_sample, max_bytes, require_size
 from pipeline.sources.media_types import is_image
 from pipeline.sources.text import (
     PROBLEMS,
@@ -104,9 +104,7 @@ class _RowReader:
                 raise ValueError("an image has no start and end")
             return replace(sample, caption=caption, meta=meta, span=span)
         except ValueError as error:
-            if isinstance(
-                error.__cause__, ImportError
-            ):  # of a store's library: not the row's fault
+            if isinstance(error.__cause__, ImportError):  # the installation lacks a store's library
                 raise StoreError(str(error)) from error
             detail = f"row {number} of {self._uri}: {error}"
             raise QuarantineError("read", "bad_row", detail) from error
@@ -145,7 +143,7 @@ class _RowReader:
         return replace(found, key=key)
 
     def _held(self, key: str, data: bytes, name: str) -> Sample:
-        require_size(f"{key} of {self._uri}", len(data), self._source)
+        require_size(f"{key} of {self._uri}", len(data), max_bytes(self._source))
         image = is_image(name) if name else _begins_as_image(data)
         return Sample(key=key, video=data, video_name=posixpath.basename(name), is_image=image)
 

@@ -67,6 +67,10 @@ def plan_units(
             lacks a column, or everything is excluded.
         StoreError: the store failed.
     """
+
+    def cut(uri: str) -> list[ListRows]:
+        return list(cut_list(uri, source.lists, source.storage_options))
+
     found: set[str] = set()
     taken: set[str] = set()
     excluded: set[str] = set()
@@ -85,7 +89,9 @@ def plan_units(
                 names.append(name)
         taken.update(names)
         if lists:
-            units += _list_units(names, source)
+            with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+                for runs in pool.map(cut, names):
+                    units += map(rows_unit, runs)
             continue
         units += [WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar) for tar in names if is_tar(tar)]
         loose = [
@@ -150,7 +156,10 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
     """Return a source's static prefix, its files, and of these the tars and samples, or lists."""
     options = folders.storage_options
     found = find_files(uri, options) if "{" in uri else []
-    spellings = [uri] if found else _braces(uri)
+    try:
+        spellings = [uri] if found else list(braceexpand(uri, escape=False))
+    except ValueError as error:
+        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
     if len(spellings) > 1:
         found = _named(uri, [canonical_uri(s, options) for s in spellings], folders)
     elif not found:
@@ -179,19 +188,10 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
     return _static_prefix(uri, found, options), found, usable
 
 
-def _braces(uri: str) -> list[str]:
-    try:
-        return list(braceexpand(uri, escape=False))
-    except ValueError as error:
-        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
-
-
 def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
     """Return the files of an expanded brace pattern; each of its names must match."""
     options = folders.storage_options
-    counts: dict[str, int] = {}
-    for name in spellings:
-        counts[posixpath.dirname(name)] = counts.get(posixpath.dirname(name), 0) + 1
+    counts = Counter(map(posixpath.dirname, spellings))
     found: list[str] = []
     missing: list[str] = []
     for name in spellings:
@@ -238,18 +238,6 @@ def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[s
         counts.append(f"{other.total()} of other types ({most})")
     if counts:
         yield f"{len(excluded) + other.total()} files of the sources: {', '.join(counts)}"
-
-
-def _list_units(uris: Sequence[str], source: VideoSource) -> Iterator[WorkUnit]:
-    """Yield the units of several lists, in their order; several lists are read at once."""
-
-    def cut(uri: str) -> list[ListRows]:
-        return list(cut_list(uri, source.lists, source.storage_options))
-
-    with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
-        for runs in pool.map(cut, uris):
-            for rows in runs:
-                yield rows_unit(rows)
 
 
 def rows_unit(rows: ListRows) -> WorkUnit:

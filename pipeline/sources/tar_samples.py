@@ -16,6 +16,7 @@ from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
+from pipeline.sources.loose_files import max_bytes
 from pipeline.sources.media_types import is_hidden, is_image, is_video
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Sidecars
 from pipeline.sources.tar_members import TarMember, TarMembers
@@ -189,12 +190,11 @@ def tar_samples(
     Raises:
         StoreError: the store failed, or the tar is missing; retry the unit later.
     """
-    limit = int(source.max_video_mb * 1_000_000)
     seen: set[str] = set()
     kept = 0
     try:
         with open_file(uri, source.storage_options) as file:
-            for group in read_groups(file, max_video_bytes=limit, images=images):
+            for group in read_groups(file, max_video_bytes=max_bytes(source), images=images):
                 outcome: Sample | Quarantined
                 try:
                     if group.key in seen:
