@@ -27,6 +27,7 @@ from typing import Any
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
+from pipeline.config.source import VideoSource
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.committed import Committed
 from pipeline.dataset.manifest import read_manifest, write_manifest
@@ -107,7 +108,7 @@ def _measure(units: int, folder: Path) -> dict[str, float]:
 
     base = _peak_mib()
     with timed("plan"):
-        plan = plan_units([f"names://{units}"])
+        plan = plan_units(VideoSource(uri=[f"names://{units}"]))
     assert len(plan) == units
     with timed("subtract an empty log"):
         assert len(subtract(plan, Committed())) == units

@@ -13,7 +13,6 @@ from pipeline.evaluation.report import write
 from pipeline.evaluation.results import candidate_rows, video_rows
 from pipeline.evaluation.totals import ScoreTotals
 from pipeline.evaluation.workers import open_workers, picture_jobs
-from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 
 
@@ -40,7 +39,7 @@ def run_evaluation(
         ConfigError: the settings do not fit the videos, the weights or the cluster.
         PipelineError: a store failed, or a worker died.
     """
-    units = plan_evaluation(config)
+    units = plan_units(config.source, single=True)
     totals = ScoreTotals()
     with open_workers(config, len(units)) as workers:
         descriptions, absent = workers.descriptions, workers.absent
@@ -60,21 +59,6 @@ def run_evaluation(
     }
     pictures = totals.pictures[: config.pictures]
     return Evaluation(results, write(config.output, results, pictures))
-
-
-def plan_evaluation(config: EvaluationConfig) -> list[WorkUnit]:
-    """Return the units of the source: one per video or tar.
-
-    Raises:
-        ConfigError: a pattern matches nothing, or `exclude` leaves nothing.
-    """
-    source = config.source
-    return plan_units(
-        source.uri,
-        storage_options=source.storage_options,
-        files_per_unit=1,
-        exclude=source.excludes,
-    )
 
 
 def _versions() -> dict[str, str]:

@@ -87,7 +87,9 @@ def open_job(config: JobConfig) -> Job:
             " folder, which Ray deletes; set an absolute path or a URI"
         )
     config = with_absolute_paths(config)
-    plan = planned_units(config)
+    aside: list[str] = []
+    plan = planned_units(config, aside)
+    notes += [f"left aside {line}" for line in aside]
     store = Store(config.output.uri, config.output.storage_options)
     if not config.output.alone:
         store.require_put_if_absent()
@@ -160,21 +162,17 @@ def open_tokenizers(config: JobConfig) -> Tokenizers:
     return Tokenizers(tuple(columns), tuple(digests.values()), whole)
 
 
-def planned_units(config: JobConfig) -> list[WorkUnit]:
+def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[WorkUnit]:
     """Return the units of the job's slice of its sources, committed or not.
+
+    Args:
+        config: the job.
+        notes: gets a line about the files that are left aside, if there are any.
 
     Raises:
         ConfigError: a source matches nothing that can be tokenized.
     """
-    source = config.source
-    plan = plan_units(
-        source.uri,
-        storage_options=source.storage_options,
-        files_per_unit=source.files_per_unit,
-        lists=source.lists,
-        images=config.clip.takes_images,
-        exclude=source.excludes,
-    )
+    plan = plan_units(config.source, images=config.clip.takes_images, notes=notes)
     if config.slice is None:
         return plan
     index, of = map(int, config.slice.split("/"))

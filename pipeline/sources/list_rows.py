@@ -4,22 +4,28 @@ A row's video is the file that it names, or its bytes. Consecutive rows that nam
 file read it once: a list of spans that is sorted by video downloads each video once per unit.
 """
 
-import json
 import math
 import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError, redacted
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import ListRows, LooseFile, Sample, Span
 from pipeline.sources.lists import Row, read_rows
-from pipeline.sources.loose_files import file_sample, require_size
+from pipeline.sources.loose_files import file_sample, max_bytes, require_size
 from pipeline.sources.media_types import is_image
-from pipeline.sources.sidecars import PROBLEMS, json_value
-from pipeline.storage.files import is_local
+from pipeline.sources.text import (
+    PROBLEMS,
+    caption_of,
+    decoded,
+    json_text,
+    json_value,
+    valid_text,
+)
+from pipeline.storage.files import canonical_uri, is_local
 
 MAX_META_BYTES: Final = 1 << 20
 """Maximum size of a row's `meta`, in characters."""
@@ -27,10 +33,6 @@ MAX_META_BYTES: Final = 1 << 20
 
 _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
 """First bytes of a JPEG, PNG, BMP or TIFF, for bytes without a name."""
-
-
-class BadRow(ValueError):
-    """A row is not a sample; the text says why."""
 
 
 def list_samples(
@@ -71,16 +73,14 @@ class _RowReader:
         self._source = source
         self._config = source.lists
         root = source.lists.root
-        self._root = root if root is not None else posixpath.dirname(uri)
+        options = source.storage_options
+        self._root = posixpath.dirname(uri) if root is None else canonical_uri(root, options)
         self._images = images
         self._last: tuple[str, Sample | QuarantineError] | None = None
 
     def key(self, number: int, row: Row | str) -> str:
         """Return the row's key; its number if there is no other."""
-        if self._config.key is None or isinstance(row, str):
-            return str(number)
-        value = row.get(self._config.key)
-        return str(number if value is None or value == "" else value)
+        return (self._own_key(row) if isinstance(row, dict) else None) or str(number)
 
     def sample(self, key: str, number: int, row: Row | str) -> Sample:
         """Return the row's sample.
@@ -91,22 +91,28 @@ class _RowReader:
         """
         try:
             if isinstance(row, str):
-                raise BadRow(row)
-            if self._config.key is not None and row.get(self._config.key) in (None, ""):
-                raise BadRow(f"{self._config.key} is empty; it is to be the key")
-            caption = row.get(self._config.caption) if self._config.caption else None
-            caption = str(caption).strip() or None if caption is not None else None
-            meta, span = self._meta(row), self._span(row)
+                raise ValueError(row)
+            if self._config.key is not None and not self._own_key(row):
+                raise ValueError(f"{self._config.key} is empty; a key is a text or a number")
+            caption, meta = self._caption_and_meta(row)
+            span = self._span(row)
             sample = self._video(key, row.get(self._config.video))
             if sample.is_image and not self._images:
                 detail = "an image, and no bucket of `clip` has one frame"
                 raise QuarantineError("read", "no_video", f"row {number} of {self._uri}: {detail}")
             if sample.is_image and span is not None:
-                raise BadRow("an image has no start and end")
+                raise ValueError("an image has no start and end")
             return replace(sample, caption=caption, meta=meta, span=span)
-        except BadRow as error:
+        except ValueError as error:
+            if isinstance(error.__cause__, ImportError):  # the installation lacks a store's library
+                raise StoreError(str(error)) from error
             detail = f"row {number} of {self._uri}: {error}"
             raise QuarantineError("read", "bad_row", detail) from error
+
+    def _own_key(self, row: Row) -> str | None:
+        value = json_value(decoded(row.get(self._config.key))[0])
+        scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        return valid_text(str(value)) if scalar else None
 
     def _video(self, key: str, value: object) -> Sample:
         """Read the video that a cell of the video column names or holds."""
@@ -115,11 +121,13 @@ class _RowReader:
             name, data = value.get("path"), value.get("bytes")
         elif isinstance(value, bytes):
             name, data = None, value
+        name = valid_text(name) if isinstance(name, str) else ""
         if data is not None:
-            return self._held(key, data, name if isinstance(name, str) else "")
-        if not isinstance(name, str) or not name:
-            raise BadRow(f"{self._config.video} names no video: {str(value)[:80]}")
-        uri = name if "://" in name or name.startswith("/") else posixpath.join(self._root, name)
+            return self._held(key, data, name)
+        if not name:
+            raise ValueError(f"{self._config.video} names no video: {str(value)[:80]}")
+        absolute = "://" in name or name.startswith(("/", "file:/"))
+        uri = name if absolute else posixpath.join(self._root, name)
         file = LooseFile(key=key, uri=uri)
         if is_local(uri):
             return file_sample(file, self._source)
@@ -135,7 +143,7 @@ class _RowReader:
         return replace(found, key=key)
 
     def _held(self, key: str, data: bytes, name: str) -> Sample:
-        require_size(f"{key} of {self._uri}", len(data), self._source)
+        require_size(f"{key} of {self._uri}", len(data), max_bytes(self._source))
         image = is_image(name) if name else _begins_as_image(data)
         return Sample(key=key, video=data, video_name=posixpath.basename(name), is_image=image)
 
@@ -148,27 +156,32 @@ class _RowReader:
         if start is None and end is None:
             return None
         if end is not None and end <= (start or 0.0):
-            raise BadRow(f"the span ends at {end} s, and begins at {start or 0.0} s")
+            raise ValueError(f"the span ends at {end} s, and begins at {start or 0.0} s")
         return Span(start_s=start or 0.0, end_s=end)
 
-    def _meta(self, row: Row) -> str | None:
-        """Return the other columns as JSON, with the video's name but not its bytes."""
-        meta = dict(row)
-        for name in (self._config.key, self._config.caption):
-            if name is not None:
-                meta.pop(name, None)
+    def _caption_and_meta(self, row: Row) -> tuple[str | None, str | None]:
+        """Return the caption, and the other columns as JSON: the video's name, not its bytes.
+
+        A caption that is not a text stays in the JSON, as do all texts if it is a list.
+        """
+        meta: dict[Any, Any] = dict(row)
+        column = self._config.caption
+        meta.pop(self._config.key, None)
+        words, problem = decoded(meta.pop(column, None))
+        words = json_value(words)
+        if words is not None and not isinstance(words, str):
+            meta[column] = words
         video = meta.pop(self._config.video, None)
         name = video.get("path") if isinstance(video, dict) else video
         if isinstance(name, str):
             meta[self._config.video] = redacted(name)
-        try:
-            text = json.dumps(json_value(meta), ensure_ascii=False) if meta else None
-        except ValueError as error:
-            raise BadRow(str(error)) from error
+        if problem is not None:
+            meta[PROBLEMS] = {column: problem}
+        text = json_text(json_value(meta))
         if text is not None and len(text) > MAX_META_BYTES:
             problem = f"{len(text)} characters of JSON; choose columns in source.lists.meta"
-            text = json.dumps({PROBLEMS: {"row": problem}})
-        return text.encode("utf-8", "replace").decode("utf-8") if text else None
+            text = json_text({PROBLEMS: {"row": problem}})
+        return caption_of(words), text
 
 
 def _seconds(name: str, value: object) -> float | None:
@@ -177,12 +190,12 @@ def _seconds(name: str, value: object) -> float | None:
         return None
     try:
         seconds = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise BadRow(f"{name} = {str(value)[:80]!r} is not a number of seconds") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} = {str(value)[:80]!r} is not a number of seconds") from error
     if math.isnan(seconds):
         return None  # how dataframes write that there is none
     if not 0 <= seconds < math.inf:
-        raise BadRow(f"{name} = {seconds}: a span begins at 0 or later, and ends")
+        raise ValueError(f"{name} = {seconds}: a span begins at 0 or later, and ends")
     return seconds
 
 

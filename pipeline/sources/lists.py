@@ -7,9 +7,10 @@ from the nearest row with a known position.
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BufferedReader, RawIOBase
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -18,13 +19,17 @@ import pyarrow.parquet as pq
 from pipeline.config.source import ListConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.records import ListRows
+from pipeline.sources.text import decoded, valid_text
 from pipeline.storage.files import open_file
 
 LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 _MAX_LINE_BYTES: Final = 1 << 20
-"""Maximum length of a line; a longer line is not from a text list."""
+"""Maximum length of a line, and of a row of several lines; a longer row is not read."""
+
+
+csv.field_size_limit(2 * _MAX_LINE_BYTES)  # the row's length is the limit
 
 
 _BATCH_ROWS: Final = 1024
@@ -33,10 +38,15 @@ _BATCH_ROWS: Final = 1024
 _BUFFER_BYTES: Final = 1 << 20
 
 
+_PIECES: Final = re.compile(rb"[^\n]*\n|[^\n]+")
+"""Lines of a block of bytes; the last can be incomplete."""
+
+
 Options = Mapping[str, Any] | None
 
 
-Row = dict[str, Any]
+Row = dict[Any, Any]
+"""The values of one row by column."""
 
 
 def is_list(name: str) -> bool:
@@ -83,21 +93,28 @@ def read_rows(
         raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
 
 
+def _used(config: ListConfig) -> dict[str, str]:
+    """Return the columns that the settings name, by setting."""
+    settings = ("video", "key", "caption", "start_s", "end_s")
+    used = {setting: getattr(config, setting) for setting in settings}
+    used |= {f"meta.{n}": column for n, column in enumerate(config.meta or ())}
+    return {setting: column for setting, column in used.items() if column is not None}
+
+
 def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
-    """Raise ConfigError for a missing column that the settings name."""
+    """Raise ConfigError for a column that the settings name and no row has."""
     has = list(columns)
-    wanted = {
-        name: value
-        for name in ("video", "key", "caption", "start_s", "end_s")
-        if (value := getattr(config, name)) is not None
-    }
-    wanted |= {f"meta.{n}": name for n, name in enumerate(config.meta or ())}
-    for setting, column in wanted.items():
+    for setting, column in _used(config).items():
         if column not in has:
             raise ConfigError(
                 f"source.lists.{setting} = {column}: no such column in {uri}; it has"
-                f" {', '.join(has) or 'none'}"
+                f" {valid_text(', '.join(has)) or 'none'}"
             )
+
+
+def _kept(config: ListConfig) -> list[str] | None:
+    """Return the columns that are read; None for all."""
+    return None if config.meta is None else [*dict.fromkeys(_used(config).values())]
 
 
 # Parquet
@@ -107,70 +124,64 @@ def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[Lis
     with _parquet(uri, options) as file:
         schema, metadata = file.schema_arrow, file.metadata
         _require(uri, schema.names, config)
-        kind = schema.field(config.video).type
+        kind = _unpacked(schema.field(config.video).type)
         if not (_is_text(kind) or _holds_bytes(kind)):
             raise ConfigError(
                 f"source.lists.video = {config.video}: of type {kind} in {uri}; it must hold text,"
                 " bytes, or {bytes, path}"
             )
         # A list that holds videos is divided between row groups: no two units read the same one.
-        ends = (
-            _group_ends(metadata, config.rows_per_unit)
-            if _holds_bytes(kind)
-            else range(config.rows_per_unit, metadata.num_rows, config.rows_per_unit)
-        )
-        start = 0
-        for stop in (*ends, metadata.num_rows):
+        ends: list[int] = []
+        if _holds_bytes(kind):
+            for end in _group_ends(metadata):
+                if end - (ends[-1] if ends else 0) >= config.rows_per_unit:
+                    ends.append(end)
+        else:
+            ends += range(config.rows_per_unit, metadata.num_rows, config.rows_per_unit)
+        for start, stop in pairwise([0, *ends, metadata.num_rows]):
             if start < stop:
                 yield ListRows(uri=uri, start=start, stop=stop)
-            start = stop
 
 
-def _group_ends(metadata: pq.FileMetaData, at_least: int) -> list[int]:
-    """Return the ends of runs of row groups with at least that number of rows each."""
-    ends, start, end = [], 0, 0
-    for n in range(metadata.num_row_groups):
-        end += metadata.row_group(n).num_rows
-        if end - start >= at_least:
-            ends.append(end)
-            start = end
-    return ends
+def _group_ends(metadata: pq.FileMetaData) -> list[int]:
+    """Return the number of rows up to the end of each row group."""
+    groups = range(metadata.num_row_groups)
+    return [*accumulate(metadata.row_group(n).num_rows for n in groups)]
 
 
 def _read_parquet(
     rows: ListRows, config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
     with _parquet(rows.uri, options) as file:
-        metadata = file.metadata
-        groups: list[int] = []
-        first = begin = 0
-        for n in range(metadata.num_row_groups):
-            end = begin + metadata.row_group(n).num_rows
-            if begin < rows.stop and end > rows.start:
-                first = first if groups else begin
-                groups.append(n)
-            begin = end
-        heavy = _holds_bytes(file.schema_arrow.field(config.video).type)
-        number = first
+        bounds = [0, *_group_ends(file.metadata)]
+        spans = enumerate(pairwise(bounds))
+        groups = [n for n, (begin, end) in spans if begin < rows.stop and end > rows.start]
+        heavy = _holds_bytes(_unpacked(file.schema_arrow.field(config.video).type))
+        number = bounds[groups[0]] if groups else 0
         for batch in file.iter_batches(
             batch_size=1 if heavy else _BATCH_ROWS,
             row_groups=groups,
-            columns=_columns(config),
+            columns=_kept(config),
             use_threads=False,
         ):
-            begin, number = number, number + len(batch)
-            if number > rows.start:
-                wanted = batch.slice(max(0, rows.start - begin), rows.stop - max(begin, rows.start))
-                yield from enumerate(wanted.to_pylist(), max(begin, rows.start))
+            for n in range(len(batch)):
+                if rows.start <= number < rows.stop:
+                    yield number, _parquet_row(batch.slice(n, 1))
+                number += 1
             if number >= rows.stop:
                 return
 
 
-def _columns(config: ListConfig) -> list[str] | None:
-    if config.meta is None:
-        return None
-    used = (config.video, config.key, config.caption, config.start_s, config.end_s)
-    return [*{name: None for name in (*used, *config.meta) if name is not None}]
+def _parquet_row(row: pa.RecordBatch) -> Row | str:
+    try:
+        return dict(row.to_pylist()[0])
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date after 9999
+        return str(error)
+
+
+def _unpacked(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, which a dictionary may hold once each."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -197,98 +208,136 @@ def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
 # Text
 
 
-class _Raw(RawIOBase):
-    """A file that is read and not closed, for a buffer of its own."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _Lines:
-    """Lines of a text from its current position, and the position of the next line."""
-
-    def __init__(self, file: BinaryIO, place: int) -> None:
-        # Its own buffer: that of fsspec for remote files copies a block for every line.
-        self._file = BufferedReader(_Raw(file), _BUFFER_BYTES)
-        self.place = place
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(_MAX_LINE_BYTES)
-        if not line:
-            raise StopIteration
-        if len(line) == _MAX_LINE_BYTES:
-            raise ValueError(f"a line of more than {_MAX_LINE_BYTES} bytes at byte {self.place}")
-        begins = self.place == 0
-        self.place += len(line)
-        return line.decode("utf-8-sig" if begins else "utf-8", "replace")
-
-
 class _Text:
-    """A CSV, TSV or JSON-lines file, row by row."""
+    """A CSV, TSV or JSON-lines file, row by row.
+
+    Raises:
+        ValueError: the header cannot be read.
+    """
 
     def __init__(self, uri: str, file: BinaryIO) -> None:
         self._file = file
         self._is_json = uri.lower().endswith((".jsonl", ".ndjson"))
         self._delimiter = "\t" if uri.lower().endswith(".tsv") else ","
-        lines = _Lines(file, 0)
-        self.header: Sequence[str] = () if self._is_json else next(self._split(lines), [])
-        self._first_byte = lines.place
+        self._first_byte = 0
+        self.header: list[str] | None = None
+        if not self._is_json:
+            _, self._first_byte, header = next(self._records(0), (0, 0, []))
+            if isinstance(header, str):
+                raise ValueError(f"the header: {header}")
+            self.header = header
 
     def rows(self, at: int) -> Iterator[tuple[int, Any]]:
-        """Yield the position of each row in bytes, and its fields or its line; skip blank lines.
+        """Yield the position of each row in bytes, and its line, fields or problem.
 
         Args:
             at: position of a row; 0 for row 0.
         """
-        place = at or self._first_byte
-        self._file.seek(place)
-        lines = _Lines(self._file, place)
-        for row in lines if self._is_json else self._split(lines):
-            if row and not (isinstance(row, str) and row.isspace()):
-                yield place, row
-            place = lines.place
+        at = at or self._first_byte
+        if self._is_json:
+            for end, line in _lines(self._file, at):
+                if not line.isspace():
+                    yield at, line
+                at = end
+        else:
+            yield from ((begin, row) for begin, _, row in self._records(at))
 
     def columns(self, row: Any) -> Row | str:
         """Return the columns of a row that `rows` yielded, or its problem as text."""
-        if not self._is_json:
-            if len(row) != len(self.header):
-                return f"{len(row)} fields, the header has {len(self.header)}"
+        if isinstance(row, str):
+            return row
+        if self.header is not None:
             return dict(zip(self.header, row, strict=True))
         try:
-            value = json.loads(row)
+            value = json.loads(_text(row, len(row)))
         except (ValueError, RecursionError) as error:
             return f"not JSON: {error}"
         return value if isinstance(value, dict) else "a line that is not a JSON object"
 
-    def _split(self, lines: _Lines) -> Iterator[list[str]]:
-        try:
-            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
-        except csv.Error as error:
-            raise ValueError(f"{error}, before byte {lines.place}") from error
+    def _records(self, at: int) -> Iterator[tuple[int, int, list[str] | str]]:
+        """Yield the position of each row of a CSV, the one behind it, and its fields or problem.
+
+        A row that cannot be read ends with its first line: a stray quotation mark does not take the
+        lines behind it.
+        """
+        ends: list[int] = []
+        """Position behind each line of the row."""
+
+        def feed() -> Iterator[str]:
+            for end, line in lines:
+                ends.append(end)
+                yield _text(line, end - at)
+
+        lines, reader = _lines(self._file, at), None
+        while True:
+            reader = reader or csv.reader(feed(), delimiter=self._delimiter, strict=True)
+            row: list[str] | str | None
+            try:
+                row = next(reader, None)
+            except (csv.Error, ValueError) as error:
+                row = str(error)
+            if row is None:
+                return
+            if row and self.header and not isinstance(row, str) and len(row) != len(self.header):
+                row = f"{len(row)} fields, the header has {len(self.header)}"
+            if isinstance(row, str):
+                reader = None
+                if len(ends) > 1:
+                    lines = _lines(self._file, ends[0])
+                    del ends[1:]
+            if row:
+                yield at, ends[-1], row
+            at = ends[-1]
+            ends.clear()
+
+
+def _lines(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield each line from a position on, after the position behind it.
+
+    A line of more than `_MAX_LINE_BYTES` is cut somewhere behind them.
+    """
+    file.seek(at)
+    line = b""
+    while block := file.read(_BUFFER_BYTES):
+        for piece in _PIECES.findall(block):
+            at += len(piece)
+            line += piece if len(line) <= _MAX_LINE_BYTES else b""
+            if piece.endswith(b"\n"):
+                yield at, line
+                line = b""
+    if line:
+        yield at, line
+
+
+def _text(line: bytes, length: int) -> str:
+    """Return the text of a line of a row that has this length up to there.
+
+    Raises:
+        ValueError: it is too long, or not UTF-8.
+    """
+    if max(length, len(line)) > _MAX_LINE_BYTES:
+        raise ValueError(f"a row of more than {_MAX_LINE_BYTES} bytes")
+    text, problem = decoded(line)
+    if problem is not None:
+        raise ValueError(f"{problem} of its line; save the list as UTF-8")
+    return str(text)
 
 
 def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
     number = start = known = 0
+    problem = None
+    used = set(_used(config).values())
     with open_file(uri, options) as file:
         try:
             text = _Text(uri, file)
+            seen = dict.fromkeys(text.header or ())
             for place, row in text.rows(0):
-                if number == 0:
+                if not used <= seen.keys():
                     columns = text.columns(row)
-                    if isinstance(columns, str):
-                        raise ConfigError(f"{uri}: row 0: {columns}")
-                    _require(uri, columns, config)
+                    if isinstance(columns, dict):
+                        seen |= dict.fromkeys(columns)
+                    else:
+                        problem = problem or f"row {number}: {columns}"
                 if number - start == config.rows_per_unit:
                     yield ListRows(
                         uri=uri, start=start, stop=number, known_row=start, known_byte=known
@@ -296,17 +345,18 @@ def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRo
                     start, known = number, place
                 number += 1
         except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
             raise ConfigError(f"{uri}: {error}") from error
+    if problem is not None and not seen:
+        raise ConfigError(f"{uri}: {problem}; no row of it can be read")
     if start < number:
+        _require(uri, seen, config)
         yield ListRows(uri=uri, start=start, stop=number, known_row=start, known_byte=known)
 
 
 def _read_text(
     rows: ListRows, config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
-    kept = _columns(config)
+    kept = _kept(config)
     with open_file(rows.uri, options) as file:
         text = _Text(rows.uri, file)
         for number, (_, row) in enumerate(text.rows(rows.known_byte), rows.known_row):

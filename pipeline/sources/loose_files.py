@@ -1,7 +1,6 @@
 """One loose file with its sidecars, as a sample."""
 
 import posixpath
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.source import VideoSource
@@ -9,7 +8,8 @@ from pipeline.quarantine import QuarantineError
 from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
-from pipeline.storage.files import file_size, is_local, open_file, read_file
+from pipeline.sources.text import valid_text
+from pipeline.storage import files
 
 
 def file_sample(file: LooseFile, source: VideoSource) -> Sample:
@@ -19,54 +19,46 @@ def file_sample(file: LooseFile, source: VideoSource) -> Sample:
         QuarantineError: the file is missing, cannot be read, or is too large.
         StoreError: the store failed.
     """
-    options = source.storage_options
-    local = is_local(file.uri)
-    video: bytes | str
-    try:
-        size = file_size(file.uri, options)
-        require_size(file.uri, size, source)
-        if local:
-            open_file(file.uri).close()  # the decoder opens the path later: check it here
-            video = file.uri
-        else:
-            video = read_file(file.uri, options)
-    except OSError as error:
-        if not local and not isinstance(error, FileNotFoundError):
-            raise
-        raise QuarantineError("read", "file_unreadable", str(error)) from error
-    caption, meta = _read_sidecars(file, options).caption_and_meta()
-    name = posixpath.basename(file.uri)
+    uri, options = file.uri, source.storage_options
+    video = _content(uri, max_bytes(source), options, as_path=True)
+    sidecars = Sidecars()
+    for name in file.sidecar_uris:
+        extension = name.removeprefix(f"{posixpath.splitext(uri)[0]}.").lower()
+        try:
+            sidecars.content[extension] = _content(name, MAX_SIDECAR_BYTES, options)
+        except QuarantineError as error:
+            sidecars.problems[extension] = error.detail
+    caption, meta = sidecars.caption_and_meta()
+    name = posixpath.basename(video if isinstance(video, str) else uri)
+    image = is_image(name)
     return Sample(
-        key=file.key,
-        video=video,
-        video_name=name,
-        caption=caption,
-        meta=meta,
-        is_image=is_image(name),
+        key=file.key, video=video, video_name=name, caption=caption, meta=meta, is_image=image
     )
 
 
-def require_size(name: str, size: int, source: VideoSource) -> None:
-    """Raise QuarantineError for a video that is larger than the source's limit."""
-    limit = int(source.max_video_mb * 1_000_000)
+def max_bytes(source: VideoSource) -> int:
+    """Return the maximum size of a video."""
+    return int(source.max_video_mb * 1_000_000)
+
+
+def require_size(name: str, size: int, limit: int) -> None:
+    """Raise QuarantineError for a file that is larger than a limit."""
     if size > limit:
         raise QuarantineError("read", "too_large", f"{name} has {size} bytes, the limit is {limit}")
 
 
-def _read_sidecars(file: LooseFile, options: Mapping[str, Any] | None) -> Sidecars:
-    stem = posixpath.splitext(file.uri)[0]
-    sidecars = Sidecars()
-    for uri in file.sidecar_uris:
-        extension = uri.removeprefix(f"{stem}.").lower()
-        try:
-            size = file_size(uri, options)
-            if size > MAX_SIDECAR_BYTES:
-                problem = f"{uri} has {size} bytes, the limit is {MAX_SIDECAR_BYTES}"
-                sidecars.problems[extension] = problem
-            else:
-                sidecars.content[extension] = read_file(uri, options)
-        except OSError as error:
-            if not is_local(uri) and not isinstance(error, FileNotFoundError):
-                raise
-            sidecars.problems[extension] = str(error)
-    return sidecars
+def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> Any:
+    """Return a file's bytes, or the path of a local file if it is asked for."""
+    local = files.is_local(uri)
+    try:
+        require_size(uri, files.file_size(uri, options), limit)
+        if as_path and local:
+            files.open_file(uri).close()  # the decoder opens the path later: check it here
+            path = files.canonical_uri(uri)
+            if path == valid_text(path):
+                return path
+        return files.read_file(uri, options)
+    except OSError as error:
+        if not local and not isinstance(error, (FileNotFoundError, files.FileRefused)):
+            raise
+        raise QuarantineError("read", "file_unreadable", str(error)) from error

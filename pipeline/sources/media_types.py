@@ -11,8 +11,8 @@ IMAGE_EXTENSIONS: Final = frozenset({"avif", "bmp", "jpeg", "jpg", "png", "tif",
 
 
 VIDEO_EXTENSIONS: Final = frozenset(
-    {"3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf"}
-    | {"ogv", "ts", "webm", "wmv", "y4m"}
+    {"3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gif", "ivf", "m2ts", "m2v", "m4v", "mkv"}
+    | {"mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogm", "ogv", "ts", "vob", "webm", "wmv", "y4m"}
 )
 """Last extensions of videos, in lower case, loose and inside tars."""
 

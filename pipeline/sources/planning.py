@@ -14,13 +14,14 @@ rows must be immutable: one that is replaced under its old name counts as done.
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from braceexpand import braceexpand
 
-from pipeline.config.source import ListConfig
+from pipeline.config.source import VideoSource
 from pipeline.errors import ConfigError
 from pipeline.records import ListRows, LooseFile, WorkUnit, range_name
 from pipeline.sources.lists import LIST_SUFFIXES, cut_list, is_list
@@ -43,13 +44,11 @@ _EXISTS_ONE_BY_ONE: Final = 8
 
 
 def plan_units(
-    uris: Sequence[str],
+    source: VideoSource,
     *,
-    storage_options: Mapping[str, Any] | None = None,
-    files_per_unit: int = 16,
-    lists: ListConfig | None = None,
     images: bool = False,
-    exclude: Callable[..., bool] = lambda *_: False,
+    single: bool = False,
+    notes: list[str] | None = None,
 ) -> list[WorkUnit]:
     """Return the work units of all sources, in the order given, sorted within each.
 
@@ -57,45 +56,54 @@ def plan_units(
     first.
 
     Args:
-        uris: the sources.
-        storage_options: passed to their fsspec file systems.
-        files_per_unit: number of loose files in a unit.
-        lists: how lists are read; None if no source may be a list.
+        source: the sources, and how they are divided.
         images: whether loose images are samples; an image with the stem of a video is its sidecar.
-        exclude: tells from the URI and the key of a file whether to leave it out.
+        single: whether each loose file is a unit and no source can be a list, as in training and
+            evaluation.
+        notes: gets a line about the files that are left aside, if there are any.
 
     Raises:
         ConfigError: a source matches no tar, video or list, a brace pattern has gaps, a list
             lacks a column, or everything is excluded.
         StoreError: the store failed.
     """
-    if files_per_unit < 1:
-        raise ConfigError(f"source.files_per_unit = {files_per_unit}: must be 1 or more")
-    if not uris:
-        raise ConfigError("source.uri is empty: name at least one tar, video, folder or pattern")
+
+    def cut(uri: str) -> list[ListRows]:
+        return list(cut_list(uri, source.lists, source.storage_options))
+
+    found: set[str] = set()
     taken: set[str] = set()
-    folders = _Folders(storage_options, images=images)
+    excluded: set[str] = set()
+    folders = _Folders(source.storage_options, images=images)
     units: list[WorkUnit] = []
-    for uri in uris:
-        prefix, found = _resolve(uri, folders, lists is not None and is_list(uri))
-        if lists is not None and is_list(uri):
-            names = [name for name in found if name not in taken and not exclude(name)]
-            taken.update(names)
-            units += _list_units(names, lists, storage_options)
+    for uri in source.uri:
+        lists = is_list(uri) and not single
+        prefix, files, usable = _resolve(uri, folders, lists)
+        found.update(files)
+        names = []
+        for name in usable:
+            keys = [] if lists else [name.removeprefix(prefix)]
+            if source.excludes(name, *keys):
+                excluded.add(name)
+            elif name not in taken:
+                names.append(name)
+        taken.update(names)
+        if lists:
+            with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+                for runs in pool.map(cut, names):
+                    units += map(rows_unit, runs)
             continue
-        videos: list[str] = []
-        for name in found:
-            if name in taken or exclude(name, name.removeprefix(prefix)):
-                continue
-            taken.add(name)
-            if is_tar(name):
-                units.append(WorkUnit(unit=unit_id(name, [name]), tar_uri=name))
-            else:
-                videos.append(name)
-        files = [_loose_file(name, prefix, folders) for name in videos]
-        units += cut_runs(files, files_per_unit)
+        units += [WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar) for tar in names if is_tar(tar)]
+        loose = [
+            LooseFile(key=n.removeprefix(prefix), uri=n, sidecar_uris=folders.sidecars(n))
+            for n in names
+            if not is_tar(n)
+        ]
+        units += cut_runs(loose, 1 if single else source.files_per_unit)
     if not taken:
         raise ConfigError("source.exclude: leaves no source; take patterns out")
+    if notes is not None:
+        notes += _aside(found - taken, excluded - taken, folders)
     return units
 
 
@@ -138,12 +146,20 @@ class _Folders:
             self._sidecars[folder] = by_stem
         return tuple(self._sidecars[folder].get(_stem(sample), ()))
 
+    def is_sidecar(self, name: str) -> bool:
+        """Return whether a file is a sidecar in a folder whose sidecars were asked for."""
+        by_stem = self._sidecars.get(posixpath.dirname(name), {})
+        return any(name in by_stem.get(stem, ()) for stem in _stems(name))
 
-def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str]]:
-    """Return a source's static prefix and its tars and samples, or its lists, sorted."""
+
+def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], list[str]]:
+    """Return a source's static prefix, its files, and of these the tars and samples, or lists."""
     options = folders.storage_options
     found = find_files(uri, options) if "{" in uri else []
-    spellings = [uri] if found else _braces(uri)
+    try:
+        spellings = [uri] if found else list(braceexpand(uri, escape=False))
+    except ValueError as error:
+        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
     if len(spellings) > 1:
         found = _named(uri, [canonical_uri(s, options) for s in spellings], folders)
     elif not found:
@@ -169,22 +185,13 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str]]:
             f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
             f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
         )
-    return _static_prefix(uri, found, options), usable
-
-
-def _braces(uri: str) -> list[str]:
-    try:
-        return list(braceexpand(uri, escape=False))
-    except ValueError as error:
-        raise ConfigError(f"source.uri: {uri}: unbalanced braces; close each {{") from error
+    return _static_prefix(uri, found, options), found, usable
 
 
 def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
     """Return the files of an expanded brace pattern; each of its names must match."""
     options = folders.storage_options
-    counts: dict[str, int] = {}
-    for name in spellings:
-        counts[posixpath.dirname(name)] = counts.get(posixpath.dirname(name), 0) + 1
+    counts = Counter(map(posixpath.dirname, spellings))
     found: list[str] = []
     missing: list[str] = []
     for name in spellings:
@@ -218,18 +225,19 @@ def _static_prefix(uri: str, found: list[str], options: Mapping[str, Any] | None
     return whole[: whole.rfind("/", 0, wildcard.start()) + 1]
 
 
-def _loose_file(uri: str, prefix: str, folders: _Folders) -> LooseFile:
-    return LooseFile(key=uri.removeprefix(prefix), uri=uri, sidecar_uris=folders.sidecars(uri))
-
-
-def _list_units(
-    uris: Sequence[str], lists: ListConfig, options: Mapping[str, Any] | None
-) -> Iterator[WorkUnit]:
-    """Yield the units of several lists, in their order; several lists are read at once."""
-    with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
-        for runs in pool.map(lambda uri: list(cut_list(uri, lists, options)), uris):
-            for rows in runs:
-                yield rows_unit(rows)
+def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[str]:
+    """Yield a line that counts the files that are not sources, if there are any."""
+    other = Counter(
+        posixpath.splitext(name)[1].lower() or "no extension"
+        for name in sorted(names - excluded)
+        if not is_hidden(name) and not folders.is_sidecar(name)
+    )
+    counts = [f"{len(excluded)} excluded"] if excluded else []
+    if other:
+        most = ", ".join(f"{extension} {count}" for extension, count in other.most_common(5))
+        counts.append(f"{other.total()} of other types ({most})")
+    if counts:
+        yield f"{len(excluded) + other.total()} files of the sources: {', '.join(counts)}"
 
 
 def rows_unit(rows: ListRows) -> WorkUnit:

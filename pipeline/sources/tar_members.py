@@ -3,8 +3,8 @@
 tarfile is not used because of hostile tars: its extended headers cost the square of their length in
 time and memory, and global headers are kept for ever and copied into every member. It also ends in
 silence where a tar is cut between two members, or inside a header. Here only the end mark (a block
-of zeros) is an end; anything else raises. What is read has the same meaning as in tarfile. Sparse
-members are recognised and not read.
+of zeros) ends a tar, and another tar can follow it; anything else raises. What is read has the same
+meaning as in tarfile. Sparse members are recognised and not read.
 """
 
 import tarfile
@@ -65,6 +65,8 @@ class TarMembers:
         """Number of bytes of the current member's headers that have been read."""
         self._size = 0
         """Number of bytes of the current member's content."""
+        self._behind = b""
+        """First block behind an end mark."""
 
     def next(self) -> TarMember | None:
         """Return the next member, or None at the end mark."""
@@ -85,6 +87,14 @@ class TarMembers:
                 raise DamagedTar("bad header: an extended one without a member", truncated=False)
             return None
         return self._described(*found, self._shared | own)
+
+    def another(self) -> bool:
+        """Skip the zeros behind an end mark, and return whether something follows them."""
+        self._shared.clear()
+        while (block := self._bytes.read(_BLOCK_BYTES)) and not block.strip(b"\0"):
+            pass
+        self._behind = block
+        return bool(block)
 
     def read(self) -> bytes:
         """Return the content of the member that `next` returned; once."""
@@ -122,9 +132,12 @@ class TarMembers:
 
     def _info(self) -> tuple[tarfile.TarInfo, bytes] | None:
         """Return the next header block, parsed and as it is; None if it is the end mark."""
-        block = self._bytes.read(_BLOCK_BYTES)
+        behind, self._behind = self._behind, b""
+        where = " behind the end mark" if behind else ""
+        block = behind or self._bytes.read(_BLOCK_BYTES)
         if len(block) < _BLOCK_BYTES:
-            raise DamagedTar("unexpected end of data: no end mark", truncated=True)
+            detail = f"unexpected end of data{where}: no end mark"
+            raise DamagedTar(detail, truncated=not behind)
         self._header_bytes += _BLOCK_BYTES
         if not block.strip(b"\0"):
             return None
@@ -132,7 +145,7 @@ class TarMembers:
             # Names that are not UTF-8 must not bring lone surrogates into keys: Arrow refuses them.
             info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.HeaderError as error:
-            raise DamagedTar(f"bad header: {error}", truncated=False) from error
+            raise DamagedTar(f"bad header{where}: {error}", truncated=False) from error
         if info.size < 0:
             raise DamagedTar(f"bad header: a size of {info.size}", truncated=False)
         return info, block

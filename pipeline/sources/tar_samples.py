@@ -16,11 +16,12 @@ from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
+from pipeline.sources.loose_files import max_bytes
 from pipeline.sources.media_types import is_hidden, is_image, is_video
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Sidecars
 from pipeline.sources.tar_members import TarMember, TarMembers
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
-from pipeline.storage.files import open_file
+from pipeline.storage.files import FileRefused, open_file
 
 MAX_MEMBERS: Final = 10_000
 """Maximum number of members of one sample: more than one for each frame of a five-minute clip."""
@@ -112,7 +113,14 @@ def read_groups(
     usual: set[str] = set()
     try:
         tar = TarMembers(file)
-        while (found := tar.next()) is not None:
+        while True:
+            if (found := tar.next()) is None:
+                if group is not None:
+                    yield group
+                    group = None
+                if not tar.another():
+                    return
+                continue
             name = split_name(found.name)
             if name is None or found.kind == "folder":
                 continue
@@ -135,8 +143,6 @@ def read_groups(
             else:
                 damage.key = group.key
         raise
-    if group is not None:
-        yield group
 
 
 def _add(
@@ -184,16 +190,11 @@ def tar_samples(
     Raises:
         StoreError: the store failed, or the tar is missing; retry the unit later.
     """
-    limit = int(source.max_video_mb * 1_000_000)
     seen: set[str] = set()
     kept = 0
     try:
-        file = open_file(uri, source.storage_options)
-    except FileNotFoundError as error:
-        raise StoreError(f"{uri}: gone since it was planned") from error
-    with file:
-        try:
-            for group in read_groups(file, max_video_bytes=limit, images=images):
+        with open_file(uri, source.storage_options) as file:
+            for group in read_groups(file, max_video_bytes=max_bytes(source), images=images):
                 outcome: Sample | Quarantined
                 try:
                     if group.key in seen:
@@ -211,13 +212,16 @@ def tar_samples(
                     detail = f"keys and faults take more than {mib} MiB; make several tars of it"
                     raise TarPastLimit(detail, key=group.key)
                 yield outcome
-        except DamagedTar as damage:
-            reason = "tar_truncated" if damage.truncated else "tar_unreadable"
-            if isinstance(damage, TarPastLimit):
-                reason = "tar_past_limit"
-            detail = f"{uri}: {damage}; {len(seen)} samples are before it"
-            fault = QuarantineError("read", reason, detail)
-            yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
+    except FileNotFoundError as error:
+        raise StoreError(f"{uri}: gone since it was planned") from error
+    except (DamagedTar, FileRefused) as error:
+        damage = error if isinstance(error, DamagedTar) else DamagedTar(str(error), truncated=False)
+        reason = "tar_truncated" if damage.truncated else "tar_unreadable"
+        if isinstance(damage, TarPastLimit):
+            reason = "tar_past_limit"
+        detail = f"{uri}: {damage}; {len(seen)} samples are before it"
+        fault = QuarantineError("read", reason, detail)
+        yield Quarantined.of(fault, unit=unit, key=damage.key or posixpath.basename(uri))
 
 
 def _names(group: MemberGroup) -> str:

@@ -11,6 +11,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, Final, cast
 
 MAX_RATIO: Final = 100
@@ -139,25 +140,36 @@ class _Packed:
         if self._head.startswith(b"\x1f\x8b\x08"):
             return gzip.GzipFile(fileobj=cast("BinaryIO", self), mode="rb").read1
         if self._head.startswith(b"BZh") and self._head[4:10] == b"1AY&SY":
-            return _Stream(self, bz2.BZ2Decompressor()).read
+            return _Streams(self, bz2.BZ2Decompressor).read
         if self._head.startswith((b"\x5d\x00\x00\x80", b"\xfd7zXZ")):
-            return _Stream(self, lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY_BYTES)).read
+            unpack = partial(lzma.LZMADecompressor, memlimit=_MAX_DICTIONARY_BYTES)
+            return _Streams(self, unpack).read
         return self.read
 
 
-class _Stream:
-    """One stream of bzip2 or xz; bytes behind it are not read."""
+class _Streams:
+    """Streams of bzip2 or xz, one behind the other; zeros can follow each."""
 
     def __init__(
-        self, packed: _Packed, stream: bz2.BZ2Decompressor | lzma.LZMADecompressor
+        self,
+        packed: _Packed,
+        unpack: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
     ) -> None:
         self._packed = packed
-        self._stream = stream
+        self._unpack = unpack
+        self._stream = unpack()
 
     def read(self, size: int) -> bytes:
-        while not self._stream.eof:
-            piece = self._packed.read(_BUFFER_BYTES) if self._stream.needs_input else b""
-            if not piece and self._stream.needs_input:
+        while True:
+            piece = b""
+            if self._stream.eof:
+                piece = self._stream.unused_data.lstrip(b"\0")
+                while not piece:
+                    if not (more := self._packed.read(_BUFFER_BYTES)):
+                        return b""
+                    piece = more.lstrip(b"\0")
+                self._stream = self._unpack()
+            elif self._stream.needs_input and not (piece := self._packed.read(_BUFFER_BYTES)):
                 raise EOFError
             try:
                 data = self._stream.decompress(piece, size)
@@ -169,4 +181,3 @@ class _Stream:
                 raise DamagedTar(f"damaged compression: {error}", truncated=False) from error
             if data:
                 return data
-        return b""

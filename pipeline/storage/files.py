@@ -7,9 +7,11 @@ Sources are read through these functions. `pipeline.storage.store.Store`, the ou
 import contextlib
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -18,6 +20,17 @@ from pipeline.errors import ConfigError, StoreError, redacted
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
 
 _READ_AHEAD_BYTES: Final = 8 << 20
+
+
+_NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
+"""What Python puts into a local name for bytes that are not UTF-8."""
+
+
+_FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
+
+
+class FileRefused(StoreError):
+    """The store has this file and does not give it; another try would not help."""
 
 
 def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
@@ -64,7 +77,10 @@ def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int
     """Return the size of a file in bytes."""
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
-        return int(fs.size(full))
+        size = fs.size(full)
+        if size is None:
+            raise FileRefused(f"{uri}: the server does not say how long the file is")
+        return int(size)
 
 
 def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
@@ -117,14 +133,31 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
         ConfigError: fsspec does not know the protocol, or its library is not installed.
     """
     try:
+        uri = _without_percent(uri)
+        # A chain of file systems ends with a URI; any other `::` is part of a name.
+        name = "::" in uri and "://" not in uri.rpartition("::")[2]
         fs, path = fsspec.core.url_to_fs(
-            uri, **{**(storage_options or {}), "use_listings_cache": False}
+            uri.partition("::")[0] if name else uri,
+            **{**(storage_options or {}), "use_listings_cache": False},
         )
+        path = fs._strip_protocol(uri) if name else path
     except ImportError as error:
         raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
     except ValueError as error:
         raise ConfigError(f"{uri}: {error}") from error
     return fs, os.path.abspath(path) if on_local_disk(fs) else str(path)
+
+
+def _without_percent(uri: str) -> str:
+    """Return a `file:` URI as a path, percent-encoded or not; return any other URI as it is.
+
+    A file whose name is spelled so literally counts first.
+    """
+    found = _FILE_URI.fullmatch(uri)
+    if found is None:
+        return uri
+    path = found[1]
+    return path if "%" not in path or os.path.exists(path) else os.fsdecode(unquote_to_bytes(path))
 
 
 def on_local_disk(fs: Any) -> bool:
@@ -141,7 +174,18 @@ def store_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Errors of botocore and aiohttp are not OSErrors, so no narrower clause catches them.
-        raise StoreError(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+        kind = FileRefused if _in_cold_storage(error) else StoreError
+        raise kind(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+
+
+def _in_cold_storage(error: BaseException | None) -> bool:
+    """Return whether S3 says that an object must be restored before it can be read."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            return bool(response.get("Error", {}).get("Code") == "InvalidObjectState")
+        error = error.__cause__
+    return False
 
 
 def hidden_temporary(path: str) -> bool:
@@ -153,4 +197,4 @@ def _uris(fs: Any, names: list[str]) -> list[str]:
     names = [name for name in names if not name.endswith("/") and not hidden_temporary(name)]
     if not on_local_disk(fs):
         names = [str(fs.unstrip_protocol(name)) for name in names]
-    return sorted(names)
+    return sorted(Path(name).as_uri() if _NOT_UTF8.search(name) else name for name in names)

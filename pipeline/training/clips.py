@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.records import WorkUnit
+from pipeline.sources.planning import plan_units
 from pipeline.training.clip_config import ClipSourceConfig
-from pipeline.training.segments import plan_videos, source_keys
+from pipeline.training.segments import source_keys
 from pipeline.training.stream import ClipStream
 
 Cursor = dict[str, Any] | None
@@ -108,7 +109,7 @@ class TrainingClips:
         self._batch = batch
         self._world = world
         self._workers = workers
-        self._units = plan_videos(config)
+        self._units = plan_units(config, single=True)
         streams = max(1, workers)
         self._lanes = range(rank * streams, (rank + 1) * streams)
         self._cursors: list[Cursor] = [None] * streams

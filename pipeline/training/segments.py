@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pipeline.decode import ClipRule, Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import WorkUnit
-from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import SampleReader
 from pipeline.training.clip_config import ClipSourceConfig
 
@@ -36,20 +35,6 @@ class Segment:
     """Frames per second."""
     frames: NDArray[Any]
     """uint8 `[N, H, W, 3]`; H and W are the video's, and cover `ClipSourceConfig.decoded`."""
-
-
-def plan_videos(config: ClipSourceConfig) -> list[WorkUnit]:
-    """Return the units of a source, one per tar and loose file, in a fixed order.
-
-    Raises:
-        ConfigError: a source matches nothing, or nothing is left of it.
-    """
-    return plan_units(
-        config.uri,
-        storage_options=config.storage_options,
-        files_per_unit=1,
-        exclude=config.excludes,
-    )
 
 
 def source_keys(unit: WorkUnit) -> list[str]:

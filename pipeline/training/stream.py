@@ -41,7 +41,7 @@ class ClipStream:
 
     Args:
         config: the source.
-        units: result of `plan_videos`.
+        units: units of the source, one per tar and loose file.
         lane: number of the lane, from 0.
         lanes: number of lanes: ranks × workers.
         cursor: result of `cursor`; the stream continues behind that clip.

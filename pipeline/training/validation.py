@@ -9,10 +9,10 @@ from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import ConfigError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
+from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import SampleReader
 from pipeline.tokenizers.pictures import Strip, draw
 from pipeline.training.clip_config import ClipSourceConfig
-from pipeline.training.segments import plan_videos
 from vidtok import Tokenizer
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
@@ -82,7 +82,7 @@ def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple
     with Decoder(rule) as decoder:
         return [
             (f"{unit.unit}/{sample.key}", _first_clip(decoder, sample, unit.unit))
-            for unit in plan_videos(config)
+            for unit in plan_units(config, single=True)
             for sample in SampleReader(config).read(unit)
         ]
 

@@ -56,7 +56,7 @@ def tokenized(config: JobConfig) -> Store:
     ]
     stage = TokenizeStage(encoders)
     with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:
-        for unit in plan_units(config.source.uri, files_per_unit=16):
+        for unit in plan_units(config.source):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)
             with job_arithmetic(config.tokenize.threads):  # another number changes last bits

@@ -57,7 +57,8 @@ def plan_job(
     config = with_absolute_paths(config)
     if config.clip.whole:
         seconds = 0.0  # the length of a few videos does not predict the others
-    units = planned_units(config)
+    left_aside: list[str] = []
+    units = planned_units(config, left_aside)
     store = Store(config.output.uri, config.output.storage_options)
     tokenizers = open_tokenizers(config)
     dataset = tokenizers.dataset(config)
@@ -83,6 +84,7 @@ def plan_job(
         ),
         untrained=[spec.name for spec in config.tokenizers if is_untrained(spec)],
         whole_videos=config.clip.whole,
+        left_aside=left_aside,
     )
     drawn = [_evenly(kind, probes, len(left)) for kind in kinds]
     if any(drawn):

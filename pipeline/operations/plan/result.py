@@ -57,6 +57,8 @@ class Plan(Outcome):
     """Tokenizers without trained weights, which would start from a random initialisation."""
     whole_videos: bool
     """Whether each video is one clip; then only samples and bytes are estimated."""
+    left_aside: list[str] = field(default_factory=list)
+    """Lines about the files of the sources that the job would not read."""
     probed: list[Probe] = field(default_factory=list)
     """Units that were read for the estimates."""
     estimates: Estimates = field(default_factory=Estimates)
@@ -75,13 +77,15 @@ class Plan(Outcome):
         """Return the lines to print."""
         units = self.units
         if not units.left:
-            return [f"nothing to do: all {units.planned} units are committed in {self.output}"]
+            done = f"nothing to do: all {units.planned} units are committed in {self.output}"
+            return [done, *(labelled("left aside", line) for line in self.left_aside)]
         counts = f"{units.planned} planned · {units.committed} committed · {units.left} left"
         kinds = f"{units.left_tars} tars, {units.left_runs} runs of files"
         lines = [
             labelled("output", f"{self.output} · fingerprint {self.fingerprint}"),
             labelled("units", counts),
             labelled("", f"{kinds}, {units.left_list_runs} of list rows"),
+            *(labelled("left aside", line) for line in self.left_aside),
             *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
         ]
         if self.probed:

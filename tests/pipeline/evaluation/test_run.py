@@ -17,7 +17,8 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation import measures
 from pipeline.evaluation.checks import check_evaluation
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.run import Evaluation, plan_evaluation, run_evaluation
+from pipeline.evaluation.run import Evaluation, run_evaluation
+from pipeline.sources.planning import plan_units
 from tests.assets import BIKES, HIKER, ONE_FRAME, VIDEOS
 from tests.pipeline.tars import make_tar
 from vidtok import TokenizerConfig
@@ -140,7 +141,7 @@ def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
         "baselines=[]",
         "pictures=0",
     )
-    assert [unit.tar_uri for unit in plan_evaluation(settings)] == [str(tar)]
+    assert [unit.tar_uri for unit in plan_units(settings.source, single=True)] == [str(tar)]
     evaluation = run_evaluation(settings)
     assert [row["video"] for row in evaluation.results["videos"]] == ["a", "a"]
     assert [record["key"] for record in evaluation.results["broken"]] == ["b"]
@@ -151,8 +152,9 @@ def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
 def test_excluding_everything_is_refused(tmp_path: Path) -> None:
     source = f"source={{uri: '{BIKES.path}', exclude: 'EXCLUDE'}}"
     with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
-        plan_evaluation(config(tmp_path, source.replace("EXCLUDE", str(BIKES.path))))
-    assert len(plan_evaluation(config(tmp_path, source.replace("EXCLUDE", "none.mp4")))) == 1
+        run_evaluation(config(tmp_path, source.replace("EXCLUDE", str(BIKES.path))))
+    kept = config(tmp_path, source.replace("EXCLUDE", "none.mp4")).source
+    assert len(plan_units(kept, single=True)) == 1
 
 
 @pytest.fixture

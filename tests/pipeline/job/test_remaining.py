@@ -11,7 +11,8 @@ from pipeline.dataset.records import Counts, Reopened, UnitRecord
 from pipeline.errors import ConfigError
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import ListRows, LooseFile, WorkUnit, parse_range, unit_sources
-from pipeline.sources.planning import cut_runs, plan_units, rows_unit
+from pipeline.sources.planning import cut_runs, rows_unit
+from tests.pipeline.sources.reading import units_of
 from tests.pipeline.sources.test_planning import touch
 
 
@@ -47,7 +48,7 @@ def files_source(prefix: str, numbers: Sequence[int], per_unit: int) -> list[Wor
 class TestSubtract:
     def test_committed_units_are_done(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.tar", "b.tar", *[f"{n}.mp4" for n in range(4)])
-        units = plan_units([str(tmp_path)], files_per_unit=2)
+        units = units_of([str(tmp_path)], files_per_unit=2)
         assert len(units) == 4
         assert subtract(units, committed(units)) == []
         assert subtract(units, Committed()) == units

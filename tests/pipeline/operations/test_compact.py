@@ -21,10 +21,10 @@ from pipeline.operations.status import status
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.records import to_json
-from pipeline.sources.planning import plan_units
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import commit, sound, write_log
 from tests.pipeline.operations.compacted import content, globbed, ids, named, open_log, redo
+from tests.pipeline.sources.reading import units_of
 from tests.pipeline.units import SCHEMA, deliver
 
 WIDE, SMALL = "9x16x32", "5x16x16"
@@ -181,7 +181,7 @@ def test_the_next_run_does_nothing_again(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for n in range(3):
         (tmp_path / f"in/u-{n}.tar").touch()
-    units = plan_units([str(tmp_path / "in")])
+    units = units_of([str(tmp_path / "in")])
     store = Store(str(tmp_path / "corpus"))
     records = []
     for unit in units:

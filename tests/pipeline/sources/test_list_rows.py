@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 from datetime import date
@@ -13,13 +14,13 @@ from PIL import Image
 from pipeline.config.source import ListConfig
 from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
-from pipeline.records import ListRows, Sample, Span, WorkUnit
-from pipeline.sources.planning import plan_units
-from pipeline.sources.sidecars import PROBLEMS
+from pipeline.records import ListRows, Sample, Span, WorkUnit, to_json
+from pipeline.sources.text import PROBLEMS
 from pipeline.storage.store import Store
 from tests.assets import HIKER
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.sources.reading import read_samples
+from tests.pipeline.sources.reading import read_all, read_samples, units_of
+from tests.pipeline.tars import make_tar
 
 JPEG = b"\xff\xd8\xff and so on"
 
@@ -29,7 +30,7 @@ def read(
 ) -> list[Any]:
     lists = ListConfig(**settings)
     found = []
-    for unit in plan_units([str(path)], lists=lists):
+    for unit in units_of([str(path)], lists=lists):
         outcomes = read_samples(unit, max_video_mb=max_video_mb, lists=lists, images=images)
         found += list(outcomes)
         assert all(o.reason in REASONS for o in found if isinstance(o, Quarantined))
@@ -69,6 +70,75 @@ class TestPaths:
         assert f"row 1 of {path}: video names no video" in empty.detail
         assert isinstance(good, Sample)
 
+    @pytest.mark.parametrize("name", ["nosuch://b/a.mp4", "http://[b/a.mp4", "a\0.mp4", "://", 7])
+    def test_a_name_that_no_store_knows_costs_its_row_alone(
+        self, tmp_path: Path, name: object
+    ) -> None:
+        (tmp_path / "a.mp4").write_bytes(b"video")
+        rows = [{"video": one} for one in ("a.mp4", name, "a.mp4")]
+        first, bad, last = read(jsonl(tmp_path, *rows))
+        assert (first.video, last.video) == (str(tmp_path / "a.mp4"),) * 2
+        assert bad.reason in ("bad_row", "file_unreadable")
+        assert bad.key == "1"
+        to_json(bad)
+
+    def test_a_missing_library_is_not_the_fault_of_a_row(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = importlib.import_module("fsspec.registry").known_implementations
+        monkeypatch.setitem(known, "gone", {"class": "gone.Gone"})
+        with pytest.raises(StoreError, match="install the extra"):
+            read(jsonl(tmp_path, {"video": "gone://b/a.mp4"}))
+
+    def test_file_uris_are_decoded_unless_a_file_has_that_name(self, tmp_path: Path) -> None:
+        folder = tmp_path / "with space"
+        folder.mkdir()
+        names = [
+            "a b.mp4",
+            "hash#1.mp4",
+            "per%20cent.mp4",
+            "q?.mp4",
+            "é.mp4",
+            "a::b.mp4",
+            "c[1].mp4",
+        ]
+        for name in names:
+            (folder / name).write_bytes(b"video")
+        (folder / "a%20b.mp4").write_bytes(b"the name counts first")
+        uris = [
+            *((folder / name).as_uri() for name in names[1:]),
+            *(f"file://{folder / name}" for name in names),
+            f"file:{folder / names[0]}",
+            f"file://localhost{folder / names[0]}",
+            *(str(folder / name) for name in names),
+            *names,
+            (folder / names[0]).as_uri().replace("a%20b", "%61%20b"),
+        ]
+        found = read(jsonl(folder, *[{"video": uri} for uri in uris]))
+        wanted = [*names[1:], *names, names[0], names[0], *names, *names, names[0]]
+        assert [sample.video for sample in found] == [str(folder / name) for name in wanted]
+        assert [sample.video_name for sample in found[-8:-1]] == names
+        [literal] = read(
+            jsonl(folder, {"video": (folder / "a b.mp4").as_uri().replace("a%20b", "x")})
+        )
+        assert literal.reason == "file_unreadable"
+        root = folder.as_uri()
+        found = read(jsonl(tmp_path, *[{"video": name} for name in names]), root=root)
+        assert [sample.video for sample in found] == [str(folder / name) for name in names]
+
+    @pytest.mark.s3
+    def test_two_colons_are_part_of_a_name_on_s3(self, s3: S3Server, s3_store: Store) -> None:
+        for name in ("v/a::b.mp4", "v/c.mp4", "v/x::y.tar"):
+            s3_store.write(name, make_tar([("t.mp4", b"t")]) if "tar" in name else name.encode())
+        rows = [{"video": name} for name in ("v/a::b.mp4", "v/c.mp4", "v/gone::1.mp4")]
+        s3_store.write("l.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        options = s3.storage_options
+        first, second, gone = read_all(s3_store.locate("l.jsonl"), storage_options=options)
+        assert (first.video, second.video) == (b"v/a::b.mp4", b"v/c.mp4")
+        assert gone.reason == "file_unreadable"
+        found = read_all(s3_store.locate("v"), storage_options=options)
+        assert [o.key for o in found] == ["t", "a::b.mp4", "c.mp4"]
+
     def test_too_large(self, tmp_path: Path) -> None:
         (tmp_path / "a.mp4").write_bytes(bytes(2001))
         [found] = read(jsonl(tmp_path, {"video": "a.mp4"}), max_video_mb=0.002)
@@ -84,7 +154,7 @@ class TestPaths:
         s3_store.write("list.csv", rows.encode())
         lists = ListConfig(start_s="from", end_s="to")
         options = s3.storage_options
-        [unit] = plan_units([s3_store.locate("list.csv")], lists=lists, storage_options=options)
+        [unit] = units_of([s3_store.locate("list.csv")], lists=lists, storage_options=options)
         asked: list[str] = []
 
         def note(environ: dict[str, Any]) -> str | None:
@@ -170,6 +240,10 @@ class TestRows:
             ({"from": 2, "to": 2}, "the span ends at 2.0 s, and begins at 2.0 s"),
             ({"id": ""}, "id is empty"),
             ({"id": None}, "id is empty"),
+            ({"id": float("nan")}, "id is empty"),
+            ({"id": ["k"]}, "id is empty"),
+            ({"id": True}, "id is empty"),
+            ({"from": 10**400}, "is not a number"),
             ({"deep": json.loads("[" * 200 + "]" * 200)}, "nested deeper"),
         ],
     )
@@ -215,7 +289,7 @@ class TestRows:
             "nested": {"list": [1.5, None]},
         }
         big = jsonl(tmp_path, {"video": "a.mp4", "x": "y" * (1 << 19), "z": "y" * (1 << 19)})
-        with pytest.raises(ValueError, match="a line of more than"):
+        with pytest.raises(ValueError, match="a row of more than"):
             read(big)
         pq.write_table(
             pa.table({"video": ["a.mp4"], "x": ["y" * 1_100_000]}), tmp_path / "l.parquet"

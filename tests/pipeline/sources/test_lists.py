@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,85 @@ class TestCutAndRead:
         assert whole(uri, ListConfig(meta=[])) == [{"video": "v"}]
 
 
+class TestOneRow:
+    """A fault of one row costs that row, wherever in the list it is."""
+
+    def rows(self, folder: Path, name: str, content: bytes, **settings: Any) -> list[Any]:
+        (folder / name).write_bytes(content)
+        whole_list = whole(str(folder / name), ListConfig(**settings))
+        for per_unit in (1, 2):  # the positions of the runs are right behind a fault too
+            again = whole(str(folder / name), ListConfig(rows_per_unit=per_unit, **settings))
+            assert again == whole_list
+        return whole_list
+
+    @pytest.mark.parametrize("at", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("bad", "says"),
+        [
+            (b'{"video": "a", ', "not JSON"),
+            (b"[1]", "not a JSON object"),
+            (b'{"video": "caf\xe9"}', "not UTF-8 at byte 14"),
+            (b'{"video": "' + b"x" * (1 << 21) + b'"}', "a row of more than 1048576 bytes"),
+        ],
+    )
+    def test_of_json_lines(self, tmp_path: Path, at: int, bad: bytes, says: str) -> None:
+        lines = [b'{"video": "a"}', b'{"video": "b", "text": "B"}']
+        lines.insert(at, bad)
+        found = self.rows(tmp_path, "l.jsonl", b"\n".join(lines), caption="text")
+        assert says in found.pop(at)
+        assert found == [{"video": "a"}, {"video": "b", "text": "B"}]
+
+    @pytest.mark.parametrize("at", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("bad", "says"),
+        [
+            (b"a", "1 fields, the header has 2"),
+            (b'a,"a 6" pipe, "seen" from above"', "expected after"),
+            (b'a,"never closed', "expected after|unexpected end of data|fields"),
+            (b"a,caf\xe9", "not UTF-8 at byte 5 of its line"),
+            (b"a," + b"x" * (1 << 20), "a row of more than 1048576 bytes"),
+            (
+                b'a,"' + (b"x" * 100_000 + b"\n") * 11,
+                "a row of more than 1048576 bytes|fields|unexpected",
+            ),
+        ],
+    )
+    def test_of_csv(self, tmp_path: Path, at: int, bad: bytes, says: str) -> None:
+        good = [{"video": "b", "text": 'two\n"lines"'}, {"video": "c", "text": "x " * 70_000}]
+        lines = [b'b,"two\n""lines"""', b"c," + b"x " * 70_000]
+        lines.insert(at, bad)
+        found = self.rows(tmp_path, "l.csv", b"\n".join([b"video,text", *lines]) + b"\n")
+        assert re.search(says, found[at])
+        assert [row for row in found if isinstance(row, dict)] == good
+
+    def test_of_parquet(self, tmp_path: Path) -> None:
+        text = pa.array([b"a", b"caf\xe9", b"c"], pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"video": ["1", "2", "3"], "text": text}), tmp_path / "l.parquet")
+        first, bad, last = whole(str(tmp_path / "l.parquet"), ListConfig())
+        assert (first["text"], last["text"]) == ("a", "c")
+        assert "utf-8" in bad
+
+    def test_a_column_counts_if_any_row_has_it(self, tmp_path: Path) -> None:
+        rows = b'{"video": "a"}\n{"video": "b", "start": 1}\n'
+        found = self.rows(tmp_path, "l.jsonl", rows, start_s="start")
+        assert found == [{"video": "a"}, {"video": "b", "start": 1}]
+        with pytest.raises(ConfigError, match=r"end_s = end: no such column .* has video, start$"):
+            self.rows(tmp_path, "l.jsonl", rows, start_s="start", end_s="end")
+
+    def test_dictionary_columns_of_parquet(self, tmp_path: Path) -> None:
+        names = pa.array(["a", "b", "a"]).dictionary_encode()
+        videos = pa.array([b"1", b"2", b"1"]).dictionary_encode()
+        pq.write_table(pa.table({"video": names, "held": videos}), tmp_path / "l.parquet")
+        rows = whole(str(tmp_path / "l.parquet"), ListConfig())
+        assert [row["video"] for row in rows] == ["a", "b", "a"]
+        rows = whole(str(tmp_path / "l.parquet"), ListConfig(video="held"))
+        assert [row["held"] for row in rows] == [b"1", b"2", b"1"]
+        numbers = pa.array([1, 2]).dictionary_encode()
+        pq.write_table(pa.table({"video": numbers}), tmp_path / "l.parquet")
+        with pytest.raises(ConfigError, match="of type int64"):
+            whole(str(tmp_path / "l.parquet"), ListConfig())
+
+
 class TestFaults:
     @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
     def test_a_column_that_is_not_there(self, tmp_path: Path, suffix: str) -> None:
@@ -138,10 +218,11 @@ class TestFaults:
         ("name", "content", "says"),
         [
             ("a.parquet", b"no parquet", "not a Parquet file"),
-            ("a.csv", b'video\n"a\n', "unexpected end of data"),
-            ("a.csv", b'video\n"a"b\n', "expected after"),
+            ("a.csv", b'"video\na\n', "the header: unexpected end of data"),
+            ("a.csv", b'"video"x\na\n', "the header: .* expected after"),
+            ("a.csv", "vidéo,x\na,b\n".encode("utf-16"), "the header: not UTF-8 at byte 0"),
             ("a.jsonl", b'["a"]\n', "row 0: a line that is not a JSON object"),
-            ("a.jsonl", b"x" * (1 << 20), "a line of more than 1048576 bytes at byte 0"),
+            ("a.jsonl", b"x" * (1 << 20) + b"\n", "row 0: .*a row of more than 1048576 bytes"),
         ],
     )
     def test_what_is_no_list(self, tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -13,6 +13,7 @@ from pipeline.sources.media_types import is_hidden, is_image, is_video
 from pipeline.sources.planning import plan_units, unit_id
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
+from tests.pipeline.sources.reading import units_of
 
 
 def touch(root: Path, *names: str) -> None:
@@ -29,7 +30,7 @@ def covered(units: Sequence[WorkUnit]) -> list[str]:
 class TestPlan:
     def test_a_tar_is_a_unit(self, tmp_path: Path) -> None:
         touch(tmp_path, "shard 0.tar", "b.TAR", "c.tar.gz", "notes.txt")
-        units = plan_units([str(tmp_path)])
+        units = units_of([str(tmp_path)])
         assert [unit.tar_uri for unit in units] == [
             f"{tmp_path}/b.TAR",
             f"{tmp_path}/c.tar.gz",
@@ -50,7 +51,7 @@ class TestPlan:
         shuffled = names[:]
         random.Random(0).shuffle(shuffled)
         touch(tmp_path, *shuffled)
-        units = plan_units([str(tmp_path)], files_per_unit=3)
+        units = units_of([str(tmp_path)], files_per_unit=3)
         assert [[file.key for file in unit.files] for unit in units] == [
             ["00.mp4", "01.mp4", "02.mp4"],
             ["03.mp4", "04.mp4", "05.mp4"],
@@ -75,44 +76,44 @@ class TestPlan:
         self, tmp_path: Path, pattern: str, keys: list[str]
     ) -> None:
         touch(tmp_path, "a/x.mp4", "a/x.webm", "a/y.mp4", "b/x.mp4", "b/readme.md")
-        [unit] = plan_units([f"{tmp_path}/{pattern}"])
+        [unit] = units_of([f"{tmp_path}/{pattern}"])
         assert [file.key for file in unit.files] == keys
 
     def test_sidecars_go_to_the_longest_stem(self, tmp_path: Path) -> None:
         touch(tmp_path, "a/x.mp4", "a/x.v1.mp4", "a/x.txt", "a/x.v1.json", "a/x.en.vtt")
         touch(tmp_path, "a/xy.txt", "a/.x.txt", "x.txt", "a/x.tar")
-        [unit] = plan_units([f"{tmp_path}/a/*.mp4"])
+        [unit] = units_of([f"{tmp_path}/a/*.mp4"])
         sidecars = {file.key: [Path(uri).name for uri in file.sidecar_uris] for file in unit.files}
         assert sidecars == {"x.mp4": ["x.en.vtt", "x.txt"], "x.v1.mp4": ["x.v1.json"]}
 
     def test_hidden_and_foreign_files_are_no_input(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.mp4", ".b.mp4", "._c.mp4", "__MACOSX/a.mp4", "mp4", "d.mp4.part")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         assert [file.key for file in unit.files] == ["a.mp4"]
 
     def test_a_file_reached_twice_counts_once(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.tar", "b.tar", "c.mp4")
-        once = plan_units([str(tmp_path)])
-        twice = plan_units([str(tmp_path), f"{tmp_path}/*.tar", f"file://{tmp_path}/c.mp4"])
+        once = units_of([str(tmp_path)])
+        twice = units_of([str(tmp_path), f"{tmp_path}/*.tar", f"file://{tmp_path}/c.mp4"])
         assert twice == once
 
     def test_brace_range(self, tmp_path: Path) -> None:
         touch(tmp_path, *[f"s-{n:03}.tar" for n in range(20)])
-        units = plan_units([f"{tmp_path}/s-{{000..019}}.tar"])
+        units = units_of([f"{tmp_path}/s-{{000..019}}.tar"])
         assert [unit.tar_uri for unit in units] == [f"{tmp_path}/s-{n:03}.tar" for n in range(20)]
 
     def test_brace_range_of_folders(self, tmp_path: Path) -> None:
         touch(tmp_path, *[f"{n:02}/a.tar" for n in range(12)])
-        assert len(plan_units([f"{tmp_path}/{{00..11}}"])) == 12
+        assert len(units_of([f"{tmp_path}/{{00..11}}"])) == 12
 
     def test_brace_range_with_gaps(self, tmp_path: Path) -> None:
         touch(tmp_path, *[f"s-{n:03}.tar" for n in range(20) if n not in (3, 7)])
         with pytest.raises(ConfigError, match=r"2 of 20 names match nothing, first .*s-003.tar"):
-            plan_units([f"{tmp_path}/s-{{000..019}}.tar"])
+            units_of([f"{tmp_path}/s-{{000..019}}.tar"])
 
     def test_a_name_with_braces_or_brackets_is_taken_as_it_is(self, tmp_path: Path) -> None:
         touch(tmp_path, "a{1,2}.tar", "b[1].tar", "c[1]/x.mp4")
-        units = plan_units([f"{tmp_path}/{n}" for n in ("a{1,2}.tar", "b[1].tar", "c[1]")])
+        units = units_of([f"{tmp_path}/{n}" for n in ("a{1,2}.tar", "b[1].tar", "c[1]")])
         assert covered(units) == [
             f"{tmp_path}/{name}" for name in ("a{1,2}.tar", "b[1].tar", "c[1]/x.mp4")
         ]
@@ -134,23 +135,43 @@ class TestPlan:
     ) -> None:
         touch(tmp_path, "readme.md", "a.tar")
         with pytest.raises(ConfigError) as caught:
-            plan_units([f"{tmp_path}/{pattern}"])
+            units_of([f"{tmp_path}/{pattern}"])
         assert str(caught.value).startswith("source.uri: ")
         assert text in str(caught.value)
 
-    def test_arguments_out_of_range(self, tmp_path: Path) -> None:
-        touch(tmp_path, "a.mp4")
-        with pytest.raises(ConfigError, match=r"files_per_unit = 0"):
-            plan_units([str(tmp_path)], files_per_unit=0)
-        with pytest.raises(ConfigError, match=r"source.uri is empty"):
-            plan_units([])
+    def test_single_files(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.tar", "b.mp4", "b.txt", "c.mp4", "d.csv")
+        source = VideoSource(uri=[str(tmp_path)], files_per_unit=16)
+        units = plan_units(source, single=True)
+        assert [(unit.tar_uri, len(unit.files)) for unit in units] == [
+            (f"{tmp_path}/a.tar", 0),
+            (None, 1),
+            (None, 1),
+        ]
+        assert [len(unit.files) for unit in plan_units(source)] == [0, 2]
+        with pytest.raises(ConfigError, match="no tar"):
+            plan_units(VideoSource(uri=[f"{tmp_path}/d.csv"]), single=True)
+
+    def test_files_left_aside_are_counted(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.mp4", "a.txt", "a.en.vtt", "b.mp4", "c.pdf", "d.pdf", "e", ".DS_Store")
+        touch(tmp_path, "t/x.tar", "t/y.tar", "t/x.idx")
+        notes: list[str] = []
+        source = VideoSource(uri=[str(tmp_path), f"{tmp_path}/*.mp4"], exclude=["b*", "*/y.tar"])
+        units = plan_units(source, notes=notes)
+        assert covered(units) == [f"{tmp_path}/a.mp4", f"{tmp_path}/t/x.tar"]
+        assert notes == [
+            "6 files of the sources: 2 excluded, 4 of other types (.pdf 2, no extension 1, .idx 1)"
+        ]
+        notes.clear()
+        plan_units(VideoSource(uri=[f"{tmp_path}/*.mp4"]), notes=notes)
+        assert notes == []
 
     @pytest.mark.s3
     def test_on_s3(self, s3: S3Server, s3_store: Store) -> None:
         for name in ["a.tar", "v/x.mp4", "v/x.txt", "v/w/y.mp4", *[f"s/{n}.tar" for n in range(9)]]:
             s3_store.write(name, b"x")
         root = s3_store.uri
-        units = plan_units(
+        units = units_of(
             [f"{root}/a.tar", f"{root}/v", f"{root}/s/{{0..8}}.tar"],
             storage_options=s3.storage_options,
         )
@@ -184,7 +205,8 @@ class TestIds:
 
 @pytest.mark.parametrize(
     ("name", "video"),
-    [("a.MP4", True), ("a.v1.mkv", True), ("mp4", False), ("dir.mp4/a", False), ("a.txt", False)],
+    [(f"a.{ext}", True) for ext in ("vob", "m2v", "asf", "3g2", "f4v", "dv", "ogm", "ivf")]
+    + [("a.MP4", True), ("a.v1.mkv", True), ("mp4", False), ("dir.mp4/a", False), ("a.txt", False)],
 )
 def test_is_video(name: str, video: bool) -> None:
     assert is_video(name) == video
@@ -203,17 +225,17 @@ def test_is_hidden() -> None:
 class TestImages:
     def test_are_samples_where_they_are_wanted_and_stand_alone(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.mp4", "a.jpg", "b.JPG", "b.txt", "c.png", "c.png.json", "d.txt")
-        [unit] = plan_units([str(tmp_path)], images=True)
+        [unit] = units_of([str(tmp_path)], images=True)
         found = {file.key: [Path(s).name for s in file.sidecar_uris] for file in unit.files}
         assert found == {"a.mp4": ["a.jpg"], "b.JPG": ["b.txt"], "c.png": ["c.png.json"]}
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         assert [file.key for file in unit.files] == ["a.mp4"]
 
     def test_a_folder_of_images_alone(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.jpg", "b.webp")
         with pytest.raises(ConfigError, match="2 files, but no tar"):
-            plan_units([str(tmp_path)])
-        [unit] = plan_units([str(tmp_path / "*")], images=True, files_per_unit=2)
+            units_of([str(tmp_path)])
+        [unit] = units_of([str(tmp_path / "*")], images=True, files_per_unit=2)
         assert [file.key for file in unit.files] == ["a.jpg", "b.webp"]
 
     def test_is_image(self) -> None:
@@ -230,28 +252,26 @@ class TestLists:
         touch(tmp_path, "v/a.mp4", "v/metadata.csv")
         (tmp_path / "v/metadata.csv").write_text("video\na.mp4\na.mp4\na.mp4\n")
         lists = ListConfig(rows_per_unit=2)
-        [folder] = plan_units([str(tmp_path / "v")], lists=lists)
+        [folder] = units_of([str(tmp_path / "v")], lists=lists)
         assert [file.key for file in folder.files] == ["a.mp4"]
-        first, second = plan_units([str(tmp_path / "v/*.csv")], lists=lists)
+        first, second = units_of([str(tmp_path / "v/*.csv")], lists=lists)
         uri = str(tmp_path / "v/metadata.csv")
         assert unit_sources(first) == (f"{uri}#rows=0-2",)
         assert unit_sources(second) == (f"{uri}#rows=2-3",)
         assert first.unit.startswith("metadata-")
         assert first.unit != second.unit
-        with pytest.raises(ConfigError, match="no tar"):
-            plan_units([uri])
 
     def test_a_folder_of_lists_is_no_source(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/a.parquet")
         with pytest.raises(ConfigError, match=r"named by a pattern .* /.*/in/\*.parquet"):
-            plan_units([str(tmp_path / "in")], lists=ListConfig())
+            units_of([str(tmp_path / "in")], lists=ListConfig())
 
     def test_beside_tars_in_the_order_given(self, tmp_path: Path) -> None:
         touch(tmp_path, "b.tar")
         for name in ("z.jsonl", "a.jsonl"):
             (tmp_path / name).write_text('{"video": "x.mp4"}\n')
         sources = [str(tmp_path / name) for name in ("z.jsonl", "b.tar", "*.jsonl")]
-        units = plan_units(sources, lists=ListConfig())
+        units = units_of(sources, lists=ListConfig())
         found = [unit_sources(unit)[0].split("/")[-1] for unit in units]
         assert found == ["z.jsonl#rows=0-1", "b.tar", "a.jsonl#rows=0-1"]
 
@@ -259,10 +279,10 @@ class TestLists:
 def test_excluded_files_are_left_out_before_units_are_cut(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "held/b.mp4", "c.mp4", "d.mp4", "x.tar", "y.tar")
     source = VideoSource(uri=[str(tmp_path)], exclude=["held/*", "c.mp4", "*/x.tar"])
-    units = plan_units(source.uri, files_per_unit=2, exclude=source.excludes)
+    units = units_of(source.uri, files_per_unit=2, exclude=source.exclude)
     assert [unit.tar_uri for unit in units if unit.tar_uri] == [f"{tmp_path}/y.tar"]
     assert [[file.key for file in unit.files] for unit in units if unit.files] == [
         ["a.mp4", "d.mp4"]
     ]
     with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
-        plan_units(source.uri, exclude=VideoSource(uri=["x"], exclude=["*"]).excludes)
+        units_of(source.uri, exclude=["*"])

@@ -1,7 +1,9 @@
 import json
 import os
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,11 +13,11 @@ from hypothesis import strategies as st
 from pipeline.errors import StoreError
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import LooseFile, Sample, WorkUnit
-from pipeline.sources.planning import plan_units
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, PROBLEMS, Sidecars
+from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
+from pipeline.sources.text import PROBLEMS
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.sources.reading import read_samples
+from tests.pipeline.sources.reading import read_all, read_samples, units_of
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 
 Outcome = Sample | Quarantined
@@ -24,7 +26,7 @@ Outcome = Sample | Quarantined
 def read_tar(tar: bytes, folder: Path, *, max_video_mb: float = 1) -> list[Outcome]:
     path = folder / "shard.tar"
     path.write_bytes(tar)
-    [unit] = plan_units([str(path)])
+    [unit] = units_of([str(path)])
     outcomes = list(read_samples(unit, max_video_mb=max_video_mb))
     for outcome in outcomes:
         if isinstance(outcome, Quarantined):
@@ -162,7 +164,7 @@ class TestTar:
         content = os.urandom(300_000)
         files = [(f"{n:03}.{e}", content) for n in range(40) for e in ("mp4", "bin")]
         s3_store.write("a.tar", make_tar(files))
-        [unit] = plan_units([s3_store.locate("a.tar")], storage_options=s3.storage_options)
+        [unit] = units_of([s3_store.locate("a.tar")], storage_options=s3.storage_options)
         read = list(read_samples(unit, storage_options=s3.storage_options, max_video_mb=1))
         assert reasons(read) == [(f"{n:03}", None) for n in range(40)]
         assert all(sample.video == content for sample in samples(read))
@@ -184,14 +186,14 @@ class TestTar:
 def test_excluded_samples_of_a_tar_are_not_read(tmp_path: Path) -> None:
     members = [("a.mp4", b"1"), ("b.mp4", b"2"), ("held/c.mp4", b"3"), ("alone.txt", b"no video")]
     (tmp_path / "shard.tar").write_bytes(make_tar(members))
-    [unit] = plan_units([str(tmp_path / "shard.tar")])
+    [unit] = units_of([str(tmp_path / "shard.tar")])
     outcomes = list(read_samples(unit, exclude=["b", "held/*", "alone"]))
     assert reasons(outcomes) == [("a", None)]
 
 
 class TestLooseFiles:
     def read(self, root: Path, **options: Any) -> list[Outcome]:
-        [unit] = plan_units([str(root)])
+        [unit] = units_of([str(root)])
         return list(read_samples(unit, **{"max_video_mb": 1, **options}))
 
     def test_local_videos_pass_as_paths(self, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ class TestLooseFiles:
     def test_one_bad_file_does_not_cost_the_others(self, tmp_path: Path) -> None:
         for name in ("a.mp4", "b.mp4", "c.mp4"):
             (tmp_path / name).write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         (tmp_path / "b.mp4").unlink()
         assert reasons(list(read_samples(unit, max_video_mb=1))) == [
             ("a.mp4", None),
@@ -226,7 +228,7 @@ class TestLooseFiles:
 
     def test_file_without_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.mp4").write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         opened = Path.open
 
         def denied(path: Path, *args: Any, **kwargs: Any) -> Any:
@@ -242,7 +244,7 @@ class TestLooseFiles:
     def test_sidecars_that_are_gone_or_large(self, tmp_path: Path) -> None:
         for name in ("a.mp4", "a.txt", "a.wav"):
             (tmp_path / name).write_bytes(b"x")
-        [unit] = plan_units([str(tmp_path)])
+        [unit] = units_of([str(tmp_path)])
         (tmp_path / "a.txt").unlink()
         (tmp_path / "a.wav").write_bytes(bytes(MAX_SIDECAR_BYTES + 1))
         [sample] = read_samples(unit, max_video_mb=1)
@@ -256,7 +258,7 @@ class TestLooseFiles:
         s3_store.write("v/x.txt", b"a dog")
         s3_store.write("v/y.mp4", bytes(1_000_001))
         options = s3.storage_options
-        [unit] = plan_units([s3_store.locate("v")], storage_options=options)
+        [unit] = units_of([s3_store.locate("v")], storage_options=options)
         [sample, large] = read_samples(unit, storage_options=options, max_video_mb=1)
         assert sample == Sample(key="x.mp4", video=b"video", video_name="x.mp4", caption="a dog")
         assert reasons([large]) == [("y.mp4", "too_large")]
@@ -271,6 +273,56 @@ class TestLooseFiles:
         ]
         with s3.faults.times("refuse_503", 999, method="HEAD"), pytest.raises(StoreError):
             list(read_samples(unit, storage_options=options, max_video_mb=1))
+
+
+class TestFilesThatAStoreRefuses:
+    """One record each: another try would not help, and the files beside them can be read."""
+
+    @pytest.mark.s3
+    def test_in_cold_storage(self, s3: S3Server, s3_store: Store) -> None:
+        members = make_tar([("t.mp4", b"t")])
+        for name in ("v/a.mp4", "v/b.mp4", "v/b.txt", "v/c.mp4", "v/c.txt", "t/x.tar"):
+            s3_store.write(name, members if name.endswith("tar") else name.encode())
+        options = s3.storage_options
+        [videos] = units_of([s3_store.locate("v")], storage_options=options)
+        [tar] = units_of([s3_store.locate("t")], storage_options=options)
+        fs = s3_store.filesystem()
+        for name in ("v/b.mp4", "v/c.txt", "t/x.tar"):
+            path = s3_store.locate(name).removeprefix("s3://")
+            fs.copy(path, path, StorageClass="GLACIER")
+        first, cold, last = read_samples(videos, storage_options=options)
+        assert (first.video, last.video) == (b"v/a.mp4", b"v/c.mp4")
+        assert (cold.key, cold.reason) == ("b.mp4", "file_unreadable")
+        assert "storage class" in cold.detail
+        assert "storage class" in json.loads(last.meta or "")[PROBLEMS]["txt"]
+        [record] = read_samples(tar, storage_options=options)
+        assert (record.key, record.reason) == ("x.tar", "tar_unreadable")
+
+    def test_that_have_no_length(self, tmp_path: Path) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                if "long" in self.path:
+                    self.send_header("Content-Length", "5")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(b"video")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            rows = [
+                {"video": f"http://127.0.0.1:{server.server_port}/{n}.mp4"} for n in ("long", "x")
+            ]
+            (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+            found = read_all(str(tmp_path / "l.jsonl"))
+            server.shutdown()
+        assert reasons(found) == [(str(n), [None, "file_unreadable"][n % 2]) for n in range(4)]
+        assert "does not say how long" in found[1].detail
 
 
 class TestSidecars:
@@ -311,7 +363,7 @@ class TestSidecars:
         assert (None if text is None else json.loads(text)) == meta
 
     @pytest.mark.parametrize(
-        "data", [b"{", b'{"a": NaN}', b"[" * 100_000, b"[" + b"1" * 9999 + b"]"]
+        "data", [b"{", b'{"a": nan}', b"[" * 100_000, b"[" + b"1" * 9999 + b"]"]
     )
     def test_bad_json_is_kept_as_text_and_named(self, data: bytes) -> None:
         _, text = Sidecars({"json": data}).caption_and_meta()

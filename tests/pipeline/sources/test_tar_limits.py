@@ -20,9 +20,9 @@ import pipeline.sources.tar_samples
 import pipeline.sources.tar_stream
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.sidecars import PROBLEMS
 from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
+from pipeline.sources.text import PROBLEMS
 from tests.pipeline.sources.reading import read_samples
 from tests.pipeline.sources.test_reader import read_tar, reasons, samples
 from tests.pipeline.tars import Files, make_tar
@@ -284,10 +284,46 @@ def test_gzip_members_are_one_tar() -> None:
     assert damage is None
 
 
-def test_what_stands_behind_a_tar_is_not_read() -> None:
-    for pack in (gzip.compress, bz2.compress, lzma.compress, bytes):
-        groups, damage = read(pack(body(GOOD) + END) + b"\x01" * 100_000)
-        assert ([group.key for group in groups], damage) == (["a"], None)
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, bytes])
+class TestBehindTheEndMark:
+    """An end mark ends one tar; what follows is read, or a record says that it is lost."""
+
+    @pytest.mark.parametrize("extra", [b"\x01" * 100_000, b"\x01" * 512, b"words"])
+    def test_what_is_not_a_tar_is_damage(
+        self, pack: Callable[[bytes], bytes], extra: bytes
+    ) -> None:
+        for tar in (pack(body(GOOD) + END) + extra, pack(body(GOOD) + END + extra)):
+            groups, damage = read(tar)
+            assert [group.key for group in groups] == ["a"]
+            assert damage is not None
+            assert "behind the end mark" in str(damage) or "compression" in str(damage)
+
+    @pytest.mark.parametrize("zeros", [0, 1, 511, 512, 10_240, 1 << 20])
+    def test_zeros_are_padding(self, pack: Callable[[bytes], bytes], zeros: int) -> None:
+        for tar in (pack(body(GOOD) + END) + bytes(zeros), pack(body(GOOD) + END + bytes(zeros))):
+            groups, damage = read(tar)
+            assert ([group.key for group in groups], damage) == (["a"], None)
+
+    def test_a_second_tar_is_read(self, pack: Callable[[bytes], bytes]) -> None:
+        first = body([("a.mp4", b"1"), ("a.txt", b"A")]) + END
+        second = pax(("path", b"b.txt"), kind=tarfile.XGLTYPE) + body([("x", b"B")]) + END
+        third = body([("b.mp4", b"2"), ("c.mp4", b"3")]) + END
+        for tar in (pack(first + second + third), pack(first) + pack(second) + pack(third)):
+            groups, damage = read(tar)
+            assert damage is None
+            assert [(g.key, sorted(g.extensions)) for g in groups] == [
+                ("a", ["mp4", "txt"]),
+                ("b", ["txt"]),  # a tar is the end of a sample, and of a global header
+                ("b", ["mp4"]),
+                ("c", ["mp4"]),
+            ]
+
+    def test_a_second_tar_that_is_cut(self, pack: Callable[[bytes], bytes]) -> None:
+        first = body([("a.mp4", b"1"), ("a.txt", b"A"), ("b.mp4", b"2")]) + END
+        groups, damage = read(pack(first + body([("c.mp4", b"x" * 600)])[:-600]))
+        assert [group.key for group in groups] == ["a", "b"]
+        assert damage is not None
+        assert (damage.truncated, damage.key) == (True, "c")
 
 
 def test_a_huge_dictionary() -> None:

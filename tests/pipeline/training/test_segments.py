@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import SampleReader
 from pipeline.training.clip_config import ClipSourceConfig
-from pipeline.training.segments import Segment, SegmentReader, plan_videos
+from pipeline.training.segments import Segment, SegmentReader
 from tests.assets import BIKES, HIKER, ONE_FRAME, ROTATED, VIDEOS
 from tests.pipeline.tars import make_tar
 from tests.pipeline.training.sources import source
@@ -31,7 +32,7 @@ def reader() -> Iterator[Reader]:
 
 
 def read_all(reader: SegmentReader, config: ClipSourceConfig) -> list[Segment]:
-    return [segment for unit in plan_videos(config) for segment in reader.read(unit)]
+    return [segment for unit in plan_units(config, single=True) for segment in reader.read(unit)]
 
 
 def test_a_video_is_cut_into_segments(reader: Reader):
@@ -92,7 +93,7 @@ def test_a_tar_is_read_from_a_sample_on(tmp_path: Path, reader: Reader):
         )
     )
     config = source(uri=[str(tmp_path / "a.tar")])
-    (unit,) = plan_videos(config)
+    (unit,) = plan_units(config, single=True)
     one = reader(config)
     assert [(s.sample, s.key) for s in one.read(unit)] == [(0, "x"), (2, "z")]
     assert [(s.sample, s.key) for s in one.read(unit, 1)] == [(2, "z")]
@@ -109,12 +110,12 @@ def test_names_can_be_excluded(tmp_path: Path, reader: Reader):
     keys = [segment.key for segment in read_all(reader(config), config)]
     assert keys == ["y", "train/a.mp4"]
     with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
-        plan_videos(source(uri=str(tmp_path), exclude="*"))
+        plan_units(source(uri=str(tmp_path), exclude="*"), single=True)
 
 
 def test_what_is_kept_is_not_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch):
     config = source(uri=[str(BIKES.path), str(HIKER.path)], keep_mb=1, height=32, width=32)
-    large, small = plan_videos(config)  # 250 frames of 7 kB, 49 of 5 kB
+    large, small = plan_units(config, single=True)  # 250 frames of 7 kB, 49 of 5 kB
     one = reader(config)
     first = list(one.read(small))
     assert sum(segment.frames.nbytes for segment in one.read(large)) > 1 << 20
@@ -131,7 +132,7 @@ def test_what_is_kept_is_not_read_again(reader: Reader, monkeypatch: pytest.Monk
 
 def test_a_unit_that_gave_nothing_is_known(reader: Reader):
     config = source(uri=[str(VIDEOS / "broken" / "text.mp4"), str(ONE_FRAME.path)])
-    units = plan_videos(config)
+    units = plan_units(config, single=True)
     one = reader(config)
     assert not one.has_nothing(units)
     assert list(one.read(units[0])) == []

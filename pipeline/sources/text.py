@@ -1,0 +1,66 @@
+"""Text and values where they enter: valid Unicode, plain JSON, and one rule of what a caption is.
+
+Lists, sidecars, tars and folders all use these functions, so a value means the same in each.
+"""
+
+import base64
+import json
+import math
+from typing import Any, Final
+
+PROBLEMS: Final = "_problems"
+"""Key of `meta` whose value maps a sidecar's extension or a list's column to its problem."""
+
+
+_MAX_NESTING: Final = 100
+"""Maximum number of levels of a JSON value; common readers fail at some hundreds."""
+
+
+def valid_text(text: str) -> str:
+    """Return a text with `?` for half surrogate pairs, which JSON can spell and Arrow refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def decoded(value: object) -> tuple[Any, str | None]:
+    """Return bytes as text, or as `{"base64": …}` with the problem if they are not UTF-8.
+
+    Any other value is returned as it is.
+    """
+    try:
+        return value.decode("utf-8-sig") if isinstance(value, bytes) else value, None
+    except UnicodeDecodeError as error:
+        return json_value(value), f"not UTF-8 at byte {error.start}"
+
+
+def json_value(value: object, levels: int = _MAX_NESTING) -> Any:
+    """Return a value as JSON: dates and the like as text, bytes as base64, NaN as null.
+
+    Raises:
+        ValueError: it has more levels.
+    """
+    if isinstance(value, (dict, list, tuple)) and value and not levels:
+        raise ValueError(f"nested deeper than {_MAX_NESTING} levels")
+    if isinstance(value, dict):
+        return {str(name): json_value(inner, levels - 1) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(inner, levels - 1) for inner in value]
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def json_text(values: dict[str, Any]) -> str | None:
+    """Return a JSON object as text, None if it is empty."""
+    return valid_text(json.dumps(values, ensure_ascii=False)) if values else None
+
+
+def caption_of(value: object) -> str | None:
+    """Return the caption in a JSON value: a text, or the first text of a list.
+
+    An empty text is not a caption, nor is a value of another type.
+    """
+    texts = value if isinstance(value, list) else [value]
+    stripped = (valid_text(text).strip() for text in texts if isinstance(text, str))
+    return next(filter(None, stripped), None)
