@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
 from pipeline.decode.damage import DecodeFault
+from pipeline.decode.declared import declared, positive
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
 
@@ -79,9 +80,8 @@ class Video:
         """Usual duration of a frame in seconds; 1/25 if the container gives no plausible rate."""
         self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
         """Average frame rate that the container declares; otherwise the usual rate."""
-        aspect = stream.sample_aspect_ratio
-        self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
-        """Width of a pixel over its height."""
+        self.declared = declared(container, stream)
+        """What the container says of the pictures."""
         begins = stream.start_time or 0
         self.begins_s = begins * (stream.time_base or Fraction(0))
         """Presentation time of the beginning, in seconds, as the container declares it."""
@@ -105,6 +105,8 @@ class Video:
 
     def frames(self, progress: Callable[[], None]) -> Iterator[DisplayedFrame[VideoFrame]]:
         """Yield every frame that is displayed, in order.
+
+        Its `opaque` is a list of the shape of its pixel, as the coded stream says it.
 
         Args:
             progress: called for each packet and each frame.
@@ -144,6 +146,7 @@ class Video:
         speakers = (self._stream.codec_context.codec.name, self._container.format.name)
         self._logs.clear()
         demuxer = self._container.demux(self._stream)
+        context = self._stream.codec_context
         while True:
             found: DecodeFault | None = None
             frames: list[VideoFrame] = []
@@ -155,7 +158,9 @@ class Video:
                     if packet.is_corrupt:
                         found = self._corrupt_packet(packet)
                     else:
+                        packet.opaque = aspect = []  # the decoder hands it on to the frame
                         frames = packet.decode()
+                        aspect.append(positive(context.sample_aspect_ratio))
             except av.error.FFmpegError as error:
                 known = explain(error)  # raises lack of memory, so it comes first
                 found = found or damage.in_log(self._logs, speakers) or known
@@ -270,6 +275,7 @@ def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
         if other is not stream:
             other.discard = Discard.all
     context = stream.codec_context
+    context.copy_opaque = True
     context.thread_count = 1
     context.thread_type = "NONE"
     context.options = {"max_pixels": str(limits.max_pixels)}
