@@ -7,9 +7,10 @@ the first picture. Otherwise each picture's own value counts, which can change i
 """
 
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av.logging
 from av.container import InputContainer
@@ -29,6 +30,14 @@ UNSTATED = {"colorspace": 2, "color_range": 0, "color_trc": 2}
 
 RGB_MATRIX = 0
 """The matrix of R'G'B'; a Y'CbCr picture cannot have it."""
+
+
+MOST_BOXES = 1000
+"""Maximum number of boxes of a file in which its header is searched for."""
+
+
+MOST_HEADER_BYTES = 1 << 24
+"""Maximum number of bytes of a header that are searched; a sample entry precedes its tables."""
 
 
 _CROP = re.compile(r"^ {6}Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", re.MULTILINE)
@@ -72,14 +81,23 @@ class Declared:
     """Whether `colour` counts before what the first picture says of itself."""
 
 
-def declared(container: InputContainer, stream: VideoStream) -> Declared:
-    """Read what the container says, before anything of the stream is decoded."""
+def declared(container: InputContainer, stream: VideoStream, file: BinaryIO) -> Declared:
+    """Read what the container says, before anything of the stream is decoded.
+
+    Args:
+        container: of `file`.
+        stream: of the pictures.
+        file: seekable; its position is kept.
+    """
     context = stream.codec_context
     crop = _crop(container, stream)
     aspect = positive(stream.sample_aspect_ratio)
     aspect_counts = aspect != positive(context.sample_aspect_ratio)
-    if aspect_counts and crop != WHOLE and container.format.name.startswith("mov"):
-        aspect = _of_cropped(aspect, crop, context.height, context.width)
+    derived = aspect_counts and container.format.name.startswith("mov")
+    if derived and crop != WHOLE and not states_aspect(file):
+        # FFmpeg has divided the size at which the picture is shown by the coded size.
+        _, _, rows, columns = crop.window(context.height, context.width)
+        aspect *= Fraction(context.width * rows, context.height * columns)
     colour = ((name, getattr(context, name)) for name in UNSTATED)
     return Declared(
         aspect=aspect,
@@ -95,7 +113,7 @@ def _crop(container: InputContainer, stream: VideoStream) -> Crop:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        text = container.dumps_format()
+        text = container.dumps_format()  # type: ignore[attr-defined] # missing in PyAV's stubs
     finally:
         av.logging.set_level(level)
     section = re.search(
@@ -105,16 +123,28 @@ def _crop(container: InputContainer, stream: VideoStream) -> Crop:
     return Crop(*map(int, found.groups())) if found else WHOLE
 
 
-def _of_cropped(aspect: Fraction, crop: Crop, height: int, width: int) -> Fraction:
-    """Return the shape of a pixel of a QuickTime picture from FFmpeg's.
+def states_aspect(file: BinaryIO) -> bool:
+    """Return whether the header of an MP4 or QuickTime file states the shape of a pixel (`pasp`).
 
-    A file can state it (`pasp`), or only the size at which the cropped picture is shown. FFmpeg
-    compares that size with the coded picture, not with the cropped one. Of the two possible
-    values, the one with the smaller terms is meant.
+    Args:
+        file: seekable; its position is kept.
     """
-    _, _, rows, columns = crop.window(height, width)
-    cropped = aspect * Fraction(width * rows, height * columns)
-    return min(aspect, cropped, key=lambda value: value.numerator + value.denominator)
+    before, at = file.tell(), 0
+    try:
+        for _ in range(MOST_BOXES):
+            file.seek(at)
+            head = file.read(16)
+            if len(head) < 16:
+                break
+            size, kind, long_size = struct.unpack(">I4sQ", head)
+            if kind == b"moov":
+                return b"pasp" in file.read(min(size, MOST_HEADER_BYTES))
+            at += long_size if size == 1 else size
+            if size == 0 or at >= 1 << 62:
+                break
+        return False
+    finally:
+        file.seek(before)
 
 
 def positive(aspect: Fraction | None) -> Fraction:

@@ -109,8 +109,9 @@ class FrameConverter:
         megabytes of memory until the collector runs.
         """
         aspect = self._declared.aspect
-        if not self._declared.aspect_counts and frame.opaque:
-            [aspect] = frame.opaque
+        own: Any = frame.opaque
+        if own and not self._declared.aspect_counts:
+            [aspect] = own
         seen = (frame.width, frame.height, frame.rotation, aspect)
         if seen != self._seen or self._fit is None:
             self._orientation = display_orientation(frame)

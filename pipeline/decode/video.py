@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.declared import declared, positive
+from pipeline.decode.declared import Declared, declared, positive
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
 
@@ -69,6 +69,7 @@ class Video:
         stream: VideoStream,
         logs: list[damage.Log],
         limits: DecodeLimits,
+        says: Declared,
     ) -> None:
         self._container = container
         self._stream = stream
@@ -80,7 +81,7 @@ class Video:
         """Usual duration of a frame in seconds; 1/25 if the container gives no plausible rate."""
         self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
         """Average frame rate that the container declares; otherwise the usual rate."""
-        self.declared = declared(container, stream)
+        self.declared = says
         """What the container says of the pictures."""
         begins = stream.start_time or 0
         self.begins_s = begins * (stream.time_base or Fraction(0))
@@ -253,7 +254,7 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
             # PyAV lets FFmpeg invent missing timestamps; for AVI they are wrong.
             container.flags &= ~av.container.Flags.gen_pts.value
             stream = _choose(container, limits)
-            yield Video(container, stream, logs, limits)
+            yield Video(container, stream, logs, limits, declared(container, stream, file))
 
 
 def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
