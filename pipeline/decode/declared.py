@@ -136,11 +136,13 @@ def states_aspect(file: BinaryIO) -> bool:
             head = file.read(16)
             if len(head) < 16:
                 break
-            size, kind, long_size = struct.unpack(">I4sQ", head)
+            short, kind, long = struct.unpack(">I4sQ", head)
+            size = {0: MOST_HEADER_BYTES, 1: long}.get(short, short)  # 0: until the end
             if kind == b"moov":
+                file.seek(at)
                 return b"pasp" in file.read(min(size, MOST_HEADER_BYTES))
-            at += long_size if size == 1 else size
-            if size == 0 or at >= 1 << 62:
+            at += size
+            if short == 0 or at >= 1 << 62:
                 break
         return False
     finally:

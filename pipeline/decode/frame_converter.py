@@ -8,7 +8,8 @@ a choice:
 - More bits: the same matrix with exact rounding; the default is two levels too dark.
 - PQ and HLG: mapped to standard range, see `hdr.py`. BT.2020 in standard range: its matrix, with
   unchanged primaries.
-- Alpha: over black. Grey: R = G = B, stretched if the stream declares a limited range.
+- Alpha: over black, in VP8 and VP9 as in every other codec.
+- Grey: R = G = B, stretched if a limited range is declared.
 - Interlaced: both fields woven; no frame is interpolated.
 """
 

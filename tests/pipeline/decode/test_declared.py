@@ -1,6 +1,7 @@
 """What the container and the coded pictures say of shape, crop and colour: which of them counts."""
 
 import io
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
-from pipeline.decode.declared import Crop
+from pipeline.decode.declared import Crop, states_aspect
 from pipeline.decode.geometry import Fit
 from tests.assets import DATA
 from tests.pipeline.decode.mp4_boxes import clap, colr, pasp, shown_as, with_boxes
@@ -198,6 +199,28 @@ def test_a_title_that_looks_like_a_crop_is_none():
         for packets in (stream.encode(av.VideoFrame(64, 64, "yuv420p")), stream.encode()):
             target.mux(packets)
     assert displayed(out.getvalue()) == [(64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("header", "states"),
+    [
+        (struct.pack(">I4s", 20, b"moov") + b"....pasp....", True),
+        (struct.pack(">I4s", 0, b"moov") + b"....pasp....", True),
+        (struct.pack(">I4sQ", 1, b"moov", 28) + b"....pasp....", True),
+        (struct.pack(">I4s", 20, b"moov") + b"............pasp", False),
+        (struct.pack(">I4s", 20, b"free") + b"....pasp....", False),
+        (struct.pack(">I4s", 0, b"free") + b"....pasp....", False),
+        (struct.pack(">I4s", 3, b"free") + b"............", False),
+        (struct.pack(">I4sQ", 1, b"free", 0) + b"............", False),
+        (struct.pack(">I4sQ", 1, b"free", (1 << 64) - 1), False),
+        (b"", False),
+    ],
+)
+def test_the_search_for_a_pixel_shape_ends_and_moves_nothing(header: bytes, states: bool):
+    file = io.BytesIO(struct.pack(">I4sQ", 16, b"ftyp", 0) + header)
+    file.seek(5)
+    assert states_aspect(file) == states
+    assert file.tell() == 5
 
 
 # Colour
