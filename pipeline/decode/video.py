@@ -258,7 +258,11 @@ def _opened(file: BinaryIO, options: dict[str, str], logs: list[damage.Log]) -> 
     file.seek(0)
     try:
         container: InputContainer = av.open(
-            SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES
+            SourceFile(file),
+            mode="r",
+            options=options,
+            metadata_errors="replace",
+            buffer_size=READ_BYTES,
         )
     except av.error.FFmpegError as error:
         raise _why_not_open(error, logs) from error

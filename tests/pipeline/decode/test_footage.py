@@ -137,3 +137,10 @@ def test_a_video_without_alpha_keeps_the_faster_decoder():
                        codec="libvpx-vp9", container="webm")  # fmt: skip
         with av.open(io.BytesIO(video)) as container:
             assert decoder(container.streams.video[0], DecodeLimits()).name == name
+
+
+def test_a_title_in_another_encoding_costs_nothing():
+    for old, new in ((b"VideoHandler", b"Vid\xe9oHandler"), (b"isomiso2", b"iso\xffiso2")):
+        video = tracks("mp4", moving())
+        assert old in video
+        assert len(levels(video.replace(old, new))) == 10
