@@ -71,14 +71,18 @@ class Declared:
 
     aspect: Fraction = Fraction(1)
     """Width of a pixel over its height."""
-    aspect_counts: bool = False
-    """Whether `aspect` counts before what a picture says of itself."""
+    replaced_aspect: Fraction | None = None
+    """What the pictures say instead of `aspect`; another value counts. None: no other counts."""
     crop: Crop = WHOLE
     """Part of each coded picture that is not shown."""
     colour: tuple[tuple[str, int], ...] = ()
     """Attributes of a frame (`UNSTATED`) and their values, of those that are stated."""
     before_coded: bool = False
     """Whether `colour` counts before what the first picture says of itself."""
+
+    def aspect_of(self, own: Fraction) -> Fraction:
+        """Return the width of a pixel over its height, of a picture that states its own."""
+        return self.aspect if self.replaced_aspect in (None, own) else own
 
 
 def declared(container: InputContainer, stream: VideoStream, file: BinaryIO) -> Declared:
@@ -92,8 +96,10 @@ def declared(container: InputContainer, stream: VideoStream, file: BinaryIO) -> 
     context = stream.codec_context
     crop = _crop(container, stream)
     aspect = positive(stream.sample_aspect_ratio)
-    aspect_counts = aspect != positive(context.sample_aspect_ratio)
-    derived = aspect_counts and container.format.name.startswith("mov")
+    coded = positive(context.sample_aspect_ratio)
+    # Many containers state a size in whole pixels instead.
+    differs = abs(aspect - coded) * context.width >= 1
+    derived = differs and container.format.name.startswith("mov")
     if derived and crop != WHOLE and not states_aspect(file):
         # FFmpeg has divided the size at which the picture is shown by the coded size.
         _, _, rows, columns = crop.window(context.height, context.width)
@@ -101,7 +107,7 @@ def declared(container: InputContainer, stream: VideoStream, file: BinaryIO) -> 
     colour = ((name, getattr(context, name)) for name in UNSTATED)
     return Declared(
         aspect=aspect,
-        aspect_counts=aspect_counts,
+        replaced_aspect=None if differs else coded,
         crop=crop,
         colour=tuple((name, value) for name, value in colour if value != UNSTATED[name]),
         before_coded=container.format.name.startswith(BOXES),

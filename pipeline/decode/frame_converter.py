@@ -109,10 +109,8 @@ class FrameConverter:
         Reading a display matrix makes PyAV put the frame into a reference cycle, which keeps
         megabytes of memory until the collector runs.
         """
-        aspect = self._declared.aspect
         own: Any = frame.opaque
-        if own and not self._declared.aspect_counts:
-            [aspect] = own
+        aspect = self._declared.aspect_of(own[0]) if own else self._declared.aspect
         seen = (frame.width, frame.height, frame.rotation, aspect)
         if seen != self._seen or self._fit is None:
             self._orientation = display_orientation(frame)

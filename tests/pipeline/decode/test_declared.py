@@ -114,6 +114,16 @@ def test_the_containers_pixel_shape_counts_before_the_pictures():
     assert displayed(with_boxes(made("libvpx-vp9", "mp4", 2), pasp(3, 2))) == [(64, 96)] * 2
 
 
+def test_a_container_that_rounds_the_first_pixel_shape_does_not_count_for_the_second():
+    parts = [
+        made("mpeg2video", "mpegts", 8, sample_aspect=Fraction(*aspect), options={"bf": "2"})
+        for aspect in ((16, 9), (4, 3))
+    ]
+    whole = with_boxes(remuxed("mp4", *parts))
+    assert displayed(shown_as(whole, 64, 113)) == [(64, 113)] * 8 + [(64, 85)] * 8
+    assert displayed(shown_as(whole, 64, 96)) == [(64, 96)] * 16
+
+
 def test_each_picture_has_its_own_size():
     video = (DATA / "field" / "size_changes.webm").read_bytes()
     sizes = displayed(video)
