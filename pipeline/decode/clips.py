@@ -122,7 +122,7 @@ def _assembled(
     converter = FrameConverter(
         [(each.height, each.width) for each in rules],
         rule.resize,
-        video.sample_aspect,
+        video.declared,
         limits.max_pixels,
         whole=rule.fit == "whole",
     )

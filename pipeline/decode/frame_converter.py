@@ -1,13 +1,15 @@
 """From one decoded frame to the pixels of the bucket.
 
-Colour follows the stream's own matrix and range. Rules where files leave a choice:
+Colour follows the matrix and range of the container, then of the picture. Rules where files leave
+a choice:
 
 - No matrix declared: BT.601 for every size, as in the reference's reader.
 - 8-bit video: swscale's default conversion, byte for byte as in the reference's reader.
 - More bits: the same matrix with exact rounding; the default is two levels too dark.
 - PQ and HLG: mapped to standard range, see `hdr.py`. BT.2020 in standard range: its matrix, with
   unchanged primaries.
-- Alpha: over black. Grey: R = G = B, stretched if the stream declares a limited range.
+- Alpha: over black, in VP8 and VP9 as in every other codec.
+- Grey: R = G = B, stretched if a limited range is declared.
 - Interlaced: both fields woven; no frame is interpolated.
 """
 
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.buckets import best_size
 from pipeline.decode.damage import DecodeFault
+from pipeline.decode.declared import Colour, Declared
 from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
 from pipeline.decode.hdr import Transfer, to_standard_range
 from pipeline.decode.resize import resize
@@ -51,7 +54,7 @@ class FrameConverter:
         sizes: `(height, width)` to choose from: all frames get the one in which the first frame
             loses least.
         dtype: dtype of the result, `uint8` or `float32`; both in [0, 255].
-        sample_aspect: width of a pixel over its height, as the container or the codec declares.
+        declared: what the container says of the pictures.
         max_pixels: maximum number of pixels of a picture before the crop.
         whole: whether frames are not cropped. The first frame is scaled to cover the size, and all
             others get its size, so a video that changes its size keeps one.
@@ -61,7 +64,7 @@ class FrameConverter:
         self,
         sizes: Sequence[tuple[int, int]],
         dtype: Literal["uint8", "float32"],
-        sample_aspect: Fraction,
+        declared: Declared,
         max_pixels: int,
         *,
         whole: bool = False,
@@ -70,10 +73,13 @@ class FrameConverter:
         self._size: tuple[int, int] | None = None
         self._whole = whole
         self._float = dtype == "float32"
-        self._sample_aspect = sample_aspect
+        self._declared = declared
+        self._colour = Colour(declared)
         self._max_pixels = max_pixels
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, int, int, Fraction] | None = None
         self._orientation = Orientation()
+        self._window = (0, 0, 0, 0)
+        self._fit: Fit | None = None
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
     def convert(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
@@ -83,10 +89,9 @@ class FrameConverter:
             DecodeFault: `unsupported`, if the picture is larger than the limit once displayed
                 or scaled, or if its pixel format cannot be converted.
         """
-        orientation = self._upright(frame)
-        fit = self._fit(frame, orientation)
+        fit = self._place(frame)
         try:
-            pixels = self._rgb(frame, fit, orientation)
+            pixels = self._rgb(self._colour.tag(frame), fit)
         except (av.error.FFmpegError, ValueError) as error:
             # A MemoryError of libav is also an FFmpegError, and not a fault of the format.
             if isinstance(error, MemoryError):
@@ -98,19 +103,24 @@ class FrameConverter:
             return pixels, fit
         return np.rint(pixels).astype(np.uint8), fit
 
-    def _upright(self, frame: VideoFrame) -> Orientation:
-        """Read a frame's display matrix only if it may differ from that of the previous frame.
+    def _place(self, frame: VideoFrame) -> Fit:
+        """Find where a frame's pixels go only if that may differ from the previous frame.
 
-        Reading makes PyAV put the frame into a reference cycle, which keeps megabytes of memory
-        until the collector runs.
+        Reading a display matrix makes PyAV put the frame into a reference cycle, which keeps
+        megabytes of memory until the collector runs.
         """
-        seen = (frame.width, frame.height, frame.rotation)
-        if seen != self._seen:
-            self._seen, self._orientation = seen, display_orientation(frame)
-        return self._orientation
+        own: Any = frame.opaque
+        aspect = self._declared.aspect_of(own[0]) if own else self._declared.aspect
+        seen = (frame.width, frame.height, frame.rotation, aspect)
+        if seen != self._seen or self._fit is None:
+            self._orientation = display_orientation(frame)
+            self._window = self._declared.crop.window(frame.height, frame.width)
+            self._fit = self._fitted(frame, aspect)
+            self._seen = seen
+        return self._fit
 
-    def _fit(self, frame: VideoFrame, orientation: Orientation) -> Fit:
-        shown = display_size(frame.height, frame.width, self._sample_aspect, orientation)
+    def _fitted(self, frame: VideoFrame, aspect: Fraction) -> Fit:
+        shown = display_size(*self._window[2:], aspect, self._orientation)
         if self._size is None:
             self._size = best_size(shown, self._sizes)
         fit = fit_frame(shown, self._size, whole=self._whole)
@@ -122,18 +132,18 @@ class FrameConverter:
                 raise DecodeFault(
                     "unsupported",
                     f"a picture of {frame.width}x{frame.height} with pixels "
-                    f"{self._sample_aspect} wide would be {what} as {width}x{height}, "
+                    f"{aspect} wide would be {what} as {width}x{height}, "
                     f"more than decode.max_pixels = {self._max_pixels}",
                 )
         if self._whole:
             self._size, self._whole = (fit.height, fit.width), False
         return fit
 
-    def _rgb(self, frame: VideoFrame, fit: Fit, orientation: Orientation) -> NDArray[Any]:
+    def _rgb(self, frame: VideoFrame, fit: Fit) -> NDArray[Any]:
         transfer = frame.color_trc
         if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
             wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
-            signal = resize(wide, fit, orientation) / GBRP16_WHITE
+            signal = resize(wide, fit, self._orientation) / GBRP16_WHITE
             return to_standard_range(signal, Transfer(transfer)) * 255
         if has_alpha(frame.format.name):
             rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
@@ -145,11 +155,12 @@ class FrameConverter:
                 pixels = _LIMITED_GREY[pixels]
         if self._float:
             pixels = pixels.astype(np.float32)
-        return resize(pixels, fit, orientation)
+        return resize(pixels, fit, self._orientation)
 
     def _convert(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
         converted = self._reformat(frame, format=target, interpolation=flags, threads=1)
-        return converted.to_ndarray()
+        top, left, height, width = self._window
+        return converted.to_ndarray()[top : top + height, left : left + width]
 
 
 def display_orientation(frame: VideoFrame) -> Orientation:

@@ -2,11 +2,11 @@
 
 FFmpeg gets a file object, never a name, and cannot open anything else. No protocol is allowed. Of
 its demuxers only video containers are allowed, not those that list other files (HLS, DASH, concat,
-image sequences). One thread reads the largest video stream; cover art and thumbnails do not count.
+image sequences). One thread reads one stream, see `footage.py`.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -14,13 +14,14 @@ import av
 import av.logging
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
 from pipeline.decode.damage import DecodeFault
+from pipeline.decode.declared import Declared, declared, positive
+from pipeline.decode.footage import choose, decoder, footage, needs_reading, read_moving
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import Timeline
 
@@ -28,9 +29,6 @@ CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
     "matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,swf,vc1,vvc,wtv,yuv4mpegpipe"
 )
-
-
-NOT_FOOTAGE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 JOINABLE = "mpegts"
@@ -68,9 +66,11 @@ class Video:
         stream: VideoStream,
         logs: list[damage.Log],
         limits: DecodeLimits,
+        says: Declared,
     ) -> None:
         self._container = container
         self._stream = stream
+        self._context = decoder(stream, limits)
         self._logs = logs
         self._limits = limits
         rate = stream.guessed_rate or stream.average_rate
@@ -79,9 +79,8 @@ class Video:
         """Usual duration of a frame in seconds; 1/25 if the container gives no plausible rate."""
         self.source_fps = float(stream.average_rate or 1 / self.nominal_s)
         """Average frame rate that the container declares; otherwise the usual rate."""
-        aspect = stream.sample_aspect_ratio
-        self.sample_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
-        """Width of a pixel over its height."""
+        self.declared = says
+        """What the container says of the pictures."""
         begins = stream.start_time or 0
         self.begins_s = begins * (stream.time_base or Fraction(0))
         """Presentation time of the beginning, in seconds, as the container declares it."""
@@ -105,6 +104,8 @@ class Video:
 
     def frames(self, progress: Callable[[], None]) -> Iterator[DisplayedFrame[VideoFrame]]:
         """Yield every frame that is displayed, in order.
+
+        Its `opaque` is a list of the shape of its pixel, as the coded stream says it.
 
         Args:
             progress: called for each packet and each frame.
@@ -141,7 +142,7 @@ class Video:
     def _decode(self, progress: Callable[[], None]) -> Iterator[VideoFrame | int]:
         """Yield the frames, then the number of packets that they came in."""
         packets, any_frame = 0, False
-        speakers = (self._stream.codec_context.codec.name, self._container.format.name)
+        speakers = (self._context.codec.name, self._container.format.name)
         self._logs.clear()
         demuxer = self._container.demux(self._stream)
         while True:
@@ -155,7 +156,9 @@ class Video:
                     if packet.is_corrupt:
                         found = self._corrupt_packet(packet)
                     else:
-                        frames = packet.decode()
+                        packet.opaque = aspect = []  # the decoder hands it on to the frame
+                        frames = self._context.decode(packet)
+                        aspect.append(positive(self._context.sample_aspect_ratio))
             except av.error.FFmpegError as error:
                 known = explain(error)  # raises lack of memory, so it comes first
                 found = found or damage.in_log(self._logs, speakers) or known
@@ -239,41 +242,33 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
     with av.logging.Capture() as logs:
         if not file.seek(0, 2):
             raise DecodeFault("not_a_video", "the file is empty")
-        file.seek(0)
-        try:
-            container = av.open(SourceFile(file), mode="r", options=options, buffer_size=READ_BYTES)
-        except av.error.FFmpegError as error:
-            raise _why_not_open(error, logs) from error
-        with container:
-            # PyAV lets FFmpeg invent missing timestamps; for AVI they are wrong.
-            container.flags &= ~av.container.Flags.gen_pts.value
-            stream = _choose(container, limits)
-            yield Video(container, stream, logs, limits)
+        with ExitStack() as stack:
+            container = stack.enter_context(_opened(file, options, logs))
+            streams, moving = footage(container), set[int]()
+            if needs_reading(streams):
+                moving = read_moving(container, streams)
+                container.close()
+                container = stack.enter_context(_opened(file, options, logs))
+                streams = footage(container)
+            stream = choose(container, streams, moving, limits)
+            yield Video(container, stream, logs, limits, declared(container, stream, file))
 
 
-def _choose(container: InputContainer, limits: DecodeLimits) -> VideoStream:
-    footage = [s for s in container.streams.video if not s.disposition & NOT_FOOTAGE]
-    if not footage:
-        held = ", ".join(s.type for s in container.streams) or "nothing"
-        raise DecodeFault("no_video_stream", f"{container.format.name} with {held} and no footage")
-    decodable = [s for s in footage if s.codec_context is not None]
-    if not decodable:
-        raise DecodeFault("unsupported", f"no decoder for the video in {container.format.name}")
-    stream = max(decodable, key=lambda s: s.width * s.height)
-    if stream.width * stream.height > limits.max_pixels:
-        raise DecodeFault(
-            "unsupported",
-            f"a picture of {stream.width}x{stream.height} has more than decode.max_pixels = "
-            f"{limits.max_pixels}",
+def _opened(file: BinaryIO, options: dict[str, str], logs: list[damage.Log]) -> InputContainer:
+    file.seek(0)
+    try:
+        container: InputContainer = av.open(
+            SourceFile(file),
+            mode="r",
+            options=options,
+            metadata_errors="replace",
+            buffer_size=READ_BYTES,
         )
-    for other in container.streams:
-        if other is not stream:
-            other.discard = Discard.all
-    context = stream.codec_context
-    context.thread_count = 1
-    context.thread_type = "NONE"
-    context.options = {"max_pixels": str(limits.max_pixels)}
-    return stream
+    except av.error.FFmpegError as error:
+        raise _why_not_open(error, logs) from error
+    # PyAV lets FFmpeg invent missing timestamps; for AVI they are wrong.
+    container.flags &= ~av.container.Flags.gen_pts.value
+    return container
 
 
 def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> DecodeFault:

@@ -15,6 +15,7 @@ from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
 from pipeline.decode.buckets import best_size, longest, loss, of_length
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clips import clips
+from pipeline.decode.declared import Declared
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import fit_frame
 from pipeline.quarantine import QuarantineError
@@ -166,7 +167,7 @@ def test_no_frame_is_lost_or_doubled(num_frames: int, lengths: list[int], short:
 
 
 def test_a_video_that_changes_its_size_keeps_its_bucket() -> None:
-    converter = FrameConverter([(16, 16), (16, 32), (32, 16)], "uint8", Fraction(1), 10_000)
+    converter = FrameConverter([(16, 16), (16, 32), (32, 16)], "uint8", Declared(), 10_000)
     frames = [VideoFrame(width, height, "rgb24") for width, height in ((80, 40), (40, 80))]
     assert [converter.convert(frame)[0].shape for frame in frames] == [(16, 32, 3)] * 2
 

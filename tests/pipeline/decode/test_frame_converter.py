@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_assembly import AssembledClip, assemble_clips
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.declared import Declared
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
@@ -32,7 +33,7 @@ def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> l
     rule, limits = ClipRule(**how), limits or DecodeLimits()
     with open_video(io.BytesIO(video), limits) as opened:
         converter = FrameConverter(
-            [(rule.height, rule.width)], rule.resize, opened.sample_aspect, limits.max_pixels
+            [(rule.height, rule.width)], rule.resize, opened.declared, limits.max_pixels
         )
         picks = sample_frames(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
         return list(assemble_clips(picks, rule, converter.convert))
@@ -226,7 +227,7 @@ def test_a_picture_too_large_once_scaled_is_refused():
 
 
 def test_whole_pictures_keep_the_size_of_the_first():
-    converter = FrameConverter([(32, 32)], "uint8", Fraction(1), 10_000, whole=True)
+    converter = FrameConverter([(32, 32)], "uint8", Declared(), 10_000, whole=True)
     one, taller, again = (
         converter.convert(av.VideoFrame(width, height, "rgb24"))
         for width, height in ((96, 64), (40, 80), (96, 64))
