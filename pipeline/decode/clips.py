@@ -93,13 +93,14 @@ def frames_by_seek(
     skipped ones, so such damage proves nothing, and the video must be read from its beginning.
     """
     start_s = video.begins_s + seconds(span.start_s)
-    if not video.seek(max(video.begins_s, start_s - back_s)):
+    if not video.seek(max(video.begins_s, start_s - back_s), start_s):
         return None
     frames = video.frames(progress)
     last: DisplayedFrame[VideoFrame] | None = None
     try:
         for shown in frames:
             if shown.start_s > start_s:
+                video.begin_span()
                 return None if last is None else chain((last, shown), frames)
             last = shown
     except QuarantineError:
