@@ -8,7 +8,7 @@ not: they are rounded, count the longest track or from zero, and recorders write
 | MP4 | sample table, boxes and `sidx`, numbers of fragments | longest track, by the edit list |
 | AVI | LIST `movi` | frames, dropped ones included |
 | ASF | Data object | longest stream, with the preroll |
-| FLV | tags | as the recorder wrote it |
+| FLV | tags, size of the file | as the recorder wrote it |
 | Matroska | FFmpeg's demuxer checks the sizes of its elements | end of the last block, from zero |
 
 MPEG-TS, MPEG-PS and Ogg list nothing ahead of it.
@@ -23,6 +23,13 @@ from typing import BinaryIO
 from av.index import IndexEntry
 
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+
+
+FLV_SIZE = b"\0\x08filesize\0"
+"""Key of a number in FLV metadata."""
+
+
+FLV_MOST = 1e15
 
 
 MAX_READ = 1 << 24
@@ -101,10 +108,15 @@ def _flv_reach(file: BinaryIO, size: int) -> int:
         if head[0] & 0x1F not in (8, 9, 18):
             return 0
         end = at + 11 + int.from_bytes(head[1:4], "big")
-        if len(head) < 11 or end > size:
-            return max(end, size + 1)
         at = end + 4
-    return 0
+        if len(head) < 11 or (at > size and end != size):
+            return max(end, size + 1)
+    metadata = _read(file, 0, 1 << 16)
+    value = metadata.find(FLV_SIZE) + len(FLV_SIZE)
+    if value < len(FLV_SIZE) or value + 8 > len(metadata):
+        return 0
+    (listed,) = struct.unpack_from(">d", metadata, value)
+    return int(listed) if size < listed < FLV_MOST else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +196,7 @@ class _Fragments:
                     if flags & 8:
                         duration = int.from_bytes(body[skipped : skipped + 4], "big")
                 elif part == b"tfdt":
-                    begin = int.from_bytes(body[4 : 12 if body[0] else 8], "big")
+                    begin = int.from_bytes(body[4 : 12 if body[:1] == b"\1" else 8], "big")
                 elif part == b"trun":
                     count, step = (
                         int.from_bytes(body[4:8], "big"),

@@ -171,7 +171,7 @@ class Video:
             yield shown
         if end is None:
             detail = f"{self._packets} packets, and not one frame in them"
-            raise self._tolerated or DecodeFault("no_frames", detail)
+            raise self._tolerated or self._cut_at_open or DecodeFault("no_frames", detail)
         if self._limits.damage != "keep" and (found := self._missing_end()):
             raise DecodeFault(found.reason, found.detail)
 
@@ -266,7 +266,7 @@ class Video:
                     length_s = (packet.duration or 0) * self._time_base or self.nominal_s
                     if step_s < length_s + self.nominal_s / 2:
                         return None
-        at_end = packet.pos is not None and packet.pos + packet.size >= self._container.size
+        at_end = following is None or not following.size
         return DecodeFault(
             "truncated" if at_end else "corrupt",
             f"the packet at byte {packet.pos} is damaged or incomplete",
@@ -350,6 +350,9 @@ def _why_not_open(error: av.error.FFmpegError, logs: list[damage.Log]) -> Decode
         return DecodeFault(
             "truncated", "an MP4 without its index (moov): cut short, or never finished"
         )
+    for text in texts:
+        if any(words in text for words in damage.CUT_SHORT):
+            return DecodeFault("truncated", text)
     if any("not on whitelist" in text for text in texts):
         return DecodeFault("not_a_video", "a playlist or a list of files, not a container of video")
     if isinstance(error, av.error.InvalidDataError):
