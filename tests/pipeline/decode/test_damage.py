@@ -13,7 +13,7 @@ from pipeline.decode.damage import cut_short, flat, in_log
 from pipeline.decode.video import SourceFile, open_video
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, HIKER
-from tests.pipeline.decode.synthetic import counting, encode, grey
+from tests.pipeline.decode.synthetic import counting, encode, grey, remux
 
 SPEAKERS = ("h264", "mov,mp4,m4a,3gp,3g2,mj2")
 
@@ -79,8 +79,9 @@ def test_a_file_cut_short_is_found_out_in_every_container(container: str, share:
         codec=codec,
         container=container,
         time_base=Fraction(1, 25),
-        options={"movflags": "frag_keyframe+empty_moov"} if container == "mp4" else None,
     )
+    if container == "mp4":
+        video = remux(video, "mp4", movflags="frag_keyframe+empty_moov")
     assert frames_of(video) == 75
     cut = outcome(video[: int(len(video) * share)])
     assert cut.reason in ("truncated", "corrupt")
