@@ -8,7 +8,7 @@ image sequences). One thread reads the largest video stream; cover art and thumb
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice, pairwise
 from typing import BinaryIO, TypeAlias
 
 import av
@@ -27,6 +27,7 @@ from pipeline.decode.damage import DecodeFault
 from pipeline.decode.file_structure import missing_end
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.timeline import RESTART_S, Beginning, DecodingClock, Timeline
+from pipeline.decode.transport_stream import PACKET, breaks_picture
 
 CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"
@@ -41,8 +42,8 @@ JOINABLE = "mpegts"
 """The container whose recordings can start anywhere: damage before the first picture is ignored."""
 
 
-CONCEALING = ("h264", "mpeg1video", "mpeg2video", "mpeg4", "h263", "vc1", "wmv3")
-"""Decoders that flag a frame when they conceal a part that is missing."""
+CONCEALING = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
+"""Decoders that report a picture whose last part is missing."""
 
 
 SEEKABLE = ("mov,mp4", "matroska,webm")
@@ -206,10 +207,9 @@ class Video:
                     self._packets += 1
                     self._require_clear(packet)
                     if packet.is_corrupt and self._limits.damage != "keep":
-                        following = next(demuxer, None)
-                        if following is not None:
-                            demuxer = chain((following,), demuxer)
-                        found = self._suspicion(packet, following)
+                        ahead = list(islice(demuxer, 2))
+                        demuxer = chain(ahead, demuxer)
+                        found = self._suspicion(packet, [p for p in ahead if p.size])
                     if jumps and packet.dts is not None:
                         shift = clock.shift(packet.dts, packet.duration)
                         packet.dts += shift
@@ -245,32 +245,40 @@ class Video:
             return True
         return self._limits.damage == "decoder" and not begin.has_key
 
-    def _suspicion(
-        self, packet: VideoPacket, following: "VideoPacket | None"
-    ) -> DecodeFault | None:
-        """Return the fault that a packet marked as corrupt proves.
+    def _suspicion(self, packet: VideoPacket, ahead: list[VideoPacket]) -> DecodeFault | None:
+        """Return the fault that a packet marked as corrupt proves, from the two packets after it.
 
-        Packets of a transport stream are marked where their counter jumps. It jumps where something
-        is lost, and where segments were joined. A joined segment begins with a key picture. Other
-        places are in doubt: then the decoder must report damage that it conceals, and the clock
-        must not leave room for a lost picture. In other containers the packet is incomplete.
+        In a transport stream the mark means that a counter jumps before the second packet ahead. No
+        fault is a jump between two pictures that leaves no room for another, or after which a key
+        picture begins. In other containers the packet is incomplete.
         """
         if self._container.format.name == JOINABLE and self._limits.damage == "decoder":
-            if following is not None and following.is_keyframe:
-                return None
-            if self._stream.codec_context.codec.name in CONCEALING:
-                if following is None or not following.size:
+            key = len(ahead) == 2 and ahead[1].is_keyframe
+            gap = any(self._room_between(*pair) for pair in pairwise((packet, *ahead)))
+            if packet.pos is not None and (key or not gap):
+                end = (ahead[1].pos or 0) + PACKET if len(ahead) == 2 else self._container.size
+                trusted = key and self._stream.codec_context.codec.name in CONCEALING
+                if not breaks_picture(self._read(packet.pos, end), trusted=trusted):
                     return None
-                if packet.dts is not None and following.dts is not None:
-                    step_s = (following.dts - packet.dts) * self._time_base
-                    length_s = (packet.duration or 0) * self._time_base or self.nominal_s
-                    if step_s < length_s + self.nominal_s / 2:
-                        return None
-        at_end = following is None or not following.size
         return DecodeFault(
-            "truncated" if at_end else "corrupt",
+            "corrupt" if ahead else "truncated",
             f"the packet at byte {packet.pos} is damaged or incomplete",
         )
+
+    def _read(self, begin: int, end: int) -> bytes:
+        """Read bytes of the file while FFmpeg reads it elsewhere."""
+        place = self._file.tell()
+        self._file.seek(begin)
+        data = self._file.read(max(0, end - begin))
+        self._file.seek(place)
+        return data
+
+    def _room_between(self, packet: VideoPacket, following: VideoPacket) -> bool:
+        """Return whether the clock leaves room for a picture between two packets."""
+        if packet.dts is None or following.dts is None:
+            return True
+        length_s = (packet.duration or 0) * self._time_base or self.nominal_s
+        return (following.dts - packet.dts) * self._time_base >= length_s + self.nominal_s / 2
 
     def _require_clear(self, packet: VideoPacket) -> None:
         if packet.has_sidedata("encryption_info"):
