@@ -84,6 +84,21 @@ class DecodeConfig(Section):
     quarantined."""
     memory_mb: PositiveInt = 2048
     """Maximum memory in MiB for decoding one video. 8K HEVC needs about 1200."""
+    max_pixels: PositiveInt = 8192 * 4320
+    """Maximum number of pixels of a picture. A video or image with larger pictures is quarantined.
+    The default admits 8K."""
+    max_gap_s: Seconds = 600.0
+    """Maximum time in seconds for which one picture is shown, such as a slide of a lecture. A video
+    with a longer gap between its timestamps is quarantined."""
+    damage: Literal["strict", "decoder", "keep"] = "decoder"
+    """Treatment of damage within a video. `strict`: it ends at the first packet that the demuxer
+    suspects. `decoder`: it ends where the decoder reports damage or the file ends too early; a
+    suspect packet that decodes is kept, and so is a recording that begins between two key
+    pictures. `keep`: it never ends early; damaged pictures come as the decoder conceals them."""
+
+    def limits(self) -> dict[str, Any]:
+        """Return the values that decide when a video is given up."""
+        return self.model_dump(exclude={"actors"})
 
 
 class TokenizerSpec(Section):

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+Damage = Literal["strict", "decoder", "keep"]
+"""When a video counts as damaged: as soon as the demuxer suspects a packet; if the decoder reports
+damage, or the file ends too early; or never."""
+
+
 MAX_FPS = 1000.0
 """Maximum sampling rate; a larger number is probably in another unit."""
 
@@ -85,11 +90,13 @@ class DecodeLimits:
     max_pixels: int = 8192 * 4320
     """Maximum number of pixels of a picture as coded, as displayed and as scaled before the crop.
     The default admits 8K; a larger picture is usually a damaged header."""
-    max_gap_s: float = 60.0
-    """Maximum number of seconds for which one frame is shown. A longer gap is a broken clock, and
-    filling it could turn one frame into thousands of clips."""
+    max_gap_s: float = 600.0
+    """Maximum number of seconds for which one frame is shown, such as a slide of a lecture. A
+    longer gap is a broken clock, and filling it could turn one frame into thousands of clips."""
+    damage: Damage = "decoder"
+    """Treatment of damage within a video."""
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        for name in ("timeout_s", "memory_mb", "max_pixels", "max_gap_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")

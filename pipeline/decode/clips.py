@@ -22,6 +22,10 @@ _SEEK_BACK_S = (0, 10)
 first seek can end after a picture of the span; the second covers this case."""
 
 
+_MOST_HELD = 64
+"""Maximum number of frames that are held until a span begins."""
+
+
 def clips(
     file: BinaryIO,
     rules: Sequence[ClipRule],
@@ -93,18 +97,22 @@ def frames_by_seek(
     skipped ones, so such damage proves nothing, and the video must be read from its beginning.
     """
     start_s = video.begins_s + seconds(span.start_s)
-    if not video.seek(max(video.begins_s, start_s - back_s)):
+    if not video.seek(max(video.begins_s, start_s - back_s), start_s):
         return None
     frames = video.frames(progress)
-    last: DisplayedFrame[VideoFrame] | None = None
+    held: list[DisplayedFrame[VideoFrame]] = []
     try:
         for shown in frames:
-            if shown.start_s > start_s:
-                return None if last is None else chain((last, shown), frames)
-            last = shown
+            # A frame may begin so much earlier and still belong to the span, see `sampling`.
+            if shown.start_s + video.nominal_s / 2 < start_s:
+                held.clear()
+            held.append(shown)
+            if shown.start_s > start_s or len(held) > _MOST_HELD:
+                video.begin_span()
+                return chain(held, frames) if held[0].start_s <= start_s else None
     except QuarantineError:
         return None
-    return None if last is None else iter((last,))
+    return iter(held) if held else None
 
 
 def _assembled(

@@ -1,4 +1,4 @@
-"""What counts as damage: words of FFmpeg's log, and listed content that a container does not hold.
+"""What counts as damage: words of FFmpeg's log.
 
 FFmpeg conceals damage: it interpolates a broken slice, skips a lost picture, and ends a file that
 is cut in half early without an error. Only its log tells. A corpus must not hold such pictures. So
@@ -7,7 +7,6 @@ that real encoders cause in pictures without damage.
 """
 
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 
 from pipeline.quarantine import QuarantineError
 
@@ -64,29 +63,15 @@ def in_log(logs: Iterable[Log], speakers: Sequence[str]) -> DecodeFault | None:
     return None
 
 
-def missing_packets(read: int, listed: int) -> DecodeFault | None:
-    """Compare the number of packets with the container's index.
+def cut_short(logs: Iterable[Log], demuxer: str) -> DecodeFault | None:
+    """Return what the demuxer said, as it opened the file, about an end that is missing.
 
-    An MP4 index is exact and already knows of edit lists; the margin of two, or one in a hundred,
-    is for the empty samples that some writers leave.
+    Other messages of the opening are not damage: the decoder repeats what concerns its pictures.
     """
-    if read >= listed - max(2, listed // 100):
-        return None
-    return DecodeFault("truncated", f"the index lists {listed} frames, the file holds {read}")
-
-
-def missing_time(shown_s: Fraction, declared_s: Fraction) -> DecodeFault | None:
-    """Compare the duration of the frames with the duration that the header declares.
-
-    Headers are rounded and count the longest track: the margin is half a second, or 2 %.
-    """
-    if shown_s >= declared_s - max(Fraction(1, 2), declared_s / 50):
-        return None
-    return DecodeFault(
-        "truncated",
-        f"the header declares {float(declared_s):.2f} s, "
-        f"the frames end after {float(shown_s):.2f} s",
-    )
+    for level, name, message in logs:
+        if level <= ERROR and name == demuxer and any(words in message for words in CUT_SHORT):
+            return DecodeFault("truncated", f"{name}: {flat(message)}")
+    return None
 
 
 def flat(text: str) -> str:

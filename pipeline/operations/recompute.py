@@ -119,7 +119,7 @@ class Recomputer:
                 model = models[spec.name].to(device=device, dtype=DTYPES[spec.precision])
                 batch = spec.batch if cuda else 1
                 self._encoders.append(ClipEncoder(model, column, batch=batch, device=device))
-        limits = DecodeLimits(timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb)
+        limits = DecodeLimits(**config.decode.limits())
         self._decoder = Decoder(clip_rules(dataset.identity["clip"]), limits)
 
     def close(self) -> None:

@@ -41,8 +41,7 @@ _log = logging.getLogger(__name__)
 
 def open_decoder(clip: ClipConfig, decode: DecodeConfig) -> Decoder:
     """Return the decoder of a job, which a caller must close."""
-    limits = DecodeLimits(timeout_s=decode.timeout_s, memory_mb=decode.memory_mb)
-    return Decoder(clip_rules(clip.identity()), limits)
+    return Decoder(clip_rules(clip.identity()), DecodeLimits(**decode.limits()))
 
 
 class DecodeStage(AbstractContextManager["DecodeStage"]):

@@ -157,7 +157,7 @@ def _probe(
     config: JobConfig, drawn: Sequence[Sequence[WorkUnit]], seconds: float | None
 ) -> list[list[Probe]]:
     """Probe the units drawn of each kind; time that one does not use is left for the next ones."""
-    limits = DecodeLimits(timeout_s=config.decode.timeout_s, memory_mb=config.decode.memory_mb)
+    limits = DecodeLimits(**config.decode.limits())
     units_left = sum(map(len, drawn))
     spent = 0.0
     found: list[list[Probe]] = []

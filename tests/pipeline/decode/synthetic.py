@@ -3,6 +3,8 @@
 import io
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -83,3 +85,19 @@ def counting(count: int, **how: Any) -> bytes:
     return encode(
         (grey(i) for i in range(count)), pix_fmt="yuv444p", color_range=2, colorspace=1, **how
     )
+
+
+def remux(video: bytes, container: str, **muxing: str) -> bytes:
+    """Copy the packets of a video into another container, which may need to be written twice."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "video"
+        with (
+            av.open(io.BytesIO(video)) as source,
+            av.open(str(path), "w", format=container, options=muxing) as target,
+        ):
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    target.mux(packet)
+        return path.read_bytes()
