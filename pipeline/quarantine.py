@@ -1,9 +1,11 @@
 """Why a sample or a clip is not in the dataset: stage, reason, detail."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import PipelineError, redacted
+from pipeline.errors import PipelineError, one_line, redacted
 
 Stage = Literal["read", "decode", "tokenize"]
 
@@ -20,6 +22,7 @@ REASONS: dict[str, str] = {
     "too_large": "the video is larger than source.max_video_mb",
     "list_unreadable": "the list is damaged; the unit's remaining rows are lost",
     "bad_row": "the list's row names no video, or an invalid span",
+    "given_up": "the sample alone made its unit fail in every attempt",
     # decode
     "not_a_video": "no container format was recognised",
     "no_video_stream": "the container holds no video stream",
@@ -38,6 +41,10 @@ REASONS: dict[str, str] = {
 """Every reason of the quarantine, with its meaning."""
 
 
+GIVEN_UP = "given_up"
+"""Reason of a sample that has none of its own; see `pipeline.stages.decode`."""
+
+
 class QuarantineError(PipelineError):
     """A sample or clip cannot become tokens.
 
@@ -54,6 +61,22 @@ class QuarantineError(PipelineError):
         self.reason = reason
         self.detail = detail
         self.attempts = attempts
+
+
+@contextmanager
+def giving_up(stage: Stage, *, active: bool) -> Iterator[None]:
+    """Raise any error of a `with` block as the `QuarantineError` of a sample that is given up.
+
+    Lack of memory concerns the process, not the sample.
+    """
+    try:
+        yield
+    except (QuarantineError, MemoryError):
+        raise
+    except Exception as error:
+        if not active:
+            raise
+        raise QuarantineError(stage, GIVEN_UP, one_line(error)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,6 +183,10 @@ class JobConfig(Section):
     max_quarantine_rate: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=1)] = 1.0
     """Maximum fraction of samples that can be quarantined. Above it the job stops, after at least
     100 samples, because a wrong setting or a broken source is likely."""
+    max_alike_units: PositiveInt | None = 3
+    """Number of units with which the job stops if they are its first and all their samples are
+    quarantined for one reason: a folder is away, or a setting is wrong. None of them is committed.
+    null: no limit."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
     """Part of the plan that this driver works on, for example `3/16`, counted from 0. All drivers
     write to one output. null: the whole plan."""

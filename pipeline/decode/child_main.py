@@ -2,8 +2,8 @@
 
 `fork_server.ForkServer` starts it as `python -P -m pipeline.decode.child_main FD`. The server
 imports everything, says `ready`, and forks one process per request. A decoder process takes one
-file at a time: for each job it sends any number of `alive` and `clip`, and one `end` or `fail`. It
-exits when its socket closes.
+file at a time: for each job it sends any number of `alive` and `clip`, and one `end`, `fail` or
+`unread`. It exits when its socket closes.
 """
 
 import gc
@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from io import FileIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -101,6 +102,20 @@ def _serve(sock: socket.socket) -> None:
         _decode(sock, job, file, base)
 
 
+class VideoFile(FileIO):
+    """The video's file; it remembers that the disk failed, which is not a fault of the video."""
+
+    failed: OSError | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes, b"" at the end."""
+        try:
+            return super().read(-1 if size is None else size) or b""
+        except OSError as error:
+            self.failed = error
+            raise
+
+
 def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
     rules = [ClipRule(**rule) for rule in job["rules"]]
     limits = DecodeLimits(**job["limits"])
@@ -113,14 +128,15 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
 
     dog.start_alarm()
     outcome: dict[str, Any]
+    video = VideoFile(file)
     try:
         limit_memory(base, limits.memory_mb << 20)
         span = None if job["span"] is None else Span(**job["span"])
-        with os.fdopen(file, "rb", buffering=0) as video:
+        with video:
             found = (
-                [(image_clip(video, rules, limits), 0.0)]
+                [(image_clip(cast("BinaryIO", video), rules, limits), 0.0)]
                 if job["is_image"]
-                else clips(video, rules, limits, dog.progress, span)
+                else clips(cast("BinaryIO", video), rules, limits, dog.progress, span)
             )
             for clip, source_fps in found:
                 frames = clip.frames
@@ -135,6 +151,8 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
         os._exit(1)
     except Exception as error:  # any error that a file causes quarantines that file
         outcome = {"kind": "fail", **_unexpected(error, limits)}
+    if video.failed is not None:
+        outcome = {"kind": "unread", "detail": one_line(video.failed)}
     limit_memory(base, None)
     dog.stop_alarm()
     gc.collect()

@@ -24,9 +24,10 @@ from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import flat
 from pipeline.decode.fork_server import anonymous_file
 from pipeline.decode.protocol import ProtocolError
-from pipeline.errors import one_line
+from pipeline.errors import StoreError, one_line
 from pipeline.quarantine import REASONS, QuarantineError
 from pipeline.records import Clip, Sample
+from pipeline.storage.local_disk import blames_file
 
 KEPT_SHARE = 8
 """A process that keeps more than this part (1/8) of `memory_mb` after a video is replaced, so that
@@ -110,6 +111,7 @@ class Decoder:
         Raises:
             QuarantineError: the video is broken or exceeds a limit; clips yielded before it are
                 valid. The stage is `decode`, or `read` if the file cannot be opened.
+            StoreError: the disk failed while the file was opened or read.
             PipelineError: the decoder process cannot start; no sample is the cause.
         """
         with open_sample(sample) as file:
@@ -167,6 +169,8 @@ class Decoder:
         finally:
             if not finished:
                 self.close()
+        if header["kind"] == "unread":
+            raise StoreError(f"{sample.video_name}: {flat(str(header.get('detail')))}")
         if header["kind"] == "fail":
             reason = str(header.get("reason"))
             raise QuarantineError(
@@ -190,7 +194,7 @@ class Decoder:
     def _next(self, child: Child) -> dict[str, Any]:
         while True:
             header = child.receive(self._limits.timeout_s)
-            if header["kind"] in ("clip", "end", "fail"):
+            if header["kind"] in ("clip", "end", "fail", "unread"):
                 return header
             if header["kind"] != "alive":
                 raise ProtocolError(f"a message of kind {header['kind']!r}")
@@ -229,12 +233,15 @@ def open_sample(sample: Sample) -> FileIO:
 
     Raises:
         QuarantineError: `file_unreadable`, in the stage `read`.
+        StoreError: the disk failed.
     """
     if isinstance(sample.video, str):
         try:
             return FileIO(sample.video)
         except OSError as error:
             detail = f"{sample.video}: {error.strerror}"
+            if not blames_file(sample.video, error):
+                raise StoreError(detail) from error
             raise QuarantineError("read", "file_unreadable", detail) from error
     file = anonymous_file()
     view = memoryview(sample.video)

@@ -17,6 +17,7 @@ from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
+from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
 from pipeline.job.log_buffer import LogBuffer
@@ -36,6 +37,9 @@ some KiB of memory each."""
 
 _BACKOFF_S: Final = 1.0
 """Seconds before another pass for each failure of a unit, in which a failing store can recover."""
+
+_ATTEMPTS_TOGETHER: Final = 2
+"""Failed attempts after which the samples of a unit are tried one by one."""
 
 _NOT_REACHED = "planned again while the job ran; run it again"
 
@@ -99,7 +103,11 @@ class _Passes:
         self.reasons: dict[str, str] = {}
         self.num_retried = 0
         self._attempts = job.config.commit.unit_attempts
+        self._one_by_one_after = max(1, min(_ATTEMPTS_TOGETHER, self._attempts - 1))
         self._failures: Counter[str] = Counter()
+        self._held: list[UnitRecord] = []
+        self._sound = False
+        """Whether a unit was done of which not all samples failed alike."""
         self._waiting_s = self._busy_s = 0.0
         """Seconds of all tokenizer actors."""
 
@@ -156,6 +164,9 @@ class _Passes:
             allocation,
             metrics.recorder,
             careful=any(self._failures[unit.unit] for unit in now),
+            one_by_one={
+                unit for unit, count in self._failures.items() if count >= self._one_by_one_after
+            },
         )
         self._progress.begin(len(units))
         try:
@@ -168,7 +179,7 @@ class _Passes:
                     self._progress.unit(failed=False)
                     metrics.unit_done()
                     self._failures.pop(event.record.unit, None)
-                    self.buffer.add(event.record)
+                    self._done(event.record)
                 elif isinstance(event, UnitFailed):
                     self._progress.unit(failed=True)
                     self._unit_failed(event.unit, event.reason)
@@ -178,6 +189,9 @@ class _Passes:
                 metrics.report_if_due(self.buffer)
                 self._check_budget()
                 self._progress.tick()
+            for record in self._held:  # too few to tell that the sources are away
+                self.buffer.add(record)
+            self._held = []
         finally:
             self._progress.end()
             # Also after an error: the next run need not do again what is written.
@@ -185,6 +199,27 @@ class _Passes:
             metrics.in_flight(0, 0)
             metrics.report(self.buffer)
         self._check_budget()
+
+    def _done(self, record: UnitRecord) -> None:
+        """Hold a unit back if all its samples failed alike, until another one did not."""
+        lost = record.counts.samples_quarantined
+        reasons = {*record.reasons, *(reason for held in self._held for reason in held.reasons)}
+        limit = self._job.config.max_alike_units
+        all_lost = 0 < lost == record.counts.samples_read
+        if limit and not self._sound and all_lost and len(reasons) == 1:
+            self._held.append(record)
+            if len(self._held) == limit:
+                [reason] = reasons
+                raise OverBudget(
+                    f"all samples of the first {len(self._held)} units are quarantined as {reason},"
+                    f" so max_alike_units = {limit} stops the job and commits none of them; check"
+                    " that source.uri can be read from the workers; or set max_alike_units to null"
+                )
+            return
+        self._sound = True
+        for each in (*self._held, record):
+            self.buffer.add(each)
+        self._held = []
 
     def _unit_failed(self, unit: str, reason: str) -> None:
         self._failures[unit] += 1

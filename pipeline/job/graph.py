@@ -20,7 +20,7 @@ import logging
 import queue
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -105,6 +105,7 @@ def run_pass(
     recorder: Recorder,
     *,
     careful: bool = False,
+    one_by_one: Collection[str] = (),
 ) -> Iterator[Event]:
     """Run units through the graph. Ray must be connected.
 
@@ -115,6 +116,7 @@ def run_pass(
         recorder: sent to every actor.
         careful: whether a tokenizer has only one row in flight, so that a row that kills its actor
             takes no healthy rows along; for a pass with retried units.
+        one_by_one: names of the units in which a sample that fails is given up alone.
 
     Yields:
         Events; each unit exactly once as `UnitDone` or `UnitFailed`.
@@ -123,7 +125,7 @@ def run_pass(
     with DataContext.current(context), warnings.catch_warnings():
         # The only way to set `max_task_retries`; this package's range of Ray ends before 2.64.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        dataset = _dataset(units, settings, allocation, recorder, careful)
+        dataset = _dataset(units, settings, allocation, recorder, careful, one_by_one)
     collector = _Collector(units, settings, allocation.commit_cpus)
     yield from collector.collect(dataset)
 
@@ -148,8 +150,11 @@ def _dataset(
     allocation: Allocation,
     recorder: Recorder,
     careful: bool,
+    one_by_one: Collection[str],
 ) -> Dataset:
-    rows = [{"unit": to_json(unit).decode()} for unit in units]
+    rows = [
+        {"unit": to_json(unit).decode(), "one_by_one": unit.unit in one_by_one} for unit in units
+    ]
     on_gpu = allocation.tokenize_gpus > 0
     calls = 1 if careful or not on_gpu else 2
     in_flight = 1 if careful else 4 if on_gpu else 2

@@ -81,11 +81,14 @@ class DecodeWorker:
         self._stage.close()
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        """Yield the decoded rows of the unit that `unit` holds as JSON."""
+        """Yield the decoded rows of the unit that `unit` holds as JSON.
+
+        `one_by_one` says whether a sample that fails is given up alone.
+        """
         unit = from_json(WorkUnit, str(batch["unit"][0]))
         with self._clock.call():
             try:
-                for record in self._stage(unit):
+                for record in self._stage(unit, one_by_one=bool(batch["one_by_one"][0])):
                     if isinstance(record, BatchRow):
                         self._recorder.add(CLIPS, len(record.header.clips), stage=DECODE)
                         self._recorder.add(ROWS, 1, stage=DECODE)

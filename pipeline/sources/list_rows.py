@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.config.source import VideoSource
 from pipeline.errors import StoreError, redacted
-from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.quarantine import Quarantined, QuarantineError, giving_up
 from pipeline.records import ListRows, LooseFile, Sample, Span
 from pipeline.sources.lists import Row, read_rows
 from pipeline.sources.loose_files import file_sample, max_bytes, require_size
@@ -36,9 +36,9 @@ _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00"
 
 
 def list_samples(
-    unit: str, rows: ListRows, source: VideoSource, images: bool
+    unit: str, rows: ListRows, source: VideoSource, images: bool, one_by_one: bool
 ) -> Iterator[Sample | Quarantined]:
-    """Yield the sample of every row.
+    """Yield the sample of every row; see `SampleReader.read` for `one_by_one`.
 
     Raises:
         StoreError: the store failed, or the list is missing; retry the unit later.
@@ -54,7 +54,9 @@ def list_samples(
                     detail = f"row {number} of {rows.uri}: another row of the unit has this key"
                     raise QuarantineError("read", "duplicate_key", detail)
                 seen.add(key)
-                yield reader.sample(key, number, row)
+                with giving_up("read", active=one_by_one):
+                    sample = reader.sample(key, number, row)
+                yield sample
             except QuarantineError as error:
                 yield Quarantined.of(error, unit=unit, key=key)
     except FileNotFoundError as error:

@@ -4,12 +4,14 @@ import posixpath
 from typing import Any
 
 from pipeline.config.source import VideoSource
+from pipeline.errors import StoreError
 from pipeline.quarantine import QuarantineError
 from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
 from pipeline.sources.text import valid_text
 from pipeline.storage import files
+from pipeline.storage.local_disk import blames_file
 
 
 def file_sample(file: LooseFile, source: VideoSource) -> Sample:
@@ -59,6 +61,13 @@ def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> An
                 return path
         return files.read_file(uri, options)
     except OSError as error:
-        if not local and not isinstance(error, (FileNotFoundError, files.FileRefused)):
-            raise
-        raise QuarantineError("read", "file_unreadable", str(error)) from error
+        if local and not isinstance(error, files.FileRefused):
+            system = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            lasting = blames_file(files.canonical_uri(uri), system)
+        else:
+            lasting = isinstance(error, (FileNotFoundError, files.FileRefused))
+        if lasting:
+            raise QuarantineError("read", "file_unreadable", str(error)) from error
+        if isinstance(error, FileNotFoundError):
+            raise StoreError(f"{uri}: missing, and its folder is missing or empty") from error
+        raise

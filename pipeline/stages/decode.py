@@ -9,6 +9,10 @@ be in several rows. At most one row for each bucket is open.
 
 The closing row lists the digest of every row before it. The digests show the commit a replay with a
 different outcome, which counts alone would not show.
+
+A unit that keeps failing is decoded one by one: a sample that raises an error which no reason of
+the quarantine covers is then given up, and the others are kept. If no other sample can be read, or
+if the last two samples fail, the store is away, and the error is raised as before.
 """
 
 import logging
@@ -25,8 +29,9 @@ from pipeline.config.job import ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.dataset.records import Counts
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
-from pipeline.quarantine import Quarantined, QuarantineError
-from pipeline.records import Bucket, Clip, Sample, WorkUnit
+from pipeline.errors import StoreError
+from pipeline.quarantine import GIVEN_UP, Quarantined, QuarantineError, giving_up
+from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing
 from pipeline.stages.whole_video import video_row, whole_clip
@@ -70,15 +75,20 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         """End the decoder's child process."""
         self._decoder.close()
 
-    def __call__(self, unit: WorkUnit) -> Iterator[BatchRow | Closing]:
+    def __call__(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[BatchRow | Closing]:
         """Yield a unit's batch rows as they become full, then its closing row.
+
+        Args:
+            unit: the unit.
+            one_by_one: whether a sample that fails is given up alone.
 
         Raises:
             StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips)
-        for sample in accounting.timed("read", self._reader.read(unit)):
+        samples = self._reader.read(unit, one_by_one=one_by_one)
+        for sample in accounting.timed("read", samples):
             if accounting.last_s > SLOW_READ_S:
                 slow = f"slow source: reading took {accounting.last_s:.0f} s"
                 _log.warning("%s/%s: %s", unit.unit, sample.key, slow)
@@ -86,10 +96,10 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
                 accounting.quarantined_sample(sample)
                 continue
             if self._clip.whole:
-                if (row := self._video(sample, accounting, pending)) is not None:
+                if (row := self._video(sample, accounting, pending, one_by_one)) is not None:
                     yield accounting.listed(row)
                 continue
-            for clip, frames in self._clips(sample, accounting):
+            for clip, frames in self._clips(sample, accounting, one_by_one):
                 if (row := pending.add(clip, frames)) is not None:
                     yield accounting.listed(row)
         for row in pending.rest():
@@ -97,15 +107,14 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         yield accounting.closing()
 
     def _clips(
-        self, sample: Sample, accounting: "_UnitAccounting"
+        self, sample: Sample, accounting: "_UnitAccounting", one_by_one: bool
     ) -> Iterator[tuple[Clip, NDArray[Any]]]:
         """Yield the clips of a sample that have frames; account for all of them."""
         written = filtered = 0
         broken: QuarantineError | None = None
         try:
-            for clip, frames in accounting.timed(
-                "decode", self._decoder.decode(sample, accounting.unit)
-            ):
+            decoded = _given_up_alone(self._decoder.decode(sample, accounting.unit), one_by_one)
+            for clip, frames in accounting.timed("decode", decoded):
                 if frames is None:
                     filtered += 1
                 else:
@@ -116,20 +125,41 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         accounting.sample(sample.key, written, filtered, broken)
 
     def _video(
-        self, sample: Sample, accounting: "_UnitAccounting", pending: "_PendingRows"
+        self,
+        sample: Sample,
+        accounting: "_UnitAccounting",
+        pending: "_PendingRows",
+        one_by_one: bool,
     ) -> BatchRow | None:
         """Return the row of a whole video, None if it has no frames; account for it."""
         row: BatchRow | None = None
         broken: QuarantineError | None = None
         with accounting.timing("decode"):
             try:
-                found = whole_clip(self._decoder, sample, accounting.unit)
-                if found is not None:
-                    row = video_row(sample, *found, pending.next_seq())
+                with giving_up("decode", active=one_by_one):
+                    found = whole_clip(self._decoder, sample, accounting.unit)
+                    if found is not None:
+                        to_json(found[0])
+                        row = video_row(sample, *found, pending.next_seq())
             except QuarantineError as error:
                 broken = error
         accounting.sample(sample.key, int(row is not None), 0, broken)
         return row
+
+
+def _given_up_alone(
+    clips: Iterator[tuple[Clip, NDArray[Any] | None]], one_by_one: bool
+) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
+    """Yield the clips of a sample; one by one, any error is that of the sample."""
+    while True:
+        with giving_up("decode", active=one_by_one):
+            try:
+                clip, frames = next(clips)
+            except StopIteration:
+                return
+            if one_by_one:
+                to_json(clip)  # what cannot be stored fails here and not in the unit's commit
+        yield clip, frames
 
 
 class _PendingRows:
@@ -182,6 +212,7 @@ class _UnitAccounting:
         self._timings: dict[str, float] = {}
         self.last_s = 0.0
         """Seconds of the last `timing`."""
+        self._failing, self._any_sound = 0, False
 
     def timed(self, stage: str, items: Iterator[T]) -> Iterator[T]:
         """Yield the items; only the seconds in which they are made count as `stage`'s."""
@@ -210,6 +241,12 @@ class _UnitAccounting:
     def quarantined_sample(self, record: Quarantined) -> None:
         self._counts.update(samples_read=1, samples_quarantined=1)
         self._quarantine(record)
+        self._judge(record.reason)
+
+    def _judge(self, reason: str | None) -> None:
+        """Note whether a sample was given up, or shows that the others can be read."""
+        self._failing = self._failing + 1 if reason == GIVEN_UP else 0
+        self._any_sound = self._any_sound or reason != GIVEN_UP
 
     def sample(self, key: str, written: int, filtered: int, broken: QuarantineError | None) -> None:
         """Count one sample that was decoded.
@@ -221,6 +258,7 @@ class _UnitAccounting:
         if broken is not None:
             index = written + filtered if written else None
             self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
+        self._judge(None if broken is None else broken.reason)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         self._counts.update(["samples_read", f"samples_{outcome}"])
         self._counts.update(
@@ -235,6 +273,8 @@ class _UnitAccounting:
         self._quarantined.append(record)
 
     def closing(self) -> Closing:
+        if self._failing and (self._failing > 1 or not self._any_sound):
+            raise StoreError(f"{self._quarantined[-1].detail}; so failed {self._failing} samples")
         return Closing(
             unit=self.unit,
             digests=tuple(self._digests),

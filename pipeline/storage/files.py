@@ -29,8 +29,16 @@ _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 _FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 
 
+_GONE: Final = frozenset({404, 410, "404", "NoSuchKey", "NoSuchVersion"})
+"""Answers of HTTP (numbers) and S3 (texts) that mean that a file does not exist."""
+
+
+_BUSY_OR_REFUSED: Final = frozenset({401, 403, 407, 408, 421, 425, 429})
+"""Answers 4xx of HTTP that another try, or other credentials, can change."""
+
+
 class FileRefused(StoreError):
-    """The store has this file and does not give it; another try would not help."""
+    """The store does not give this file; another try would not help."""
 
 
 def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
@@ -167,25 +175,50 @@ def on_local_disk(fs: Any) -> bool:
 
 @contextlib.contextmanager
 def store_errors(where: str) -> Iterator[None]:
-    """Raise `StoreError` for any error of a file system, except for a missing file."""
+    """Raise `StoreError` for any error of a file system, except for a missing file.
+
+    Raises:
+        FileNotFoundError: the store answers that there is no such file.
+        FileRefused: the store's answer concerns this file, and will be the same again.
+        StoreError: any other error. Another try can help.
+    """
     try:
         yield
-    except (FileNotFoundError, StoreError):
+    except StoreError:
         raise
     except Exception as error:
         # Errors of botocore and aiohttp are not OSErrors, so no narrower clause catches them.
-        kind = FileRefused if _in_cold_storage(error) else StoreError
-        raise kind(redacted(f"{where}: {type(error).__name__}: {error}")) from error
+        cause, answer = _answer(error)
+        if answer is None and isinstance(error, FileNotFoundError):
+            raise
+        if answer in _GONE:
+            raise FileNotFoundError(f"{where}: no such file ({answer})") from error
+        # A name that cannot be one, or an object that must be restored from cold storage first.
+        refused = isinstance(cause, ValueError) or answer == "InvalidObjectState"
+        if isinstance(answer, int):
+            refused = 400 <= answer < 500 and answer not in _BUSY_OR_REFUSED
+        kind = FileRefused if refused else StoreError
+        raise kind(redacted(f"{where}: {type(cause).__name__}: {cause}")) from error
 
 
-def _in_cold_storage(error: BaseException | None) -> bool:
-    """Return whether S3 says that an object must be restored before it can be read."""
-    while error is not None:
-        response = getattr(error, "response", None)
+def _answer(error: BaseException) -> tuple[BaseException, int | str | None]:
+    """Return the error that tells what a server answered, and the code of the answer.
+
+    Over HTTP fsspec calls a file missing whatever the server answers; the answer is the cause. The
+    code is empty if a missing file has another cause, and None if nothing tells of an answer.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        response = getattr(found, "response", None)
         if isinstance(response, Mapping):
-            return bool(response.get("Error", {}).get("Code") == "InvalidObjectState")
-        error = error.__cause__
-    return False
+            return error, str(response.get("Error", {}).get("Code"))
+        status = getattr(found, "status", None)
+        if isinstance(status, int):
+            return found, status
+        if isinstance(error, FileNotFoundError) and not isinstance(found, FileNotFoundError):
+            return found, ""
+        found = found.__cause__
+    return error, None
 
 
 def hidden_temporary(path: str) -> bool:

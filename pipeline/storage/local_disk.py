@@ -4,6 +4,7 @@ A rename or a link is atomic for readers. It survives a power failure only after
 its folder were synced.
 """
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -13,6 +14,29 @@ from pipeline.errors import AlreadyExists
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 """Prefix of files under construction; no listing shows them."""
+
+
+_OF_ONE_FILE: Final = (PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+_ERRNO_OF_ONE_FILE: Final = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ESPIPE)
+
+
+def blames_file(path: str, error: OSError) -> bool:
+    """Return whether a file is to blame that cannot be read, so that another try would not help.
+
+    A missing file is to blame if its folder holds others and not its name. Otherwise a mount is
+    perhaps away. Errors of the device or the network do not blame the file.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return isinstance(error, _OF_ONE_FILE) or error.errno in _ERRNO_OF_ONE_FILE
+    if os.path.lexists(path):
+        return False
+    try:
+        with os.scandir(os.path.dirname(path)) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def temporary_in(folder: Path) -> Path:

@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
@@ -198,13 +200,19 @@ def worker_settings() -> WorkerSettings:
     )
 
 
+def decode_row(unit: WorkUnit, *, one_by_one: bool = False) -> dict[str, NDArray[Any]]:
+    """Return what Ray Data hands to a decode worker."""
+    text = np.array([to_json(unit).decode()], dtype=object)
+    return {"unit": text, "one_by_one": np.array([one_by_one])}
+
+
 def test_a_decode_worker_counts_its_rows_and_time() -> None:
     recorded = Recorded()
     worker = DecodeWorker(worker_settings(), recorded)
     video = LooseFile(key="k", uri=str(VIDEOS / "hiker_tiny.mp4"))
     unit = WorkUnit(unit="u", files=(video,))
     try:
-        rows = list(worker({"unit": np.array([to_json(unit).decode()], dtype=object)}))
+        rows = list(worker(decode_row(unit)))
     finally:
         worker.close()
     assert rows[-1]["kind"][0] == CLOSING

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
 from pipeline.job import workers
 from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
-from pipeline.records import LooseFile, WorkUnit, to_json
+from pipeline.records import LooseFile, WorkUnit
 from pipeline.stages.messages import (
     Aborted,
     Closing,
@@ -22,7 +21,7 @@ from pipeline.stages.messages import (
 )
 from pipeline.stages.tokenize import TokenizerBroken
 from tests.pipeline.fakes import batch_row
-from tests.pipeline.job.test_metrics import Recorded, worker_settings
+from tests.pipeline.job.test_metrics import Recorded, decode_row, worker_settings
 from tests.pipeline.job.test_summary import UNIT
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +33,7 @@ def test_a_unit_whose_source_is_gone_is_given_up(
     worker = DecodeWorker(worker_settings(), Recorded())
     unit = WorkUnit(unit="u", tar_uri=str(tmp_path / "gone.tar"))
     try:
-        [row] = worker({"unit": np.array([to_json(unit).decode()], dtype=object)})
+        [row] = worker(decode_row(unit))
     finally:
         worker.close()
     record = read_decoded_row(row)

@@ -1,6 +1,7 @@
 """The decode stage on lists: how rows are cut, and that every sample and clip is counted once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def run(
     row_clips: int = 3,
     clip_config: ClipConfig = CLIP,
 ) -> tuple[list[BatchRow], Closing]:
-    def read(_: SampleReader, unit: WorkUnit) -> Iterator[Sample | Quarantined]:
+    def read(_: SampleReader, unit: WorkUnit, **__: bool) -> Iterator[Sample | Quarantined]:
         for sample in samples:
             if isinstance(sample, Quarantined):
                 yield sample
@@ -170,7 +171,7 @@ def test_a_unit_without_samples_has_a_closing_row(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_store_that_fails_gives_no_closing_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(_: SampleReader, unit: WorkUnit) -> Iterator[Sample]:
+    def read(_: SampleReader, unit: WorkUnit, **__: bool) -> Iterator[Sample]:
         yield Sample(key="1", video=bytes((3, 0, 0)), video_name="1.mp4")
         raise StoreError("no answer")
 
@@ -242,3 +243,73 @@ def test_everything_is_accounted_for(
             values = [(int(c.key) * 16 + c.clip_index) % 256 for c in row.header.clips]
             assert row.frames[:, 0, 0, 0, 0].tolist() == values
             assert {rules[key % len(rules)] for key in keys} == {rule}
+
+
+class TestOneByOne:
+    """A unit that keeps failing is decoded one by one."""
+
+    @staticmethod
+    def stage(
+        monkeypatch: pytest.MonkeyPatch, fails: dict[str, Exception], keys: str
+    ) -> tuple[DecodeStage, WorkUnit]:
+        """Return a stage in which the decoding of some samples raises."""
+
+        class Failing(FakeDecoder):
+            def decode(
+                self, sample: Sample, unit: str
+            ) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
+                caption = "half a pair: \ud83d" if sample.key == "x" else None
+                made = replace(clip(0, unit, sample.key), caption=caption)
+                yield made, np.zeros(self.rules[0].shape, np.uint8)
+                if sample.key in fails:
+                    raise fails[sample.key]
+
+        def read(_: SampleReader, unit: WorkUnit, **__: bool) -> Iterator[Sample]:
+            return (Sample(key=key, video=b"", video_name="v.mp4") for key in keys)
+
+        monkeypatch.setattr(decode_stage, "Decoder", Failing)
+        monkeypatch.setattr(SampleReader, "read", read)
+        return decode_stage_of(CLIP, 2), UNIT
+
+    def test_only_the_guilty_sample_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage, unit = self.stage(monkeypatch, {"2": KeyError("a bug")}, "123")
+        with pytest.raises(KeyError):
+            list(stage(unit))
+        *rows, closing = stage(unit, one_by_one=True)
+        assert isinstance(closing, Closing)
+        [record] = closing.quarantined
+        assert (record.key, record.clip_index, record.reason) == ("2", 1, "given_up")
+        assert record.detail == "KeyError: 'a bug'"
+        kept = [c.clip_id for row in rows if isinstance(row, BatchRow) for c in row.header.clips]
+        assert kept == ["u/1/0", "u/2/0", "u/3/0"]
+
+    def test_text_that_cannot_be_stored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage, unit = self.stage(monkeypatch, {}, "1x3")
+        *_, closing = stage(unit, one_by_one=True)
+        assert isinstance(closing, Closing)
+        [record] = closing.quarantined
+        assert (record.key, record.reason) == ("x", "given_up")
+        assert closing.counts.clips_written == 2
+
+    @pytest.mark.parametrize(
+        ("fails", "raised"), [("123", True), ("23", True), ("3", False), ("12", False)]
+    )
+    def test_a_store_that_is_away_is_nobody_s_fault(
+        self, monkeypatch: pytest.MonkeyPatch, fails: str, raised: bool
+    ) -> None:
+        errors: dict[str, Exception] = {key: StoreError(f"{key}: 503") for key in fails}
+        stage, unit = self.stage(monkeypatch, errors, "123")
+        if raised:
+            with pytest.raises(StoreError, match="3: 503; so failed"):
+                list(stage(unit, one_by_one=True))
+            return
+        *_, closing = stage(unit, one_by_one=True)
+        assert isinstance(closing, Closing)
+        assert [record.key for record in closing.quarantined] == list(fails)
+
+    def test_lack_of_memory_is_not_the_sample_s_fault(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage, unit = self.stage(monkeypatch, {"2": MemoryError()}, "123")
+        with pytest.raises(MemoryError):
+            list(stage(unit, one_by_one=True))
