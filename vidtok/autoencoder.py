@@ -170,6 +170,8 @@ class Tokenizer(nn.Module):
             raise ValueError(
                 f"latent of {latent.dtype}: must be float; for indices, decode_indices"
             )
+        if latent.numel() == 0:
+            raise ValueError(f"latent of shape {tuple(latent.shape)} is empty")
         if num_frames is not None and not as_reference:
             t = config.latent_frames(num_frames)
             if t != latent.shape[2]:

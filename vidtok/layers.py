@@ -317,6 +317,7 @@ class TemporalUpsample(_Blend):
         even, odd = _fold(weight, 2, 1), _fold(weight, 2, 0)
         if stream.rule.causal:  # both phases see their own frame and the one before
             both = ops.conv3d(window[:, 1:], torch.cat([even, odd]), bias.repeat(2))
-            return both.view(B, T, H, W, 2, C).movedim(4, 2).flatten(1, 2)
+            doubled = both.view(B, T, H, W, 2, C).movedim(4, 2)
+            return doubled.contiguous().flatten(1, 2)  # of one frame, flatten alone makes a view
         phases = [ops.conv3d(window[:, :-1], odd, bias), ops.conv3d(window[:, 1:], even, bias)]
         return torch.stack(phases, 2).flatten(1, 2)

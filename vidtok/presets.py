@@ -18,52 +18,47 @@ _888 = {"tempo_ds": (0, 1, 2), "tempo_us": (1, 2, 3)}
 _TINY = {"ch": 16, "num_res_blocks": 1}
 
 
-def _fsq(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:
+def _config(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:
+    fsq = name.startswith("vidtok_fsq_")
     return TokenizerConfig(
         name=name,
         network=network,
-        regularizer="fsq",
+        regularizer="fsq" if fsq else "kl",
         z_channels=channels,
-        fsq_levels=(8,) * channels,
+        fsq_levels=(8,) * channels if fsq else (),
         **more,
     )
 
 
-def _kl(name: str, network: Network, channels: int, **more: Any) -> TokenizerConfig:
-    return TokenizerConfig(
-        name=name, network=network, regularizer="kl", z_channels=channels, **more
-    )
-
-
 _RELEASED = (
-    _fsq("vidtok_fsq_causal_41616_262144", "causal_v1_0", 6, **_WIDE),
-    _fsq("vidtok_fsq_causal_488_262144", "causal_v1_0", 6),
-    _fsq("vidtok_fsq_causal_488_32768", "causal_v1_0", 5),
-    _fsq("vidtok_fsq_causal_488_4096", "causal_v1_0", 4),
-    _fsq("vidtok_fsq_noncausal_41616_262144", "noncausal", 6, **_WIDE),
-    _fsq("vidtok_fsq_noncausal_488_262144", "noncausal", 6),
-    _kl("vidtok_kl_causal_288_8chn", "causal_v1_0", 8, **_288),
-    _kl("vidtok_kl_causal_41616_4chn", "causal_v1_0", 4, **_WIDE),
-    _kl("vidtok_kl_causal_444_4chn", "causal_v1_0", 4, **_444),
-    _kl("vidtok_kl_causal_488_16chn", "causal_v1_0", 16),
-    _kl("vidtok_kl_causal_488_4chn", "causal_v1_0", 4),
-    _kl("vidtok_kl_causal_488_8chn", "causal_v1_0", 8),
-    _kl("vidtok_kl_noncausal_41616_16chn", "noncausal", 16, **_WIDE),
-    _kl("vidtok_kl_noncausal_41616_4chn", "noncausal", 4, **_WIDE),
-    _kl("vidtok_kl_noncausal_488_16chn", "noncausal", 16),
-    _kl("vidtok_kl_noncausal_488_4chn", "noncausal", 4),
-    _fsq("vidtok_fsq_causal_41616_262144_v1_1", "causal_v1_1", 6, **_WIDE),
-    _fsq("vidtok_fsq_causal_488_32768_v1_1", "causal_v1_1", 5),
-    _fsq("vidtok_fsq_causal_888_32768_v1_1", "causal_v1_1", 5, **_888),
-    _kl("vidtok_kl_causal_288_8chn_v1_1", "causal_v1_1", 8, **_288),
-    _kl("vidtok_kl_causal_41616_16chn_v1_1", "causal_v1_1", 16, **_WIDE),
-    _kl("vidtok_kl_causal_488_16chn_v1_1", "causal_v1_1", 16),
-    _kl("vidtok_kl_causal_488_4chn_v1_1", "causal_v1_1", 4),
+    _config("vidtok_fsq_causal_41616_262144", "causal_v1_0", 6, **_WIDE),
+    _config("vidtok_fsq_causal_488_262144", "causal_v1_0", 6),
+    _config("vidtok_fsq_causal_488_32768", "causal_v1_0", 5),
+    _config("vidtok_fsq_causal_488_4096", "causal_v1_0", 4),
+    _config("vidtok_fsq_noncausal_41616_262144", "noncausal", 6, **_WIDE),
+    _config("vidtok_fsq_noncausal_488_262144", "noncausal", 6),
+    _config("vidtok_kl_causal_288_8chn", "causal_v1_0", 8, **_288),
+    _config("vidtok_kl_causal_41616_4chn", "causal_v1_0", 4, **_WIDE),
+    _config("vidtok_kl_causal_444_4chn", "causal_v1_0", 4, **_444),
+    _config("vidtok_kl_causal_488_16chn", "causal_v1_0", 16),
+    _config("vidtok_kl_causal_488_4chn", "causal_v1_0", 4),
+    _config("vidtok_kl_causal_488_8chn", "causal_v1_0", 8),
+    _config("vidtok_kl_noncausal_41616_16chn", "noncausal", 16, **_WIDE),
+    _config("vidtok_kl_noncausal_41616_4chn", "noncausal", 4, **_WIDE),
+    _config("vidtok_kl_noncausal_488_16chn", "noncausal", 16),
+    _config("vidtok_kl_noncausal_488_4chn", "noncausal", 4),
+    _config("vidtok_fsq_causal_41616_262144_v1_1", "causal_v1_1", 6, **_WIDE),
+    _config("vidtok_fsq_causal_488_32768_v1_1", "causal_v1_1", 5),
+    _config("vidtok_fsq_causal_888_32768_v1_1", "causal_v1_1", 5, **_888),
+    _config("vidtok_kl_causal_288_8chn_v1_1", "causal_v1_1", 8, **_288),
+    _config("vidtok_kl_causal_41616_16chn_v1_1", "causal_v1_1", 16, **_WIDE),
+    _config("vidtok_kl_causal_488_16chn_v1_1", "causal_v1_1", 16),
+    _config("vidtok_kl_causal_488_4chn_v1_1", "causal_v1_1", 4),
 )
 
 _BUNDLED = (
-    _fsq("vidtok_fsq_causal_488_262144_tiny", "causal_v1_0", 6, **_TINY),
-    _kl("vidtok_kl_causal_488_8chn_tiny", "causal_v1_0", 8, **_TINY),
+    _config("vidtok_fsq_causal_488_262144_tiny", "causal_v1_0", 6, **_TINY),
+    _config("vidtok_kl_causal_488_8chn_tiny", "causal_v1_0", 8, **_TINY),
 )
 
 PRESETS: dict[str, TokenizerConfig] = {config.name: config for config in _RELEASED + _BUNDLED}

@@ -5,17 +5,18 @@ from vidtok import Tokenizer, TokenizerConfig, build
 
 
 def small(network: str, regularizer: str = "fsq", **more: object) -> Tokenizer:
-    """Return a 4×8×8 network of width 8 with drawn weights: every path matters, nothing is zero."""
+    """Return a network with drawn weights: every path matters, nothing is zero.
+
+    It compresses 4×8×8 and has a width of 8, if `more` says nothing else.
+    """
     levels = {"fsq_levels": (8, 8, 8)} if regularizer == "fsq" else {}
+    fields = {"ch": 8, "num_res_blocks": 1, **levels, **more}
     config = TokenizerConfig(
         name=f"small_{regularizer}_{network}",
         network=network,
         regularizer=regularizer,
         z_channels=3,
-        ch=8,
-        num_res_blocks=1,
-        **levels,
-        **more,
+        **fields,
     )
     model = build(config)
     fill_weights(model.state_dict())

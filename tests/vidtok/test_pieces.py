@@ -3,15 +3,13 @@
 A tiny `PIECE_BYTES` cuts small clips as the real one cuts clips of 17×256×256 pixels.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
-from tests.vidtok.deterministic import fill_weights, synthetic_video
+from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
-from vidtok import Tokenizer, build, ops
+from vidtok import Tokenizer, ops
 
 NETWORKS = ("causal_v1_0", "causal_v1_1", "noncausal")
 WHOLE = 1 << 40
@@ -56,9 +54,7 @@ def test_pieces_of_wide_layers_equal_the_whole(
     network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From 64 channels on convolutions go by Winograd, with buffers that pieces share."""
-    narrow = small(network, "kl", ch_mult=(1, 1, 1)).config
-    model = build(replace(narrow, ch=64))
-    fill_weights(model.state_dict())
+    model = small(network, "kl", ch=64, ch_mult=(1, 1, 1))
     video = synthetic_video(1, 9 if model.config.causal else 8, 64, 68)
     pieces = results(model, video, 60_000, monkeypatch)
     for found, expected in zip(pieces, results(model, video, WHOLE, monkeypatch), strict=True):

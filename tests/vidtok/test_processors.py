@@ -13,6 +13,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 NUMERIC = (
+    "test_batches.py",
     "test_fsq.py",
     "test_goldens.py",
     "test_kl.py",
