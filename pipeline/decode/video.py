@@ -121,7 +121,7 @@ class Video:
             return False
         try:
             key = self._packet_at(time_s)
-            if key is None or key.pts is None:
+            if key is None or key.pts is None or not key.is_keyframe:
                 return False
             # Cues are sorted by time. A clock that restarted leaves them out of the file's order.
             if self._container.format.name.startswith(CUES):
