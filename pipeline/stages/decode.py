@@ -113,7 +113,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         written = filtered = 0
         broken: QuarantineError | None = None
         try:
-            decoded = _given_up_alone(self._decoder.decode(sample, accounting.unit), one_by_one)
+            decoded = self._decoded(sample, accounting.unit, one_by_one)
             for clip, frames in accounting.timed("decode", decoded):
                 if frames is None:
                     filtered += 1
@@ -123,6 +123,16 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         except QuarantineError as error:
             broken = error
         accounting.sample(sample.key, written, filtered, broken)
+
+    def _decoded(
+        self, sample: Sample, unit: str, one_by_one: bool
+    ) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
+        """Yield the clips of a sample; one by one, any error is that of the sample."""
+        with giving_up("decode", active=one_by_one):
+            for clip, frames in self._decoder.decode(sample, unit):
+                if one_by_one:
+                    to_json(clip)  # what cannot be stored fails here and not in the unit's commit
+                yield clip, frames
 
     def _video(
         self,
@@ -145,21 +155,6 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
                 broken = error
         accounting.sample(sample.key, int(row is not None), 0, broken)
         return row
-
-
-def _given_up_alone(
-    clips: Iterator[tuple[Clip, NDArray[Any] | None]], one_by_one: bool
-) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
-    """Yield the clips of a sample; one by one, any error is that of the sample."""
-    while True:
-        with giving_up("decode", active=one_by_one):
-            try:
-                clip, frames = next(clips)
-            except StopIteration:
-                return
-            if one_by_one:
-                to_json(clip)  # what cannot be stored fails here and not in the unit's commit
-        yield clip, frames
 
 
 class _PendingRows:

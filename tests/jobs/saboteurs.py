@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
-from pipeline.records import WorkUnit, from_json
+from pipeline.records import Sample, WorkUnit, from_json
 
 MARKS = "SABOTEUR_MARKS"
 """Folder where they note what they did; all processes of a test share it."""
@@ -89,3 +90,27 @@ class BreaksOnce(TokenizeWorker):
 
             self.stage = stage  # type: ignore[assignment]
         return super().__call__(batch)
+
+
+FAILING = "120fps_64x36"
+"""Key of the video that no decoder can take."""
+
+
+class FailsOnOneVideo(DecodeWorker):
+    """One video raises an error that no reason of the quarantine covers, every time."""
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        from pipeline.decode import Decoder
+
+        decode = Decoder.decode
+
+        def failing(decoder: Decoder, sample: Sample, unit: str) -> Any:
+            if sample.key == FAILING:
+                raise KeyError("a bug")
+            return decode(decoder, sample, unit)
+
+        Decoder.decode = failing  # type: ignore[method-assign]
+        try:
+            yield from super().__call__(batch)
+        finally:
+            Decoder.decode = decode  # type: ignore[method-assign]

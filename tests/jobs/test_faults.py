@@ -175,3 +175,33 @@ def test_a_job_over_its_error_budget_stops_and_keeps_what_it_has(
     kept = status(Store(str(tmp_path / "out"))).to_dict()
     assert kept["units"] in (1, 2)
     assert kept["samples_quarantined"] == 3 * kept["units"]
+
+
+def test_a_job_whose_source_is_away_stops_and_commits_nothing(cluster: str, tmp_path: Path) -> None:
+    rows = [{"video": str(tmp_path / f"{n}.mp4")} for n in range(4)]  # of a folder that is there
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = str(tmp_path / "l.jsonl")
+    config = job(source, tmp_path / "out", source__lists={"rows_per_unit": 1})
+    with pytest.raises(OverBudget, match=r"of the first 3 units .* as file_unreadable, .* null"):
+        run(config, Silence())
+    assert not list(Store(str(tmp_path / "out")).files("log"))
+    summary = run(config.model_copy(update={"max_alike_units": None}), Silence())
+    assert (summary.exit_code, summary.done.units) == (0, 4)
+    assert summary.done.counts.samples_quarantined == 4
+
+
+def test_one_sample_that_fails_its_unit_is_given_up_alone(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, rows = undisturbed
+    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.FailsOnOneVideo)
+    progress = Silence()
+    summary = run(job(tars[:1], tmp_path / "out"), progress)
+    assert (summary.exit_code, summary.retried) == (0, 2)
+    assert all(
+        line.endswith("decode: KeyError: 'a bug'") for line in progress.said if "failed" in line
+    )
+    assert summary.done.reasons == {"given_up": 1}
+    mine = committed_rows(tmp_path / "out")
+    kept = pa.compute.not_equal(rows["key"], saboteurs.FAILING)
+    assert mine.equals(of_units(rows.filter(kept), mine))
