@@ -1,4 +1,14 @@
-"""Durations and sizes as text for people."""
+"""Durations, sizes and labelled lines as text for people."""
+
+from typing import Final
+
+_LABEL_WIDTH: Final = 11
+"""Width in characters of the first column of printed lines."""
+
+
+def labelled(label: str, text: object) -> str:
+    """Return one printed line: a label in the first column, then a text."""
+    return f"{label:<{_LABEL_WIDTH}}{text}"
 
 
 def format_duration(seconds: float) -> str:

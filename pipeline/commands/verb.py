@@ -4,13 +4,15 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
 
 if TYPE_CHECKING:
+    from pipeline.job.summary import Summary
+    from pipeline.operations.outcome import Outcome
     from pipeline.storage.store import Store
 
 RUN_AGAIN: Final = "run the same command again to continue"
@@ -61,20 +63,6 @@ def flag(name: str, text: str) -> Any:
     return typer.Option(name, help=text)
 
 
-class Result(Protocol):
-    """Result of a verb."""
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of the verb."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-like values."""
-
-    def lines(self) -> list[str]:
-        """Return the text for a person."""
-
-
 def store_of(uri: str) -> "Store":
     """Return the store of a dataset. Its libraries are imported only now: `--help` stays fast."""
     from pipeline.storage.store import Store
@@ -87,7 +75,7 @@ def print_lines(lines: Sequence[str]) -> None:
     print("\n".join(lines), flush=True)
 
 
-def show(result: Result, as_json: bool = False) -> int:
+def show(result: "Outcome | Summary", as_json: bool = False) -> int:
     """Print a result as text or JSON, and return its exit code."""
     if as_json:
         print_lines([json.dumps(result.to_dict(), indent=1, ensure_ascii=False)])

@@ -5,7 +5,6 @@ so arrays of the stored dtype hold its bit patterns as uint16.
 """
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,8 +100,7 @@ def column_cells(
     Raises:
         pyarrow.ArrowInvalid: the cells of a row do not fill the shape.
     """
-    row_bytes = prod(shape) * column.stored_dtype.itemsize
-    if (np.diff(_ends(values)[0]) != row_bytes).any():
+    if (np.diff(_ends(values)[0]) != column.cell_bytes(shape)).any():
         raise pa.ArrowInvalid(f"column {column.name}: cells do not fill the shape {list(shape)}")
     return stored_values(values, column).reshape(len(values), *shape)
 

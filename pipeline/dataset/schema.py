@@ -10,6 +10,7 @@ Parquet viewer.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -94,6 +95,10 @@ class TokenizerColumn:
     def stored_dtype(self) -> "np.dtype[Any]":
         """NumPy type of the stored bytes; for bfloat16 the type of its bit patterns."""
         return _STORED_AS[self.dtype]
+
+    def cell_bytes(self, shape: Sequence[int]) -> int:
+        """Return the number of bytes of cells of this shape."""
+        return prod(shape) * self.stored_dtype.itemsize
 
     @property
     def cell_columns(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.formatting import format_bytes
+from pipeline.formatting import format_bytes, labelled
 from pipeline.quarantine import REASONS
 
 
@@ -107,13 +107,13 @@ def tally_lines(tally: Tally) -> list[str]:
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
     kept = counts.samples_with_clips
     lines = [
-        f"samples    {counts.samples_read} read = {kept} with clips + {samples}",
-        f"clips      {counts.clips_seen} seen = {counts.clips_written} written + {clips}",
-        f"bytes      {format_bytes(tally.bytes)} in parts",
+        labelled("samples", f"{counts.samples_read} read = {kept} with clips + {samples}"),
+        labelled("clips", f"{counts.clips_seen} seen = {counts.clips_written} written + {clips}"),
+        labelled("bytes", f"{format_bytes(tally.bytes)} in parts"),
     ]
     lines += [
-        f"quarantine {count:5d} {reason}: {REASONS.get(reason, '?')}"
+        labelled("quarantine", f"{count:5d} {reason}: {REASONS.get(reason, '?')}")
         for reason, count in tally.reasons.most_common()
     ]
-    lines += [f"psnr       {name}: {sums}" for name, sums in tally.total.psnr.items()]
+    lines += [labelled("psnr", f"{name}: {sums}") for name, sums in tally.total.psnr.items()]
     return lines

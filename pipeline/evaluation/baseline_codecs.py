@@ -24,7 +24,8 @@ from av.codec.context import Flags
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.evaluation.candidate import Reconstruction, as_bytes
+from pipeline.evaluation.candidate import Reconstruction
+from pipeline.tokenizers.reconstruction import as_bytes
 from vidtok.config import TokenizerConfig
 from vidtok.evaluation.rate import bits_per_pixel
 

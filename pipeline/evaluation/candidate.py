@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,13 +16,6 @@ class Reconstruction:
     """Bits spent on the clip."""
     indices: Tensor | None = None
     """Code indices `[1, t, h, w]` of an FSQ tokenizer."""
-
-
-def as_bytes(video: Tensor) -> NDArray[np.uint8]:
-    """Return a clip `[1, 3, T, H, W]` in [-1, 1] as 8-bit frames `[T, H, W, 3]`, clamped."""
-    pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    frames: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-    return frames
 
 
 class Candidate(Protocol):

@@ -50,11 +50,7 @@ def write(
     for name, (_, png) in zip(names, pictures, strict=True):
         store.write(f"pictures/{name}.png", png)
     if rows := [row for row in results["candidates"] if row.get("psnr") is not None]:
-        try:
-            store.write("rate_distortion.png", rate_distortion(rows))
-        except ImportError:
-            missing = "needs matplotlib: pip install 'vidtok-pipeline[evaluate]'"
-            lines.append(f"rate_distortion.png: not drawn: {missing}")
+        store.write("rate_distortion.png", rate_distortion(rows))
     store.write("table.md", ("\n".join(lines) + "\n").encode())
     return [*lines, "", f"results    {output}: scores.json, table.md, videos.csv, pictures"]
 

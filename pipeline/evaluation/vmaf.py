@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.candidate import as_bytes
+from pipeline.tokenizers.reconstruction import as_bytes
 
 MODEL: Final = "vmaf_v0.6.1"
 

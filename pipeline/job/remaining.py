@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import chain
 
 from pipeline.dataset.committed import Committed, RowRanges
-from pipeline.errors import ConfigError
 from pipeline.records import ListRows, LooseFile, WorkUnit, parse_range, unit_sources
 from pipeline.sources.planning import cut_runs, digest, rows_unit
 
@@ -87,10 +86,6 @@ def take_slice(units: Iterable[WorkUnit], index: int, of: int) -> list[WorkUnit]
     """Return this driver's share of a plan that `of` drivers divide; `index` counts from 0.
 
     A hash of the unit's name decides, so a unit keeps its slice when others appear or disappear.
-
-    Raises:
-        ConfigError: there is no such slice.
+    `pipeline.job.config_checks` refuses a slice that does not exist.
     """
-    if not 0 <= index < of:
-        raise ConfigError(f"slice = {index}/{of}: must be 0/{of} to {of - 1}/{of}")
     return [unit for unit in units if int(digest([unit.unit]), 16) % of == index]

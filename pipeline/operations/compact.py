@@ -25,8 +25,8 @@ from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import StoreError, one_line
-from pipeline.formatting import format_bytes
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import format_bytes, labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.storage.store import Store
 

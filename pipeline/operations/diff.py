@@ -14,7 +14,8 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, differences, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import UnitRecord
-from pipeline.operations.outcome import Outcome, first_of, labelled
+from pipeline.formatting import labelled
+from pipeline.operations.outcome import Outcome, first_of
 from pipeline.storage.store import Store
 
 _EXAMPLES: Final = 5

@@ -3,12 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from typing import Any
 
 from pipeline.errors import BALANCED
-
-_LABEL_WIDTH: Final = 11
-"""Width in characters of the first column of printed lines."""
 
 
 class Outcome(ABC):
@@ -47,11 +44,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def labelled(label: str, text: object) -> str:
-    """Return one printed line: a label in the first column, then a text."""
-    return f"{label:<{_LABEL_WIDTH}}{text}"
 
 
 def first_of(count: int, shown: Collection[str], indent: str = "  ") -> Iterator[str]:

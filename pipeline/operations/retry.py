@@ -16,7 +16,8 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Part, Reopened
 from pipeline.errors import ConfigError
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.quarantine import REASONS
 from pipeline.storage.store import Store
 

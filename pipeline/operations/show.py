@@ -20,8 +20,9 @@ from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.errors import ConfigError, StoreError
+from pipeline.formatting import labelled
 from pipeline.operations.findings import Finding
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.operations.recompute import DecodedClip, Recomputer
 from pipeline.storage.store import Store
 from pipeline.tokenizers.models import is_untrained, job_config

@@ -6,6 +6,7 @@ each level, which is small. It does not record how often each of 262 144 codes o
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from pipeline.dataset.cells import stored_values
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.row_statistics import MAX_RATE, SIDES
 from pipeline.dataset.statistics import BucketStatistics, perplexity
-from pipeline.formatting import format_duration
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import format_duration, labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.storage.store import Store
 
 
@@ -60,15 +61,12 @@ class Stats(Outcome):
     def lines(self) -> list[str]:
         """Return the lines to print."""
         total = self.tally.total
-        lines = [labelled("dataset", self.output), *clip_lines(total), *_psnr_lines(total)]
+        lines = [labelled("dataset", self.output), *_clip_lines(total)]
         for name, use in self.codebooks.items():
-            lines.append(
-                f"codebook   {name}: {use.used} of {use.size} codes used"
-                f" ({use.used / use.size:.1%}), perplexity {use.perplexity:.1f}"
-            )
+            used = f"{use.used} of {use.size} codes used ({use.used / use.size:.1%})"
+            lines.append(labelled("codebook", f"{name}: {used}, perplexity {use.perplexity:.1f}"))
         for bucket, statistics in self.tally.buckets.items():
-            lines += ["", f"bucket {bucket}", *clip_lines(statistics), *_psnr_lines(statistics)]
-            lines += _cell_lines(statistics)
+            lines += ["", f"bucket {bucket}", *_clip_lines(statistics), *_cell_lines(statistics)]
         if len(self.tally.buckets) > 1:
             lines += ["", "all buckets", *_cell_lines(total)]
         return lines
@@ -139,28 +137,28 @@ def _plain(statistics: BucketStatistics) -> dict[str, Any]:
     }
 
 
-def clip_lines(statistics: BucketStatistics) -> Iterator[str]:
-    """Yield what the clips are, for a person."""
+def clip_facts(statistics: BucketStatistics) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts that say what the clips are."""
     clips = statistics.clips
     length = format_duration(statistics.microseconds / 1e6)
     padded = f" ({statistics.padded_frames} copies)" if statistics.padded_frames else ""
-    yield f"clips      {clips} · {statistics.frames} frames{padded} · {length} of source"
+    yield "clips", f"{clips} · {statistics.frames} frames{padded} · {length} of source"
     if clips:
         characters = statistics.caption_characters / max(1, statistics.captions)
-        yield (
-            f"captions   {statistics.captions} clips ({statistics.captions / clips:.1%}),"
-            f" {characters:.0f} characters on average · {statistics.metas} with metadata"
-        )
-        yield f"lengths    {_histogram(statistics.lengths, '≤ {} frames'.format)}"
-        yield f"sources    {_histogram(statistics.sides, _side)}"
-        yield f"rates      {_histogram(statistics.rates, _rate)}"
+        share = f"{statistics.captions} clips ({statistics.captions / clips:.1%})"
+        average = f"{characters:.0f} characters on average"
+        yield "captions", f"{share}, {average} · {statistics.metas} with metadata"
+        yield "lengths", _histogram(statistics.lengths, "≤ {} frames".format)
+        yield "sources", _histogram(statistics.sides, _side)
+        yield "rates", _histogram(statistics.rates, _rate)
 
 
-def _psnr_lines(statistics: BucketStatistics) -> Iterator[str]:
+def _clip_lines(statistics: BucketStatistics) -> Iterator[str]:
+    yield from starmap(labelled, clip_facts(statistics))
     for name, sums in statistics.psnr.items():
-        yield f"psnr       {name}: {sums}"
+        yield labelled("psnr", f"{name}: {sums}")
         if sums.counts:
-            yield f"           {_histogram(sums.counts, '{} dB'.format)}"
+            yield labelled("", _histogram(sums.counts, "{} dB".format))
 
 
 def _histogram(counts: Mapping[int, int], label: Callable[[int], str]) -> str:

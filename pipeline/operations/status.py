@@ -6,7 +6,8 @@ from typing import Any
 from pipeline.dataset import Dataset, Manifest, Tally, read_dataset, read_manifest
 from pipeline.dataset.tally import tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.storage.store import Store
 
 

@@ -19,8 +19,8 @@ from pipeline.dataset.log_records import record_path
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.formatting import format_bytes
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import format_bytes, labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.operations.publish.publish import published_files
 from pipeline.operations.unreferenced import Unnamed, unnamed_files
 from pipeline.storage.store import Store, StoredFile

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -197,7 +196,7 @@ class _PayloadCheck:
 def _check_cells(where: str, table: pa.Table, column: TokenizerColumn) -> None:
     """Check that the number of each row's bytes fits its shape."""
     shapes = table[f"{column.name}_shape"].to_pylist()
-    expected = [int(np.prod(shape)) * column.stored_dtype.itemsize for shape in shapes]
+    expected = [column.cell_bytes(shape) for shape in shapes]
     for shape in shapes:
         if len(shape) != len(column.axes):
             raise UnitRejected(f"{where}: {column.name}_shape {shape}: axes {column.axes}")

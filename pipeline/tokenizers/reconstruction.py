@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import vidtok
 from pipeline.dataset.cells import row_cells, to_tensor
@@ -30,9 +31,14 @@ def decode_cells(
         video = model.decode_indices(values, num_frames=frames)
     else:
         video = model.decode(values.float(), num_frames=frames)
+    return as_bytes(video)
+
+
+def as_bytes(video: Tensor) -> NDArray[np.uint8]:
+    """Return a clip `[1, 3, T, H, W]` in [-1, 1] as 8-bit frames `[T, H, W, 3]`, clamped."""
     pixels = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    decoded: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).cpu().numpy()
-    return decoded
+    frames: NDArray[np.uint8] = pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return frames
 
 
 def clip_psnr(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -8,8 +8,6 @@ a random sample. Nothing is written.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
-
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, read_dataset, require_same
@@ -187,8 +185,7 @@ def _cell_bytes(dataset: Dataset, bucket: str, num_frames: int) -> float:
     """Return the bytes of all tokenizers' cells of one clip."""
     return float(
         sum(
-            np.prod(expected_shape(dataset, column, bucket=bucket, num_frames=num_frames))
-            * column.stored_dtype.itemsize
+            column.cell_bytes(expected_shape(dataset, column, bucket=bucket, num_frames=num_frames))
             * len(column.cell_columns)
             for column in dataset.tokenizers
         )

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.formatting import format_bytes
-from pipeline.operations.outcome import Outcome, first_of, labelled
+from pipeline.formatting import format_bytes, labelled
+from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.probe import Probe
 from pipeline.quarantine import Quarantined

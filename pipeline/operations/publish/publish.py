@@ -20,7 +20,8 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.operations.publish.table import TableFormat
 from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.storage.store import Store, StoredFile

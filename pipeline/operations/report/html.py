@@ -12,8 +12,8 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.formatting import format_bytes
-from pipeline.operations.outcome import Outcome, labelled
+from pipeline.formatting import format_bytes, labelled
+from pipeline.operations.outcome import Outcome
 from pipeline.operations.report import charts
 from pipeline.operations.report.blocks import Table
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms

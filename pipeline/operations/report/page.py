@@ -6,16 +6,16 @@ summary.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
 from pipeline.formatting import format_bytes, format_duration
-from pipeline.operations.outcome import Outcome
+from pipeline.operations.outcome import Outcome, plain
 from pipeline.operations.report.blocks import Block, Definitions, Table, markdown
-from pipeline.operations.stats import clip_lines
+from pipeline.operations.stats import clip_facts
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
 from pipeline.quarantine import REASONS
@@ -66,8 +66,7 @@ class Page(Outcome):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts of `status`, the sizes of files, and the runs."""
-        files = {name: asdict(sizes) for name, sizes in self.sizes.items()}
-        return {**self.status.to_dict(), "files": files, "runs": self.runs}
+        return {**self.status.to_dict(), "files": plain(self.sizes), "runs": self.runs}
 
     def lines(self) -> list[str]:
         """Return the page as Markdown."""
@@ -126,8 +125,7 @@ class Page(Outcome):
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
-        lines = (line.partition(" ") for line in clip_lines(self.status.tally.total))
-        yield Definitions([(name, text.strip()) for name, _, text in lines])
+        yield Definitions(list(clip_facts(self.status.tally.total)))
 
     def _quarantine(self) -> Iterator[Block]:
         rows = [

@@ -25,8 +25,8 @@ def check_cells(
         where: path of the part.
     """
     found = rows[f"{column.name}_shape"].to_pylist()
-    sizes = np.array([int(np.prod(shape)) for shape in shapes], np.int64)
-    wanted = sizes * column.stored_dtype.itemsize
+    wanted = np.array([column.cell_bytes(shape) for shape in shapes], np.int64)
+    sizes = wanted // column.stored_dtype.itemsize
     good = np.array([one == list(shape) for one, shape in zip(found, shapes, strict=True)])
     if not good.all():
         n = int(np.argmin(good))

@@ -19,9 +19,9 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
 from pipeline.errors import BALANCED, UNBALANCED, StoreError
-from pipeline.formatting import format_bytes
+from pipeline.formatting import format_bytes, labelled
 from pipeline.operations.findings import KINDS, Finding
-from pipeline.operations.outcome import Outcome, first_of, labelled
+from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.recompute import Recomputer
 from pipeline.operations.unreferenced import unnamed_files
 from pipeline.operations.verify.checked_file import MergedFiles

@@ -142,6 +142,10 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "slice=3/3",
             "command line: slice = 3/3: slices are numbered from 0, so the last of 3 is 2",
         ),
+        (
+            "slice=0/0",
+            "command line: slice = 0/0: slices are numbered from 0, so the last of 0 is -1",
+        ),
         ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),

@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.formatting import labelled
 from pipeline.operations.findings import Finding
-from pipeline.operations.outcome import Outcome, first_of, labelled, plain
+from pipeline.operations.outcome import Outcome, first_of, plain
 
 
 @dataclass(slots=True, kw_only=True)
