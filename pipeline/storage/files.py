@@ -29,6 +29,10 @@ _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 _FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 
 
+_STALLED_S: Final = 60.0
+"""Seconds without a byte after which an HTTP connection counts as broken."""
+
+
 _GONE: Final = frozenset({404, 410, "404", "NoSuchKey", "NoSuchVersion"})
 """Answers of HTTP (numbers) and S3 (texts) that mean that a file does not exist."""
 
@@ -146,7 +150,7 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
         name = "::" in uri and "://" not in uri.rpartition("::")[2]
         fs, path = fsspec.core.url_to_fs(
             uri.partition("::")[0] if name else uri,
-            **{**(storage_options or {}), "use_listings_cache": False},
+            **{**_patience(uri), **(storage_options or {}), "use_listings_cache": False},
         )
         path = fs._strip_protocol(uri) if name else path
     except ImportError as error:
@@ -154,6 +158,19 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
     except ValueError as error:
         raise ConfigError(f"{uri}: {error}") from error
     return fs, os.path.abspath(path) if on_local_disk(fs) else str(path)
+
+
+def _patience(uri: str) -> dict[str, Any]:
+    """Return options of an HTTP client that waits for bytes, and for as long as bytes come.
+
+    By default a download ends after five minutes, so a large video on a slow link never arrives.
+    """
+    if not uri.lower().startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(total=None, sock_connect=_STALLED_S, sock_read=_STALLED_S)
+    return {"client_kwargs": {"timeout": timeout}}
 
 
 def _without_percent(uri: str) -> str:
@@ -196,7 +213,7 @@ def store_errors(where: str) -> Iterator[None]:
         # A name that cannot be one, or an object that must be restored from cold storage first.
         refused = isinstance(cause, ValueError) or answer == "InvalidObjectState"
         if isinstance(answer, int):
-            refused = 400 <= answer < 500 and answer not in _BUSY_OR_REFUSED
+            refused = 300 <= answer < 500 and answer not in _BUSY_OR_REFUSED
         kind = FileRefused if refused else StoreError
         raise kind(redacted(f"{where}: {type(cause).__name__}: {cause}")) from error
 
