@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
+from pipeline.decode.child_main import VideoFile
 from pipeline.decode.child_process import Child
+from pipeline.errors import StoreError
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample
 from tests.assets import BIKES, HIKER
@@ -211,9 +213,29 @@ def test_a_child_that_lies_about_a_size_is_not_believed(
 
 def test_a_missing_file_is_a_fault_of_reading(decoder: Decoder, tmp_path: Path):
     gone = Sample(key="gone", video=str(tmp_path / "gone.mp4"), video_name="gone.mp4")
+    with pytest.raises(StoreError, match="No such file"):  # the folder is empty: a mount is away
+        list(decoder.decode(gone, "u"))
+    (tmp_path / "other.mp4").touch()
     with pytest.raises(QuarantineError, match="No such file") as caught:
         list(decoder.decode(gone, "u"))
     assert (caught.value.stage, caught.value.reason) == ("read", "file_unreadable")
+
+
+def test_a_disk_that_fails_is_not_a_fault_of_the_video():
+    with VideoFile("/proc/self/mem") as file:  # address 0 is never mapped, so reading is EIO
+        with pytest.raises(OSError, match="Input/output error"):
+            file.read(1)
+        assert file.failed is not None
+
+
+def test_what_a_process_could_not_read_is_tried_again(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+):
+    assert works(decoder)
+    said = {"kind": "unread", "detail": "OSError: [Errno 116] Stale file handle"}
+    monkeypatch.setattr(Child, "receive", lambda *_: said)
+    with pytest.raises(StoreError, match="Stale file handle"):
+        list(decoder.decode(GOOD, "u"))
 
 
 def test_closing_ends_the_child_and_may_be_repeated(decoder: Decoder):
