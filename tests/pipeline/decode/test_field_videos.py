@@ -61,6 +61,13 @@ def test_segments_that_were_joined_are_in_doubt_only_if_asked_for(name: str):
     assert shown(FIELD / name, damage="keep") == shown(FIELD / name)
 
 
+def test_a_hole_in_a_transport_stream_is_damage():
+    """The control of the joined segments: here packets are missing."""
+    assert shown(FIELD / "hole.ts")[1].startswith("corrupt: ")
+    assert shown(FIELD / "hole.ts", damage="strict")[1].startswith("corrupt: ")
+    assert shown(FIELD / "hole.ts", damage="keep")[1] == "whole"
+
+
 @pytest.mark.parametrize("name", EQUAL)
 def test_pictures_that_share_a_time_move_no_other(name: str):
     found, _ = shown(FIELD / name)
