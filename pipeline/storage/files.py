@@ -195,7 +195,7 @@ def store_errors(where: str) -> Iterator[None]:
     """Raise `StoreError` for any error of a file system, except for a missing file.
 
     Raises:
-        FileNotFoundError: the store answers that there is no such file.
+        FileNotFoundError: the store does not have the file.
         FileRefused: the store's answer concerns this file, and will be the same again.
         StoreError: any other error. Another try can help.
     """
