@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from pipeline.dataset.format_version import FORMAT_VERSION, require_version
 from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
+from pipeline.dataset.parquet_file import parquet_file
 from pipeline.dataset.records import Counts, Part, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics
 from pipeline.errors import ConfigError, StoreError, one_line
@@ -205,8 +206,8 @@ def read_checkpoint(
     path = manifest_path(numbers[-1])
     where = store.locate(path)
     try:
-        with store.open(path) as file:
-            table = pq.read_table(file, columns=columns)
+        with parquet_file(store, path) as parquet:
+            table = parquet.read(columns=columns)
         head = json.loads(table.schema.metadata[b"vidtok"])
         require_version(head["format_version"], where)
         for field in _SCHEMA:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import IO, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.parquet_file import parquet_file
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
 from pipeline.storage.files import is_local
@@ -19,34 +20,23 @@ from pipeline.storage.store import Store
 
 
 @contextmanager
-def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """Open a file to read from start to end.
+def open_parquet(
+    store: Store,
+    path: str,
+    *,
+    num_bytes: int | None = None,
+    footer: pq.FileMetaData | None = None,
+) -> Iterator[pq.ParquetFile]:
+    """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_file`.
 
     Raises:
         StoreError: the file is missing or damaged, which may show only while it is read.
     """
-    with _sound(store, path), store.open(path) as file:
-        yield pq.ParquetFile(file)
-
-
-@contextmanager
-def open_row_groups(
-    store: Store, part: Part, footer: pq.FileMetaData | None = None
-) -> Iterator[pq.ParquetFile]:
-    """Open a file to read some row groups and columns, and no other bytes.
-
-    Args:
-        store: the dataset's root.
-        part: the file.
-        footer: its metadata; None reads it.
-
-    Raises:
-        StoreError: as `open_parquet`.
-    """
-    with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
-        # With `pre_buffer` Arrow asks a store for neighbouring columns in one request; a local file
-        # is read faster without it.
-        yield pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, pa.OSFile))
+    with (
+        _sound(store, path),
+        parquet_file(store, path, num_bytes=num_bytes, footer=footer) as parquet,
+    ):
+        yield parquet
 
 
 @contextmanager
@@ -131,15 +121,15 @@ _CHUNK: Final = 8 << 20
 
 
 @contextmanager
-def fetched(store: Store, path: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Open a file, seekable, with the SHA-256 of its content; a remote file is fetched once."""
+def fetched(store: Store, path: str) -> Iterator[tuple[pa.NativeFile, str]]:
+    """Open a file with the SHA-256 of its content; a remote file is copied to a local disk once."""
     digest = hashlib.sha256()
-    with store.open(path) as source, tempfile.TemporaryFile() as copy:
-        local = is_local(store.uri)
+    local = is_local(store.uri)
+    with store.open(path) as source, tempfile.NamedTemporaryFile() as copy:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
             if not local:
                 copy.write(chunk)
-        file = source if local else copy
-        file.seek(0)
-        yield file, digest.hexdigest()
+        copy.flush()
+        with store.open_ranges(path) if local else pa.OSFile(copy.name) as file:
+            yield file, digest.hexdigest()

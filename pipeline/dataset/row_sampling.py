@@ -5,9 +5,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.parquet_file import parquet_file
 from pipeline.dataset.part_reader import locate_row, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.storage.store import Store
@@ -64,9 +63,9 @@ def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None
         pyarrow.ArrowException, OSError: the part is damaged.
         StoreError: the store refuses.
     """
-    with store.open(drawn.part.path) as file:
-        parquet = pq.ParquetFile(file)
-        groups = rows_by_group(parquet.metadata, drawn.part)
+    part = drawn.part
+    with parquet_file(store, part.path, num_bytes=part.bytes) as parquet:
+        groups = rows_by_group(parquet.metadata, part)
         index, n = locate_row(groups, drawn.n)
         rows = groups[index].of(parquet.read_row_group(groups[index].group, columns=columns))
         row: dict[str, Any] = rows.slice(n, 1).to_pylist()[0]

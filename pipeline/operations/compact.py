@@ -189,7 +189,7 @@ def _rows(store: Store, file: SharedFile) -> Iterator[pa.Table]:
                 raise StoreError(
                     f"{where}: SHA-256 {digest}, recorded {file.part.sha256}; {advice}"
                 )
-            parquet = pq.ParquetFile(opened)
+            parquet = pq.ParquetFile(opened, pre_buffer=False)
             for _, part in file.shares:
                 found = 0
                 for rows in unit_rows(parquet, part):

@@ -1,12 +1,13 @@
 """Reads row groups of parts: only the columns asked for. Keeps the footers."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Final
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.part_reader import GroupRows, open_row_groups, rows_by_group
+from pipeline.dataset.part_reader import GroupRows, open_parquet, rows_by_group
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
 from pipeline.reading.columns import Columns, Rows, Shapes
@@ -47,7 +48,7 @@ class RowGroups:
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, Rows]:
         """Read row groups by their index in `of`, in one go; errors as `of`."""
         footer, known = self._footer(part), self.of(part)
-        with open_row_groups(self._store, part, footer) as parquet:
+        with self._open(part, footer) as parquet:
             return {n: self._rows(parquet, part.bucket, known[n]) for n in groups}
 
     def __reduce__(self) -> tuple[type["RowGroups"], tuple[Store, Columns]]:
@@ -69,7 +70,7 @@ class RowGroups:
         return self._columns.rows(table, shapes)
 
     def _read_footer(self, part: Part) -> pq.FileMetaData:
-        with open_row_groups(self._store, part) as parquet:
+        with self._open(part) as parquet:
             recorded = part.place.of_rows if part.place else part.rows
             if parquet.metadata.num_rows != recorded:
                 raise StoreError(
@@ -77,3 +78,8 @@ class RowGroups:
                     f" {recorded}; run `python -m pipeline verify`"
                 )
             return parquet.metadata
+
+    def _open(
+        self, part: Part, footer: pq.FileMetaData | None = None
+    ) -> AbstractContextManager[pq.ParquetFile]:
+        return open_parquet(self._store, part.path, num_bytes=part.bytes, footer=footer)

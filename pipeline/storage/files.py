@@ -8,7 +8,7 @@ import contextlib
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import unquote_to_bytes
@@ -20,6 +20,14 @@ from pipeline.errors import ConfigError, StoreError, redacted
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
 
 _READ_AHEAD_BYTES: Final = 8 << 20
+
+
+_GAP_BYTES: Final = 8 << 10
+"""Largest gap between two ranges that one request reads: it costs less than a request."""
+
+
+_REQUEST_BYTES: Final = 32 << 20
+"""Largest request that several ranges share; requests run side by side."""
 
 
 _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
@@ -100,6 +108,26 @@ def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> byt
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
         return bytes(fs.cat_file(full))
+
+
+def read_ranges(fs: Any, path: str, ranges: Sequence[range]) -> list[tuple[int, bytes]]:
+    """Return ranges of a file's bytes, read together: the start and the content of each request.
+
+    Args:
+        fs: fsspec file system.
+        path: path of the file, as the file system spells it.
+        ranges: ranges of bytes, none of them empty, within the file.
+    """
+    ranges = sorted(ranges, key=lambda one: one.start)
+    paths, starts, stops = fsspec.utils.merge_offset_ranges(
+        [path] * len(ranges),
+        [one.start for one in ranges],
+        [one.stop for one in ranges],
+        max_gap=_GAP_BYTES,
+        max_block=_REQUEST_BYTES,
+    )
+    contents = fs.cat_ranges(paths, starts, stops, on_error="raise") if paths else []
+    return list(zip(starts, contents, strict=True))
 
 
 def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:

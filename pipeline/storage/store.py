@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExists, ConfigError, StateUnknown, StoreError
 from pipeline.storage.files import (
-    StoreReader,
     file_size,
     hidden_temporary,
     on_local_disk,
@@ -94,19 +93,19 @@ class Store:
         """Open a file for reading; it is seekable."""
         return open_file(self.locate(path), self.storage_options)
 
-    def open_ranges(self, path: str, num_bytes: int) -> Any:
+    def open_ranges(self, path: str, num_bytes: int | None = None) -> "pa.OSFile | RangeFile":
         """Open a file for Arrow to read ranges: only the bytes asked for, none ahead.
 
         Args:
             path: path of the file.
-            num_bytes: length of the file, so that no request asks for it.
+            num_bytes: length of the file, so that no request asks for it; None asks.
         """
         fs, full = self._fs(path)
         where = self.locate(path)
-        with store_errors(where):
-            if on_local_disk(fs):
+        if on_local_disk(fs):
+            with store_errors(where):
                 return pa.OSFile(full)  # it reads without Python's lock
-            return StoreReader(RangeFile(fs, full, num_bytes), where)
+        return RangeFile(fs, full, self.size(path) if num_bytes is None else num_bytes, where)
 
     def exists(self, path: str) -> bool:
         """Return whether a file exists at the path."""

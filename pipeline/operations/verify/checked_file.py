@@ -51,7 +51,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
             yield None, wrong("checksum", f"SHA-256 {digest}, recorded {part.sha256}")
             return
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
         except StoreError:
             raise
         except (pa.ArrowException, OSError) as error:
