@@ -7,7 +7,7 @@ An error becomes an `Aborted` row instead, which gives the unit up and carries t
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
+from pipeline.job.nodes import this_node
+from pipeline.job.shared_output import sees_once
 from pipeline.job.worker_clock import BUSY, WAITING, WorkerClock
 from pipeline.logs import configure_logging
 from pipeline.records import WorkUnit, from_json
@@ -60,8 +62,18 @@ class WorkerSettings:
     """Levels of the channels of each FSQ tokenizer, by its name."""
     device: str
     """Device of the tokenizers: `cpu` or `cuda`."""
+    proof: str = ""
+    """Path of a file that the driver wrote into the output. A node that does not see it commits
+    nothing. Empty: every node commits."""
     log_level: int = logging.INFO
     """Level from which workers log."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputUnseen:
+    """A node does not see the output of the driver, so it must not commit."""
+
+    node: str
 
 
 class DecodeWorker:
@@ -89,6 +101,8 @@ class DecodeWorker:
         with self._clock.call():
             try:
                 for record in self._stage(unit, one_by_one=bool(batch["one_by_one"][0])):
+                    if isinstance(record, Closing):
+                        record = replace(record, node=this_node())
                     if isinstance(record, BatchRow):
                         self._recorder.add(CLIPS, len(record.header.clips), stage=DECODE)
                         self._recorder.add(ROWS, 1, stage=DECODE)
@@ -165,7 +179,7 @@ class TokenizeWorker:
 
 def commit_blocks(
     unit: WorkUnit, blocks: Iterator[pa.Table], settings: WorkerSettings
-) -> UnitRecord | str:
+) -> UnitRecord | Aborted | OutputUnseen:
     """Commit a unit from its payload blocks; return its record, or why it has none.
 
     Args:
@@ -181,23 +195,26 @@ def commit_blocks(
 
     configure_logging(settings.log_level)
     output, commit = settings.config.output, settings.config.commit
+    store = Store(output.uri, output.storage_options)
     try:
+        if settings.proof and not sees_once(store, settings.proof):
+            return OutputUnseen(this_node())
         closing = from_json(Closing, next(blocks)["header"][0].as_py())
         return commit_unit(
             unit,
             closing,
             payloads(),
-            store=Store(output.uri, output.storage_options),
+            store=store,
             schema=clip_schema(settings.columns),
             levels=settings.levels,
             row_group_bytes=commit.row_group_mb * _MIB,
             max_part_bytes=commit.part_mb * _MIB,
         )
     except Exception as error:
-        return _aborted(unit.unit, "commit", error).reason
+        return _aborted(unit.unit, "commit", error)
 
 
 def _aborted(unit: str, stage: str, error: Exception) -> Aborted:
     """Log with its traceback why a stage gives a unit up; return the record for the driver."""
     _log.warning("%s: %s gives the unit up", unit, stage, exc_info=error)
-    return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}")
+    return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}", node=this_node())
