@@ -94,7 +94,7 @@ Event = BatchDone | UnitDone | UnitFailed | Said | InFlight
 
 def not_on(names: Collection[str]) -> dict[str, Any]:
     """Return options of Ray with which an actor or task runs on none of these nodes."""
-    ids = [node.id for node in alive_nodes() if node.name in names]
+    ids = [node.id for node in alive_nodes() if node.name in names] if names else []
     return {"label_selector": {"ray.io/node-id": f"!in({','.join(ids)})"}} if ids else {}
 
 
@@ -197,9 +197,12 @@ class Collector:
         self._asked: Any = None
         """Question for the health of the actors that is not answered yet."""
         self._ask_at = 0.0
-        self._commit = ray.remote(commit).options(
-            num_cpus=commit_cpus, max_retries=_COMMIT_RETRIES, scheduling_strategy="SPREAD"
-        )
+        self._commit = ray.remote(commit)
+        self._commit_options = {
+            "num_cpus": commit_cpus,
+            "max_retries": _COMMIT_RETRIES,
+            "scheduling_strategy": "SPREAD",
+        }
 
     def collect(self, dataset: Dataset) -> Iterator[Event]:
         """Yield events until every unit is done or failed."""
@@ -263,10 +266,8 @@ class Collector:
         yield self._failed(row.unit, _located(reason, row.node))
 
     def _start_commit(self, unit: str, whole: list[Any]) -> None:
-        commit = (
-            self._commit.options(**not_on(self._book.blind)) if self._book.blind else self._commit
-        )
-        task = commit.remote(self._units[unit], whole, self._settings)
+        options = self._commit_options | not_on(self._book.blind)
+        task = self._commit.options(**options).remote(self._units[unit], whole, self._settings)
         self._committing[task] = unit, whole
 
     def _committed(self, future: Any) -> Iterator[Event]:

@@ -45,12 +45,13 @@ def ask_other_nodes(question: Callable[..., Any], *arguments: Any) -> dict[str, 
         name of a node → result. A node that raises an error or is too slow is left out.
     """
     own = ray.get_runtime_context().get_node_id()
-    ask = ray.remote(_call).options(num_cpus=0, max_retries=0)
+    ask = ray.remote(_call)
     asked: dict[Any, str] = {}
     for node in alive_nodes():
         if node.id != own and (node.cpus or node.gpus):
             there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-            asked[ask.options(scheduling_strategy=there).remote(question, *arguments)] = node.name
+            options = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            asked[options.remote(question, *arguments)] = node.name
     answers: dict[str, Any] = {}
     if asked:
         for future in ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)[0]:

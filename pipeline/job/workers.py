@@ -6,9 +6,10 @@ An error becomes an `Aborted` row instead, which gives the unit up and carries t
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ from pipeline.storage.store import Store
 RayBatch = dict[str, NDArray[Any]]
 
 _MIB = 1 << 20
+
+_MAX_PAUSE_S: Final = 8.0
+"""Maximum seconds that a decode actor waits after units that it gave up."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +91,8 @@ class DecodeWorker:
             config.source, config.clip, config.decode, row_clips=config.row_clips
         )
         self._clock = WorkerClock(DECODE, recorder)
+        self._given_up = 0
+        """Units that were given up in a row."""
 
     def close(self) -> None:
         """End the decoder's child process."""
@@ -98,17 +104,22 @@ class DecodeWorker:
         `one_by_one` says whether a sample that fails is given up alone.
         """
         unit = from_json(WorkUnit, str(batch["unit"][0]))
+        if self._given_up > 1:
+            # A node that cannot read or decode is faster than all others, and would take all units.
+            time.sleep(min(_MAX_PAUSE_S, 2.0 ** (self._given_up - 2)))
         with self._clock.call():
             try:
                 for record in self._stage(unit, one_by_one=bool(batch["one_by_one"][0])):
                     if isinstance(record, Closing):
                         record = replace(record, node=this_node())
+                        self._given_up = 0
                     if isinstance(record, BatchRow):
                         self._recorder.add(CLIPS, len(record.header.clips), stage=DECODE)
                         self._recorder.add(ROWS, 1, stage=DECODE)
                     with self._clock.handing_over():
                         yield decoded_row(record)
             except Exception as error:
+                self._given_up += 1
                 yield decoded_row(_aborted(unit.unit, DECODE, error))
 
 
@@ -140,6 +151,11 @@ class TokenizeWorker:
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
         )
+        clip = config.clip.buckets[0] if config.clip.buckets else config.clip
+        if clip.frames and clip.height and clip.width:
+            # A device can load weights and fail in its first computation. Its error then belongs to
+            # the start of this actor, and no unit pays for it.
+            self.stage.prove(clip.frames, clip.height, clip.width)
         self.broken = False
         self._recorder = recorder
         self._clock = WorkerClock(TOKENIZE, recorder)

@@ -86,8 +86,9 @@ def test_a_commit_that_is_rejected_is_logged(
 ) -> None:
     closing = Closing(unit="other", digests=(), counts=UNIT.counts)
     unit = WorkUnit(unit="u", files=(LooseFile(key="k", uri="/k.mp4"),))
-    reason = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
-    assert reason == "commit: UnitRejected: u: the closing row belongs to other"
+    outcome = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
+    assert isinstance(outcome, Aborted)
+    assert outcome.reason == "commit: UnitRejected: u: the closing row belongs to other"
     assert caplog.messages == ["u: commit gives the unit up"]
 
 
