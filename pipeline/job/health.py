@@ -191,7 +191,9 @@ class StallWatch:
                 )
             if waited >= SAY_AFTER_S and self._clock() - self._said.get(stage, -1e9) >= SAY_EVERY_S:
                 self._said[stage] = self._clock()
-                lines.append(f"waiting    {stage}: no actor for {format_duration(waited)}: {why}")
+                state = "has started" if never else "has run"
+                time_s = format_duration(waited)
+                lines.append(f"waiting    {stage}: no actor {state} for {time_s}: {why}")
         return lines
 
     def _new_troubles(self, report: HealthReport) -> list[str]:

@@ -13,9 +13,11 @@ import ray
 from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
+from tests.jobs.saboteurs import MARKS
 from tests.pipeline.conftest import s3, s3_store
 
 __all__ = ["s3", "s3_store"]
@@ -172,3 +174,20 @@ def undisturbed(
 def output_of(tars: Sequence[str]) -> Store:
     """Return the output of the undisturbed run."""
     return Store(str(Path(tars[0]).parents[1] / "out"))
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
+    """A folder that the workers of this test's jobs write notes into."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv(MARKS, str(folder))
+    # Workers of a running cluster do not see this process's environment: they are told by Ray.
+    options = {"runtime_env": {"env_vars": {MARKS: str(folder)}}}
+    real = graph.Dataset.map_batches
+    monkeypatch.setattr(
+        graph.Dataset,
+        "map_batches",
+        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
+    )
+    return folder

@@ -43,23 +43,6 @@ def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
     return rows.filter(pa.compute.is_in(rows["unit"], units))
 
 
-@pytest.fixture
-def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
-    """A folder that the workers of this test's jobs write notes into."""
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    monkeypatch.setenv(saboteurs.MARKS, str(folder))
-    # Workers of a running cluster do not see this process's environment: they are told by Ray.
-    options = {"runtime_env": {"env_vars": {saboteurs.MARKS: str(folder)}}}
-    real = graph.Dataset.map_batches
-    monkeypatch.setattr(
-        graph.Dataset,
-        "map_batches",
-        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
-    )
-    return folder
-
-
 def test_killed_actors(undisturbed: Undisturbed, tmp_path: Path) -> None:
     tars, rows = undisturbed
     summary = tokenized(
