@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import ray
-from ray.data import Dataset
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
@@ -204,9 +203,13 @@ class Collector:
             "scheduling_strategy": "SPREAD",
         }
 
-    def collect(self, dataset: Dataset) -> Iterator[Event]:
-        """Yield events until every unit is done or failed."""
-        with contextlib.closing(_References(dataset)) as source:
+    def collect(self, execute: Callable[[], Iterator[Any]]) -> Iterator[Event]:
+        """Yield events until every unit is done or failed.
+
+        Args:
+            execute: runs the dataset, and yields bundles of references; called in a thread.
+        """
+        with contextlib.closing(_References(execute)) as source:
             yield from self._collect(source)
 
     def _collect(self, source: "_References") -> Iterator[Event]:
@@ -319,14 +322,14 @@ class Collector:
 class _References:
     """References of the result's blocks. A thread pulls them, and waits while nobody takes them."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, execute: Callable[[], Iterator[Any]]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=_DESCRIBE_AT_ONCE)
         self._end = object()
         self._closed = False
         self.is_dry = False
         self.error: str | None = None
         """The error that ended the execution early; None if none did."""
-        self._thread = threading.Thread(target=self._pull, args=(dataset,), daemon=True)
+        self._thread = threading.Thread(target=self._pull, args=(execute,), daemon=True)
         self._thread.start()
 
     def take(self, at_most: int, wait_s: float) -> list[Any]:
@@ -348,9 +351,9 @@ class _References:
         """Stop pulling, which ends an execution that still runs."""
         self._closed = True
 
-    def _pull(self, dataset: Dataset) -> None:
+    def _pull(self, execute: Callable[[], Iterator[Any]]) -> None:
         try:
-            for bundle in dataset.iter_internal_ref_bundles():
+            for bundle in execute():
                 for entry in bundle.blocks:
                     self._put(entry.ref)
                 if self._closed:

@@ -88,7 +88,7 @@ def run_pass(
         units, settings, commit_references, allocation.commit_cpus, desk, watch, book
     )
     try:
-        yield from collector.collect(dataset)
+        yield from collector.collect(dataset.iter_internal_ref_bundles)
     finally:
         ray.kill(desk)  # actors that cannot start then end instead of trying again
 

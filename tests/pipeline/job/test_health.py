@@ -67,8 +67,8 @@ def test_the_lost_device_is_waited_for_and_comes_back(a_run: Run) -> None:
     assert len(a_run.after(1, BAD)) == 1
     [line] = a_run.after(SAY_AFTER_S, BAD)
     assert line == (
-        "waiting    tokenize: no actor has run for 26.0 s: node bad: tokenize does not start (8 times):"
-        " RuntimeError: no device"
+        "waiting    tokenize: no actor has run for 26.0 s: node bad: tokenize does not start"
+        " (8 times): RuntimeError: no device"
     )
     assert a_run.after(SAY_EVERY_S - 1, BAD) == []
     assert len(a_run.after(1, BAD)) == 1
