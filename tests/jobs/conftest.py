@@ -120,6 +120,12 @@ def committed_rows(output: str | Path | Store) -> pa.Table:
     return rows.sort_by([("key", "ascending"), ("clip_index", "ascending")])
 
 
+def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
+    """Return the rows of the units that `some` has rows of."""
+    units = pa.array(sorted(set(some["unit"].to_pylist())))
+    return rows.filter(pa.compute.is_in(rows["unit"], units))
+
+
 def content(rows: pa.Table) -> pa.Table:
     """Return rows without what names the work unit."""
     return rows.drop_columns(["clip_id", "unit"])

@@ -16,7 +16,7 @@ from pipeline.job import driver, graph
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
-from tests.jobs.conftest import ROOT, Silence, committed_rows, job
+from tests.jobs.conftest import ROOT, Silence, committed_rows, job, of_units
 
 Undisturbed = tuple[list[str], pa.Table]
 
@@ -47,9 +47,10 @@ def test_a_device_that_comes_back_is_used_again(
     tars, rows = undisturbed
     monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
     progress = Silence()
-    summary = run(job(tars, tmp_path / "out"), progress)
+    summary = run(job(tars[:1], tmp_path / "out"), progress)
     assert (summary.exit_code, summary.retried) == (0, 0)
-    assert committed_rows(tmp_path / "out").equals(rows)
+    mine = committed_rows(tmp_path / "out")
+    assert mine.equals(of_units(rows, mine))
     assert len(list(marks.glob("start-*"))) == 3
     [said] = [line for line in progress.said if line.startswith("trouble")]
     assert "tokenize does not start: RuntimeError: CUDA error: GPU has fallen off" in said
@@ -65,7 +66,7 @@ def test_a_job_whose_only_device_is_lost_ends(
     (marks / "never").touch()
     monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
     with pytest.raises(StageStalled, match=r"limit of max_wait_s = 3: node .* has fallen off"):
-        run(job(tars[:2], tmp_path / "out", max_wait_s=3.0), Silence())
+        run(job(tars[:1], tmp_path / "out", max_wait_s=3.0), Silence())
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
     ray_start = [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--block", f"--address={cluster}", "--num-cpus=2"),
-        *("--object-store-memory=100000000", "--include-log-monitor=false"),
+        "--object-store-memory=100000000",
     ]
     mount = f'mount -t tmpfs tmpfs "{tmp_path}/out" && exec "$@"'
     known = {node["NodeID"] for node in ray.nodes()}

@@ -20,7 +20,7 @@ from pipeline.job.driver import run
 from pipeline.operations.status import status
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
-from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
+from tests.jobs.conftest import ROOT, Silence, committed_rows, job, of_units, tokenized
 
 Undisturbed = tuple[list[str], pa.Table]
 
@@ -35,12 +35,6 @@ def kill(worker: str) -> None:
     assert victims, f"no {worker} is running"
     for process in victims:
         process.kill()
-
-
-def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
-    """Return the rows of the units that `some` has rows of."""
-    units = pa.array(sorted(set(some["unit"].to_pylist())))
-    return rows.filter(pa.compute.is_in(rows["unit"], units))
 
 
 def test_killed_actors(undisturbed: Undisturbed, tmp_path: Path) -> None:
