@@ -246,6 +246,7 @@ class Collector:
             if row.kind == BATCH and row.seq not in unit.refs:
                 unit.refs[row.seq] = ref
                 self._rows_held[row.unit] = len(unit.refs)
+                self._watch.progress()
                 yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
             elif row.kind == CLOSING and unit.closing is None:
                 unit.closing, unit.num_rows = ref, row.num_rows
@@ -255,11 +256,10 @@ class Collector:
 
     def _credible(self, row: _Described) -> bool:
         """Note that a unit was decoded; return False if its files may be away on one node only."""
-        if row.kind != CLOSING:
-            return True
         if row.unreadable:
             return self._book.believes(row.unit, row.node, len(alive_nodes()))
-        self._book.decoded(row.node)
+        if row.kind == CLOSING:
+            self._book.decoded(row.node)
         return True
 
     def _gave_up(self, row: _Described) -> Iterator[Event]:

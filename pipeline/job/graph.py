@@ -40,9 +40,9 @@ from pipeline.job.workers import (
 from pipeline.records import WorkUnit, to_json
 from pipeline.stages.messages import Aborted
 
-_NO_PROGRESS_S: Final = 6 * 3600
-"""Seconds without progress after which Ray Data ends a pass. Waiting for nodes counts, and spot
-nodes can take hours."""
+_FIRST_WAIT_S: Final = 6 * 3600
+"""Seconds beyond `max_wait_s` after which Ray Data ends a pass that does not progress. Waiting for
+the first nodes counts."""
 
 
 def run_pass(
@@ -76,7 +76,7 @@ def run_pass(
         StageStalled: no actor of a stage runs, for longer than the configuration allows.
     """
     desk = open_desk()
-    context = _quiet_context()
+    context = _quiet_context(settings.config.max_wait_s + _FIRST_WAIT_S)
     with DataContext.current(context), warnings.catch_warnings():
         # The only way to set `max_task_retries`; this package's range of Ray ends before 2.64.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -101,13 +101,13 @@ def _pools(allocation: Allocation) -> list[Pool]:
     ]
 
 
-def _quiet_context() -> DataContext:
+def _quiet_context(no_progress_s: float) -> DataContext:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # copying also sets the deprecated fields
         context = DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.max_errored_blocks = -1
-    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = no_progress_s
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # The collector reports lost blocks, with their reasons.

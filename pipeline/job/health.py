@@ -146,8 +146,12 @@ class StallWatch:
         """Begin a pass."""
         self._pools = pools
         self._before = {key: trouble.times for key, trouble in self.troubles.items()}
-        self._since = {pool.stage: self._clock() for pool in pools}
         self._said = {}
+        self.progress()
+
+    def progress(self) -> None:
+        """Note that a tokenized row has arrived: no stage has been waited for until now."""
+        self._since = {pool.stage: self._clock() for pool in self._pools}
 
     def check(
         self,
@@ -186,8 +190,8 @@ class StallWatch:
                 raise StageStalled(f"{stage}: no actor starts: {why}")
             if waited > self._max_wait_s and (failed or not never):
                 raise StageStalled(
-                    f"{stage}: no actor has run for {format_duration(waited)}, the limit of"
-                    f" max_wait_s = {self._max_wait_s:g}: {why}"
+                    f"{stage}: no actor has run for {format_duration(waited)}, and max_wait_s ="
+                    f" {self._max_wait_s:g}: {why}"
                 )
             if waited >= SAY_AFTER_S and self._clock() - self._said.get(stage, -1e9) >= SAY_EVERY_S:
                 self._said[stage] = self._clock()

@@ -65,7 +65,7 @@ def test_a_job_whose_only_device_is_lost_ends(
     tars, _ = undisturbed
     (marks / "never").touch()
     monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
-    with pytest.raises(StageStalled, match=r"limit of max_wait_s = 3: node .* has fallen off"):
+    with pytest.raises(StageStalled, match=r"and max_wait_s = 3: node .* has fallen off"):
         run(job(tars[:1], tmp_path / "out", max_wait_s=3.0), Silence())
 
 

@@ -99,6 +99,14 @@ def test_an_actor_that_dies_without_a_word_is_missed(a_run: Run) -> None:
         a_run.after(MAX_WAIT_S, SOUND)
 
 
+def test_rows_that_arrive_show_that_the_job_does_not_stand_still(a_run: Run) -> None:
+    a_run.health.beat("tokenize", "a")
+    a_run.after(0, SOUND)
+    for _ in range(40):
+        assert a_run.after(SAY_AFTER_S - 1, SOUND) == []
+        a_run.watch.progress()
+
+
 def test_a_first_actor_is_waited_for_as_long_as_ray_waits(a_run: Run) -> None:
     assert [line[:10] for line in a_run.after(MAX_WAIT_S + 1)] == ["waiting   "]
     assert a_run.after(1) == []
