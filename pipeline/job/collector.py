@@ -5,8 +5,6 @@ to. When all rows of a unit have arrived, a task gets the references and writes 
 """
 
 import contextlib
-import queue
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +15,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
-from pipeline.errors import redacted
 from pipeline.job.health import Health, HealthReport, StallWatch
 from pipeline.job.metrics import DECODE
 from pipeline.job.node_book import NodeBook
 from pipeline.job.nodes import alive_nodes, free_resources
+from pipeline.job.references import References, ray_cause
 from pipeline.job.workers import OutputUnseen, WorkerSettings
 from pipeline.records import WorkUnit, from_json
 from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
@@ -209,10 +207,10 @@ class Collector:
         Args:
             execute: runs the dataset, and yields bundles of references; called in a thread.
         """
-        with contextlib.closing(_References(execute)) as source:
+        with contextlib.closing(References(execute)) as source:
             yield from self._collect(source)
 
-    def _collect(self, source: "_References") -> Iterator[Event]:
+    def _collect(self, source: References) -> Iterator[Event]:
         while not (source.is_dry and not self._describing and not self._committing):
             if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
                 idle = not self._describing and not self._committing
@@ -278,7 +276,7 @@ class Collector:
         try:
             outcome: UnitRecord | Aborted | OutputUnseen = ray.get(future)
         except ray.exceptions.RayError as error:
-            outcome = Aborted(unit=unit, reason=f"commit: {_ray_cause(error)}")
+            outcome = Aborted(unit=unit, reason=f"commit: {ray_cause(error)}")
         if isinstance(outcome, OutputUnseen):
             if outcome.node not in self._book.blind:
                 self._book.blind.add(outcome.node)
@@ -294,7 +292,7 @@ class Collector:
         else:
             yield UnitFailed(unit, _located(outcome.reason, outcome.node))
 
-    def _health(self, source: "_References") -> Iterator[Said]:
+    def _health(self, source: References) -> Iterator[Said]:
         """Ask for the health of the actors now and then; say what is wrong with them."""
         if self._asked is None:
             if time.monotonic() >= self._ask_at:
@@ -319,63 +317,6 @@ class Collector:
         return UnitFailed(unit, reason)
 
 
-class _References:
-    """References of the result's blocks. A thread pulls them, and waits while nobody takes them."""
-
-    def __init__(self, execute: Callable[[], Iterator[Any]]) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=_DESCRIBE_AT_ONCE)
-        self._end = object()
-        self._closed = False
-        self.is_dry = False
-        self.error: str | None = None
-        """The error that ended the execution early; None if none did."""
-        self._thread = threading.Thread(target=self._pull, args=(execute,), daemon=True)
-        self._thread.start()
-
-    def take(self, at_most: int, wait_s: float) -> list[Any]:
-        """Return the references that are ready; wait only for the first."""
-        taken: list[Any] = []
-        while len(taken) < at_most and not self.is_dry:
-            try:
-                item = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
-            except queue.Empty:
-                break
-            wait_s = 0
-            if item is self._end:
-                self.is_dry = True
-            else:
-                taken.append(item)
-        return taken
-
-    def close(self) -> None:
-        """Stop pulling, which ends an execution that still runs."""
-        self._closed = True
-
-    def _pull(self, execute: Callable[[], Iterator[Any]]) -> None:
-        try:
-            for bundle in execute():
-                for entry in bundle.blocks:
-                    self._put(entry.ref)
-                if self._closed:
-                    break
-        except Exception as error:
-            self.error = f"Ray Data: {_ray_cause(error)}"
-        finally:
-            self._put(self._end)
-
-    def _put(self, item: Any) -> None:
-        while not self._closed:
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=_POLL_S)
-                return
-
-
 def _located(reason: str, node: str) -> str:
     """Return a reason with the node, if there are several."""
     return f"{reason} (on node {node})" if node and len(alive_nodes()) > 1 else reason
-
-
-def _ray_cause(error: BaseException) -> str:
-    """Return a Ray error in one line: it quotes a traceback, whose last line is the cause."""
-    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
-    return ": ".join([type(error).__name__, *lines[-1:]])

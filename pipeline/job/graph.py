@@ -28,6 +28,7 @@ from pipeline.job.collector import TASK_RETRIES, Collector, Event, not_on, open_
 from pipeline.job.health import Pool, StallWatch
 from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.node_book import NodeBook
+from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
 from pipeline.job.supervision import supervised
 from pipeline.job.workers import (
@@ -108,6 +109,7 @@ def _quiet_context(no_progress_s: float) -> DataContext:
     context.target_max_block_size = 1
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = no_progress_s
+    context.custom_execution_callback_classes = [Stopper]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # The collector reports lost blocks, with their reasons.
