@@ -22,7 +22,7 @@ from pipeline.job.nodes import this_node
 from pipeline.job.workers import RayBatch, WorkerSettings
 from pipeline.records import WorkUnit, from_json
 
-MAX_PAUSE_S: Final = 30.0
+_MAX_PAUSE_S: Final = 30.0
 """Maximum seconds between two starts of an actor."""
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def supervised(worker: type[Any], stage: str) -> type[Any]:
                 _log.warning("%s does not start", stage, exc_info=error)
                 # The desk dies with its pass. Then nobody waits for this actor, and it raises.
                 failures = ray.get(desk.failed.remote(stage, actor, this_node(), one_line(error)))
-                time.sleep(min(MAX_PAUSE_S, 2.0 ** (failures - 1)))
+                time.sleep(min(_MAX_PAUSE_S, 2.0 ** (failures - 1)))
                 os._exit(1)
             self.desk = desk
             threading.Thread(target=_beat, args=(desk, stage, actor), daemon=True).start()
