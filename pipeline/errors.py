@@ -6,6 +6,7 @@ PipelineError
 ├── QuarantineError    the sample or clip is quarantined; the job continues (`pipeline.quarantine`)
 ├── UnitRejected       the rows of a unit are not complete; the unit is retried in the next pass
 ├── OverBudget         too many samples are quarantined; a person decides how to continue
+├── StageStalled       no actor of a stage runs; the same command continues when one can run
 └── StoreError         an object store or a disk failed
     ├── AlreadyExists      put-if-absent found an object
     └── StateUnknown       a write was not answered; read back and compare
@@ -33,6 +34,10 @@ class UnitRejected(PipelineError):
 
 class OverBudget(PipelineError):
     """More samples are quarantined than the configuration allows."""
+
+
+class StageStalled(PipelineError):
+    """No actor of a stage has run for longer than the configuration allows."""
 
 
 class StoreError(PipelineError, OSError):

@@ -37,6 +37,9 @@ def test_ray_data_is_known_to_the_graph_alone() -> None:
     assert importers("pipeline", "ray.data") == {"pipeline/job/graph.py"}
     assert importers("pipeline", "ray") == {
         "pipeline/job/graph.py",
+        "pipeline/job/collector.py",
+        "pipeline/job/nodes.py",
+        "pipeline/job/supervision.py",
         "pipeline/cluster.py",
         "pipeline/job/ray_metrics.py",
         "pipeline/evaluation/workers.py",

@@ -187,6 +187,10 @@ class JobConfig(Section):
     """Number of units with which the job stops if they are its first and all their samples are
     quarantined for one reason: a folder is away, or a setting is wrong. None of them is committed.
     null: no limit."""
+    max_wait_s: Seconds = 600.0
+    """Maximum time in seconds for which a stage is without a running actor, for example because its
+    only GPU is lost. Then the job ends with exit code 1. A job waits up to six hours for the first
+    actor of a stage. Raise the time where nodes are replaced slowly."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
     """Part of the plan that this driver works on, for example `3/16`, counted from 0. All drivers
     write to one output. null: the whole plan."""

@@ -20,11 +20,14 @@ from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
+from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
+from pipeline.job.node_book import NodeBook
 from pipeline.job.progress import Progress
 from pipeline.job.run_metrics import JobMetrics
 from pipeline.job.setup import Job, open_job
-from pipeline.job.summary import Summary, over_budget, write_config, write_summary
+from pipeline.job.shared_output import missing_part, require_shared
+from pipeline.job.summary import Summary, config_path, over_budget, write_config, write_summary
 from pipeline.records import WorkUnit
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
     Raises:
         ConfigError: the configuration does not fit the sources, the output or the cluster; no work
             was done.
+        StageStalled: no actor of a stage runs; committed units remain.
         StoreError: the output failed for longer than retries can bridge; committed units remain.
         OverBudget: too many samples went to the quarantine; committed units remain.
     """
@@ -80,6 +84,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         tokenizers_waited=passes.tokenizers_waited,
         retried=passes.num_retried,
         untrained=job.untrained,
+        troubles=passes.troubles,
     )
     if remaining:
         write_card(job.store, job.dataset, total)
@@ -105,6 +110,8 @@ class _Passes:
         self._attempts = job.config.commit.unit_attempts
         self._one_by_one_after = max(1, min(_ATTEMPTS_TOGETHER, self._attempts - 1))
         self._failures: Counter[str] = Counter()
+        self._watch = StallWatch(job.config.max_wait_s)
+        self._book = NodeBook()
         self._held: list[UnitRecord] = []
         self._sound = False
         """Whether a unit was done of which not all samples failed alike."""
@@ -117,6 +124,11 @@ class _Passes:
         seconds = self._waiting_s + self._busy_s
         return self._waiting_s / seconds if seconds else None
 
+    @property
+    def troubles(self) -> list[str]:
+        """Return a line for each node that is at fault."""
+        return [*map(str, self._watch.troubles.values()), *self._book.lines()]
+
     def run(self, units: list[WorkUnit]) -> None:
         """Run passes until no unit remains that can be retried."""
         from pipeline.cluster import connect
@@ -126,6 +138,7 @@ class _Passes:
         recorder = RayRecorder(self._job.run)
         metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
+            require_shared(self._job.store, config_path(self._job.run))
             while units:
                 units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones
                 metrics.begin(len(units), len(remaining), self.buffer)
@@ -142,7 +155,8 @@ class _Passes:
                     time.sleep(_BACKOFF_S * max(counts, default=0))
 
     def _pass(self, units: list[WorkUnit], cluster: "Cluster", metrics: JobMetrics) -> None:
-        from pipeline.job.graph import BatchDone, InFlight, UnitDone, UnitFailed, run_pass
+        from pipeline.job.collector import BatchDone, InFlight, Said, UnitDone, UnitFailed
+        from pipeline.job.graph import run_pass
         from pipeline.job.resources import allocate
 
         allocation = allocate(
@@ -163,6 +177,8 @@ class _Passes:
             _worker_settings(self._job, allocation.device),
             allocation,
             metrics.recorder,
+            self._watch,
+            self._book,
             careful=any(self._failures[unit.unit] for unit in now),
             one_by_one={
                 unit for unit, count in self._failures.items() if count >= self._one_by_one_after
@@ -176,13 +192,17 @@ class _Passes:
                     self._waiting_s += event.waiting_s
                     self._busy_s += event.busy_s
                 elif isinstance(event, UnitDone):
+                    if problem := missing_part(self._job.store, event.record):
+                        self._unit_failed(event.record.unit, f"commit: {problem}")
+                        continue
                     self._progress.unit(failed=False)
                     metrics.unit_done()
                     self._failures.pop(event.record.unit, None)
                     self._done(event.record)
                 elif isinstance(event, UnitFailed):
-                    self._progress.unit(failed=True)
                     self._unit_failed(event.unit, event.reason)
+                elif isinstance(event, Said):
+                    self._progress.say(event.line)
                 elif isinstance(event, InFlight):
                     metrics.in_flight(event.open_units, event.rows_held)
                 self.buffer.flush_if_due()
@@ -222,6 +242,7 @@ class _Passes:
         self._held = []
 
     def _unit_failed(self, unit: str, reason: str) -> None:
+        self._progress.unit(failed=True)
         self._failures[unit] += 1
         self.reasons[unit] = reason
         attempt = self._failures[unit]
@@ -244,5 +265,6 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
         weights=job.tokenizers.weights,
         levels=code_levels(job.tokenizers.identity),
         device=device,
+        proof=config_path(job.run),
         log_level=min(logging.getLogger("pipeline").getEffectiveLevel(), logging.INFO),
     )

@@ -57,6 +57,8 @@ class Summary:
     """Number of unit attempts that failed and were retried."""
     untrained: Sequence[str] = ()
     """Names of the tokenizers that ran on a seeded initialisation."""
+    troubles: Sequence[str] = ()
+    """Lines about nodes that were at fault."""
 
     @property
     def exit_code(self) -> int:
@@ -87,6 +89,7 @@ class Summary:
             "dataset": tally_dict(self.total),
             "tokenizers_waited": self.tokenizers_waited and round(self.tokenizers_waited, 4),
             "untrained": list(self.untrained),
+            "troubles": list(self.troubles),
         }
 
     def lines(self) -> list[str]:
@@ -110,6 +113,7 @@ class Summary:
             lines.append(f"duplicate  another driver committed {self.lost_race} of the units first")
         for name in self.untrained if self.done.units else ():
             lines.append(f"untrained  {name}: seeded weights, not trained ones")
+        lines += [f"trouble    {trouble}" for trouble in self.troubles]
         lines += [f"failed     {unit}: {reason}" for unit, reason in sorted(self.failed.items())]
         lines += [f"IMBALANCE  {problem}" for problem in self.total.problems]
         verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
@@ -139,10 +143,15 @@ def _speed_lines(tally: Tally, seconds: float) -> list[str]:
     return [f"speed      {clips / seconds:.1f} clips/s; one process of: {' · '.join(stages)}"]
 
 
+def config_path(run: str) -> str:
+    """Return the path of the settings of a run in the output."""
+    return f"reports/{run}/config.yaml"
+
+
 def write_config(store: Store, run: str, config: JobConfig) -> None:
     """Write the settings of a run, without credentials, as YAML that can be run again."""
     text = OmegaConf.to_yaml(OmegaConf.create(config.public()))
-    store.write(f"reports/{run}/config.yaml", text.encode())
+    store.write(config_path(run), text.encode())
 
 
 def write_summary(store: Store, summary: Summary) -> None:

@@ -6,9 +6,10 @@ An error becomes an `Aborted` row instead, which gives the unit up and carries t
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
+from pipeline.job.nodes import this_node
+from pipeline.job.shared_output import sees_once
 from pipeline.job.worker_clock import BUSY, WAITING, WorkerClock
 from pipeline.logs import configure_logging
 from pipeline.records import WorkUnit, from_json
@@ -38,6 +41,9 @@ from pipeline.storage.store import Store
 RayBatch = dict[str, NDArray[Any]]
 
 _MIB = 1 << 20
+
+_MAX_PAUSE_S: Final = 8.0
+"""Maximum seconds that a decode actor waits after units that it gave up."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +66,18 @@ class WorkerSettings:
     """Levels of the channels of each FSQ tokenizer, by its name."""
     device: str
     """Device of the tokenizers: `cpu` or `cuda`."""
+    proof: str = ""
+    """Path of a file that the driver wrote into the output. A node that does not see it commits
+    nothing. Empty: every node commits."""
     log_level: int = logging.INFO
     """Level from which workers log."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputUnseen:
+    """A node does not see the output of the driver, so it must not commit."""
+
+    node: str
 
 
 class DecodeWorker:
@@ -75,6 +91,8 @@ class DecodeWorker:
             config.source, config.clip, config.decode, row_clips=config.row_clips
         )
         self._clock = WorkerClock(DECODE, recorder)
+        self._given_up = 0
+        """Units that were given up in a row."""
 
     def close(self) -> None:
         """End the decoder's child process."""
@@ -86,15 +104,22 @@ class DecodeWorker:
         `one_by_one` says whether a sample that fails is given up alone.
         """
         unit = from_json(WorkUnit, str(batch["unit"][0]))
+        if self._given_up > 1:
+            # A node that cannot read or decode is faster than all others, and would take all units.
+            time.sleep(min(_MAX_PAUSE_S, 2.0 ** (self._given_up - 2)))
         with self._clock.call():
             try:
                 for record in self._stage(unit, one_by_one=bool(batch["one_by_one"][0])):
+                    if isinstance(record, Closing):
+                        record = replace(record, node=this_node())
+                        self._given_up = 0
                     if isinstance(record, BatchRow):
                         self._recorder.add(CLIPS, len(record.header.clips), stage=DECODE)
                         self._recorder.add(ROWS, 1, stage=DECODE)
                     with self._clock.handing_over():
                         yield decoded_row(record)
             except Exception as error:
+                self._given_up += 1
                 yield decoded_row(_aborted(unit.unit, DECODE, error))
 
 
@@ -126,6 +151,11 @@ class TokenizeWorker:
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
         )
+        clip = config.clip.buckets[0] if config.clip.buckets else config.clip
+        if clip.frames and clip.height and clip.width:
+            # A device can load weights and fail in its first computation. Its error then belongs to
+            # the start of this actor, and no unit pays for it.
+            self.stage.prove(clip.frames, clip.height, clip.width)
         self.broken = False
         self._recorder = recorder
         self._clock = WorkerClock(TOKENIZE, recorder)
@@ -165,7 +195,7 @@ class TokenizeWorker:
 
 def commit_blocks(
     unit: WorkUnit, blocks: Iterator[pa.Table], settings: WorkerSettings
-) -> UnitRecord | str:
+) -> UnitRecord | Aborted | OutputUnseen:
     """Commit a unit from its payload blocks; return its record, or why it has none.
 
     Args:
@@ -181,23 +211,26 @@ def commit_blocks(
 
     configure_logging(settings.log_level)
     output, commit = settings.config.output, settings.config.commit
+    store = Store(output.uri, output.storage_options)
     try:
+        if settings.proof and not sees_once(store, settings.proof):
+            return OutputUnseen(this_node())
         closing = from_json(Closing, next(blocks)["header"][0].as_py())
         return commit_unit(
             unit,
             closing,
             payloads(),
-            store=Store(output.uri, output.storage_options),
+            store=store,
             schema=clip_schema(settings.columns),
             levels=settings.levels,
             row_group_bytes=commit.row_group_mb * _MIB,
             max_part_bytes=commit.part_mb * _MIB,
         )
     except Exception as error:
-        return _aborted(unit.unit, "commit", error).reason
+        return _aborted(unit.unit, "commit", error)
 
 
 def _aborted(unit: str, stage: str, error: Exception) -> Aborted:
     """Log with its traceback why a stage gives a unit up; return the record for the driver."""
     _log.warning("%s: %s gives the unit up", unit, stage, exc_info=error)
-    return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}")
+    return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}", node=this_node())

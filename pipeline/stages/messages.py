@@ -76,6 +76,8 @@ class Closing:
     quarantined: tuple[Quarantined, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of work by stage, for the summary."""
+    node: str = ""
+    """Name of the node that decoded the unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,8 @@ class Aborted:
 
     unit: str
     reason: str
+    node: str = ""
+    """Name of the node that gave it up."""
 
 
 @dataclass(frozen=True, slots=True)

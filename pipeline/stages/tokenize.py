@@ -98,6 +98,10 @@ class TokenizeStage:
         self._chunk_frames = chunk_frames
         self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
 
+    def prove(self, frames: int, height: int, width: int) -> None:
+        """Tokenize a black clip; an error shows that the models or their device are broken."""
+        self._encode(np.zeros((1, frames, height, width, 3), np.uint8), {})
+
     def __call__(self, batch: BatchRow) -> Payload:
         """Tokenize the clips of one row; each becomes a row or a quarantine record.
 

@@ -92,6 +92,27 @@ class BreaksOnce(TokenizeWorker):
         return super().__call__(batch)
 
 
+class LosesItsDevice(TokenizeWorker):
+    """Its first process ends at the second row; the next ones do not start until a mark allows it.
+
+    A mark `start` counts the failed starts. With the mark `never`, none starts.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        folder = Path(os.environ[MARKS])
+        if list(folder.glob("end-*")) and (mark("start") <= 2 or (folder / "never").exists()):
+            raise RuntimeError("CUDA error: GPU has fallen off the bus")
+        super().__init__(*arguments)
+        self._rows = 0
+
+    def __call__(self, batch: RayBatch) -> pa.Table:
+        self._rows += 1
+        if self._rows == 2 and not list(Path(os.environ[MARKS]).glob("end-*")):
+            mark("end")
+            os._exit(1)
+        return super().__call__(batch)
+
+
 FAILING = "120fps_64x36"
 """Key of the video that no decoder can take."""
 

@@ -1,8 +1,24 @@
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.jobs.conftest import ROOT
+import pyarrow as pa
+import pytest
+import ray
+
+from pipeline.errors import ConfigError, StageStalled
+from pipeline.job import driver, graph
+from pipeline.job.driver import run
+from pipeline.storage.store import Store
+from tests.jobs import saboteurs
+from tests.jobs.conftest import ROOT, Silence, committed_rows, job, of_units
+
+Undisturbed = tuple[list[str], pa.Table]
 
 
 def test_a_job_does_not_join_the_ray_of_another_program(cluster: str) -> None:
@@ -23,3 +39,82 @@ def test_a_job_does_not_join_the_ray_of_another_program(cluster: str) -> None:
     for is_own, process in processes.items():
         printed, errors = process.communicate()
         assert printed.split() == [is_own], errors
+
+
+def test_a_device_that_comes_back_is_used_again(
+    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, rows = undisturbed
+    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
+    progress = Silence()
+    summary = run(job(tars[:1], tmp_path / "out"), progress)
+    assert (summary.exit_code, summary.retried) == (0, 0)
+    mine = committed_rows(tmp_path / "out")
+    assert mine.equals(of_units(rows, mine))
+    assert len(list(marks.glob("start-*"))) == 3
+    [said] = [line for line in progress.said if line.startswith("trouble")]
+    assert "tokenize does not start: RuntimeError: CUDA error: GPU has fallen off" in said
+    [trouble] = summary.troubles
+    assert "tokenize does not start (2 times): RuntimeError" in trouble
+    assert f"trouble    {trouble}" in summary.lines()
+
+
+def test_a_job_whose_only_device_is_lost_ends(
+    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, _ = undisturbed
+    (marks / "never").touch()
+    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
+    with pytest.raises(StageStalled, match=r"and max_wait_s = 3: node .* has fallen off"):
+        run(job(tars[:1], tmp_path / "out", max_wait_s=3.0), Silence())
+
+
+@pytest.fixture
+def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
+    """Start of the id of a second node, which has an empty folder in the place of `out`."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    (tmp_path / "out").mkdir()
+    ray_start = [
+        str(Path(sys.executable).with_name("ray")),
+        *("start", "--block", f"--address={cluster}", "--num-cpus=2"),
+        "--object-store-memory=100000000",
+    ]
+    mount = f'mount -t tmpfs tmpfs "{tmp_path}/out" && exec "$@"'
+    known = {node["NodeID"] for node in ray.nodes()}
+    process = subprocess.Popen(
+        [shutil.which("unshare") or "", "-m", "bash", "-c", mount, "bash", *ray_start],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (new := [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in known]):
+            assert time.monotonic() < deadline, "the node does not start"
+            time.sleep(0.2)
+        yield new[0]["NodeID"][:8]
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def test_nodes_that_do_not_see_the_output_commit_nothing(
+    blind_node: str, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job refuses to begin; a node that joins later is left out."""
+    tars, rows = undisturbed
+    config = job(tars, tmp_path / "out")
+    with pytest.raises(ConfigError, match=rf"{blind_node}\) does not see reports/.*config.yaml"):
+        run(config, Silence())
+    assert not list(Store(str(tmp_path / "out")).files("log"))
+
+    monkeypatch.setattr(driver, "require_shared", lambda *_: None)
+    progress = Silence()
+    summary = run(config, progress)
+    assert (summary.exit_code, summary.retried) == (0, 0)
+    assert committed_rows(tmp_path / "out").equals(rows)
+    assert len(summary.troubles) == 1
+    assert f"{blind_node}) does not see the output" in summary.troubles[0]
+    assert any(summary.troubles[0] in line for line in progress.said)

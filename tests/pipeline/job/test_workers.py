@@ -4,9 +4,13 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.job import workers
@@ -21,8 +25,9 @@ from pipeline.stages.messages import (
 )
 from pipeline.stages.tokenize import TokenizerBroken
 from tests.pipeline.fakes import batch_row
-from tests.pipeline.job.test_metrics import Recorded, decode_row, worker_settings
+from tests.pipeline.job.test_metrics import VIDEOS, Recorded, decode_row, worker_settings
 from tests.pipeline.job.test_summary import UNIT
+from tests.pipeline.units import FSQ
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,6 +50,41 @@ def test_a_unit_whose_source_is_gone_is_given_up(
     assert logged.getMessage() == "u: decode gives the unit up"
     assert logged.exc_info is not None
     assert logged.exc_info[0] is StoreError
+
+
+def test_a_decode_worker_waits_longer_after_each_unit_that_it_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=pauses.append))
+    worker = DecodeWorker(worker_settings(), Recorded())
+    gone = WorkUnit(unit="u", tar_uri=str(tmp_path / "gone.tar"))
+    video = VIDEOS / "hiker_tiny.mp4"
+    sound = WorkUnit(unit="v", files=(LooseFile(key="k", uri=str(video)),))
+    try:
+        for unit in [gone] * 7 + [sound] + [gone] * 2:
+            list(worker(decode_row(unit)))
+    finally:
+        worker.close()
+    # The first of a row is not waited for: the unit may be at fault.
+    assert pauses == [1, 2, 4, 8, 8, 8]
+
+
+def test_a_tokenizer_that_cannot_compute_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Encoder:
+        column = FSQ
+
+        def __call__(self, frames: NDArray[Any]) -> None:
+            shapes.append(frames.shape)
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr("pipeline.tokenizers.models.open_encoder", lambda *_, **__: Encoder())
+    settings = replace(worker_settings(), columns=[FSQ], weights=[""])
+    with pytest.raises(RuntimeError, match="ECC"):
+        TokenizeWorker(settings, Recorded())
+    assert shapes == [(1, 5, 32, 40, 3)]
 
 
 class Failing(TokenizeWorker):
@@ -86,8 +126,9 @@ def test_a_commit_that_is_rejected_is_logged(
 ) -> None:
     closing = Closing(unit="other", digests=(), counts=UNIT.counts)
     unit = WorkUnit(unit="u", files=(LooseFile(key="k", uri="/k.mp4"),))
-    reason = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
-    assert reason == "commit: UnitRejected: u: the closing row belongs to other"
+    outcome = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
+    assert isinstance(outcome, Aborted)
+    assert outcome.reason == "commit: UnitRejected: u: the closing row belongs to other"
     assert caplog.messages == ["u: commit gives the unit up"]
 
 

@@ -1,0 +1,322 @@
+"""From blocks to commits: the driver's side of a pass.
+
+The driver holds references only. An actor beside it, the desk, reads which unit each block belongs
+to. When all rows of a unit have arrived, a task gets the references and writes the parts.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.dataset.records import UnitRecord
+from pipeline.job.health import Health, HealthReport, StallWatch
+from pipeline.job.metrics import DECODE
+from pipeline.job.node_book import NodeBook
+from pipeline.job.nodes import alive_nodes, free_resources
+from pipeline.job.references import References, ray_cause
+from pipeline.job.workers import OutputUnseen, WorkerSettings
+from pipeline.records import WorkUnit, from_json
+from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
+
+TASK_RETRIES: Final = 2
+"""A row or unit that kills its actor is tried 1 + 2 times; Ray's own default never ends."""
+
+
+_DESCRIBE_AT_ONCE: Final = 20
+
+
+_DESCRIBES_OPEN: Final = 2
+
+
+_COMMIT_RETRIES: Final = 5
+
+
+_POLL_S: Final = 0.2
+
+
+_HEALTH_EVERY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A batch row was tokenized; it is not committed yet."""
+
+    num_clips: int
+    waiting_s: float
+    """Seconds that the actor waited for input since its previous row."""
+    busy_s: float
+    """Seconds that the actor worked since its previous row."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """A unit's parts are written; its record is not in the log yet."""
+
+    record: UnitRecord
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFailed:
+    """A unit failed in this pass."""
+
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something about the cluster that the user must know."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What is under way; sent a few times a second, so that the driver can check its clock."""
+
+    open_units: int
+    """Number of units of which rows have arrived, and which are neither done nor failed."""
+    rows_held: int
+    """Number of tokenized rows of these units."""
+
+
+Event = BatchDone | UnitDone | UnitFailed | Said | InFlight
+
+
+def not_on(names: Collection[str]) -> dict[str, Any]:
+    """Return options of Ray with which an actor or task runs on none of these nodes."""
+    ids = [node.id for node in alive_nodes() if node.name in names] if names else []
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(ids)})"}} if ids else {}
+
+
+def open_desk() -> Any:
+    """Start the actor that describes blocks and collects the reports of actors, on this node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return _Desk.options(  # type: ignore[attr-defined]
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    ).remote()
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """Which row a block holds: columns of `PAYLOAD_SCHEMA`, and what its header adds."""
+
+    kind: str
+    unit: str
+    seq: int
+    num_clips: int
+    waiting_s: float
+    busy_s: float
+    num_rows: int = 0
+    """Number of batch rows of the unit, in its closing row."""
+    reason: str = ""
+    """Why the unit was given up, in the row of an aborted unit."""
+    node: str = ""
+    """Name of the node that decoded the unit or gave it up."""
+    unreadable: bool = False
+    """Whether no file of the unit can be read, in its closing row."""
+
+
+@ray.remote(max_concurrency=8)
+class _Desk(Health):
+    """Describes blocks, and collects the reports of actors."""
+
+    def describe(self, refs: list[Any]) -> list[_Described | None]:
+        """Return which rows the blocks hold; None for a lost block."""
+        return [_describe(ref) for ref in refs]
+
+
+def _describe(ref: Any) -> _Described | None:
+    try:
+        block: pa.Table = ray.get(ref)
+    except ray.exceptions.RayError:
+        return None
+    [row] = block.drop_columns(["rows"]).to_pylist()
+    header = row.pop("header")
+    if row["kind"] == CLOSING:
+        closing = from_json(Closing, header)
+        row.update(num_rows=len(closing.digests), node=closing.node)
+        reasons = [record.reason for record in closing.quarantined]
+        row["unreadable"] = reasons == ["file_unreadable"] * closing.counts.samples_read != []
+    elif row["kind"] == ABORTED:
+        aborted = from_json(Aborted, header)
+        row.update(reason=aborted.reason, node=aborted.node)
+    return _Described(**row)
+
+
+@dataclass(slots=True)
+class _OpenUnit:
+    """The rows of a unit that have arrived."""
+
+    closing: Any = None
+    num_rows: int = -1
+    refs: dict[int, Any] = field(default_factory=dict)
+
+    def complete(self) -> list[Any] | None:
+        """Return all references, the closing row's first; None if one is missing."""
+        if self.closing is None or any(seq not in self.refs for seq in range(self.num_rows)):
+            return None
+        return [self.closing, *(self.refs[seq] for seq in range(self.num_rows))]
+
+
+class Collector:
+    """Turns a stream of references into commits."""
+
+    def __init__(
+        self,
+        units: Sequence[WorkUnit],
+        settings: WorkerSettings,
+        commit: Callable[..., Any],
+        commit_cpus: float,
+        desk: Any,
+        watch: StallWatch,
+        book: NodeBook,
+    ) -> None:
+        self._units: Mapping[str, WorkUnit] = {unit.unit: unit for unit in units}
+        self._settings = ray.put(settings)
+        self._open_units = settings.config.commit.open_units
+        self._open: dict[str, _OpenUnit] = {unit.unit: _OpenUnit() for unit in units}
+        """Units of which rows may still arrive."""
+        self._rows_held: dict[str, int] = {}
+        """Unit → number of its rows that arrived, of units that are not done."""
+        self._describing: dict[Any, list[Any]] = {}
+        self._committing: dict[Any, tuple[str, list[Any]]] = {}
+        """Running task → its unit, and the references that it gets."""
+        self._desk = desk
+        self._watch = watch
+        self._book = book
+        self._asked: Any = None
+        """Question for the health of the actors that is not answered yet."""
+        self._ask_at = 0.0
+        self._commit = ray.remote(commit)
+        self._commit_options = {
+            "num_cpus": commit_cpus,
+            "max_retries": _COMMIT_RETRIES,
+            "scheduling_strategy": "SPREAD",
+        }
+
+    def collect(self, execute: Callable[[], Iterator[Any]]) -> Iterator[Event]:
+        """Yield events until every unit is done or failed.
+
+        Args:
+            execute: runs the dataset, and yields bundles of references; called in a thread.
+        """
+        with contextlib.closing(References(execute)) as source:
+            yield from self._collect(source)
+
+    def _collect(self, source: References) -> Iterator[Event]:
+        while not (source.is_dry and not self._describing and not self._committing):
+            if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
+                idle = not self._describing and not self._committing
+                if refs := source.take(_DESCRIBE_AT_ONCE, _POLL_S if idle else 0):
+                    self._describing[self._desk.describe.remote(refs)] = refs
+            waiting = [*self._describing, *self._committing]
+            ready = ray.wait(waiting, timeout=_POLL_S)[0] if waiting else []
+            for future in ready:
+                if future in self._describing:
+                    yield from self._described(future)
+                else:
+                    yield from self._committed(future)
+            yield from self._health(source)
+            yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
+        reason = source.error or (
+            "not all of its rows arrived: a process that worked on it died"
+            f" {1 + TASK_RETRIES} times, or a node was lost"
+        )
+        for unit in list(self._open):
+            yield self._failed(unit, reason)
+
+    def _described(self, future: Any) -> Iterator[Event]:
+        refs = self._describing.pop(future)
+        for ref, row in zip(refs, ray.get(future), strict=True):
+            if row is None or row.unit not in self._open:
+                continue  # a lost block, or a repeated row of a unit that is complete
+            if row.kind == ABORTED or not self._credible(row):
+                yield from self._gave_up(row)
+                continue
+            unit = self._open[row.unit]
+            if row.kind == BATCH and row.seq not in unit.refs:
+                unit.refs[row.seq] = ref
+                self._rows_held[row.unit] = len(unit.refs)
+                self._watch.progress()
+                yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
+            elif row.kind == CLOSING and unit.closing is None:
+                unit.closing, unit.num_rows = ref, row.num_rows
+            if whole := unit.complete():
+                del self._open[row.unit]
+                self._start_commit(row.unit, whole)
+
+    def _credible(self, row: _Described) -> bool:
+        """Note that a unit was decoded; return False if its files may be away on one node only."""
+        if row.unreadable:
+            return self._book.believes(row.unit, row.node, len(alive_nodes()))
+        if row.kind == CLOSING:
+            self._book.decoded(row.node)
+        return True
+
+    def _gave_up(self, row: _Described) -> Iterator[Event]:
+        reason = row.reason or "decode: no file of the unit can be read there"
+        if reason.startswith(DECODE):
+            self._book.gave_up(row.node, reason)
+        yield self._failed(row.unit, _located(reason, row.node))
+
+    def _start_commit(self, unit: str, whole: list[Any]) -> None:
+        options = self._commit_options | not_on(self._book.blind)
+        task = self._commit.options(**options).remote(self._units[unit], whole, self._settings)
+        self._committing[task] = unit, whole
+
+    def _committed(self, future: Any) -> Iterator[Event]:
+        unit, whole = self._committing.pop(future)
+        try:
+            outcome: UnitRecord | Aborted | OutputUnseen = ray.get(future)
+        except ray.exceptions.RayError as error:
+            outcome = Aborted(unit=unit, reason=f"commit: {ray_cause(error)}")
+        if isinstance(outcome, OutputUnseen):
+            if outcome.node not in self._book.blind:
+                self._book.blind.add(outcome.node)
+                yield Said(
+                    f"trouble    node {outcome.node} does not see the output: it commits no unit"
+                )
+            if any(node.name not in self._book.blind for node in alive_nodes()):
+                return self._start_commit(unit, whole)
+            outcome = Aborted(unit=unit, reason="commit: no node sees the output")
+        self._rows_held.pop(unit, None)
+        if isinstance(outcome, UnitRecord):
+            yield UnitDone(outcome)
+        else:
+            yield UnitFailed(unit, _located(outcome.reason, outcome.node))
+
+    def _health(self, source: References) -> Iterator[Said]:
+        """Ask for the health of the actors now and then; say what is wrong with them."""
+        if self._asked is None:
+            if time.monotonic() >= self._ask_at:
+                self._asked = self._desk.report.remote()
+            return
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return
+        report: HealthReport = ray.get(self._asked)
+        self._asked, self._ask_at = None, time.monotonic() + _HEALTH_EVERY_S
+
+        def needed(stage: str) -> bool:
+            if source.is_dry or self._committing:
+                return False
+            return stage != DECODE or report.decoded < len(self._units)
+
+        for line in self._watch.check(report, needed, alive_nodes(), free_resources):
+            yield Said(line)
+
+    def _failed(self, unit: str, reason: str) -> UnitFailed:
+        del self._open[unit]
+        self._rows_held.pop(unit, None)
+        return UnitFailed(unit, reason)
+
+
+def _located(reason: str, node: str) -> str:
+    """Return a reason with the node, if there are several."""
+    return f"{reason} (on node {node})" if node and len(alive_nodes()) > 1 else reason
