@@ -24,6 +24,7 @@ from pipeline.formatting import labelled
 from pipeline.operations.findings import Finding
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.recompute import DecodedClip, Recomputer
+from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
 from pipeline.tokenizers.models import is_untrained, job_config
 
@@ -106,7 +107,8 @@ def show_clip(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
     psnr: dict[str, float] = {}
     if out is not None:
         [decoded] = _decoded(store, dataset, [drawn], "without --out its row is shown alone")
-        write_video(out, decoded.side_by_side, decoded.fps)
+        with wrong_settings("--out", out):
+            write_video(out, decoded.side_by_side, decoded.fps)
         psnr = decoded.psnr_db
     return ShownClip(part=store.locate(drawn.part.path), row=row, video=out, psnr_db=psnr)
 
@@ -133,7 +135,8 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
         strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", one.original))
         for name, frames in one.decoded.items():
             strips.append((f"{name}  {one.psnr_db[name]:.1f} dB", frames))
-    write_strips(path, strips)
+    with wrong_settings("--picture", path):
+        write_strips(path, strips)
     return ShownPicture(
         picture=path,
         clips=[one.row["clip_id"] for one in found],

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -157,3 +159,34 @@ def test_a_typing_error_is_answered_without_torch_ray_and_av(tmp_path: Path) -> 
     )
     assert "clip.framse: no such key; did you mean frames?" in done.stderr
     assert done.stdout == "[2, 2, 2] set()\n"
+
+
+@pytest.mark.parametrize("address", [["--ray", "10.0.0.1:6379"], ["--ray=auto"], []])
+def test_the_ray_of_the_command_line_is_that_of_the_job(
+    address: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def run(*_: object) -> NoReturn:
+        found.append(os.environ["RAY_ADDRESS"])
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("pipeline.job.driver.run", run)
+    monkeypatch.setenv("RAY_ADDRESS", "of the environment")
+    config = str(ROOT / "examples/demo.yaml")
+    assert main(["tokenize", config, f"output.uri={tmp_path}", *address]) == 2
+    assert found == [(address or ["of the environment"])[-1].removeprefix("--ray=")]
+
+
+def test_missing_credentials_are_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "PROFILE", "SESSION_TOKEN"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    for name in ("SHARED_CREDENTIALS_FILE", "CONFIG_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert main(["status", "s3://bucket-of-nobody/x"]) == 2
+    shown = capsys.readouterr().err
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in shown
+    assert shown.count("\n") == 1
