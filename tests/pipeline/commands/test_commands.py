@@ -142,6 +142,20 @@ def test_a_script_runs_from_any_folder_without_an_installation(
     assert done.stdout == ""
 
 
+def test_a_script_says_in_a_line_what_its_python_lacks(tmp_path: Path) -> None:
+    script = ROOT / "jobs/tokenize_corpus.py"
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(script), "job.yaml"],  # -S: without installed packages
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert f"error: {sys.executable} has no module " in done.stderr
+    assert "infra/runtime_env.yaml" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_typing_error_is_answered_without_torch_ray_and_av(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("clip: {framse: 17}")
     program = (
