@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.commands import app, main
 from pipeline.commands.verb import verb
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import EXIT_CODES, ConfigError, StoreError
 
 ROOT = Path(__file__).parents[3]
 VERBS = [
@@ -44,6 +47,24 @@ def test_the_help_of_a_verb_says_what_its_exit_codes_mean(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0
     assert "Exit codes: 0" in done.output
+
+
+def test_the_help_and_the_readme_have_one_table_of_exit_codes() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    shown = " ".join(re.sub("[│╭╰]", " ", text).split())
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", readme, re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code} {meaning}" in shown
+
+
+def test_versions_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"vidtok-pipeline {version('vidtok-pipeline')} · ray ")
+    assert f" · torch {version('torch')} · " in shown
+    assert shown.endswith(f" · python {platform.python_version()}\n")
 
 
 def test_a_verb_without_arguments_shows_its_help() -> None:
