@@ -4,11 +4,8 @@ The same as `python -m pipeline evaluate`, also from a checkout that is not inst
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from pipeline.commands import main
+from run_verb import run_verb
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    sys.exit(run_verb("evaluate"))

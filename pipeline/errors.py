@@ -82,3 +82,13 @@ BALANCED, UNBALANCED, BAD_CONFIG = 0, 1, 2
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C."""
+
+EXIT_CODES: Final = {
+    BALANCED: "success; of a job: every planned unit is committed, and every sample and clip is"
+    " accounted for",
+    UNBALANCED: "units failed, counts do not match, or an error ended the run: run it again",
+    BAD_CONFIG: "the command or the configuration is wrong, or credentials are missing; no work was"
+    " done",
+    INTERRUPTED: "interrupted: run it again",
+}
+"""Meaning of each exit code of the command line."""

@@ -34,6 +34,10 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+# Without it Ray writes a token into the home folder, which a later `ray start` finds.
+os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+
+
 @cache
 def _text(path: Path) -> str:
     return path.read_text()

@@ -130,15 +130,22 @@ def _locate(name_or_path: str) -> Path:
 
 def _download(repo: str, filename: str) -> Path:
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub import (
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
     except ImportError as error:
         raise ImportError(
             f"{repo}/{filename} is on the Hugging Face Hub: pip install 'vidtok-pipeline[hub]'"
         ) from error
     try:
+        # Without a network this fails at once, and `hf_hub_download` after half a minute.
+        if try_to_load_from_cache(repo, filename) is None:
+            get_hf_file_metadata(hf_hub_url(repo, filename))
         return Path(hf_hub_download(repo, filename))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # the library's HTTP client has its own classes
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise FileNotFoundError(
             f"{repo}/{filename} could not be loaded from the Hub ({first_line}); "

@@ -1,5 +1,6 @@
 """Verbs that run a job, or plan one."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -19,13 +20,23 @@ from pipeline.errors import UNBALANCED
 
 _PANEL = "Jobs"
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        envvar="RAY_ADDRESS",
+        metavar="local|auto|ADDRESS",
+        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
+        " runs on this machine. HOST:PORT: join a cluster.",
+    ),
+]
+
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def tokenize(config: Config, overrides: Overrides = None) -> int:
+def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     """Tokenize a corpus into a dataset.
 
-    Commits finished units to output.uri. The same command continues an interrupted run. Uses
-    the Ray cluster of RAY_ADDRESS or of a local `ray start`, otherwise this machine.
+    Commits finished units to output.uri. The same command continues an interrupted run.
 
     Exit codes: 0 every unit is committed and every sample and clip is accounted for; 1 a unit
     failed, counts do not match, or an error ended the job; 2 the configuration is wrong and
@@ -35,6 +46,7 @@ def tokenize(config: Config, overrides: Overrides = None) -> int:
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_config(config, overrides or ())
+    _use_ray(ray)
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
     return show(run(settings, ConsoleProgress()))
@@ -75,11 +87,12 @@ def plan(
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def train(config: Config, overrides: Overrides = None) -> int:
+def train(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     """Train a tokenizer.
 
     Writes checkpoints, measurements and the trained weights to output. The same command
-    continues from the last checkpoint. All settings are in pipeline/training/config.py.
+    continues from the last checkpoint. Ray is used with workers=1 or more. All settings are in
+    pipeline/training/config.py.
 
     Exit codes: 0 all stages are complete; 1 an error ended the run; 2 the configuration is
     wrong; 130 interrupted.
@@ -89,6 +102,7 @@ def train(config: Config, overrides: Overrides = None) -> int:
     from pipeline.training.config import TrainConfig
 
     settings = load(config, overrides or (), TrainConfig, check_training)
+    _use_ray(ray)
     from pipeline.training.launch import launch
 
     launch(settings, lambda line: print_lines([line]))
@@ -104,12 +118,14 @@ def evaluate(
             help="YAML file with the settings, and settings that replace those of the file.",
         ),
     ],
+    ray: Ray = None,
 ) -> int:
     """Measure the reconstruction quality of tokenizers on held-out videos.
 
     Writes scores, tables and pictures to output. Without a file, three settings are enough:
     source='videos/*.mp4' tokenizers=vidtok_fsq_causal_488_262144_tiny output=out/evaluation.
-    All settings are in pipeline/evaluation/config.py.
+    Ray is used with --ray, or with workers=2 or more. All settings are in
+    pipeline/evaluation/config.py.
 
     Exit codes: 0 at least one video was evaluated; 1 none was or an error ended the run; 2 the
     configuration is wrong; 130 interrupted.
@@ -122,9 +138,20 @@ def evaluate(
 
     path = None if "=" in settings[0] else settings[0]
     config = load(path, settings[path is not None :], EvaluationConfig, check_evaluation)
+    _use_ray(ray)
     from pipeline.evaluation.run import run_evaluation  # loads torch
 
     with Console().status("evaluating") as status:
-        done = run_evaluation(config, lambda n, of: status.update(f"{n} of {of} videos and tars"))
+        done = run_evaluation(
+            config,
+            lambda n, of: status.update(f"{n} of {of} videos and tars"),
+            lambda line: print_lines([line]),
+        )
     print_lines(done.lines)
     return 0 if done.results["videos"] else UNBALANCED
+
+
+def _use_ray(address: str | None) -> None:
+    """Let `pipeline.cluster.connect` use this Ray."""
+    if address:
+        os.environ["RAY_ADDRESS"] = address

@@ -73,9 +73,11 @@ def report(
 @verb(_PANEL, name="show")
 def show_clips(
     uri: Uri,
-    clip: Annotated[str | None, named("ID", "Show the row with this clip_id.")] = None,
+    clip: Annotated[
+        str | None, named("ID", "Show the row with this clip_id. Default: the first.")
+    ] = None,
     out: Annotated[
-        str | None, named("MP4", "With --clip: write original and decoded clip, side by side.")
+        str | None, named("MP4", "Write original and decoded clip, side by side.")
     ] = None,
     picture: Annotated[
         str | None, named("PNG", "Write frames of some clips, each above its decoded frame.")
@@ -87,17 +89,18 @@ def show_clips(
 ) -> int:
     """Show the row of one clip, and decoded tokens beside their source as a video or picture.
 
-    Give either --clip or --picture. Changes nothing in the dataset.
+    Without --clip and --picture, shows the first clip of the first unit by name; --picture begins
+    with it. Changes nothing in the dataset.
 
     Exit codes: 0 success; 1 the store failed; 2 there is no such clip, or the options are wrong.
     """
     from pipeline.operations.show import show_clip, show_picture
 
-    if clip is not None and picture is None:
+    if picture is None:
         return show(show_clip(store_of(uri), clip, out), as_json)
-    if picture is not None and clip is None and out is None:
-        return show(show_picture(store_of(uri), picture, clips), as_json)
-    raise ConfigError("show: give either --clip ID, with or without --out, or --picture PNG")
+    if clip is not None or out is not None:
+        raise ConfigError("--picture: cannot be given with --clip or --out")
+    return show(show_picture(store_of(uri), picture, clips), as_json)
 
 
 @verb(_PANEL)

@@ -1,17 +1,45 @@
 """The command line's root: global options, and how it is run."""
 
+import platform
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Final
 
 import typer
 
 from pipeline.commands import jobs, look, maintenance  # noqa: F401 (they register their verbs)
 from pipeline.commands.verb import app
+from pipeline.errors import EXIT_CODES
 from pipeline.logs import Level, configure_logging
 
+_PARTS: Final = ("ray", "torch", "pyarrow", "av")
+"""Packages whose versions matter most when something goes wrong."""
 
-@app.callback()
+
+def _show_versions(asked: bool) -> None:
+    if asked:
+        names = ("vidtok-pipeline", *_PARTS)
+        versions = [f"{name} {_version(name)}" for name in names]
+        print(" · ".join([*versions, f"python {platform.python_version()}"]))
+        raise typer.Exit
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@app.callback(
+    help=f"""Turn a corpus of video into VidTok tokens and latents, and look after the dataset.
+
+    Results go to stdout, errors and the log to stderr.
+
+    Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}.
+    """
+)
 def _root(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="The same as --log-level INFO.")
@@ -24,14 +52,16 @@ def _root(
             help="Lowest level of the log on stderr.",
         ),
     ] = Level.WARNING,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_versions,
+            is_eager=True,
+            help="Print the versions of the package, of Ray, torch, PyArrow, PyAV and Python.",
+        ),
+    ] = False,
 ) -> None:
-    """Turn a corpus of video into VidTok tokens and latents, and look after the dataset.
-
-    Results go to stdout, errors and the log to stderr.
-
-    Exit codes: 0 success; 1 something is wrong with the data or a store; 2 the command or the
-    configuration is wrong; 130 interrupted.
-    """
     configure_logging(Level.INFO if verbose and log_level == Level.WARNING else log_level)
 
 

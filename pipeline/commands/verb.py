@@ -116,6 +116,12 @@ def _exit_code_of(work: Callable[[], int], advice: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_CONFIG
     except PipelineError as error:
+        from pipeline.storage.access import missing_credentials
+
+        # A verb with advice has begun its work, which the same credentials may continue.
+        if not advice and (fix := missing_credentials(error)):
+            print(f"error: {error}; {fix}", file=sys.stderr)
+            return BAD_CONFIG
         print(f"error: {error}" + (f"\n{advice}" if advice else ""), file=sys.stderr)
         return UNBALANCED
     except KeyboardInterrupt:

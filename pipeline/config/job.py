@@ -5,7 +5,7 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 `pipeline.job.config_checks` checks rules between settings and models.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
@@ -13,6 +13,12 @@ from pipeline.config.section import Seconds, Section, as_float
 from pipeline.config.source import VideoSource
 
 Precision = Literal["float32", "bf16", "fp16"]
+
+HUB: Final = "hub"
+"""Value of `weights` that names the released checkpoint."""
+
+RANDOM: Final = "random"
+"""Value of `weights` that names a seeded initialisation."""
 
 
 class BucketConfig(Section):
@@ -109,8 +115,9 @@ class TokenizerSpec(Section):
     model: str
     """Name of the model, one of `vidtok.list_models()`."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. null: the
-    weights bundled with the package, or a seeded initialisation if none are bundled."""
+    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
+    seeded initialisation, whose tokens carry no meaning. null: the weights bundled with the
+    package; an error for a model without."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8

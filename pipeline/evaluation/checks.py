@@ -41,7 +41,7 @@ def _tokenizer(config: EvaluationConfig, n: int) -> Iterator[Fault]:
     from vidtok.presets import PRESETS
 
     spec, clip = config.tokenizers[n], config.clip
-    yield from tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}")
+    yield from tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
     if spec.model not in PRESETS:
         return
     model = PRESETS[spec.model]

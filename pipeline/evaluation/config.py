@@ -72,8 +72,9 @@ class EvaluatedTokenizer(Section):
     model: str
     """Name of the model, one of `vidtok.list_models()`."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. null: the
-    weights bundled with the package, or a seeded initialisation if none are bundled."""
+    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
+    seeded initialisation, whose scores say nothing about the model. null: the weights bundled with
+    the package; an error for a model without."""
     precision: Precision = "float32"
     """Arithmetic of encoder and decoder."""
 

@@ -14,6 +14,8 @@ from pipeline.evaluation.results import candidate_rows, video_rows
 from pipeline.evaluation.totals import ScoreTotals
 from pipeline.evaluation.workers import open_workers, picture_jobs
 from pipeline.sources.planning import plan_units
+from pipeline.storage.access import require_writable
+from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,25 @@ class Evaluation:
 
 
 def run_evaluation(
-    config: EvaluationConfig, progress: Callable[[int, int], None] = lambda done, of: None
+    config: EvaluationConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Evaluate, and write everything into the output folder.
 
     Args:
         config: the evaluation.
         progress: takes the number of units done and of all units.
+        tell: takes lines for a person.
 
     Raises:
         ConfigError: the settings do not fit the videos, the weights or the cluster.
         PipelineError: a store failed, or a worker died.
     """
+    require_writable(Store(config.output), "output")
     units = plan_units(config.source, single=True)
     totals = ScoreTotals()
-    with open_workers(config, len(units)) as workers:
+    with open_workers(config, len(units), tell) as workers:
         descriptions, absent = workers.descriptions, workers.absent
         jobs = picture_jobs(units, config.pictures)
         for done, part in enumerate(workers.evaluate(jobs), 1):

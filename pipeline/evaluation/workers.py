@@ -18,6 +18,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.totals import ScoreTotals
+from pipeline.formatting import labelled
 from pipeline.records import WorkUnit
 from pipeline.tokenizers.arithmetic import job_arithmetic
 
@@ -38,14 +39,16 @@ class Workers:
     cannot be read or a worker died."""
 
 
-def open_workers(config: EvaluationConfig, units: int) -> AbstractContextManager[Workers]:
-    """Return a context with workers for a number of units.
+def open_workers(
+    config: EvaluationConfig, units: int, tell: Callable[[str], None]
+) -> AbstractContextManager[Workers]:
+    """Return a context with workers for a number of units; `tell` takes lines for a person.
 
     Raises:
         ConfigError: weights are wrong or differ between nodes, or there is no GPU as requested.
     """
     if (config.workers or 1) > 1 or os.environ.get("RAY_ADDRESS"):
-        return _on_ray(config, units)
+        return _on_ray(config, units, tell)
     return _in_process(config)
 
 
@@ -71,9 +74,10 @@ def _in_process(config: EvaluationConfig) -> Iterator[Workers]:
 
 
 @contextmanager
-def _on_ray(config: EvaluationConfig, units: int) -> Iterator[Workers]:
+def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -> Iterator[Workers]:
     """Start as many actors as the settings and the cluster allow, and end them."""
     with connect() as cluster:
+        tell(labelled("ray", cluster))
         on_gpu = cluster.gpus >= 1 and config.device != "cpu"
         if config.device == "cuda" and not on_gpu:
             raise ConfigError("device = cuda: the cluster has no GPU; use device=cpu")

@@ -108,7 +108,7 @@ def _decoding_back(config: JobConfig) -> Iterator[Fault]:
 def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
     from vidtok.presets import PRESETS
 
-    yield from tokenizer_faults(spec.model, spec.weights, field)
+    yield from tokenizer_faults(spec.model, spec.weights, f"{field}.")
     if spec.model not in PRESETS:
         return
     model = PRESETS[spec.model]

@@ -20,6 +20,7 @@ from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
+from pipeline.formatting import labelled
 from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.node_book import NodeBook
@@ -138,6 +139,7 @@ class _Passes:
         recorder = RayRecorder(self._job.run)
         metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
+            self._progress.say(labelled("ray", cluster))
             require_shared(self._job.store, config_path(self._job.run))
             while units:
                 units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones

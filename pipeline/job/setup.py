@@ -14,6 +14,7 @@ from pipeline.dataset.schema import TokenizerColumn
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
+from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
@@ -91,6 +92,7 @@ def open_job(config: JobConfig) -> Job:
     plan = planned_units(config, aside)
     notes += [f"left aside {line}" for line in aside]
     store = Store(config.output.uri, config.output.storage_options)
+    require_writable(store, "output.uri", "output.storage_options")
     if not config.output.alone:
         store.require_put_if_absent()
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]

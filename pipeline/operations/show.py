@@ -24,6 +24,7 @@ from pipeline.formatting import labelled
 from pipeline.operations.findings import Finding
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.recompute import DecodedClip, Recomputer
+from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
 from pipeline.tokenizers.models import is_untrained, job_config
 
@@ -48,6 +49,8 @@ class ShownClip(Outcome):
     """Path of the video that was written: the original, then each tokenizer, left to right."""
     psnr_db: dict[str, float] = field(default_factory=dict)
     """PSNR in dB by tokenizer, in the order of the video."""
+    is_first: bool = False
+    """Whether no clip was named, so that this is the first one."""
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
@@ -57,6 +60,8 @@ class ShownClip(Outcome):
         if self.video is not None:
             shown = "".join(f" | {name} {value:.2f} dB" for name, value in self.psnr_db.items())
             lines.append(f"{'video':{width}}{self.video}: original{shown}")
+        if self.is_first:
+            lines.append(f"{'choice':{width}}first clip of the first unit by name; or --clip ID")
         return lines
 
 
@@ -81,16 +86,17 @@ class ShownPicture(Outcome):
                 labelled("psnr", f"{name}: {value:.2f} dB on average over {len(self.clips)} clips")
                 for name, value in self.psnr_db.items()
             ),
+            *(labelled("clip", clip) for clip in self.clips),
             labelled("picture", self.picture),
         ]
 
 
-def show_clip(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
+def show_clip(store: Store, clip_id: str | None = None, out: str | None = None) -> ShownClip:
     """Return a clip's row, and write its video if `out` is given.
 
     Args:
         store: the dataset's root.
-        clip_id: id of the row.
+        clip_id: id of the row. None: the first row of the first unit by name.
         out: path of the MP4; needs the source and the weights that made the clip.
 
     Raises:
@@ -98,7 +104,11 @@ def show_clip(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
         StoreError: the clip's part or source is damaged or missing.
     """
     dataset = read_dataset(store)
-    drawn = find_row(store, read_manifest(store), clip_id)
+    manifest = read_manifest(store)
+    if clip_id is not None:
+        drawn = find_row(store, manifest, clip_id)
+    else:
+        [drawn] = _first_rows(store, manifest, 1)
     row = {
         name: f"{len(value)} bytes" if isinstance(value, bytes) else value
         for name, value in read_row(store, drawn).items()
@@ -106,9 +116,16 @@ def show_clip(store: Store, clip_id: str, out: str | None = None) -> ShownClip:
     psnr: dict[str, float] = {}
     if out is not None:
         [decoded] = _decoded(store, dataset, [drawn], "without --out its row is shown alone")
-        write_video(out, decoded.side_by_side, decoded.fps)
+        with wrong_settings("--out", out):
+            write_video(out, decoded.side_by_side, decoded.fps)
         psnr = decoded.psnr_db
-    return ShownClip(part=store.locate(drawn.part.path), row=row, video=out, psnr_db=psnr)
+    return ShownClip(
+        part=store.locate(drawn.part.path),
+        row=row,
+        video=out,
+        psnr_db=psnr,
+        is_first=clip_id is None,
+    )
 
 
 def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
@@ -124,16 +141,15 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
         StoreError: a part or source is damaged or missing.
     """
     dataset = read_dataset(store)
-    drawn = first_rows(store, read_manifest(store), clips)
-    if not drawn:
-        raise ConfigError(f"{store.uri}: no clips to show; status tells what the dataset holds")
+    drawn = _first_rows(store, read_manifest(store), clips)
     found = _decoded(store, dataset, drawn, "it cannot be shown")
     strips: list[tuple[str, NDArray[np.uint8]]] = []
     for one in found:
         strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", one.original))
         for name, frames in one.decoded.items():
             strips.append((f"{name}  {one.psnr_db[name]:.1f} dB", frames))
-    write_strips(path, strips)
+    with wrong_settings("--picture", path):
+        write_strips(path, strips)
     return ShownPicture(
         picture=path,
         clips=[one.row["clip_id"] for one in found],
@@ -160,16 +176,29 @@ def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:
     )
 
 
+def _first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
+    """Return what `first_rows` finds.
+
+    Raises:
+        ConfigError: there are no rows.
+        StoreError: a part is damaged or missing.
+    """
+    if found := first_rows(store, manifest, count):
+        return found
+    raise ConfigError(f"{store.uri}: no clips to show; status tells what the dataset holds")
+
+
 def first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
     """Return the places of the first rows of as many different samples as possible.
 
-    If there are fewer samples than `count`, their next rows follow.
+    Units come in the order of their names, whatever the order in which they were committed. If
+    there are fewer samples than `count`, their next rows follow.
 
     Raises:
         StoreError: a part is damaged or missing.
     """
     samples: dict[tuple[str, str], list[DrawnRow]] = {}
-    for unit in manifest.units():
+    for unit in sorted(manifest.units(), key=lambda unit: unit.unit):
         if len(samples) >= count:
             break
         for part in unit.parts:

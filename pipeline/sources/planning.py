@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 from braceexpand import braceexpand
@@ -33,7 +34,8 @@ from pipeline.sources.media_types import (
     is_tar,
     is_video,
 )
-from pipeline.storage.files import canonical_uri, find_files, list_folder
+from pipeline.storage.access import wrong_settings
+from pipeline.storage.files import canonical_uri, find_files, is_local, list_folder
 
 _LISTS_AT_ONCE: Final = 16
 """Number of lists that are read at once; each costs a few requests."""
@@ -78,7 +80,8 @@ def plan_units(
     units: list[WorkUnit] = []
     for uri in source.uri:
         lists = is_list(uri) and not single
-        prefix, files, usable = _resolve(uri, folders, lists)
+        with wrong_settings("source.uri", uri, "source.storage_options"):
+            prefix, files, usable = _resolve(uri, folders, lists)
         found.update(files)
         names = []
         for name in usable:
@@ -165,10 +168,7 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
     elif not found:
         found = find_files(spellings[0], options)
     if not found:
-        raise ConfigError(
-            f"source.uri: {uri}: matches no file; check the spelling, the credentials in"
-            " storage_options, and that the shell did not expand the pattern"
-        )
+        raise ConfigError(_no_file(uri))
     usable = sorted(
         name
         for name in found
@@ -186,6 +186,21 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
             f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
         )
     return _static_prefix(uri, found, options), found, usable
+
+
+def _no_file(uri: str) -> str:
+    """Return the error of a source that matches nothing, with the advice that fits its kind."""
+    pattern = re.search(r"[*?\[{]", uri) is not None
+    if is_local(uri) and not pattern:
+        path = Path(canonical_uri(uri))
+        reason = "is an empty folder" if path.is_dir() else "does not exist"
+        return f"source.uri: {uri}: matches no file: {path} {reason}"
+    fix = ["the spelling"]
+    if not is_local(uri):
+        fix.append("the credentials in source.storage_options")
+    if pattern:
+        fix.append("that the shell did not expand the pattern")
+    return f"source.uri: {uri}: matches no file; check {' and '.join(fix)}"
 
 
 def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:

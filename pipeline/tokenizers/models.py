@@ -8,30 +8,28 @@ import torch
 from torch import nn
 
 import vidtok
-from pipeline.config.job import JobConfig, TokenizerSpec
+from pipeline.config.job import HUB, RANDOM, JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
+from pipeline.tokenizers.checks import tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
 
-HUB: Final = "hub"
-"""Value of `weights` that names the released checkpoint."""
-
 UNTRAINED_SEED: Final = 0
-"""Seed of the initialisation where the package has no weights: reproducible, but untrained."""
+"""Seed of the initialisation with `weights: random`."""
 
 
 def absolute_path(weights: str | None) -> str | None:
     """Return a file of weights as an absolute path, which every process opens alike."""
-    return weights if weights is None or weights == HUB else str(Path(weights).resolve())
+    return weights if weights in (None, HUB, RANDOM) else str(Path(weights).resolve())
 
 
 def is_untrained(spec: TokenizerSpec) -> bool:
     """Return whether a tokenizer runs on a seeded initialisation instead of weights."""
-    return spec.weights is None and vidtok.bundled_weights(spec.model) is None
+    return spec.weights == RANDOM
 
 
 def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
@@ -40,6 +38,8 @@ def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
     Raises:
         ConfigError: the weights do not exist or belong to another model.
     """
+    for fault in tokenizer_faults(spec.model, spec.weights, f"tokenizer {spec.name}: "):
+        raise ConfigError(str(fault))
     if is_untrained(spec):
         return vidtok.build(spec.model, seed=UNTRAINED_SEED)
     source = spec.model if spec.weights is None or spec.weights == HUB else spec.weights

@@ -1,8 +1,8 @@
 """Rules between the settings of a training run, and between settings and models."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from pipeline.config.job import RANDOM
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
 from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
@@ -16,13 +16,10 @@ _PATCH_SIDE = 24
 
 def check_training(config: TrainConfig) -> list[Fault]:
     """Return the rules broken by a configuration whose fields are valid one by one."""
-    faults = [
-        replace(fault, field=fault.field.removeprefix("."))
-        for fault in tokenizer_faults(config.model, config.weights, "")
-    ]
+    faults = list(tokenizer_faults(config.model, config.weights))
     for number, stage in enumerate(config.stages):
         if stage.model is not None:
-            faults += tokenizer_faults(stage.model, None, f"stages.{number}")
+            faults += tokenizer_faults(stage.model, RANDOM, f"stages.{number}.")
     if faults:
         return faults
     names = [stage.name for stage in config.stages]

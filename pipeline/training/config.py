@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from pipeline.config.job import RANDOM
 from pipeline.config.section import Seconds, Section, as_float
 from pipeline.config.source import VideoSource
 from pipeline.training.clip_config import ClipShape, ClipSourceConfig
@@ -128,9 +129,9 @@ class TrainConfig(Section):
     """Held-out videos. null: no measurements and no pictures during the run."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
     """Stages in order. Each starts with the weights of the stage before."""
-    weights: str | None = None
+    weights: str = RANDOM
     """Path of the checkpoint that the first stage starts with. `hub`: the released checkpoint of
-    `model`. null: a random initialisation."""
+    `model`. `random`: an initialisation by `seed`."""
     workers: NonNegativeInt = 0
     """Number of ranks that Ray Train runs on the cluster. 0: train in this process."""
     gpu: bool | None = None

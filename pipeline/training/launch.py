@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
+from pipeline.storage.store import Store
 from pipeline.tokenizers.models import absolute_path
 from pipeline.training.config import TrainConfig
 from pipeline.training.ray_ranks import Rank, Tell, run_ranks
@@ -23,6 +25,7 @@ def launch(config: TrainConfig, tell: Tell) -> None:
         ConfigError: something that the configuration names does not exist.
         PipelineError: the ranks failed more often than `max_failures`.
     """
+    require_writable(Store(config.output, config.storage_options), "output")
     if config.workers == 0:
         gpu = torch.cuda.is_available() if config.gpu is None else config.gpu
         train_stages(config, Rank(device="cuda" if gpu else "cpu"), tell)

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.formatting import labelled
 
 if TYPE_CHECKING:
     from ray.train import RunConfig
@@ -65,6 +66,7 @@ def run_ranks(
     from pipeline.cluster import connect
 
     with connect() as cluster, tempfile.TemporaryDirectory() as scratch:
+        tell(labelled("ray", cluster))
         use_gpu = cluster.gpus > 0 if gpu is None else gpu
         have, unit = (cluster.gpus, "GPUs") if use_gpu else (cluster.cpus, "CPUs")
         if cluster.is_own and have < ranks:

@@ -7,10 +7,10 @@ from typing import Any, Final
 import torch
 
 import vidtok
+from pipeline.config.job import HUB, RANDOM
 from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import set_arithmetic
-from pipeline.tokenizers.models import HUB
 from pipeline.training import checkpoints
 from pipeline.training.clips import TrainingClips
 from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
@@ -170,7 +170,7 @@ def _initial_weights(
             path = Path(folder) / WEIGHTS
             path.write_bytes(before.read(WEIGHTS))
             return _as_model(vidtok.load(path), model, f"stage {stage.name}")
-    if config.weights is None:
+    if config.weights == RANDOM:
         return vidtok.build(model, seed=config.seed)
     where = f"weights = {config.weights}"
     # A .ckpt does not name its model; its tensors are checked either way.

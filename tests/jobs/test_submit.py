@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tests.jobs.conftest import ROOT, committed_rows, job, pack, sound_videos
 
@@ -119,11 +120,19 @@ def test_submit_stop_and_submit_again(
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "STOPPED" in (ray_job("status", "night").stdout + stopped.stdout).upper()
 
-    done = ray_job(*words, *arguments)
+    # As infra/runtime_env.yaml, without the packages, which this Python has.
+    values = yaml.safe_load((ROOT / "infra/runtime_env.yaml").read_text())
+    del values["pip"]
+    runtime_env = tmp_path / "runtime_env.yaml"
+    runtime_env.write_text(yaml.safe_dump(values))
+    named = ("submit", f"--runtime-env={runtime_env}", "--", *words[4:])
+    done = ray_job(*named, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     before = committed_before(done.stdout)
     assert 1 <= before <= 3
     assert f"4 planned · {4 - before} done" in done.stdout
+    [joined] = re.findall(r"^ray +(joined at .+)$", done.stdout, re.MULTILINE)
+    assert joined.endswith(" · nodes: 2 · CPUs: 4 · GPUs: 0"), joined
     assert set(committed_rows(output)["key"].to_pylist()) == {p.stem for p in sound_videos()[:4]}
 
 

@@ -19,7 +19,7 @@ def test_whole_videos_are_rows_of_their_own_length(cluster: str, tmp_path: Path)
         tars,
         tmp_path / "out",
         clip={"whole": True, "chunk_frames": 8, "height": 16, "width": 16, "fps": 8.0},
-        tokenizers=[{"name": "kl", "model": "vidtok_kl_causal_488_4chn_v1_1"}],
+        tokenizers=[{"name": "kl", "model": "vidtok_kl_causal_488_4chn_v1_1", "weights": "random"}],
     )
     summary = tokenized(config)
     assert summary.total.counts.clips_written == len(VIDEOS)

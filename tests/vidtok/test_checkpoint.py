@@ -1,5 +1,9 @@
 import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +146,7 @@ def test_a_hub_id_is_downloaded(
         return str(target)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
     assert vidtok.load("someone/tokenizer").config.name == TINY
     assert vidtok.load("someone/tokenizer/sub/a.safetensors").config.name == TINY
     with pytest.raises(ValueError, match=r"the tensors are not those|has the configuration"):
@@ -153,15 +158,21 @@ def test_a_hub_id_is_downloaded(
     ]
 
 
-def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def refuse(*_: object) -> str:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(FileNotFoundError, match=r"no route to host.*give its path"):
-        vidtok.load("someone/tokenizer")
+def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path) -> None:
+    """It is one line: the Hub's library neither tries again nor tells of it."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # it does not listen
+        hub = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "vidtok", "convert", "someone/tokenizer", "x.safetensors"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)},
+        )
+    assert done.returncode == 2
+    assert "someone/tokenizer/model.safetensors could not be loaded from the Hub" in done.stderr
+    assert "give its path" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "./nowhere", "nope"])

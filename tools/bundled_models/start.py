@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     try:
         # The run's own weights are what this program writes, so they do not exist yet.
-        config = load(asked.config, ["weights=null"], TrainConfig, check_training)
+        config = load(asked.config, ["weights=random"], TrainConfig, check_training)
         tokenizer = start_of(config, asked.stretch)
         asked.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, asked.output)

@@ -19,6 +19,7 @@ from pipeline.operations.report.blocks import Table
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms
 from pipeline.operations.report.page import Page, report
 from pipeline.operations.report.pairs import DRAWN_PER_PAIR, draw_pairs
+from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
 
 EXAMPLES: Final = 3
@@ -94,7 +95,8 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         charts=charts,
         zip=zip,
     )
-    Path(path).write_text(text, encoding="utf-8")
+    with wrong_settings("--html", path):
+        Path(path).write_text(text, encoding="utf-8")
     return WrittenPage(page=page, path=path, bytes=len(text.encode()), pairs=len(shown))
 
 

@@ -2,17 +2,22 @@
 
 import json
 import logging
+import os
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.commands import app, main
 from pipeline.commands.verb import verb
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import EXIT_CODES, ConfigError, StoreError
 
 ROOT = Path(__file__).parents[3]
 VERBS = [
@@ -42,6 +47,24 @@ def test_the_help_of_a_verb_says_what_its_exit_codes_mean(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0
     assert "Exit codes: 0" in done.output
+
+
+def test_the_help_and_the_readme_have_one_table_of_exit_codes() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    shown = " ".join(re.sub("[│╭╰]", " ", text).split())
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", readme, re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code} {meaning}" in shown
+
+
+def test_versions_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"vidtok-pipeline {version('vidtok-pipeline')} · ray ")
+    assert f" · torch {version('torch')} · " in shown
+    assert shown.endswith(f" · python {platform.python_version()}\n")
 
 
 def test_a_verb_without_arguments_shows_its_help() -> None:
@@ -140,6 +163,20 @@ def test_a_script_runs_from_any_folder_without_an_installation(
     assert done.stdout == ""
 
 
+def test_a_script_says_in_a_line_what_its_python_lacks(tmp_path: Path) -> None:
+    script = ROOT / "jobs/tokenize_corpus.py"
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(script), "job.yaml"],  # -S: without installed packages
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert f"error: {sys.executable} has no module " in done.stderr
+    assert "infra/runtime_env.yaml" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_typing_error_is_answered_without_torch_ray_and_av(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("clip: {framse: 17}")
     program = (
@@ -157,3 +194,34 @@ def test_a_typing_error_is_answered_without_torch_ray_and_av(tmp_path: Path) -> 
     )
     assert "clip.framse: no such key; did you mean frames?" in done.stderr
     assert done.stdout == "[2, 2, 2] set()\n"
+
+
+@pytest.mark.parametrize("address", [["--ray", "10.0.0.1:6379"], ["--ray=auto"], []])
+def test_the_ray_of_the_command_line_is_that_of_the_job(
+    address: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def run(*_: object) -> NoReturn:
+        found.append(os.environ["RAY_ADDRESS"])
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("pipeline.job.driver.run", run)
+    monkeypatch.setenv("RAY_ADDRESS", "of the environment")
+    config = str(ROOT / "examples/demo.yaml")
+    assert main(["tokenize", config, f"output.uri={tmp_path}", *address]) == 2
+    assert found == [(address or ["of the environment"])[-1].removeprefix("--ray=")]
+
+
+def test_missing_credentials_are_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "PROFILE", "SESSION_TOKEN"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    for name in ("SHARED_CREDENTIALS_FILE", "CONFIG_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert main(["status", "s3://bucket-of-nobody/x"]) == 2
+    shown = capsys.readouterr().err
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in shown
+    assert shown.count("\n") == 1

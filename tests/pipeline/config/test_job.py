@@ -205,16 +205,31 @@ def test_buckets(good: str) -> None:
     ]
 
 
+def test_a_released_model_needs_weights(good: str) -> None:
+    released = "tokenizers.0.model=vidtok_fsq_causal_488_32768"
+    [line] = faults(good, released)
+    assert line.startswith(
+        "job.yaml: tokenizers.0.weights: the package has no weights of vidtok_fsq_causal_488_32768,"
+        " only of vidtok_fsq_causal_488_262144_tiny and vidtok_kl_causal_488_8chn_tiny; set hub,"
+    )
+    assert "python -m vidtok convert vidtok_fsq_causal_488_32768 FILE.safetensors" in line
+    assert "or random, " in line
+    for weights in ("hub", "random"):
+        config = load_config(good, [released, f"tokenizers.0.weights={weights}"])
+        assert config.tokenizers[0].weights == weights
+
+
 def test_whole_videos(good: str) -> None:
     model = "vidtok_kl_causal_488_16chn_v1_1"
-    ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1.model={model}"]
+    named = {"name": "kl", "model": model, "weights": "random"}
+    ours = ["clip.frames=null", "clip.whole=true", f"tokenizers.1={named}"]
     only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
     assert faults(good, *ours)[0] == (
         "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny cannot encode a video"
         " chunk by chunk; v1.1 models can; choose such a model, or set clip.frames"
     )
     Path(good).write_text(only)
-    ours[2] = f"tokenizers.0.model={model}"
+    ours[2] = f"tokenizers.0={named}"
     config = load_config(good, ours)
     identity = {"whole": True, "chunk_frames": 64, "height": 128, "width": 128}
     assert config.clip.identity() == identity | {"fps": 8.0, "resize": "uint8"}

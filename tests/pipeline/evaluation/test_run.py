@@ -175,7 +175,8 @@ def test_a_protocol_gives_each_network_its_clips(models: dict[str, str], tmp_pat
         config(
             tmp_path,
             f"source={HIKER.path}",
-            f"tokenizers=[{models['whole']}, {models['clips']}]",
+            f"tokenizers=[{{name: whole, model: {models['whole']}, weights: random}},"
+            f" {{name: clips, model: {models['clips']}, weights: random}}]",
             "protocol=webvid-val",
             "clip={height: 32, width: 32}",
             "metrics=[psnr, ssim]",
@@ -197,7 +198,7 @@ def test_published_results_stand_beside_ours(models: dict[str, str], tmp_path: P
         None,
         [
             f"source={ONE_FRAME.path}",
-            f"tokenizers={models['clips']}",
+            f"tokenizers=[{{name: clips, model: {models['clips']}, weights: random}}]",
             "protocol=mcl-jcv",
             f"output={tmp_path}",
             "metrics=[psnr, ssim, lpips]",

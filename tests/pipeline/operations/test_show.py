@@ -91,9 +91,21 @@ def test_a_picture_of_clips_above_their_tokens(
     assert np.abs(first.astype(int) - frames[0]).mean() < 4, "the rows of the second clip"
 
 
-def test_a_picture_shows_different_samples_first(tmp_path: Path) -> None:
+def test_without_an_id_the_first_clip_is_shown(corpus: Store) -> None:
+    done = CliRunner().invoke(app, ["show", corpus.uri])
+    assert done.exit_code == 0, done.output
+    [unit] = read_manifest(corpus).units()
+    lines = done.stdout.splitlines()
+    assert f"clip_id        {unit.unit}/hiker.mp4/0" in lines
+    assert lines[-1] == "choice         first clip of the first unit by name; or --clip ID"
+
+
+@pytest.mark.parametrize("committed", [[0, 1], [1, 0]])
+def test_a_picture_shows_different_samples_first(committed: list[int], tmp_path: Path) -> None:
+    """The order in which units were committed changes nothing."""
     store = Store(str(tmp_path))
-    write_log(store, [commit(store, deliver("u-1", batches=(2, 2))), commit(store, deliver("u-2"))])
+    units = [commit(store, deliver("u-1", batches=(2, 2))), commit(store, deliver("u-2"))]
+    write_log(store, [units[n] for n in committed])
     manifest = read_manifest(store)
 
     def ids(count: int) -> list[str]:
@@ -110,12 +122,12 @@ def test_a_picture_shows_different_samples_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--clip", "u/k/0", "--picture", "a.png"], ["--picture", "a.png", "--out", "a.mp4"]],
+    [["--clip", "u/k/0", "--picture", "a.png"], ["--picture", "a.png", "--out", "a.mp4"]],
 )
 def test_one_thing_is_shown(tmp_path: Path, options: list[str]) -> None:
     done = CliRunner().invoke(app, ["show", str(tmp_path), *options])
     assert done.exit_code == 2
-    assert "either --clip ID" in done.stderr
+    assert "--picture: cannot be given with --clip or --out" in done.stderr
 
 
 @pytest.mark.parametrize("merged", [False, True])

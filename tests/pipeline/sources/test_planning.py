@@ -123,7 +123,7 @@ class TestPlan:
         ("pattern", "text"),
         [
             ("nothing/*.tar", "nothing/*.tar: matches no file"),
-            ("nothing", "nothing: matches no file"),
+            ("nothing", "nothing: matches no file: /"),
             ("{x,y}.tar", "{x,y}.tar: matches no file"),
             ("s-{000..999}.tar", "s-{000..999}.tar: matches no file"),
             ("*.md", "1 files, but no tar"),

@@ -117,13 +117,19 @@ def test_the_digest_of_weights_is_of_their_values() -> None:
     assert weights_digest(half) == weights_digest(half.to(torch.float32))
 
 
-def test_untrained_models_are_the_same_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vidtok, "bundled_weights", lambda name: None)
-    spec = TokenizerSpec(name="fsq", model=FSQ)
+def test_untrained_models_are_the_same_on_every_node() -> None:
+    spec = TokenizerSpec(name="fsq", model=FSQ, weights="random")
     assert is_untrained(spec)
+    assert not is_untrained(TokenizerSpec(name="fsq", model=FSQ))
     before = torch.random.get_rng_state()
     assert weights_digest(open_model(spec)) == weights_digest(open_model(spec))
     assert torch.equal(before, torch.random.get_rng_state()), "nobody else's numbers change"
+
+
+def test_a_released_model_without_weights_is_refused() -> None:
+    spec = TokenizerSpec(name="fsq", model="vidtok_fsq_causal_488_32768")
+    with pytest.raises(ConfigError, match=r"^tokenizer fsq: weights: the package has no weights"):
+        open_model(spec)
 
 
 def test_a_node_with_other_weights_is_refused() -> None:

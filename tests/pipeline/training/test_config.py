@@ -132,6 +132,7 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.objective.perceptual=vgg", "stages.0.objective.perceptual = vgg: must be 'au"),
         ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
         ("weights=nowhere.ckpt", "weights = nowhere.ckpt: no such file"),
+        ("weights=null", "weights = None: should be a valid string"),
         ("worker=2", "worker: no such key; did you mean workers?"),
     ],
 )  # fmt: skip
