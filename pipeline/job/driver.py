@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
+from pipeline.dataset.examples import read_examples
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
@@ -77,6 +78,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         failed={unit.unit: passes.reasons.get(unit.unit, _NOT_REACHED) for unit in job.remaining()},
         total=total,
         seconds=time.monotonic() - began,
+        examples=read_examples(job.store, passes.buffer.ours),
         tokenizers_waited=passes.tokenizers_waited,
         retried=passes.num_retried,
         untrained=job.untrained,

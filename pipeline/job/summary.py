@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 
 from pipeline.config.job import JobConfig
+from pipeline.dataset.examples import Examples
 from pipeline.dataset.tally import Tally, tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
 from pipeline.formatting import format_bytes, format_duration
@@ -53,6 +54,8 @@ class Summary:
     """Seconds that the run took."""
     tokenizers_waited: float | None = None
     """Share of the tokenizer actors' time in which they waited; None if nothing was tokenized."""
+    examples: Examples = field(default_factory=dict)
+    """Examples of each reason for which this run quarantined or filtered samples."""
     retried: int = 0
     """Number of unit attempts that failed and were retried."""
     untrained: Sequence[str] = ()
@@ -84,6 +87,7 @@ class Summary:
                 "failed": dict(self.failed),
             },
             "this_run": tally_dict(self.done),
+            "examples": {reason: [e._asdict() for e in of] for reason, of in self.examples.items()},
             "dataset": tally_dict(self.total),
             "tokenizers_waited": self.tokenizers_waited and round(self.tokenizers_waited, 4),
             "untrained": list(self.untrained),
@@ -98,7 +102,7 @@ class Summary:
             others = f"{self.committed_before} committed before · {len(self.failed)} failed"
             lines = [
                 f"units      {self.planned} planned · {done} · {others}",
-                *tally_lines(self.done),
+                *tally_lines(self.done, self.examples),
                 *_speed_lines(self.done, self.seconds),
             ]
             if self.tokenizers_waited is not None:

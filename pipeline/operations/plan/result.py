@@ -1,14 +1,15 @@
 """The result of planning: units that are left, and estimates of what they hold and cost."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import footage, format_bytes, labelled
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.probe import Probe
-from pipeline.quarantine import Quarantined
+from pipeline.quarantine import FILTERED, REASONS, Quarantined
 
 _SHOWN: Final = 20
 """Maximum number of printed quarantine records; `to_dict` returns all."""
@@ -73,6 +74,11 @@ class Plan(Outcome):
         """Samples and clips of the probed units that the job would quarantine."""
         return [record for probe in self.probed for record in probe.quarantined]
 
+    @property
+    def filtered(self) -> list[Quarantined]:
+        """Samples of the probed units that the job would filter."""
+        return [record for probe in self.probed for record in probe.filtered]
+
     def lines(self) -> list[str]:
         """Return the lines to print."""
         units = self.units
@@ -101,8 +107,14 @@ class Plan(Outcome):
         if cut_short := sum(probe.cut_short for probe in self.probed):
             text = f"{cut_short} of them only in part, because the time budget was used up:"
             yield labelled("", f"{text} clips, bytes and hours are underestimated")
-        lost = self.quarantined
-        yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled("quarantine", ""))
+        if decoded:
+            kept = sum(probe.seconds_kept for probe in self.probed)
+            seen = sum(probe.seconds_seen for probe in self.probed)
+            yield labelled("source", footage(kept, seen))
+        for label, lost in (("filtered", self.filtered), ("quarantine", self.quarantined)):
+            for reason, count in Counter(record.reason for record in lost).most_common():
+                yield labelled(label, f"{count:5d} {reason}: {(REASONS | FILTERED)[reason]}")
+            yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled("", ""))
 
     def _estimates(self) -> Iterator[str]:
         yield "extrapolated to the units left, ± two standard errors of the sample:"

@@ -37,6 +37,7 @@ class FakeDecoder:
 
     def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
         self.rules = rules
+        self.shortest = 2
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         assert isinstance(sample.video, bytes)
