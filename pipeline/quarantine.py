@@ -48,7 +48,7 @@ REASONS: dict[str, str] = {
 TOO_SHORT = "too_short"
 
 FILTERED: dict[str, str] = {
-    TOO_SHORT: "the video has fewer frames than a clip of the shortest bucket, see clip.short",
+    TOO_SHORT: "the video is shorter than a clip of the shortest bucket, see clip.short",
 }
 """Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 

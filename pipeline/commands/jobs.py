@@ -11,11 +11,11 @@ from pipeline.commands.verb import (
     Overrides,
     amount,
     count,
-    print_lines,
     show,
     verb,
 )
 from pipeline.errors import UNBALANCED
+from pipeline.logs import write_lines
 
 _PANEL = "Jobs"
 
@@ -91,7 +91,7 @@ def train(config: Config, overrides: Overrides = None) -> int:
     settings = load(config, overrides or (), TrainConfig, check_training)
     from pipeline.training.launch import launch
 
-    launch(settings, lambda line: print_lines([line]))
+    launch(settings, lambda line: write_lines([line]))
     return 0
 
 
@@ -126,5 +126,5 @@ def evaluate(
 
     with Console().status("evaluating") as status:
         done = run_evaluation(config, lambda n, of: status.update(f"{n} of {of} videos and tars"))
-    print_lines(done.lines)
+    write_lines(done.lines)
     return 0 if done.results["videos"] else UNBALANCED

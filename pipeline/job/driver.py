@@ -21,6 +21,7 @@ from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
+from pipeline.formatting import counted, labelled
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.progress import Progress
 from pipeline.job.run_metrics import JobMetrics
@@ -126,6 +127,7 @@ class _Passes:
 
         failures, remaining = self._failures, units
         recorder = RayRecorder(self._job.run)
+        self._progress.say(labelled("starting", "Ray"))
         metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
             while units:
@@ -139,7 +141,11 @@ class _Passes:
                 if units:
                     counts = [count for unit in units if (count := failures[unit.unit])]
                     self._progress.say(
-                        f"next pass  {len(units)} units remain, {len(counts)} of them are retried"
+                        labelled(
+                            "next pass",
+                            f"{counted(len(units), 'unit remains', 'units remain')},"
+                            f" {len(counts)} retried",
+                        )
                     )
                     time.sleep(_BACKOFF_S * max(counts, default=0))
 
@@ -159,6 +165,8 @@ class _Passes:
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs and the cluster has"
                 f" {cluster.cpus:g}: the others wait for nodes"
             )
+        names = ", ".join(spec.name for spec in self._job.config.tokenizers)
+        self._progress.say(labelled("starting", allocation.starts(names)))
         now = units[:UNITS_PER_PASS]
         events = run_pass(
             now,

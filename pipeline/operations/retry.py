@@ -16,7 +16,7 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Part, Reopened
 from pipeline.errors import ConfigError
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.quarantine import FILTERED, REASONS
 from pipeline.storage.store import Store
@@ -45,7 +45,9 @@ class Retried(Outcome):
             *(labelled("reopened", unit) for unit in self.reopened),
             *(labelled("open", f"{unit}: reopened earlier") for unit in self.already_open),
             labelled("for", ", ".join(selected)),
-            labelled("costs", f"{self.clips} valid clips of these units are processed again"),
+            labelled(
+                "costs", f"{counted(self.clips, 'valid clip')} of these units processed again"
+            ),
             labelled("next", "run the job again, with the settings that should help"),
         ]
 

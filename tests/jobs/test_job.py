@@ -81,7 +81,7 @@ def test_running_again_does_nothing_and_says_so(
     progress = Silence()
     summary = run(job(tars, output), progress)
     assert summary.exit_code == 0
-    assert summary.lines()[0] == f"nothing to do: all 4 units are committed in {output}"
+    assert summary.lines()[0] == f"nothing to do: 4 units are committed in {output}"
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     assert after == before
     assert committed_rows(output).equals(rows)
@@ -235,7 +235,7 @@ def test_other_shards_in_several_passes_give_the_same_bits(
     summary = run(job(tars[::-1], tmp_path / "out"), progress)
     assert summary.exit_code == 0
     said = [line for line in progress.said if line.startswith("next pass")]
-    assert said == ["next pass  1 units remain, 0 of them are retried"]
+    assert said == ["next pass  1 unit remains, 0 retried"]
     assert summary.retried == 0
     theirs, rows = undisturbed
     out, other = Store(str(tmp_path / "out")), output_of(theirs)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, labelled, visible
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.report import charts
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms
@@ -41,7 +42,7 @@ class WrittenPage(Outcome):
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
-        size = f"{format_bytes(self.bytes)}, {self.pairs} clips shown"
+        size = f"{format_bytes(self.bytes)}, {counted(self.pairs, 'clip')} shown"
         return [labelled("page", f"{self.path}: {size}")]
 
 
@@ -69,6 +70,7 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     text = environment.get_template("page.html").render(
