@@ -1,7 +1,7 @@
 """Examples of what was quarantined or filtered: a few keys of each reason, from few tables."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.tally import EXAMPLES, Tally
@@ -39,10 +39,12 @@ def _of_reason(store: Store, reason: str, paths: list[str]) -> Iterator[Example]
         try:
             with open_parquet(store, path) as parquet:
                 rows = parquet.read().to_pylist()
-        except StoreError as error:
-            yield Example("", one_line(error))
-            continue
-        for row in rows:
-            if row["reason"] == reason:
-                index = "" if row["clip_index"] is None else f"/{row['clip_index']}"
-                yield Example(f"{row['unit']}/{row['key']}{index}", row["detail"])
+            found = [_example(row) for row in rows if row["reason"] == reason]
+        except (StoreError, KeyError) as error:  # damaged, or without a column
+            found = [Example("", f"{store.locate(path)}: {one_line(error)}")]
+        yield from found
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    index = "" if row["clip_index"] is None else f"/{row['clip_index']}"
+    return Example(f"{row['unit']}/{row['key']}{index}", str(row["detail"]))
