@@ -1,4 +1,7 @@
-"""Why a sample or a clip is not in the dataset: stage, reason, detail."""
+"""Why a sample or a clip is not in the dataset: stage, reason, detail.
+
+A sample is quarantined if it failed, and filtered if the clip rule takes no clip of it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +10,8 @@ from typing import Literal
 
 from pipeline.errors import PipelineError, one_line, redacted
 
-Stage = Literal["read", "decode", "tokenize"]
+Stage = Literal["read", "decode", "tokenize", "filter"]
+"""Where a sample or clip was lost. `filter` is the clip rule, which is not a failure."""
 
 
 REASONS: dict[str, str] = {
@@ -39,6 +43,14 @@ REASONS: dict[str, str] = {
     "non_finite": "the latent holds NaN or infinity",
 }
 """Every reason of the quarantine, with its meaning."""
+
+
+TOO_SHORT = "too_short"
+
+FILTERED: dict[str, str] = {
+    TOO_SHORT: "the video is shorter than a clip of the shortest bucket, see clip.short",
+}
+"""Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 
 
 GIVEN_UP = "given_up"
@@ -81,7 +93,7 @@ def giving_up(stage: Stage, *, active: bool) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """Why one sample (`clip_index` is None) or one clip is not a row."""
+    """Why one sample (`clip_index` is None) or one clip is not a row; also of filtered samples."""
 
     unit: str
     key: str
@@ -90,6 +102,31 @@ class Quarantined:
     reason: str
     detail: str
     attempts: int = 1
+
+    @property
+    def is_filtered(self) -> bool:
+        """Return whether the sample is sound and the clip rule takes no clip of it."""
+        return self.stage == "filter"
+
+    @classmethod
+    def too_short(
+        cls, *, unit: str, key: str, frames: int, seconds: float, shortest: int
+    ) -> "Quarantined":
+        """Return the record of a filtered sample.
+
+        Args:
+            unit: its work unit.
+            key: its key.
+            frames: number of its frames at the rate of the clips.
+            seconds: its duration.
+            shortest: number of frames of a clip of the shortest bucket.
+        """
+        detail = (
+            f"frames: {frames} in {seconds:.2f} s; a clip of the shortest bucket has {shortest}"
+        )
+        return cls(
+            unit=unit, key=key, clip_index=None, stage="filter", reason=TOO_SHORT, detail=detail
+        )
 
     def __str__(self) -> str:
         """Return `unit/key/clip_index: stage: reason: detail`."""

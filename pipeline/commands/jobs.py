@@ -12,11 +12,11 @@ from pipeline.commands.verb import (
     Overrides,
     amount,
     count,
-    print_lines,
     show,
     verb,
 )
 from pipeline.errors import UNBALANCED
+from pipeline.logs import write_lines
 
 _PANEL = "Jobs"
 
@@ -105,7 +105,7 @@ def train(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     _use_ray(ray)
     from pipeline.training.launch import launch
 
-    launch(settings, lambda line: print_lines([line]))
+    launch(settings, lambda line: write_lines([line]))
     return 0
 
 
@@ -145,9 +145,9 @@ def evaluate(
         done = run_evaluation(
             config,
             lambda n, of: status.update(f"{n} of {of} videos and tars"),
-            lambda line: print_lines([line]),
+            lambda line: write_lines([line]),
         )
-    print_lines(done.lines)
+    write_lines(done.lines)
     return 0 if done.results["videos"] else UNBALANCED
 
 

@@ -1,14 +1,15 @@
 """What all verbs share: registration, errors as exit codes, printed results, common arguments."""
 
 import functools
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
+from pipeline.formatting import json_text
+from pipeline.logs import write_lines
 
 if TYPE_CHECKING:
     from pipeline.job.summary import Summary
@@ -70,17 +71,17 @@ def store_of(uri: str) -> "Store":
     return Store(uri)
 
 
-def print_lines(lines: Sequence[str]) -> None:
-    """Print lines of a result to stdout at once."""
-    print("\n".join(lines), flush=True)
+def print_error(text: str) -> None:
+    """Print an error of one or several lines to stderr."""
+    write_lines(text.split("\n"), sys.stderr)
 
 
 def show(result: "Outcome | Summary", as_json: bool = False) -> int:
     """Print a result as text or JSON, and return its exit code."""
     if as_json:
-        print_lines([json.dumps(result.to_dict(), indent=1, ensure_ascii=False)])
+        print(json_text(result.to_dict()), flush=True)
     else:
-        print_lines(result.lines())
+        write_lines(result.lines())
     return result.exit_code
 
 
@@ -113,17 +114,17 @@ def _exit_code_of(work: Callable[[], int], advice: str) -> int:
     try:
         return work()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         return BAD_CONFIG
     except PipelineError as error:
         from pipeline.storage.access import missing_credentials
 
         # A verb with advice has begun its work, which the same credentials may continue.
         if not advice and (fix := missing_credentials(error)):
-            print(f"error: {error}; {fix}", file=sys.stderr)
+            print_error(f"error: {error}; {fix}")
             return BAD_CONFIG
-        print(f"error: {error}" + (f"\n{advice}" if advice else ""), file=sys.stderr)
+        print_error(f"error: {error}" + (f"\n{advice}" if advice else ""))
         return UNBALANCED
     except KeyboardInterrupt:
-        print("; ".join(filter(None, ["interrupted", advice])), file=sys.stderr)
+        print_error("; ".join(filter(None, ["interrupted", advice])))
         return INTERRUPTED

@@ -17,6 +17,9 @@ class Counts(Additive):
     clips_written: int = 0
     clips_filtered: int = 0
     clips_quarantined: int = 0
+    microseconds_decoded: int = 0
+    """Microseconds of source that the clips seen show, rounded clip by clip as in the statistics of
+    the rows, which count those that are kept."""
 
     def imbalance(self) -> str | None:
         """Return what does not add up, or None if every sample and clip is accounted for."""
@@ -69,11 +72,11 @@ class UnitRecord:
     parts: tuple[Part, ...]
     """Parts with the unit's rows."""
     quarantine: Part | None
-    """Quarantine table; None if nothing was quarantined."""
+    """Quarantine table, also of filtered samples; None if there are none of both."""
     counts: Counts
     """Numbers of samples and clips by what became of them."""
     reasons: dict[str, int]
-    """Number of quarantined samples and clips by reason."""
+    """Number of quarantined samples and clips, and of filtered samples, by reason."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of work by stage."""
     statistics: dict[str, BucketStatistics]

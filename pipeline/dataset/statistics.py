@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
+from pipeline.formatting import counted
+
 SUM_BITS: Final = 24
 
 
@@ -160,7 +162,7 @@ class PsnrSums(Additive):
             return failed
         value, clip_id = self.worst[0]
         return (
-            f"{self.mean_db:.2f} dB on average over {self.clips} clips decoded back;"
+            f"{self.mean_db:.2f} dB on average over {counted(self.clips, 'clip')} decoded back;"
             f" {value / 1000:.2f} at least, of {clip_id}" + (f"; {failed}" if failed else "")
         )
 

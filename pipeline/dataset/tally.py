@@ -5,15 +5,18 @@ of what units recorded when they were committed, so they do not depend on the or
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.formatting import format_bytes, labelled
-from pipeline.quarantine import REASONS
+from pipeline.formatting import counted, footage, format_bytes, labelled
+from pipeline.quarantine import FILTERED, REASONS
+
+EXAMPLES: Final = 3
+"""Maximum number of tables and of examples of each reason."""
 
 
 @dataclass(slots=True)
@@ -26,6 +29,10 @@ class Tally:
     """Numbers of samples and clips by what became of them."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Number of quarantined samples and clips by reason."""
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Number of filtered samples by reason."""
+    tables: dict[str, list[str]] = field(default_factory=dict)
+    """Paths of the first quarantine tables with each reason, also of filtered samples."""
     rows: Counter[str] = field(default_factory=Counter)
     """Number of rows by bucket."""
     bucket_bytes: Counter[str] = field(default_factory=Counter)
@@ -51,7 +58,11 @@ class Tally:
         """Add the numbers of one unit, and check that they add up."""
         self.units += 1
         self.counts += unit.counts
-        self.reasons.update(unit.reasons)
+        for reason, count in unit.reasons.items():
+            (self.filtered if reason in FILTERED else self.reasons)[reason] += count
+            paths = self.tables.setdefault(reason, [])
+            if unit.quarantine and len(paths) < EXAMPLES:
+                paths.append(unit.quarantine.path)
         for part in unit.parts:
             self.rows[part.bucket] += part.rows
             self.bucket_bytes[part.bucket] += 0 if part.path in self.merged else part.bytes
@@ -65,6 +76,21 @@ class Tally:
     def bytes(self) -> int:
         """Bytes of all parts."""
         return self.bucket_bytes.total()
+
+    @property
+    def seconds_kept(self) -> float:
+        """Seconds of source that the rows show."""
+        return self.total.microseconds / 1e6
+
+    @property
+    def seconds_decoded(self) -> float:
+        """Seconds of source that were decoded: those of all clips seen."""
+        return self.counts.microseconds_decoded / 1e6
+
+    @property
+    def tails(self) -> int:
+        """Number of filtered clips of samples that have other clips: ends of their videos."""
+        return self.counts.clips_filtered - self.counts.samples_filtered
 
     @property
     def total(self) -> BucketStatistics:
@@ -81,11 +107,18 @@ def _imbalances(unit: UnitRecord) -> Iterator[str]:
         yield f"{counts.clips_written} clips written, {rows} rows in its parts"
     lost = counts.samples_quarantined + counts.clips_quarantined
     recorded = unit.quarantine.rows if unit.quarantine else 0
-    if not lost == recorded == sum(unit.reasons.values()):
+    reasons = sum(unit.reasons.values())
+    if not lost + counts.samples_filtered == recorded == reasons:
         yield (
-            f"{lost} samples and clips quarantined, {recorded} rows in its quarantine,"
-            f" {sum(unit.reasons.values())} reasons"
+            f"{lost} samples and clips quarantined, {counts.samples_filtered} samples filtered,"
+            f" {recorded} rows in its quarantine, {reasons} reasons"
         )
+    filtered = sum(count for reason, count in unit.reasons.items() if reason in FILTERED)
+    if filtered != counts.samples_filtered:
+        yield f"{counts.samples_filtered} samples filtered, {filtered} with a reason"
+    kept = sum(statistics.microseconds for statistics in unit.statistics.values())
+    if kept > counts.microseconds_decoded:
+        yield f"{kept} µs of source kept, {counts.microseconds_decoded} decoded"
 
 
 def tally_dict(tally: Tally) -> dict[str, Any]:
@@ -94,14 +127,22 @@ def tally_dict(tally: Tally) -> dict[str, Any]:
         "units": tally.units,
         **{name: getattr(tally.counts, name) for name in Counts.__slots__},
         "reasons": dict(sorted(tally.reasons.items())),
+        "filtered": dict(sorted(tally.filtered.items())),
+        "seconds_kept": tally.seconds_kept,
+        "seconds_decoded": tally.seconds_decoded,
         "bytes": tally.bytes,
         "seconds_of_work": {k: round(v, 3) for k, v in sorted(tally.timings.items())},
         "psnr": {name: sums.to_dict() for name, sums in tally.total.psnr.items()},
     }
 
 
-def tally_lines(tally: Tally) -> list[str]:
-    """Return where samples and clips went, one line each, the quarantine's reasons, and PSNR."""
+def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """Return where samples and clips went, one line each, the reasons with examples, and PSNR.
+
+    Args:
+        tally: the numbers.
+        examples: reason → names and details, from `pipeline.dataset.examples`.
+    """
     counts = tally.counts
     samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
@@ -109,11 +150,19 @@ def tally_lines(tally: Tally) -> list[str]:
     lines = [
         labelled("samples", f"{counts.samples_read} read = {kept} with clips + {samples}"),
         labelled("clips", f"{counts.clips_seen} seen = {counts.clips_written} written + {clips}"),
+        labelled("source", footage(tally.seconds_kept, tally.seconds_decoded)),
         labelled("bytes", f"{format_bytes(tally.bytes)} in parts"),
     ]
-    lines += [
-        labelled("quarantine", f"{count:5d} {reason}: {REASONS.get(reason, '?')}")
-        for reason, count in tally.reasons.most_common()
-    ]
+    for label, reasons in (("filtered", tally.filtered), ("quarantine", tally.reasons)):
+        for reason, count in reasons.most_common():
+            meaning = REASONS.get(reason) or FILTERED.get(reason, "?")
+            lines.append(labelled(label, f"{count:5d} {reason}: {meaning}"))
+            lines += [
+                labelled("", f"      {name}: {detail}" if name else f"      {detail}")
+                for name, detail in examples.get(reason, ())
+            ]
+    if tally.tails > 0:
+        ends = counted(tally.tails, "end of a video", "ends of videos")
+        lines.append(labelled("filtered", f"{ends} too short for another clip, see clip.short"))
     lines += [labelled("psnr", f"{name}: {sums}") for name, sums in tally.total.psnr.items()]
     return lines

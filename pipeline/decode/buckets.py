@@ -35,6 +35,11 @@ def of_length(rules: Sequence[ClipRule], num_frames: int) -> tuple[ClipRule, ...
     return tuple(rule for rule in rules if rule.frames == length)
 
 
+def shortest(rules: Sequence[ClipRule]) -> int:
+    """Return the number of frames that a video needs for a clip."""
+    return of_length(rules, 0)[0].frames
+
+
 def longest(rules: Sequence[ClipRule]) -> tuple[ClipRule, ...]:
     """Return the rules for a video that is long enough for every bucket."""
     return of_length(rules, max(rule.frames for rule in rules))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from pipeline.decode.buckets import shortest
 from pipeline.decode.child_process import Child, ChildDied
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import flat
@@ -82,6 +83,11 @@ class Decoder:
         """
         if self._child is None:
             self._child = Child()
+
+    @property
+    def shortest(self) -> int:
+        """Number of frames of a clip of the shortest bucket."""
+        return shortest(self._rules)
 
     @property
     def pid(self) -> int | None:

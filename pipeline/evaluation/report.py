@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from pipeline.formatting import counted
 from pipeline.storage.store import Store
 
 Row = Mapping[str, Any]
@@ -80,10 +81,10 @@ def rate_distortion(rows: Sequence[Row]) -> bytes:
 def report_lines(results: Mapping[str, Any]) -> list[str]:
     """Return the table, then a line for everything that the table does not say."""
     rows, settings = results["candidates"], results["settings"]
-    counted = len({(row["unit"], row["video"]) for row in results["videos"]})
+    videos = len({(row["unit"], row["video"]) for row in results["videos"]})
     clip = settings["clip"]
     rate = "every frame" if clip["fps"] is None else f"{clip['fps']:g} frames per second"
-    lines = [f"{counted} videos at {clip['height']}×{clip['width']}, {rate}", ""]
+    lines = [f"{counted(videos, 'video')} at {clip['height']}×{clip['width']}, {rate}", ""]
     if rows:
         lines += [*markdown_table(rows), ""]
     lines += [f"- {row['name']}: {row['what']}" for row in rows if _says_more(row)]

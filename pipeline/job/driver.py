@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
+from pipeline.dataset.examples import read_examples
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.node_book import NodeBook
@@ -82,6 +83,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         failed={unit.unit: passes.reasons.get(unit.unit, _NOT_REACHED) for unit in job.remaining()},
         total=total,
         seconds=time.monotonic() - began,
+        examples=read_examples(job.store, passes.buffer.ours),
         tokenizers_waited=passes.tokenizers_waited,
         retried=passes.num_retried,
         untrained=job.untrained,
@@ -137,6 +139,7 @@ class _Passes:
 
         failures, remaining = self._failures, units
         recorder = RayRecorder(self._job.run)
+        self._progress.say(labelled("starting", "Ray"))
         metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
         with connect() as cluster:
             self._progress.say(labelled("ray", cluster))
@@ -152,7 +155,11 @@ class _Passes:
                 if units:
                     counts = [count for unit in units if (count := failures[unit.unit])]
                     self._progress.say(
-                        f"next pass  {len(units)} units remain, {len(counts)} of them are retried"
+                        labelled(
+                            "next pass",
+                            f"{counted(len(units), 'unit remains', 'units remain')},"
+                            f" {len(counts)} retried",
+                        )
                     )
                     time.sleep(_BACKOFF_S * max(counts, default=0))
 
@@ -173,6 +180,8 @@ class _Passes:
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs and the cluster has"
                 f" {cluster.cpus:g}: the others wait for nodes"
             )
+        names = ", ".join(spec.name for spec in self._job.config.tokenizers)
+        self._progress.say(labelled("starting", allocation.starts(names)))
         now = units[:UNITS_PER_PASS]
         events = run_pass(
             now,

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from pipeline.formatting import format_duration
+from pipeline.formatting import counted, format_duration, visible
 
 PLAIN_EVERY_S: Final = 10.0
 """Seconds between the lines in a log."""
@@ -61,7 +61,7 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(visible(text)), soft_wrap=True)
 
     def begin(self, units: int) -> None:
         """Begin a pass over a number of units."""
@@ -114,11 +114,18 @@ class ConsoleProgress:
 
     def _line(self, bar: Bar) -> str:
         units, clips = bar.tasks
+        if not clips.completed:
+            of = counted(round(units.total or 0), "unit")
+            waits = f"{format_duration(units.elapsed or 0)} elapsed"
+            return f"{of} · starting, no clips yet{self._failures()} · {waits}"
         done, total, elapsed_s = round(units.completed), round(units.total or 0), units.elapsed or 0
         left_s = seconds_left(elapsed_s, done, total)
-        failed = f" · {self._failed} failed" if self._failed else ""
         left = "unknown" if left_s is None else format_duration(left_s)
         return (
-            f"{done}/{total} units · {clips.completed:.0f} clips · {clips.speed or 0:.1f} clips/s"
-            f"{failed} · {format_duration(elapsed_s)} elapsed · {left} left"
+            f"{done}/{counted(total, 'unit')} · {counted(round(clips.completed), 'clip')}"
+            f" · {clips.speed or 0:.1f} clips/s{self._failures()}"
+            f" · {format_duration(elapsed_s)} elapsed · {left} left"
         )
+
+    def _failures(self) -> str:
+        return f" · {self._failed} failed" if self._failed else ""

@@ -5,6 +5,7 @@ from typing import Final
 
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
+from pipeline.formatting import counted
 
 _ROOMY_CPUS: Final = 8
 """CPUs from which a cluster has room for commits beside the actors."""
@@ -24,6 +25,16 @@ class Allocation:
     tokenize_gpus: float
     commit_cpus: float
     """CPUs of a commit; 0 on small clusters, where actors might never leave room for one."""
+
+    def starts(self, tokenizers: str) -> str:
+        """Return what a pass starts, for the user.
+
+        Args:
+            tokenizers: names of the tokenizers, which each tokenize actor loads.
+        """
+        decode = counted(self.decode_actors, "decode actor")
+        tokenize = counted(self.tokenize_actors, "tokenize actor")
+        return f"{decode} and {tokenize} on {self.device}, which load {tokenizers}"
 
     @property
     def cpus(self) -> float:

@@ -11,6 +11,7 @@ from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.formatting import counted
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
@@ -108,7 +109,7 @@ def open_job(config: JobConfig) -> Job:
         for name in untrained
     ]
     notes.append(
-        f"plan       {len(plan)} units · {committed_before} committed · fingerprint"
+        f"plan       {counted(len(plan), 'unit')} · {committed_before} committed · fingerprint"
         f" {dataset.fingerprint} · {config.output.uri}"
     )
     return Job(

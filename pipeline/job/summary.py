@@ -1,18 +1,18 @@
 """What a run did, and whether plan, log and parts agree, which decides the exit code."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 
 from pipeline.config.job import JobConfig
+from pipeline.dataset.examples import Examples
 from pipeline.dataset.tally import Tally, tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
-from pipeline.formatting import format_bytes, format_duration
+from pipeline.formatting import counted, format_bytes, format_duration, json_text, labelled
 from pipeline.storage.store import Store
 
 BUDGET_AFTER_SAMPLES: Final = 100
@@ -53,6 +53,8 @@ class Summary:
     """Seconds that the run took."""
     tokenizers_waited: float | None = None
     """Share of the tokenizer actors' time in which they waited; None if nothing was tokenized."""
+    examples: Examples = field(default_factory=dict)
+    """Examples of each reason for which this run quarantined or filtered samples."""
     retried: int = 0
     """Number of unit attempts that failed and were retried."""
     untrained: Sequence[str] = ()
@@ -67,8 +69,8 @@ class Summary:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Return whether the log covered the whole plan before the run began."""
-        return self.committed_before == self.planned
+        """Return whether the log covered the whole plan before this run could commit a unit."""
+        return not self.done.units and not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for `summary.json`."""
@@ -86,6 +88,7 @@ class Summary:
                 "failed": dict(self.failed),
             },
             "this_run": tally_dict(self.done),
+            "examples": {reason: [e._asdict() for e in of] for reason, of in self.examples.items()},
             "dataset": tally_dict(self.total),
             "tokenizers_waited": self.tokenizers_waited and round(self.tokenizers_waited, 4),
             "untrained": list(self.untrained),
@@ -95,22 +98,27 @@ class Summary:
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
         if self.nothing_to_do:
-            lines = [f"nothing to do: all {self.planned} units are committed in {self.output}"]
+            all_units = counted(self.planned, "unit is", "units are")
+            lines = [f"nothing to do: {all_units} committed in {self.output}"]
+            if others := self.planned - self.committed_before:
+                lines[0] += f", {others} of them by another driver during this run"
         else:
             done = f"{self.done.units} done in {format_duration(self.seconds)}"
             others = f"{self.committed_before} committed before · {len(self.failed)} failed"
             lines = [
                 f"units      {self.planned} planned · {done} · {others}",
-                *tally_lines(self.done),
+                *tally_lines(self.done, self.examples),
                 *_speed_lines(self.done, self.seconds),
             ]
             if self.tokenizers_waited is not None:
                 share = f"{self.tokenizers_waited:.0%} of their time"
                 lines.append(f"waiting    tokenizers waited {share} for decoded clips")
         if self.retried:
-            lines.append(f"retried    {self.retried} unit attempts failed and were retried")
+            attempts = counted(self.retried, "unit attempt was", "unit attempts were")
+            lines.append(f"retried    {attempts} retried after a failure")
         if self.lost_race:
-            lines.append(f"duplicate  another driver committed {self.lost_race} of the units first")
+            units = counted(self.lost_race, "unit")
+            lines.append(f"duplicate  {units} of this run: another driver committed them first")
         for name in self.untrained if self.done.units else ():
             lines.append(f"untrained  {name}: seeded weights, not trained ones")
         lines += [f"trouble    {trouble}" for trouble in self.troubles]
@@ -118,7 +126,8 @@ class Summary:
         lines += [f"IMBALANCE  {problem}" for problem in self.total.problems]
         verdict = "balanced" if self.exit_code == BALANCED else "NOT balanced"
         lines.append(
-            f"dataset    {self.total.units} units · {self.total.counts.clips_written} clips"
+            f"dataset    {counted(self.total.units, 'unit')}"
+            f" · {counted(self.total.counts.clips_written, 'clip')}"
             f" · {format_bytes(self.total.bytes)} · {verdict} · {self.output}"
         )
         retry = "run the same command again to retry failed units; or: " if self.failed else ""
@@ -138,9 +147,11 @@ def _speed_lines(tally: Tally, seconds: float) -> list[str]:
     if not clips or not seconds:
         return []
     stages = [
-        f"{stage} {clips / worked:.1f}" for stage, worked in tally.timings.items() if worked > 0
+        labelled("", f"{clips / worked:.1f} clips/s in one process that does only: {stage}")
+        for stage, worked in tally.timings.items()
+        if worked > 0
     ]
-    return [f"speed      {clips / seconds:.1f} clips/s; one process of: {' · '.join(stages)}"]
+    return [labelled("speed", f"{clips / seconds:.1f} clips/s written by the whole job"), *stages]
 
 
 def config_path(run: str) -> str:
@@ -156,5 +167,4 @@ def write_config(store: Store, run: str, config: JobConfig) -> None:
 
 def write_summary(store: Store, summary: Summary) -> None:
     """Write the outcome of a run."""
-    text = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False)
-    store.write(f"reports/{summary.run}/summary.json", text.encode())
+    store.write(f"reports/{summary.run}/summary.json", json_text(summary.to_dict()).encode())

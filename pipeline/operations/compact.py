@@ -25,7 +25,7 @@ from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import StoreError, one_line
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.storage.store import Store
@@ -59,16 +59,18 @@ class Compaction(Outcome):
         """Return the lines to print."""
         lines = []
         if self.files_after:
-            before = f"{self.files_before} files, {format_bytes(self.bytes_before)}"
-            after = f"{self.files_after} files, {format_bytes(self.bytes_after)}"
-            lines.append(labelled("merged", f"{before} → {after} · {self.rows} rows"))
+            before = f"{counted(self.files_before, 'file')}, {format_bytes(self.bytes_before)}"
+            after = f"{counted(self.files_after, 'file')}, {format_bytes(self.bytes_after)}"
+            lines.append(labelled("merged", f"{before} → {after} · {counted(self.rows, 'row')}"))
         elif not self.changed_meanwhile:
             lines.append(f"nothing to merge in {self.output}")
         if self.rows_left_out:
-            text = f"{self.rows_left_out} rows that no longer belong to a unit"
+            text = f"{counted(self.rows_left_out, 'row')} without a unit"
             lines.append(labelled("left out", text))
         if self.changed_meanwhile:
-            text = f"{self.changed_meanwhile} merged parts, whose units changed meanwhile"
+            text = (
+                f"{counted(self.changed_meanwhile, 'merged part')}, whose units changed meanwhile"
+            )
             lines.append(labelled("abandoned", f"{text}; run the command again"))
         if self.files_after:
             lines.append(labelled("next", "vacuum deletes the merged files after a day"))

@@ -1,4 +1,4 @@
-"""Reopens units with quarantined samples, so that the next run of the job processes them again.
+"""Reopens units with quarantined or filtered samples, so that the next run does them again.
 
 The log commits units, so a whole unit is processed again, including the samples that succeeded. Its
 present rows count until a run has replaced them. A retry helps only if something changed: a higher
@@ -16,9 +16,9 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Part, Reopened
 from pipeline.errors import ConfigError
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.operations.outcome import Outcome
-from pipeline.quarantine import REASONS
+from pipeline.quarantine import FILTERED, REASONS
 from pipeline.storage.store import Store
 
 
@@ -32,7 +32,7 @@ class Retried(Outcome):
     already_open: list[str] = field(default_factory=list)
     """Selected units that an earlier call reopened."""
     quarantined: Counter[str] = field(default_factory=Counter)
-    """Number of selected quarantined samples and clips by reason."""
+    """Number of selected samples and clips by reason."""
     clips: int = 0
     """Number of committed clips of the selected units, which are also processed again."""
 
@@ -45,7 +45,9 @@ class Retried(Outcome):
             *(labelled("reopened", unit) for unit in self.reopened),
             *(labelled("open", f"{unit}: reopened earlier") for unit in self.already_open),
             labelled("for", ", ".join(selected)),
-            labelled("costs", f"{self.clips} valid clips of these units are processed again"),
+            labelled(
+                "costs", f"{counted(self.clips, 'valid clip')} of these units processed again"
+            ),
             labelled("next", "run the job again, with the settings that should help"),
         ]
 
@@ -55,7 +57,7 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
 
     Args:
         store: the dataset's root; put-if-absent is needed.
-        reasons: words of `pipeline.quarantine.REASONS`.
+        reasons: words of `REASONS` or `FILTERED` of `pipeline.quarantine`.
         key: pattern that a sample's key must match, with `*`, `?` and `[…]`.
 
     Raises:
@@ -63,8 +65,8 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
         StoreError: the log or a quarantine table is damaged, or the store refuses.
     """
     for reason in reasons:
-        if reason not in REASONS:
-            raise ConfigError(f"--reason {reason}: not a reason; use one of {', '.join(REASONS)}")
+        if reason not in (known := REASONS | FILTERED):
+            raise ConfigError(f"--reason {reason}: not a reason; use one of {', '.join(known)}")
     dataset = read_dataset(store)
     manifest = read_manifest(store)
     result = Retried(output=store.uri)

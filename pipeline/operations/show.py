@@ -20,7 +20,7 @@ from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.errors import ConfigError, StoreError
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.operations.findings import Finding
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.recompute import DecodedClip, Recomputer
@@ -83,7 +83,10 @@ class ShownPicture(Outcome):
         return [
             *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
             *(
-                labelled("psnr", f"{name}: {value:.2f} dB on average over {len(self.clips)} clips")
+                labelled(
+                    "psnr",
+                    f"{name}: {value:.2f} dB on average over {counted(len(self.clips), 'clip')}",
+                )
                 for name, value in self.psnr_db.items()
             ),
             *(labelled("clip", clip) for clip in self.clips),

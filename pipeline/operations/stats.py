@@ -17,7 +17,7 @@ from pipeline.dataset.cells import stored_values
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.row_statistics import MAX_RATE, SIDES
 from pipeline.dataset.statistics import BucketStatistics, perplexity
-from pipeline.formatting import format_duration, labelled
+from pipeline.formatting import counted, format_duration, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.storage.store import Store
 
@@ -61,13 +61,15 @@ class Stats(Outcome):
     def lines(self) -> list[str]:
         """Return the lines to print."""
         total = self.tally.total
+        several = len(self.tally.buckets) > 1
         lines = [labelled("dataset", self.output), *_clip_lines(total)]
         for name, use in self.codebooks.items():
             used = f"{use.used} of {use.size} codes used ({use.used / use.size:.1%})"
             lines.append(labelled("codebook", f"{name}: {used}, perplexity {use.perplexity:.1f}"))
         for bucket, statistics in self.tally.buckets.items():
-            lines += ["", f"bucket {bucket}", *_clip_lines(statistics), *_cell_lines(statistics)]
-        if len(self.tally.buckets) > 1:
+            own = _clip_lines(statistics) if several else ()
+            lines += ["", f"bucket {bucket}", *own, *_cell_lines(statistics)]
+        if several:
             lines += ["", "all buckets", *_cell_lines(total)]
         return lines
 
@@ -141,11 +143,13 @@ def clip_facts(statistics: BucketStatistics) -> Iterator[tuple[str, str]]:
     """Yield labels and texts that say what the clips are."""
     clips = statistics.clips
     length = format_duration(statistics.microseconds / 1e6)
-    padded = f" ({statistics.padded_frames} copies)" if statistics.padded_frames else ""
-    yield "clips", f"{clips} · {statistics.frames} frames{padded} · {length} of source"
+    copies = counted(statistics.padded_frames, "copy", "copies")
+    padded = f" ({copies})" if statistics.padded_frames else ""
+    frames = counted(statistics.frames, "frame")
+    yield "clips", f"{clips} · {frames}{padded} · {length} of source"
     if clips:
         characters = statistics.caption_characters / max(1, statistics.captions)
-        share = f"{statistics.captions} clips ({statistics.captions / clips:.1%})"
+        share = f"{counted(statistics.captions, 'clip')} ({statistics.captions / clips:.1%})"
         average = f"{characters:.0f} characters on average"
         yield "captions", f"{share}, {average} · {statistics.metas} with metadata"
         yield "lengths", _histogram(statistics.lengths, "≤ {} frames".format)

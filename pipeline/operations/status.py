@@ -1,12 +1,13 @@
 """Contents of a dataset according to its log, also while a job runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.dataset import Dataset, Manifest, Tally, read_dataset, read_manifest
+from pipeline.dataset.examples import Examples, read_examples
 from pipeline.dataset.tally import tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.storage.store import Store
 
@@ -19,6 +20,8 @@ class Status(Outcome):
     dataset: Dataset
     manifest: Manifest
     tally: Tally
+    examples: Examples = field(default_factory=dict)
+    """Examples of each reason of the quarantine."""
 
     @property
     def exit_code(self) -> int:
@@ -35,6 +38,7 @@ class Status(Outcome):
             "units_reopened": sorted(self.manifest.reopened),
             "problems": self.tally.problems,
             **tally_dict(self.tally),
+            "examples": {reason: [e._asdict() for e in of] for reason, of in self.examples.items()},
         }
 
     def lines(self) -> list[str]:
@@ -47,8 +51,9 @@ class Status(Outcome):
             labelled("columns", columns),
             labelled("units", units),
             labelled("made by", f"fingerprint {self.dataset.fingerprint}"),
-            *([labelled("reopened", f"{reopened} units, for the next run")] if reopened else []),
-            *tally_lines(self.tally),
+            *[labelled("reopened", f"{counted(reopened, 'unit')}, for the next run")]
+            * bool(reopened),
+            *tally_lines(self.tally, self.examples),
             *(labelled("IMBALANCE", problem) for problem in self.tally.problems),
         ]
 
@@ -62,4 +67,5 @@ def status(store: Store) -> Status:
     """
     dataset = read_dataset(store)
     manifest = read_manifest(store)
-    return Status(store.uri, dataset, manifest, Tally.of(manifest))
+    tally = Tally.of(manifest)
+    return Status(store.uri, dataset, manifest, tally, read_examples(store, tally))

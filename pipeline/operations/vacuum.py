@@ -19,7 +19,7 @@ from pipeline.dataset.log_records import record_path
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.publish.publish import published_files
 from pipeline.operations.unreferenced import Unnamed, unnamed_files
@@ -157,4 +157,4 @@ def _deleted(store: Store, found: Unnamed) -> bool:
 
 
 def _sum(files: list[StoredFile]) -> str:
-    return f"{len(files)} files, {format_bytes(sum(file.bytes for file in files))}"
+    return f"{counted(len(files), 'file')}, {format_bytes(sum(file.bytes for file in files))}"

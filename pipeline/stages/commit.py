@@ -120,9 +120,15 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
     for record in closing.quarantined:
         if record.unit != unit.unit:
             raise UnitRejected(f"{unit.unit}: a quarantine record belongs to {record.unit}")
-    samples = sum(record.clip_index is None for record in closing.quarantined)
-    clips = len(closing.quarantined) - samples
     counts = closing.counts
+    filtered = sum(record.is_filtered for record in closing.quarantined)
+    if filtered != counts.samples_filtered:
+        raise UnitRejected(
+            f"{unit.unit}: {counts.samples_filtered} samples counted as filtered, {filtered}"
+            " recorded"
+        )
+    samples = sum(record.clip_index is None for record in closing.quarantined) - filtered
+    clips = len(closing.quarantined) - samples - filtered
     if (samples, clips) != (counts.samples_quarantined, counts.clips_quarantined):
         raise UnitRejected(
             f"{unit.unit}: {counts.samples_quarantined} samples and {counts.clips_quarantined}"

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -110,19 +111,17 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         self, sample: Sample, accounting: "_UnitAccounting", one_by_one: bool
     ) -> Iterator[tuple[Clip, NDArray[Any]]]:
         """Yield the clips of a sample that have frames; account for all of them."""
-        written = filtered = 0
+        found = _Found()
         broken: QuarantineError | None = None
         try:
             decoded = self._decoded(sample, accounting.unit, one_by_one)
             for clip, frames in accounting.timed("decode", decoded):
-                if frames is None:
-                    filtered += 1
-                else:
-                    written += 1
+                found.add(clip, kept=frames is not None)
+                if frames is not None:
                     yield clip, frames
         except QuarantineError as error:
             broken = error
-        accounting.sample(sample.key, written, filtered, broken)
+        accounting.sample(sample.key, found, broken, self._decoder.shortest)
 
     def _decoded(
         self, sample: Sample, unit: str, one_by_one: bool
@@ -143,6 +142,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
     ) -> BatchRow | None:
         """Return the row of a whole video, None if it has no frames; account for it."""
         row: BatchRow | None = None
+        counted = _Found()
         broken: QuarantineError | None = None
         with accounting.timing("decode"):
             try:
@@ -151,9 +151,10 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
                     if found is not None:
                         to_json(found[0])
                         row = video_row(sample, *found, pending.next_seq())
+                        counted.add(found[0], kept=True)
             except QuarantineError as error:
                 broken = error
-        accounting.sample(sample.key, int(row is not None), 0, broken)
+        accounting.sample(sample.key, counted, broken, self._decoder.shortest)
         return row
 
 
@@ -194,6 +195,26 @@ class _PendingRows:
         seq = self.next_seq()
         header = BatchHeader(unit=self._unit, seq=seq, bucket=bucket, clips=tuple(clips))
         return BatchRow(header, frames[: len(clips)])
+
+
+@dataclass(slots=True)
+class _Found:
+    """What decoding found in one sample."""
+
+    written: int = 0
+    """Number of clips with frames."""
+    filtered: int = 0
+    """Number of clips without frames: the end of a video that does not fill a clip."""
+    frames: int = 0
+    """Number of frames of the source in these clips."""
+    microseconds: int = 0
+    """Microseconds of source in these clips."""
+
+    def add(self, clip: Clip, *, kept: bool) -> None:
+        self.written += kept
+        self.filtered += not kept
+        self.frames += clip.num_frames - clip.padded_frames
+        self.microseconds += round(1e6 * (clip.end_s - clip.start_s))
 
 
 class _UnitAccounting:
@@ -243,24 +264,39 @@ class _UnitAccounting:
         self._failing = self._failing + 1 if reason == GIVEN_UP else 0
         self._any_sound = self._any_sound or reason != GIVEN_UP
 
-    def sample(self, key: str, written: int, filtered: int, broken: QuarantineError | None) -> None:
+    def sample(
+        self, key: str, found: _Found, broken: QuarantineError | None, shortest: int
+    ) -> None:
         """Count one sample that was decoded.
 
         A sample that breaks after some clips keeps them, and loses the clip that it breaks in. One
         that breaks before its first clip is lost whole.
         """
+        written, filtered = found.written, found.filtered
         lost_clip = int(broken is not None and written > 0)
         if broken is not None:
             index = written + filtered if written else None
             self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
         self._judge(None if broken is None else broken.reason)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
+        if outcome == "filtered":
+            filtered = 1  # also of a video that has no frame at the rate of the clips
+            record = Quarantined.too_short(
+                unit=self.unit,
+                key=key,
+                frames=found.frames,
+                seconds=found.microseconds / 1e6,
+                shortest=shortest,
+            )
+            _log.info("filtered %s", record)
+            self._quarantined.append(record)
         self._counts.update(["samples_read", f"samples_{outcome}"])
         self._counts.update(
             clips_seen=written + filtered + lost_clip,
             clips_written=written,
             clips_filtered=filtered,
             clips_quarantined=lost_clip,
+            microseconds_decoded=found.microseconds,
         )
 
     def _quarantine(self, record: Quarantined) -> None:

@@ -119,6 +119,7 @@ def deliver(
     batches: Sequence[int] = (3, 3, 2),
     lost: Sequence[int] = (),
     unreadable: int = 1,
+    filtered: int = 1,
     scale: int = 1,
 ) -> Delivery:
     """Return a unit whose batch rows hold `batches` clips, alternating between two buckets."""
@@ -145,20 +146,25 @@ def deliver(
         )
         for n in range(unreadable)
     ]
+    short = [
+        Quarantined.too_short(unit=name, key=f"short{n}", frames=2, seconds=0.25, shortest=5)
+        for n in range(filtered)
+    ]
     counts = Counts(
-        samples_read=samples + unreadable + 1,
+        samples_read=samples + unreadable + filtered,
         samples_with_clips=samples,
-        samples_filtered=1,
+        samples_filtered=filtered,
         samples_quarantined=unreadable,
-        clips_seen=len(clips) + 2,
+        clips_seen=len(clips) + filtered + 1,
         clips_written=len(clips),
-        clips_filtered=2,
+        clips_filtered=filtered + 1,
+        microseconds_decoded=500_000 * (len(clips) + 1) + 250_000 * filtered,
     )
     closing = Closing(
         unit=name,
         digests=tuple(header.digest for header, _ in payloads),
         counts=counts,
-        quarantined=tuple(broken),
+        quarantined=(*broken, *short),
         timings={"decode": 1.5},
     )
     return Delivery(unit, closing, payloads)

@@ -33,6 +33,12 @@ class Probe:
     """Bytes of the readable samples; a file counts once for each of its spans."""
     quarantined: list[Quarantined] = field(default_factory=list)
     """Samples that reading quarantined, in the whole unit, and those that decoding did."""
+    filtered: list[Quarantined] = field(default_factory=list)
+    """Decoded samples that the clip rule takes no clip of."""
+    seconds_seen: float = 0.0
+    """Seconds of source that were decoded."""
+    seconds_kept: float = 0.0
+    """Seconds of source in clips."""
     read_s: float = 0.0
     """Seconds of reading the whole unit."""
     decoded: int = 0
@@ -101,22 +107,40 @@ def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> N
     decoder.start()
     began = time.monotonic()
     until = began + seconds - probe.decode_s
-    seen = with_frames = 0
+    seen = with_frames = frames_seen = 0
+    seconds_seen = 0.0
+    cut_short = False
     try:
         for clip, frames in decoder.decode(sample, probe.unit):
             seen = clip.clip_index + 1
+            frames_seen += clip.num_frames - clip.padded_frames
+            seconds_seen += clip.end_s - clip.start_s
             if frames is not None:
                 with_frames += 1
                 num_frames, height, width, _ = frames.shape
                 bucket = Bucket(frames=num_frames, height=height, width=width).name
                 probe.clips[bucket] += 1
+                probe.seconds_kept += clip.end_s - clip.start_s
                 probe.examples.setdefault(bucket, frames)
             if time.monotonic() > until:
-                probe.cut_short += 1
+                cut_short = True
                 break
+        else:
+            if not with_frames:
+                probe.filtered.append(
+                    Quarantined.too_short(
+                        unit=probe.unit,
+                        key=sample.key,
+                        frames=frames_seen,
+                        seconds=seconds_seen,
+                        shortest=decoder.shortest,
+                    )
+                )
     except QuarantineError as error:
         index = seen if with_frames else None
         record = Quarantined.of(error, unit=probe.unit, key=sample.key, clip_index=index)
         probe.quarantined.append(record)
+    probe.cut_short += cut_short
+    probe.seconds_seen += seconds_seen
     probe.decoded += 1
     probe.decode_s += time.monotonic() - began

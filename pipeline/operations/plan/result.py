@@ -1,14 +1,15 @@
 """The result of planning: units that are left, and estimates of what they hold and cost."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, footage, format_bytes, labelled
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.probe import Probe
-from pipeline.quarantine import Quarantined
+from pipeline.quarantine import FILTERED, REASONS, Quarantined
 
 _SHOWN: Final = 20
 """Maximum number of printed quarantine records; `to_dict` returns all."""
@@ -73,18 +74,25 @@ class Plan(Outcome):
         """Samples and clips of the probed units that the job would quarantine."""
         return [record for probe in self.probed for record in probe.quarantined]
 
+    @property
+    def filtered(self) -> list[Quarantined]:
+        """Samples of the probed units that the job would filter."""
+        return [record for probe in self.probed for record in probe.filtered]
+
     def lines(self) -> list[str]:
         """Return the lines to print."""
         units = self.units
         if not units.left:
-            done = f"nothing to do: all {units.planned} units are committed in {self.output}"
+            planned = counted(units.planned, "unit is", "units are")
+            done = f"nothing to do: {planned} committed in {self.output}"
             return [done, *(labelled("left aside", line) for line in self.left_aside)]
         counts = f"{units.planned} planned · {units.committed} committed · {units.left} left"
-        kinds = f"{units.left_tars} tars, {units.left_runs} runs of files"
+        tars = counted(units.left_tars, "tar")
+        kinds = f"{tars}, {counted(units.left_runs, 'run')} of files"
         lines = [
             labelled("output", f"{self.output} · fingerprint {self.fingerprint}"),
             labelled("units", counts),
-            labelled("", f"{kinds}, {units.left_list_runs} of list rows"),
+            labelled("", f"{kinds}, {counted(units.left_list_runs, 'run')} of list rows"),
             *(labelled("left aside", line) for line in self.left_aside),
             *(labelled("untrained", f"{name}: weights are random") for name in self.untrained),
         ]
@@ -96,13 +104,19 @@ class Plan(Outcome):
         samples = sum(probe.samples for probe in self.probed)
         decoded = sum(probe.decoded for probe in self.probed)
         seconds = sum(probe.decode_s for probe in self.probed)
-        read = f"{len(self.probed)} of the units: {samples} samples read"
+        read = f"{counted(len(self.probed), 'unit')}: {counted(samples, 'sample')} read"
         yield labelled("probed", f"{read}, {decoded} decoded in {seconds:.1f} s")
         if cut_short := sum(probe.cut_short for probe in self.probed):
             text = f"{cut_short} of them only in part, because the time budget was used up:"
             yield labelled("", f"{text} clips, bytes and hours are underestimated")
-        lost = self.quarantined
-        yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled("quarantine", ""))
+        if decoded:
+            kept = sum(probe.seconds_kept for probe in self.probed)
+            seen = sum(probe.seconds_seen for probe in self.probed)
+            yield labelled("source", footage(kept, seen))
+        for label, lost in (("filtered", self.filtered), ("quarantine", self.quarantined)):
+            for reason, count in Counter(record.reason for record in lost).most_common():
+                yield labelled(label, f"{count:5d} {reason}: {(REASONS | FILTERED)[reason]}")
+            yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled(label, ""))
 
     def _estimates(self) -> Iterator[str]:
         yield "extrapolated to the units left, ± two standard errors of the sample:"

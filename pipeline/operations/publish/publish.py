@@ -20,7 +20,7 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
-from pipeline.formatting import labelled
+from pipeline.formatting import counted, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.publish.table import TableFormat
 from pipeline.operations.shared_file import SharedFile, shared_files
@@ -50,8 +50,8 @@ class Published(Outcome):
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
-        change = f"{self.added} files added, {self.removed} removed"
-        held = f"{self.files} files · {self.rows} rows"
+        change = f"{counted(self.added, 'file')} added, {self.removed} removed"
+        held = f"{counted(self.files, 'file')} · {counted(self.rows, 'row')}"
         return [
             labelled("table", f"{self.table} · {self.format}"),
             labelled("holds", f"{held} · log up to record {self.log_number}"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.statistics import LatentSums
+from pipeline.formatting import visible
 from pipeline.operations.report.latent_histograms import EDGES
 
 _COLORS: Final = ("#2a6fbb", "#c8552d", "#3a8f4d", "#8a4fa3", "#a0802a", "#5b6770")
@@ -109,7 +110,7 @@ def rates_figure(series: Mapping[str, Sequence[float]]) -> Figure | None:
     figure, axes = _wide(230)
     for (name, values), color in zip(series.items(), cycle(_COLORS), strict=False):
         shown = [value if value > 0 else math.nan for value in values]
-        axes.plot(shown, label=name, color=color, linewidth=2, marker=".")
+        axes.plot(shown, label=visible(name), color=color, linewidth=2, marker=".")
     axes.set_yscale("log")
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
     axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))

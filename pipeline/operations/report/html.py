@@ -1,33 +1,25 @@
 """The page about a dataset as one HTML file that fetches nothing, so that it can be sent around.
 
-It shows the blocks of the Markdown page, and also charts, examples of the quarantine, and clips
-beside what their tokens decode to. Its text is in `templates/page.html`.
+It shows the blocks of the Markdown page, and also charts, and clips beside what their tokens decode
+to. Its text is in `templates/page.html`.
 """
 
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from pipeline.dataset.part_reader import open_parquet
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, labelled, visible
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.report import charts
-from pipeline.operations.report.blocks import Table
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms
 from pipeline.operations.report.page import Page, report
 from pipeline.operations.report.pairs import DRAWN_PER_PAIR, draw_pairs
 from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
-
-EXAMPLES: Final = 3
-"""Number of quarantined samples or clips that are shown for each reason."""
-
-
-_QUARANTINE_FILES: Final = 200
-"""Maximum number of quarantine tables that are read for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +43,7 @@ class WrittenPage(Outcome):
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
-        size = f"{format_bytes(self.bytes)}, {self.pairs} clips shown"
+        size = f"{format_bytes(self.bytes)}, {counted(self.pairs, 'clip')} shown"
         return [labelled("page", f"{self.path}: {size}")]
 
 
@@ -79,11 +71,11 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     text = environment.get_template("page.html").render(
         page=page,
-        examples=examples(store, page),
         with_pairs=pairs > 0,
         pairs=shown,
         findings=findings,
@@ -98,25 +90,3 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
     with wrong_settings("--html", path):
         Path(path).write_text(text, encoding="utf-8")
     return WrittenPage(page=page, path=path, bytes=len(text.encode()), pairs=len(shown))
-
-
-def examples(store: Store, page: Page) -> Table:
-    """Return the first quarantined samples and clips of each reason.
-
-    Raises:
-        StoreError: a quarantine table is damaged or missing.
-    """
-    found: dict[str, list[tuple[str, str, str]]] = {
-        reason: [] for reason, _ in page.status.tally.reasons.most_common()
-    }
-    for part in page.status.manifest.quarantine_parts()[:_QUARANTINE_FILES]:
-        if all(len(rows) >= EXAMPLES for rows in found.values()):
-            break
-        with open_parquet(store, part.path) as parquet:
-            rows = parquet.read().to_pylist()
-        for row in rows:
-            index = "" if row["clip_index"] is None else f"/{row['clip_index']}"
-            named = row["reason"], f"{row['unit']}/{row['key']}{index}", row["detail"]
-            found.setdefault(row["reason"], []).append(named)
-    rows = [named for of_reason in found.values() for named in of_reason[:EXAMPLES]]
-    return Table("lll", ("reason", "example", "detail"), rows)

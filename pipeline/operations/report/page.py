@@ -5,6 +5,7 @@ summary.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -12,13 +13,13 @@ from typing import Any, Final
 
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
-from pipeline.formatting import format_bytes, format_duration
+from pipeline.formatting import counted, format_bytes, format_duration
 from pipeline.operations.outcome import Outcome, plain
 from pipeline.operations.report.blocks import Block, Definitions, Table, markdown
 from pipeline.operations.stats import clip_facts
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
-from pipeline.quarantine import REASONS
+from pipeline.quarantine import FILTERED, REASONS
 from pipeline.storage.store import Store
 
 _COUNT_ROWS: Final = (
@@ -79,7 +80,8 @@ class Page(Outcome):
         """Return the blocks below each heading; empty tables are left out."""
         sections = {
             "Counts": self._counts(),
-            "Quarantine": self._quarantine(),
+            "Filtered": self._lost("samples", self.status.tally.filtered, FILTERED),
+            "Quarantine": self._lost("samples and clips", self.status.tally.reasons, REASONS),
             "Quality": self._quality(),
             "Files": self._files(),
             "Work": self._work(),
@@ -97,7 +99,11 @@ class Page(Outcome):
         lost = counts.samples_quarantined + counts.clips_quarantined
         facts = [
             ("clips", _grouped(counts.clips_written)),
-            ("of source", format_duration(tally.total.microseconds / 1e6)),
+            ("of source", format_duration(tally.seconds_kept)),
+            (
+                f"of {format_duration(tally.seconds_decoded)} decoded kept",
+                percentage(tally.seconds_kept, tally.seconds_decoded),
+            ),
             (
                 f"of {_grouped(counts.samples_read)} samples kept",
                 percentage(counts.samples_with_clips, counts.samples_read),
@@ -115,24 +121,28 @@ class Page(Outcome):
         yield Table("llll", ("column", "model", "kind", "dtype"), rows)
         yield from (f"Does not add up: {problem}" for problem in tally.problems)
         if manifest.reopened:
-            yield f"{len(manifest.reopened)} units are reopened for the next run."
+            yield f"{counted(len(manifest.reopened), 'unit')} reopened for the next run."
 
     def _counts(self) -> Iterator[Block]:
         counts = self.status.tally.counts
-        yield f"{self.status.tally.units} units."
+        yield f"{counted(self.status.tally.units, 'unit')}."
         rows = []
         for what, *names in _COUNT_ROWS:
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
+        if (tails := self.status.tally.tails) > 0:
+            ends = counted(tails, "filtered clip is", "filtered clips are")
+            yield f"{ends} the end of a video with other clips."
         yield Definitions(list(clip_facts(self.status.tally.total)))
 
-    def _quarantine(self) -> Iterator[Block]:
-        rows = [
-            (reason, count, REASONS.get(reason, "?"))
-            for reason, count in self.status.tally.reasons.most_common()
-        ]
-        yield Table("lrl", ("reason", "samples and clips", "meaning"), rows)
+    def _lost(
+        self, what: str, reasons: Counter[str], meanings: Mapping[str, str]
+    ) -> Iterator[Block]:
+        rows = [(r, count, meanings.get(r, "?")) for r, count in reasons.most_common()]
+        yield Table("lrl", ("reason", what, "meaning"), rows)
+        named = [(r, *e) for r in reasons for e in self.status.examples.get(r, ())]
+        yield Table("lll", ("reason", "example", "detail"), named)
 
     def _quality(self) -> Iterator[Block]:
         psnr = self.status.tally.total.psnr
@@ -194,7 +204,7 @@ def _grouped(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
-def percentage(part: int, whole: int) -> str:
+def percentage(part: float, whole: float) -> str:
     """Return `12.3 %`, or `-` if the whole is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 

@@ -23,7 +23,7 @@ from pipeline.errors import StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.operations.verify.cell_check import check_cells
 from pipeline.operations.verify.checked_file import MergedFiles, checked_parquet
-from pipeline.quarantine import REASONS
+from pipeline.quarantine import FILTERED, REASONS
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import expected_shape
 
@@ -146,16 +146,19 @@ class UnitCheck:
         if reasons != self._unit.reasons:
             text = f"reasons {dict(reasons)}, recorded {self._unit.reasons}"
             yield Finding("quarantine", part.path, text)
-        samples = sum(row["clip_index"] is None for row in rows)
-        if (samples, len(rows) - samples) != (counts.samples_quarantined, counts.clips_quarantined):
+        filtered = sum(row["reason"] in FILTERED for row in rows)
+        samples = sum(row["clip_index"] is None for row in rows) - filtered
+        clips = len(rows) - samples - filtered
+        counted = counts.samples_quarantined, counts.clips_quarantined, counts.samples_filtered
+        if (samples, clips, filtered) != counted:
             text = (
-                f"{samples} samples and {len(rows) - samples} clips, counted"
-                f" {counts.samples_quarantined} and {counts.clips_quarantined}"
+                f"{samples} samples, {clips} clips and {filtered} filtered samples, counted"
+                f" {counted[0]}, {counted[1]} and {counted[2]}"
             )
             yield Finding("quarantine", part.path, text)
         for row in rows:
             clip_id = f"{row['unit']}/{row['key']}/{row['clip_index']}"
-            if row["unit"] != self._unit.unit or row["reason"] not in REASONS:
+            if row["unit"] != self._unit.unit or row["reason"] not in REASONS | FILTERED:
                 text = f"{clip_id}: reason {row['reason']}, unit {row['unit']}"
                 yield Finding("quarantine", part.path, text)
             if clip_id in self._ids:

@@ -19,7 +19,7 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
 from pipeline.errors import BALANCED, UNBALANCED, StoreError
-from pipeline.formatting import format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, labelled
 from pipeline.operations.findings import KINDS, Finding
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.recompute import Recomputer
@@ -65,24 +65,24 @@ class Verification(Outcome):
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
-        files = f"{self.files} files by size, {self.files_read} by content"
-        text = f"{self.units} units · {files} · {self.rows_checked} rows"
+        files = f"{counted(self.files, 'file')} by size, {self.files_read} by content"
+        text = f"{counted(self.units, 'unit')} · {files} · {counted(self.rows_checked, 'row')}"
         lines = [labelled("dataset", self.output), labelled("checked", text)]
         if self.orphaned:
-            size = f"{len(self.orphaned)} files, {format_bytes(self.orphaned_bytes)}"
+            size = f"{counted(len(self.orphaned), 'file')}, {format_bytes(self.orphaned_bytes)}"
             lines.append(labelled("orphaned", f"{size}, not a fault; see vacuum"))
         if self.clips_retokenized:
-            text = f"{self.clips_retokenized} clips from their source"
+            text = f"{counted(self.clips_retokenized, 'clip')} from source"
             lines.append(labelled("recomputed", text))
         for name, values in self.psnr_db.items():
             spread = _spread(values)
-            text = f"{spread['mean']:.2f} dB on average over {len(values)} clips"
+            text = f"{spread['mean']:.2f} dB on average over {counted(len(values), 'clip')}"
             lines.append(labelled("decoded", f"{name}: {text}, minimum {spread['min']:.2f}"))
         for kind, count in Counter(found.kind for found in self.findings).items():
             lines.append(labelled("WRONG", f"{count} × {kind}: {KINDS[kind]}"))
             shown = [str(found) for found in self.findings if found.kind == kind][:_SHOWN]
             lines += first_of(count, shown)
-        faults = f"{len(self.findings)} faults" if self.findings else "valid"
+        faults = counted(len(self.findings), "fault") if self.findings else "valid"
         return [*lines, labelled("verdict", faults)]
 
 
@@ -167,7 +167,9 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
         wrong("log", error)
         return manifest
     if (len(replayed), replayed.reopened) != (len(manifest), manifest.reopened):
-        both = [f"{len(m)} units, {len(m.reopened)} reopened" for m in (manifest, replayed)]
+        both = [
+            f"{counted(len(m), 'unit')}, {len(m.reopened)} reopened" for m in (manifest, replayed)
+        ]
         wrong("manifest", f"{both[0]}; the log has {both[1]}")
     for known, logged in zip(manifest.units(), replayed.units(), strict=False):
         if known != logged:

@@ -46,6 +46,24 @@ def test_a_log_gets_a_plain_line_now_and_then(now: list[float]) -> None:
     assert "\r" not in out.getvalue()
 
 
+def test_until_the_first_clips_it_says_that_workers_start(now: list[float]) -> None:
+    out = io.StringIO()
+    shown = ConsoleProgress(Console(file=out), every_s=10.0)
+    shown.begin(1)
+    for second in (10, 20):
+        now[0] = float(second)
+        shown.tick()
+        shown.unit(failed=True)
+        shown.clips(1 if second == 20 else 0)
+    now[0] = 30.0
+    shown.tick()
+    assert lines_of(out) == [
+        "run        1 unit · starting, no clips yet · 10.0 s elapsed",
+        "run        1 unit · starting, no clips yet · 1 failed · 20.0 s elapsed",
+        "run        0/1 unit · 1 clip · 0.0 clips/s · 2 failed · 30.0 s elapsed · unknown left",
+    ]
+
+
 def test_the_rate_is_that_of_the_last_minute(now: list[float]) -> None:
     out = io.StringIO()
     shown = ConsoleProgress(Console(file=out), every_s=60.0)
@@ -75,6 +93,12 @@ def test_a_terminal_gets_a_bar_and_keeps_what_was_said(now: list[float]) -> None
     assert "━" in out.getvalue()
     assert "0/2 units · 3 clips · 3.0 clips/s" in out.getvalue()
     assert "attempt    u: 1 of 3 failed: reason" in out.getvalue()
+
+
+def test_hidden_characters_are_shown() -> None:
+    out = io.StringIO()
+    ConsoleProgress(Console(file=out)).say("attempt    u: \x1b[2J\u202e日")
+    assert out.getvalue() == "attempt    u: \\x1b[2J\\u202e日\n"
 
 
 def test_brackets_in_a_message_are_not_markup() -> None:

@@ -25,6 +25,13 @@ def test_two_cpus_are_one_decoder_and_one_tokenizer() -> None:
     assert (made.decode_cpus, made.tokenize_cpus, made.commit_cpus) == (1, 1, 0)
 
 
+def test_it_says_what_a_pass_starts() -> None:
+    made = allocate(job(decode={"actors": 2}), cpus=2, gpus=0, units=100)
+    assert made.starts("fsq, kl") == (
+        "2 decode actors and 1 tokenize actor on cpu, which load fsq, kl"
+    )
+
+
 def test_gpus_hold_the_tokenizers_and_cpus_decode() -> None:
     made = allocate(job(), cpus=32, gpus=4, units=1000)
     assert (made.device, made.tokenize_actors, made.tokenize_gpus) == ("cuda", 4, 1.0)

@@ -47,6 +47,14 @@ def test_units_of_a_reason(store: Store) -> None:
     assert verify(store).findings == []
 
 
+def test_filtered_samples_can_be_named_too(local: Store) -> None:
+    """After the settings have changed, or the source is repaired."""
+    some(local)
+    result = retry(local, ["too_short"], key="short*")
+    assert (result.reopened, result.quarantined) == (["u-0", "u-1", "u-2"], {"too_short": 3})
+    assert verify(local).findings == []
+
+
 def test_patterns_of_keys(local: Store) -> None:
     some(local)
     assert retry(local, ["corrupt", "non_finite"], key="k*").reopened == ["u-0"]

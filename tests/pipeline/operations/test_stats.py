@@ -162,3 +162,15 @@ def test_what_is_wrong(local: Store) -> None:
     local.write(record.parts[0].path, b"PAR1 or not")
     with pytest.raises(StoreError, match=r"u-0-0-.*verify"):
         stats(local, codes=True)
+
+
+def test_a_single_bucket_is_printed_once(local: Store) -> None:
+    write_log(local, [commit(local, deliver("u", batches=(3,)))])
+    lines = stats(local).lines()
+    assert sum(line.startswith("clips ") for line in lines) == 1
+    assert f"bucket {SMALL.name}" in lines
+    assert sum(line.startswith("kl: ") for line in lines) == 1
+    write_log(Store(local.uri + "-2"), [commit(Store(local.uri + "-2"), deliver("u"))])
+    lines = stats(Store(local.uri + "-2")).lines()
+    assert sum(line.startswith("clips ") for line in lines) == 3
+    assert sum(line.startswith("kl: ") for line in lines) == 3

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.errors import StoreError, UnitRejected
+from pipeline.quarantine import Quarantined
 from pipeline.records import LooseFile, WorkUnit
 from pipeline.stages.commit import commit_unit
 from pipeline.stages.messages import PayloadHeader, decode_rows, encode_rows
@@ -76,9 +77,10 @@ class TestCommit:
             clips_written=6,
             clips_filtered=2,
             clips_quarantined=2,
+            microseconds_decoded=4_750_000,
         )
         assert record.counts.imbalance() is None
-        assert record.reasons == {"corrupt": 1, "non_finite": 2}
+        assert record.reasons == {"corrupt": 1, "non_finite": 2, "too_short": 1}
         assert record.timings["decode"] == 1.5
         assert record.timings["tokenize"] == 0.75
         assert record.timings["commit"] > 0
@@ -86,6 +88,7 @@ class TestCommit:
         table = pq.read_table(io.BytesIO(store.read(record.quarantine.path)))
         assert [(row["key"], row["clip_index"], row["reason"]) for row in table.to_pylist()] == [
             ("bad0", None, "corrupt"),
+            ("short0", None, "too_short"),
             ("k0", 1, "non_finite"),
             ("k2", 0, "non_finite"),
         ]
@@ -102,12 +105,14 @@ class TestCommit:
 
     def test_an_empty_unit_commits_without_files(self, tmp_path: Path) -> None:
         store = Store(str(tmp_path))
-        record = commit(store, deliver(batches=(), unreadable=0))
+        record = commit(store, deliver(batches=(), unreadable=0, filtered=0))
         assert (record.parts, record.quarantine, record.reasons) == ((), None, {})
         assert store.list() == []
 
     def test_all_clips_quarantined(self, tmp_path: Path) -> None:
-        record = commit(Store(str(tmp_path)), deliver(batches=(2,), lost=(0, 1), unreadable=0))
+        record = commit(
+            Store(str(tmp_path)), deliver(batches=(2,), lost=(0, 1), unreadable=0, filtered=0)
+        )
         assert record.parts == ()
         assert (record.counts.clips_written, record.counts.clips_quarantined) == (0, 2)
         assert record.quarantine is not None
@@ -262,6 +267,7 @@ def cut_cells(table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("fsq"), table.schema.field("fsq"), short)
 
 
+SHORT = Quarantined.too_short(unit="u-1", key="short0", frames=2, seconds=0.25, shortest=5)
 STRANGER = quarantine(make_clip("u-1", 7), "non_finite", "tokenize")
 FOREIGN = dataclasses.replace(STRANGER, unit="u-2", clip_index=None)
 
@@ -300,7 +306,11 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "samples out of balance": (set_counts(samples_read=99), "99 samples read, 6 accounted for"),
     "clips out of balance": (set_counts(clips_seen=99), "99 clips seen, 10 accounted for"),
     "more clips counted": (set_counts(clips_seen=11, clips_written=9), "8 clips arrived, 9 count"),
-    "quarantine not recorded": (set_closing(quarantined=()), "1 samples and 0 clips counted"),
+    "quarantine not recorded": (
+        set_closing(quarantined=(SHORT,)),
+        "1 samples and 0 clips counted as quarantined, 0 samples and 0",
+    ),
+    "filtered not recorded": (set_closing(quarantined=()), "1 samples counted as filtered, 0 rec"),
     "quarantine of another unit": (set_closing(quarantined=(FOREIGN,)), "belongs to u-2"),
 }
 
@@ -337,6 +347,6 @@ def test_every_clip_is_a_row_or_in_quarantine(
     wanted = [make_clip("u-1", n).clip_id for n in range(sum(batches)) if n not in lost]
     assert sorted(ids) == sorted(wanted)
     assert record.counts.imbalance() is None
-    assert sum(record.reasons.values()) == len(lost) + unreadable
+    assert sum(record.reasons.values()) == len(lost) + unreadable + 1
     quarantined = record.quarantine.rows if record.quarantine else 0
-    assert quarantined == len(lost) + unreadable
+    assert quarantined == len(lost) + unreadable + 1, "the other one is filtered"

@@ -37,6 +37,7 @@ class FakeDecoder:
 
     def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
         self.rules = rules
+        self.shortest = 2
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         assert isinstance(sample.video, bytes)
@@ -160,9 +161,21 @@ def test_a_slow_source_is_logged(
 
 
 def test_a_video_without_a_whole_clip_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, closing = run(monkeypatch, [("1", 0, 1, False)])
+    script: list[Script | Quarantined] = [("1", 0, 1, False), ("2", 0, 0, False)]
+    rows, closing = run(monkeypatch, script)
     assert rows == []
-    assert (closing.counts.samples_filtered, closing.counts.clips_filtered) == (1, 1)
+    counts = closing.counts
+    assert (counts.samples_filtered, counts.clips_filtered, counts.clips_seen) == (2, 2, 2)
+    assert all(record.is_filtered for record in closing.quarantined)
+    assert [str(record) for record in closing.quarantined] == [
+        "u/1: filter: too_short: frames: 5 in 0.50 s; a clip of the shortest bucket has 2",
+        "u/2: filter: too_short: frames: 0 in 0.00 s; a clip of the shortest bucket has 2",
+    ]
+
+
+def test_the_seconds_of_all_clips_seen_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, closing = run(monkeypatch, [("1", 3, 1, False), ("2", 0, 1, False), ("3", 1, 0, True)])
+    assert closing.counts.microseconds_decoded == 6 * 500_000
 
 
 def test_a_unit_without_samples_has_a_closing_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,9 +240,11 @@ def test_everything_is_accounted_for(
     counts = closing.counts
     assert counts.imbalance() is None
     assert counts.samples_read == len(samples)
-    lost_samples = sum(q.clip_index is None for q in closing.quarantined)
+    assert counts.samples_filtered == sum(q.is_filtered for q in closing.quarantined)
+    lost = [q for q in closing.quarantined if not q.is_filtered]
+    lost_samples = sum(q.clip_index is None for q in lost)
     assert counts.samples_quarantined == lost_samples
-    assert counts.clips_quarantined == len(closing.quarantined) - lost_samples
+    assert counts.clips_quarantined == len(lost) - lost_samples
     ids = [c.clip_id for row in rows for c in row.header.clips]
     assert len(ids) == len(set(ids)) == counts.clips_written
     for rule in rules:

@@ -106,8 +106,11 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     sizes = [len(path.read_bytes()) for path in (GOOD, BROKEN, SHORT)]
     assert found.estimates.video_bytes == Estimate(3 * sizes[0] + sizes[1] + 4 * sizes[2], 0.0)
     lost = [record for closing in truth for record in closing.quarantined]
-    assert sorted(found.quarantined, key=str) == sorted(lost, key=str)
+    assert sorted(found.quarantined + found.filtered, key=str) == sorted(lost, key=str)
     assert {q.reason for q in found.quarantined} == {"not_a_video", "no_video"}
+    decoded_s = sum(closing.counts.microseconds_decoded for closing in truth) / 1e6
+    assert sum(probe.seconds_seen for probe in found.probed) == pytest.approx(decoded_s)
+    assert sum(probe.seconds_kept for probe in found.probed) == pytest.approx(clips * 5 / 4)
     assert found.estimates.decode_hours is not None
     assert found.estimates.tokenize_hours is not None
     assert found.estimates.decode_hours.value > 0
@@ -149,7 +152,7 @@ def test_what_the_log_covers_is_taken_away(corpus: Path, tmp_path: Path) -> None
     log.append(records)
     found = plan_job(config)
     assert (found.units.committed, found.probed) == (5, [])
-    assert found.lines() == [f"nothing to do: all 5 units are committed in {store.uri}"]
+    assert found.lines() == [f"nothing to do: 5 units are committed in {store.uri}"]
 
 
 def test_another_dataset_in_the_output_is_refused_as_by_the_job(
@@ -273,7 +276,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
     done = run(app, ["plan", str(path), "--seconds", "0"])
     assert done.stdout.splitlines()[1:3] == [
         "units      1 planned · 0 committed · 1 left",
-        "           1 tars, 0 runs of files, 0 of list rows",
+        "           1 tar, 0 runs of files, 0 runs of list rows",
     ]
     done = run(app, ["plan", str(path), "clip.frames=6"])
     assert done.exit_code == 2
@@ -286,5 +289,6 @@ def test_a_person_sees_the_first_of_many_losses(corpus: Path, tmp_path: Path) ->
     found = plan_job(config, seconds=0)
     found.probed[0].quarantined = [replace(found.quarantined[0], key=str(n)) for n in range(23)]
     lines = found.lines()
-    assert sum(line.startswith("quarantine ") for line in lines) == 21
+    assert sum(line.startswith("quarantine ") for line in lines) == 22
+    assert "quarantine    23 no_video: the sample has no video" in lines
     assert "quarantine and 3 more" in lines

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from html.parser import HTMLParser
@@ -18,8 +17,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.row_sampling import draw_rows, read_row
-from pipeline.errors import StoreError
-from pipeline.operations.report.html import examples, write_html
+from pipeline.operations.report.html import write_html
 from pipeline.operations.report.page import report
 from pipeline.operations.report.pairs import animated, draw_pairs
 from pipeline.storage.store import Store
@@ -141,17 +139,26 @@ def test_an_empty_dataset(local: Store, tmp_path: Path) -> None:
     text = path.read_text()
     Reader(text)
     assert "<svg" not in text
-    assert text.count("None.") == 6
+    assert text.count("None.") == 7
 
 
 def test_examples_are_few_and_of_every_reason(local: Store) -> None:
     write_log(local, [commit(local, deliver(f"u-{n}", lost=[n], unreadable=2)) for n in range(5)])
-    found = examples(local, report(local))
-    assert Counter(row[0] for row in found.rows) == {"corrupt": 3, "non_finite": 3}
+    found = report(local).status.examples
+    assert {reason: len(rows) for reason, rows in found.items()} == {
+        "corrupt": 3,
+        "non_finite": 3,
+        "too_short": 3,
+    }
+    page = "\n".join(report(local).lines())
+    assert "| too_short | u-0/short0 | frames: 2 in 0.25 s; a clip" in page
+    assert "| corrupt | u-0/bad0 | - |" in page
     [part, *_] = read_manifest(local).quarantine_parts()
     local.write(part.path, b"PAR1")
-    with pytest.raises(StoreError, match=r"quarantine/u-0-.*verify"):
-        examples(local, report(local))
+    first, second, _ = report(local).status.examples["too_short"]
+    assert first.name == ""
+    assert "verify" in first.detail
+    assert second.name == "u-1/short0"
 
 
 def test_pairs_need_a_file(local: Store) -> None:
@@ -165,10 +172,11 @@ def test_the_first_numbers(local: Store, tmp_path: Path) -> None:
     sound(local)
     path = tmp_path / "page.html"
     write_html(local, str(path))
-    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", path.read_text())[:4]
+    facts = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", path.read_text())[:5]
     assert facts == [
         ("clips", "21"),
         ("of source", "10.5 s"),
+        ("of 12.8 s decoded kept", "82.4 %"),
         ("of 18 samples kept", "66.7 %"),
         ("samples and clips quarantined", "6"),
     ]

@@ -61,9 +61,16 @@ def test_the_page(store: Store) -> None:
         ["samples", "18", "12 (66.7 %)", "3 (16.7 %)", "3 (16.7 %)"],
         ["clips", "30", "21 (70.0 %)", "6 (20.0 %)", "3 (10.0 %)"],
     ]
-    assert [row[:2] for row in table(lines, "Quarantine")[1:]] == [
+    assert [row[:2] for row in table(lines, "Quarantine")[1:3]] == [
         ["corrupt", "3"],
         ["non_finite", "3"],
+    ]
+    assert [row[:2] for row in table(lines, "Filtered")] == [
+        ["reason", "samples"],
+        ["too_short", "3"],
+        ["reason", "example"],
+        ["---", "---"],
+        *(["too_short", f"u-{n}/short0"] for n in range(3)),
     ]
     parts = [part for unit in records for part in unit.parts]
     files = {row[0]: row[1:3] for row in table(lines, "Files")[1:]}
@@ -74,7 +81,7 @@ def test_the_page(store: Store) -> None:
     assert files == {
         "5x16x16": ["3", str(rows["5x16x16"])],
         "9x16x32": ["3", str(rows["9x16x32"])],
-        "quarantine": ["3", "6"],
+        "quarantine": ["3", "9"],
     }
     assert [row[0] for row in table(lines, "Work")[1:]] == ["commit", "decode", "tokenize"]
     assert table(lines, "Work")[2] == ["decode", "4.5 s", "4.7"]
@@ -125,8 +132,11 @@ def test_an_empty_dataset_and_one_that_does_not_add_up(local: Store) -> None:
     write_log(local, [])
     text = "\n".join(report(local).lines())
     assert "0 units." in text
-    assert "- clips: 0\n- of source: 0.0 s\n- of 0 samples kept: -\n" in text
-    assert text.count("None.") == 5
+    assert (
+        "- clips: 0\n- of source: 0.0 s\n- of 0.0 s decoded kept: -\n- of 0 samples kept: -\n"
+        in text
+    )
+    assert text.count("None.") == 6
     record = commit(local, deliver("u"))
     write_log(local, [replace(record, counts=replace(record.counts, clips_seen=99))])
     page = report(local)

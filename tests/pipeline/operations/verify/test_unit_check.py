@@ -192,20 +192,23 @@ class TestQuarantine:
     @pytest.mark.parametrize(
         ("change", "text"),
         [
-            ({"reason": "truncated"}, "reasons {'truncated': 1, 'non_finite': 1}, recorded"),
-            ({"clip_index": 3}, "0 samples and 2 clips, counted 1 and 1"),
+            (
+                {"reason": "truncated"},
+                "reasons {'truncated': 1, 'too_short': 1, 'non_finite': 1}, rec",
+            ),
+            ({"clip_index": 3}, "0 samples, 2 clips and 1 filtered samples, counted 1, 1 and 1"),
             ({"unit": "v"}, "v/bad0/None: reason corrupt, unit v"),
         ],
     )
     def test_other_rows_than_counted(self, local: Store, change: dict[str, Any], text: str) -> None:
-        sample, clip = self.rows(local)
-        write_log(local, [self.recorded(local, [{**sample, **change}, clip])])
+        sample, short, clip = self.rows(local)
+        write_log(local, [self.recorded(local, [{**sample, **change}, short, clip])])
         found = one(verify(local))
         assert found.kind == "quarantine"
         assert text in found.detail
 
     def test_a_clip_that_has_a_row_as_well(self, local: Store) -> None:
-        sample, clip = self.rows(local)
-        write_log(local, [self.recorded(local, [sample, {**clip, "clip_index": 0}])])
+        sample, short, clip = self.rows(local)
+        write_log(local, [self.recorded(local, [sample, short, {**clip, "clip_index": 0}])])
         found = one(verify(local))
         assert (found.kind, found.detail) == ("doubled", "u/k0/0: also has a row")
