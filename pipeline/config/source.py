@@ -9,8 +9,7 @@ from pydantic import Field, PositiveInt
 from pipeline.config.loading import Fault
 from pipeline.config.section import Section, Strings
 
-
-_PROTOCOLS: Final = "file s3 s3a gs gcs az abfs abfss hf http https".split()
+_PROTOCOLS: Final = ["file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"]
 
 
 class ListConfig(Section):

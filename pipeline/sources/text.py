@@ -87,27 +87,36 @@ def texts_within(
         max_kb: `source.max_meta_kb`.
         column: where the caption comes from.
     """
-    problems = dict(meta.pop(PROBLEMS, {}))
     limit = 1000 * max_kb
+    problems = dict(meta.pop(PROBLEMS, {}))
 
     def leave_out(name: str, size: int) -> None:
         problems[name] = f"{size} bytes, more than source.max_meta_kb = {max_kb} takes; raise it"
 
-    if caption is not None and (size := len(caption.encode())) > limit:
+    def whole() -> str | None:
+        return json_text({**meta, PROBLEMS: dict(sorted(problems.items()))} if problems else meta)
+
+    if (size := num_bytes(caption)) > limit:
         caption = None
         leave_out(column, size)
-    sizes = {name: len((json_text({name: value}) or "").encode()) for name, value in meta.items()}
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        told = json_text(problems) or ""
-        if sum(sizes[kept] for kept in meta) + len(told.encode()) <= limit:
-            break
-        del meta[name]
-        leave_out(name, sizes[name])
-    text = json_text({**meta, PROBLEMS: dict(sorted(problems.items()))} if problems else meta)
-    if text is not None and len(text.encode()) > limit:
-        problem = f"{len(problems)} problems, more than source.max_meta_kb = {max_kb} takes"
-        text = json_text({PROBLEMS: {"*": problem}})
+    if num_bytes(text := whole()) > limit:
+        sizes = {name: num_bytes(json_text({name: value})) for name, value in meta.items()}
+        left = num_bytes(text)
+        for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+            del meta[name]
+            leave_out(name, sizes[name])
+            left += num_bytes(json_text({name: problems[name]})) - sizes[name]
+            if left <= limit and num_bytes(text := whole()) <= limit:
+                break
+        else:
+            problem = f"{len(problems)} problems, more than source.max_meta_kb = {max_kb} takes"
+            text = json_text({PROBLEMS: {"*": problem}})
     return caption, text
+
+
+def num_bytes(text: str | None) -> int:
+    """Return the size of a text as UTF-8; 0 for None."""
+    return len(text.encode()) if text is not None else 0
 
 
 def caption_of(value: object) -> str | None:

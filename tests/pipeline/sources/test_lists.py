@@ -217,7 +217,11 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("name", "content", "says"),
         [
-            ("a.parquet", b"no parquet", "not a Parquet file"),
+            (
+                "a.parquet",
+                b"no parquet",
+                "ArrowInvalid: .*Parquet magic bytes",
+            ),
             ("a.csv", b'"video\na\n', "the header: unexpected end of data"),
             ("a.csv", b'"video"x\na\n', "the header: .* expected after"),
             ("a.csv", "vidéo,x\na,b\n".encode("utf-16"), "the header: not UTF-8 at byte 0"),
