@@ -88,7 +88,7 @@ class TestPaths:
         known = importlib.import_module("fsspec.registry").known_implementations
         monkeypatch.setitem(known, "gone", {"class": "gone.Gone"})
         with pytest.raises(StoreError, match="install the extra"):
-            read_all(jsonl(tmp_path, {"video": "gone://b/a.mp4"}), protocols=["file", "gone"])
+            read_all(str(jsonl(tmp_path, {"video": "gone://b/a.mp4"})), protocols=["gone", "file"])
 
     def test_file_uris_are_decoded_unless_a_file_has_that_name(self, tmp_path: Path) -> None:
         folder = tmp_path / "with space"
@@ -303,11 +303,11 @@ class TestRows:
     def test_signatures_are_not_kept(self, tmp_path: Path) -> None:
         signed = "memory://b/v.mp4?X-Amz-Signature=abc123&x=1"
         protocols = ["file", "memory"]
-        [fault] = read_all(jsonl(tmp_path, {"video": signed}), protocols=protocols)
+        [fault] = read_all(str(jsonl(tmp_path, {"video": signed})), protocols=protocols)
         assert fault.reason == "file_unreadable"
         assert "abc123" not in fault.detail
         fsspec.filesystem("memory").pipe_file("/b/v.mp4?X-Amz-Signature=abc123&x=1", b"video")
-        [sample] = read_all(jsonl(tmp_path, {"video": signed}), protocols=protocols)
+        [sample] = read_all(str(jsonl(tmp_path, {"video": signed})), protocols=protocols)
         assert sample.video == b"video"
         assert "abc123" not in sample.meta
 
