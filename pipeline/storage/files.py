@@ -145,7 +145,10 @@ def find_files(
             names = [full]
         elif on_local_disk(fs):
             glob = glob_files(full, skipped) if is_glob else []
-            names = list(glob if kind == "missing" else tree_files(full, skipped))
+            try:
+                names = list(glob if kind == "missing" else tree_files(full, skipped))
+            except FileNotFoundError as error:
+                raise StoreError(f"{uri}: a folder went away while it was listed") from error
         elif kind == "missing":
             matches = fs.glob(full, detail=True) if is_glob else {}
             names = [name for name, info in matches.items() if info["type"] == "file"]

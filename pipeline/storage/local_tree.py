@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final
 
 from fsspec.utils import glob_translate
@@ -73,6 +72,9 @@ def glob_files(pattern: str, skipped: dict[str, str]) -> Iterator[str]:
     depth = 0 if "**" in pattern else pattern[len(root) :].count("/") + 1
     matches = re.compile(glob_translate(pattern)).fullmatch
     passed: dict[str, str] = {}
-    with suppress(FileNotFoundError, NotADirectoryError):
-        yield from filter(matches, tree_files(root, passed, depth))
+    try:
+        os.stat(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield from filter(matches, tree_files(root, passed, depth))
     skipped.update((p, kind) for p, kind in passed.items() if "folder" in kind or matches(p))
