@@ -9,6 +9,8 @@ from pydantic import Field, PositiveInt
 from pipeline.config.loading import Fault
 from pipeline.config.section import Section, Strings
 
+_PROTOCOLS: Final = ["file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"]
+
 
 class ListConfig(Section):
     """Columns and units of video lists (Parquet, CSV, TSV or JSON Lines)."""
@@ -54,6 +56,12 @@ class VideoSource(Section):
     max_video_mb: PositiveInt = 2048
     """Maximum size of a video in MB (10^6 bytes). A larger video is not read, because each video is
     held in memory whole. It is reported as too large."""
+    max_meta_kb: PositiveInt = 64
+    """Maximum size of a sample's caption, and of its `meta`, in kB (10^3 bytes): every clip has a
+    copy. What does not fit is left out, largest first, and named in `meta` under `_problems`."""
+    protocols: list[str] = Field(default=_PROTOCOLS)
+    """Protocols of URIs that are read, in `uri` and in the rows of lists; `file` for local paths.
+    Any other is refused, as is a chain of file systems (`zip://a.mp4::s3://bucket/b.zip`)."""
     storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec, such as endpoint and credentials. They are never written to disk."""
 

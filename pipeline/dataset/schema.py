@@ -143,6 +143,23 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
     return pa.schema(fields, metadata={"vidtok": json.dumps(whole), **plain})
 
 
+TEXT_COLUMNS: Final = ("caption", "meta")
+"""Columns in which all clips of a sample repeat one text."""
+
+
+def packed_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of rows on their way to a part: each text once, however many rows have it.
+
+    Args:
+        schema: result of `clip_schema`.
+    """
+    packed = pa.dictionary(pa.int32(), pa.string())
+    for name in TEXT_COLUMNS:
+        index = schema.get_field_index(name)
+        schema = schema.set(index, schema.field(index).with_type(packed))
+    return schema
+
+
 def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
     """Return the tokenizers that a schema from `clip_schema` describes, in column order."""
     whole = json.loads(schema.metadata[b"vidtok"])

@@ -5,6 +5,7 @@ file read it once: a list of spans that is sorted by video downloads each video 
 """
 
 import math
+import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,15 +22,19 @@ from pipeline.sources.text import (
     PROBLEMS,
     caption_of,
     decoded,
-    json_text,
+    escaped_name,
     json_value,
+    texts_within,
     valid_text,
 )
-from pipeline.storage.files import canonical_uri, is_local
-
-MAX_META_BYTES: Final = 1 << 20
-"""Maximum size of a row's `meta`, in characters."""
-
+from pipeline.storage.files import (
+    canonical_uri,
+    is_local,
+    local_path,
+    portable,
+    protocol_of,
+    require_protocol,
+)
 
 _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")
 """First bytes of a JPEG, PNG, BMP or TIFF, for bytes without a name."""
@@ -76,7 +81,8 @@ class _RowReader:
         self._config = source.lists
         root = source.lists.root
         options = source.storage_options
-        self._root = posixpath.dirname(uri) if root is None else canonical_uri(root, options)
+        root = posixpath.dirname(local_path(uri)) if root is None else canonical_uri(root, options)
+        self._root = root
         self._images = images
         self._last: tuple[str, Sample | QuarantineError] | None = None
 
@@ -108,13 +114,16 @@ class _RowReader:
         except ValueError as error:
             if isinstance(error.__cause__, ImportError):  # the installation lacks a store's library
                 raise StoreError(str(error)) from error
-            detail = f"row {number} of {self._uri}: {error}"
+            detail = valid_text(f"row {number} of {self._uri}: {error}")
             raise QuarantineError("read", "bad_row", detail) from error
 
     def _own_key(self, row: Row) -> str | None:
-        value = json_value(decoded(row.get(self._config.key))[0])
-        scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        return valid_text(str(value)) if scalar else None
+        value = row.get(self._config.key)
+        if isinstance(value, bytes):
+            return escaped_name(os.fsdecode(value))
+        if isinstance(value, (bool, dict, list, tuple)) or (value := json_value(value)) is None:
+            return None
+        return valid_text(str(value))
 
     def _video(self, key: str, value: object) -> Sample:
         """Read the video that a cell of the video column names or holds."""
@@ -123,13 +132,14 @@ class _RowReader:
             name, data = value.get("path"), value.get("bytes")
         elif isinstance(value, bytes):
             name, data = None, value
-        name = valid_text(name) if isinstance(name, str) else ""
+        name = _name(name) if isinstance(name, str) else ""
         if data is not None:
             return self._held(key, data, name)
         if not name:
             raise ValueError(f"{self._config.video} names no video: {str(value)[:80]}")
-        absolute = "://" in name or name.startswith(("/", "file:/"))
-        uri = name if absolute else posixpath.join(self._root, name)
+        require_protocol(name, self._source.protocols)
+        absolute = protocol_of(name) != "file" or name.lower().startswith(("/", "file:/"))
+        uri = portable(name if absolute else posixpath.join(self._root, name))
         file = LooseFile(key=key, uri=uri)
         if is_local(uri):
             return file_sample(file, self._source)
@@ -147,7 +157,8 @@ class _RowReader:
     def _held(self, key: str, data: bytes, name: str) -> Sample:
         require_size(f"{key} of {self._uri}", len(data), max_bytes(self._source))
         image = is_image(name) if name else _begins_as_image(data)
-        return Sample(key=key, video=data, video_name=posixpath.basename(name), is_image=image)
+        name = escaped_name(posixpath.basename(name))
+        return Sample(key=key, video=data, video_name=name, is_image=image)
 
     def _span(self, row: Row) -> Span | None:
         """Return the row's span, None for all of the video."""
@@ -177,13 +188,19 @@ class _RowReader:
         name = video.get("path") if isinstance(video, dict) else video
         if isinstance(name, str):
             meta[self._config.video] = redacted(name)
+        values = json_value(meta)
         if problem is not None:
-            meta[PROBLEMS] = {column: problem}
-        text = json_text(json_value(meta))
-        if text is not None and len(text) > MAX_META_BYTES:
-            problem = f"{len(text)} characters of JSON; choose columns in source.lists.meta"
-            text = json_text({PROBLEMS: {"row": problem}})
-        return caption_of(words), text
+            values[PROBLEMS] = {column: problem}
+        return texts_within(caption_of(words), values, self._source.max_meta_kb, str(column))
+
+
+def _name(text: str) -> str:
+    """Return a name of which each lone surrogate stands for a byte, as in `os.fsdecode`."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return valid_text(text)
+    return text
 
 
 def _seconds(name: str, value: object) -> float | None:

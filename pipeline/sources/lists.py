@@ -7,6 +7,7 @@ from the nearest row with a known position.
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.source import ListConfig
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, PipelineError, StoreError, one_line
 from pipeline.records import ListRows
 from pipeline.sources.text import decoded, valid_text
 from pipeline.storage.files import open_file
@@ -30,6 +31,11 @@ _MAX_LINE_BYTES: Final = 1 << 20
 
 
 csv.field_size_limit(2 * _MAX_LINE_BYTES)  # the row's length is the limit
+
+
+_MAX_ROWS_PER_BYTE: Final = 1000
+"""Maximum number of rows per byte of a Parquet list: a footer that counts more is damaged, and
+would be planned as units without end."""
 
 
 _BATCH_ROWS: Final = 1024
@@ -61,10 +67,13 @@ def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRow
         ConfigError: the list cannot be read, or lacks a column that the settings name.
         StoreError: the store failed.
     """
-    if uri.lower().endswith(".parquet"):
-        yield from _cut_parquet(uri, config, options)
-    else:
-        yield from _cut_text(uri, config, options)
+    cut = _cut_parquet if uri.lower().endswith(".parquet") else _cut_text
+    try:
+        yield from cut(uri, config, options)
+    except (PipelineError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}") from error
 
 
 def read_rows(
@@ -75,7 +84,7 @@ def read_rows(
     At most one row with a video is in memory.
 
     Raises:
-        StoreError: the store failed.
+        StoreError: the store failed, or the memory does not hold the next rows.
         FileNotFoundError: the list is missing.
         ValueError: the list is damaged, or has fewer rows than when it was planned.
     """
@@ -87,8 +96,10 @@ def read_rows(
             count += 1
     except (StoreError, FileNotFoundError):
         raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    except MemoryError as error:  # perhaps another process takes it now: no verdict on the list
+        raise StoreError(f"{rows.uri}: {one_line(error)}") from error
+    except (pa.ArrowException, *_OF_ARROW) as error:
+        raise ValueError(one_line(error)) from error
     if count < rows.stop - rows.start:
         raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
 
@@ -118,6 +129,11 @@ def _kept(config: ListConfig) -> list[str] | None:
 
 
 # Parquet
+
+
+_OF_ARROW: Final = (OSError, OverflowError, LookupError)
+"""What Arrow raises for damage, beside its own errors and ValueError. An error of the store is a
+`StoreError`."""
 
 
 def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
@@ -164,19 +180,32 @@ def _read_parquet(
             columns=_kept(config),
             use_threads=False,
         ):
+            sound = _damage_of(batch) is None
             for n in range(len(batch)):
                 if rows.start <= number < rows.stop:
-                    yield number, _parquet_row(batch.slice(n, 1))
+                    row = batch.slice(n, 1)
+                    yield number, (None if sound else _damage_of(row)) or _parquet_row(row)
                 number += 1
             if number >= rows.stop:
                 return
 
 
+def _damage_of(rows: pa.RecordBatch) -> str | None:
+    """Return what is wrong with rows: text that is not UTF-8, an index that names no value."""
+    try:
+        rows.validate(full=True)
+    except pa.ArrowException as error:
+        return one_line(error)
+    return None
+
+
 def _parquet_row(row: pa.RecordBatch) -> Row | str:
     try:
         return dict(row.to_pylist()[0])
-    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date after 9999
-        return str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # a date after 9999, a time zone that does not exist
+        return one_line(error)
 
 
 def _unpacked(kind: pa.DataType) -> pa.DataType:
@@ -197,11 +226,12 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 @contextmanager
 def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
     with open_file(uri, options) as file:
-        try:
-            # No `pre_buffer`: it holds a whole row group in memory, which may be of videos.
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-        except pa.ArrowException as error:
-            raise ConfigError(f"{uri}: not a Parquet file: {error}") from error
+        # No `pre_buffer`: it holds a whole row group in memory, which may be of videos.
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        num_rows, ends = parquet.metadata.num_rows, [0, *_group_ends(parquet.metadata)]
+        limit = _MAX_ROWS_PER_BYTE * file.seek(0, os.SEEK_END)
+        if not (sorted(ends) == ends and ends[-1] == num_rows <= limit):
+            raise ValueError(f"its footer says {num_rows} rows, and its row groups {ends[-1]}")
         yield parquet
 
 
@@ -328,24 +358,19 @@ def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRo
     problem = None
     used = set(_used(config).values())
     with open_file(uri, options) as file:
-        try:
-            text = _Text(uri, file)
-            seen = dict.fromkeys(text.header or ())
-            for place, row in text.rows(0):
-                if not used <= seen.keys():
-                    columns = text.columns(row)
-                    if isinstance(columns, dict):
-                        seen |= dict.fromkeys(columns)
-                    else:
-                        problem = problem or f"row {number}: {columns}"
-                if number - start == config.rows_per_unit:
-                    yield ListRows(
-                        uri=uri, start=start, stop=number, known_row=start, known_byte=known
-                    )
-                    start, known = number, place
-                number += 1
-        except ValueError as error:
-            raise ConfigError(f"{uri}: {error}") from error
+        text = _Text(uri, file)
+        seen = dict.fromkeys(text.header or ())
+        for place, row in text.rows(0):
+            if not used <= seen.keys():
+                columns = text.columns(row)
+                if isinstance(columns, dict):
+                    seen |= dict.fromkeys(columns)
+                else:
+                    problem = problem or f"row {number}: {columns}"
+            if number - start == config.rows_per_unit:
+                yield ListRows(uri=uri, start=start, stop=number, known_row=start, known_byte=known)
+                start, known = number, place
+            number += 1
     if problem is not None and not seen:
         raise ConfigError(f"{uri}: {problem}; no row of it can be read")
     if start < number:

@@ -9,7 +9,7 @@ from pipeline.quarantine import QuarantineError
 from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
-from pipeline.sources.text import valid_text
+from pipeline.sources.text import escaped_name, valid_text
 from pipeline.storage import files
 from pipeline.storage.local_disk import blames_file
 
@@ -24,13 +24,14 @@ def file_sample(file: LooseFile, source: VideoSource) -> Sample:
     uri, options = file.uri, source.storage_options
     video = _content(uri, max_bytes(source), options, as_path=True)
     sidecars = Sidecars()
+    stem = posixpath.splitext(files.local_path(uri))[0]
     for name in file.sidecar_uris:
-        extension = name.removeprefix(f"{posixpath.splitext(uri)[0]}.").lower()
+        extension = escaped_name(files.local_path(name).removeprefix(f"{stem}.")).lower()
         try:
             sidecars.content[extension] = _content(name, MAX_SIDECAR_BYTES, options)
         except QuarantineError as error:
             sidecars.problems[extension] = error.detail
-    caption, meta = sidecars.caption_and_meta()
+    caption, meta = sidecars.caption_and_meta(source.max_meta_kb)
     name = posixpath.basename(video if isinstance(video, str) else uri)
     image = is_image(name)
     return Sample(
@@ -53,8 +54,9 @@ def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> An
     """Return a file's bytes, or the path of a local file if it is asked for."""
     local = files.is_local(uri)
     try:
-        require_size(uri, files.file_size(uri, options), limit)
-        if as_path and local:
+        size = files.file_size(uri, options)
+        require_size(uri, size, limit)
+        if as_path and local and size:
             files.open_file(uri).close()  # the decoder opens the path later: check it here
             path = files.canonical_uri(uri)
             if path == valid_text(path):

@@ -34,8 +34,16 @@ from pipeline.sources.media_types import (
     is_tar,
     is_video,
 )
+from pipeline.sources.text import escaped_name
 from pipeline.storage.access import wrong_settings
-from pipeline.storage.files import canonical_uri, find_files, is_local, list_folder
+from pipeline.storage.files import (
+    canonical_uri,
+    find_files,
+    is_local,
+    list_folder,
+    portable,
+    require_protocol,
+)
 
 _LISTS_AT_ONCE: Final = 16
 """Number of lists that are read at once; each costs a few requests."""
@@ -78,6 +86,11 @@ def plan_units(
     excluded: set[str] = set()
     folders = _Folders(source.storage_options, images=images)
     units: list[WorkUnit] = []
+    for field, uri in [*(("uri", uri) for uri in source.uri), ("lists.root", source.lists.root)]:
+        try:
+            require_protocol(uri or "", source.protocols)
+        except ConfigError as error:
+            raise ConfigError(f"source.{field}: {error}") from error
     for uri in source.uri:
         lists = is_list(uri) and not single
         with wrong_settings("source.uri", uri, "source.storage_options"):
@@ -85,20 +98,25 @@ def plan_units(
         found.update(files)
         names = []
         for name in usable:
-            keys = [] if lists else [name.removeprefix(prefix)]
-            if source.excludes(name, *keys):
+            keys = [] if lists else [escaped_name(name.removeprefix(prefix))]
+            if source.excludes(portable(name), *keys):
                 excluded.add(name)
             elif name not in taken:
                 names.append(name)
         taken.update(names)
         if lists:
             with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
-                for runs in pool.map(cut, names):
+                for runs in pool.map(cut, map(portable, names)):
                     units += map(rows_unit, runs)
             continue
-        units += [WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar) for tar in names if is_tar(tar)]
+        tars = [portable(name) for name in names if is_tar(name)]
+        units += [WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar) for tar in tars]
         loose = [
-            LooseFile(key=n.removeprefix(prefix), uri=n, sidecar_uris=folders.sidecars(n))
+            LooseFile(
+                key=escaped_name(n.removeprefix(prefix)),
+                uri=portable(n),
+                sidecar_uris=tuple(map(portable, folders.sidecars(n))),
+            )
             for n in names
             if not is_tar(n)
         ]
@@ -115,6 +133,8 @@ class _Folders:
 
     def __init__(self, storage_options: Mapping[str, Any] | None, *, images: bool) -> None:
         self.storage_options = storage_options
+        self.skipped: dict[str, str] = {}
+        """What the sources hold that is not a file: its path, and what it is."""
         self._images = images
         self._names: dict[str, frozenset[str]] = {}
         self._video_stems: dict[str, frozenset[str]] = {}
@@ -124,6 +144,9 @@ class _Folders:
         if folder not in self._names:
             self._names[folder] = frozenset(list_folder(folder, self.storage_options))
         return self._names[folder]
+
+    def find(self, uri: str) -> list[str]:
+        return find_files(uri, self.storage_options, self.skipped)
 
     def is_sample(self, name: str) -> bool:
         """Return whether a file is a video, or an image that is read and has no video."""
@@ -158,7 +181,7 @@ class _Folders:
 def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], list[str]]:
     """Return a source's static prefix, its files, and of these the tars and samples, or lists."""
     options = folders.storage_options
-    found = find_files(uri, options) if "{" in uri else []
+    found = folders.find(uri) if "{" in uri else []
     try:
         spellings = [uri] if found else list(braceexpand(uri, escape=False))
     except ValueError as error:
@@ -166,9 +189,10 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
     if len(spellings) > 1:
         found = _named(uri, [canonical_uri(s, options) for s in spellings], folders)
     elif not found:
-        found = find_files(spellings[0], options)
+        found = folders.find(spellings[0])
+    others = "".join(f"; {line}" for line in _skipped(folders))
     if not found:
-        raise ConfigError(_no_file(uri))
+        raise ConfigError(_no_file(uri) + others)
     usable = sorted(
         name
         for name in found
@@ -183,7 +207,7 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
             )
         raise ConfigError(
             f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
-            f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
+            f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them{others}"
         )
     return _static_prefix(uri, found, options), found, usable
 
@@ -205,7 +229,6 @@ def _no_file(uri: str) -> str:
 
 def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
     """Return the files of an expanded brace pattern; each of its names must match."""
-    options = folders.storage_options
     counts = Counter(map(posixpath.dirname, spellings))
     found: list[str] = []
     missing: list[str] = []
@@ -216,7 +239,7 @@ def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
             continue
         # A name that the listing does not show can be a folder or hold a wildcard. After a few
         # that match nothing the source is wrong, and more look-ups only cost requests.
-        matches = find_files(name, options) if len(missing) < _EXISTS_ONE_BY_ONE else []
+        matches = folders.find(name) if len(missing) < _EXISTS_ONE_BY_ONE else []
         found += matches
         if not matches:
             missing.append(name)
@@ -243,7 +266,7 @@ def _static_prefix(uri: str, found: list[str], options: Mapping[str, Any] | None
 def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[str]:
     """Yield a line that counts the files that are not sources, if there are any."""
     other = Counter(
-        posixpath.splitext(name)[1].lower() or "no extension"
+        escaped_name(posixpath.splitext(name)[1].lower()) or "no extension"
         for name in sorted(names - excluded)
         if not is_hidden(name) and not folders.is_sidecar(name)
     )
@@ -253,6 +276,14 @@ def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[s
         counts.append(f"{other.total()} of other types ({most})")
     if counts:
         yield f"{len(excluded) + other.total()} files of the sources: {', '.join(counts)}"
+    yield from _skipped(folders)
+
+
+def _skipped(folders: _Folders) -> Iterator[str]:
+    """Yield a line for each kind of what is in the sources and not a file."""
+    for kind, count in Counter(folders.skipped.values()).most_common():
+        first = min(path for path, other in folders.skipped.items() if other == kind)
+        yield f"left out of the sources: {kind}, {count} in all, first {escaped_name(first)}"
 
 
 def rows_unit(rows: ListRows) -> WorkUnit:

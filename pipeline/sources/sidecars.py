@@ -8,11 +8,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.sources.text import PROBLEMS, caption_of, decoded, json_text, json_value
+from pipeline.sources.text import PROBLEMS, caption_of, decoded, json_value, texts_within
 
 MAX_SIDECAR_BYTES: Final = 1 << 20
-"""Maximum size of a sidecar. A larger one is listed in `meta` without its content, because every
-clip carries a copy of `meta`."""
+"""Maximum size of a sidecar that is read. A larger one is listed in `meta` without its content."""
 
 
 MAX_SIDECARS_BYTES: Final = 16 << 20
@@ -26,11 +25,14 @@ class Sidecars:
     content: dict[str, bytes] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
-    def caption_and_meta(self) -> tuple[str | None, str | None]:
+    def caption_and_meta(self, max_kb: int) -> tuple[str | None, str | None]:
         """Return the caption (from `txt`, else `caption` or `text` of `json`) and the JSON.
 
         The JSON object maps each extension to parsed JSON, text, or `{"base64": …}`; it is None if
         it would be empty. It does not repeat the file that holds the caption.
+
+        Args:
+            max_kb: `source.max_meta_kb`, the maximum size of each of the two.
         """
         problems = dict(self.problems)
         meta: dict[str, Any] = {}
@@ -46,8 +48,8 @@ class Sidecars:
         if caption is None and isinstance(found := meta.get("json"), dict):
             caption = caption_of(found.get("caption")) or caption_of(found.get("text"))
         if problems:
-            meta[PROBLEMS] = dict(sorted(problems.items()))
-        return caption, json_text(meta)
+            meta[PROBLEMS] = problems
+        return texts_within(caption, meta, max_kb, "txt")
 
 
 def _parse(extension: str, data: bytes) -> tuple[Any, str | None]:

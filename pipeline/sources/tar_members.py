@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Literal
 
 from pipeline.sources.tar_stream import DamagedTar, TarBytes, TarPastLimit
+from pipeline.sources.text import escaped_name
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """Maximum size of the headers of one member, with all its extended headers."""
@@ -127,8 +128,8 @@ class TarMembers:
             kind = "folder"
         elif info.isreg():
             kind = "file"
-        shown = info.name if name is None else name.decode("utf-8", "backslashreplace").rstrip("/")
-        return TarMember(shown, self._size, kind)
+        text = info.name if name is None else name.decode("utf-8", "surrogateescape").rstrip("/")
+        return TarMember(escaped_name(text), self._size, kind)
 
     def _info(self) -> tuple[tarfile.TarInfo, bytes] | None:
         """Return the next header block, parsed and as it is; None if it is the end mark."""
@@ -142,8 +143,7 @@ class TarMembers:
         if not block.strip(b"\0"):
             return None
         try:
-            # Names that are not UTF-8 must not bring lone surrogates into keys: Arrow refuses them.
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise DamagedTar(f"bad header{where}: {error}", truncated=False) from error
         if info.size < 0:

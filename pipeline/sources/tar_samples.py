@@ -202,7 +202,7 @@ def tar_samples(
                         detail = f"{names}: not next to the members that had this key before"
                         raise QuarantineError("read", "duplicate_key", detail)
                     seen.add(group.key)
-                    outcome = _group_sample(group, images)
+                    outcome = _group_sample(group, images, source.max_meta_kb)
                 except QuarantineError as error:
                     outcome = Quarantined.of(error, unit=unit, key=group.key)
                     kept += len(outcome.detail)
@@ -229,7 +229,7 @@ def _names(group: MemberGroup) -> str:
     return names if len(names) <= _MAX_NAMES_SHOWN else f"{names[:_MAX_NAMES_SHOWN]}…"
 
 
-def _group_sample(group: MemberGroup, images: bool) -> Sample:
+def _group_sample(group: MemberGroup, images: bool, max_meta_kb: int) -> Sample:
     videos = [member for member in group.members if is_video(member.name)]
     if images and not videos:
         videos = [member for member in group.members if is_image(member.name)]
@@ -257,7 +257,7 @@ def _group_sample(group: MemberGroup, images: bool) -> Sample:
         else:
             carried += len(member.data)
             sidecars.content[member.extension] = member.data
-    caption, meta = sidecars.caption_and_meta()
+    caption, meta = sidecars.caption_and_meta(max_meta_kb)
     return Sample(
         key=group.key,
         video=video.data,

@@ -6,6 +6,7 @@ Lists, sidecars, tars and folders all use these functions, so a value means the 
 import base64
 import json
 import math
+import re
 from typing import Any, Final
 
 PROBLEMS: Final = "_problems"
@@ -14,6 +15,22 @@ PROBLEMS: Final = "_problems"
 
 _MAX_NESTING: Final = 100
 """Maximum number of levels of a JSON value; common readers fail at some hundreds."""
+
+
+_ESCAPED: Final = re.compile(r"\\(?=x[0-9a-f]{2})|[\udc80-\udcff]")
+
+
+def escaped_name(name: str) -> str:
+    r"""Return a name as valid Unicode: each byte that is not UTF-8 as `\xNN`.
+
+    A backslash before `xNN` becomes `\x5c`, so two names never become one; any other name stays as
+    it is.
+
+    Args:
+        name: text in which lone surrogates stand for bytes, as in `os.fsdecode`.
+    """
+    escape = lambda found: f"\\x{found[0].encode('utf-8', 'surrogateescape')[0]:02x}"  # noqa: E731
+    return valid_text(_ESCAPED.sub(escape, name))
 
 
 def valid_text(text: str) -> str:
@@ -54,6 +71,52 @@ def json_value(value: object, levels: int = _MAX_NESTING) -> Any:
 def json_text(values: dict[str, Any]) -> str | None:
     """Return a JSON object as text, None if it is empty."""
     return valid_text(json.dumps(values, ensure_ascii=False)) if values else None
+
+
+def texts_within(
+    caption: str | None, meta: dict[str, Any], max_kb: int, column: str = "caption"
+) -> tuple[str | None, str | None]:
+    """Return the caption and the JSON of `meta`, each of at most `max_kb` kB as UTF-8.
+
+    What does not fit is left out, the largest value first, and named with its size under
+    `_problems`.
+
+    Args:
+        caption: text or None.
+        meta: values of JSON; its `_problems` are kept.
+        max_kb: `source.max_meta_kb`.
+        column: where the caption comes from.
+    """
+    limit = 1000 * max_kb
+    problems = dict(meta.pop(PROBLEMS, {}))
+
+    def leave_out(name: str, size: int) -> None:
+        problems[name] = f"{size} bytes, more than source.max_meta_kb = {max_kb} takes; raise it"
+
+    def whole() -> str | None:
+        return json_text({**meta, PROBLEMS: dict(sorted(problems.items()))} if problems else meta)
+
+    if (size := num_bytes(caption)) > limit:
+        caption = None
+        leave_out(column, size)
+    if num_bytes(text := whole()) > limit:
+        sizes = {name: num_bytes(json_text({name: value})) for name, value in meta.items()}
+        left = num_bytes(text)
+        for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+            del meta[name]
+            leave_out(name, sizes[name])
+            left += num_bytes(json_text({name: problems[name]})) - sizes[name]
+            if left <= limit and num_bytes(text := whole()) <= limit:
+                break
+        else:
+            problem = f"{len(problems)} problems, more than source.max_meta_kb = {max_kb} takes"
+            text = json_text({PROBLEMS: {"*": problem}})
+    return caption, text
+
+
+def num_bytes(text: str | None) -> int:
+    """Return the size of a text as UTF-8; 0 for None."""
+    return len(text.encode()) if text is not None else 0
 
 
 def caption_of(value: object) -> str | None:

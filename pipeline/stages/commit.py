@@ -26,11 +26,11 @@ from pipeline.dataset.part_writer import (
 )
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
-from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
+from pipeline.dataset.schema import TokenizerColumn, packed_schema, tokenizer_columns
 from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.errors import UnitRejected
 from pipeline.records import WorkUnit, unit_sources
-from pipeline.stages.messages import Closing, PayloadHeader, decode_rows
+from pipeline.stages.messages import Closing, PayloadHeader, decode_rows, plain_rows
 from pipeline.storage.store import Store
 
 
@@ -88,7 +88,8 @@ def commit_unit(
                 )
                 writers[bucket] = cleanup.enter_context(writer)
             if table.num_rows:
-                writers[bucket].add(table)
+                for piece in plain_rows(table, schema, row_group_bytes):
+                    writers[bucket].add(piece)
                 found = row_statistics(table, columns, levels, header.psnr)
                 statistics = merged(statistics, {bucket: found})
         check.finish()
@@ -141,7 +142,7 @@ class _PayloadCheck:
 
     def __init__(self, closing: Closing, schema: pa.Schema) -> None:
         self._closing = closing
-        self._schema = schema
+        self._schema = packed_schema(schema)
         self._columns = tokenizer_columns(schema)
         self._ids: set[str] = set()
         self._seq = 0

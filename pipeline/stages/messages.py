@@ -6,17 +6,23 @@
 Each block holds one row. `kind` names the record in `header` (JSON): the header of a batch, the
 `Closing` of a unit, or the `Aborted` of a unit that a stage gave up. Frames travel as an array of
 shape (1, N, T, H, W, 3), which Ray stores without a copy and returns as a read-only view.
+
+The clips of a sample share its caption and its `meta`. A row holds each such text once.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Counts
+from pipeline.dataset.schema import TEXT_COLUMNS
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
@@ -59,7 +65,36 @@ class BatchHeader:
 
     def digest(self) -> str:
         """Return 16 hex digits of ids and geometry, which differ if a replay's outcome differs."""
-        return hashlib.sha256(to_json(self)).hexdigest()[:16]
+        return hashlib.sha256(self.to_json()).hexdigest()[:16]
+
+    def to_json(self) -> bytes:
+        """Return the header as JSON that holds each text once; `from_json` reads it back."""
+        places: dict[str | None, int] = {}
+        texts = tuple(
+            tuple(places.setdefault(getattr(clip, name), len(places)) for name in TEXT_COLUMNS)
+            for clip in self.clips
+        )
+        bare = tuple(replace(clip, caption=None, meta=None) for clip in self.clips)
+        return to_json(_Packed(replace(self, clips=bare), tuple(places), texts))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "BatchHeader":
+        """Return the header; its clips share their texts."""
+        packed = from_json(_Packed, data)
+        clips = tuple(
+            replace(clip, **{n: packed.texts[at] for n, at in zip(TEXT_COLUMNS, own, strict=True)})
+            for clip, own in zip(packed.header.clips, packed.texts_of_clips, strict=True)
+        )
+        return replace(packed.header, clips=clips)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A header whose clips have no texts, the texts, and the places of each clip's among them."""
+
+    header: BatchHeader
+    texts: tuple[str | None, ...]
+    texts_of_clips: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +161,15 @@ def decoded_row(record: BatchRow | Closing | Aborted) -> dict[str, NDArray[Any]]
     header: BatchHeader | Closing | Aborted
     if isinstance(record, BatchRow):
         header, seq, frames = record.header, record.header.seq, record.frames[np.newaxis]
+        data = header.to_json()
     else:
         header, seq, frames = record, -1, _NO_FRAMES
+        data = to_json(header)
     return {
         "kind": np.array([_kind(record)], dtype=object),
         "unit": np.array([header.unit], dtype=object),
         "seq": np.array([seq], dtype=np.int64),
-        "header": np.array([to_json(header)], dtype=object),
+        "header": np.array([data], dtype=object),
         "frames": frames,
     }
 
@@ -145,7 +182,7 @@ def read_decoded_row(batch: dict[str, NDArray[Any]]) -> BatchRow | Closing | Abo
     """Read back what `decoded_row` wrote."""
     kind, header = str(batch["kind"][0]), bytes(batch["header"][0])
     if kind == BATCH:
-        return BatchRow(from_json(BatchHeader, header), batch["frames"][0])
+        return BatchRow(BatchHeader.from_json(header), batch["frames"][0])
     return from_json(Closing, header) if kind == CLOSING else from_json(Aborted, header)
 
 
@@ -175,7 +212,7 @@ def read_payload(block: pa.Table) -> Payload:
 
 
 def encode_rows(rows: pa.RecordBatch) -> bytes:
-    """Return rows as an Arrow IPC stream, which a payload carries to the commit."""
+    """Return rows in the packed schema as an Arrow IPC stream, which a payload carries."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_batch(rows)
@@ -190,3 +227,22 @@ def decode_rows(data: bytes) -> pa.Table:
     """
     with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
         return stream.read_all()
+
+
+def plain_rows(packed: pa.Table, schema: pa.Schema, max_bytes: int) -> Iterator[pa.Table]:
+    """Yield rows in the schema of the parts, in pieces that keep their order.
+
+    Args:
+        packed: rows in the packed schema.
+        schema: schema of the parts.
+        max_bytes: size of the texts of a piece, which one row more can exceed.
+    """
+    sizes = np.zeros(packed.num_rows, np.int64)
+    for name in TEXT_COLUMNS:
+        texts = packed[name].combine_chunks()
+        lengths = pc.binary_length(texts.dictionary).take(texts.indices)
+        sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
+    piece = np.cumsum(sizes) // max_bytes
+    starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), packed.num_rows]
+    for start, stop in pairwise(starts):
+        yield packed.slice(start, stop - start).cast(schema)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.schema import clip_schema
+from pipeline.dataset.schema import clip_schema, packed_schema
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.decode import Decoder
 from pipeline.errors import one_line
@@ -50,7 +50,7 @@ def measure(
         frames: of each clip [T, H, W, 3] in [0, 255].
     """
     total: dict[str, PsnrSums] = {}
-    for row, clip in zip(rows.to_pylist(), frames, strict=True):
+    for row, clip in zip(rows.drop_columns(["meta"]).to_pylist(), frames, strict=True):
         for encoder in encoders:
             name, clip_id, psnr = encoder.column.name, row["clip_id"], None
             try:
@@ -96,7 +96,8 @@ class TokenizeStage:
         self._one_in = decode_back_one_in
         self._videos = videos
         self._chunk_frames = chunk_frames
-        self._schema: pa.Schema = clip_schema([encoder.column for encoder in encoders])
+        schema = clip_schema([encoder.column for encoder in encoders])
+        self._schema: pa.Schema = packed_schema(schema)
 
     def prove(self, frames: int, height: int, width: int) -> None:
         """Tokenize a black clip; an error shows that the models or their device are broken."""

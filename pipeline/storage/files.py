@@ -1,23 +1,26 @@
-"""Files by full URI, and their file systems: the only module that imports fsspec.
+"""Files by full URI, and their file systems: the door to fsspec.
 
 Sources are read through these functions. `pipeline.storage.store.Store`, the output, builds on
 `open_filesystem` and `store_errors`.
 """
 
 import contextlib
+import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import unquote_to_bytes
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
 from pipeline.errors import ConfigError, StoreError, redacted
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
+from pipeline.storage.local_tree import glob_files, kind_of, tree_files
 
 _READ_AHEAD_BYTES: Final = 8 << 20
 
@@ -34,11 +37,24 @@ _NOT_UTF8: Final = re.compile("[\ud800-\udfff]")
 """What Python puts into a local name for bytes that are not UTF-8."""
 
 
+_PROTOCOL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+_CHAIN: Final = re.compile(f"::{_PROTOCOL.pattern}", re.IGNORECASE)
+
+
 _FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 
 
 _STALLED_S: Final = 60.0
 """Seconds without a byte after which an HTTP connection counts as broken."""
+
+
+_HTTP_CLIENTS: Final = {
+    **dict.fromkeys(("http", "https"), "client_kwargs"),
+    **dict.fromkeys(("gs", "gcs"), "session_kwargs"),
+}
+"""Option with the settings of aiohttp's client, by protocol."""
 
 
 _GONE: Final = frozenset({404, 410, "404", "NoSuchKey", "NoSuchVersion"})
@@ -53,10 +69,49 @@ class FileRefused(StoreError):
     """The store does not give this file; another try would not help."""
 
 
+def protocol_of(uri: str) -> str:
+    """Return the protocol of a URI in lower case; `file` for a path.
+
+    `::` is part of a name, unless a URI follows it or the name of a protocol precedes it: then
+    fsspec would open one file through another.
+
+    Raises:
+        ConfigError: the URI is such a chain of file systems.
+    """
+    if _CHAIN.search(uri) or ("::" in uri and uri.partition("::")[0] in known_implementations):
+        raise ConfigError(
+            f"{redacted(uri)}: a chain of file systems (`::`), which is not supported; name the"
+            " file itself, or write ./ before a relative path"
+        )
+    found = _PROTOCOL.match(uri)
+    return found[1].lower() if found else "file"
+
+
+def require_protocol(uri: str, allowed: Collection[str]) -> None:
+    """Raise ConfigError for a URI of a protocol that is not allowed, and for a chain."""
+    if (protocol := protocol_of(uri)) not in allowed:
+        raise ConfigError(
+            f"{redacted(uri)}: the protocol {protocol} is not allowed; source.protocols allows"
+            f" {', '.join(allowed)}"
+        )
+
+
 def canonical_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Return the canonical spelling of a URI: an absolute path for local files."""
+    """Return the canonical spelling of a URI: an absolute path for local files.
+
+    Bytes of a path that are not UTF-8 are lone surrogates, as in `os.fsdecode`; see `portable`.
+    """
     fs, full = open_filesystem(uri, storage_options)
     return full if on_local_disk(fs) else str(fs.unstrip_protocol(full))
+
+
+def portable(name: str) -> str:
+    """Return a canonical URI as valid Unicode: a path that is not UTF-8 as a `file:` URI.
+
+    Raises:
+        ValueError: the name has a lone surrogate that stands for no byte.
+    """
+    return Path(name).as_uri() if _NOT_UTF8.search(name) else name
 
 
 def is_local(uri: str) -> bool:
@@ -64,21 +119,49 @@ def is_local(uri: str) -> bool:
     return isinstance(open_filesystem(uri, None)[0], LocalFileSystem) if "://" in uri else True
 
 
-def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+def find_files(
+    uri: str,
+    storage_options: Mapping[str, Any] | None = None,
+    skipped: dict[str, str] | None = None,
+) -> list[str]:
     """Return the canonical URIs of the files that a file, folder or glob names, sorted.
 
     A folder is searched at any depth. A name that exists literally is not a glob, even if it
     contains special characters. The list is empty if no file matches.
+
+    Args:
+        uri: a file, folder or glob.
+        storage_options: for fsspec.
+        skipped: gets what a local listing leaves out: its path, and what it is.
+
+    Raises:
+        ConfigError: the URI itself names a pipe, a socket or a device.
+        StoreError: the store failed.
     """
     fs, full = open_filesystem(uri, storage_options)
-    with store_errors(uri):
-        try:
+    skipped = {} if skipped is None else skipped
+    is_glob = any(c in full for c in "*?[")
+    try:
+        with store_errors(uri):
             kind = fs.info(full)["type"]
-        except FileNotFoundError:
-            matches = fs.glob(full, detail=True) if any(c in full for c in "*?[") else {}
+    except FileNotFoundError:
+        kind = "missing"
+    if kind == "other":
+        raise ConfigError(f"{uri}: is a pipe, a socket or a device; a source is a file or a folder")
+    with store_errors(uri):
+        if kind == "file":
+            names = [full]
+        elif on_local_disk(fs):
+            glob = glob_files(full, skipped) if is_glob else []
+            try:
+                names = list(glob if kind == "missing" else tree_files(full, skipped))
+            except FileNotFoundError as error:
+                raise StoreError(f"{uri}: a folder went away while it was listed") from error
+        elif kind == "missing":
+            matches = fs.glob(full, detail=True) if is_glob else {}
             names = [name for name, info in matches.items() if info["type"] == "file"]
         else:
-            names = [full] if kind == "file" else fs.find(full)
+            names = fs.find(full)
     return _uris(fs, names)
 
 
@@ -87,6 +170,8 @@ def list_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> l
     fs, full = open_filesystem(uri, storage_options)
     try:
         with store_errors(uri):
+            if on_local_disk(fs):
+                return _uris(fs, list(tree_files(full, {}, depth=1)))
             entries = fs.ls(full, detail=True)
     except FileNotFoundError:
         return []
@@ -97,6 +182,8 @@ def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int
     """Return the size of a file in bytes."""
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
+        if on_local_disk(fs):
+            return _regular_size(full)
         size = fs.size(full)
         if size is None:
             raise FileRefused(f"{uri}: the server does not say how long the file is")
@@ -106,6 +193,9 @@ def file_size(uri: str, storage_options: Mapping[str, Any] | None = None) -> int
 def read_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
     """Return the whole content of a file."""
     fs, full = open_filesystem(uri, storage_options)
+    if on_local_disk(fs):
+        with open_file(uri, storage_options) as file:
+            return file.read()
     with store_errors(uri):
         return bytes(fs.cat_file(full))
 
@@ -131,14 +221,26 @@ def read_ranges(fs: Any, path: str, ranges: Sequence[range]) -> list[tuple[int, 
 
 
 def open_file(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:
-    """Open a file for reading; its `read` raises `StoreError` when the store fails midway."""
+    """Open a file for reading; its `read` raises `StoreError` when the store fails midway.
+
+    A local file that says that it is empty is never read: files of /proc say so, and can be
+    endless.
+    """
     fs, full = open_filesystem(uri, storage_options)
     with store_errors(uri):
-        if on_local_disk(fs):
-            file = Path(full).open("rb")  # noqa: SIM115 - the caller closes it
-        else:
+        if not on_local_disk(fs):
             file = fs.open(full, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
+        else:
+            file = Path(full).open("rb") if _regular_size(full) else io.BytesIO()  # noqa: SIM115
     return cast("BinaryIO", StoreReader(file, uri))
+
+
+def _regular_size(path: str) -> int:
+    """Return the size of a local file; refuse what is none before anyone waits to read from it."""
+    status = os.stat(path)
+    if (kind := kind_of(status.st_mode)) is not None:
+        raise FileRefused(f"{portable(path)}: is {kind}, not a file")
+    return status.st_size
 
 
 class StoreReader:
@@ -170,17 +272,17 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
     Listings are never cached, because other drivers write under the same root.
 
     Raises:
-        ConfigError: fsspec does not know the protocol, or its library is not installed.
+        ConfigError: fsspec does not know the protocol, its library is not installed, or the URI
+            is a chain.
     """
+    protocol = protocol_of(uri)
     try:
-        uri = _without_percent(uri)
-        # A chain of file systems ends with a URI; any other `::` is part of a name.
-        name = "::" in uri and "://" not in uri.rpartition("::")[2]
-        fs, path = fsspec.core.url_to_fs(
-            uri.partition("::")[0] if name else uri,
-            **{**_patience(uri), **(storage_options or {}), "use_listings_cache": False},
-        )
-        path = fs._strip_protocol(uri) if name else path
+        uri = local_path(uri)
+        options = {**_patience(protocol, storage_options or {}), "use_listings_cache": False}
+        # fsspec takes `::` for a chain and any `://` for a protocol: it sees neither of a name.
+        known = "/" if protocol == "file" else uri.partition("::")[0]
+        fs, _ = fsspec.core.url_to_fs(known, **options)
+        path = fs._strip_protocol(uri)
     except ImportError as error:
         raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
     except ValueError as error:
@@ -188,20 +290,21 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
     return fs, os.path.abspath(path) if on_local_disk(fs) else str(path)
 
 
-def _patience(uri: str) -> dict[str, Any]:
-    """Return options of an HTTP client that waits for bytes, and for as long as bytes come.
+def _patience(protocol: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with a client of HTTP that waits for bytes, and for as long as they come.
 
     By default a download ends after five minutes, so a large video on a slow link never arrives.
     """
-    if not uri.lower().startswith(("http://", "https://")):
-        return {}
+    name = _HTTP_CLIENTS.get(protocol)
+    if name is None:
+        return dict(storage_options)
     from aiohttp import ClientTimeout
 
     timeout = ClientTimeout(total=None, sock_connect=_STALLED_S, sock_read=_STALLED_S)
-    return {"client_kwargs": {"timeout": timeout}}
+    return {**storage_options, name: {"timeout": timeout, **storage_options.get(name, {})}}
 
 
-def _without_percent(uri: str) -> str:
+def local_path(uri: str) -> str:
     """Return a `file:` URI as a path, percent-encoded or not; return any other URI as it is.
 
     A file whose name is spelled so literally counts first.
@@ -275,4 +378,4 @@ def _uris(fs: Any, names: list[str]) -> list[str]:
     names = [name for name in names if not name.endswith("/") and not hidden_temporary(name)]
     if not on_local_disk(fs):
         names = [str(fs.unstrip_protocol(name)) for name in names]
-    return sorted(Path(name).as_uri() if _NOT_UTF8.search(name) else name for name in names)
+    return sorted(names)

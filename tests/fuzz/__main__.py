@@ -1,4 +1,4 @@
-"""Fuzz decoder and tar reader: `python -m tests.fuzz [FOLDER …] --count 5000 [--first 0]`.
+"""Fuzz decoder, tar reader and lists: `python -m tests.fuzz [FOLDER …] --count 5000 [--first 0]`.
 
 Mutates the videos below the folders (those of the tests, if none is named). A seed is a mutant: the
 same command repeats it. Exit code 1 if anything happened that must not.
@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.records import Sample
 from pipeline.sources.media_types import is_video
 from tests.fuzz.decoding import fuzz
+from tests.fuzz.lists import fuzz_lists, lists
 from tests.fuzz.tars import fuzz_tars, make_tar
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
@@ -66,9 +67,15 @@ def main() -> int:
     print(f"{len(seeds)} tars: {len(violations)} violations")
     for outcome, count in outcomes.most_common():
         print(f"    {count:6} {outcome}")
-    for violation in [*tally.violations, *violations]:
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, of_lists = fuzz_lists(lists(good_sample().video[:3000]), seeds, Path(folder))
+    print(f"{len(seeds)} lists: {len(of_lists)} violations")
+    for outcome, count in outcomes.most_common():
+        print(f"    {count:6} {outcome}")
+    violations += [*tally.violations, *of_lists]
+    for violation in violations:
         print(violation)
-    return 1 if tally.violations or violations else 0
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Some mutants of real videos and of tars; the command makes as many as one likes."""
+"""Some mutants of real videos, of tars and of lists; the command makes as many as one likes."""
 
 from pathlib import Path
 
 from tests.fuzz.__main__ import VIDEOS, good_sample, originals, small_tars
 from tests.fuzz.decoding import fuzz
+from tests.fuzz.lists import fuzz_lists, lists
 from tests.fuzz.mutations import MUTATIONS, mutate
 from tests.fuzz.tars import fuzz_tars
 
@@ -32,3 +33,12 @@ def test_mutated_tars_give_samples_and_reasons(tmp_path: Path) -> None:
     assert outcomes["tar_truncated"] > 10
     assert outcomes["tar_unreadable"] > 10
     assert outcomes["tar_past_limit"] > 5
+
+
+def test_mutated_lists_give_samples_reasons_and_clear_lines(tmp_path: Path) -> None:
+    outcomes, violations = fuzz_lists(lists(b"video" * 600), range(400), tmp_path)
+    assert violations == []
+    assert outcomes["sample"] > 1000
+    assert outcomes["ConfigError"] > 50
+    assert outcomes["list_unreadable"] > 20
+    assert outcomes["bad_row"] > 50

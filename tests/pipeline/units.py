@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.records import Counts, Part, UnitRecord
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn, clip_schema, packed_schema
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, WorkUnit
@@ -99,7 +99,8 @@ def make_payload(
         timings={"tokenize": 0.25},
     )
     alive = [clip for clip in clips if clip not in lost]
-    return header, encode_rows(clip_rows(alive, make_cells(alive, bucket, scale), schema))
+    rows = clip_rows(alive, make_cells(alive, bucket, scale), packed_schema(schema))
+    return header, encode_rows(rows)
 
 
 def quarantine(clip: Clip, reason: str, stage: str) -> Quarantined:

@@ -137,7 +137,7 @@ class TestMembers:
         path = tmp_path / "images.tar"
         path.write_bytes(body(files) + END)
         unit = WorkUnit(unit="images-0123456789ab", tar_uri=str(path))
-        [sample] = read_samples(unit, max_video_mb=1, images=True)
+        [sample] = read_samples(unit, max_video_mb=1, images=True, max_meta_kb=4000)
         assert isinstance(sample, Sample)
         meta = json.loads(sample.meta or "")
         assert sorted(set(meta) - {PROBLEMS}) == ["0.png", "1.png"]

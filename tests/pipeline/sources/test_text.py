@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, to_json
 from pipeline.sources.sidecars import Sidecars
-from pipeline.sources.text import PROBLEMS, caption_of, decoded, json_text, json_value, valid_text
+from pipeline.sources.text import (
+    PROBLEMS,
+    caption_of,
+    decoded,
+    json_text,
+    json_value,
+    num_bytes,
+    texts_within,
+    valid_text,
+)
 from tests.pipeline.sources.reading import read_all
 from tests.pipeline.tars import make_tar
 
@@ -89,7 +98,7 @@ def test_bytes_are_text_or_named(tmp_path: Path) -> None:
         "video": "a.mp4",
         PROBLEMS: fault,
     }
-    caption, meta = Sidecars({"txt": "un café".encode("latin-1")}).caption_and_meta()
+    caption, meta = Sidecars({"txt": "un café".encode("latin-1")}).caption_and_meta(64)
     assert caption is None
     assert json.loads(meta or "")[PROBLEMS] == {"txt": fault["words"]}
 
@@ -136,16 +145,16 @@ class TestHalfASurrogatePair:
         assert json.loads(first.meta or "") == {"json": {"text": "?", "x": "?"}}
 
     def test_in_the_names_of_a_folder(self, tmp_path: Path) -> None:
-        """A local name that is not UTF-8 is a URI with percent encoding: it can be read."""
+        """A local name that is not UTF-8 has an escaped key: its file can be read."""
         for name in (b"a.mp4", b"caf\xe9.mp4", b"caf\xe9.txt", b"z.mp4"):
             (tmp_path / os.fsdecode(name)).write_bytes(name)
         outcomes = read_all(str(tmp_path))
         assert [(o.key, o.video) for o in outcomes] == [
             ("a.mp4", f"{tmp_path}/a.mp4"),
+            ("caf\\xe9.mp4", b"caf\xe9.mp4"),
             ("z.mp4", f"{tmp_path}/z.mp4"),
-            (f"file://{tmp_path}/caf%E9.mp4", b"caf\xe9.mp4"),
         ]
-        assert json.loads(outcomes[2].meta or "")[PROBLEMS] == {"txt": "not UTF-8 at byte 3"}
+        assert json.loads(outcomes[1].meta or "")[PROBLEMS] == {"txt": "not UTF-8 at byte 3"}
 
 
 anything = st.recursive(
@@ -176,3 +185,54 @@ def test_good_text_is_kept(text: str) -> None:
 
 def test_numbers() -> None:
     assert json_value([1.5, math.nan, -math.inf, 7, True]) == [1.5, None, None, 7, True]
+
+
+class TestLimitOfTexts:
+    @given(
+        sizes=st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(0, 1500)),
+        words=st.integers(0, 1500),
+        max_kb=st.integers(1, 3),
+    )
+    def test_what_does_not_fit_is_named(
+        self, sizes: dict[str, int], words: int, max_kb: int
+    ) -> None:
+        values = {name: "é" * size for name, size in sizes.items()}
+        caption, text = texts_within("é" * words or None, dict(values), max_kb, "caption")
+        found = json.loads(text or "{}")
+        problems = found.pop(PROBLEMS, {})
+        assert num_bytes(text) <= 1000 * max_kb
+        assert found.items() <= values.items()
+        if "*" not in problems:
+            assert (caption is None) == (words == 0 or "caption" in problems)
+            assert set(problems) - {"caption"} == set(values) - set(found)
+        assert all(f"source.max_meta_kb = {max_kb}" in problem for problem in problems.values())
+        if found and (left := set(values) - set(found)):
+            assert max(sizes[name] for name in found) <= min(sizes[name] for name in left)
+
+    @pytest.mark.parametrize("kind", ["tar", "files", "list"])
+    def test_of_a_sample(self, kind: str, tmp_path: Path) -> None:
+        """The video is read; what is left out is named with its size and the setting."""
+        info, small = {"formats": ["x" * 50] * 2000}, {"id": 1}
+        sidecars = {"info.json": json.dumps(info), "json": json.dumps(small)}
+        if kind == "list":
+            row = {"video": "v.mp4", "info.json": json.dumps(info), "json": small}
+            (tmp_path / "v.mp4").write_bytes(b"v")
+            source = tmp_path / "l.jsonl"
+            source.write_text(json.dumps(row))
+        else:
+            source = tmp_path / "a.tar" if kind == "tar" else tmp_path / "v"
+            members = [("v.mp4", b"v"), *((f"v.{end}", t.encode()) for end, t in sidecars.items())]
+            if kind == "tar":
+                source.write_bytes(make_tar(members))
+            else:
+                source.mkdir()
+                for name, content in members:
+                    (source / name).write_bytes(content)
+        [sample] = read_all(str(source))
+        meta = json.loads(sample.meta)
+        assert meta["json"] == small
+        assert "info.json" not in meta
+        assert "more than source.max_meta_kb = 64 takes" in meta[PROBLEMS]["info.json"]
+        [sample] = read_all(str(source), max_meta_kb=200)
+        assert json.loads(json.loads(sample.meta)["info.json"]) == info
+        assert PROBLEMS not in json.loads(sample.meta)

@@ -11,13 +11,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.source import VideoSource
+from pipeline.config.source import ListConfig, VideoSource
 from pipeline.errors import StoreError
 from pipeline.quarantine import GIVEN_UP, Quarantined
 from pipeline.records import LooseFile, Sample, WorkUnit
+from pipeline.sources import lists
+from pipeline.sources.lists import cut_list, read_rows
+from pipeline.sources.planning import rows_unit
 from pipeline.sources.reader import SampleReader
+from pipeline.storage.files import StoreReader, open_filesystem
 from pipeline.storage.local_disk import blames_file
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
@@ -90,6 +96,72 @@ def test_no_connection_and_no_name_are_no_verdict(host: str, tmp_path: Path) -> 
         url = f"http://{host.format(port=unused.getsockname()[1])}/a.mp4"
         with pytest.raises(StoreError, match=r"a\.mp4: ClientConnector"):
             read_all(write_list(tmp_path, url))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "l.csv", "l.parquet", "t.tar", "*.mp4"])
+def test_a_source_that_answers_busy_is_not_a_wrong_setting(name: str) -> None:
+    with answering(503) as url, pytest.raises(StoreError, match="503"):
+        units_of([f"{url}/{name}"])
+
+
+def test_a_download_has_no_limit_in_all_and_one_without_bytes() -> None:
+    """The headers that a user sets do not bring the default of five minutes back."""
+    headers = {"client_kwargs": {"headers": {"x": "y"}}}
+    for options in (None, headers):
+        fs, _ = open_filesystem("https://host/a.mp4", options)
+        timeout = fs.client_kwargs["timeout"]
+        assert timeout.total is None
+        assert 0 < timeout.sock_read <= 60
+        assert 0 < timeout.sock_connect <= 60
+    assert fs.client_kwargs["headers"] == {"x": "y"}
+
+
+class FailingFile:
+    """A file that fails from a position on."""
+
+    def __init__(self, path: Path, sound: int, number: int) -> None:
+        self._file = path.open("rb")
+        self._sound, self._error = sound, OSError(number, os.strerror(number))
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or self._file.tell() + size > self._sound:
+            raise self._error
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN])
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_disk_that_fails_under_a_list(
+    suffix: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No list is called damaged, and no row is lost: at its beginning, and in its middle."""
+    path = tmp_path / f"l.{suffix}"
+    names = [f"{n * 7919:040d}.mp4" for n in range(60_000)]
+    if suffix == "parquet":
+        table = pa.table({"video": names})
+        pq.write_table(table, path, row_group_size=1000, use_dictionary=False, compression="none")
+    elif suffix == "csv":
+        path.write_text("video\n" + "\n".join(names))
+    else:
+        path.write_text("".join(f'{{"video": "{name}"}}\n' for name in names))
+    config = ListConfig(rows_per_unit=60_000)
+    [rows] = cut_list(str(path), config, None)
+    size = path.stat().st_size
+
+    def failing(sound: int) -> Any:
+        return lambda uri, options: StoreReader(FailingFile(path, sound, number), uri)
+
+    for sound in (0, size * 2 // 3):
+        monkeypatch.setattr(lists, "open_file", failing(sound))
+        with pytest.raises(StoreError, match=rf"l\.{suffix}: .*\[Errno {number}\]"):
+            list(cut_list(str(path), config, None))
+        with pytest.raises(StoreError, match=rf"l\.{suffix}: .*\[Errno {number}\]"):
+            list(read_rows(rows, config, None))
+    with pytest.raises(StoreError):
+        list(SampleReader(VideoSource(uri=[str(path)])).read(rows_unit(rows)))
 
 
 @pytest.mark.s3

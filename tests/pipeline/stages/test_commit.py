@@ -66,7 +66,9 @@ class TestCommit:
             (WIDE.name, 2),
         ]
         for bucket, seqs in ((SMALL.name, (0, 2)), (WIDE.name, (1,))):
-            wanted = pa.concat_tables(decode_rows(delivery.payloads[seq][1]) for seq in seqs)
+            wanted = pa.concat_tables(decode_rows(delivery.payloads[seq][1]) for seq in seqs).cast(
+                SCHEMA
+            )
             assert rows_of(store, record, bucket).equals(wanted)
         assert record.counts == Counts(
             samples_read=6,
@@ -181,7 +183,9 @@ class TestCommit:
         small = [part for part in record.parts if part.bucket == SMALL.name]
         assert len(small) > 2
         assert all(part.bytes < 150_000 for part in record.parts)
-        wanted = pa.concat_tables(decode_rows(data) for _, data in delivery.payloads[::2])
+        wanted = pa.concat_tables(decode_rows(data) for _, data in delivery.payloads[::2]).cast(
+            SCHEMA
+        )
         assert rows_of(store, record, SMALL.name).equals(wanted)
 
     @pytest.mark.s3
@@ -253,9 +257,9 @@ def another_model(delivery: Delivery) -> None:
 
 
 def other_columns(delivery: Delivery) -> None:
-    from pipeline.dataset.schema import clip_schema
+    from pipeline.dataset.schema import clip_schema, packed_schema
 
-    schema = clip_schema([FSQ])
+    schema = packed_schema(clip_schema([FSQ]))
     clips = [make_clip("u-1", n) for n in range(3)]
     header, _ = delivery.payloads[0]
     rows = clip_rows(clips, make_cells(clips, SMALL), schema)
