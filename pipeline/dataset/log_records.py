@@ -4,8 +4,8 @@
 
 A record holds a group of units, names committed units to do again, says that rows of committed
 units are in other parts now, says that files will never count, or announces a table. No record is
-ever deleted or changed, even after a manifest covers it. Otherwise a driver that slept could find a free number
-below the newest one and commit where no reader looks.
+ever deleted or changed, even after a manifest covers it. Otherwise a driver that slept could find a
+free number below the newest one and commit where no reader looks.
 """
 
 import re

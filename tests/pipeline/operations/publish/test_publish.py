@@ -100,6 +100,7 @@ def redo(store: Store, unit: str, **options: Any) -> None:
     log = CommitLog(store, fingerprint=DATASET.fingerprint, run="a test")
     [known] = [record for record in read_manifest(store).units() if record.unit == unit]
     log.reopen([Reopened(unit=unit, sources=known.sources)])
+    log.plan()
     assert log.append([commit(store, deliver(unit, **options))]).ours == (unit,)
 
 
