@@ -1,9 +1,10 @@
-"""The processes of the model: each is the code of one verb, or of the driver, on a store in memory."""
+"""The processes of the model: each runs a verb's code, or the driver's, on a store in memory."""
 
 import json
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import pyarrow as pa
@@ -47,14 +48,15 @@ def plan_of(tars: int, files: int = FILES) -> list[WorkUnit]:
     ]
 
 
-def rows_of(source: str) -> pa.Table:
-    """Return the rows of a tar or file: one clip that is named after it."""
-    return _made(source)
+def clip_of(source: str) -> str:
+    """Return the only clip of a tar or file."""
+    return make_clip(source.rpartition("/")[2], 0).clip_id
 
 
 @cache
-def _made(source: str) -> pa.Table:
-    clips = [make_clip(source.rpartition("/")[2], 0)]
+def _rows(source: str, begun: int) -> pa.Table:
+    """Return the rows of a tar or file; the caption tells which result they belong to."""
+    clips = [replace(make_clip(source.rpartition("/")[2], 0), caption=str(begun))]
     return pa.Table.from_batches([clip_rows(clips, make_cells(clips, SMALL), SCHEMA)])
 
 
@@ -76,7 +78,7 @@ def driver(world: World, draw: random.Random, plan: Sequence[WorkUnit], passes: 
                     buffer.add(_written(unit, begun=world.laws.number, is_bad=draw.random() < 0.4))
                 except StoreError:
                     continue  # the next pass tries it again
-                if draw.random() < 0.5:
+                if draw.random() < 0.3:
                     buffer.flush_if_due()
         finally:
             buffer.flush()
@@ -87,13 +89,13 @@ def _written(unit: WorkUnit, *, begun: int, is_bad: bool) -> UnitRecord:
     sources = unit_sources(unit)
     with PartWriter(STORE, SCHEMA, unit=unit.unit, bucket=SMALL.name) as writer:
         for source in sources:
-            writer.add(rows_of(source))
+            writer.add(_rows(source, begun))
         parts = writer.publish()
     bad = Quarantined(
         unit=unit.unit, key="k", clip_index=None, stage="decode", reason="corrupt", detail="-"
     )
     lost = [bad] if is_bad else []
-    rows = len(sources)
+    rows = sum(part.rows for part in parts)
     return UnitRecord(
         unit=unit.unit,
         sources=sources,
@@ -156,13 +158,14 @@ def _version(number: int) -> str:
 def bodies(world: World, draw: random.Random) -> dict[str, Callable[[], object]]:
     """Return what an actor of each kind does, with choices of its own."""
     plan = plan_of(draw.randint(1, 3), draw.randint(0, FILES))
-    hours = draw.choice([24.0, world.vacuum_hours])
     small = draw.choice([0.5, 1.0])
     return {
         "driver": lambda: driver(world, draw, plan),
         "retry": lambda: retry(STORE, ["corrupt"]),
-        "compact": lambda: compact(STORE, part_bytes=draw.choice([9_000, 10**9]), small_share=small),
-        "vacuum": lambda: vacuum(STORE, older_than_hours=hours, delete=True),
+        "compact": lambda: compact(
+            STORE, part_bytes=draw.choice([9_000, 10**9]), small_share=small
+        ),
+        "vacuum": lambda: vacuum(STORE, older_than_hours=world.vacuum_hours, delete=True),
         "checkpoint": lambda: write_manifest(STORE),
         "publish": lambda: publish(STORE, "delta"),
         "reader": lambda: reader(world),

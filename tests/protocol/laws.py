@@ -9,6 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 ROOT = "root/"
 
 
@@ -24,6 +27,7 @@ class Laws:
         units: unit → its record, with the parts that it has now.
         reopened: unit → number of the record that reopened it.
         table: paths that the newest version of the published table names.
+        announced: versions that tables follow which are announced and not published yet.
         broken: the first law that was broken.
     """
 
@@ -34,6 +38,7 @@ class Laws:
         self.units: dict[str, dict[str, Any]] = {}
         self.reopened: dict[str, int] = {}
         self.table: set[str] = set()
+        self.announced: list[int] = []
         self.broken = ""
 
     def written(self, path: str, *, is_new: bool) -> None:
@@ -47,6 +52,7 @@ class Laws:
             self._apply(json.loads(self._files[path][0]), name)
         elif folder == "_delta_log":
             self.table = set(json.loads(self._files[path][0])["paths"])
+            self.announced = [base for base in self.announced if base >= int(name[-25:-5])]
             lost = [path for path in sorted(self.table) if ROOT + path not in self._files]
             self._demand(not lost, f"the table names {lost}, which are gone")
 
@@ -71,16 +77,20 @@ class Laws:
             self._demand(asked is None or begun >= asked, f"{unit['unit']}: its retry is undone")
             others = [other for key, other in self.units.items() if key != unit["unit"]]
             taken = {source for other in others for source in other["sources"]}
-            self._demand(taken.isdisjoint(unit["sources"]), f"sources of {unit['unit']} count twice")
+            self._demand(
+                taken.isdisjoint(unit["sources"]), f"sources of {unit['unit']} count twice"
+            )
             self.reopened.pop(unit["unit"], None)
             self.units[unit["unit"]] = unit
+        self.announced += [table["base"] for table in record["published"]]
         for unit in record["reopened"]:
             self.reopened[unit["unit"]] = self.number
         for moved in record["moved"]:
             unit = self.units[moved["unit"]]
-            rows = [sum(part["rows"] for part in each["parts"]) for each in (unit, moved)]
-            self._demand(rows[0] == rows[1], f"{moved['unit']}: its rows change when they move")
             self.units[moved["unit"]] = {**unit, "parts": moved["parts"]}
+            results = [row for part in moved["parts"] for row in self._results(part)]
+            wanted = [str(int(unit["timings"]["begun"]))] * len(unit["sources"])
+            self._demand(results == wanted, f"{moved['unit']}: its rows change when they move")
         for changed in (*record["units"], *record["moved"]):
             for file in _files(self.units[changed["unit"]]):
                 self._exists(changed["unit"], file)
@@ -91,6 +101,15 @@ class Laws:
         if held is not None:
             digest = hashlib.sha256(held[0]).hexdigest()
             self._demand(digest == file["sha256"], f"{file['path']} holds other bytes")
+
+    def _results(self, part: dict[str, Any]) -> list[str]:
+        """Return for each row of a part which result it belongs to."""
+        held = self._files.get(ROOT + part["path"])
+        self._demand(held is not None, f"rows move into {part['path']}, which is gone")
+        assert held is not None
+        rows = pq.ParquetFile(pa.BufferReader(held[0])).read(["caption"])["caption"].to_pylist()
+        first = part["place"]["first_row"] if part["place"] else 0
+        return rows[first : first + part["rows"]]
 
     def _demand(self, holds: bool, text: str) -> None:
         if not holds:

@@ -1,7 +1,8 @@
 """A store in memory, a clock, and actors: a seed decides whose call of the store is next.
 
-Each call is a step. A step can fail before or after it took effect, and its actor can die there, or
-stand still for 25 hours while others continue. Actors are threads of which one runs at a time.
+Each call is a step. A step can fail before or after it took effect, and its actor can die there, be
+cut off from the store for some calls, or stand still for days while others continue. Actors are
+threads of which one runs at a time.
 """
 
 import io
@@ -9,6 +10,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -34,15 +36,22 @@ class Refused(OSError):
 
 
 class Actor:
-    """One process of the model. `error` is what it ended with."""
+    """One process of the model.
 
-    def __init__(self, name: str, body: Callable[[], None]) -> None:
+    Attributes:
+        nap_in: number of the write before which it stands still for long; 0 if it does not.
+        wakes_at: step of the world before which it does nothing.
+        cut_off: number of its next calls that get no answer.
+    """
+
+    def __init__(self, name: str, body: Callable[[], None], nap_in: int = 0) -> None:
         self.name = name
         self.body = body
+        self.nap_in = nap_in
         self.turn = threading.Semaphore(0)
         self.wakes_at = 0
+        self.cut_off = 0
         self.dead = False
-        self.error: BaseException | None = None
 
 
 class World:
@@ -99,25 +108,36 @@ class World:
         self._yield(me)
         self.trace.append(f"{me.name}: {call} {path}")
         fault = self.draw.random() / self.rate if self.rate else 9.0
-        if fault < 0.3:
+        me.nap_in -= writes
+        if fault < 0.2 or (writes and me.nap_in == 0):
+            self._note("stood still")
+            self._sleep(me)
+        elif fault < 0.3:
+            me.cut_off = self.draw.randint(5, 40)
+        elif fault < 0.5:
             return self._note("refused", self._refuse(writes))
-        if fault < 0.5 and writes:
+        elif fault < 0.6 and writes:
             return self._note("answer lost")
-        if fault < 0.6:
+        elif fault < 0.65:
             me.dead = True
             return self._note("killed after" if writes else "killed", None if writes else Died())
-        if fault < 0.8:
-            self._note("stood still")
-            self.clock += 25 * HOUR_S
-            me.wakes_at = self.steps + int(self.draw.paretovariate(0.6) * 5)
-            self._yield(me)
+        if me.cut_off and self.rate:
+            me.cut_off -= 1
+            applied = writes and self.draw.random() < 0.5
+            return self._note("cut off", None if applied else TimeoutError("no answer"))
         return ""
+
+    def _sleep(self, me: Actor) -> None:
+        self.clock += 25 * HOUR_S
+        me.wakes_at = self.steps + int(self.draw.paretovariate(0.8) * 50)
+        self._yield(me)
+        self.clock += 25 * HOUR_S
 
     def after(self, fault: str) -> None:
         """Raise what happens after a write took effect."""
         if fault == "killed after":
             raise Died
-        if fault == "answer lost":
+        if fault in ("answer lost", "cut off"):
             raise TimeoutError("no answer")
 
     def _note(self, kind: str, error: BaseException | None = None) -> str:
@@ -128,7 +148,11 @@ class World:
         return kind
 
     def _refuse(self, writes: bool) -> OSError:
-        errors = [Refused(503, "SlowDown"), TimeoutError("no answer"), ConnectionResetError("reset")]
+        errors = [
+            Refused(503, "SlowDown"),
+            TimeoutError("no answer"),
+            ConnectionResetError("reset"),
+        ]
         if writes:
             errors += [Refused(403, "AccessDenied"), Refused(409, "ConditionalRequestConflict")]
         return self.draw.choice(errors)
@@ -140,12 +164,8 @@ class World:
 
     def _play(self, actor: Actor) -> None:
         actor.turn.acquire()
-        try:
+        with suppress(Died, Broken):
             actor.body()
-        except Died:
-            pass
-        except BaseException as error:
-            actor.error = error
         self._actors.remove(actor)
         self._start()
         if self._actors:
