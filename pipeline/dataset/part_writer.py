@@ -2,8 +2,8 @@
 
 A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`: 16 digits of the SHA-256 of its bytes
 and 16 random ones. No name is written twice, so a name that the log drops is gone for good, even if
-the writer or the deletion stood still for a day. Parts grow on local disk. They reach the store only
-by `publish`, once the whole unit is known to be right.
+the writer or the deletion stood still for a day. Parts grow on local disk. They reach the store
+only by `publish`, once the whole unit is known to be right.
 """
 
 import hashlib

@@ -98,7 +98,7 @@ def play(seed: int) -> World:
         nap_in = draw.randint(1, 12) if world.rate and draw.random() < 0.4 else 0
         return _actor(world, name, bodies(world, own)[kind], nap_in) if left >= 0 else None
 
-    world.run(spawn, at_once=draw.randint(2, 6))
+    world.run(spawn, at_once=draw.randint(2, 12))
     if not world.laws.broken:
         _peace(world)
     return world

@@ -24,11 +24,13 @@ from typer.testing import CliRunner
 import pipeline.operations.publish.publish
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log_records import read_record, record_path
+from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.publish.delta import storage_options
+from pipeline.operations.publish.delta import Delta, storage_options
+from pipeline.operations.publish.iceberg import Iceberg
 from pipeline.operations.publish.publish import Published, publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
@@ -127,7 +129,10 @@ def test_a_table_holds_the_rows_that_count_and_copies_nothing(
     assert result.changed
     assert same(table_rows(store, table_format), plain_rows(store))
     folder = {"delta": "_delta_log/", "iceberg": "iceberg/"}[table_format]
-    assert [file for file in store.files() if not file.path.startswith(folder)] == before
+    announced = record_path(4)
+    assert read_record(store, 4).published[0].number == 3
+    kept = [file for file in store.files() if not file.path.startswith((folder, announced))]
+    assert kept == before
     assert verify(store).findings == []
     cleaned = vacuum(store, older_than_hours=0, delete=True)
     assert (cleaned.garbage, cleaned.foreign) == ([], [])
@@ -180,12 +185,12 @@ def test_versions_name_the_record_of_the_log(local: Store) -> None:
     for table_format in FORMATS:
         publish(local, table_format)
     append(local, "u-9")
-    for table_format in FORMATS:
-        assert publish(local, table_format).log_number == 4
+    # Each announcement is a record, too: 4 and 5, and 7 of the Delta table before the Iceberg one.
+    assert [publish(local, table_format).log_number for table_format in FORMATS] == [6, 7]
     assert delta(local, 1).transaction_version("vidtok") == 3
-    assert delta(local).transaction_version("vidtok") == 4
+    assert delta(local).transaction_version("vidtok") == 6
     table = iceberg(local)
-    assert [s.summary["vidtok.log_number"] for s in table.snapshots()] == ["3", "4"]
+    assert [s.summary["vidtok.log_number"] for s in table.snapshots()] == ["4", "7"]
     before = table.scan(snapshot_id=table.snapshots()[0].snapshot_id).to_arrow()
     assert before.num_rows == delta(local, 1).to_pyarrow_dataset().count_rows() == 21
 
@@ -216,6 +221,69 @@ def test_vacuum_keeps_what_a_table_names(store: Store, table_format: str) -> Non
     swept = vacuum(store, older_than_hours=0, delete=True)
     assert (len(swept.garbage), swept.published) == (6, [])
     assert same(table_rows(store, table_format), plain_rows(store))
+
+
+def test_vacuum_keeps_what_a_table_is_about_to_name(
+    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher stands still before its commit, and all files are replaced meanwhile."""
+    sound(local)
+    write_manifest(local)
+    table = {"delta": Delta, "iceberg": Iceberg}[table_format]
+    commit_table = table.commit
+
+    def stand_still(self: Any, *arguments: Any) -> None:
+        compact(local)
+        swept = vacuum(local, older_than_hours=0, delete=True)
+        assert (swept.garbage, len(swept.published)) == ([], 6)
+        commit_table(self, *arguments)
+
+    monkeypatch.setattr(table, "commit", stand_still)
+    publish(local, table_format)
+    monkeypatch.undo()
+    assert same(table_rows(local, table_format), plain_rows(local))
+    publish(local, table_format)
+    swept = vacuum(local, older_than_hours=0, delete=True)
+    assert (len(swept.garbage), swept.published) == (6, [])
+    assert same(table_rows(local, table_format), plain_rows(local))
+
+
+def test_a_table_never_names_what_vacuum_dropped(
+    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher stands still after it read the manifest."""
+    sound(local)
+    read = pipeline.operations.publish.publish.read_manifest
+
+    def read_then_stand_still(store: Store) -> Any:
+        monkeypatch.undo()
+        manifest = read(store)
+        compact(local)
+        assert len(vacuum(local, older_than_hours=0, delete=True).garbage) == 6
+        return manifest
+
+    monkeypatch.setattr(pipeline.operations.publish.publish, "read_manifest", read_then_stand_still)
+    assert publish(local, table_format).files == 2
+    assert same(table_rows(local, table_format), plain_rows(local))
+
+
+def test_vacuum_keeps_all_when_a_table_is_announced_meanwhile(
+    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(local)
+    compact(local)
+    drop = CommitLog.drop
+
+    def announce_then_drop(log: CommitLog, paths: Any) -> set[str]:
+        publish(local, table_format)
+        return drop(log, paths)
+
+    monkeypatch.setattr(CommitLog, "drop", announce_then_drop)
+    swept = vacuum(local, older_than_hours=0, delete=True)
+    assert (swept.garbage, len(swept.young)) == ([], 6)
+    monkeypatch.undo()
+    assert len(vacuum(local, older_than_hours=0, delete=True).garbage) == 6
+    assert same(table_rows(local, table_format), plain_rows(local))
 
 
 def test_rows_that_do_not_count_are_not_published(local: Store, table_format: str) -> None:
