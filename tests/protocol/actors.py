@@ -40,7 +40,7 @@ FILES = 6
 
 
 def plan_of(tars: int, files: int = FILES) -> list[WorkUnit]:
-    """Return the plan of a driver whose listing shows so many tars and loose files."""
+    """Return the plan of a driver whose listing shows this number of tars and loose files."""
     loose = [LooseFile(uri=f"/in/f{n}.mp4", key=f"f{n}.mp4") for n in range(files)]
     return [
         *(WorkUnit(unit=f"t{n}", tar_uri=f"/in/t{n}.tar") for n in range(tars)),

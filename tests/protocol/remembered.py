@@ -10,7 +10,7 @@ _ParquetFile: Final = pq.ParquetFile
 
 
 class Remembered:
-    """Stands in for `pyarrow.parquet.ParquetFile`."""
+    """Replacement of `pyarrow.parquet.ParquetFile`."""
 
     def __init__(self, file: BinaryIO, **options: Any) -> None:
         self._file = _opened(file.read())

@@ -183,7 +183,7 @@ class _InTurn:
 def search(
     first: int, *, steps: int, schedules: int = 10**9
 ) -> tuple[int, Counter[str], World | None]:
-    """Play schedules until so many steps are done or a law is broken.
+    """Play schedules until a number of steps are done or a law is broken.
 
     Returns:
         Number of schedules, counts (steps, faults, ends of actors), and the broken world if any.
