@@ -50,9 +50,9 @@ _DROPPED_AT_ONCE: Final = 10_000
 """Maximum number of paths of one record, about a megabyte."""
 
 _BACKOFF_S: Final = 0.05
-_LONGEST_BACKOFF_S: Final = 4.0
-"""Longest wait of a writer whose numbers were taken again and again, about the time in which a
-hundred other writers put a record each."""
+_LONGEST_BACKOFF_S: Final = 1.0
+"""Maximum wait of a writer whose numbers were taken again and again. A longer one starves it: others
+that just began would always be first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ _BRIDGE_S: Final = 600.0
 
 _BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 
-_PAUSE_PER_S: Final = 10.0
+_PAUSE_PER_S: Final = 20.0
 """Seconds between appends for each second of the last one. Where many drivers share a log, each
 appends more units at once."""
 

@@ -81,7 +81,7 @@ class World:
         self._end = threading.Semaphore(0)
 
     def run(self, spawn: Callable[[], Actor | None], at_once: int = 4) -> None:
-        """Run the actors that `spawn` returns, at most `at_once` together, until it returns None."""
+        """Run the actors that `spawn` returns, `at_once` together, until it returns None."""
         global current
         current = self
         self._spawn = spawn

@@ -192,7 +192,7 @@ class TestContention:
 
         monkeypatch.setattr(Store, "put_or_read", lose)
         assert log.append(UNITS[30:31]).ours == ("u-30",)
-        assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0]
+        assert waits == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
 
 
 class TestReopen:
