@@ -51,8 +51,8 @@ _DROPPED_AT_ONCE: Final = 10_000
 
 _BACKOFF_S: Final = 0.05
 _LONGEST_BACKOFF_S: Final = 1.0
-"""Maximum wait of a writer whose numbers were taken again and again. A longer one starves it: others
-that just began would always be first."""
+"""Maximum wait of a writer whose numbers were taken again and again. A longer one starves it:
+others that just began would always be first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
