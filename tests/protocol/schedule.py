@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
+import fsspec
 import pyarrow.parquet as pq
 
 import pipeline.dataset.commit_log
@@ -33,7 +34,7 @@ from tests.protocol.actors import (
 )
 from tests.protocol.breakages import BREAKAGES
 from tests.protocol.remembered import Remembered
-from tests.protocol.world import HOUR_S, Actor, World
+from tests.protocol.world import HOUR_S, Actor, MemoryStore, World, name_of
 
 _KINDS: Final = {
     "driver": 6,
@@ -53,6 +54,7 @@ def model(breakage: str | None = None) -> Iterator[None]:
     clock = types.SimpleNamespace(
         time=lambda: worlds.current.clock, monotonic=lambda: worlds.current.clock, sleep=_sleep
     )
+    files = MemoryStore()
     with ExitStack() as patches:
         for module in (
             pipeline.dataset.commit_log,
@@ -63,6 +65,10 @@ def model(breakage: str | None = None) -> Iterator[None]:
             patches.enter_context(patch.object(module, "time", clock))
         patches.enter_context(
             patch.object(pipeline.dataset.log_records, "ThreadPoolExecutor", _InTurn)
+        )
+        # Most of the time of a step would go into finding the file system.
+        patches.enter_context(
+            patch.object(fsspec.core, "url_to_fs", lambda uri, **options: (files, name_of(uri)))
         )
         patches.enter_context(patch.object(pq, "ParquetFile", Remembered))
         patches.enter_context(

@@ -188,6 +188,11 @@ class World:
 current = World(0)
 
 
+def name_of(uri: str) -> str:
+    """Return the path of a file in the store."""
+    return uri.removeprefix("protocol://").rstrip("/")
+
+
 class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
     """The file system of the current world, `protocol://`."""
 
@@ -195,7 +200,7 @@ class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
     cachable = False
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         current.step("info", path)
         if path not in current.files:
             raise FileNotFoundError(path)
@@ -203,7 +208,7 @@ class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
         return {"name": path, "size": len(data), "type": "file", "mtime": modified}
 
     def find(self, path: str, detail: bool = False, **options: Any) -> Any:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         current.step("list", path)
         found = {
             name: {"name": name, "size": len(data), "type": "file", "mtime": modified}
@@ -213,7 +218,7 @@ class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
         return found if detail else list(found)
 
     def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         current.step("get", path)
         if path not in current.files:
             raise FileNotFoundError(path)
@@ -223,7 +228,7 @@ class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
         return io.BytesIO(self.cat_file(path))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         fault = current.step("put", path, writes=True)
         if mode == "create" and path in current.files:
             raise FileExistsError(path)
@@ -237,7 +242,7 @@ class MemoryStore(AbstractFileSystem):  # type: ignore[misc]
             self.pipe_file(rpath, file.read())
 
     def rm_file(self, path: str) -> None:
-        path = self._strip_protocol(path)
+        path = name_of(path)
         fault = current.step("delete", path, writes=True)
         if current.files.pop(path, None) is None:
             raise FileNotFoundError(path)
