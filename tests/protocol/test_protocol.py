@@ -24,6 +24,6 @@ def test_no_law_is_broken() -> None:
 @pytest.mark.parametrize("breakage", sorted(BREAKAGES.keys() - RARE))
 def test_a_breakage_is_found(breakage: str) -> None:
     with model(breakage):
-        _, _, broken = search(0, steps=50_000, schedules=60)
+        _, _, broken = search(0, steps=10**6, schedules=300)
     assert broken is not None
     assert broken.laws.broken

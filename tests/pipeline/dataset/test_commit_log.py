@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pipeline.dataset import commit_log
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.format_version import FORMAT_VERSION
 from pipeline.dataset.log_records import LogRecord, read_record, read_records, record_path
@@ -164,35 +163,6 @@ class TestAppend:
 
 def reopened(*names: str) -> list[Reopened]:
     return [Reopened(unit=name, sources=(f"/in/{name}.tar",)) for name in names]
-
-
-class TestContention:
-    def test_writers_that_lose_wait_and_read_what_follows(
-        self, local: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The first time a writer is perhaps only behind; each further loss doubles the limit."""
-        log, other = open_log(local), open_log(local)
-        for unit in UNITS[:20]:
-            other.append([unit])
-        waits: list[float] = []
-        monkeypatch.setattr(commit_log.time, "sleep", waits.append)
-        monkeypatch.setattr(commit_log.random, "uniform", lambda low, high: high)
-        assert log.append(UNITS[20:21]).ours == ("u-20",)
-        assert (log.number, waits) == (21, [])
-
-        put = Store.put_or_read
-        taken = iter(UNITS[21:30])
-
-        def lose(store: Store, path: str, data: bytes) -> bytes:
-            monkeypatch.setattr(Store, "put_or_read", put)
-            if (unit := next(taken, None)) is not None:
-                other.append([unit])
-                monkeypatch.setattr(Store, "put_or_read", lose)
-            return put(store, path, data)
-
-        monkeypatch.setattr(Store, "put_or_read", lose)
-        assert log.append(UNITS[30:31]).ours == ("u-30",)
-        assert waits == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
 
 
 class TestReopen:

@@ -13,34 +13,34 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 import s3fs
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from pyiceberg.table import StaticTable
 from typer.testing import CliRunner
 
 import pipeline.operations.publish.publish
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.log_records import read_record, record_path
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.publish.delta import Delta, storage_options
-from pipeline.operations.publish.iceberg import Iceberg
 from pipeline.operations.publish.publish import Published, publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
-from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
+from tests.pipeline.operations.published import (
+    FORMATS,
+    delta,
+    iceberg,
+    plain_rows,
+    same,
+    table_rows,
+)
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import deliver
-
-FORMATS = ["delta", "iceberg"]
 
 
 @pytest.fixture(params=FORMATS)
@@ -51,45 +51,6 @@ def table_format(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def local(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "corpus"))
-
-
-def delta(store: Store, version: int | None = None) -> DeltaTable:
-    root = canonical_uri(store.uri, store.storage_options)
-    return DeltaTable(root, version, storage_options=storage_options(store))
-
-
-def iceberg(store: Store) -> StaticTable:
-    names = {
-        "s3.endpoint": "endpoint_url",
-        "s3.access-key-id": "key",
-        "s3.secret-access-key": "secret",
-    }
-    options = store.storage_options
-    properties = {name: options[key] for name, key in names.items() if key in options}
-    properties["s3.region"] = "us-east-1"  # without one it is asked for over the network
-    return StaticTable.from_metadata(store.locate("iceberg"), properties)
-
-
-def table_rows(store: Store, table_format: str) -> pa.Table:
-    """Return a table's rows as the format's own library reads them."""
-    if table_format == "iceberg":
-        return iceberg(store).scan().to_arrow()
-    return delta(store).to_pyarrow_dataset().to_table()
-
-
-def plain_rows(store: Store) -> pa.Table:
-    """Return the rows of all files that the manifest names."""
-    paths = dict.fromkeys(part.path for part in read_manifest(store).parts())
-    return pa.concat_tables(pq.read_table(pa.BufferReader(store.read(p))) for p in paths)
-
-
-def same(found: pa.Table, wanted: pa.Table) -> bool:
-    """Return whether tables hold the same rows and columns, in whatever order."""
-    assert found.column_names == wanted.column_names
-    ours, theirs = (
-        table.sort_by("clip_id").cast(wanted.schema.remove_metadata()) for table in (found, wanted)
-    )
-    return bool(ours.equals(theirs))
 
 
 def append(store: Store, unit: str) -> None:
@@ -221,69 +182,6 @@ def test_vacuum_keeps_what_a_table_names(store: Store, table_format: str) -> Non
     swept = vacuum(store, older_than_hours=0, delete=True)
     assert (len(swept.garbage), swept.published) == (6, [])
     assert same(table_rows(store, table_format), plain_rows(store))
-
-
-def test_vacuum_keeps_what_a_table_is_about_to_name(
-    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The publisher stands still before its commit, and all files are replaced meanwhile."""
-    sound(local)
-    write_manifest(local)
-    table = {"delta": Delta, "iceberg": Iceberg}[table_format]
-    commit_table = table.commit
-
-    def stand_still(self: Any, *arguments: Any) -> None:
-        compact(local)
-        swept = vacuum(local, older_than_hours=0, delete=True)
-        assert (swept.garbage, len(swept.published)) == ([], 6)
-        commit_table(self, *arguments)
-
-    monkeypatch.setattr(table, "commit", stand_still)
-    publish(local, table_format)
-    monkeypatch.undo()
-    assert same(table_rows(local, table_format), plain_rows(local))
-    publish(local, table_format)
-    swept = vacuum(local, older_than_hours=0, delete=True)
-    assert (len(swept.garbage), swept.published) == (6, [])
-    assert same(table_rows(local, table_format), plain_rows(local))
-
-
-def test_a_table_never_names_what_vacuum_dropped(
-    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The publisher stands still after it read the manifest."""
-    sound(local)
-    read = pipeline.operations.publish.publish.read_manifest
-
-    def read_then_stand_still(store: Store) -> Any:
-        monkeypatch.undo()
-        manifest = read(store)
-        compact(local)
-        assert len(vacuum(local, older_than_hours=0, delete=True).garbage) == 6
-        return manifest
-
-    monkeypatch.setattr(pipeline.operations.publish.publish, "read_manifest", read_then_stand_still)
-    assert publish(local, table_format).files == 2
-    assert same(table_rows(local, table_format), plain_rows(local))
-
-
-def test_vacuum_keeps_all_when_a_table_is_announced_meanwhile(
-    local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sound(local)
-    compact(local)
-    drop = CommitLog.drop
-
-    def announce_then_drop(log: CommitLog, paths: Any) -> set[str]:
-        publish(local, table_format)
-        return drop(log, paths)
-
-    monkeypatch.setattr(CommitLog, "drop", announce_then_drop)
-    swept = vacuum(local, older_than_hours=0, delete=True)
-    assert (swept.garbage, len(swept.young)) == ([], 6)
-    monkeypatch.undo()
-    assert len(vacuum(local, older_than_hours=0, delete=True).garbage) == 6
-    assert same(table_rows(local, table_format), plain_rows(local))
 
 
 def test_rows_that_do_not_count_are_not_published(local: Store, table_format: str) -> None:
