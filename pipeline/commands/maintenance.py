@@ -80,9 +80,9 @@ def vacuum(
     uri: Uri,
     older_than_hours: Annotated[float, amount("Minimum age in hours of the files to list.")] = 24,
     delete: Annotated[bool, flag("--delete", "Delete the listed files.")] = False,
-    uncommitted: Annotated[
+    alone: Annotated[
         bool,
-        flag("--uncommitted", "Include files of units that are not committed. No job may run."),
+        flag("--alone", "No other process writes there; for stores without conditional writes."),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -94,7 +94,5 @@ def vacuum(
     """
     from pipeline.operations.vacuum import vacuum as clean
 
-    cleaned = clean(
-        store_of(uri), older_than_hours=older_than_hours, delete=delete, uncommitted=uncommitted
-    )
+    cleaned = clean(store_of(uri), older_than_hours=older_than_hours, delete=delete, alone=alone)
     return show(cleaned, as_json)

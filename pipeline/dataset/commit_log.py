@@ -7,40 +7,68 @@ the rest under the next number. The token in a record decides whether it is ours
 answer, which can get lost.
 
 A record can reopen a committed unit. The unit counts as it is until a later record commits it
-again; of two drivers that do so, the first wins.
+again; of two drivers that do so, the first wins. Only work that was planned after the record
+answers it: what a driver began before is left out, even if the driver stood still meanwhile or got
+no answer to its own record.
 
 A record can also say that rows of committed units are in other parts. A writer puts it only if no
-earlier record changed these units since their parts were read, and none dropped the file.
+earlier record changed these units since their parts were read.
+
+A file is deleted only after a record dropped it, and a record drops only files that no earlier one
+names. No later record names a dropped file, because its writer has read the drop, and because no
+name is written twice. So every file that the log names exists, without any assumption about clocks:
+
+    named before dropped ─► the drop leaves it out      dropped before named ─► the writer does
+
+A table names files as well. Its writer puts a record first, which announces the state of the log
+that the table will hold. `vacuum` keeps the files of that state until the table has a newer
+version.
 """
 
+import random
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from pipeline.dataset.committed import Committed
 from pipeline.dataset.log_records import (
     LogRecord,
     parse_record,
+    read_next_records,
     read_records,
     record_path,
 )
 from pipeline.dataset.manifest import read_checkpoint
-from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
+from pipeline.dataset.records import PartsMoved, Publication, Reopened, UnitRecord
 from pipeline.errors import DatasetMismatch
 from pipeline.records import to_json
 from pipeline.storage.store import Store
 
+_DROPPED_AT_ONCE: Final = 10_000
+"""Maximum number of paths of one record, about a megabyte."""
+
+_BACKOFF_S: Final = 0.05
+_LONGEST_BACKOFF_S: Final = 1.0
+"""Maximum wait of a writer whose numbers were taken again and again. A longer one starves it:
+others that just began would always be first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
-    """What became of the units of one `CommitLog.append`; every unit is in one of the three."""
+    """What became of the units of one `CommitLog.append`; every unit is in one of the four."""
 
     ours: tuple[str, ...]
     """Units that this log object committed."""
 
     lost: tuple[str, ...] = ()
-    """Units that another driver committed meanwhile: its parts count, ours are orphaned files."""
+    """Units that another driver committed meanwhile: its parts count, ours are orphaned files.
+    Also units that were committed and reopened since our work on them was planned."""
+
+    dropped: tuple[str, ...] = ()
+    """Units that are not committed, because `vacuum` dropped their files: they were written long
+    ago. The next plan holds them."""
 
     overlapping: tuple[str, ...] = ()
     """Units that are not committed, because a unit of another driver, planned from another
@@ -57,6 +85,7 @@ class CommitLog:
 
     Attributes:
         number: number of the newest record that was read.
+        planned_at: number of the newest record that was read when work on units was planned.
         committed: units and sources that are covered.
         changed: number of the newest record about a unit, by unit. It knows the records after the
             newest manifest at the time when this object was made.
@@ -73,8 +102,9 @@ class CommitLog:
         self._run = run
         self._token = uuid.uuid4().hex
         self._ours: set[str] = set()
-        self._merged: set[str] = set()
         self._dropped: set[str] = set()
+        self._to_drop: set[str] = set()
+        self._losses = 0
         self.changed: dict[str, int] = {}
         self.committed = Committed()
         checkpoint = read_checkpoint(store, columns=["unit", "sources"])
@@ -85,18 +115,25 @@ class CommitLog:
             self.committed.add(unit, read_from)
             if unit in checkpoint.reopened:
                 self.committed.reopen(Reopened(unit=unit, sources=tuple(read_from)))
-        self.refresh()
+        for record in read_records(store, self.number):
+            self._apply(record)
+        self.plan()
 
     def refresh(self) -> None:
         """Read what other drivers committed since."""
-        for record in read_records(self._store, self.number):
+        for record in read_next_records(self._store, self.number):
             self._apply(record)
+
+    def plan(self) -> None:
+        """State that all units that are appended from now on are planned from `committed`."""
+        self.planned_at = self.number
 
     def append(self, units: Iterable[UnitRecord]) -> Appended:
         """Commit a group of units in one record.
 
         Units that are committed already are left out, and so are those that share a source with a
-        committed one. Calling again with the same units after an error is safe.
+        committed one, those that were reopened since they were planned, and those whose files were
+        dropped. Calling again with the same units after an error is safe.
 
         Raises:
             StateUnknown: the store does not answer; the units may or may not be committed.
@@ -134,41 +171,75 @@ class CommitLog:
 
         Returns:
             Whether the move is committed. It is not if a record after `known` is about one of the
-            units, or if one dropped a merged part that is named here.
+            units, or if one dropped a part that is named here.
 
         Raises:
             StateUnknown: the store does not answer; the move may or may not be committed.
             StoreError: the store refused.
         """
-        paths = {part.path for unit in units for part in unit.parts if part.place}
-        while paths.isdisjoint(self._dropped) and all(
+        paths = {part.path for unit in units for part in unit.parts}
+        while self.may_name(paths) and all(
             self.changed.get(unit.unit, 0) <= known[unit.unit] for unit in units
         ):
             if self._put(moved=tuple(units)):
                 return True
         return False
 
-    def drop(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """Ensure that no record ever names merged parts that no record names yet.
+    def announce(self, table: Publication, paths: Iterable[str]) -> bool:
+        """Declare that a table is about to name files, so that `vacuum` keeps them.
 
         Args:
-            paths: paths that no record older than this object names.
+            table: the table; the caller must read its state of the log after this object was made.
+            paths: paths of its files.
 
         Returns:
-            Paths that may be deleted; a record names the others by now.
+            Whether the table may name them. If a record dropped one, a newer state of the log does
+            not name it.
+
+        Raises:
+            StateUnknown: the store does not answer.
+            StoreError: the store refused.
+        """
+        wanted = set(paths)
+        while self.may_name(wanted):
+            if self._put(published=(table,)):
+                return True
+        return False
+
+    def drop(self, paths: Iterable[str]) -> set[str]:
+        """Ensure that no record ever names some files, so that they can be deleted.
+
+        Args:
+            paths: paths that no record names, unless it was put after this object was made.
+
+        Returns:
+            Paths that may be deleted. A record names the others by now, or announces a table.
 
         Raises:
             StateUnknown: the store does not answer; nothing may be deleted.
             StoreError: the store refused.
         """
-        wanted = list(paths)
-        while fresh := [path for path in wanted if path not in self._merged]:
-            if self._put(dropped=tuple(fresh)):
-                return tuple(fresh)
-        return ()
+        dropped: set[str] = set()
+        self._to_drop = set(paths)
+        while chunk := sorted(self._to_drop)[:_DROPPED_AT_ONCE]:
+            if self._put(dropped=tuple(chunk)):
+                dropped.update(chunk)
+                self._to_drop.difference_update(chunk)
+        return dropped
+
+    def may_name(self, paths: Iterable[str]) -> bool:
+        """Return whether no record dropped one of these files since this object was made."""
+        return self._dropped.isdisjoint(paths)
+
+    def is_stale(self, unit: UnitRecord) -> bool:
+        """Return whether a unit was committed or reopened since the work on it was planned."""
+        return self.changed.get(unit.unit, 0) > self.planned_at
 
     def _put(self, **content: Any) -> bool:
         """Try to write the next record, apply the one that exists, return whether it is ours.
+
+        If it is not, wait and read what follows it. The wait is random, and its limit doubles, so
+        that many writers do not ask for the same number again and again.
 
         Args:
             content: entries of the record as tuples, by field of `LogRecord`.
@@ -184,26 +255,40 @@ class CommitLog:
         data = self._store.put_or_read(path, to_json(record))
         found = parse_record(data, self._store.locate(path))
         self._apply(found)
-        return found.token == self._token
+        if found.token == self._token:
+            self._losses = 0
+            return True
+        if self._losses:  # the first time this writer was perhaps only behind
+            limit_s = min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2**self._losses)
+            time.sleep(random.uniform(0.0, limit_s))
+        self._losses += 1
+        self.refresh()
+        return False
 
     def _fresh(self, wanted: Sequence[UnitRecord]) -> list[UnitRecord]:
         """Return the units that may still be committed, each once."""
         fresh: list[UnitRecord] = []
         inside = Committed()
         for unit in wanted:
-            if not (self.committed.covers(unit) or inside.covers(unit)):
+            covered = self.committed.covers(unit) or inside.covers(unit) or self.is_stale(unit)
+            if not covered and self.may_name(part.path for part in unit.files):
                 inside.add(unit.unit, unit.sources)
                 fresh.append(unit)
         return fresh
 
     def _outcome(self, wanted: Sequence[UnitRecord]) -> Appended:
-        names = list(dict.fromkeys(unit.unit for unit in wanted))
-        known = self.committed.units
-        return Appended(
-            ours=tuple(name for name in names if name in self._ours),
-            lost=tuple(name for name in names if name in known and name not in self._ours),
-            overlapping=tuple(name for name in names if name not in known),
-        )
+        kinds: dict[str, list[str]] = {field.name: [] for field in fields(Appended)}
+        for unit in {unit.unit: unit for unit in wanted}.values():
+            if unit.unit in self._ours:
+                kind = "ours"
+            elif unit.unit in self.committed.units or self.is_stale(unit):
+                kind = "lost"
+            elif not self.may_name(part.path for part in unit.files):
+                kind = "dropped"
+            else:
+                kind = "overlapping"
+            kinds[kind].append(unit.unit)
+        return Appended(**{name: tuple(units) for name, units in kinds.items()})
 
     def _apply(self, record: LogRecord) -> None:
         self._check_fingerprint(record.fingerprint, f"record {record.number}")
@@ -214,10 +299,14 @@ class CommitLog:
         about: tuple[UnitRecord | Reopened | PartsMoved, ...]
         about = (*record.units, *record.reopened, *record.moved)
         self.changed.update((unit.unit, record.number) for unit in about)
-        self._merged.update(part.path for unit in record.moved for part in unit.parts if part.place)
         self._dropped.update(record.dropped)
+        self._to_drop.difference_update(record.paths())
+        if record.published:
+            self._to_drop.clear()
+        committed = {unit.unit for unit in record.units}
+        self._ours -= committed
         if record.token == self._token:
-            self._ours.update(unit.unit for unit in record.units)
+            self._ours |= committed
         self.number = record.number
 
     def _check_fingerprint(self, found: str | None, where: str) -> None:

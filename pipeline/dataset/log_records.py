@@ -3,9 +3,9 @@
     log/00000000000000000001.json, log/00000000000000000002.json, …
 
 A record holds a group of units, names committed units to do again, says that rows of committed
-units are in other parts now, or says that files will never count. No record is ever deleted or
-changed, even after a manifest covers it. Otherwise a driver that slept could find a free number
-below the newest one and commit where no reader looks.
+units are in other parts now, says that files will never count, or announces a table. No record is
+ever deleted or changed, even after a manifest covers it. Otherwise a driver that slept could find a
+free number below the newest one and commit where no reader looks.
 """
 
 import re
@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final
 
 from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
-from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
+from pipeline.dataset.records import PartsMoved, Publication, Reopened, UnitRecord
 from pipeline.errors import StoreError
 from pipeline.storage.store import Store
 
@@ -42,9 +42,18 @@ class LogRecord:
     moved: tuple[PartsMoved, ...] = ()
     """Committed units whose rows are in other parts from this record on."""
     dropped: tuple[str, ...] = ()
-    """Paths of merged parts that no later record may name, because they are about to be deleted."""
+    """Paths that no later record may name, because their files are about to be deleted."""
+    published: tuple[Publication, ...] = ()
+    """Tables that are about to name the parts that count."""
     format_version: int = FORMAT_VERSION
     """Version of the format."""
+
+    def paths(self) -> Iterator[str]:
+        """Yield the paths of the files that the record names as content of the dataset."""
+        for unit in self.units:
+            yield from (part.path for part in unit.files)
+        for moved in self.moved:
+            yield from (part.path for part in moved.parts)
 
 
 def record_path(number: int) -> str:
@@ -97,3 +106,21 @@ def read_records(store: Store, after: int) -> Iterator[LogRecord]:
                         f"{store.locate(record_path(number))}: missing, though record {last}"
                         " exists; restore it from a copy: its units are unknown without it"
                     ) from error
+
+
+def read_next_records(store: Store, after: int) -> Iterator[LogRecord]:
+    """Yield the records that follow `after` without a gap; the log is not listed.
+
+    For a reader that is a few records behind: a listing grows with the log. Each round of requests
+    asks for twice as many records as the one before it.
+    """
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        count = 1
+        while True:
+            numbers = range(after + 1, after + 1 + count)
+            for future in [pool.submit(read_record, store, number) for number in numbers]:
+                try:
+                    yield future.result()
+                except FileNotFoundError:
+                    return
+            after, count = after + count, min(2 * count, _READS_AT_ONCE)

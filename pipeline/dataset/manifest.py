@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from pipeline.dataset.format_version import FORMAT_VERSION, require_version
 from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
 from pipeline.dataset.parquet_file import parquet_file
-from pipeline.dataset.records import Counts, Part, UnitRecord
+from pipeline.dataset.records import Counts, Part, Publication, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics
 from pipeline.errors import ConfigError, StoreError, one_line
 from pipeline.records import from_json, to_json
@@ -61,6 +61,9 @@ _PARTS: Final = TypeAdapter(list[Part])
 _UNIT: Final = TypeAdapter(UnitRecord)
 
 
+_PUBLICATIONS: Final = TypeAdapter(tuple[Publication, ...])
+
+
 _ROW_GROUP_ROWS: Final = 20_000
 
 
@@ -80,6 +83,10 @@ class Manifest:
 
     reopened: frozenset[str] = frozenset()
     """Units that the next run does again; until then they count as they are."""
+
+    publications: tuple[Publication, ...] = ()
+    """Announced tables, by format those with the newest base. `publish` wrote them, or may still
+    do so."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -119,6 +126,7 @@ class Manifest:
             ConfigError: a record is of another fingerprint.
         """
         number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
+        publications = self.publications
         replaced: dict[str, int] = {}  # unit → number of the record that replaced it last
         moved: dict[str, tuple[int, tuple[Part, ...]]] = {}
         tables = [self.table]
@@ -137,6 +145,9 @@ class Manifest:
             replaced.update(dict.fromkeys(done_again, number))
             reopened.difference_update(done_again)
             reopened.update(unit.unit for unit in record.reopened)
+            for new in record.published:
+                alive = (p for p in publications if p.format != new.format or p.base >= new.base)
+                publications = (*alive, new)
             for unit in record.units:
                 moved.pop(unit.unit, None)  # the rows that were moved are replaced
             moved.update((unit.unit, (number, unit.parts)) for unit in record.moved)
@@ -147,7 +158,7 @@ class Manifest:
         table = _with_moved(_without(pa.concat_tables(tables), replaced), moved)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
             raise StoreError(f"log up to record {number}: a unit is committed twice")
-        return Manifest(number, table, fingerprint, frozenset(reopened))
+        return Manifest(number, table, fingerprint, frozenset(reopened), publications)
 
 
 def read_manifest(store: Store, number: int | None = None) -> Manifest:
@@ -218,7 +229,9 @@ def read_checkpoint(
         raise StoreError(
             f"{where}: {one_line(error)}; delete it: the log holds all that it says"
         ) from error
-    return Manifest(head["number"], table, head["fingerprint"], frozenset(head["reopened"]))
+    publications = _PUBLICATIONS.validate_python(head["publications"])
+    reopened = frozenset(head["reopened"])
+    return Manifest(head["number"], table, head["fingerprint"], reopened, publications)
 
 
 def write_manifest(store: Store) -> Manifest:
@@ -232,6 +245,7 @@ def write_manifest(store: Store) -> Manifest:
         "number": manifest.number,
         "fingerprint": manifest.fingerprint,
         "reopened": sorted(manifest.reopened),
+        "publications": _PUBLICATIONS.dump_python(manifest.publications),
     }
     table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
     with store.stage("manifest") as staged:

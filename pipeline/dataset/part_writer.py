@@ -1,11 +1,9 @@
 """Writes a unit's rows of one bucket into Parquet parts, one row group in memory at a time.
 
-A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`; the digest is that of the file's bytes.
-Two writers of the same rows write the same file under the same name, and other bytes never
-overwrite a file that a log record names. Parts grow on local disk. They reach the store only by
-`publish`, once the whole unit is known to be right.
-
-A merged part has a random name in place of a unit's, so that it is never written again.
+A part is named `data/<bucket>/<unit>-<n>-<digest>.parquet`: 16 digits of the SHA-256 of its bytes
+and 16 random ones. No name is written twice, so a name that the log drops is gone for good, even if
+the writer or the deletion stood still for a day. Parts grow on local disk. They reach the store
+only by `publish`, once the whole unit is known to be right.
 """
 
 import hashlib
@@ -166,12 +164,12 @@ class _ParquetFile:
         self._writer.close()
 
     def publish(self, prefix: str, bucket: str) -> Part:
-        """Put the file into the store under `<prefix>-<first 16 digits of its SHA-256>.parquet`."""
+        """Put the file into the store under `<prefix>-<digest and random digits>.parquet`."""
         self.close()
         size = self.bytes
         self._staged.file.seek(0)
         digest = hashlib.file_digest(self._staged.file, "sha256").hexdigest()
-        path = f"{prefix}-{digest[:16]}.parquet"
+        path = f"{prefix}-{digest[:16]}{uuid.uuid4().hex[:16]}.parquet"
         self._staged.publish(path)
         return Part(path=path, bucket=bucket, rows=self._rows, bytes=size, sha256=digest)
 

@@ -82,6 +82,11 @@ class UnitRecord:
     statistics: dict[str, BucketStatistics]
     """Statistics of the unit's rows, by bucket."""
 
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """Parts and quarantine table of the unit."""
+        return self.parts if self.quarantine is None else (*self.parts, self.quarantine)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened:
@@ -101,3 +106,15 @@ class PartsMoved:
     """Id of the unit."""
     parts: tuple[Part, ...]
     """All parts of the unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A table that is about to name the parts of one state of the log."""
+
+    format: str
+    """Format of the table: `delta` or `iceberg`."""
+    base: int
+    """Version of the table that the new one follows; 0 if there is none."""
+    number: int
+    """Number of the newest log record that the table includes."""

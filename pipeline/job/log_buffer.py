@@ -1,5 +1,6 @@
 """Groups unit records into appends to the commit log, and waits for a store that fails."""
 
+import logging
 import time
 from typing import Final
 
@@ -8,10 +9,19 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import StoreError
 
+_log = logging.getLogger(__name__)
+
 _BRIDGE_S: Final = 600.0
 """Seconds for which a store may fail before the job ends."""
 
 _BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+_PAUSE_PER_S: Final = 20.0
+"""Seconds between appends for each second of the last one. Where many drivers share a log, each
+appends more units at once."""
+
+_LONGEST_PAUSE_S: Final = 60.0
+"""Maximum of these seconds: work that a crash of the driver can lose."""
 
 
 class LogBuffer:
@@ -19,7 +29,7 @@ class LogBuffer:
 
     Args:
         log: the commit log.
-        every_s: seconds between appends.
+        every_s: seconds between appends, or more if they take long.
 
     Attributes:
         ours: sums over the units that this driver committed.
@@ -40,7 +50,7 @@ class LogBuffer:
         self._waiting[record.unit] = record
 
     def flush_if_due(self) -> None:
-        """Append the collected records if the last append is `every_s` seconds old.
+        """Append the collected records if the next append is due.
 
         Raises:
             StoreError: the store has failed for ten minutes.
@@ -55,6 +65,9 @@ class LogBuffer:
             self._failing_since = self._failing_since or now
             if now - self._failing_since > _BRIDGE_S:
                 raise
+        else:
+            took_s = time.monotonic() - now
+            self._due = max(self._due, now + min(_LONGEST_PAUSE_S, _PAUSE_PER_S * took_s))
 
     def flush(self) -> None:
         """Append the collected records now.
@@ -75,5 +88,7 @@ class LogBuffer:
             for unit in outcome.ours:
                 self.ours.add(self._waiting[unit])
             self.num_lost += len(outcome.lost)
+            for unit in outcome.dropped:
+                _log.warning("%s: vacuum dropped its files; it is processed again", unit)
             self._waiting = {}
         self._failing_since = None

@@ -64,7 +64,8 @@ class Job:
     """Lines about the job for the user."""
 
     def remaining(self) -> list[WorkUnit]:
-        """Return the units that the log, as far as this driver has read it, does not cover."""
+        """Plan the units that the log, as far as this driver has read it, does not cover."""
+        self.log.plan()
         return subtract(
             self.plan, self.log.committed, files_per_unit=self.config.source.files_per_unit
         )

@@ -11,10 +11,10 @@ from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
 from pipeline.storage.store import StoredFile
 
-_PART: Final = re.compile(r"data/(?:\d+|all)x\d+x\d+/(.+)-\d+-[0-9a-f]{16}\.parquet")
+_PART: Final = re.compile(r"data/(?:\d+|all)x\d+x\d+/(.+)-\d+-[0-9a-f]{32}\.parquet")
 
 
-_QUARANTINE: Final = re.compile(r"quarantine/(.+)-[0-9a-f]{16}\.parquet")
+_QUARANTINE: Final = re.compile(r"quarantine/(.+)-[0-9a-f]{32}\.parquet")
 
 
 _TEMPORARY: Final = (TEMPORARY_PREFIX, ".probe-")

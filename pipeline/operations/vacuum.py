@@ -1,12 +1,9 @@
 """Deletes orphaned files: those that no record names and that no record can name later.
 
-The name of a part follows from its content. A job that processes a unit again therefore writes the
-same file that an earlier crash left, and deleting it before its record is put would lose rows. So
-only parts of committed units are deleted: no driver commits those a second time. Files of other
-units are removed after their commit, or with `uncommitted`, which requires that no job runs.
-
-A merged part that no record names may belong to a compaction that is about to name it. Before such
-a part is deleted, a record declares it dropped. Every writer reads that record before its own.
+Before a file is deleted, a record drops it (`pipeline.dataset.commit_log`). Every writer reads that
+record before its own, and a driver or compaction that was about to name the file leaves it out. So
+no record names a file that is gone, however long any process stood still. The age of a file only
+keeps what a running job or a reader still needs.
 """
 
 import time
@@ -39,10 +36,8 @@ class Vacuumed(Outcome):
     garbage: list[StoredFile] = field(default_factory=list)
     young: list[StoredFile] = field(default_factory=list)
     """Files that are younger than the limit, whose unit's record is, or that have a name by now."""
-    uncommitted: list[StoredFile] = field(default_factory=list)
-    """Files of units that are not committed or are reopened."""
     published: list[StoredFile] = field(default_factory=list)
-    """Files that the newest version of a Delta or Iceberg table names."""
+    """Files that a Delta or Iceberg table names, or is about to name."""
     foreign: list[StoredFile] = field(default_factory=list)
     """Files that this program did not write; they are never deleted."""
 
@@ -62,7 +57,6 @@ class Vacuumed(Outcome):
 
 _KEPT: Final = {
     "young": "younger",
-    "uncommitted": "of units that are not committed; the next run of the job replaces them",
     "published": "in a published table; they become garbage when it is published again",
     "foreign": "not written by this program",
 }
@@ -73,17 +67,18 @@ def vacuum(
     *,
     older_than_hours: float = DAY_HOURS,
     delete: bool = False,
-    uncommitted: bool = False,
+    alone: bool = False,
 ) -> Vacuumed:
-    """List orphaned files, and delete them on request; safe while jobs and compactions run.
+    """List orphaned files, and delete them on request; safe while any other process runs.
 
     Args:
-        store: the dataset's root.
+        store: the dataset's root; to delete, put-if-absent is needed.
         older_than_hours: minimum age of a file, and of the newest record of its unit, before it is
-            garbage. Until then a reader may still use what that record replaced.
+            garbage. Until then a job may be about to commit it, and a reader may still use what
+            that record replaced.
         delete: whether to delete the garbage.
-        uncommitted: whether files of units that are not committed are also garbage. Not safe while
-            a job runs.
+        alone: whether no other process writes to this output, so that a store without
+            put-if-absent suffices.
 
     Raises:
         ConfigError: there is no dataset, or the library of a table that was published here is not
@@ -92,11 +87,12 @@ def vacuum(
     """
     dataset = read_dataset(store)
     # The order matters: the manifest holds all that the log object has not read, and names every
-    # file that was listed and is committed by then.
-    log = CommitLog(store, fingerprint=dataset.fingerprint, run="vacuum") if delete else None
+    # file that was listed and is committed by then. A table that is opened afterwards is at the
+    # version that an announcement in this manifest follows, or at a newer one.
+    log = CommitLog(store, fingerprint=dataset.fingerprint, run="vacuum")
     files = list(store.files())
     manifest = read_manifest(store)
-    published = published_files(store, dataset, files)
+    published = published_files(store, dataset, files, manifest)
     modified = {file.path: file.modified for file in files}
     units, numbers = (manifest.table[name].to_pylist() for name in ("unit", "log_number"))
     committed = {
@@ -105,55 +101,41 @@ def vacuum(
     }
     limit = time.time() - older_than_hours * 3600
     result = Vacuumed(output=store.uri, older_than_hours=older_than_hours, deleted=delete)
-    orphaned = list(unnamed_files(files, manifest))
-    merged = [
-        found.file.path
-        for found in orphaned
-        if found.kind == "merged"
-        and found.file.path not in published
-        and found.file.modified <= limit
-        and _last_changed(store, found.file.path, committed) <= limit
-    ]
-    if log is not None and merged:
-        store.require_put_if_absent()
-        merged = list(log.drop(merged))
-    for found in orphaned:
-        is_open = found.kind == "part" and (
-            found.unit not in committed or found.unit in manifest.reopened
-        )
-        since = max(found.file.modified, committed.get(found.unit, 0.0))
+    garbage: list[Unnamed] = []
+    for found in unnamed_files(files, manifest):
         if found.kind == "foreign":
             result.foreign.append(found.file)
         elif found.file.path in published:
             result.published.append(found.file)
-        elif since > limit or (found.kind == "merged" and found.file.path not in merged):
+        elif found.file.modified > limit or _last_changed(store, found, committed) > limit:
             result.young.append(found.file)
-        elif is_open and not uncommitted:
-            result.uncommitted.append(found.file)
-        elif not delete or _deleted(store, found):
-            result.garbage.append(found.file)
         else:
-            result.young.append(found.file)
+            garbage.append(found)
+    parts = [found.file.path for found in garbage if found.kind in ("part", "merged")]
+    if delete and parts:
+        if not alone:
+            store.require_put_if_absent()
+        kept = set(parts) - log.drop(parts)
+        result.young += [found.file for found in garbage if found.file.path in kept]
+        garbage = [found for found in garbage if found.file.path not in kept]
+    for found in garbage:
+        if delete:
+            store.delete(found.file.path)
+        result.garbage.append(found.file)
     return result
 
 
-def _last_changed(store: Store, path: str, committed: Mapping[str, float]) -> float:
-    """Return when a record last changed a unit that has rows in a merged part.
+def _last_changed(store: Store, found: Unnamed, committed: Mapping[str, float]) -> float:
+    """Return when a record last changed a unit that has rows in a file.
 
     Raises:
         StoreError: the file is damaged.
     """
-    with open_parquet(store, path) as parquet:
+    if found.kind != "merged":
+        return committed.get(found.unit, 0.0)
+    with open_parquet(store, found.file.path) as parquet:
         units = parquet.read(columns=["unit"])["unit"].unique().to_pylist()
     return max(committed.get(unit, 0.0) for unit in units)
-
-
-def _deleted(store: Store, found: Unnamed) -> bool:
-    """Delete a file unless it was written again since it was listed; return whether it is gone."""
-    if any(listed != found.file for listed in store.files(found.file.path)):
-        return False
-    store.delete(found.file.path)
-    return True
 
 
 def _sum(files: list[StoredFile]) -> str:

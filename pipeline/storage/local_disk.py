@@ -10,10 +10,17 @@ import uuid
 from pathlib import Path
 from typing import IO, Final
 
-from pipeline.errors import AlreadyExists
+from pipeline.errors import AlreadyExists, StateUnknown
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 """Prefix of files under construction; no listing shows them."""
+
+
+VANISHED: Final = (
+    "its temporary file disappeared while it was written; vacuum deletes those that are older than"
+    " a day: try again"
+)
+"""Text of the error of a writer that stood still for long."""
 
 
 _OF_ONE_FILE: Final = (PermissionError, IsADirectoryError, NotADirectoryError)
@@ -64,6 +71,7 @@ def link_if_absent(final: Path, data: bytes) -> None:
 
     Raises:
         AlreadyExists: a file exists there.
+        StateUnknown: the file beside it was deleted before the answer came.
         OSError: the disk refused, for example because it has no hard links.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +85,8 @@ def link_if_absent(final: Path, data: bytes) -> None:
         except OSError as error:
             # A network file system that resends a lost request is refused because of its first
             # try; two links to our temporary file prove that the first try was applied.
+            if not temporary.exists():
+                raise StateUnknown(f"{final}: {VANISHED}") from error
             if temporary.stat().st_nlink != 2:
                 if isinstance(error, FileExistsError):
                     raise AlreadyExists(f"{final}: exists already") from error

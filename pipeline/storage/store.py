@@ -35,6 +35,7 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.local_disk import (
     TEMPORARY_PREFIX,
+    VANISHED,
     link_if_absent,
     replace_durably,
     temporary_in,
@@ -199,7 +200,13 @@ class Store:
         )
 
     def supports_put_if_absent(self) -> bool:
-        """Test with a temporary file whether the store refuses a second put-if-absent."""
+        """Test with a temporary file whether the store refuses a second put-if-absent.
+
+        A failed test is repeated: `vacuum` may have deleted the file of a process that stood still.
+        """
+        return self._refuses_second_put() or self._refuses_second_put()
+
+    def _refuses_second_put(self) -> bool:
         path = f".probe-{uuid.uuid4().hex}"
         try:
             self.put_or_read(path, b"first")
@@ -246,15 +253,23 @@ class StagedFile:
             self.file = self._path.open("x+b")
 
     def publish(self, path: str) -> None:
-        """Close the file and move it to the path atomically; an existing file is replaced."""
+        """Close the file and move it to the path atomically; an existing file is replaced.
+
+        Raises:
+            StoreError: the store refused, or the file was deleted from under the writer.
+        """
         fs, full = self._store._fs(path)
-        with store_errors(self._store.locate(path)):
-            if on_local_disk(fs):
-                replace_durably(self._path, self.file, Path(full))
-            else:
-                self.file.close()
-                fs.put_file(str(self._path), full)
-                _confirm(fs, full, self._path.stat().st_size, self._store.locate(path))
+        where = self._store.locate(path)
+        try:
+            with store_errors(where):
+                if on_local_disk(fs):
+                    replace_durably(self._path, self.file, Path(full))
+                else:
+                    self.file.close()
+                    fs.put_file(str(self._path), full)
+                    _confirm(fs, full, self._path.stat().st_size, where)
+        except FileNotFoundError as error:
+            raise StoreError(f"{where}: {VANISHED}") from error
         self.discard()
 
     def discard(self) -> None:

@@ -1,6 +1,7 @@
 """Publishes a dataset as a table of Delta Lake or Apache Iceberg, without copying its parts.
 
     manifest ─► whole files ─► files to add to the table, and files to remove from it
+                               ─► announcement in the log
                                ─► one commit of the table, by the format's own library
 
 A table has the columns of the parts. The bucket is not a column: both formats allow a column that
@@ -8,6 +9,10 @@ is only in the table's log, but several readers return null for it, and a filter
 
 The table is opened before the manifest is read, and its commit fails if another one came in
 between. So a table never returns to an older state of the log.
+
+The announcement keeps `vacuum` from the files until the table has a newer version than the one that
+was opened. Then this commit was made, or it fails. So a table never names a file that is gone,
+however long this process stands still before the commit.
 """
 
 from collections.abc import Iterable
@@ -16,8 +21,10 @@ from typing import Final
 
 import pyarrow as pa
 
+from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
+from pipeline.dataset.records import Publication
 from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted, labelled
@@ -77,12 +84,18 @@ def publish(store: Store, table_format: str) -> Published:
         )
     dataset = read_dataset(store)
     store.require_put_if_absent()
-    table = _open_table(table_format, store, clip_schema(dataset.tokenizers))
-    manifest = read_manifest(store)
-    files = _whole_files(store, manifest)
-    added = [file for file in files if file.part.path not in table.paths]
-    removed = sorted(table.paths - {file.part.path for file in files})
-    changed = bool(added or removed or table.version is None)
+    log = CommitLog(store, fingerprint=dataset.fingerprint, run="publish")
+    table = open_table(table_format, store, clip_schema(dataset.tokenizers))
+    announced = False
+    while not announced:
+        manifest = read_manifest(store)
+        files = _whole_files(store, manifest)
+        paths = {file.part.path for file in files}
+        removed = sorted(table.paths - paths)
+        added = [file for file in files if file.part.path not in table.paths]
+        changed = bool(added or removed or table.version is None)
+        state = Publication(format=table_format, base=table.version or 0, number=manifest.number)
+        announced = not changed or log.announce(state, paths)
     if changed:
         table.commit(added, removed, manifest.number)
     assert table.version is not None
@@ -100,13 +113,16 @@ def publish(store: Store, table_format: str) -> Published:
     )
 
 
-def published_files(store: Store, dataset: Dataset, files: Iterable[StoredFile]) -> frozenset[str]:
-    """Return the paths that the newest versions of the dataset's tables name.
+def published_files(
+    store: Store, dataset: Dataset, files: Iterable[StoredFile], manifest: Manifest
+) -> set[str]:
+    """Return the paths that the dataset's tables name, or that their next version can name.
 
     Args:
         store: the dataset's root.
         dataset: its metadata.
         files: listing of the store.
+        manifest: state of the log, with announced tables.
 
     Raises:
         ConfigError: a table's library is not installed.
@@ -116,7 +132,13 @@ def published_files(store: Store, dataset: Dataset, files: Iterable[StoredFile])
         name for file in files for name, start in _FORMATS.items() if file.path.startswith(start)
     }
     schema = clip_schema(dataset.tokenizers)
-    return frozenset().union(*(_open_table(name, store, schema).paths for name in found))
+    tables = {name: open_table(name, store, schema) for name in found}
+    paths = set[str]().union(*(table.paths for table in tables.values()))
+    for state in manifest.publications:
+        table = tables.get(state.format)
+        if table is None or (table.version or 0) <= state.base:
+            paths.update(part.path for part in read_manifest(store, state.number).parts())
+    return paths
 
 
 def _whole_files(store: Store, manifest: Manifest) -> list[SharedFile]:
@@ -136,7 +158,13 @@ def _whole_files(store: Store, manifest: Manifest) -> list[SharedFile]:
     return files
 
 
-def _open_table(table_format: str, store: Store, schema: pa.Schema) -> TableFormat:
+def open_table(table_format: str, store: Store, schema: pa.Schema) -> TableFormat:
+    """Open a table at its newest version.
+
+    Raises:
+        ConfigError: the format's library is not installed.
+        StoreError: the table cannot be read.
+    """
     try:
         if table_format == "delta":
             from pipeline.operations.publish.delta import Delta

@@ -30,7 +30,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
     Args:
         store: the dataset's root.
         part: record of the file.
-        pattern: regular expression for its path, whose only group is the digest.
+        pattern: regular expression for its path up to the digest, without a group.
         schema: columns and metadata that it must have.
     """
     findings: list[Finding] = []
@@ -38,7 +38,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
     def wrong(kind: str, text: str) -> list[Finding]:
         return [*findings, Finding(kind, part.path, text)]
 
-    name = re.fullmatch(pattern, part.path)
+    name = re.fullmatch(rf"{pattern}-([0-9a-f]{{16}})[0-9a-f]{{16}}\.parquet", part.path)
     if name is None or not part.sha256.startswith(name[1]):
         findings = wrong("checksum", f"the name does not match the unit and {part.sha256}")
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ class MergedFiles:
             return parquet, []
         stack = self._stacks.setdefault(part.bucket, ExitStack())
         stack.close()
-        pattern = rf"data/{part.bucket}/{MERGED_NAME.pattern}-0-([0-9a-f]{{16}})\.parquet"
+        pattern = rf"data/{part.bucket}/{MERGED_NAME.pattern}-0"
         parquet, findings = stack.enter_context(
             checked_parquet(self._store, part, pattern, self._schema)
         )

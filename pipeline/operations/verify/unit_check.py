@@ -66,13 +66,13 @@ class UnitCheck:
             yield from findings
             yield from _guarded(part, parquet, self._rows)
             return
-        pattern = rf"data/{part.bucket}/{re.escape(self._unit.unit)}-\d+-([0-9a-f]{{16}})\.parquet"
+        pattern = rf"data/{part.bucket}/{re.escape(self._unit.unit)}-\d+"
         yield from self._file(part, pattern, clip_schema(self._dataset.tokenizers), self._rows)
 
     def quarantine(self) -> Iterator[Finding]:
         """Yield what is wrong with the unit's quarantine; call it after its parts."""
         if (part := self._unit.quarantine) is not None:
-            pattern = rf"quarantine/{re.escape(self._unit.unit)}-([0-9a-f]{{16}})\.parquet"
+            pattern = rf"quarantine/{re.escape(self._unit.unit)}"
             yield from self._file(part, pattern, QUARANTINE_SCHEMA, self._quarantined)
 
     def statistics(self) -> Iterator[Finding]:

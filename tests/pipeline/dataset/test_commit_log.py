@@ -175,6 +175,9 @@ class TestReopen:
         assert open_log(local).committed == log.committed
         again = make_record("u-1", seed=1)
         assert log.append([UNITS[0], again]).ours == ("u-0", "u-1")
+        assert in_log(local) == ["u-0", "u-1"], "the work on it was planned before"
+        log.plan()
+        assert log.append([UNITS[0], again]).ours == ("u-0", "u-1")
         assert log.committed.units == {"u-0", "u-1"}
         assert log.append([again]).ours == ("u-1",)
         assert in_log(local) == ["u-0", "u-1", "u-1"], "once for each time that it was reopened"
@@ -218,6 +221,7 @@ class TestReopen:
             for version, (act, which, n) in enumerate(acts):
                 name = f"u-{n}"
                 logs[which].refresh()
+                logs[which].plan()
                 if act == 0:
                     logs[which].append([made := make_record(name, seed=version)])
                     if name not in current or name in waiting:

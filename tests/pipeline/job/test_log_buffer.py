@@ -66,6 +66,23 @@ def test_units_of_some_seconds_share_a_record(now: list[float]) -> None:
     assert len(log.groups) == 2, "an empty group is not a record"
 
 
+def test_slow_appends_are_rarer_and_larger(now: list[float]) -> None:
+    """Many drivers share the log: this one waits 20 times as long as its append took."""
+
+    class SlowLog(FakeLog):
+        def append(self, units: "list[UnitRecord]") -> Appended:
+            now[0] += 2.0
+            return super().append(units)
+
+    log = SlowLog()
+    buffer = LogBuffer(log, every_s=5.0)  # type: ignore[arg-type]
+    for n in range(60):
+        buffer.add(unit(str(n)))
+        now[0] += 1.0
+        buffer.flush_if_due()
+    assert [len(group) for group in log.groups] == [5, 38]
+
+
 def test_a_store_that_fails_for_minutes_is_waited_for(now: list[float]) -> None:
     log = FakeLog(refuses=100)
     buffer = LogBuffer(log, every_s=5.0)  # type: ignore[arg-type]

@@ -61,6 +61,7 @@ def redo(store: Store, unit: str, **options: Any) -> UnitRecord:
     log = open_log(store)
     known = next(record for record in read_manifest(store).units() if record.unit == unit)
     assert log.reopen([Reopened(unit=unit, sources=known.sources)]) == (unit,)
+    log.plan()
     again = commit(store, deliver(unit, **options))
     assert log.append([again]).ours == (unit,)
     return again

@@ -12,13 +12,14 @@ from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.tally import Tally
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StateUnknown, StoreError
+from pipeline.job.log_buffer import LogBuffer
 from pipeline.operations.retry import retry
 from pipeline.operations.status import status
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
-from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
+from tests.pipeline.made_datasets import DATASET, commit, write_log
 from tests.pipeline.units import deliver
 
 
@@ -100,9 +101,8 @@ def test_from_reopened_to_replaced(local: Store) -> None:
     assert verify(local).findings == []
 
     kept = {part.path for part in (*manifest.parts(), *manifest.quarantine_parts())}
-    files = [*old.parts, *([old.quarantine] if old.quarantine else [])]
-    gone = sorted(part.path for part in files if part.path not in kept)
-    assert len(gone) == 2, "the bucket of the lost clip, and the quarantine"
+    gone = sorted(part.path for part in old.files if part.path not in kept)
+    assert len(gone) == 3, "both buckets, and the quarantine"
     assert vacuum(local, delete=True).garbage == []
     day = time.time() - 25 * 3600
     for file in list(local.files()):
@@ -111,16 +111,40 @@ def test_from_reopened_to_replaced(local: Store) -> None:
     assert verify(local).findings == []
 
 
-def test_what_a_run_may_write_again_is_no_garbage(local: Store) -> None:
-    """A run writes the very files that an earlier version left, under the same names."""
-    records = sound(local)
-    left = commit(local, deliver("u-0"))
-    retry(local, ["non_finite"])
-    result = vacuum(local, older_than_hours=0, delete=True)
-    assert result.garbage == []
-    CommitLog(local, fingerprint=DATASET.fingerprint).append([left])
-    assert verify(local).findings == []
-    assert len(records) == 3
+def test_an_append_whose_answer_was_lost_does_not_undo_it(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = LogBuffer(write_log(local, []), every_s=0.0)
+    buffer.add(commit(local, deliver("u-1")))
+    put = Store.put_or_read
+
+    def lost(store: Store, path: str, data: bytes) -> bytes:
+        put(store, path, data)
+        raise StateUnknown("no answer")
+
+    monkeypatch.setattr(Store, "put_or_read", lost)
+    buffer.flush_if_due()
+    monkeypatch.undo()
+    assert retry(local, ["corrupt"]).reopened == ["u-1"]
+    buffer.add(commit(local, deliver("u-2")))
+    buffer.flush()
+    manifest = read_manifest(local)
+    assert (manifest.number, manifest.reopened) == (3, {"u-1"})
+    assert buffer.ours.units == 2
+    buffer.log.plan()
+    buffer.add(commit(local, deliver("u-1")))
+    buffer.flush()
+    assert read_manifest(local).reopened == frozenset()
+
+
+def test_work_that_began_before_is_no_answer(local: Store) -> None:
+    """The driver reads the retry while it works on the unit, and then delivers the old result."""
+    log, other = write_log(local, []), write_log(local, [])
+    other.append([commit(local, deliver("u-1"))])
+    assert retry(local, ["corrupt"]).reopened == ["u-1"]
+    log.append([commit(local, deliver("u-2"))])
+    assert log.append([commit(local, deliver("u-1"))]).lost == ("u-1",)
+    assert read_manifest(local).reopened == {"u-1"}
 
 
 def test_command(local: Store) -> None:

@@ -4,22 +4,27 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import pipeline.operations.vacuum
 from pipeline.__main__ import app
-from pipeline.dataset.log_records import record_path
+from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log_records import read_record, record_path
+from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ConfigError, StoreError
+from pipeline.operations.retry import retry
 from pipeline.operations.vacuum import Vacuumed, vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store, StoredFile
-from tests.pipeline.made_datasets import commit, sound, write_log
+from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
 from tests.pipeline.units import deliver
 
 HOUR = 3600.0
-LEFT = "data/5x16x16/u-0-0-0123456789abcdef.parquet"
-QUARANTINE = "quarantine/u-1-0123456789abcdef.parquet"
+LEFT = "data/5x16x16/u-0-0-0123456789abcdef0123456789abcdef.parquet"
+QUARANTINE = "quarantine/u-1-0123456789abcdef0123456789abcdef.parquet"
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def everything(store: Store) -> dict[str, bytes]:
 def test_nothing_is_left_over(store: Store) -> None:
     sound(store)
     result = vacuum(store, older_than_hours=0, delete=True)
-    assert (result.garbage, result.young, result.uncommitted, result.foreign) == ([], [], [], [])
+    assert (result.garbage, result.young, result.foreign) == ([], [], [])
     assert verify(store).findings == []
 
 
@@ -61,7 +66,10 @@ def test_lists_first_and_deletes_only_when_asked(store: Store) -> None:
     assert result.lines()[-1].endswith("--delete")
     result = vacuum(store, older_than_hours=0, delete=True)
     assert paths(result.garbage) == [LEFT, QUARANTINE]
-    assert everything(store) == before
+    assert everything(store).items() - before.items() == {
+        (record_path(4), store.read(record_path(4)))
+    }
+    assert read_record(store, 4).dropped == (LEFT, QUARANTINE)
     assert vacuum(store, older_than_hours=0, delete=True).garbage == []
 
 
@@ -84,48 +92,66 @@ def test_a_day_is_counted_from_the_record_as_well(local: Store) -> None:
     assert not local.exists(LEFT)
 
 
-def test_what_a_job_may_still_commit_stays(local: Store) -> None:
-    """A job that does the unit again writes the same names, and then names them in the log."""
+def test_a_driver_that_stood_still_does_its_dropped_units_again(local: Store) -> None:
+    """It wrote parts, slept for two days, and continues after its files were deleted."""
+    log = write_log(local, [])
     records = [commit(local, deliver(f"u-{n}")) for n in range(2)]
-    log = write_log(local, records[:1])
+    log.append(records[:1])
     age(local, 48)
-    result = vacuum(local, delete=True)
-    waiting = [*records[1].parts, records[1].quarantine]
-    assert result.garbage == []
-    assert paths(result.uncommitted) == sorted(part.path for part in waiting if part)
-    log.append(records[1:])
-    assert verify(local).findings == []
-
-
-def test_what_no_job_will_commit_goes_if_no_job_runs(local: Store) -> None:
-    records = [commit(local, deliver(f"u-{n}")) for n in range(2)]
-    write_log(local, records[:1])
-    age(local, 48)
-    result = vacuum(local, delete=True, uncommitted=True)
-    assert len(result.garbage) == 3
-    assert result.uncommitted == []
+    waiting = sorted(part.path for part in records[1].files)
+    assert paths(vacuum(local, delete=True).garbage) == waiting
+    outcome = log.append(records[1:])
+    assert (outcome.ours, outcome.dropped) == ((), ("u-1",))
     assert verify(local).findings == []
     assert verify(local).orphaned == []
+    log.plan()
+    assert log.append([commit(local, deliver("u-1"))]).ours == ("u-1",)
+    assert verify(local).findings == []
 
 
-def test_a_file_written_anew_between_listing_and_deleting_stays(
+def test_a_unit_that_was_committed_after_the_listing_stays(
     local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = write_log(local, [])
+    record = commit(local, deliver("u-0"))
+    age(local, 48)
+    read = pipeline.operations.vacuum.read_manifest  # type: ignore[attr-defined]
+
+    def read_then_commit(store: Store) -> Any:
+        manifest = read(store)
+        log.append([record])
+        return manifest
+
+    monkeypatch.setattr(pipeline.operations.vacuum, "read_manifest", read_then_commit)
+    result = vacuum(local, delete=True)
+    assert (result.garbage, paths(result.young)) == ([], sorted(p.path for p in record.files))
+    monkeypatch.undo()
+    assert verify(local).findings == []
+
+
+def test_a_suspended_driver_never_undoes_a_retry(local: Store) -> None:
+    """Another driver commits its unit, vacuum takes its part, retry reopens it, it continues."""
+    asleep = write_log(local, [])
+    record = commit(local, deliver("u-1"))
+    other = commit(local, deliver("u-1", lost=[0]))
+    CommitLog(local, fingerprint=DATASET.fingerprint).append([other])
+    age(local, 25)
+    assert paths(vacuum(local, delete=True).garbage) == sorted(part.path for part in record.files)
+    assert retry(local, ["corrupt"]).reopened == ["u-1"]
+    assert asleep.append([record]).lost == ("u-1",)
+    manifest = read_manifest(local)
+    assert (manifest.unit("u-1"), manifest.reopened) == (other, {"u-1"})
+    assert verify(local).findings == []
+
+
+def test_a_store_without_conditional_writes(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sound(local)
     local.write(LEFT, b"left")
-    age(local, 48)
-    listed = Store.files
-
-    def files(store: Store, path: str = "") -> list[StoredFile]:
-        found = list(listed(store, path))
-        if not path:
-            store.write(LEFT, b"left")
-        return found
-
-    monkeypatch.setattr(Store, "files", files)
-    result = vacuum(local, delete=True)
-    assert (result.garbage, paths(result.young)) == ([], [LEFT])
+    monkeypatch.setattr(Store, "put_if_absent", Store.write)
+    with pytest.raises(ConfigError, match="If-None-Match"):
+        vacuum(local, older_than_hours=0, delete=True)
     assert local.exists(LEFT)
+    assert paths(vacuum(local, older_than_hours=0, delete=True, alone=True).garbage) == [LEFT]
 
 
 def test_temporary_files(local: Store) -> None:
@@ -147,7 +173,7 @@ def test_strangers_are_told_and_never_deleted(local: Store) -> None:
         local.write(name, b"mine")
     age(local, 48)
     before = everything(local)
-    result = vacuum(local, delete=True, uncommitted=True)
+    result = vacuum(local, delete=True)
     assert paths(result.foreign) == sorted(strangers)
     assert result.garbage == []
     assert everything(local) == before
@@ -158,7 +184,7 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
     (tmp_path / LEFT).write_bytes(b"precious")
     age(store := Store(str(tmp_path)), 48)
     with pytest.raises(ConfigError, match="no dataset"):
-        vacuum(store, delete=True, uncommitted=True)
+        vacuum(store, delete=True)
     assert (tmp_path / LEFT).exists()
 
 

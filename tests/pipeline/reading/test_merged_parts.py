@@ -49,6 +49,7 @@ def test_rows_that_no_longer_count_are_passed_over(tmp_path: Path) -> None:
     [again] = [unit for unit in read_manifest(store).units() if unit.unit == "u-1"]
     log = CommitLog(store, fingerprint=read_dataset(store).fingerprint, run="r")
     log.reopen([Reopened(unit="u-1", sources=again.sources)])
+    log.plan()
     log.append([replace(again, parts=(), counts=replace(again.counts, clips_written=0))])
     snapshot = pipeline.open(store.uri)
     # In each bucket the rows of u-0 and of u-2, with those of u-1 between them.

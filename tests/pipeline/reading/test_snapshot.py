@@ -111,6 +111,7 @@ def test_a_unit_that_was_done_again_and_vacuumed(local: Store) -> None:
     write_log(local, [first, second])
     log = CommitLog(local, fingerprint=DATASET.fingerprint)
     log.reopen([Reopened(unit="u-1", sources=second.sources)])
+    log.plan()
     other = commit(local, deliver("u-1", batches=(2, 2)))
     log.append([other])
     assert len(rows(pipeline.open(local.uri, 2))) == 16

@@ -182,6 +182,48 @@ class TestLocal(StoreContract):
         store.put_if_absent("log/1", b"ours")
         assert store.read("log/1") == b"ours"
 
+    def test_a_claim_whose_temporary_file_vanishes_is_made_again(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The writer stands still before it links the file, and vacuum deletes it."""
+        link = os.link
+
+        def vanish_then_link(source: Path, target: Path) -> None:
+            monkeypatch.undo()
+            source.unlink()
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", vanish_then_link)
+        assert store.put_or_read("log/1.json", b"one") == b"one"
+        assert store.read("log/1.json") == b"one"
+        monkeypatch.setattr(os, "link", vanish_then_link)
+        with pytest.raises(StateUnknown, match="temporary file disappeared"):
+            store.put_if_absent("log/2.json", b"two")
+        assert store.list() == ["log/1.json"]
+
+    def test_a_staged_file_that_vanishes_is_a_store_error(self, store: Store) -> None:
+        with store.stage("data") as staged:
+            staged.file.write(b"part")
+            for file in list(store.files()):
+                store.delete(file.path)
+            with pytest.raises(StoreError, match=r"data/1: its temporary file disappeared"):
+                staged.publish("data/1")
+        assert list(store.files()) == []
+
+    def test_a_probe_that_vanishes_accuses_nobody(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put = Store.put_or_read
+
+        def put_then_vanish(self: Store, path: str, data: bytes) -> bytes:
+            monkeypatch.undo()
+            found = put(self, path, data)
+            self.delete(path)
+            return found
+
+        monkeypatch.setattr(Store, "put_or_read", put_then_vanish)
+        assert store.supports_put_if_absent()
+
     def test_disk_without_hard_links_is_refused(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

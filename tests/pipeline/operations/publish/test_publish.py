@@ -13,32 +13,34 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 import s3fs
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from pyiceberg.table import StaticTable
 from typer.testing import CliRunner
 
 import pipeline.operations.publish.publish
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log_records import read_record, record_path
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.publish.delta import storage_options
 from pipeline.operations.publish.publish import Published, publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
-from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
+from tests.pipeline.operations.published import (
+    FORMATS,
+    delta,
+    iceberg,
+    plain_rows,
+    same,
+    table_rows,
+)
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import deliver
-
-FORMATS = ["delta", "iceberg"]
 
 
 @pytest.fixture(params=FORMATS)
@@ -51,45 +53,6 @@ def local(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "corpus"))
 
 
-def delta(store: Store, version: int | None = None) -> DeltaTable:
-    root = canonical_uri(store.uri, store.storage_options)
-    return DeltaTable(root, version, storage_options=storage_options(store))
-
-
-def iceberg(store: Store) -> StaticTable:
-    names = {
-        "s3.endpoint": "endpoint_url",
-        "s3.access-key-id": "key",
-        "s3.secret-access-key": "secret",
-    }
-    options = store.storage_options
-    properties = {name: options[key] for name, key in names.items() if key in options}
-    properties["s3.region"] = "us-east-1"  # without one it is asked for over the network
-    return StaticTable.from_metadata(store.locate("iceberg"), properties)
-
-
-def table_rows(store: Store, table_format: str) -> pa.Table:
-    """Return a table's rows as the format's own library reads them."""
-    if table_format == "iceberg":
-        return iceberg(store).scan().to_arrow()
-    return delta(store).to_pyarrow_dataset().to_table()
-
-
-def plain_rows(store: Store) -> pa.Table:
-    """Return the rows of all files that the manifest names."""
-    paths = dict.fromkeys(part.path for part in read_manifest(store).parts())
-    return pa.concat_tables(pq.read_table(pa.BufferReader(store.read(p))) for p in paths)
-
-
-def same(found: pa.Table, wanted: pa.Table) -> bool:
-    """Return whether tables hold the same rows and columns, in whatever order."""
-    assert found.column_names == wanted.column_names
-    ours, theirs = (
-        table.sort_by("clip_id").cast(wanted.schema.remove_metadata()) for table in (found, wanted)
-    )
-    return bool(ours.equals(theirs))
-
-
 def append(store: Store, unit: str) -> None:
     log = CommitLog(store, fingerprint=DATASET.fingerprint, run="a test")
     log.append([commit(store, deliver(unit))])
@@ -100,6 +63,7 @@ def redo(store: Store, unit: str, **options: Any) -> None:
     log = CommitLog(store, fingerprint=DATASET.fingerprint, run="a test")
     [known] = [record for record in read_manifest(store).units() if record.unit == unit]
     log.reopen([Reopened(unit=unit, sources=known.sources)])
+    log.plan()
     assert log.append([commit(store, deliver(unit, **options))]).ours == (unit,)
 
 
@@ -126,7 +90,10 @@ def test_a_table_holds_the_rows_that_count_and_copies_nothing(
     assert result.changed
     assert same(table_rows(store, table_format), plain_rows(store))
     folder = {"delta": "_delta_log/", "iceberg": "iceberg/"}[table_format]
-    assert [file for file in store.files() if not file.path.startswith(folder)] == before
+    announced = record_path(4)
+    assert read_record(store, 4).published[0].number == 3
+    kept = [file for file in store.files() if not file.path.startswith((folder, announced))]
+    assert kept == before
     assert verify(store).findings == []
     cleaned = vacuum(store, older_than_hours=0, delete=True)
     assert (cleaned.garbage, cleaned.foreign) == ([], [])
@@ -179,12 +146,12 @@ def test_versions_name_the_record_of_the_log(local: Store) -> None:
     for table_format in FORMATS:
         publish(local, table_format)
     append(local, "u-9")
-    for table_format in FORMATS:
-        assert publish(local, table_format).log_number == 4
+    # Each announcement is a record, too: 4 and 5, and 7 of the Delta table before the Iceberg one.
+    assert [publish(local, table_format).log_number for table_format in FORMATS] == [6, 7]
     assert delta(local, 1).transaction_version("vidtok") == 3
-    assert delta(local).transaction_version("vidtok") == 4
+    assert delta(local).transaction_version("vidtok") == 6
     table = iceberg(local)
-    assert [s.summary["vidtok.log_number"] for s in table.snapshots()] == ["3", "4"]
+    assert [s.summary["vidtok.log_number"] for s in table.snapshots()] == ["4", "7"]
     before = table.scan(snapshot_id=table.snapshots()[0].snapshot_id).to_arrow()
     assert before.num_rows == delta(local, 1).to_pyarrow_dataset().count_rows() == 21
 

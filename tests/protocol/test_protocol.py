@@ -1,0 +1,29 @@
+"""The commit protocol keeps its laws in random schedules, and each deliberate breakage is found."""
+
+import pytest
+
+from tests.protocol.breakages import BREAKAGES
+from tests.protocol.schedule import model, search
+
+STEPS = 100_000
+RARE = {"table-without-record"}
+"""Breakages that only many schedules find: `python -m tests.protocol --mutate NAME`."""
+
+
+def test_no_law_is_broken() -> None:
+    with model():
+        _, counts, broken = search(0, steps=STEPS)
+    assert broken is None, broken and broken.laws.broken
+    assert counts["steps"] >= STEPS
+    for seen in ("refused", "answer lost", "cut off", "killed", "killed after", "stood still"):
+        assert counts[seen] > 0, seen
+    for kind in ("driver", "vacuum", "retry", "compact", "publish", "checkpoint", "reader"):
+        assert counts[f"{kind} done"] > 0, kind
+
+
+@pytest.mark.parametrize("breakage", sorted(BREAKAGES.keys() - RARE))
+def test_a_breakage_is_found(breakage: str) -> None:
+    with model(breakage):
+        _, _, broken = search(0, steps=10**6, schedules=300)
+    assert broken is not None
+    assert broken.laws.broken
