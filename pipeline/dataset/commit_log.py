@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.dataset.committed import Committed
+from pipeline.dataset.format_version import versioned_json
 from pipeline.dataset.log_records import (
     LogRecord,
     parse_record,
@@ -28,7 +29,6 @@ from pipeline.dataset.log_records import (
 from pipeline.dataset.manifest import read_checkpoint
 from pipeline.dataset.records import PartsMoved, Reopened, UnitRecord
 from pipeline.errors import DatasetMismatch
-from pipeline.records import to_json
 from pipeline.storage.store import Store
 
 
@@ -181,8 +181,8 @@ class CommitLog:
             **content,
         )
         path = record_path(record.number)
-        data = self._store.put_or_read(path, to_json(record))
-        found = parse_record(data, self._store.locate(path))
+        data = self._store.put_or_read(path, versioned_json(record))
+        found = parse_record(data, record.number, self._store.locate(path))
         self._apply(found)
         return found.token == self._token
 
