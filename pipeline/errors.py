@@ -8,6 +8,7 @@ PipelineError
 ├── OverBudget         too many samples are quarantined; a person decides how to continue
 ├── StageStalled       no actor of a stage runs; the same command continues when one can run
 └── StoreError         an object store or a disk failed
+    ├── DamagedFile        a file of the dataset is missing or damaged; another try does not help
     ├── AlreadyExists      put-if-absent found an object
     └── StateUnknown       a write was not answered; read back and compare
 """
@@ -42,6 +43,10 @@ class StageStalled(PipelineError):
 
 class StoreError(PipelineError, OSError):
     """A disk or an object store refused a request or failed."""
+
+
+class DamagedFile(StoreError):
+    """A file of the dataset is missing, or its content is damaged."""
 
 
 class AlreadyExists(StoreError):

@@ -12,9 +12,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.parquet_file import parquet_file
+from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_group
 from pipeline.dataset.records import Part
-from pipeline.errors import StoreError
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema, tokenizer_columns
+from pipeline.errors import DamagedFile, PipelineError, one_line
 from pipeline.storage.files import is_local
 from pipeline.storage.store import Store
 
@@ -30,30 +31,43 @@ def open_parquet(
     """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_file`.
 
     Raises:
-        StoreError: the file is missing or damaged, which may show only while it is read.
+        DamagedFile: the file is missing or damaged, which may show only while it is read.
+        StoreError: the store refuses.
     """
-    with (
-        _sound(store, path),
-        parquet_file(store, path, num_bytes=num_bytes, footer=footer) as parquet,
-    ):
+    with _sound(store, path), store.open_ranges(path, num_bytes) as file:
+        parquet = open_file(file, footer)
+        if footer is None:
+            _require_columns(parquet.schema_arrow, path, store.locate(path))
         yield parquet
+
+
+def _require_columns(schema: pa.Schema, path: str, where: str) -> None:
+    """Refuse a part whose columns are not those that it describes, and a strange quarantine."""
+    wanted = schema
+    if path.startswith("data/"):
+        wanted = clip_schema(tokenizer_columns(schema, where))
+    elif path.startswith("quarantine/"):
+        wanted = QUARANTINE_SCHEMA
+    if not schema.equals(wanted):
+        raise pa.ArrowInvalid("its columns are not those of the format")
 
 
 @contextmanager
 def _sound(store: Store, path: str) -> Iterator[None]:
-    """Raise `StoreError` for a file that is missing or damaged."""
+    """Raise `DamagedFile` for a file that is missing or damaged."""
     where = store.locate(path)
     try:
         yield
-    except StoreError:
+    except PipelineError:
         raise
     except FileNotFoundError as error:
-        raise StoreError(
+        raise DamagedFile(
             f"{where}: missing; if its unit was done again, vacuum may have deleted it: open a"
             " newer version, or run `python -m pipeline verify`"
         ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{where}: {error}; run `python -m pipeline verify`") from error
+    except UNREADABLE as error:
+        text = f"{where}: {one_line(error)}; run `python -m pipeline verify`"
+        raise DamagedFile(text) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +92,15 @@ def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
     Args:
         footer: metadata of the part's file.
         part: the part as the unit's record names it. Without a place all rows belong to it.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file does not have the rows that the record says.
     """
     first = part.place.first_row if part.place else 0
-    end = first + part.rows if part.place else footer.num_rows
+    end = first + part.rows
+    recorded = part.place.of_rows if part.place else part.rows
+    if footer.num_rows != recorded or end > recorded:
+        raise pa.ArrowInvalid(f"{footer.num_rows} rows, recorded {recorded}")
     found, start = [], 0
     for group in range(footer.num_row_groups):
         stop = start + footer.row_group(group).num_rows
@@ -114,7 +134,7 @@ def unit_rows(
         columns: names of the columns to read; None reads all.
     """
     for rows in rows_by_group(parquet.metadata, part):
-        yield rows.of(parquet.read_row_group(rows.group, columns=columns))
+        yield rows.of(read_group(parquet, rows.group, columns))
 
 
 _CHUNK: Final = 8 << 20

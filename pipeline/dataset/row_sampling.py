@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.parquet_file import parquet_file
-from pipeline.dataset.part_reader import locate_row, rows_by_group
+from pipeline.dataset.parquet_file import read_group
+from pipeline.dataset.part_reader import locate_row, open_parquet, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.storage.store import Store
 
@@ -59,14 +59,13 @@ def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None
         columns: names of the columns to read; None reads all.
 
     Raises:
-        FileNotFoundError: the part is missing.
-        pyarrow.ArrowException, OSError: the part is damaged.
+        DamagedFile: the part is missing or damaged.
         StoreError: the store refuses.
     """
     part = drawn.part
-    with parquet_file(store, part.path, num_bytes=part.bytes) as parquet:
+    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
         groups = rows_by_group(parquet.metadata, part)
         index, n = locate_row(groups, drawn.n)
-        rows = groups[index].of(parquet.read_row_group(groups[index].group, columns=columns))
+        rows = groups[index].of(read_group(parquet, groups[index].group, columns))
         row: dict[str, Any] = rows.slice(n, 1).to_pylist()[0]
         return row

@@ -1,8 +1,9 @@
-"""Some mutants of real videos, of tars and of lists; the command makes as many as one likes."""
+"""Some mutants of videos, tars, lists and datasets; the command makes as many as one likes."""
 
 from pathlib import Path
 
 from tests.fuzz.__main__ import VIDEOS, good_sample, originals, small_tars
+from tests.fuzz.datasets import fuzz_datasets
 from tests.fuzz.decoding import fuzz
 from tests.fuzz.lists import fuzz_lists, lists
 from tests.fuzz.mutations import MUTATIONS, mutate
@@ -42,3 +43,12 @@ def test_mutated_lists_give_samples_reasons_and_clear_lines(tmp_path: Path) -> N
     assert outcomes["ConfigError"] > 50
     assert outcomes["list_unreadable"] > 20
     assert outcomes["bad_row"] > 50
+
+
+def test_damaged_datasets_give_their_rows_or_one_error(tmp_path: Path) -> None:
+    outcomes, violations = fuzz_datasets(range(150), tmp_path)
+    assert violations == []
+    assert outcomes["data: refused"] > 10
+    assert outcomes["manifest: right rows"] > 10
+    assert outcomes["log: refused"] > 2
+    assert outcomes["dataset.json: refused"] > 10

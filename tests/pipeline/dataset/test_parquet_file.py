@@ -1,126 +1,81 @@
-"""Arrow runs no Python code in threads of its own, which would abort a process that ends."""
+"""Every bit of a file, flipped: a reader gives the same rows or an error."""
 
-import threading
-from collections.abc import Callable
-from typing import Any
+import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline
-from pipeline.dataset.manifest import write_manifest
-from pipeline.dataset.parquet_file import parquet_file
-from pipeline.operations.compact import compact
-from pipeline.operations.diff import diff
-from pipeline.operations.report.html import write_html
-from pipeline.operations.retry import retry
-from pipeline.operations.show import show_clip
-from pipeline.operations.stats import stats
-from pipeline.operations.status import status
-from pipeline.operations.vacuum import vacuum
-from pipeline.operations.verify.verify import verify
-from pipeline.reading import TokenDataset
-from pipeline.storage.files import StoreReader
-from pipeline.storage.range_file import RangeFile
-from pipeline.storage.store import Store
-from tests.pipeline.made_datasets import sound
-from tests.pipeline.s3 import S3Server
+from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_footer, read_group
+from tests.pipeline.units import parquet_bytes
 
-READERS: dict[str, Callable[[Store], Any]] = {
-    "status": status,
-    "stats": lambda store: stats(store, codes=True),
-    "report": lambda store: write_html(store, "/dev/null"),
-    "show": lambda store: show_clip(store, _clip(store)),
-    "diff": lambda store: diff(store, store),
-    "verify": verify,
-    "retry": lambda store: retry(store, ["corrupt"]),
-    "compact": lambda store: compact(store, small_share=1.0),
-    "vacuum": vacuum,
-    "sample": lambda store: pipeline.open(store.uri, **_options(store)).sample(4),
-    "batches": lambda store: list(
-        TokenDataset(pipeline.open(store.uri, **_options(store)), ["fsq", "kl"], 2)
-    ),
-    "checkpoint": write_manifest,
-}
+TABLE = pa.table(
+    {
+        "name": ["a", None, "c"],
+        "crop": pa.array([[1.5, 2.5], [], None], pa.list_(pa.float32())),
+        "shape": pa.array([[2, 16, 16], [2, 16, 16], [2, 16, 16]], pa.list_(pa.int32())),
+        "number": pa.array([1, 2, 300], pa.int32()),
+    }
+)
+DATA = parquet_bytes(TABLE)
 
 
-def _clip(store: Store) -> str:
-    [row] = pipeline.open(store.uri, **_options(store)).sample(1)
-    return str(row["clip_id"])
+def flipped(at: int, bit: int) -> pa.BufferReader:
+    data = bytearray(DATA)
+    data[at] ^= 1 << bit
+    return pa.BufferReader(bytes(data))
 
 
-def _options(store: Store) -> dict[str, Any]:
-    return {"storage_options": store.storage_options}
+def test_other_readers_read_it() -> None:
+    assert pq.read_table(io.BytesIO(DATA), page_checksum_verification=True) == TABLE
+    assert read_group(open_file(io.BytesIO(DATA)), 0) == TABLE
+    assert read_group(open_file(io.BytesIO(DATA)), 0, ["crop"]) == TABLE.select(["crop"])
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of threads that read Python files; "Dummy-…" are threads that Python did not start."""
-    names: list[str] = []
-
-    def spy(kind: type[StoreReader | RangeFile]) -> None:
-        real = kind.read
-
-        def read(self: Any, size: int = -1) -> bytes:
-            names.append(threading.current_thread().name)
-            return real(self, size)
-
-        monkeypatch.setattr(kind, "read", read)
-
-    spy(StoreReader)
-    spy(RangeFile)
-    return names
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_only_threads_of_python_read_python_files(
-    store: Store, calls: list[str], name: str
-) -> None:
-    sound(store)
-    calls.clear()
-    READERS[name](store)
-    assert not [thread for thread in calls if thread.startswith("Dummy")]
+def test_a_flipped_bit_gives_the_same_rows_or_an_error() -> None:
+    """Page headers have no checksum: without the number of values some give other lists."""
+    outcomes = {"same": 0, "error": 0, "only by the number of values": 0}
+    footer = read_footer(pa.BufferReader(DATA))
+    pages = footer.row_group(0).column(3)
+    end = pages.data_page_offset + pages.total_compressed_size
+    for at in range(end):
+        for bit in range(8):
+            parquet = open_file(flipped(at, bit), footer)
+            try:
+                found = parquet.read_row_group(0)
+            except UNREADABLE:
+                outcomes["error"] += 1
+                continue
+            if found == TABLE:
+                outcomes["same"] += 1
+                assert read_group(parquet, 0) == TABLE
+            else:
+                outcomes["only by the number of values"] += 1
+                with pytest.raises(pa.ArrowInvalid, match="not the number of values"):
+                    read_group(parquet, 0)
+    assert all(count > 0 for count in outcomes.values())
 
 
-def test_the_spy_sees_threads_of_arrow(store: Store, calls: list[str]) -> None:
-    [record, *_] = sound(store)
-    with store.open(record.parts[0].path) as file:
-        pq.read_table(file)
-    assert [thread for thread in calls if thread.startswith("Dummy")]
+def test_a_flipped_bit_of_the_footer_is_an_error() -> None:
+    start = len(DATA) - 12 - int.from_bytes(DATA[-8:-4], "little")
+    for at in range(start, len(DATA)):
+        for bit in range(8):
+            with pytest.raises(UNREADABLE):
+                open_file(flipped(at, bit))
 
 
-@pytest.mark.s3
-def test_columns_of_row_groups_come_in_few_requests(s3: S3Server, s3_store: Store) -> None:
-    table = pa.table({name: [n] * 6 for n, name in enumerate("abcd")})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=2)
-    data = sink.getvalue().to_pybytes()
-    s3_store.write("table.parquet", data)
-    asked: list[str] = []
-    with (
-        s3.faults.rule(lambda environ: asked.append(environ["HTTP_RANGE"])),
-        parquet_file(s3_store, "table.parquet", num_bytes=len(data)) as parquet,
-    ):
-        assert len(asked) == 1, "the footer"
-        assert parquet.read_row_group(1, ["b", "c"]) == table.slice(2, 2).select(["b", "c"])
-        assert len(asked) == 2
-        assert parquet.read(["a", "d"]) == table.select(["a", "d"])
-        assert parquet.read_row_groups([0, 2]) == pa.concat_tables([table[:2], table[4:]])
+@pytest.mark.parametrize("data", [b"", b"PAR1", DATA[:-1], DATA[:-300], DATA[50:], DATA + b"\0"])
+def test_a_file_that_is_cut(data: bytes) -> None:
+    if data == DATA[50:]:  # its end is whole
+        with pytest.raises(UNREADABLE):
+            read_group(open_file(pa.BufferReader(data)), 0)
+        return
+    with pytest.raises(UNREADABLE):
+        read_footer(pa.BufferReader(data))
 
 
-@pytest.mark.s3
-def test_errors_of_the_store_stay_its_errors(s3: S3Server, s3_store: Store) -> None:
-    [record, *_] = sound(s3_store)
-    part = record.parts[0]
-    with (
-        parquet_file(s3_store, part.path, num_bytes=part.bytes) as parquet,
-        s3.faults.times("refuse_503", 999, method="GET"),
-        pytest.raises(pipeline.errors.StoreError, match=part.path),
-    ):
-        parquet.read()
-    with (
-        pytest.raises(FileNotFoundError),
-        parquet_file(s3_store, "data/none.parquet", num_bytes=9),
-    ):
-        pass
+def test_a_footer_longer_than_the_first_read() -> None:
+    wide = pa.table({f"column {n} " + "x" * 100: [n] for n in range(500)})
+    data = parquet_bytes(wide)
+    assert int.from_bytes(data[-8:-4], "little") > 64 << 10
+    assert read_group(open_file(io.BytesIO(data)), 0) == wide
