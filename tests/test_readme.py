@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 from pipeline.commands import app
 from pipeline.config.job import JobConfig
@@ -80,11 +81,11 @@ def test_its_columns_are_those_of_a_part() -> None:
 
 
 def test_its_commands_name_verbs_and_files() -> None:
-    known = {command.name for command in app.registered_commands}
+    known = vars(typer.main.get_command(app))["commands"]
     commands = [line.partition(" #")[0].split() for line in README.splitlines()]
     verbs = [words[3] for words in commands if words[:3] == ["python", "-m", "pipeline"]]
     assert len(verbs) >= 5
-    assert set(verbs) <= known
+    assert set(verbs) <= set(known)
     [submitted] = [words for words in commands if words[:3] == ["ray", "job", "submit"]]
     assert submitted[3:5] == ["--working-dir", "."], "as tests/jobs/test_submit.py submits"
     named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples)/[\w/]+\.\w+", README)
