@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
+from pipeline.commands import app
 from pipeline.config.job import JobConfig
 from pipeline.job.config_checks import load_config
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [page.read_text() for page in PAGES]
 LINKS = [
     (page, link)
     for page in PAGES
@@ -75,6 +78,24 @@ def test_its_columns_are_those_of_a_part() -> None:
         ),
     ]
     assert named == set(clip_schema(columns).names)
+
+
+def test_its_commands_name_verbs_and_files() -> None:
+    known = vars(typer.main.get_command(app))["commands"]
+    commands = [line.partition(" #")[0].split() for line in README.splitlines()]
+    verbs = [words[3] for words in commands if words[:3] == ["python", "-m", "pipeline"]]
+    assert len(verbs) >= 5
+    assert set(verbs) <= set(known)
+    [submitted] = [words for words in commands if words[:3] == ["ray", "job", "submit"]]
+    assert submitted[3:5] == ["--working-dir", "."], "as tests/jobs/test_submit.py submits"
+    named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples)/[\w/]+\.\w+", README)
+    assert {"infra/runtime_env.yaml", "examples/demo.yaml"} <= set(named)
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def test_no_page_shows_a_digest_of_somebody_s_paths() -> None:
+    """A unit's id ends in a digest of its URI, which differs between machines."""
+    assert not re.search(r"\b(?:bikes|hiker_tiny|vidtok_example)-[0-9a-f]{12}\b", "".join(TEXTS))
 
 
 def names(path: Path) -> set[str]:

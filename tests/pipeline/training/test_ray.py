@@ -57,7 +57,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
 
 
 def test_two_ranks_train_one_model(undisturbed: tuple[Path, list[str]]) -> None:
-    output, lines = undisturbed
+    output, [ray_line, *lines] = undisturbed
+    assert ray_line.startswith("ray        joined at ")
     assert lines[0].startswith("low: 0 of 8 batches done")
     assert [line.partition("  ")[0] for line in lines[1:-1]] == [
         "low 3/8",
@@ -106,4 +107,4 @@ def test_a_configuration_error_in_a_rank_is_final_and_one_line(
     config = two_ranks(Path("out"), source={"uri": ["text.mp4"]}, workers=1)
     with pytest.raises(ConfigError, match=rf"uri = .*{tmp_path}/text.mp4.*: none of 1 sources"):
         launch(config, lines.append)
-    assert len(lines) == 1, "the rank was started once"
+    assert len(lines) == 2, "the Ray, and the rank that was started once"
