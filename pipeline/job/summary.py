@@ -97,8 +97,8 @@ class Summary:
         if self.nothing_to_do:
             all_units = counted(self.planned, "unit is", "units are")
             lines = [f"nothing to do: {all_units} committed in {self.output}"]
-            if others := self.planned - self.committed_before:
-                lines[0] += f", {others} of them by another driver during this run"
+            if meanwhile := self.planned - self.committed_before:
+                lines[0] += f", {meanwhile} of them by another driver during this run"
         else:
             done = f"{self.done.units} done in {format_duration(self.seconds)}"
             others = f"{self.committed_before} committed before · {len(self.failed)} failed"
