@@ -23,7 +23,6 @@ from braceexpand import braceexpand
 
 from pipeline.config.source import VideoSource
 from pipeline.errors import ConfigError
-from pipeline.formatting import counted
 from pipeline.records import ListRows, LooseFile, WorkUnit, range_name
 from pipeline.sources.lists import LIST_SUFFIXES, cut_list, is_list
 from pipeline.sources.media_types import (
@@ -183,7 +182,7 @@ def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], 
                 f" they do ({' '.join(LIST_SUFFIXES)}), as in {uri.rstrip('/')}/*.parquet"
             )
         raise ConfigError(
-            f"source.uri: {uri}: {counted(len(found), 'file')}, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
+            f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
             f" video ({' '.join(sorted(VIDEO_EXTENSIONS))}) among them"
         )
     return _static_prefix(uri, found, options), found, usable
@@ -238,7 +237,7 @@ def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[s
         most = ", ".join(f"{extension} {count}" for extension, count in other.most_common(5))
         counts.append(f"{other.total()} of other types ({most})")
     if counts:
-        yield f"{counted(len(excluded) + other.total(), 'file')} of the sources: {', '.join(counts)}"
+        yield f"{len(excluded) + other.total()} files of the sources: {', '.join(counts)}"
 
 
 def rows_unit(rows: ListRows) -> WorkUnit:

@@ -126,7 +126,7 @@ class TestPlan:
             ("nothing", "nothing: matches no file"),
             ("{x,y}.tar", "{x,y}.tar: matches no file"),
             ("s-{000..999}.tar", "s-{000..999}.tar: matches no file"),
-            ("*.md", "1 file, but no tar"),
+            ("*.md", "1 files, but no tar"),
             ("{a.tar", "unbalanced braces"),
         ],
     )
