@@ -114,7 +114,7 @@ class ConsoleProgress:
 
     def _line(self, bar: Bar) -> str:
         units, clips = bar.tasks
-        if not clips.completed:
+        if not clips.completed and not units.completed:
             of = counted(round(units.total or 0), "unit")
             waits = f"{format_duration(units.elapsed or 0)} elapsed"
             return f"{of} · starting, no clips yet{self._failures()} · {waits}"

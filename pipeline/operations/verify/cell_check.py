@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.cells import numbers, stored_values
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.formatting import counted
 from pipeline.operations.findings import Finding
 
 
@@ -72,4 +73,4 @@ def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
 def _finding(kind: str, rows: pa.Table, bad: NDArray[np.bool_], where: str, text: str) -> Finding:
     """Return one finding for all rows with the same fault; the text describes the first."""
     first = rows["clip_id"][int(np.argmax(bad))].as_py()
-    return Finding(kind, where, f"{int(bad.sum())} rows, first {first}: {text}")
+    return Finding(kind, where, f"{counted(int(bad.sum()), 'row')}, first {first}: {text}")

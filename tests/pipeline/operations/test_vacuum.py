@@ -209,7 +209,7 @@ def test_command(local: Store) -> None:
     done = CliRunner().invoke(app, ["vacuum", local.uri, "--older-than-hours", "0", "--delete"])
     assert done.stdout.splitlines() == [
         f"deleted    {LEFT}",
-        "deleted    1 files, 4 B, older than 0 h",
+        "deleted    1 file, 4 B, older than 0 h",
     ]
     assert not local.exists(LEFT)
 

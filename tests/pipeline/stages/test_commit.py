@@ -313,7 +313,7 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "more clips counted": (set_counts(clips_seen=11, clips_written=9), "8 clips arrived, 9 count"),
     "quarantine not recorded": (
         set_closing(quarantined=(SHORT,)),
-        "1 samples and 0 clips counted as quarantined, 0 samples and 0",
+        "1 samples and 0 clips counted as quarantined, 0 and 0 recorded",
     ),
     "filtered not recorded": (set_closing(quarantined=()), "1 samples counted as filtered, 0 rec"),
     "quarantine of another unit": (set_closing(quarantined=(FOREIGN,)), "belongs to u-2"),

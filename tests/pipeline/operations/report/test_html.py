@@ -176,7 +176,7 @@ def test_the_first_numbers(local: Store, tmp_path: Path) -> None:
     assert facts == [
         ("clips", "21"),
         ("of source", "10.5 s"),
-        ("of 12.8 s decoded kept", "82.4 %"),
+        ("of 14.2 s decoded kept", "73.7 %"),
         ("of 18 samples kept", "66.7 %"),
         ("samples and clips quarantined", "6"),
     ]

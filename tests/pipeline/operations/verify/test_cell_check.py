@@ -73,8 +73,8 @@ def test_rows_of_a_wrong_shape_do_not_hide_others() -> None:
     rows = table("fsq", [good.tobytes()[2:], good.tobytes(), bad.tobytes()], [2, 2, 2])
     found = list(check_cells(rows, FSQ, [[2, 2, 2]] * 3, "p"))
     assert [f.kind for f in found] == ["shape", "range"]
-    assert found[0].detail == "1 rows, first u/k/0: fsq: 14 bytes, [2, 2, 2] uint16 take 16"
-    assert found[1].detail.startswith("1 rows, first u/k/2: ")
+    assert found[0].detail == "1 row, first u/k/0: fsq: 14 bytes, [2, 2, 2] uint16 take 16"
+    assert found[1].detail.startswith("1 row, first u/k/2: ")
 
 
 def test_shape_follows_from_the_bucket() -> None:
@@ -93,11 +93,9 @@ def test_rows_of_several_lengths() -> None:
     lengths = pa.array(shapes, pa.list_(pa.int32()))
     rows = rows.set_column(2, "kl_shape", lengths)
     [found] = check_cells(rows, column, shapes, "p")
-    assert found.detail == "1 rows, first u/k/1: kl: NaN or infinity in 1 of 48 cells"
+    assert found.detail == "1 row, first u/k/1: kl: NaN or infinity in 1 of 48 cells"
     [found] = check_cells(rows, column, [*shapes[:1], [4, 2, 2, 2], *shapes[2:]], "p")
-    assert (
-        found.detail == "1 rows, first u/k/1: kl_shape [4, 3, 2, 2], the model gives [4, 2, 2, 2]"
-    )
+    assert found.detail == "1 row, first u/k/1: kl_shape [4, 3, 2, 2], the model gives [4, 2, 2, 2]"
 
 
 @pytest.mark.parametrize("bucket", ["5x16", "6x16x16", "a bucket"])
