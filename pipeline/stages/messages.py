@@ -69,32 +69,32 @@ class BatchHeader:
 
     def to_json(self) -> bytes:
         """Return the header as JSON that holds each text once; `from_json` reads it back."""
-        places: dict[str | None, int] = {}
-        texts = tuple(
-            tuple(places.setdefault(getattr(clip, name), len(places)) for name in TEXT_COLUMNS)
-            for clip in self.clips
+        found: dict[str | None, int] = {}
+        places = tuple(
+            (found.setdefault(c.caption, len(found)), found.setdefault(c.meta, len(found)))
+            for c in self.clips
         )
         bare = tuple(replace(clip, caption=None, meta=None) for clip in self.clips)
-        return to_json(_Packed(replace(self, clips=bare), tuple(places), texts))
+        return to_json(_Packed(replace(self, clips=bare), tuple(found), places))
 
     @classmethod
     def from_json(cls, data: bytes) -> "BatchHeader":
         """Return the header; its clips share their texts."""
         packed = from_json(_Packed, data)
         clips = tuple(
-            replace(clip, **{n: packed.texts[at] for n, at in zip(TEXT_COLUMNS, own, strict=True)})
-            for clip, own in zip(packed.header.clips, packed.texts_of_clips, strict=True)
+            replace(clip, caption=packed.texts[caption], meta=packed.texts[meta])
+            for clip, (caption, meta) in zip(packed.header.clips, packed.places, strict=True)
         )
         return replace(packed.header, clips=clips)
 
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A header whose clips have no texts, the texts, and the places of each clip's among them."""
+    """A header whose clips have no texts; the texts; the places of each clip's two among them."""
 
     header: BatchHeader
     texts: tuple[str | None, ...]
-    texts_of_clips: tuple[tuple[int, ...], ...]
+    places: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ file on. The tokenize stage decodes it again and encodes the pieces as they arri
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.decode import Decoder
 from pipeline.records import Bucket, Clip, Sample
 from pipeline.stages.messages import BatchHeader, BatchRow
+from pipeline.storage.files import read_file
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.encoder import (
@@ -53,7 +53,7 @@ def whole_clip(decoder: Decoder, sample: Sample, unit: str) -> tuple[Clip, Bucke
 
 def video_row(sample: Sample, clip: Clip, bucket: Bucket, seq: int) -> BatchRow:
     """Return the batch row that carries a video's file, as uint8 [1, 1, 1, bytes, 1]."""
-    data = sample.video if isinstance(sample.video, bytes) else Path(sample.video).read_bytes()
+    data = sample.video if isinstance(sample.video, bytes) else read_file(sample.video)
     header = BatchHeader(unit=clip.unit, seq=seq, bucket=bucket, clips=(clip,), span=sample.span)
     return BatchRow(header, np.frombuffer(data, np.uint8).reshape(1, 1, 1, -1, 1))
 

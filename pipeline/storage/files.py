@@ -1,4 +1,4 @@
-"""Files by full URI, and their file systems: the door to fsspec.
+"""Files by full URI, and their file systems: the only module that imports fsspec.
 
 Sources are read through these functions. `pipeline.storage.store.Store`, the output, builds on
 `open_filesystem` and `store_errors`.
@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
+from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError, StoreError, redacted
 from pipeline.storage.local_disk import TEMPORARY_PREFIX
@@ -152,7 +153,7 @@ def find_files(
         if kind == "file":
             names = [full]
         elif on_local_disk(fs):
-            glob = glob_files(full, skipped) if is_glob else []
+            glob = glob_files(full, glob_translate(full), skipped) if is_glob else []
             try:
                 names = list(glob if kind == "missing" else tree_files(full, skipped))
             except FileNotFoundError as error:

@@ -10,8 +10,6 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from fsspec.utils import glob_translate
-
 _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -61,8 +59,13 @@ def tree_files(folder: str, skipped: dict[str, str], depth: int = 0) -> Iterator
                 skipped[entry.path] = "a folder that may not be listed"
 
 
-def glob_files(pattern: str, skipped: dict[str, str]) -> Iterator[str]:
+def glob_files(pattern: str, expression: str, skipped: dict[str, str]) -> Iterator[str]:
     """Yield the paths of the files that match a glob, with `**` for any depth.
+
+    Args:
+        pattern: absolute path with wildcards.
+        expression: the pattern as a regular expression.
+        skipped: as in `tree_files`.
 
     Raises:
         OSError: as `tree_files`.
@@ -70,7 +73,7 @@ def glob_files(pattern: str, skipped: dict[str, str]) -> Iterator[str]:
     wildcard = next(n for n, c in enumerate(pattern) if c in "*?[")
     root = pattern[: pattern.rfind("/", 0, wildcard) + 1]
     depth = 0 if "**" in pattern else pattern[len(root) :].count("/") + 1
-    matches = re.compile(glob_translate(pattern)).fullmatch
+    matches = re.compile(expression).fullmatch
     passed: dict[str, str] = {}
     try:
         os.stat(root)
