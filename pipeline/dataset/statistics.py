@@ -24,8 +24,8 @@ MOST: Final = 1 << 43
 Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
-Total = Annotated[int, Field(ge=-(1 << 200), le=1 << 200)]
-"""Sum of integers; a float holds it, but not exactly."""
+Total = Annotated[int, Field(ge=-(1 << 512), le=1 << 512)]
+"""Sum of integers, such as the squares of any float32; a float holds its size."""
 
 
 SUM_BITS: Final = 24

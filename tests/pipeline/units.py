@@ -1,6 +1,7 @@
 """A unit as decode and tokenize deliver it, for tests of all that comes after them."""
 
 import io
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCount
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, WorkUnit
 from pipeline.stages.messages import BatchHeader, Closing, PayloadHeader, encode_rows
+from pipeline.storage.store import Store
 
 FSQ = TokenizerColumn(
     name="fsq",
@@ -190,6 +192,13 @@ def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
         writer.write_table(table, **options)
     seal(file)
     return file.getvalue()
+
+
+def edit_json(store: Store, path: str, old: str, new: str) -> None:
+    """Replace text in a record or head, whose checksum is left out as if a person edited it."""
+    whole = json.loads(store.read(path).decode().replace(old, new))
+    del whole["crc32"]
+    store.write(path, json.dumps(whole).encode())
 
 
 def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> UnitRecord:

@@ -98,6 +98,10 @@ class UnitCheck:
             yield from _guarded(part, parquet, check)
 
     def _rows(self, part: Part, parquet: pq.ParquetFile) -> Iterator[Finding]:
+        if (place := part.place) is not None and place.first_row + part.rows > place.of_rows:
+            text = f"{part.rows} rows from row {place.first_row}, the file has {place.of_rows}"
+            yield Finding("rows", part.path, text)
+            return
         columns = self._dataset.tokenizers
         shape = cache(partial(expected_shape, self._dataset, bucket=part.bucket))
         for rows in unit_rows(parquet, part):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.row_statistics import latent_sums, level_counts, row_statistics
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, merged
+from pipeline.records import from_json, to_json
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, SMALL, WIDE, make_cells, make_clip
 
 CLIPS = [make_clip("u", n) for n in range(12)]
@@ -122,3 +123,10 @@ def test_a_tokenizer_that_one_side_lacks_is_kept() -> None:
     one, other = BucketStatistics(latents={"a": sums}), BucketStatistics(latents={"b": sums})
     assert (one + other).latents == {"a": sums, "b": sums}
     assert (one + one).latents == {"a": sums + sums}
+
+
+def test_a_record_takes_the_sums_of_any_finite_latents() -> None:
+    most = float(np.finfo(np.float32).max)
+    found = latent_sums([np.full((2, 1000), most)] * 3)
+    assert from_json(LatentSums, to_json(found)) == found
+    assert found.mean() == [most, most]

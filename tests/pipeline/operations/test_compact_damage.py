@@ -14,6 +14,7 @@ from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import sound
 from tests.pipeline.operations.compacted import age, named, redo
+from tests.pipeline.units import edit_json
 
 
 @pytest.fixture
@@ -91,9 +92,7 @@ class TestDamage:
         sound(local)
         compact(local)
         for number in (4, 5):
-            path = record_path(number)
-            text = local.read(path).decode()
-            local.write(path, text.replace('"first_row":0', f'"first_row":{first_row}').encode())
+            edit_json(local, record_path(number), '"first_row":0', f'"first_row":{first_row}')
         local.delete(manifest_path(5))
         assert kind in {found.kind for found in verify(local).findings}
 
@@ -101,7 +100,6 @@ class TestDamage:
         sound(local)
         compact(local)
         local.delete(manifest_path(5))
-        path = record_path(5)
-        local.write(path, local.read(path).replace(b'"unit":"u-1"', b'"unit":"u-9"'))
+        edit_json(local, record_path(5), '"unit":"u-1"', '"unit":"u-9"')
         with pytest.raises(StoreError, match="moves rows of u-9, which is not committed"):
             read_manifest(local)
