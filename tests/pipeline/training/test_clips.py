@@ -115,8 +115,9 @@ def test_workers_run_ahead_and_leave_no_trace(make: Make):
     resumed = make(workers=2)
     state = together(ranks, turn=1) | {"of": resumed.state_dict()["of"]}
     resumed.load_state_dict(json.loads(json.dumps(state)))
+    expected = [next(ranks[turn % 2]) for turn in range(5, 19)]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert same(take(resumed, 14), [next(ranks[turn % 2]) for turn in range(5, 19)])
+    assert same(take(resumed, 14), expected)
     assert resumed.state_dict() == state | together(ranks, turn=1)
     assert names(resumed.skipped) == set(BROKEN)
 
@@ -130,7 +131,7 @@ def test_workers_run_ahead_and_leave_no_trace(make: Make):
 
 
 def together(ranks: list[TrainingClips], turn: int) -> dict[str, Any]:
-    """Return the state, but for `of`, of a process that has the lanes of all ranks."""
+    """Return the state, without `of`, of a process that has the lanes of all ranks."""
     states = [rank.state_dict() for rank in ranks]
     return {
         "cursors": [cursor for state in states for cursor in state["cursors"]],
