@@ -5,8 +5,8 @@
 No other module uses Ray Data. Tests kill processes and nodes to check each of these rules:
 
 - `target_max_block_size = 1` makes every row a block of its own: rows are never split or merged.
-- The driver handles references only. Small tasks read which unit each block belongs to. When all
-  rows of a unit have arrived, a task gets the references and writes the parts.
+- The driver handles references only. A small actor reads which unit each block belongs to. When
+  all rows of a unit have arrived, a task gets the references and writes the parts.
 - Rows arrive in any order, and twice after an actor was lost. The first reference of a number
   counts; the commit's digests decide whether rows of two attempts fit together.
 - At most `open_units` commits run. Then the driver pulls nothing, and Ray Data's own back-pressure
@@ -201,9 +201,11 @@ class _Described:
     """Why the unit was given up, in the row of an aborted unit."""
 
 
-def _describe_all(refs: list[Any]) -> list[_Described | None]:
-    """Return which rows the blocks hold; None for a lost block."""
-    return [_describe(ref) for ref in refs]
+@ray.remote
+class _Describer:
+    def describe(self, refs: list[Any]) -> list[_Described | None]:
+        """Return which rows the blocks hold; None for a lost block."""
+        return [_describe(ref) for ref in refs]
 
 
 def _describe(ref: Any) -> _Described | None:
@@ -258,10 +260,9 @@ class _Collector:
         self._describing: dict[Any, list[Any]] = {}
         self._committing: dict[Any, str] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        # Tasks, not an actor: they run in processes that earlier tasks have left idle.
-        self._describe = ray.remote(_describe_all).options(
-            num_cpus=0, max_retries=-1, scheduling_strategy=here
-        )
+        self._describer = _Describer.options(  # type: ignore[attr-defined]
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+        ).remote()
         self._commit = ray.remote(commit_references).options(
             num_cpus=commit_cpus, max_retries=_COMMIT_RETRIES, scheduling_strategy="SPREAD"
         )
@@ -276,7 +277,7 @@ class _Collector:
             if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
                 idle = not self._describing and not self._committing
                 if refs := source.take(_DESCRIBE_AT_ONCE, _POLL_S if idle else 0):
-                    self._describing[self._describe.remote(refs)] = refs
+                    self._describing[self._describer.describe.remote(refs)] = refs
             waiting = [*self._describing, *self._committing]
             ready = ray.wait(waiting, timeout=_POLL_S)[0] if waiting else []
             for future in ready:

@@ -1,21 +1,21 @@
-"""One small Ray cluster for all jobs of a session, and jobs that take seconds on it."""
+"""Jobs that take seconds on the Ray cluster of the session."""
 
-import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
+from tests.jobs.saboteurs import MARKS
 from tests.pipeline.conftest import s3, s3_store
 
 __all__ = ["s3", "s3_store"]
@@ -40,24 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of a cluster with room for two drivers; its actors share this machine's cores."""
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    context = ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=400_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _system_config={"metrics_report_interval_ms": 1000},  # the default is ten seconds
-    )
-    yield context.address_info["address"]
-    ray.shutdown()
 
 
 def job(source: str | Sequence[str], output: str | Path, **changes: Any) -> JobConfig:
@@ -118,6 +100,12 @@ def committed_rows(output: str | Path | Store) -> pa.Table:
     return rows.sort_by([("key", "ascending"), ("clip_index", "ascending")])
 
 
+def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
+    """Return the rows of the units that `some` has rows of."""
+    units = pa.array(sorted(set(some["unit"].to_pylist())))
+    return rows.filter(pa.compute.is_in(rows["unit"], units))
+
+
 def content(rows: pa.Table) -> pa.Table:
     """Return rows without what names the work unit."""
     return rows.drop_columns(["clip_id", "unit"])
@@ -172,3 +160,20 @@ def undisturbed(
 def output_of(tars: Sequence[str]) -> Store:
     """Return the output of the undisturbed run."""
     return Store(str(Path(tars[0]).parents[1] / "out"))
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
+    """A folder that the workers of this test's jobs write notes into."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv(MARKS, str(folder))
+    # Workers of a running cluster do not see this process's environment: they are told by Ray.
+    options = {"runtime_env": {"env_vars": {MARKS: str(folder)}}}
+    real = graph.Dataset.map_batches
+    monkeypatch.setattr(
+        graph.Dataset,
+        "map_batches",
+        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
+    )
+    return folder

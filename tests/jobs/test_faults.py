@@ -37,29 +37,6 @@ def kill(worker: str) -> None:
         process.kill()
 
 
-def of_units(rows: pa.Table, some: pa.Table) -> pa.Table:
-    """Return the rows of the units that `some` has rows of."""
-    units = pa.array(sorted(set(some["unit"].to_pylist())))
-    return rows.filter(pa.compute.is_in(rows["unit"], units))
-
-
-@pytest.fixture
-def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
-    """A folder that the workers of this test's jobs write notes into."""
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    monkeypatch.setenv(saboteurs.MARKS, str(folder))
-    # Workers of a running cluster do not see this process's environment: they are told by Ray.
-    options = {"runtime_env": {"env_vars": {saboteurs.MARKS: str(folder)}}}
-    real = graph.Dataset.map_batches
-    monkeypatch.setattr(
-        graph.Dataset,
-        "map_batches",
-        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
-    )
-    return folder
-
-
 def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path) -> None:
     tars, rows = undisturbed
     config = job(tars, tmp_path / "out")

@@ -123,6 +123,7 @@ def test_settings_and_versions_are_kept(done: Evaluation) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 def test_two_workers_find_the_same_numbers(done: Evaluation, tmp_path: Path) -> None:
     two = run_evaluation(config(tmp_path, "workers=2"))

@@ -1,13 +1,10 @@
 """Trainings on a local cluster: two ranks, one of them killed, and what the driver hears of it."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing
@@ -21,30 +18,11 @@ from tests.pipeline.training.runs import BROKEN, LOW, rows, training
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # Ray, of its own settings
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """A cluster with room for two ranks; the one that there is, where other tests have one."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=200_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
 
 
 def two_ranks(output: Path, **changes: Any) -> TrainConfig:
