@@ -22,6 +22,29 @@ def no_wait_for_disks() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Address of a small Ray cluster with room for two drivers; it shares this machine's cores.
+
+    To start one takes seconds, so the tests of a process share theirs.
+    """
+    import ray
+
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    context = ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=400_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -46,7 +69,7 @@ def _text(path: Path) -> str:
 def _ray_chain(path: Path) -> str | None:
     """Name the chain of tests that starts Ray and takes this file; None for other files.
 
-    Jobs share the cluster of their process. Files of the other chain start clusters of their own.
+    The tests of a chain share the cluster of their process.
     """
     if "tests/jobs/" in path.as_posix() and path.name != "test_submit.py":
         return "jobs"

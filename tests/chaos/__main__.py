@@ -1,4 +1,4 @@
-"""Chaos by one command: `python -m tests.chaos --seeds 5 [--kinds node,s3] [--first 0]`.
+"""Chaos by one command: `python -m tests.chaos --seeds 5 [--kinds node,s3] [--first 0] [--few]`.
 
 Each kind of fault gets as many rounds as there are seeds. Prints a line per round and the counts.
 Exit code 1 if anything was lost, doubled or changed, or a job did not get done.
@@ -18,12 +18,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="rounds of each kind")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
+    parser.add_argument("--few", action="store_true", help="a small corpus: five videos")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"--kinds: {unknown[0]}: unknown; use {', '.join(KINDS)}")
     played: list[Round] = []
-    with World() as world:
+    with World(few=options.few) as world:
         print(
             f"reference: {world.reference.num_rows} rows, {world.quarantine.num_rows} quarantined"
         )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline.dataset.records import UnitRecord
 from pipeline.decode.child_process import Child
@@ -23,7 +22,6 @@ from pipeline.decode.decoder import Decoder
 from pipeline.job import graph
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit
-from pipeline.tokenizers.encoder import ClipEncoder
 
 FOLDER = "CHAOS_FOLDER"
 """Environment variable: the folder with `plan.json` and the marks of the round."""
@@ -114,6 +112,10 @@ def _poison_decoders() -> None:
 
 def _let_memory_end() -> None:
     """From now on some calls of this process's encoders find no memory left."""
+    import torch  # here, because workers that decode and commit start without it
+
+    from pipeline.tokenizers.encoder import ClipEncoder
+
     if hasattr(ClipEncoder, "forgetful"):
         return
     ClipEncoder.forgetful = True  # type: ignore[attr-defined]

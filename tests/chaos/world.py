@@ -38,13 +38,16 @@ _TIMEOUT_S = 10.0
 class World:
     """A context manager; one round at a time. `reference` is what an undisturbed run commits.
 
+    Args:
+        few: whether the corpus is small: four sound videos and the one that kills its decoder.
+
     Attributes:
         small_disk: a file system of its own with little room, or None where none may be mounted.
         reference: rows, sorted.
         quarantine: of the reference.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, few: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.small_disk = _mount(self.folder / "small")
         self._environment = {
@@ -55,6 +58,7 @@ class World:
             # Else jobs that are started elsewhere on this machine meanwhile join this cluster.
             "RAY_TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "OMP_NUM_THREADS": "1",
@@ -66,14 +70,16 @@ class World:
             # Patient as in real life, and quick to see that no answer comes.
             "config_kwargs": {"retries": {"max_attempts": 3}, "read_timeout": 2},
         }
-        self.tars = pack(self.folder / "tars", _videos(self.folder / "made"), per_tar=2)
-        self._cluster = Cluster(initialize_head=True, head_node_args=_NODE)
+        self.tars = pack(self.folder / "tars", _videos(self.folder / "made", few), per_tar=2)
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args=_NODE | {"include_dashboard": False}
+        )
         self._node = self._cluster.add_node(**_NODE)
 
     def __enter__(self) -> Self:
         output = Store(str(self.folder / "reference"))
         self.begin_round({"seed": "reference"})
-        code, said = self.run(self.config(output))
+        code, said = self.run(self.config(output, actors=1))
         assert code == 0, said
         self.reference, self.quarantine = committed_rows(output), quarantine_rows(output)
         return self
@@ -102,17 +108,17 @@ class World:
         marks = (self.folder / "round").glob("hit-*")
         return Counter(mark.name.split("-")[1].replace("_", " ") for mark in marks)
 
-    def config(self, output: Store, source: Store | None = None) -> Path:
+    def config(self, output: Store, source: Store | None = None, actors: int = 2) -> Path:
         """Write the settings of a job over the corpus; return their path."""
         config = job(
             self.tars if source is None else f"{source.uri}/*.tar",
             output.uri,
             source__storage_options={} if source is None else dict(source.storage_options),
             output__storage_options=dict(output.storage_options),
-            decode__actors=2,
+            decode__actors=actors,
             decode__timeout_s=_TIMEOUT_S,
             decode__memory_mb=_MEMORY_MB,
-            tokenize__actors=2,
+            tokenize__actors=actors,
         )
         path = self.folder / "job.yaml"
         path.write_text(json.dumps(config.model_dump(mode="json")))
@@ -163,11 +169,13 @@ def quarantine_rows(output: Store) -> pa.Table:
     return whole.sort_by([("key", "ascending"), ("clip_index", "ascending")])
 
 
-def _videos(folder: Path) -> list[Path]:
+def _videos(folder: Path, few: bool) -> list[Path]:
     """Real videos, sound and broken; one that kills its decoder, and one that takes its memory."""
     folder.mkdir()
     poison = folder / f"{POISON}.mp4"
     shutil.copy(VIDEOS / "hiker_tiny.mp4", poison)
+    if few:
+        return [*sound_videos()[:4], poison]
     draws = np.random.default_rng(0)
     large = [
         draws.integers(0, 256, (2160, 3840), np.uint8),

@@ -177,6 +177,7 @@ def test_steps_without_a_loss_have_no_part_in_a_mean() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings

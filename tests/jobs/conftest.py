@@ -1,14 +1,12 @@
-"""One small Ray cluster for all jobs of a session, and jobs that take seconds on it."""
+"""Jobs that take seconds on the Ray cluster of the session."""
 
-import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
@@ -42,24 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of a cluster with room for two drivers; its actors share this machine's cores."""
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    context = ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=400_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _system_config={"metrics_report_interval_ms": 1000},  # the default is ten seconds
-    )
-    yield context.address_info["address"]
-    ray.shutdown()
 
 
 def job(source: str | Sequence[str], output: str | Path, **changes: Any) -> JobConfig:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.job.metrics import Recorder
+from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit, from_json
 
 MARKS = "SABOTEUR_MARKS"
@@ -23,15 +24,29 @@ def mark(name: str) -> int:
     return number
 
 
+def shard_of(batch: RayBatch) -> str:
+    """Return the shard that a unit, or a decoded row, comes from, such as `shard-000`."""
+    from pipeline.stages.messages import BatchRow, read_decoded_row
+
+    if "one_by_one" in batch:
+        return from_json(WorkUnit, str(batch["unit"][0])).unit[:9]
+    row = read_decoded_row(batch)
+    return (row.header if isinstance(row, BatchRow) else row).unit[:9]
+
+
+def has_marks(name: str) -> bool:
+    """Return whether something has happened."""
+    return any(Path(os.environ[MARKS]).glob(f"{name}-*"))
+
+
 class DiesOnOneUnit(DecodeWorker):
-    """Its process ends whenever it is given the first shard, after the first row."""
+    """Its process ends whenever it is given the first shard; the first time, after a row."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        unit = from_json(WorkUnit, str(batch["unit"][0]))
         rows = super().__call__(batch)
-        if unit.unit.startswith("shard-000"):
-            mark("death")
-            yield next(rows)
+        if shard_of(batch) == "shard-000":
+            if mark("death") == 1:
+                yield next(rows)
             os._exit(139)
         yield from rows
 
@@ -40,31 +55,53 @@ class NeverEndsOneUnit(DecodeWorker):
     """It never ends the last shard, so the job cannot finish."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        unit = from_json(WorkUnit, str(batch["unit"][0]))
-        while unit.unit.startswith("shard-003"):
+        while shard_of(batch) == "shard-003":
             time.sleep(1)
         yield from super().__call__(batch)
 
 
-class ComesOutDifferently(DecodeWorker):
-    """Dies in mid-unit once; what it delivered until then is not what the retry delivers.
+FAILING = "mpeg1"
+"""Key of the video that no decoder can take; the second shard has it."""
 
-    The first attempt at the first shard hands out its first row with another clip's identity: as
-    if a sample before it had failed in one attempt and not in the other.
+_TOKENIZED_WITHIN_S = 60
+"""Seconds within which a row is tokenized, on a busy machine."""
+
+
+class DecodesBadly(DecodeWorker):
+    """One shard comes out differently when it is decoded again; another has a video that fails.
+
+    The first attempt at the first shard hands out its first row with another clip's identity, as if
+    a sample before it had failed in one attempt and not in the other; then its process dies.
+
+    `FAILING` raises an error that no reason of the quarantine covers, every time.
     """
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        from pipeline.decode import Decoder
         from pipeline.stages.messages import BatchRow, decoded_row, read_decoded_row
 
-        unit = from_json(WorkUnit, str(batch["unit"][0]))
-        rows = super().__call__(batch)
-        if unit.unit.startswith("shard-000") and mark("attempt") == 1:
-            first = read_decoded_row(next(rows))
-            assert isinstance(first, BatchRow)
-            yield decoded_row(_shifted(first))
-            time.sleep(3)  # what is handed out just before a death can get lost with it
-            os._exit(139)
-        yield from rows
+        decode = Decoder.decode
+
+        def failing(decoder: Decoder, sample: Sample, unit: str) -> Any:
+            if sample.key == FAILING:
+                raise KeyError("a bug")
+            return decode(decoder, sample, unit)
+
+        Decoder.decode = failing  # type: ignore[method-assign]
+        try:
+            rows = super().__call__(batch)
+            if shard_of(batch) == "shard-000" and mark("attempt") == 1:
+                first = read_decoded_row(next(rows))
+                assert isinstance(first, BatchRow)
+                yield decoded_row(_shifted(first))
+                # What is handed out just before a death can get lost with it.
+                deadline = time.monotonic() + _TOKENIZED_WITHIN_S
+                while not has_marks("tokenized") and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                os._exit(139)
+            yield from rows
+        finally:
+            Decoder.decode = decode  # type: ignore[method-assign]
 
 
 def _shifted(row: "BatchRow") -> "BatchRow":  # noqa: F821
@@ -77,19 +114,21 @@ def _shifted(row: "BatchRow") -> "BatchRow":  # noqa: F821
 
 
 class BreaksOnce(TokenizeWorker):
-    """Its model is broken in its first process, and sound in the next."""
+    """Its model breaks in its first process at the third shard, and is sound in the next."""
 
     def __call__(self, batch: RayBatch) -> pa.Table:
         from pipeline.stages.tokenize import TokenizerBroken
 
-        if not self.broken and not list(Path(os.environ[MARKS]).glob("broken-*")):
+        if shard_of(batch) == "shard-002" and not has_marks("broken"):
             mark("broken")
 
             def stage(_: object) -> None:
                 raise TokenizerBroken("device says no")
 
             self.stage = stage  # type: ignore[assignment]
-        return super().__call__(batch)
+        row = super().__call__(batch)
+        mark("tokenized")
+        return row
 
 
 class LosesItsDevice(TokenizeWorker):
@@ -113,25 +152,21 @@ class LosesItsDevice(TokenizeWorker):
         return super().__call__(batch)
 
 
-FAILING = "120fps_64x36"
-"""Key of the video that no decoder can take."""
+class Narrow(TokenizeWorker):
+    """Its models of real size are narrow: they cost little, and compute nothing else."""
+
+    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
+        from vidtok.presets import PRESETS
+
+        for spec in settings.config.tokenizers:
+            PRESETS[spec.model] = narrow(spec.model)
+        super().__init__(settings, recorder)
 
 
-class FailsOnOneVideo(DecodeWorker):
-    """One video raises an error that no reason of the quarantine covers, every time."""
+def narrow(model: str) -> "TokenizerConfig":  # noqa: F821
+    """Return the configuration of a model with a base width of 8."""
+    from dataclasses import replace
 
-    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        from pipeline.decode import Decoder
+    from vidtok.presets import PRESETS
 
-        decode = Decoder.decode
-
-        def failing(decoder: Decoder, sample: Sample, unit: str) -> Any:
-            if sample.key == FAILING:
-                raise KeyError("a bug")
-            return decode(decoder, sample, unit)
-
-        Decoder.decode = failing  # type: ignore[method-assign]
-        try:
-            yield from super().__call__(batch)
-        finally:
-            Decoder.decode = decode  # type: ignore[method-assign]
+    return replace(PRESETS[model], ch=8)

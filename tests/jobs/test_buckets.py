@@ -1,4 +1,7 @@
-"""A job with several clip shapes: each video whole in its bucket, with that bucket's tokens."""
+"""A job with several clip shapes: each video whole in its bucket, with that bucket's tokens.
+
+Another job over the same videos writes the same bits, statistics and quality.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import vidtok
 from pipeline.dataset.manifest import read_manifest
 from pipeline.decode import Decoder, clip_rules
 from pipeline.operations.verify.verify import verify
-from pipeline.records import Sample
+from pipeline.records import Sample, to_json
 from pipeline.storage.store import Store
 from tests.assets import BIKES, HIKER, ROTATED, TEN_BITS, VFR, VIDTOK_EXAMPLE
 from tests.jobs.conftest import committed_rows, job, pack, tokenized
@@ -26,6 +29,7 @@ CLIP = {
         {"frames": 5, "height": 56, "width": 32},
     ],
 }
+DECODED_BACK = 3
 VIDEOS = (BIKES, VIDTOK_EXAMPLE, HIKER, VFR, *ROTATED, *TEN_BITS)
 
 Committed = tuple[list[str], Path, pa.Table]
@@ -35,7 +39,7 @@ Committed = tuple[list[str], Path, pa.Table]
 def committed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Committed:
     folder = tmp_path_factory.mktemp("buckets")
     tars = pack(folder / "tars", [asset.path for asset in VIDEOS], per_tar=3)
-    config = job(tars, folder / "out", clip=CLIP)
+    config = job(tars, folder / "out", clip=CLIP, tokenize__decode_back_one_in=DECODED_BACK)
     tokenized(config)
     return tars, folder / "out", committed_rows(folder / "out")
 
@@ -89,11 +93,36 @@ def test_verify_makes_the_same_tokens_again_from_the_sources(committed: Committe
     ).read_text(encoding="utf-8")
 
 
-def test_other_actors_and_order_write_the_same_files(committed: Committed, tmp_path: Path) -> None:
+def test_other_actors_batches_and_order_write_the_same_files_and_quality(
+    committed: Committed, tmp_path: Path
+) -> None:
     tars, output, rows = committed
-    config = job(tars[::-1], tmp_path / "out", clip=CLIP, decode__actors=2)
-    tokenized(config)
+    config = job(
+        tars[::-1],
+        tmp_path / "out",
+        clip=CLIP,
+        decode__actors=2,
+        tokenize__actors=2,
+        tokenize__decode_back_one_in=DECODED_BACK,
+    )
+    specs = [
+        spec.model_copy(update={"batch": batch})
+        for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
+    ]
+    summary = tokenized(config.model_copy(update={"tokenizers": specs}))
+    assert [line[:10] for line in summary.lines()].count("psnr      ") == 2
     assert committed_rows(tmp_path / "out").equals(rows)
-    one, other = (read_manifest(Store(str(path))).parts() for path in (output, tmp_path / "out"))
+    stores = [Store(str(path)) for path in (output, tmp_path / "out")]
+    one, other = (read_manifest(store).parts() for store in stores)
     assert sorted(part.sha256 for part in one) == sorted(part.sha256 for part in other)
     assert {part.bucket for part in one} == {"9x32x32", "9x24x56", "5x56x32"}
+    for unit, same in zip(*map(_units, stores), strict=True):
+        assert unit == same
+
+
+def _units(store: Store) -> list[tuple[str, list[bytes]]]:
+    """Return the units by name, with the bytes of their statistics by bucket."""
+    return sorted(
+        (unit.unit, [to_json(bucket) for bucket in unit.statistics.values()])
+        for unit in read_manifest(store).units()
+    )

@@ -1,4 +1,4 @@
-"""Jobs over input made to harm."""
+"""Jobs over input made to harm, whose metrics add up."""
 
 import gzip
 import io
@@ -15,6 +15,7 @@ from pipeline.records import WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.storage.store import Store
 from tests.jobs.conftest import VIDEOS, committed_rows, job, tokenized
+from tests.jobs.exported_metrics import check_metrics
 from tests.pipeline.tars import make_tar
 
 VIDEO = (VIDEOS / "hiker_tiny.mp4").read_bytes()
@@ -41,7 +42,9 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
-def test_names_and_pickles_of_a_tar_reach_nothing(cluster: str, tmp_path: Path) -> None:
+def test_names_and_pickles_of_a_tar_reach_nothing_and_metrics_count_the_rest(
+    cluster: str, tmp_path: Path
+) -> None:
     fence = tmp_path / "fence"
     fence.mkdir()
     unpickled = tmp_path / "unpickled"
@@ -52,12 +55,16 @@ def test_names_and_pickles_of_a_tar_reach_nothing(cluster: str, tmp_path: Path) 
     tar = fence / "%2e%2e%2F..%2Fshard $(touch x);.tar"
     tar.write_bytes(make_tar(members))
     output = fence / "out"
-    tokenized(job(str(tar), output))
+    broken = fence / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    check_metrics(output, tokenized(job([str(tar), str(broken)], output)).run)
     rows = committed_rows(output)
     assert set(rows["key"].to_pylist()) == set(NAMES)
     assert not unpickled.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fence"]
-    assert sorted(path.name for path in fence.iterdir()) == [tar.name, "out"]
+    assert sorted(path.name for path in fence.iterdir()) == [
+        *(tar.name, broken.name, "out"),
+    ]
     for part in read_manifest(Store(str(output))).parts():
         assert (output / part.path).resolve().is_relative_to(output.resolve())
         assert part.path.isascii()

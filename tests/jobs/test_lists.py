@@ -51,28 +51,37 @@ def fill(folder: Path) -> None:
     Image.linear_gradient("L").resize((96, 48)).save(folder / "wide.png")
 
 
-def list_job(uri: str, output: str, root: str) -> Any:
-    return job(
-        uri,
-        output,
-        clip=CLIP,
-        source__lists=LISTS | {"root": root},
-    )
+def list_job(uris: list[str], output: str, root: str) -> Any:
+    return job(uris, output, clip=CLIP, source__lists=LISTS | {"root": root})
 
 
 @pytest.fixture(scope="module")
 def listed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
-    """A list that grew between two runs, and the rows that resulted."""
+    """Rows of a list that grew between two runs, and of Parquet that holds its videos.
+
+    The second run has the Parquet as one more source.
+    """
     folder = tmp_path_factory.mktemp("lists")
     fill(folder / "videos")
     (folder / "list.csv").write_text(HEADER + ROWS)
-    config = list_job(str(folder / "list.csv"), str(folder / "out"), str(folder / "videos"))
+    config = list_job([f"{folder}/list.csv"], f"{folder}/out", f"{folder}/videos")
     first = tokenized(config)
     assert (first.total.units, first.total.counts.samples_quarantined) == (2, 1)
     (folder / "list.csv").write_text(HEADER + ROWS + LATER)
-    second = tokenized(config)
-    assert (second.done.units, second.done.counts.samples_read) == (1, 1)
+    pq.write_table(inside_parquet(folder), folder / "videos.parquet", row_group_size=1)
+    both = [f"{folder}/list.csv", f"{folder}/videos.parquet"]
+    second = tokenized(list_job(both, f"{folder}/out", f"{folder}/videos"))
+    assert (second.done.units, second.done.counts.samples_read) == (2, 4)
     return folder, committed_rows(folder / "out")
+
+
+def inside_parquet(folder: Path) -> pa.Table:
+    """Return a table with the videos of a folder inside, and the columns of the list."""
+    names = [HIKER.name, "wide.png", VIDTOK_EXAMPLE.name]
+    videos = [{"bytes": (folder / "videos" / n).read_bytes(), "path": n} for n in names]
+    keys = {"id": [f"inside-{key}" for key in ("hiker", "picture", "whole")]}
+    nothing = {name: pa.nulls(3, pa.string()) for name in ("text", "from", "to")}
+    return pa.table({"video": videos} | keys | nothing)
 
 
 def test_every_row_is_a_sample(listed: tuple[Path, pa.Table]) -> None:
@@ -81,7 +90,8 @@ def test_every_row_is_a_sample(listed: tuple[Path, pa.Table]) -> None:
         key: rows.filter(pc.equal(rows["key"], key)).to_pylist()
         for key in ("a-0", "a-1", "picture", "whole", "b-0")
     }
-    assert sum(map(len, clips.values())) == rows.num_rows
+    inside = pc.sum(pc.starts_with(rows["key"], "inside-")).as_py()
+    assert sum(map(len, clips.values())) + inside == rows.num_rows
     assert [(r["start_s"], r["end_s"], r["padded_frames"]) for r in clips["a-0"]] == [
         (0.5, 1.125, 0),
         (1.125, 1.75, 0),
@@ -110,22 +120,11 @@ def test_verify_finds_the_rows_of_the_list_again(listed: tuple[Path, pa.Table]) 
 
 
 def test_videos_inside_parquet_have_the_tokens_of_the_files(
-    listed: tuple[Path, pa.Table], tmp_path: Path
+    listed: tuple[Path, pa.Table],
 ) -> None:
-    folder, rows = listed
-    names = [HIKER.name, "wide.png", VIDTOK_EXAMPLE.name]
-    videos = [{"bytes": (folder / "videos" / n).read_bytes(), "path": n} for n in names]
-    table = pa.table({"video": videos, "id": ["hiker", "picture", "whole"]})
-    pq.write_table(table, tmp_path / "videos.parquet", row_group_size=1)
-    config = job(
-        str(tmp_path / "*.parquet"),
-        tmp_path / "out",
-        clip=CLIP,
-        source__lists={"key": "id", "rows_per_unit": 1},
-    )
-    assert tokenized(config).total.units == 3
-    inside = committed_rows(tmp_path / "out")
+    _, rows = listed
     for key in ("picture", "whole"):
-        one, other = (table.filter(pc.equal(table["key"], key)) for table in (inside, rows))
+        one, other = (rows.filter(pc.equal(rows["key"], k)) for k in (key, f"inside-{key}"))
+        assert one.num_rows > 0
         for column in ("fsq", "kl", "kl_logvar", "start_s", "crop"):
             assert one[column].equals(other[column]), (key, column)

@@ -25,7 +25,13 @@ BOUNDARY = 1e-3
 def filled(golden: dict) -> Tokenizer:
     """Return the network of a case with its drawn weights."""
     config = named_config(golden["config"])
-    model = build(replace(config, ch=golden.get("ch", config.ch)))
+    with torch.device("meta"):  # nothing is drawn only to be overwritten
+        model = build(replace(config, ch=golden.get("ch", config.ch)))
+    model = model.to_empty(device="cpu")
+    assert model.state_dict().keys() == {
+        *dict(model.named_parameters()),
+        *dict(model.named_buffers()),
+    }
     fill_weights(model.state_dict(), golden["weight_seed"])
     for name, expected in golden["first_weights"].items():
         assert model.state_dict()[name].flatten()[:4].tolist() == pytest.approx(expected, abs=DRAWN)

@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
+GOLDENS = (
+    "vidtok_fsq_causal_488_32768--t17_50x70--ch16",
+    "vidtok_fsq_noncausal_488_262144--t19--ch16",
+    "vidtok_fsq_causal_488_32768_v1_1--t18--ch16",
+    "vidtok_kl_causal_288_8chn--t17--ch16",
+)
+"""One of each network, and of each regularizer."""
 NUMERIC = (
-    "test_batches.py",
+    *(f"test_goldens.py::test_equals_the_reference[{golden}]" for golden in GOLDENS),
+    "test_batches.py::test_a_batch_equals_its_clips[causal_v1_0]",
+    "test_batches.py::test_gradients_of_a_batch_are_the_sums_of_its_clips[noncausal]",
+    "test_batches.py::test_a_batch_of_wide_layers_equals_its_clips[causal_v1_1]",
     "test_fsq.py",
-    "test_goldens.py",
     "test_kl.py",
     "test_winograd.py",
     "evaluation/test_fidelity.py",
@@ -24,6 +33,7 @@ NUMERIC = (
     "training/test_entropy.py",
     "training/test_regularizers.py",
 )
+"""Whole files where they are quick, else one case of each kind of arithmetic."""
 LEAST = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -33,10 +43,9 @@ LEAST = {
 
 @pytest.mark.slow
 def test_numbers_hold_on_the_least_processor() -> None:
-    arguments = ["-q", "-p", "no:cacheprovider", "-k", "not 32x48 and not tiled"]
-    files = [str(FOLDER / name) for name in NUMERIC]
+    tests = [str(FOLDER / name) for name in NUMERIC]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, *files],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         env=os.environ | LEAST,
         cwd=FOLDER.parents[1],
         capture_output=True,

@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from pipeline.dataset.card import PATH, size_category, write_card
@@ -102,6 +101,8 @@ def test_its_words_are_those_of_the_hub(local: Store) -> None:
 def test_datasets_finds_each_bucket_by_its_name(
     local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from datasets import get_dataset_config_names, load_dataset
+
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     shapes = [{"frames": b.frames, "height": b.height, "width": b.width} for b in (SMALL, WIDE)]
     identity = {**IDENTITY, "clip": {"buckets": shapes, "fps": 8.0, "short": "drop"}}

@@ -6,7 +6,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,10 +25,8 @@ LONG = Sample(key="bikes", video=BIKES.path.read_bytes(), video_name="bikes.mp4"
 
 
 @pytest.fixture
-def new_server() -> Iterator[None]:
-    """The test starts a fork server of its own, and leaves none behind."""
-    close_fork_server()
-    yield
+def new_server() -> None:
+    """The test starts a fork server of its own."""
     close_fork_server()
 
 
@@ -103,7 +100,6 @@ def test_a_crash_of_one_child_does_not_touch_another():
         assert works(one)
 
 
-@pytest.mark.usefixtures("new_server")
 def test_a_server_that_dies_is_started_again(caplog: pytest.LogCaptureFixture):
     with Decoder(RULE) as decoder:
         assert works(decoder)
@@ -115,7 +111,6 @@ def test_a_server_that_dies_is_started_again(caplog: pytest.LogCaptureFixture):
     assert f"the fork server {first.pid} has ended" in caplog.text
 
 
-@pytest.mark.usefixtures("new_server")
 def test_a_server_that_dies_during_a_video_costs_nothing():
     with Decoder(RULE, DecodeLimits(timeout_s=5)) as decoder:
         clips = decoder.decode(LONG, "u")
@@ -135,9 +130,7 @@ def test_a_server_that_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatc
     assert not psutil.pid_exists(server.pid)
 
 
-def test_a_server_that_is_stopped_later_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, new_server: None
-):
+def test_a_server_that_is_stopped_later_is_replaced(monkeypatch: pytest.MonkeyPatch):
     child = Child()
     child.kill()
     monkeypatch.setattr("pipeline.decode.fork_server.CHECK_S", 0.05)

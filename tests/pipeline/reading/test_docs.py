@@ -169,26 +169,10 @@ def test_bfloat16() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
 def test_ray_data(cells: dict[str, np.ndarray]) -> None:
-    import ray
-
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            object_store_memory=100_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    try:
-        batches = run("import numpy as np, ray.data")["batches"]
-    finally:
-        if ours:
-            ray.shutdown()
+    batches = run("import numpy as np, ray.data")["batches"]
     found = torch.cat([batch["fsq"] for batch in batches])
     assert found.dtype == torch.int64
     assert same(found.numpy().astype(np.uint32), cells["fsq"])

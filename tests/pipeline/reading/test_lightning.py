@@ -11,8 +11,6 @@ from pipeline.storage.store import Store
 from tests.pipeline.reading.test_docs import block
 from tests.pipeline.reading.worlds import write_units
 
-lightning = pytest.importorskip("lightning")
-
 BATCH = 4
 EPOCHS = 2
 
@@ -36,38 +34,38 @@ def model(workers: int) -> Any:
     return names["Model"]()
 
 
-class Watch(lightning.Callback):
-    """Notes the clips of each step; saves checkpoints after steps and epochs, if given a folder."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.seen: list[list[str]] = []
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, n: int) -> None:
-        self.seen.append(batch["clip_id"])
-        if self.folder is not None:
-            trainer.save_checkpoint(self.folder / f"step-{len(self.seen)}.ckpt")
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        if self.folder is not None:
-            trainer.save_checkpoint(self.folder / f"epoch-{len(self.seen)}.ckpt")
-
-
 def fit(module: Any, start: Path | None = None, *, save_in: Path | None = None) -> list[list[str]]:
-    """Train, and return the names of each step's clips."""
-    watch = Watch(save_in)
+    """Train, and return the names of each step's clips.
+
+    With a folder, it saves checkpoints after steps and epochs.
+    """
+    lightning = pytest.importorskip("lightning")  # here: every process of the suite reads this file
+    seen: list[list[str]] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(
+            self, trainer: Any, module: Any, out: Any, batch: Any, n: int
+        ) -> None:
+            seen.append(batch["clip_id"])
+            if save_in is not None:
+                trainer.save_checkpoint(save_in / f"step-{len(seen)}.ckpt")
+
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            if save_in is not None:
+                trainer.save_checkpoint(save_in / f"epoch-{len(seen)}.ckpt")
+
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=EPOCHS,
-        callbacks=[watch],
+        callbacks=[Watch()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, ckpt_path=start)
-    return watch.seen
+    return seen
 
 
 def test_two_epochs_and_a_resume_after_every_step(corpus: str, tmp_path: Path) -> None:

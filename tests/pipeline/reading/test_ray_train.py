@@ -33,6 +33,7 @@ def learner(folder: Path, breaks_after: int) -> Callable[[dict[str, Any]], None]
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray, of its own settings
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method")  # Ray, as it reads its own records

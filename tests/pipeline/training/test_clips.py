@@ -105,26 +105,42 @@ def test_what_is_kept_changes_nothing_nor_what_ran_before(make: Make, recorded: 
 
 
 def test_workers_run_ahead_and_leave_no_trace(make: Make):
-    """Neither in the state, which is that of the batches handed out, nor as processes."""
-    undisturbed = make(workers=2)
-    take(undisturbed, 5)
-    state = json.loads(json.dumps(undisturbed.state_dict()))
-    after = take(undisturbed, 14)
-    undisturbed.close()
+    """Neither in the state, which is that of the batches handed out, nor as processes.
+
+    Two workers of one process take turns with the lanes that two processes have.
+    """
+    ranks = [make(rank=rank, world=2) for rank in range(2)]
+    for turn in range(5):
+        next(ranks[turn % 2])
     resumed = make(workers=2)
-    resumed.load_state_dict(state)
+    state = together(ranks, turn=1) | {"of": resumed.state_dict()["of"]}
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    expected = [next(ranks[turn % 2]) for turn in range(5, 19)]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert same(take(resumed, 14), after)
-    assert resumed.state_dict() == undisturbed.state_dict()
+    assert same(take(resumed, 14), expected)
+    assert resumed.state_dict() == state | together(ranks, turn=1)
     assert names(resumed.skipped) == set(BROKEN)
 
-    started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-    decoding = [c for c in started if "pipeline.decode.child_main" in " ".join(c.cmdline())]
+    children = psutil.Process().children(recursive=True)
+    tracker = "multiprocessing.resource_tracker"  # of Python, one for this process until its end
+    commands = {child: " ".join(child.cmdline()) for child in children if child.pid not in before}
+    started = [child for child, command in commands.items() if tracker not in command]
+    decoding = [child for child in started if "pipeline.decode.child_main" in commands[child]]
     assert len(decoding) == 4, "a fork server and a decoder for each worker"
     assert len(started) == 6
     resumed.close()
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=60)[1] == []
     resumed.close()
+
+
+def together(ranks: list[TrainingClips], turn: int) -> dict[str, Any]:
+    """Return the state, without `of`, of a process that has the lanes of all ranks."""
+    states = [rank.state_dict() for rank in ranks]
+    return {
+        "cursors": [cursor for state in states for cursor in state["cursors"]],
+        "turn": turn,
+        "skipped": {video: why for state in states for video, why in state["skipped"].items()},
+    }
 
 
 def test_ranks_have_other_batches_and_workers_lanes_of_their_own(make: Make, recorded: Recorded):

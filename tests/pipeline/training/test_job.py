@@ -66,7 +66,7 @@ class Job:
     def signal_at(self, step: int, number: signal.Signals) -> None:
         """Send a signal to the whole group once the checkpoint of a step is there."""
         marker = self._checkpoints / f"{step:08d}/train.pt"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 250
         while not marker.exists():
             assert self._process.poll() is None, "it ended before"
             assert time.monotonic() < deadline
@@ -77,7 +77,7 @@ class Job:
         """Wait; return the exit code and what was printed. No process of the group is left."""
         out, err = self._process.communicate(timeout=120)
         left = [process for process in psutil.process_iter() if self._is_ours(process)]
-        assert psutil.wait_procs(left, timeout=10)[1] == []
+        assert psutil.wait_procs(left, timeout=60)[1] == []
         return self._process.returncode, out, err
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -101,7 +101,8 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     torch.set_num_threads(1)
     request.addfinalizer(lambda: torch.set_num_threads(threads))
 
-    assert main(["train", str(write(tmp_path / "whole"))]) == 0
+    # Where nothing is killed, the process decodes by itself: a loader of its own gives the same.
+    assert main(["train", str(write(tmp_path / "whole")), "loaders=0"]) == 0
     out, err = capsys.readouterr()
     assert (out.splitlines()[-1], err) == (
         f"low: {tmp_path}/whole/out/1-low/model.safetensors",
@@ -121,7 +122,7 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     assert err == "interrupted; run the same command again to continue\n"
     assert out.splitlines()[0].startswith("low: 4 of 12 batches done")
 
-    assert main(["train", str(path)]) == 0
+    assert main(["train", str(path), "loaders=0"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines()[0].startswith("low: 8 of 12 batches done")

@@ -1,75 +1,42 @@
 """Trainings on a local cluster: two ranks, one of them killed, and what the driver hears of it."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
+import torch
 from safetensors.torch import load_file
+from torch import distributed, multiprocessing
 
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import launch
+from pipeline.training.ray_ranks import Rank
+from pipeline.training.stage import train_stages
 from tests.pipeline.training.runs import BROKEN, LOW, rows, training
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning"),  # Ray, of its own settings
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """A cluster with room for two ranks; the one that there is, where other tests have one."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=200_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
-
-
 def two_ranks(output: Path, **changes: Any) -> TrainConfig:
     return training(output, **({"workers": 2, "stages": [LOW]} | changes))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The output of two ranks, and what was told."""
-    output = tmp_path_factory.mktemp("undisturbed")
-    lines: list[str] = []
-    launch(two_ranks(output), lines.append)
-    return output, lines
-
-
-def test_two_ranks_train_one_model(undisturbed: tuple[Path, list[str]]) -> None:
-    output, [ray_line, *lines] = undisturbed
-    assert ray_line.startswith("ray        joined at ")
-    assert lines[0].startswith("low: 0 of 8 batches done")
-    assert [line.partition("  ")[0] for line in lines[1:-1]] == [
-        "low 3/8",
-        "low 4/8",
-        "low 6/8",
-        "low 8/8",
-    ]
-    assert lines[-1] == f"low: {output}/1-low/model.safetensors"
-    checkpoint = output / "1-low/checkpoints/00000004"
-    assert {path.name for path in checkpoint.iterdir()} == {"rank-0.pt", "rank-1.pt", "train.pt"}
-    assert not (Path.home() / "ray_results").exists()
+def plain_rank(rank: int, config: TrainConfig) -> None:
+    """Train as one of two ranks without Ray, with as many threads as Ray gives a rank."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{config.output}.meet", rank=rank, world_size=2
+    )
+    train_stages(config, Rank(rank, 2), lambda _: None)
+    distributed.destroy_process_group()
 
 
 def ranks() -> list[psutil.Process]:
@@ -80,21 +47,39 @@ def ranks() -> list[psutil.Process]:
     ]
 
 
-def test_a_killed_rank_costs_no_batch(undisturbed: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(tmp_path: Path) -> None:
     killed: list[int] = []
+    lines: list[str] = []
 
     def tell(line: str) -> None:
+        lines.append(line)
         if line.startswith("low 6/8") and not killed:
             victims = ranks()
             assert len(victims) == 2
             victims[-1].kill()
             killed.append(victims[-1].pid)
 
-    launch(two_ranks(tmp_path), tell)
+    output = tmp_path / "on-ray"
+    launch(two_ranks(output), tell)
     assert killed
-    output, _ = undisturbed
-    assert rows(tmp_path, of="train") == rows(output, of="train")
-    one, two = (load_file(path / "1-low/model.safetensors") for path in (output, tmp_path))
+    assert lines.pop(0).startswith("ray        joined at ")
+    assert [line.partition("  ")[0].partition(";")[0] for line in lines[:4]] == [
+        "low: 0 of 8 batches done",
+        "low 3/8",
+        "low 4/8",
+        "low 6/8",
+    ]
+    again = [line for line in lines[4:] if line.startswith("low: ")]
+    assert again[0].startswith("low: 4 of 8 batches done")
+    assert lines[-1] == again[-1] == f"low: {output}/1-low/model.safetensors"
+    checkpoint = output / "1-low/checkpoints/00000004"
+    assert {path.name for path in checkpoint.iterdir()} == {"rank-0.pt", "rank-1.pt", "train.pt"}
+    assert not (Path.home() / "ray_results").exists()
+
+    undisturbed = tmp_path / "plain"
+    multiprocessing.spawn(plain_rank, (two_ranks(undisturbed),), nprocs=2)
+    assert rows(output, of="train") == rows(undisturbed, of="train")
+    one, two = (load_file(path / "1-low/model.safetensors") for path in (undisturbed, output))
     assert all(one[name].equal(two[name]) for name in one)
 
 

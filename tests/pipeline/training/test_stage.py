@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vidtok
-from pipeline.decode.fork_server import close_fork_server
+from pipeline.decode.fork_server import fork_server
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainConfig
 from pipeline.training.stage import Rank, train_stages
@@ -56,11 +56,11 @@ def one_stage(output: Path, **changes: Any) -> TrainConfig:
 
 @contextmanager
 def ending_its_children() -> Iterator[None]:
+    fork_server()  # the decoders of a process share it, so it outlives each of them
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
-    close_fork_server()  # the decoders of a process share it, so it outlives each of them
     started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
 @pytest.fixture
