@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.dataset.schema import TokenizerColumn, index_dtype
 from pipeline.errors import StoreError
+from pipeline.formatting import counted
 from pipeline.operations.verify.cell_check import check_cells
 from pipeline.tokenizers.identity import expected_shape
 from tests.pipeline.made_datasets import DATASET
@@ -46,7 +47,8 @@ def test_every_index_beyond_the_codebook_is_found(
     wrong = {row for row, _ in places} if can_be_wrong else set()
     assert [(f.kind, f.where) for f in found] == [("range", "p")] * bool(wrong)
     if wrong:
-        text = f"{len(wrong)} rows, first u/k/{min(wrong)}: fsq: index {codebook_size},"
+        rows_wrong = counted(len(wrong), "row")
+        text = f"{rows_wrong}, first u/k/{min(wrong)}: fsq: index {codebook_size},"
         assert found[0].detail.startswith(text)
 
 
