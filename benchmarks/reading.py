@@ -49,7 +49,7 @@ _UNIT_CLIPS = 500
 _POOL_ROWS = 512
 _STRANDS = 8
 _BUCKET = "17x256x256"
-_FSQ = TokenizerColumn(
+FSQ = TokenizerColumn(
     name="fsq",
     kind="fsq",
     dtype="uint32",
@@ -58,7 +58,7 @@ _FSQ = TokenizerColumn(
     fingerprint="0",
     codebook_size=1 << 18,
 )
-_KL = TokenizerColumn(
+KL = TokenizerColumn(
     name="kl", kind="kl", dtype="float16", axes=("c", "t", "h", "w"), model="drawn", fingerprint="0"
 )
 
@@ -183,9 +183,14 @@ def _stacked(rows: list[tuple[np.ndarray, ...]]) -> list[torch.Tensor]:
 def _made(folder: Path, clips: int, *, with_mds: bool) -> Made:
     """Write the rows in each way."""
     store = Store(str(folder / "tokens"))
-    schema = clip_schema([_FSQ, _KL])
-    identity = {"clip": {"frames": 17, "height": 256, "width": 256}, "tokenizers": {}}
-    dataset = new_dataset((_FSQ, _KL), identity)
+    schema = clip_schema([FSQ, KL])
+    made = {
+        "fsq": {"weights": "drawn", "config": {"fsq_levels": [4] * 9}},
+        "kl": {"weights": "drawn", "config": {}},
+    }
+    clip = {"frames": 17, "height": 256, "width": 256, "fps": 8.0}
+    identity = {"clip": clip, "tokenizers": made}
+    dataset = new_dataset((FSQ, KL), identity)
     open_dataset(store, dataset)
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="benchmark")
     rng = np.random.default_rng(0)

@@ -152,7 +152,11 @@ def _measure(units: int, folder: Path) -> dict[str, float]:
 
 def _record() -> UnitRecord:
     part = Part(
-        path="", bucket="17x256x256", rows=_CLIPS_PER_UNIT, bytes=20_000_000, sha256="0" * 64
+        path="data/17x256x256/drawn.parquet",
+        bucket="17x256x256",
+        rows=_CLIPS_PER_UNIT,
+        bytes=20_000_000,
+        sha256="0" * 64,
     )
     return UnitRecord(
         unit="",

@@ -7,6 +7,7 @@ PipelineError
 ├── UnitRejected       the rows of a unit are not complete; the unit is retried in the next pass
 ├── OverBudget         too many samples are quarantined; a person decides how to continue
 └── StoreError         an object store or a disk failed
+    ├── DamagedFile        a file of the dataset is missing or damaged; another try does not help
     ├── AlreadyExists      put-if-absent found an object
     └── StateUnknown       a write was not answered; read back and compare
 """
@@ -37,6 +38,10 @@ class OverBudget(PipelineError):
 
 class StoreError(PipelineError, OSError):
     """A disk or an object store refused a request or failed."""
+
+
+class DamagedFile(StoreError):
+    """A file of the dataset is missing, or its content is damaged."""
 
 
 class AlreadyExists(StoreError):

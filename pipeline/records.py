@@ -135,12 +135,12 @@ def to_json(record: object) -> bytes:
 
 
 def from_json(kind: type[Record], data: bytes | str) -> Record:
-    """Read back what `to_json` wrote.
+    """Read back what `to_json` wrote; no type is converted into another.
 
     Raises:
         pydantic.ValidationError: the data is not JSON, or a field is missing or has another type.
     """
-    record: Record = _adapter(cast("Hashable", kind)).validate_json(data)
+    record: Record = _adapter(cast("Hashable", kind)).validate_json(data, strict=True)
     return record
 
 
@@ -148,7 +148,7 @@ Range = tuple[int, int]
 """Rows [start, stop)."""
 
 
-_NAME = re.compile(r"(.*)#rows=(\d+)-(\d+)", re.DOTALL)
+_NAME = re.compile(r"(.*)#rows=(\d{1,18})-(\d{1,18})", re.DOTALL)
 
 
 def range_name(uri: str, start: int, stop: int) -> str:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from vidtok.presets import HUB_REPO, PRESETS, hub_path, named_config
 _CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
 _NOT_THE_NETWORK = ("loss.", "model_ema.")
 """Prefixes of the tensors in a released checkpoint that only training needs."""
+_AGAIN = "copy or download the file again"
 
 
 def load(
@@ -42,8 +43,8 @@ def load(
         config: the configuration or its name, if neither the file nor its name tells it.
 
     Raises:
-        ValueError: the file's configuration is not known, its tensors do not fit it, or it is a
-            pickle that holds more than tensors.
+        ValueError: the file is damaged or not one of weights, its configuration is not known, its
+            tensors do not fit it, or it is a pickle that holds more than tensors.
         FileNotFoundError: there is no such file, name or Hub id.
         ImportError: huggingface_hub is required for a Hub id and is not installed.
     """
@@ -149,37 +150,68 @@ def _download(repo: str, filename: str) -> Path:
 def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
     """Return the tensors of the network, and the configuration in the file or None."""
     config = None
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise ValueError(f"{path}: must end in .safetensors or .ckpt")
+    _require_binary(path)
     if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a whole safetensors file: {error}; {_AGAIN}") from error
         if _CONFIG_KEY in metadata:
-            config = TokenizerConfig.from_dict(json.loads(metadata[_CONFIG_KEY]))
+            try:
+                config = TokenizerConfig.from_dict(json.loads(metadata[_CONFIG_KEY]))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}: metadata {_CONFIG_KEY}: {error}; {_AGAIN}") from error
             if metadata.get(_DIGEST_KEY, config.digest) != config.digest:
                 raise ValueError(f"{path}: metadata {_CONFIG_KEY} does not match its digest")
-    elif path.suffix == ".ckpt":
-        tensors = _unpickle(path)
     else:
-        raise ValueError(f"{path}: must end in .safetensors or .ckpt")
+        tensors = _unpickle(path)
     return {k: t for k, t in tensors.items() if not k.startswith(_NOT_THE_NETWORK)}, config
+
+
+def _require_binary(path: Path) -> None:
+    """Refuse what a failed download leaves in the place of weights."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError(f"{path}: is empty; {_AGAIN}")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull`")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(f"{path}: is a web page (HTML or XML), not the weights; {_AGAIN}")
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        if not (names := _unsafe_names(path)):
+            raise ValueError(f"{path}: not a whole checkpoint of torch; {_AGAIN}") from error
         raise ValueError(
-            f"{path}: a pickle that holds more than tensors ({', '.join(names) or error}) is not "
+            f"{path}: a pickle that holds more than tensors ({', '.join(names)}) is not "
             "opened; if you trust it, open it with torch.load(…, weights_only=False) on an "
             "isolated machine and save it with torch.save({'state_dict': content['state_dict']}, …)"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: torch cannot read it as a checkpoint: {error}") from error
+    except Exception as error:  # what a damaged pickle raises depends on where it is damaged
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: torch cannot read it as a checkpoint: {reason}; {_AGAIN}"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path}: holds no state_dict of tensors")
     return dict(state)
+
+
+def _unsafe_names(path: Path) -> list[str]:
+    """Return the names in a pickle that are not of tensors; none if it is damaged."""
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # as in `_unpickle`
+        return []
 
 
 def _configuration(

@@ -33,6 +33,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from pipeline.dataset.committed import Committed
+from pipeline.dataset.format_version import versioned_json
 from pipeline.dataset.log_records import (
     LogRecord,
     parse_record,
@@ -43,7 +44,6 @@ from pipeline.dataset.log_records import (
 from pipeline.dataset.manifest import read_checkpoint
 from pipeline.dataset.records import PartsMoved, Publication, Reopened, UnitRecord
 from pipeline.errors import DatasetMismatch
-from pipeline.records import to_json
 from pipeline.storage.store import Store
 
 _DROPPED_AT_ONCE: Final = 10_000
@@ -252,8 +252,8 @@ class CommitLog:
             **content,
         )
         path = record_path(record.number)
-        data = self._store.put_or_read(path, to_json(record))
-        found = parse_record(data, self._store.locate(path))
+        data = self._store.put_or_read(path, versioned_json(record))
+        found = parse_record(data, record.number, self._store.locate(path))
         self._apply(found)
         if found.token == self._token:
             self._losses = 0

@@ -1,18 +1,26 @@
-"""The version of the format on disk, and the one check of it.
+"""The version of the format on disk, the one check of it, and the checksum of what is JSON.
 
-Parts, log records, manifests and `dataset.json` carry the same version.
+Parts, log records, manifests and `dataset.json` carry the same version. The JSON of log records and
+of `dataset.json` ends in a checksum of all that is before it, so that a changed digit shows.
 """
 
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError, StoreError
-from pipeline.records import from_json
+from pipeline.errors import ConfigError, DamagedFile
+from pipeline.records import from_json, to_json
 
 FORMAT_VERSION: Final = 1
 """Version of parts, log records, manifests and `dataset.json`; readers refuse any other."""
+
+
+_CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"}\s*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,16 @@ def require_version(found: object, where: str) -> None:
 Record = TypeVar("Record")
 
 
+def versioned_json(record: object) -> bytes:
+    """Return a record as JSON that ends in its checksum; see `parse_versioned`."""
+    data = to_json(record)
+    return b'%s,"crc32":"%08x"}' % (data[:-1], zlib.crc32(data[:-1]))
+
+
 def parse_versioned(kind: type[Record], data: bytes, where: str, what: str) -> Record:
     """Return a record from its JSON, which has a field `format_version`.
+
+    JSON without a checksum, which a person wrote, is taken as it is.
 
     Args:
         kind: class of the record.
@@ -47,13 +63,28 @@ def parse_versioned(kind: type[Record], data: bytes, where: str, what: str) -> R
 
     Raises:
         ConfigError: the record is of another format version.
-        StoreError: the JSON is damaged, or is not such a record.
+        DamagedFile: the JSON is damaged, or is not such a record.
     """
-    try:
+    checksum = _CHECKSUM.search(data, max(0, len(data) - 32))
+    if checksum and int(checksum[1], 16) != zlib.crc32(data[: checksum.start()]):
+        raise DamagedFile(f"{where}: not {what}: it differs from its checksum; restore it")
+    with damage_refused(where, what):
         require_version(from_json(_Versioned, data).format_version, where)
         return from_json(kind, data)
+
+
+@contextmanager
+def damage_refused(where: str, what: str) -> Iterator[None]:
+    """Raise `DamagedFile` for what does not have the types of a record.
+
+    Args:
+        where: URI of the file.
+        what: noun phrase for the record: `a log record`.
+    """
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         detail = f"{place}: {first['msg']}" if place else first["msg"]
-        raise StoreError(f"{where}: not {what}: {detail}") from error
+        raise DamagedFile(f"{where}: not {what}: {detail[:500]}") from error

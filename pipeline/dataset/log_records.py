@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field
 
 from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
-from pipeline.dataset.records import PartsMoved, Publication, Reopened, UnitRecord
+from pipeline.dataset.records import PartPath, PartsMoved, Publication, Reopened, UnitRecord
 from pipeline.errors import StoreError
 from pipeline.storage.store import Store
 
@@ -27,7 +29,7 @@ _READS_AT_ONCE: Final = 16
 class LogRecord:
     """One numbered record of the commit log."""
 
-    number: int
+    number: Annotated[int, Field(ge=1, le=1 << 62)]
     """Number of the record, from 1."""
     token: str
     """Random text, one per writing process: a writer that reads back its own token has won."""
@@ -41,7 +43,7 @@ class LogRecord:
     """Committed units that the next run does again."""
     moved: tuple[PartsMoved, ...] = ()
     """Committed units whose rows are in other parts from this record on."""
-    dropped: tuple[str, ...] = ()
+    dropped: tuple[PartPath, ...] = ()
     """Paths that no later record may name, because their files are about to be deleted."""
     published: tuple[Publication, ...] = ()
     """Tables that are about to name the parts that count."""
@@ -67,14 +69,17 @@ def numbers_in(store: Store, folder: str, suffix: str) -> list[int]:
     return [int(match[1]) for name in store.list(folder) if (match := pattern.fullmatch(name))]
 
 
-def parse_record(data: bytes, where: str) -> LogRecord:
+def parse_record(data: bytes, number: int, where: str) -> LogRecord:
     """Return a record from its bytes.
 
     Raises:
         ConfigError: the record is of another format version.
-        StoreError: the record is damaged.
+        StoreError: the record is damaged, or has another number.
     """
-    return parse_versioned(LogRecord, data, where, "a log record")
+    record = parse_versioned(LogRecord, data, where, "a log record")
+    if record.number != number:
+        raise StoreError(f"{where}: is record {record.number}; restore record {number}")
+    return record
 
 
 def read_record(store: Store, number: int) -> LogRecord:
@@ -84,7 +89,7 @@ def read_record(store: Store, number: int) -> LogRecord:
         FileNotFoundError: the log has no record of this number yet.
     """
     path = record_path(number)
-    return parse_record(store.read(path), store.locate(path))
+    return parse_record(store.read(path), number, store.locate(path))
 
 
 def read_records(store: Store, after: int) -> Iterator[LogRecord]:

@@ -5,22 +5,24 @@ the few records after it, instead of the whole log. It holds nothing that the lo
 writers of one number write the same table.
 """
 
-import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import islice, takewhile
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from pipeline.dataset.format_version import FORMAT_VERSION, require_version
+from pipeline.dataset.format_version import FORMAT_VERSION, damage_refused, parse_versioned
 from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
+from pipeline.dataset.parquet_file import parquet_writer, read_group, seal
+from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Counts, Part, Publication, UnitRecord
-from pipeline.dataset.statistics import BucketStatistics
-from pipeline.errors import ConfigError, StoreError, one_line
+from pipeline.dataset.statistics import MOST, BucketStatistics
+from pipeline.errors import ConfigError, DamagedFile, StoreError
 from pipeline.records import from_json, to_json
 from pipeline.storage.store import Store
 
@@ -60,10 +62,21 @@ _PARTS: Final = TypeAdapter(list[Part])
 _UNIT: Final = TypeAdapter(UnitRecord)
 
 
-_PUBLICATIONS: Final = TypeAdapter(tuple[Publication, ...])
-
-
 _ROW_GROUP_ROWS: Final = 20_000
+
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """Value of the key `vidtok` in a checkpoint's metadata."""
+
+    number: int
+    fingerprint: str | None
+    reopened: tuple[str, ...]
+    publications: tuple[Publication, ...]
+    format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +108,11 @@ class Manifest:
         flat = pc.list_flatten(self.table["parts"]).combine_chunks()
         if bucket is not None:
             flat = flat.filter(pc.equal(pc.struct_field(flat, "bucket"), bucket))
-        return _PARTS.validate_python(flat.to_pylist())
+        return self._parts(flat.to_pylist())
 
     def quarantine_parts(self) -> list[Part]:
         """Return the quarantine tables of all units that have one."""
-        return _PARTS.validate_python(self.table["quarantine"].drop_null().to_pylist())
+        return self._parts(self.table["quarantine"].drop_null().to_pylist())
 
     def counts(self) -> Counts:
         """Return the sum over all units."""
@@ -109,12 +122,12 @@ class Manifest:
         """Yield every unit as its record, a batch of rows in memory at a time."""
         for batch in self.table.to_batches(max_chunksize=_ROW_GROUP_ROWS):
             for row in batch.to_pylist():
-                yield _unit_record(row)
+                yield self._unit_record(row)
 
     def unit(self, name: str) -> UnitRecord | None:
         """Return the record of one unit, None if it is not committed."""
         rows = self.table.filter(pc.equal(self.table["unit"], name)).to_pylist()
-        return _unit_record(rows[0]) if rows else None
+        return self._unit_record(rows[0]) if rows else None
 
     def extended(self, records: Iterable[LogRecord]) -> "Manifest":
         """Return the manifest with the log's next records; a unit that was done again is replaced.
@@ -159,6 +172,20 @@ class Manifest:
             raise StoreError(f"log up to record {number}: a unit is committed twice")
         return Manifest(number, table, fingerprint, frozenset(reopened), publications)
 
+    def _parts(self, rows: list[dict[str, Any]]) -> list[Part]:
+        with damage_refused(f"manifest up to record {self.number}", "parts"):
+            return _PARTS.validate_python(rows)
+
+    def _unit_record(self, row: dict[str, Any]) -> UnitRecord:
+        with damage_refused(f"manifest up to record {self.number}", "the record of a unit"):
+            nested = {
+                "counts": {name: row[name] for name in _COUNTS},
+                "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
+                "timings": {entry["stage"]: entry["seconds"] for entry in row["timings"]},
+                "statistics": from_json(dict[str, BucketStatistics], row["statistics"]),
+            }
+            return _UNIT.validate_python(row | nested)
+
 
 def read_manifest(store: Store, number: int | None = None) -> Manifest:
     """Return all that is committed: a checkpoint and the log's records after it.
@@ -169,7 +196,7 @@ def read_manifest(store: Store, number: int | None = None) -> Manifest:
 
     Raises:
         ConfigError: the log does not have that record, or is of another format version.
-        StoreError: the log has a gap, or a checkpoint or record is damaged.
+        StoreError: the log has a gap, or a record is damaged.
     """
     checkpoint = read_checkpoint(store, number)
     records = read_records(store, checkpoint.number)
@@ -202,35 +229,69 @@ def read_checkpoint(
 ) -> Manifest:
     """Return the newest checkpoint alone; an empty manifest of number 0 if there is none.
 
+    A damaged checkpoint is ignored with a warning.
+
     Args:
         store: the dataset's root.
         up_to: largest number of a checkpoint to take; None takes any.
         columns: names of the columns to read, the others are null; None reads all. The statistics
             of a million units alone take some hundred MB.
     """
-    numbers = numbers_in(store, "manifest", ".parquet")
-    if up_to is not None:
-        numbers = [number for number in numbers if number <= up_to]
-    if not numbers:
-        return Manifest(0, _SCHEMA.empty_table())
-    path = manifest_path(numbers[-1])
-    where = store.locate(path)
-    try:
-        with store.open(path) as file:
-            table = pq.read_table(file, columns=columns)
-        head = json.loads(table.schema.metadata[b"vidtok"])
-        require_version(head["format_version"], where)
-        for field in _SCHEMA:
-            if columns is not None and field.name not in columns:
-                table = table.append_column(field, pa.nulls(len(table), field.type))
-        table = table.select(_SCHEMA.names).cast(_SCHEMA)
-    except (pa.ArrowException, KeyError) as error:
-        raise StoreError(
-            f"{where}: {one_line(error)}; delete it: the log holds all that it says"
-        ) from error
-    publications = _PUBLICATIONS.validate_python(head["publications"])
-    reopened = frozenset(head["reopened"])
-    return Manifest(head["number"], table, head["fingerprint"], reopened, publications)
+    for number in reversed(numbers_in(store, "manifest", ".parquet")):
+        if up_to is None or number <= up_to:
+            try:
+                return load_checkpoint(store, number, columns)
+            except DamagedFile as error:
+                _warn_once(f"{error}; it is ignored, because the log holds all that it says")
+    return Manifest(0, _SCHEMA.empty_table())
+
+
+def load_checkpoint(store: Store, number: int, columns: list[str] | None = None) -> Manifest:
+    """Return the checkpoint of the log up to a record.
+
+    Args:
+        store: the dataset's root.
+        number: number of the record.
+        columns: as in `read_checkpoint`.
+
+    Raises:
+        ConfigError: it is of another format version.
+        DamagedFile: it is missing or damaged.
+        StoreError: the store refuses.
+    """
+    path = manifest_path(number)
+    with open_parquet(store, path) as parquet:
+        schema = parquet.schema_arrow
+        found = (schema.metadata or {}).get(b"vidtok", b"")
+        head = parse_versioned(_Head, found, store.locate(path), "a manifest")
+        if head.number != number or not schema.equals(_SCHEMA):
+            raise pa.ArrowInvalid(f"not a manifest of the log up to record {number}")
+        groups = range(parquet.num_row_groups)
+        empty = schema.empty_table().select(columns or schema.names)
+        table = pa.concat_tables([empty, *(read_group(parquet, n, columns) for n in groups)])
+        _require_values(table)
+    for field in _SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    table = table.select(_SCHEMA.names).cast(_SCHEMA)
+    reopened = frozenset(head.reopened)
+    return Manifest(number, table, head.fingerprint, reopened, head.publications)
+
+
+def _require_values(table: pa.Table) -> None:
+    """Refuse a table that lacks values, or has counts whose sum could overflow."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        nulls = 0 if name == "quarantine" else column.null_count
+        if pa.types.is_list(column.type):
+            nulls += pc.list_flatten(column).null_count
+        counts = pc.min_max(column).as_py() if name in _COUNTS and len(column) else {}
+        if nulls or not all(0 <= count <= MOST for count in counts.values()):
+            raise pa.ArrowInvalid(f"column {name}: values are missing or out of bounds")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    _log.warning(text)
 
 
 def write_manifest(store: Store) -> Manifest:
@@ -239,16 +300,17 @@ def write_manifest(store: Store) -> Manifest:
     manifest = checkpoint.extended(read_records(store, checkpoint.number))
     if manifest.number == checkpoint.number:
         return manifest
-    head = {
-        "format_version": FORMAT_VERSION,
-        "number": manifest.number,
-        "fingerprint": manifest.fingerprint,
-        "reopened": sorted(manifest.reopened),
-        "publications": _PUBLICATIONS.dump_python(manifest.publications),
-    }
-    table = manifest.table.replace_schema_metadata({"vidtok": json.dumps(head)})
+    head = _Head(
+        number=manifest.number,
+        fingerprint=manifest.fingerprint,
+        reopened=tuple(sorted(manifest.reopened)),
+        publications=manifest.publications,
+    )
+    table = manifest.table.replace_schema_metadata({"vidtok": to_json(head)})
     with store.stage("manifest") as staged:
-        pq.write_table(table, staged.file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+        with parquet_writer(staged.file, table.schema, compression="zstd") as writer:
+            writer.write_table(table, row_group_size=_ROW_GROUP_ROWS)
+        seal(staged.file)
         staged.publish(manifest_path(manifest.number))
     return manifest
 
@@ -299,13 +361,3 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
         "statistics": to_json(unit.statistics).decode(),
     }
-
-
-def _unit_record(row: dict[str, Any]) -> UnitRecord:
-    nested = {
-        "counts": {name: row[name] for name in _COUNTS},
-        "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
-        "timings": {entry["stage"]: entry["seconds"] for entry in row["timings"]},
-        "statistics": from_json(dict[str, BucketStatistics], row["statistics"]),
-    }
-    return _UNIT.validate_python(row | nested)

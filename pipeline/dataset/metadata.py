@@ -6,20 +6,65 @@ stored beside it, so that a mismatch can say what differs instead of showing two
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from math import prod
+from typing import Annotated, Any, Final
 
-from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.errors import ConfigError, DatasetMismatch
-from pipeline.records import Bucket, to_json
+from pydantic import BaseModel, Field
+
+from pipeline.dataset.format_version import (
+    FORMAT_VERSION,
+    damage_refused,
+    parse_versioned,
+    versioned_json,
+)
+from pipeline.dataset.schema import TokenizerColumn, clip_schema, index_dtype
+from pipeline.errors import ConfigError, DamagedFile, DatasetMismatch
+from pipeline.records import Bucket
 from pipeline.storage.store import Store
 
 PATH: Final = "dataset.json"
 
 
 _ABSENT: Final = "(absent)"
+
+
+_Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
+_Rate = Annotated[float, Field(gt=0, le=1000)] | None
+
+
+class _Shape(BaseModel):
+    frames: Annotated[int, Field(ge=1, le=1 << 30)] = 1
+    height: _Pixels
+    width: _Pixels
+
+
+class _OneShape(_Shape):
+    fps: _Rate
+    buckets: None = None
+
+
+class _Shapes(BaseModel):
+    fps: _Rate
+    buckets: Annotated[list[_Shape], Field(min_length=1)]
+
+
+class _Model(BaseModel):
+    z_channels: Annotated[int, Field(ge=1, le=1 << 16)] = 1
+    fsq_levels: list[Annotated[int, Field(ge=2, le=1 << 16)]] = []
+
+
+class _Tokenizer(BaseModel):
+    weights: str
+    config: _Model
+
+
+class _Identity(BaseModel):
+    """What readers take from an identity; the rest only has to be equal in the next run."""
+
+    clip: _OneShape | _Shapes
+    tokenizers: dict[str, _Tokenizer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +136,7 @@ def read_dataset(store: Store) -> Dataset:
 
     Raises:
         ConfigError: there is no dataset, or it is of another format version.
-        StoreError: `dataset.json` is damaged.
+        DamagedFile: `dataset.json` is damaged.
     """
     try:
         data = store.read(PATH)
@@ -109,7 +154,7 @@ def open_dataset(store: Store, dataset: Dataset) -> Dataset:
     Raises:
         DatasetMismatch: the fingerprints differ; the text names every value that differs.
     """
-    stored = _parse(store.put_or_read(PATH, to_json(dataset)), store)
+    stored = _parse(store.put_or_read(PATH, versioned_json(dataset)), store)
     require_same(store, stored, dataset)
     return stored
 
@@ -137,7 +182,33 @@ def require_same(store: Store, stored: Dataset, dataset: Dataset) -> None:
 
 
 def _parse(data: bytes, store: Store) -> Dataset:
-    return parse_versioned(Dataset, data, store.locate(PATH), "the head of a dataset")
+    where, what = store.locate(PATH), "the head of a dataset"
+    dataset = parse_versioned(Dataset, data, where, what)
+    with damage_refused(f"{where}: identity", what):
+        _Identity.model_validate(dataset.identity, strict=True)
+    try:
+        fingerprint_of(dataset.identity)
+    except ValueError as error:
+        raise DamagedFile(f"{where}: identity: not {what}: {error}") from error
+    levels = code_levels(dataset.identity)
+    for column in dataset.tokenizers:
+        known = column.name in dataset.identity["tokenizers"]
+        if not known or not _agrees(column, levels.get(column.name, ())):
+            raise DamagedFile(
+                f"{where}: not {what}: tokenizers: {column.name} does not agree with its settings"
+                " in identity.tokenizers; restore the file"
+            )
+    return dataset
+
+
+def _agrees(column: TokenizerColumn, levels: Sequence[int]) -> bool:
+    """Return whether a column holds the cells of a tokenizer with these levels, none for KL."""
+    axes, size = ("t", "h", "w"), prod(levels)
+    if not levels:
+        found = column.kind, column.axes, column.codebook_size
+        return found == ("kl", ("c", *axes), None) and "float" in column.dtype
+    agrees = (column.kind, column.axes, column.codebook_size) == ("fsq", axes, size)
+    return agrees and column.dtype == index_dtype(size)
 
 
 def _names(dataset: Dataset) -> str:

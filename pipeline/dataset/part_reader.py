@@ -12,8 +12,10 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_group
 from pipeline.dataset.records import Part
-from pipeline.errors import StoreError
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema, tokenizer_columns
+from pipeline.errors import DamagedFile, PipelineError, one_line
 from pipeline.storage.files import is_local
 from pipeline.storage.store import Store
 
@@ -23,10 +25,13 @@ def open_parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     """Open a file to read from start to end.
 
     Raises:
-        StoreError: the file is missing or damaged, which may show only while it is read.
+        DamagedFile: the file is missing or damaged, which may show only while it is read.
+        StoreError: the store refuses.
     """
     with _sound(store, path), store.open(path) as file:
-        yield pq.ParquetFile(file)
+        parquet = open_file(file)
+        _require_columns(parquet.schema_arrow, path, store.locate(path))
+        yield parquet
 
 
 @contextmanager
@@ -41,29 +46,41 @@ def open_row_groups(
         footer: its metadata; None reads it.
 
     Raises:
-        StoreError: as `open_parquet`.
+        DamagedFile, StoreError: as `open_parquet`.
     """
     with _sound(store, part.path), store.open_ranges(part.path, part.bytes) as file:
         # With `pre_buffer` Arrow asks a store for neighbouring columns in one request; a local file
         # is read faster without it.
-        yield pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, pa.OSFile))
+        yield open_file(file, footer, pre_buffer=not isinstance(file, pa.OSFile))
+
+
+def _require_columns(schema: pa.Schema, path: str, where: str) -> None:
+    """Refuse a part whose columns are not those that it describes, and a strange quarantine."""
+    wanted = schema
+    if path.startswith("data/"):
+        wanted = clip_schema(tokenizer_columns(schema, where))
+    elif path.startswith("quarantine/"):
+        wanted = QUARANTINE_SCHEMA
+    if not schema.equals(wanted):
+        raise pa.ArrowInvalid("its columns are not those of the format")
 
 
 @contextmanager
 def _sound(store: Store, path: str) -> Iterator[None]:
-    """Raise `StoreError` for a file that is missing or damaged."""
+    """Raise `DamagedFile` for a file that is missing or damaged."""
     where = store.locate(path)
     try:
         yield
-    except StoreError:
+    except PipelineError:
         raise
     except FileNotFoundError as error:
-        raise StoreError(
+        raise DamagedFile(
             f"{where}: missing; if its unit was done again, vacuum may have deleted it: open a"
             " newer version, or run `python -m pipeline verify`"
         ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{where}: {error}; run `python -m pipeline verify`") from error
+    except UNREADABLE as error:
+        text = f"{where}: {one_line(error)}; run `python -m pipeline verify`"
+        raise DamagedFile(text) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +105,15 @@ def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
     Args:
         footer: metadata of the part's file.
         part: the part as the unit's record names it. Without a place all rows belong to it.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file does not have the rows that the record says.
     """
     first = part.place.first_row if part.place else 0
-    end = first + part.rows if part.place else footer.num_rows
+    end = first + part.rows
+    recorded = part.place.of_rows if part.place else part.rows
+    if footer.num_rows != recorded or end > recorded:
+        raise pa.ArrowInvalid(f"{footer.num_rows} rows, recorded {recorded}")
     found, start = [], 0
     for group in range(footer.num_row_groups):
         stop = start + footer.row_group(group).num_rows
@@ -124,7 +147,7 @@ def unit_rows(
         columns: names of the columns to read; None reads all.
     """
     for rows in rows_by_group(parquet.metadata, part):
-        yield rows.of(parquet.read_row_group(rows.group, columns=columns))
+        yield rows.of(read_group(parquet, rows.group, columns))
 
 
 _CHUNK: Final = 8 << 20

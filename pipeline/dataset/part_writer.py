@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.dataset.parquet_file import parquet_writer, seal
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import QUARANTINE_SCHEMA, tokenizer_columns
 from pipeline.quarantine import Quarantined
@@ -142,7 +142,7 @@ class _ParquetFile:
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
         lists = [f"{f.name}.list.element" for f in schema if pa.types.is_list(f.type)]
         packed = [name for name in (*plain, *lists, *binary) if name not in latents]
-        self._writer = pq.ParquetWriter(
+        self._writer = parquet_writer(
             staged.file,
             schema,
             compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(latents, "none"),
@@ -166,6 +166,7 @@ class _ParquetFile:
     def publish(self, prefix: str, bucket: str) -> Part:
         """Put the file into the store under `<prefix>-<digest and random digits>.parquet`."""
         self.close()
+        seal(self._staged.file)
         size = self.bytes
         self._staged.file.seek(0)
         digest = hashlib.file_digest(self._staged.file, "sha256").hexdigest()

@@ -1,22 +1,51 @@
-"""The contents of the commit log: parts, counts, and the record of one unit."""
+"""The contents of the commit log: parts, counts, and the record of one unit.
+
+Types say which values a record may have. Whoever parses one checks them (`pipeline.records`), so
+that no reader has to: paths stay in the dataset, and numbers in bounds.
+"""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pipeline.dataset.statistics import Additive, BucketStatistics
+from pydantic import Field, StringConstraints
+
+from pipeline.dataset.statistics import Additive, BucketStatistics, Count
+
+Rows = Annotated[int, Field(ge=0, le=1 << 26)]
+"""Number of rows of one file."""
+
+
+PartPath = Annotated[
+    str,
+    StringConstraints(
+        max_length=1024,
+        pattern=r"\A(?:data/(?:[0-9]+|all)x[0-9]+x[0-9]+|quarantine)/[^/\\\x00-\x1f]+\.parquet\z",
+    ),
+]
+"""Path of a file in `data/<bucket>/` or `quarantine/`, relative to the dataset's root."""
+
+
+BucketName = Annotated[
+    str, StringConstraints(pattern=r"\A(?:(?:[0-9]{1,9}|all)x[0-9]{1,9}x[0-9]{1,9})?\z")
+]
+"""Name of a bucket; empty for a quarantine table."""
+
+
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts(Additive):
     """What became of every sample and clip of a unit; adds up over units."""
 
-    samples_read: int = 0
-    samples_with_clips: int = 0
-    samples_filtered: int = 0
-    samples_quarantined: int = 0
-    clips_seen: int = 0
-    clips_written: int = 0
-    clips_filtered: int = 0
-    clips_quarantined: int = 0
+    samples_read: Count = 0
+    samples_with_clips: Count = 0
+    samples_filtered: Count = 0
+    samples_quarantined: Count = 0
+    clips_seen: Count = 0
+    clips_written: Count = 0
+    clips_filtered: Count = 0
+    clips_quarantined: Count = 0
 
     def imbalance(self) -> str | None:
         """Return what does not add up, or None if every sample and clip is accounted for."""
@@ -33,9 +62,9 @@ class Counts(Additive):
 class RowSpan:
     """Where the rows of one unit are in a merged part, one after another."""
 
-    first_row: int
+    first_row: Rows
     """Number of the unit's first row in the file, from 0."""
-    of_rows: int
+    of_rows: Rows
     """Number of rows of the whole file, including those that no longer count."""
 
 
@@ -43,15 +72,15 @@ class RowSpan:
 class Part:
     """A unit's rows in one Parquet file of the output."""
 
-    path: str
+    path: PartPath
     """Path of the file, relative to the dataset's root."""
-    bucket: str
+    bucket: BucketName
     """Name of the bucket; empty for a quarantine table."""
-    rows: int
+    rows: Rows
     """Number of rows of the unit."""
-    bytes: int
+    bytes: Count
     """Size of the file."""
-    sha256: str
+    sha256: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
     """SHA-256 of the file, as 64 hex digits."""
     place: RowSpan | None = None
     """Place of the rows in a merged part, which holds rows of several units; None if all rows of
@@ -72,9 +101,9 @@ class UnitRecord:
     """Quarantine table; None if nothing was quarantined."""
     counts: Counts
     """Numbers of samples and clips by what became of them."""
-    reasons: dict[str, int]
+    reasons: dict[str, Count]
     """Number of quarantined samples and clips by reason."""
-    timings: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, Seconds] = field(default_factory=dict)
     """Seconds of work by stage."""
     statistics: dict[str, BucketStatistics]
     """Statistics of the unit's rows, by bucket."""

@@ -5,10 +5,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.part_reader import locate_row, rows_by_group
+from pipeline.dataset.parquet_file import read_group
+from pipeline.dataset.part_reader import locate_row, open_parquet, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.storage.store import Store
 
@@ -60,14 +59,12 @@ def read_row(store: Store, drawn: DrawnRow, columns: Sequence[str] | None = None
         columns: names of the columns to read; None reads all.
 
     Raises:
-        FileNotFoundError: the part is missing.
-        pyarrow.ArrowException, OSError: the part is damaged.
+        DamagedFile: the part is missing or damaged.
         StoreError: the store refuses.
     """
-    with store.open(drawn.part.path) as file:
-        parquet = pq.ParquetFile(file)
+    with open_parquet(store, drawn.part.path) as parquet:
         groups = rows_by_group(parquet.metadata, drawn.part)
         index, n = locate_row(groups, drawn.n)
-        rows = groups[index].of(parquet.read_row_group(groups[index].group, columns=columns))
+        rows = groups[index].of(read_group(parquet, groups[index].group, columns))
         row: dict[str, Any] = rows.slice(n, 1).to_pylist()[0]
         return row

@@ -11,12 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, StringConstraints
 
-from pipeline.dataset.format_version import FORMAT_VERSION
+from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
 from pipeline.errors import ConfigError
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
@@ -67,7 +68,7 @@ QUARANTINE_SCHEMA: Final = pa.schema(
 class TokenizerColumn:
     """One tokenizer of a dataset: what its column holds and what made it."""
 
-    name: str
+    name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
     """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
 
     kind: Literal["fsq", "kl"]
@@ -88,7 +89,7 @@ class TokenizerColumn:
     logvar: bool = False
     """Whether `N_logvar` holds the log-variance, in the mean's dtype and shape."""
 
-    codebook_size: int | None = None
+    codebook_size: Annotated[int, Field(ge=1, le=1 << 32)] | None = None
     """Number of codes: indices are in [0, codebook_size). None for KL."""
 
     @property
@@ -143,9 +144,21 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
     return pa.schema(fields, metadata={"vidtok": json.dumps(whole), **plain})
 
 
-def tokenizer_columns(schema: pa.Schema) -> tuple[TokenizerColumn, ...]:
-    """Return the tokenizers that a schema from `clip_schema` describes, in column order."""
-    whole = json.loads(schema.metadata[b"vidtok"])
-    return tuple(
-        TokenizerColumn(**{**entry, "axes": tuple(entry["axes"])}) for entry in whole["tokenizers"]
-    )
+@dataclass(frozen=True, slots=True)
+class _Described:
+    tokenizers: tuple[TokenizerColumn, ...]
+
+
+def tokenizer_columns(schema: pa.Schema, where: str = "schema") -> tuple[TokenizerColumn, ...]:
+    """Return the tokenizers that a schema from `clip_schema` describes, in column order.
+
+    Args:
+        schema: schema of a part.
+        where: URI of the part, for errors.
+
+    Raises:
+        ConfigError: the part is of another format version.
+        DamagedFile: the schema describes no tokenizers.
+    """
+    data = (schema.metadata or {}).get(b"vidtok", b"")
+    return parse_versioned(_Described, data, where, "the schema of a part").tokenizers

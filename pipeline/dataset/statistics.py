@@ -10,7 +10,22 @@ most, a mean square by 2⁻³³. PSNR is rounded to thousandths of a dB, clip by
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
+
+from pydantic import Field
+
+from pipeline.errors import StoreError
+
+MOST: Final = 1 << 40
+"""Largest count in a unit's record; the sum over a million units fits 64 bits."""
+
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
+
+
+Total = Annotated[int, Field(ge=-(1 << 200), le=1 << 200)]
+"""Sum of integers; a float holds it, but not exactly."""
+
 
 SUM_BITS: Final = 24
 
@@ -49,6 +64,11 @@ def _sum(one: Any, other: Any) -> Any:
     if isinstance(one, dict):
         return merged(one, other)
     if isinstance(one, tuple):
+        if len(one) != len(other):
+            raise StoreError(
+                f"statistics of {len(one)} and of {len(other)} channels or levels do not add up:"
+                " a record of the log is damaged; run `python -m pipeline verify`"
+            )
         return tuple(_sum(a, b) for a, b in zip(one, other, strict=True))
     return one + other
 
@@ -57,12 +77,16 @@ def _sum(one: Any, other: Any) -> Any:
 class LatentSums(Additive):
     """Sums over the posterior means of one KL tokenizer, by channel."""
 
-    cells: int
+    cells: Annotated[int, Field(ge=1, le=1 << 60)]
     """Number of cells of one channel."""
-    sums: tuple[int, ...]
+    sums: tuple[Total, ...]
     """Sum of each channel, in units of 2⁻²⁴."""
-    squares: tuple[int, ...]
+    squares: tuple[Total, ...]
     """Sum of squares of each channel, in units of 2⁻³²."""
+
+    def __post_init__(self) -> None:
+        if len(self.sums) != len(self.squares):
+            raise ValueError("sums and squares must have the same number of channels")
 
     def mean(self) -> list[float]:
         """Return the mean of each channel."""
@@ -83,7 +107,7 @@ class LatentSums(Additive):
 class LevelCounts(Additive):
     """How often an FSQ tokenizer's channels took each of their levels."""
 
-    counts: tuple[tuple[int, ...], ...]
+    counts: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)]
     """Number of code indices by channel and level; channel 0 first."""
 
     @property
@@ -108,13 +132,13 @@ def perplexity(counts: tuple[int, ...]) -> float:
 class PsnrSums(Additive):
     """How well one tokenizer's tokens, decoded back, match the frames of drawn clips."""
 
-    clips: int = 0
+    clips: Count = 0
     """Number of clips that were decoded back."""
-    failed: int = 0
+    failed: Count = 0
     """Number of drawn clips that could not be decoded; no other field counts them."""
-    millidecibels: int = 0
+    millidecibels: Total = 0
     """Sum of the clips' PSNR in thousandths of a dB, each rounded to one."""
-    counts: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, Count] = field(default_factory=dict)
     """Number of clips by PSNR in whole dB, rounded down."""
     worst: tuple[tuple[int, str], ...] = ()
     """Thousandths of a dB and `clip_id` of the `WORST` clips of lowest PSNR, the worst first."""
@@ -156,7 +180,7 @@ class PsnrSums(Additive):
 
     def __str__(self) -> str:
         failed = f"{self.failed} could not be decoded back" if self.failed else ""
-        if self.mean_db is None:
+        if self.mean_db is None or not self.worst:
             return failed
         value, clip_id = self.worst[0]
         return (
@@ -169,26 +193,26 @@ class PsnrSums(Additive):
 class BucketStatistics(Additive):
     """Statistics of the clips of one bucket; their size does not grow with the clips."""
 
-    clips: int = 0
+    clips: Count = 0
     """Number of clips."""
-    frames: int = 0
+    frames: Count = 0
     """Number of frames, padding included."""
-    padded_frames: int = 0
+    padded_frames: Count = 0
     """Number of frames that are padding: copies of a clip's last frame."""
-    microseconds: int = 0
+    microseconds: Total = 0
     """Microseconds of source that the clips show, rounded clip by clip."""
-    captions: int = 0
+    captions: Count = 0
     """Number of clips with a caption that is not empty."""
-    caption_characters: int = 0
+    caption_characters: Count = 0
     """Number of characters of all captions."""
-    metas: int = 0
+    metas: Count = 0
     """Number of clips with other sidecars."""
-    lengths: dict[int, int] = field(default_factory=dict)
+    lengths: dict[Count, Count] = field(default_factory=dict)
     """Number of clips by frames, rounded up to a power of two."""
-    sides: dict[int, int] = field(default_factory=dict)
+    sides: dict[Count, Count] = field(default_factory=dict)
     """Number of clips by the shorter side of the source in pixels, rounded up to one of
     `row_statistics.SIDES`."""
-    rates: dict[int, int] = field(default_factory=dict)
+    rates: dict[Count, Count] = field(default_factory=dict)
     """Number of clips by frames per second of the source, rounded to an integer; 0 for images."""
     latents: dict[str, LatentSums] = field(default_factory=dict)
     """Sums over the latents, by KL tokenizer."""

@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
+from pipeline.dataset.parquet_file import UNREADABLE, open_file
 from pipeline.dataset.part_reader import fetched, unit_rows
 from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
 from pipeline.dataset.schema import clip_schema
-from pipeline.errors import StoreError, one_line
+from pipeline.errors import PipelineError, StoreError, one_line
 from pipeline.formatting import format_bytes, labelled
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.shared_file import SharedFile, shared_files
@@ -173,13 +173,13 @@ def merge_files(store: Store, schema: pa.Schema, group: Sequence[SharedFile]) ->
     unit = merged_name()
     with PartWriter(store, schema, unit=unit, bucket=bucket, max_part_bytes=sys.maxsize) as writer:
         for file in group:
-            for rows in _rows(store, file):
-                writer.add(rows.cast(schema))
+            for rows in _rows(store, schema, file):
+                writer.add(rows)
         [part] = writer.publish()
     return part
 
 
-def _rows(store: Store, file: SharedFile) -> Iterator[pa.Table]:
+def _rows(store: Store, schema: pa.Schema, file: SharedFile) -> Iterator[pa.Table]:
     """Yield the rows of a file that belong to a unit, after its digest was compared."""
     where = store.locate(file.part.path)
     advice = "run `python -m pipeline verify`"
@@ -189,15 +189,15 @@ def _rows(store: Store, file: SharedFile) -> Iterator[pa.Table]:
                 raise StoreError(
                     f"{where}: SHA-256 {digest}, recorded {file.part.sha256}; {advice}"
                 )
-            parquet = pq.ParquetFile(opened)
+            parquet = open_file(opened)
             for _, part in file.shares:
                 found = 0
                 for rows in unit_rows(parquet, part):
                     found += rows.num_rows
-                    yield rows
+                    yield rows.cast(schema)
                 if found != part.rows:
                     raise StoreError(f"{where}: {found} rows, recorded {part.rows}; {advice}")
-    except StoreError:
+    except PipelineError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise StoreError(f"{where}: {one_line(error)}; {advice}") from error

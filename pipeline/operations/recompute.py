@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
-from pipeline.errors import ConfigError, StoreError, one_line
+from pipeline.errors import ConfigError, DamagedFile, StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Clip, ListRows, LooseFile, Sample, WorkUnit, parse_range
@@ -136,9 +135,7 @@ class Recomputer:
         for index, one in enumerate(drawn):
             try:
                 row = read_row(self._store, one)
-            except StoreError:
-                raise
-            except (pa.ArrowException, OSError) as error:
+            except DamagedFile as error:
                 yield Finding("unreadable", one.part.path, one_line(error))
                 continue
             samples.setdefault((row["unit"], row["key"]), []).append((index, one, row))

@@ -102,6 +102,8 @@ def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, 
                 for column in columns:
                     indices = stored_values(rows[column.name], column)
                     count = counts[column.name]
+                    if indices.max(initial=0) >= len(count):
+                        raise ValueError(f"column {column.name}: an index outside the codebook")
                     count += np.bincount(indices, minlength=len(count))
     return {name: _use(count) for name, count in counts.items()}
 

@@ -39,6 +39,7 @@ class Columns:
         cells: tokenizer by cell column.
         plain: names of the other columns.
         names: names of all columns.
+        schema: schema of the dataset's parts.
         with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
@@ -46,7 +47,8 @@ class Columns:
     """
 
     def __init__(self, tokenizers: Sequence[TokenizerColumn], names: Sequence[str]) -> None:
-        known = clip_schema(tokenizers).names
+        self.schema = clip_schema(tokenizers)
+        known = self.schema.names
         unknown = [name for name in names if name not in known]
         if unknown or not names or isinstance(names, str):
             raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")

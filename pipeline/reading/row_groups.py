@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.parquet_file import read_group
 from pipeline.dataset.part_reader import GroupRows, open_row_groups, rows_by_group
 from pipeline.dataset.records import Part
-from pipeline.errors import StoreError
 from pipeline.reading.columns import Columns, Rows, Shapes
 from pipeline.storage.store import Store
 
@@ -61,7 +62,7 @@ class RowGroups:
         shapes = self._shapes.get(bucket)
         names = self._columns.names if shapes else self._columns.with_shapes
         # Row groups are read side by side already.
-        table = rows.of(parquet.read_row_group(rows.group, names, use_threads=False))
+        table = rows.of(read_group(parquet, rows.group, names, use_threads=False))
         if bucket.startswith("all"):  # whole videos
             return self._columns.ragged_rows(table)
         if shapes is None:
@@ -70,10 +71,7 @@ class RowGroups:
 
     def _read_footer(self, part: Part) -> pq.FileMetaData:
         with open_row_groups(self._store, part) as parquet:
-            recorded = part.place.of_rows if part.place else part.rows
-            if parquet.metadata.num_rows != recorded:
-                raise StoreError(
-                    f"{self._store.locate(part.path)}: {parquet.metadata.num_rows} rows, recorded"
-                    f" {recorded}; run `python -m pipeline verify`"
-                )
+            rows_by_group(parquet.metadata, part)
+            if not parquet.schema_arrow.equals(self._columns.schema):
+                raise pa.ArrowInvalid("its columns are not those of the dataset")
             return parquet.metadata

@@ -89,10 +89,12 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return the whole content of a file."""
+        self._require_regular(path)
         return read_file(self.locate(path), self.storage_options)
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading; it is seekable."""
+        self._require_regular(path)
         return open_file(self.locate(path), self.storage_options)
 
     def open_ranges(self, path: str, num_bytes: int) -> Any:
@@ -102,6 +104,7 @@ class Store:
             path: path of the file.
             num_bytes: length of the file, so that no request asks for it.
         """
+        self._require_regular(path)
         fs, full = self._fs(path)
         where = self.locate(path)
         with store_errors(where):
@@ -231,6 +234,12 @@ class Store:
     def filesystem(self) -> Any:
         """Return fsspec's file system of the root, for a library that needs one."""
         return self._fs("")[0]
+
+    def _require_regular(self, path: str) -> None:
+        """Refuse a named pipe or a device, which could give no byte or bytes without end."""
+        fs, full = self._fs(path)
+        if on_local_disk(fs) and os.path.exists(full) and not os.path.isfile(full):
+            raise StoreError(f"{self.locate(path)}: not a regular file; delete it")
 
     def _fs(self, path: str) -> tuple[Any, str]:
         return open_filesystem(self.locate(path), self.storage_options)

@@ -1,16 +1,19 @@
-"""Fuzz decoder and tar reader: `python -m tests.fuzz [FOLDER …] --count 5000 [--first 0]`.
+"""Fuzz decoder, tar reader, datasets: `python -m tests.fuzz [FOLDER …] --count 5000 [--first 0]`.
 
-Mutates the videos below the folders (those of the tests, if none is named). A seed is a mutant: the
-same command repeats it. Exit code 1 if anything happened that must not.
+Mutates the videos below the folders (those of the tests, if none is named), small tars, and the
+files of a small dataset. A seed is a mutant: the same command repeats it. Exit code 1 if anything
+happened that must not.
 """
 
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from pipeline.records import Sample
 from pipeline.sources.media_types import is_video
+from tests.fuzz.datasets import fuzz_datasets
 from tests.fuzz.decoding import fuzz
 from tests.fuzz.tars import fuzz_tars, make_tar
 
@@ -61,14 +64,20 @@ def main() -> int:
             )
     for outcome, count in tally.outcomes.most_common():
         print(f"    {count:6} {outcome}")
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, violations = fuzz_tars(small_tars(), seeds, Path(folder))
-    print(f"{len(seeds)} tars: {len(violations)} violations")
-    for outcome, count in outcomes.most_common():
-        print(f"    {count:6} {outcome}")
-    for violation in [*tally.violations, *violations]:
+    violations = tally.violations
+    for what, of in (
+        ("tars", partial(fuzz_tars, small_tars())),
+        ("datasets", fuzz_datasets),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            outcomes, found = of(seeds, Path(folder))
+        print(f"{len(seeds)} {what}: {len(found)} violations")
+        for outcome, count in outcomes.most_common():
+            print(f"    {count:6} {outcome}")
+        violations += found
+    for violation in violations:
         print(violation)
-    return 1 if tally.violations or violations else 0
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Some mutants of real videos and of tars; the command makes as many as one likes."""
+"""Some mutants of real videos, of tars and of datasets; the command makes as many as one likes."""
 
 from pathlib import Path
 
 from tests.fuzz.__main__ import VIDEOS, good_sample, originals, small_tars
+from tests.fuzz.datasets import fuzz_datasets
 from tests.fuzz.decoding import fuzz
 from tests.fuzz.mutations import MUTATIONS, mutate
 from tests.fuzz.tars import fuzz_tars
@@ -32,3 +33,12 @@ def test_mutated_tars_give_samples_and_reasons(tmp_path: Path) -> None:
     assert outcomes["tar_truncated"] > 10
     assert outcomes["tar_unreadable"] > 10
     assert outcomes["tar_past_limit"] > 5
+
+
+def test_damaged_datasets_give_their_rows_or_one_error(tmp_path: Path) -> None:
+    outcomes, violations = fuzz_datasets(range(150), tmp_path)
+    assert violations == []
+    assert outcomes["data: refused"] > 10
+    assert outcomes["manifest: right rows"] > 10
+    assert outcomes["log: refused"] > 2
+    assert outcomes["dataset.json: refused"] > 10

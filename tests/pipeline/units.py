@@ -1,5 +1,6 @@
 """A unit as decode and tokenize deliver it, for tests of all that comes after them."""
 
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.parquet_file import parquet_writer, seal
 from pipeline.dataset.records import Counts, Part, UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, PsnrSums
@@ -173,6 +175,15 @@ def decoded_back(delivery: Delivery, *psnr_db: float | None) -> Delivery:
     return replace(delivery, payloads=payloads)
 
 
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a file of a dataset."""
+    file = io.BytesIO()
+    with parquet_writer(file, table.schema) as writer:
+        writer.write_table(table)
+    seal(file)
+    return file.getvalue()
+
+
 def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> UnitRecord:
     """Return a unit's log record without the files that it names."""
     rng = random.Random(f"{name}{seed}")
@@ -209,7 +220,7 @@ def make_record(name: str, *, sources: tuple[str, ...] = (), seed: int = 0) -> U
                 clips=part.rows,
                 rates={24: part.rows},
                 latents={"kl": LatentSums(cells=8, sums=(-(1 << 70), 3), squares=(1 << 99, 4))},
-                levels={"fsq": LevelCounts(counts=((part.rows, 8 - part.rows), (8, 0)))},
+                levels={"fsq": LevelCounts(counts=((part.rows, 100 - part.rows), (8, 0)))},
             )
             for part in parts
         },

@@ -1,5 +1,7 @@
 import json
 import pickle
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,54 @@ def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
     other.write_bytes(b"")
     with pytest.raises(ValueError, match=r"must end in \.safetensors or \.ckpt"):
         vidtok.load(other)
+
+
+def damaged(sound: bytes) -> dict[str, tuple[bytes, str]]:
+    """Return what is found in the place of weights: content, and what the error says of it."""
+    length = min(1000, int.from_bytes(sound[:8], "little"))
+    other = sound[:8] + b"[" * length + sound[8 + length :]
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    return {
+        "empty": (b"", "is empty; copy or download"),
+        "pointer": (pointer, "is a Git LFS pointer, not the weights; run `git lfs pull`"),
+        "page": (b"\n<!DOCTYPE html><title>Sign in</title>", "is a web page"),
+        "header": (sound[:20], "not a whole"),
+        "data": (sound[:-100], "not a whole"),
+        "json": (other, "not a whole"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["empty", "pointer", "page", "header", "data", "json"])
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_damaged_weights_are_one_line(
+    suffix: str, kind: str, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = checkpoint.bundled_weights(TINY)
+    assert sound is not None
+    content, text = damaged((sound if suffix == "safetensors" else released).read_bytes())[kind]
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(content)
+    text = "" if suffix == "ckpt" and "whole" in text else text
+    assert main(["convert", str(path), str(tmp_path / "to.safetensors"), "--config", TINY]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: {text}")
+
+
+def test_a_damaged_checkpoint_is_one_error(released: Path) -> None:
+    sound, rng = released.read_bytes(), random.Random(0)
+    outcomes = Counter[str]()
+    for _ in range(60):
+        data = bytearray(sound)
+        at = rng.choice([rng.randrange(len(data)), len(data) - rng.randrange(1, 3000)])
+        data[at : at + 40] = rng.randbytes(40)
+        released.write_bytes(data)
+        try:
+            vidtok.load(released)
+            outcomes["read"] += 1
+        except ValueError as error:
+            outcomes["refused" if str(released) in str(error) else str(error)] += 1
+    assert outcomes.keys() <= {"read", "refused"}
+    assert outcomes["refused"] > 10
 
 
 def test_all_faults_of_the_tensors_are_one_error(released: Path) -> None:

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.metadata import Dataset
+from pipeline.dataset.parquet_file import UNREADABLE, open_file
 from pipeline.dataset.part_reader import fetched
 from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import clip_schema
-from pipeline.errors import StoreError, one_line
+from pipeline.errors import PipelineError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.storage.store import Store
 
@@ -51,10 +52,10 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
             yield None, wrong("checksum", f"SHA-256 {digest}, recorded {part.sha256}")
             return
         try:
-            parquet = pq.ParquetFile(file)
-        except StoreError:
+            parquet = open_file(file)
+        except PipelineError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             yield None, wrong("unreadable", one_line(error))
             return
         # Without `check_metadata`, which also compares Parquet's names of list elements.
@@ -64,7 +65,8 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
             return
         rows, recorded = parquet.metadata.num_rows, part.place.of_rows if part.place else part.rows
         if rows != recorded:
-            findings = wrong("rows", f"{rows} rows, recorded {recorded}")
+            yield None, wrong("rows", f"{rows} rows, recorded {recorded}")
+            return
         yield parquet, findings
 
 
@@ -97,7 +99,7 @@ class MergedFiles:
             return parquet, []
         stack = self._stacks.setdefault(part.bucket, ExitStack())
         stack.close()
-        pattern = rf"data/{part.bucket}/{MERGED_NAME.pattern}-0"
+        pattern = rf"data/{re.escape(part.bucket)}/{MERGED_NAME.pattern}-0"
         parquet, findings = stack.enter_context(
             checked_parquet(self._store, part, pattern, self._schema)
         )

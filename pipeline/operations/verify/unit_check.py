@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.metadata import Dataset, code_levels
+from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.dataset.part_reader import unit_rows
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.errors import StoreError, one_line
+from pipeline.errors import PipelineError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.operations.verify.cell_check import check_cells
 from pipeline.operations.verify.checked_file import MergedFiles, checked_parquet
@@ -99,7 +100,6 @@ class UnitCheck:
     def _rows(self, part: Part, parquet: pq.ParquetFile) -> Iterator[Finding]:
         columns = self._dataset.tokenizers
         shape = cache(partial(expected_shape, self._dataset, bucket=part.bucket))
-        before = self.num_rows
         for rows in unit_rows(parquet, part):
             self.num_rows += rows.num_rows
             findings = list(self._identities(part, rows))
@@ -111,9 +111,6 @@ class UnitCheck:
             if not findings:
                 ours = row_statistics(rows, columns, code_levels(self._dataset.identity))
                 self._statistics = merged(self._statistics, {part.bucket: ours})
-        if part.place is not None and (found := self.num_rows - before) != part.rows:
-            text = f"{found} rows from row {part.place.first_row}, recorded {part.rows}"
-            yield Finding("rows", part.path, text)
 
     def _identities(self, part: Part, rows: pa.Table) -> Iterator[Finding]:
         """Check which unit the rows belong to, and their order."""
@@ -168,7 +165,7 @@ def _guarded(part: Part, parquet: pq.ParquetFile | None, check: Check) -> Iterat
         return
     try:
         yield from check(part, parquet)
-    except StoreError:
+    except PipelineError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         yield Finding("unreadable", part.path, one_line(error))

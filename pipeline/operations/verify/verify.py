@@ -13,12 +13,20 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.manifest import Manifest, read_checkpoint, read_manifest, replay_log
+from pipeline.dataset.log_records import numbers_in
+from pipeline.dataset.manifest import (
+    Manifest,
+    load_checkpoint,
+    manifest_path,
+    read_checkpoint,
+    read_manifest,
+    replay_log,
+)
 from pipeline.dataset.metadata import Dataset, fingerprint_of, read_dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
-from pipeline.errors import BALANCED, UNBALANCED, StoreError
+from pipeline.errors import BALANCED, UNBALANCED, DamagedFile, StoreError
 from pipeline.formatting import format_bytes, labelled
 from pipeline.operations.findings import KINDS, Finding
 from pipeline.operations.outcome import Outcome, first_of
@@ -150,14 +158,16 @@ def _check_log(store: Store, dataset: Dataset, result: Verification) -> Manifest
     if (identity := fingerprint_of(dataset.identity)) != dataset.fingerprint:
         text = f"fingerprint {dataset.fingerprint}, but its identity gives {identity}"
         wrong("dataset.json", text)
+    for number in numbers_in(store, "manifest", ".parquet"):
+        try:
+            load_checkpoint(store, number)
+        except DamagedFile as error:
+            wrong(manifest_path(number), error)
     try:
         manifest = read_manifest(store)
     except StoreError as error:
         wrong("log", error)
-        try:
-            return read_checkpoint(store)
-        except StoreError:
-            return replay_log(store)
+        return read_checkpoint(store)
     if manifest.fingerprint not in (None, dataset.fingerprint):
         text = f"fingerprint {manifest.fingerprint}, the dataset's is {dataset.fingerprint}"
         wrong("log", text)

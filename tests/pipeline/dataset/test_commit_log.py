@@ -4,7 +4,6 @@ import multiprocessing
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -52,9 +51,9 @@ class TestAppend:
 
     def test_a_checkpoint_tells_the_same_as_the_records(self, local: Store) -> None:
         log = open_log(local)
-        rows = [f"/in/l.csv#rows={n}-{n + 9}" for n in range(0, 36, 9)]
-        log.append([*UNITS[:2], *(replace(make_record(row), sources=(row,)) for row in rows)])
-        log.reopen([Reopened(unit=rows[1], sources=(rows[1],))])
+        rows = {f"l-{n}": (f"/in/l.csv#rows={n}-{n + 9}",) for n in range(0, 36, 9)}
+        log.append([*UNITS[:2], *(make_record(unit, sources=row) for unit, row in rows.items())])
+        log.reopen([Reopened(unit="l-9", sources=rows["l-9"])])
         write_manifest(local)
         again = open_log(local)
         assert again.committed == log.committed

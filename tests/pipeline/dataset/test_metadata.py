@@ -12,10 +12,10 @@ from pipeline.dataset.metadata import fingerprint_of, new_dataset, open_dataset,
 from pipeline.errors import ConfigError, DatasetMismatch, StoreError
 from pipeline.records import to_json
 from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import IDENTITY
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.units import FSQ, KL
 
-IDENTITY = {"clip": {"fps": 24.0, "frames": 17}, "weights": {"fsq": "abc"}, "resize": "uint8"}
 CONFIG = {"source": {"uris": ["s3://in"]}}
 DATASET = new_dataset((FSQ, KL), IDENTITY, CONFIG)
 
@@ -32,7 +32,9 @@ json_values = st.recursive(
 
 def test_fingerprint_is_pinned() -> None:
     """Another hash of the same identity would lock every dataset ever written."""
-    assert DATASET.fingerprint == "b5f96c9b9306d4dd978a794753d2677d"
+    clip = {"fps": 24.0, "frames": 17}
+    identity = {"clip": clip, "weights": {"fsq": "abc"}, "resize": "uint8"}
+    assert fingerprint_of(identity) == "b5f96c9b9306d4dd978a794753d2677d"
 
 
 @given(st.dictionaries(st.text(max_size=3), json_values), st.randoms())
@@ -69,7 +71,8 @@ def test_head_is_plain_json_with_the_schema(local: Store) -> None:
 
 def test_mismatch_names_both_fingerprints_and_what_differs(local: Store) -> None:
     open_dataset(local, DATASET)
-    identity = {"clip": {"fps": 12.0, "frames": 17}, "weights": {"fsq": "abc", "kl": "new"}}
+    identity = {**IDENTITY, "clip": {**IDENTITY["clip"], "fps": 12.0}, "new": "kl"}
+    del identity["preprocessing"]
     run = new_dataset((FSQ, KL), identity)
     with pytest.raises(DatasetMismatch) as caught:
         open_dataset(local, run)
@@ -78,9 +81,9 @@ def test_mismatch_names_both_fingerprints_and_what_differs(local: Store) -> None
     assert DATASET.fingerprint in text
     assert run.fingerprint in text
     assert text.splitlines()[1:] == [
-        "  clip.fps: 24.0 in the dataset, 12.0 in this run",
-        '  resize: "uint8" in the dataset, "(absent)" in this run',
-        '  weights.kl: "(absent)" in the dataset, "new" in this run',
+        "  clip.fps: 8.0 in the dataset, 12.0 in this run",
+        '  new: "(absent)" in the dataset, "kl" in this run',
+        '  preprocessing: 1 in the dataset, "(absent)" in this run',
     ]
 
 

@@ -102,7 +102,8 @@ def test_a_part_with_other_rows_than_the_log_says(tmp_path: Path) -> None:
     [part, *_] = snapshot.parts()
     assert sum(row_groups.sizes(part)) == part.rows
     wrong = replace(part, rows=part.rows + 1)
-    with pytest.raises(StoreError, match=rf"{part.path}: {part.rows} rows, recorded {wrong.rows}"):
+    text = rf"{part.path}: .*{part.rows} rows, recorded {wrong.rows}"
+    with pytest.raises(StoreError, match=text):
         row_groups.sizes(wrong)
 
 

@@ -140,3 +140,11 @@ def test_weights_that_do_not_fit_are_a_fault_of_the_configuration(tmp_path: Any)
     spec = TokenizerSpec(name="fsq", model=FSQ, weights=str(path))
     with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*missing"):
         open_model(spec)
+
+
+def test_what_is_not_weights_is_a_fault_of_the_configuration(tmp_path: Any) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    spec = TokenizerSpec(name="fsq", model=FSQ, weights=str(path))
+    with pytest.raises(ConfigError, match=r"w\.safetensors: is a Git LFS pointer.*`git lfs pull`"):
+        open_model(spec)

@@ -22,7 +22,7 @@ from tests.pipeline.made_datasets import (
     write_log,
 )
 from tests.pipeline.operations.verify.found import described, kinds, one
-from tests.pipeline.units import deliver
+from tests.pipeline.units import deliver, parquet_bytes
 
 
 @pytest.fixture
@@ -162,9 +162,7 @@ class TestRows:
         part = record.parts[0]
         with local.open(part.path) as file:
             rows = pq.read_table(file).drop_columns(["caption"])
-        data = pa.BufferOutputStream()
-        pq.write_table(rows, data)
-        content = data.getvalue().to_pybytes()
+        content = parquet_bytes(rows)
         wrong = replace(part, **described(content, "data/5x16x16/u-0-{}.parquet"))
         local.write(wrong.path, content)
         write_log(local, [replace(record, parts=(wrong, *record.parts[1:]))])
@@ -175,9 +173,7 @@ class TestQuarantine:
     def recorded(self, local: Store, rows: list[dict[str, Any]]) -> UnitRecord:
         record = commit(local, deliver("u", lost=[1]))
         assert record.quarantine is not None
-        data = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), data)
-        content = data.getvalue().to_pybytes()
+        content = parquet_bytes(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA))
         part = replace(record.quarantine, **described(content, "quarantine/u-{}.parquet"))
         local.write(part.path, content)
         return replace(record, quarantine=part)
