@@ -13,6 +13,7 @@ class Remembered:
     """Replacement of `pyarrow.parquet.ParquetFile`."""
 
     def __init__(self, file: BinaryIO, **options: Any) -> None:
+        file.seek(0)
         self._file = _opened(file.read())
 
     def read(self, columns: Any = None) -> pa.Table:
