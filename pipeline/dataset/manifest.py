@@ -274,9 +274,7 @@ def load_checkpoint(store: Store, number: int, columns: list[str] | None = None)
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
-
-
-from pipeline.dataset.records import Counts, Part, Publication, UnitRecord
+    return Manifest(number, table, head.fingerprint, frozenset(head.reopened), head.publications)
 
 
 def _require_values(table: pa.Table) -> None:
