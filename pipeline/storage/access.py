@@ -3,10 +3,12 @@
 import errno
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ConfigError, redacted
+from pipeline.storage.files import canonical_uri, is_local
 from pipeline.storage.store import Store
 
 _NO_CREDENTIALS: Final = frozenset(
@@ -65,7 +67,7 @@ def missing_credentials(error: BaseException, options: str | None = None) -> str
 
 
 def require_writable(store: Store, field: str, options: str = "storage_options") -> None:
-    """Write and delete a small file.
+    """Write and delete a small file. Folders that this makes on a local disk are removed again.
 
     Raises:
         ConfigError: a setting is the reason why that fails.
@@ -73,8 +75,13 @@ def require_writable(store: Store, field: str, options: str = "storage_options")
     """
     path = f".probe-{uuid.uuid4().hex}"
     with wrong_settings(field, store.uri, options):
+        folder = Path(canonical_uri(store.uri)) if is_local(store.uri) else None
+        made = [each for each in (folder, *folder.parents) if not each.exists()] if folder else []
         store.write(path, b"")
         store.delete(path)
+        for each in made:
+            with suppress(OSError):  # another process has put something there
+                each.rmdir()
 
 
 def _reason(error: BaseException, options: str) -> str | None:

@@ -40,6 +40,7 @@ def save_and_wait(store, at, *args, **more):
         time.sleep(0.1)
 
 checkpoints.save = save_and_wait
+sys.path.insert(0, "jobs")
 sys.argv[0] = "jobs/train_tokenizer.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -147,15 +148,14 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     assert not (tmp_path / "run/out").exists()
 
 
-def test_an_output_that_cannot_be_written_is_exit_code_1(
+def test_an_output_that_cannot_be_written_is_a_wrong_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "taken").touch()
     path = write(tmp_path / "run", loaders=0)
-    assert main(["train", str(path), f"output={tmp_path}/taken/out"]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: {tmp_path}/taken/out/")
-    assert err.endswith("run the same command again to continue\n")
+    assert main(["train", str(path), f"output={tmp_path}/taken/out"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: output = {tmp_path}/taken/out: Not a directory; choose a place")
 
 
 def test_usage() -> None:
