@@ -31,7 +31,7 @@ _EXPORTED_WITHIN_S = 60
 
 def exported(run: str) -> Counter[Series]:
     """Return the job's series of one run, summed over processes, as one node exports them."""
-    [node] = ray.nodes()
+    [node] = [node for node in ray.nodes() if node["Alive"]]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     names = {metric.exported: metric for metric in METRICS}
     found: Counter[Series] = Counter()

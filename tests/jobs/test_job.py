@@ -190,7 +190,7 @@ def test_two_drivers_share_one_output(undisturbed: Undisturbed, s3_store: Store)
     [other] = others
     assert (other.done.units, other.lost_race) == (2, 0)
     assert (summary.done.units, summary.lost_race) == (0, 2)
-    assert "another driver committed 2 of the units first" in "\n".join(summary.lines())
+    assert "2 of them by another driver during this run" in "\n".join(summary.lines())
     mine = committed_rows(s3_store)
     assert mine.equals(rows.filter(pc.is_in(rows["unit"], mine["unit"].combine_chunks())))
     assert set(mine["unit"].to_pylist()) < set(rows["unit"].to_pylist())

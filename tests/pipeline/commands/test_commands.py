@@ -221,6 +221,7 @@ def test_missing_credentials_are_a_wrong_setting(
     for name in ("SHARED_CREDENTIALS_FILE", "CONFIG_FILE"):
         monkeypatch.setenv(f"AWS_{name}", "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     assert main(["status", "s3://bucket-of-nobody/x"]) == 2
     shown = capsys.readouterr().err
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in shown

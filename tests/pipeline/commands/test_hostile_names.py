@@ -57,7 +57,7 @@ def printed(*arguments: str) -> str:
         ["verify"],
         ["retry", "--reason", "non_finite"],
         ["compact"],
-        ["vacuum", "--older-than-hours", "0", "--uncommitted"],
+        ["vacuum", "--older-than-hours", "0"],
         ["show", "--clip", "u/k0/0"],
         ["show", "--clip", "none\x1b[2J"],
     ],

@@ -13,8 +13,8 @@ from pipeline.dataset.tally import Tally
 from pipeline.job.summary import Summary, over_budget
 from pipeline.quarantine import FILTERED
 
-PART = Part(path="data/x.parquet", bucket="5x8x8", rows=4, bytes=1500, sha256="0")
-QUARANTINE = Part(path="quarantine/x.parquet", bucket="", rows=3, bytes=10, sha256="0")
+PART = Part(path="data/5x8x8/x.parquet", bucket="5x8x8", rows=4, bytes=1500, sha256="0" * 64)
+QUARANTINE = Part(path="quarantine/x.parquet", bucket="", rows=3, bytes=10, sha256="0" * 64)
 UNIT = UnitRecord(
     unit="u",
     sources=("/u.tar",),

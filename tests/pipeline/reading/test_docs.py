@@ -94,8 +94,13 @@ def test_opening(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str
     np.testing.assert_allclose(names["latents"].mean(), latents.mean((0, 2, 3, 4)), rtol=1e-9)
     np.testing.assert_allclose(names["latents"].std(), latents.std((0, 2, 3, 4)), rtol=1e-9)
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert f"# {first}" in block("corpus = pipeline.open")
+    assert f"# {_counted(first)}" in _counted(block("corpus = pipeline.open"))
     assert last.endswith("torch.Size([5, 16, 16])")
+
+
+def _counted(text: str) -> str:
+    """Return a text with `N` for each number: the demo has other clips than this dataset."""
+    return re.sub(r"\b\d+\b", "N", text)
 
 
 def test_training(cells: dict[str, np.ndarray]) -> None:

@@ -79,6 +79,7 @@ def test_the_page_is_painted(page: Path, tmp_path: Path, width: int, scheme: str
     names = [heading["text"] for heading in seen["headings"]]
     assert names[1:] == [
         "Counts",
+        "Filtered",
         "Quarantine",
         "Clips and what their tokens decode to",
         "Quality",
