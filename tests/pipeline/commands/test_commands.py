@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
 from pipeline.commands import app, main
@@ -213,6 +214,15 @@ def test_the_ray_of_the_command_line_is_that_of_the_job(
     assert found == [(address or ["of the environment"])[-1].removeprefix("--ray=")]
 
 
+@pytest.fixture
+def no_file_systems() -> Iterator[None]:
+    """Neither this test nor a later one gets a file system that knows another environment."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("no_file_systems")
 def test_missing_credentials_are_a_wrong_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
