@@ -51,7 +51,7 @@ _STRANDS = 8
 _BUCKET = "17x256x256"
 FSQ = TokenizerColumn(
     name="fsq",
-    kind="fsq",
+    kind="indices",
     dtype="uint32",
     axes=("t", "h", "w"),
     model="drawn",
@@ -59,7 +59,12 @@ FSQ = TokenizerColumn(
     codebook_size=1 << 18,
 )
 KL = TokenizerColumn(
-    name="kl", kind="kl", dtype="float16", axes=("c", "t", "h", "w"), model="drawn", fingerprint="0"
+    name="kl",
+    kind="latents",
+    dtype="float16",
+    axes=("c", "t", "h", "w"),
+    model="drawn",
+    fingerprint="0",
 )
 
 

@@ -61,7 +61,7 @@ def test_its_columns_are_those_of_a_part() -> None:
     columns = [
         TokenizerColumn(
             name="fsq",
-            kind="fsq",
+            kind="indices",
             dtype="uint32",
             axes=("t", "h", "w"),
             model="m",
@@ -70,7 +70,7 @@ def test_its_columns_are_those_of_a_part() -> None:
         ),
         TokenizerColumn(
             name="kl",
-            kind="kl",
+            kind="latents",
             dtype="float16",
             axes=("c", "t", "h", "w"),
             model="m",

@@ -144,7 +144,7 @@ def _counts(tally: Tally) -> Iterator[str]:
 
 
 def _tokenizer(column: TokenizerColumn) -> str:
-    holds = "code indices" if column.kind == "fsq" else "posterior means"
+    holds = "code indices" if column.kind == "indices" else "posterior means"
     logvar = f" (log-variances in `{column.name}_logvar`)" if column.logvar else ""
     axes = " ".join(column.axes)
     return f"| `{column.name}` | {column.model} | {holds}{logvar} | {column.dtype} | {axes} |"

@@ -134,7 +134,7 @@ def tensor_dtype(column: TokenizerColumn) -> "np.dtype[Any]":
 
     It is int64 for code indices, int16 for the bits of bfloat16, else the stored type.
     """
-    if column.kind == "fsq":
+    if column.kind == "indices":
         return np.dtype(np.int64)
     return np.dtype(np.int16) if column.dtype == "bfloat16" else column.stored_dtype
 

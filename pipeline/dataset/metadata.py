@@ -206,8 +206,8 @@ def _agrees(column: TokenizerColumn, levels: Sequence[int]) -> bool:
     axes, size = ("t", "h", "w"), prod(levels)
     if not levels:
         found = column.kind, column.axes, column.codebook_size
-        return found == ("kl", ("c", *axes), None) and "float" in column.dtype
-    agrees = (column.kind, column.axes, column.codebook_size) == ("fsq", axes, size)
+        return found == ("latents", ("c", *axes), None) and "float" in column.dtype
+    agrees = (column.kind, column.axes, column.codebook_size) == ("indices", axes, size)
     return agrees and column.dtype == index_dtype(size)
 
 

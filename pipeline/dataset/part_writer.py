@@ -62,7 +62,7 @@ class PartWriter:
         self._latents = [
             cells
             for column in tokenizer_columns(schema)
-            if column.kind == "kl"
+            if column.kind == "latents"
             for cells in column.cell_columns
         ]
         self._folder = f"data/{bucket}"

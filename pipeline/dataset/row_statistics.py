@@ -56,7 +56,7 @@ def row_statistics(
     latents, levels = {}, {}
     for column in columns:
         cells = rows[column.name]
-        if column.kind == "kl":
+        if column.kind == "latents":
             shapes = rows[f"{column.name}_shape"].to_pylist()
             latents[column.name] = latent_sums(
                 latent_values(data, shape, column)

@@ -71,8 +71,8 @@ class TokenizerColumn:
     name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
     """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
 
-    kind: Literal["fsq", "kl"]
-    """Kind of cells: `fsq` for code indices, `kl` for posterior means."""
+    kind: Literal["indices", "latents"]
+    """Kind of cells: `indices` for code indices, `latents` for posterior means."""
 
     dtype: Literal["uint8", "uint16", "uint32", "float16", "float32", "bfloat16"]
     """Type of a cell. Bytes are little-endian in C order."""

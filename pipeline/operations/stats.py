@@ -96,7 +96,7 @@ def stats(store: Store, *, codes: bool = False) -> Stats:
 
 def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, CodebookUse]:
     """Read all parts and count the codes of each FSQ tokenizer."""
-    columns = [column for column in dataset.tokenizers if column.kind == "fsq"]
+    columns = [column for column in dataset.tokenizers if column.kind == "indices"]
     counts = {c.name: np.zeros(c.codebook_size or 0, np.int64) for c in columns}
     for part in manifest.parts() if columns else ():
         with open_parquet(store, part.path) as parquet:

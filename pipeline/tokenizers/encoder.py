@@ -95,7 +95,7 @@ class ClipEncoder:
         """Return the cells of the first clips of a batch, and which of them are finite."""
         column = self.column
         finite = _finite(encoded.latent[:num_clips])
-        if column.kind == "fsq":
+        if column.kind == "indices":
             assert encoded.indices is not None
             assert column.codebook_size is not None
             indices: NDArray[np.int32] = encoded.indices[:num_clips].cpu().numpy()

@@ -7,7 +7,7 @@ dataset can grow.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import vidtok
 from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
@@ -48,13 +48,13 @@ def tokenizer_column(
         "clip": clip.identity(),
         **_tokenizer(spec, model, weights),
     }
-    kind = model.regularizer
+    kind: Literal["indices", "latents"] = "indices" if model.regularizer == "fsq" else "latents"
     size = model.codebook_size
     return TokenizerColumn(
         name=spec.name,
         kind=kind,
         dtype=index_dtype(size) if size is not None else spec.dtype or "float16",
-        axes=("t", "h", "w") if kind == "fsq" else ("c", "t", "h", "w"),
+        axes=("t", "h", "w") if kind == "indices" else ("c", "t", "h", "w"),
         model=spec.model,
         fingerprint=fingerprint_of(whole),
         logvar=spec.logvar,

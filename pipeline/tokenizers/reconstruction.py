@@ -27,7 +27,7 @@ def decode_cells(
     """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
     values = to_tensor(cells, column)[None]
-    if column.kind == "fsq":
+    if column.kind == "indices":
         video = model.decode_indices(values, num_frames=frames)
     else:
         video = model.decode(values.float(), num_frames=frames)

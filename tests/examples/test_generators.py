@@ -110,7 +110,7 @@ def test_s3_gives_the_same_as_a_disk(
 def test_latents_are_normalised_by_the_statistics_of_the_whole_corpus(tmp_path: Path) -> None:
     write_stripes(Store(str(tmp_path)))
     snapshot = pipeline.open(str(tmp_path))
-    [column] = [column for column in snapshot.tokenizers if column.kind == "kl"]
+    [column] = [column for column in snapshot.tokenizers if column.kind == "latents"]
     latents = torch.stack([row["kl"] for row in snapshot.sample(8)]).double()
     mean, std = latent_flow.channel_statistics(snapshot, column)
     assert torch.allclose(mean.double(), latents.mean((0, 2, 3, 4)), atol=1e-6)

@@ -14,7 +14,7 @@ from pipeline.stages.messages import BatchHeader, BatchRow
 
 FSQ = TokenizerColumn(
     name="fsq",
-    kind="fsq",
+    kind="indices",
     dtype="uint32",
     axes=("t", "h", "w"),
     model="fake",
@@ -23,7 +23,7 @@ FSQ = TokenizerColumn(
 )
 KL = TokenizerColumn(
     name="kl",
-    kind="kl",
+    kind="latents",
     dtype="float16",
     axes=("c", "t", "h", "w"),
     model="fake",
@@ -68,7 +68,7 @@ class FakeModel:
             raise RuntimeError("device says no\nwith a second line")
         mean = torch.nn.functional.avg_pool3d(video.float(), (1, 8, 8))
         mean[first == NOT_A_NUMBER] = float("nan")
-        if self.kind == "kl":
+        if self.kind == "latents":
             return FakeEncoded(latent=mean, mean=mean, logvar=-mean.abs())
         indices = ((mean[:, 0] + 1) * 1000).nan_to_num().to(torch.int32)
         return FakeEncoded(latent=mean, indices=indices)

@@ -22,7 +22,7 @@ from pipeline.storage.store import Store
 
 FSQ = TokenizerColumn(
     name="fsq",
-    kind="fsq",
+    kind="indices",
     dtype="uint16",
     axes=("t", "h", "w"),
     model="vidtok_fsq_causal_488_32768",
@@ -31,7 +31,7 @@ FSQ = TokenizerColumn(
 )
 KL = TokenizerColumn(
     name="kl",
-    kind="kl",
+    kind="latents",
     dtype="float16",
     axes=("c", "t", "h", "w"),
     model="vidtok_kl_causal_488_16chn",

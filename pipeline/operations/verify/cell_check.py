@@ -51,7 +51,7 @@ def check_cells(
         rows_with_bad: NDArray[np.bool_] = counts > 0
         if not rows_with_bad.any():
             continue
-        if column.kind == "fsq":
+        if column.kind == "indices":
             text = f"{name}: index {cells[bad][0]}, the codebook has {column.codebook_size}"
             yield _finding("range", alive, rows_with_bad, where, text)
         else:

@@ -31,7 +31,7 @@ def test_the_hub_reads_its_front_matter(local: Store) -> None:
     data = card.data.to_dict()
     assert data["size_categories"] == ["n<1K"]
     assert data["task_categories"] == ["text-to-video"]
-    assert data["tags"] == ["video", "video-tokens", "fsq", "kl"]
+    assert data["tags"] == ["video", "video-tokens", "indices", "latents"]
     assert data["configs"] == [{"config_name": "default", "data_files": "data/*/*.parquet"}]
     assert card.text.lstrip().startswith("# Video tokens")
 

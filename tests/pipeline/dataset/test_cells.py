@@ -34,7 +34,7 @@ def tokenizer(dtype: Any) -> TokenizerColumn:
     fsq = dtype in INDICES
     return TokenizerColumn(
         name="n",
-        kind="fsq" if fsq else "kl",
+        kind="indices" if fsq else "kl",
         dtype=dtype,
         axes=("t", "h", "w") if fsq else ("c", "t", "h", "w"),
         model="m",
@@ -88,13 +88,13 @@ def test_several_chunks_are_one_column(made: tuple[TokenizerColumn, NDArray[Any]
 def test_tensors_hold_the_numbers(made: tuple[TokenizerColumn, NDArray[Any]]) -> None:
     column, cells = made
     tensor = to_tensor(cells, column)
-    dtype = torch.int64 if column.kind == "fsq" else getattr(torch, column.dtype)
+    dtype = torch.int64 if column.kind == "indices" else getattr(torch, column.dtype)
     assert (tuple(tensor.shape), tensor.dtype) == (cells.shape, dtype)
     values = numbers(cells, column)
     with np.errstate(invalid="ignore"):  # NumPy warns when it widens a signaling NaN
-        wide = torch.from_numpy(values.astype(np.int64 if column.kind == "fsq" else np.float64))
+        wide = torch.from_numpy(values.astype(np.int64 if column.kind == "indices" else np.float64))
     assert torch.equal(tensor.to(wide.dtype).nan_to_num(7), wide.nan_to_num(7))
-    if column.kind == "kl":
+    if column.kind == "latents":
         back = from_tensor(tensor, column)
         assert (back.dtype, back.tobytes()) == (cells.dtype, cells.tobytes())
 

@@ -27,9 +27,9 @@ from tests.pipeline.units import LEVELS, SCHEMA, deliver, make_clip
 def column(dtype: str) -> TokenizerColumn:
     if dtype.startswith("uint"):
         bits = int(dtype.removeprefix("uint"))
-        axes, kind, size = ("t", "h", "w"), "fsq", 1 << bits
+        axes, kind, size = ("t", "h", "w"), "indices", 1 << bits
     else:
-        axes, kind, size = ("c", "t", "h", "w"), "kl", None
+        axes, kind, size = ("c", "t", "h", "w"), "latents", None
     return TokenizerColumn(
         name="n",
         kind=kind,  # type: ignore[arg-type]

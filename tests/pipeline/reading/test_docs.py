@@ -25,7 +25,7 @@ from tests.pipeline.units import KL, make_clip
 TEXT = (Path(__file__).parents[3] / "docs/reading.md").read_text()
 FSQ = TokenizerColumn(
     name="fsq",
-    kind="fsq",
+    kind="indices",
     dtype="uint32",
     axes=("t", "h", "w"),
     model="m",
