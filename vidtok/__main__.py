@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vidtok.checkpoint import bundled_weights, convert
+from vidtok.checkpoint import bundled_weights, load, save, save_for_diffusers
 from vidtok.presets import PRESETS, named_config
 
 
@@ -20,8 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
     to = verbs.add_parser(
         "convert", help="convert a checkpoint to .safetensors that contain their configuration"
     )
-    to.add_argument("source", type=Path, help="checkpoint to read: .ckpt or .safetensors")
-    to.add_argument("target", type=Path, help="file to write: .safetensors")
+    to.add_argument(
+        "source",
+        type=Path,
+        help="checkpoint to read: .ckpt, .safetensors, or a folder of diffusers' AutoencoderVidTok",
+    )
+    to.add_argument("target", type=Path, help="file to write (.safetensors), or folder")
+    to.add_argument(
+        "--to",
+        choices=("safetensors", "diffusers"),
+        default="safetensors",
+        help="format to write: safetensors, or diffusers for a folder that"
+        " AutoencoderVidTok.from_pretrained opens (v1.1 and non-causal models)",
+    )
     to.add_argument(
         "--config", help="name of the configuration, if the file's name does not tell it"
     )
@@ -36,10 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         elif asked.verb == "info":
             _tell(asked.name)
         else:
-            if asked.target.suffix != ".safetensors":
+            if asked.to == "safetensors" and asked.target.suffix != ".safetensors":
                 raise ValueError(f"{asked.target}: must end in .safetensors")
             dtype = torch.float16 if asked.half else None
-            model = convert(asked.source, asked.target, asked.config, dtype)
+            write = save_for_diffusers if asked.to == "diffusers" else save
+            model = load(asked.source, config=asked.config)
+            write(model, asked.target, dtype)
             print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

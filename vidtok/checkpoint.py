@@ -1,7 +1,7 @@
-"""Weights on disk: released `.ckpt` files, `.safetensors`, and the Hugging Face Hub.
+"""Weights on disk: released `.ckpt` files, `.safetensors`, diffusers' folders, and the Hub.
 
 Checkpoints of v1.0 and v1.1 hold tensors of equal names and shapes but compute different things. So
-the configuration is never guessed: the caller gives it, or the file's metadata (which `convert`
+the configuration is never guessed: the caller gives it, or the file's metadata (which `save`
 writes), or the file's name. A pickle is always read with `weights_only=True`.
 """
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidtok import diffusers_folder
 from vidtok.autoencoder import Tokenizer
 from vidtok.config import TokenizerConfig
 from vidtok.presets import HUB_REPO, PRESETS, hub_path, named_config
@@ -35,9 +36,9 @@ def load(
     """Return a trained tokenizer in eval mode.
 
     Args:
-        name_or_path: a `.safetensors` or `.ckpt` file; a name from `list_models()`, for weights in
-            this package or released on the Hub; or a Hub id, `owner/repo` (for its
-            `model.safetensors`) or `owner/repo/path/in/repo`.
+        name_or_path: a `.safetensors` or `.ckpt` file; a folder of diffusers' `AutoencoderVidTok`;
+            a name from `list_models()`, for weights in this package or released on the Hub; or a
+            Hub id, `owner/repo` (for its `model.safetensors`) or `owner/repo/path/in/repo`.
         device: device that the network computes on.
         dtype: type that it computes in.
         config: the configuration or its name, if neither the file nor its name tells it.
@@ -59,28 +60,6 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def convert(
-    source: Path,
-    target: Path,
-    config: str | TokenizerConfig | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tokenizer:
-    """Write a checkpoint as safetensors that contain their configuration, and return the model.
-
-    Args:
-        source: checkpoint to read: anything that `load` takes.
-        target: file to write.
-        config: the configuration or its name, if neither the file nor its name tells it.
-        dtype: type of the stored tensors. None stores float32, as they are loaded.
-
-    Raises:
-        ValueError: for the reasons of `load`.
-    """
-    model = load(source, config=config)
-    save(model, target, dtype)
-    return model
-
-
 def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> None:
     """Write the weights of a model as safetensors, with configuration and digest as metadata.
 
@@ -98,6 +77,25 @@ def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> No
     save_file(tensors, target, metadata)
 
 
+def save_for_diffusers(model: Tokenizer, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model as a folder that diffusers' `AutoencoderVidTok.from_pretrained` opens.
+
+    Args:
+        model: the model, of v1.1 or non-causal.
+        folder: folder to make; it must not exist or be empty.
+        dtype: type of the stored tensors. None keeps their types.
+
+    Raises:
+        ValueError: the class does not implement such a model, or the folder holds files.
+    """
+    values = diffusers_folder.class_config(model.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder}: is not empty; name a new folder")
+    save(model, folder / diffusers_folder.WEIGHTS, dtype)
+    (folder / diffusers_folder.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
 def bundled_weights(name: str) -> Path | None:
     """Return the file with the weights that this package has for a name, or None."""
     path = Path(str(resources.files("vidtok"))) / "weights" / f"{name}.safetensors"
@@ -106,7 +104,7 @@ def bundled_weights(name: str) -> Path | None:
 
 def _locate(name_or_path: str) -> Path:
     path = Path(name_or_path)
-    if path.is_file():
+    if path.is_file() or path.is_dir():
         return path
     if path.suffix in (".ckpt", ".safetensors") and (path.is_absolute() or path.parent.is_dir()):
         raise FileNotFoundError(f"{path}: no such file")
@@ -157,6 +155,8 @@ def _download(repo: str, filename: str) -> Path:
 def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
     """Return the tensors of the network, and the configuration in the file or None."""
     config = None
+    if path.is_dir():
+        return _read_folder(path)
     if path.suffix not in (".ckpt", ".safetensors"):
         raise ValueError(f"{path}: must end in .safetensors or .ckpt")
     _require_binary(path)
@@ -177,6 +177,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
     else:
         tensors = _unpickle(path)
     return {k: t for k, t in tensors.items() if not k.startswith(_NOT_THE_NETWORK)}, config
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Tensor], TokenizerConfig]:
+    """Return tensors and configuration of a folder of diffusers' `AutoencoderVidTok`."""
+    config = diffusers_folder.read_config(folder)
+    path = folder / diffusers_folder.WEIGHTS
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: has no {diffusers_folder.WEIGHTS}; save the model with"
+            " save_pretrained(…, max_shard_size='100GB'), as one file of safetensors"
+        )
+    tensors, own = _read(path)
+    if own is None:
+        return tensors, config
+    if own.digest != config.digest:
+        raise ValueError(
+            f"{folder}: {diffusers_folder.CONFIG} describes a {config.network} model, the weights"
+            f" are of {own.name}, which is {own.network}; convert the weights again"
+        )
+    return tensors, own
 
 
 def _require_binary(path: Path) -> None:
@@ -228,7 +248,10 @@ def _configuration(
         given = named_config(given)
     if given is not None:
         if own is not None and own.digest != given.digest:
-            raise ValueError(f"{path}: has the configuration of {own.name}, not of {given.name}")
+            raise ValueError(
+                f"{path}: has the configuration of {own.name} ({own.network}), not of {given.name}"
+                f" ({given.network})"
+            )
         return given
     if own is not None:
         return own

@@ -16,6 +16,8 @@ from vidtok.temporal import RULES, TimeRule
 
 Network = Literal["causal_v1_0", "causal_v1_1", "noncausal"]
 
+_TEXTS = ("name", "network", "regularizer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
@@ -174,7 +176,7 @@ class TokenizerConfig:
         """Return the configuration that `to_dict` gave the values of.
 
         Raises:
-            ValueError: a field is unknown or missing.
+            ValueError: a field is unknown, missing or of another type.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -182,6 +184,10 @@ class TokenizerConfig:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
+        for k, v in fields.items():
+            texts, numbers = k in _TEXTS, v if isinstance(v, tuple) else (v,)
+            if v is not None and not all(type(n) is (str if texts else int) for n in numbers):
+                raise ValueError(f"{k} = {v!r}: must be {'a text' if texts else 'whole numbers'}")
         try:
             return cls(**fields)
         except TypeError as error:

@@ -83,7 +83,7 @@ def test_a_name_that_says_nothing_needs_a_configuration(released: Path) -> None:
 
 def test_a_file_s_own_configuration_is_not_overruled(released: Path, tmp_path: Path) -> None:
     target = tmp_path / "own.safetensors"
-    checkpoint.convert(released, target)
+    checkpoint.save(vidtok.load(released), target)
     with pytest.raises(ValueError, match="has the configuration of"):
         vidtok.load(target, config="vidtok_kl_causal_488_8chn_tiny")
 
@@ -188,7 +188,7 @@ def test_a_hub_id_is_downloaded(
     import huggingface_hub
 
     target = tmp_path / "model.safetensors"
-    checkpoint.convert(released, target)
+    checkpoint.save(vidtok.load(released), target)
     asked = []
 
     def download(repo: str, filename: str) -> str:
