@@ -8,13 +8,14 @@ behaviour of the public reference, including its accidents, for comparisons.
 Source: VidTok, arXiv 2412.13061.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vidtok import fsq, kl, reference
+from vidtok import fsq, kl, ops, reference
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
@@ -102,12 +103,15 @@ class Tokenizer(nn.Module):
             self.config.check_frames(video.shape[2])
             self.config.check_size(video.shape[3], video.shape[4])
         self._check_chunk(chunk_frames)
-        x = video.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
-        if as_reference and chunk_frames:
-            chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
-        else:
-            chunks = self._chunks_of(x.shape[1], chunk_frames).take(x)
-        return self._regularize(torch.cat(list(chunks), 1).float())
+        parts = []
+        for clips in torch.split(video, self._clips_at_once(*video.shape[2:])):
+            x = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+            if as_reference and chunk_frames:
+                chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
+            else:
+                chunks = self._chunks_of(x.shape[1], chunk_frames).take(x)
+            parts.append(torch.cat(list(chunks), 1))
+        return self._regularize(torch.cat(parts).float())
 
     def encode_stream(self, num_frames: int, chunk_frames: int) -> "EncodeStream":
         """Return an encoder for clips whose frames arrive in pieces (v1.1 only).
@@ -123,6 +127,15 @@ class Tokenizer(nn.Module):
         self.config.check_frames(num_frames)
         self._check_chunk(chunk_frames)
         return EncodeStream(self, self._chunks_of(num_frames, chunk_frames))
+
+    def _clips_at_once(self, frames: int, height: int, width: int) -> int:
+        """Return the number of clips for one call of a network on an accelerator.
+
+        No activation of these clips has more elements than `ops.MAX_ELEMENTS`.
+        """
+        if ops.is_cpu(self.device):
+            return sys.maxsize
+        return max(1, ops.MAX_ELEMENTS // self.config.clip_elements(frames, height, width))
 
     def _chunks_of(self, num_frames: int, chunk_frames: int | None) -> "_Chunks":
         return _Chunks(self.encoder, self.config, num_frames, chunk_frames)
@@ -180,12 +193,18 @@ class Tokenizer(nn.Module):
                     f"these are {latent.shape[2]}"
                 )
         self._check_chunk(chunk_frames)
-        z = latent.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
         step = None if chunk_frames is None else chunk_frames // f
-        if as_reference and step:
-            y = torch.cat(list(reference.decode_tiles(self.decoder, config, z, step)), 1)
-        else:
-            y = torch.cat(list(self._decode_chunks(z, step)), 1)
+        parts = []
+        t, h, w = latent.shape[2:]
+        s = config.spatial_factor
+        for clips in torch.split(latent, self._clips_at_once(t * f, h * s, w * s)):
+            z = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+            if as_reference and step:
+                chunks = reference.decode_tiles(self.decoder, config, z, step)
+            else:
+                chunks = self._decode_chunks(z, step)
+            parts.append(torch.cat(list(chunks), 1))
+        y = torch.cat(parts)
         if config.network == "causal_v1_0":
             y = y[:, f - 1 :]
         if num_frames is not None:

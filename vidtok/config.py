@@ -116,6 +116,17 @@ class TokenizerConfig:
         """Number of different code indices (FSQ), or None for KL."""
         return math.prod(self.fsq_levels) if self.fsq_levels else None
 
+    def clip_elements(self, frames: int, height: int, width: int) -> int:
+        """Return an upper bound of the elements of the largest activation of one clip."""
+        f, widest = self.temporal_factor, 0
+        for level, factor in enumerate(self.ch_mult):
+            for halved in (self.spatial_ds or (), self.spatial_us or ()):
+                below = sum(other < level for other in halved)
+                widest = max(
+                    widest, factor * self.ch * -(-height // 2**below) * -(-width // 2**below)
+                )
+        return (frames + 2 * f) * widest
+
     def check_frames(self, frames: int) -> None:
         """Refuse a length that the network would silently cut or shift.
 

@@ -40,19 +40,24 @@ class NormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x normalised over its last axis and activated, of the same dtype."""
+        if not ops.is_cpu(x.device) and x.numel() > ops.max_elements(x):
+            out = torch.empty_like(x)
+            self.into(x, out)
+            return out
         if x.dtype == torch.float32 or not ops.on_cpu_without_grad(x):
             return F.silu(self.norm(x), inplace=not torch.is_grad_enabled())
         return self._in_float32(x).to(x.dtype)
 
     def into(self, x: Tensor, out: Tensor) -> None:
         """Write the result for x into `out`. On a CPU no intermediate tensor has the size of x."""
-        if not ops.on_cpu_without_grad(x):
-            out.copy_(self(x))
-        elif x.nbytes > ops.PIECE_BYTES and x.shape[0] == 1:
+        limit = ops.max_elements(x)
+        if x.numel() > limit and x.shape[0] == 1:
             self.into(x[0], out[0])
-        elif x.nbytes > ops.PIECE_BYTES:
-            for strip in ops.strips(x.shape[0], x[0].nbytes):
+        elif x.numel() > limit:
+            for strip in ops.strips(x.shape[0], x[0].numel(), limit):
                 self.into(x[strip], out[strip])
+        elif not ops.on_cpu_without_grad(x):
+            out.copy_(self(x))
         elif x.dtype == torch.float32:
             torch.ops.aten.silu.out(self.norm(x), out=out)
         else:
@@ -85,7 +90,7 @@ class SpatialBlock(nn.Module):
         out = (
             x if self.nin_shortcut is None else x.new_empty((B * T, H, W, self.conv1.out_channels))
         )
-        groups = list(ops.frame_groups(x, self.conv1.out_channels))
+        groups = list(ops.frame_groups(x, H * W * max(C, self.conv1.out_channels)))
         convs = [
             winograd.Conv3x3(conv.weight, conv.bias)  # type: ignore[arg-type]
             if winograd.suits(x[None, groups[0]], conv.in_channels, conv.out_channels)
@@ -201,7 +206,7 @@ class SpatialDownsample(nn.Module):
         B, T, H, W, C = x_BTHWC.shape
         x = x_BTHWC.view(B * T, H, W, C)
         out = x.new_empty((B * T, H // 2, W // 2, C))
-        for some in ops.frame_groups(x, C):
+        for some in ops.frame_groups(x, (H + 1) * (W + 1) * C):
             padded = x.new_empty((some.stop - some.start, H + 1, W + 1, C))
             padded[:, H], padded[:, :, W] = 0, 0
             padded[:, :H, :W] = x[some]
@@ -228,24 +233,18 @@ class SpatialUpsample(nn.Module):
             [_fold(_fold(self.conv.weight, 2, i), 3, j) for i in (0, 1) for j in (0, 1)]
         )
         bias = self.conv.bias.repeat(4) if self.conv.bias is not None else None
-        out = x.new_empty((B * T, H, 2, W, 2, C)) if not torch.is_grad_enabled() else None
-        groups = []
-        for some in ops.frame_groups(x, 4 * C):
+        pictures = x.new_empty((B * T, H, 2, W, 2, C)) if not torch.is_grad_enabled() else None
+        for some in ops.frame_groups(x, 4 * (H + 1) * (W + 1) * C):
             y = ops.conv2d(x[some], weight, bias, padding=1)
             y = y.view(*y.shape[:3], 2, 2, C)
-            phases = torch.stack(
-                [
-                    torch.stack([y[:, i : i + H, j : j + W, i, j] for j in (0, 1)], 3)
-                    for i in (0, 1)
-                ],
-                2,
-            )
-            if out is None:
-                groups.append(phases)
-            else:
-                out[some] = phases
-        out = torch.cat(groups) if out is None else out
-        return out.view(B, T, 2 * H, 2 * W, C)
+            phases = [[y[:, i : i + H, j : j + W, i, j] for j in (0, 1)] for i in (0, 1)]
+            if pictures is None:  # one group
+                out = torch.stack([torch.stack(columns, 3) for columns in phases], 2)
+                return out.view(B, T, 2 * H, 2 * W, C)
+            for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                pictures[some, :, i, :, j] = phases[i][j]
+        assert pictures is not None
+        return pictures.view(B, T, 2 * H, 2 * W, C)
 
 
 def _fold(weight: Tensor, axis: int, phase: int) -> Tensor:

@@ -5,9 +5,11 @@ last axis without a permutation, and a 2-D or 3-D convolution sees its channels-
 
 On a CPU, large activations are processed in pieces that fit into the cache. The pieces also stay
 below the size from which the allocator requests fresh pages each time: a page fault costs as much
-as the arithmetic of a pointwise pass. With gradients, there is one piece, and nothing is in place.
+as the arithmetic of a pointwise pass. On an accelerator, a piece is as large as its kernels count
+without an error. With gradients, there is one piece, and nothing is in place.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -19,6 +21,11 @@ from vidtok import winograd
 
 PIECE_BYTES = 8 << 20
 """Maximum size of one piece of an activation on a CPU."""
+
+MAX_ELEMENTS = 1 << 30
+"""Maximum number of elements of a tensor in one call on an accelerator. Kernels of torch that count
+in 32 bits give wrong values without an error above 2^31 or 2^32 elements, such as `layer_norm`
+before the fix of pytorch 181555."""
 
 
 def weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -39,10 +46,21 @@ def conv3d(
     x_BTHWC: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 1
 ) -> Tensor:
     """3-D convolution of channels-last clips; `padding` applies to space, `stride` to time."""
-    if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
-        return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
     if padding == 1 and winograd.suits(x_BTHWC, weight.shape[1], weight.shape[0]):
         return _conv3d_winograd(x_BTHWC, weight, bias, stride)
+    B, T, H, W, C = x_BTHWC.shape
+    taps, limit = weight.shape[2], max_elements(x_BTHWC)
+    each = B * H * W * max(C, weight.shape[0])
+    if is_cpu(x_BTHWC.device) or (T + taps) * each <= limit:
+        return _conv3d(x_BTHWC, weight, bias, stride, padding)
+    frames = strips((T - taps) // stride + 1, stride * each, limit - taps * each)
+    pieces = [x_BTHWC[:, n.start * stride : (n.stop - 1) * stride + taps] for n in frames]
+    return torch.cat([_conv3d(x, weight, bias, stride, padding) for x in pieces], 1)
+
+
+def _conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
+        return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
     y = F.conv3d(
         x_BTHWC.permute(0, 4, 1, 2, 3), weight, bias, (stride, 1, 1), (0, padding, padding)
     )
@@ -68,7 +86,7 @@ def _conv3d_winograd(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int)
     taps = weight.shape[2]
     conv = winograd.Conv3x3(weight, bias, stride)
     out = x_BTHWC.new_empty((B, (T - taps) // stride + 1, H, W, weight.shape[0]))
-    for some in strips(out.shape[1], B * H * W * C * x_BTHWC.element_size() // _FRAMES_AT_ONCE):
+    for some in strips(out.shape[1], B * H * W * C // _FRAMES_AT_ONCE, max_elements(x_BTHWC)):
         frames = x_BTHWC[:, some.start * stride : (some.stop - 1) * stride + taps]
         conv.interior(*frames.shape[:4]).copy_(frames)
         out[:, some] = conv()
@@ -109,29 +127,41 @@ def autocast(
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
+def is_cpu(device: torch.device) -> bool:
+    """Return whether activations on a device are processed as a CPU needs it."""
+    return device.type == "cpu"
+
+
 def on_cpu_without_grad(x: Tensor) -> bool:
     """Return whether x is processed in pieces that fit into a CPU's cache."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    return is_cpu(x.device) and not torch.is_grad_enabled()
 
 
-def strips(length: int, bytes_each: int) -> Iterator[slice]:
-    """Yield slices of `range(length)` of at most `PIECE_BYTES`, but at least one element, each."""
-    step = max(1, PIECE_BYTES // bytes_each)
+def max_elements(x: Tensor) -> int:
+    """Return the maximum number of elements of a piece of x."""
+    if torch.is_grad_enabled():
+        return sys.maxsize
+    return PIECE_BYTES // x.element_size() if is_cpu(x.device) else MAX_ELEMENTS
+
+
+def strips(length: int, elements_each: int, limit: int) -> Iterator[slice]:
+    """Yield slices of `range(length)`, each of at most `limit` elements or of one item."""
+    step = max(1, limit // max(1, elements_each))
     for start in range(0, length, step):
         yield slice(start, min(length, start + step))
 
 
-def frame_groups(x_NHWC: Tensor, channels: int) -> Iterator[slice]:
-    """Yield groups of pictures to process together; `channels` is the width of the widest layer."""
-    n, H, W, _ = x_NHWC.shape
-    if not on_cpu_without_grad(x_NHWC):
-        return iter([slice(0, n)])
-    return strips(n, H * W * channels * x_NHWC.element_size())
+def frame_groups(x_NHWC: Tensor, elements_each: int) -> Iterator[slice]:
+    """Yield groups of pictures to process together.
+
+    Args:
+        x_NHWC: the pictures.
+        elements_each: number of elements of the largest activation of a picture.
+    """
+    return strips(x_NHWC.shape[0], elements_each, max_elements(x_NHWC))
 
 
 def row_strips(x_BTHWC: Tensor) -> Iterator[slice]:
     """Yield strips of rows to process together, over all frames."""
     B, T, H, W, C = x_BTHWC.shape
-    if not on_cpu_without_grad(x_BTHWC):
-        return iter([slice(0, H)])
-    return strips(H, B * (T + 2) * W * C * x_BTHWC.element_size())
+    return strips(H, B * (T + 2) * W * C, max_elements(x_BTHWC))
