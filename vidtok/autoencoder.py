@@ -9,17 +9,21 @@ Source: VidTok, arXiv 2412.13061.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from vidtok import fsq, kl, ops, reference
+from vidtok import fsq, kl, ops, reference, tiles
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
 from vidtok.temporal import Stream
+
+_Network = Callable[[Tensor, Stream], Tensor]
+"""An encoder or decoder: one chunk of a clip in channels-last, and its place in the clip."""
 
 _VALUE_SLACK = 0.01
 """Distance that rounding, also of bfloat16, can move a value outside [-1, 1]."""
@@ -79,7 +83,11 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, video: Tensor, chunk_frames: int | None = None, as_reference: bool = False
+        self,
+        video: Tensor,
+        chunk_frames: int | None = None,
+        as_reference: bool = False,
+        tile: int | None = None,
     ) -> Encoded:
         """Encode clips.
 
@@ -90,6 +98,9 @@ class Tokenizer(nn.Module):
                 Only v1.1 networks take it, and only multiples of the temporal factor.
             as_reference: take any length and size as the reference does: it lengthens T by its rule
                 and floors H and W. With `chunk_frames`, also tile as it does.
+            tile: side in pixels of the square whose area a tile of the pictures has at most, so
+                that memory does not grow with H and W. The result is that without tiles, except for
+                float rounding. None works on whole pictures. Not with `as_reference`.
 
         Returns:
             The latents, float32, on the model's device.
@@ -103,42 +114,53 @@ class Tokenizer(nn.Module):
             self.config.check_frames(video.shape[2])
             self.config.check_size(video.shape[3], video.shape[4])
         self._check_chunk(chunk_frames)
+        self._check_tile(tile, as_reference)
         parts = []
-        for clips in torch.split(video, self._clips_at_once(*video.shape[2:])):
+        _, _, frames, height, width = video.shape
+        for clips in torch.split(video, self._clips_at_once(frames, height, width, tile)):
             x = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and chunk_frames:
                 chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
             else:
-                chunks = self._chunks_of(x.shape[1], chunk_frames).take(x)
+                chunks = self._chunks_of(x.shape[1], chunk_frames, tile).take(x)
             parts.append(torch.cat(list(chunks), 1))
         return self._regularize(torch.cat(parts).float())
 
-    def encode_stream(self, num_frames: int, chunk_frames: int) -> "EncodeStream":
+    def encode_stream(
+        self, num_frames: int, chunk_frames: int, tile: int | None = None
+    ) -> "EncodeStream":
         """Return an encoder for clips whose frames arrive in pieces (v1.1 only).
 
         Args:
             num_frames: T of the whole clip; its first frames are encoded depending on it.
             chunk_frames: number of frames to encode at a time. The results equal those of `encode`
                 with this number.
+            tile: as in `encode`.
 
         Raises:
             ValueError: the network does not work in chunks, or not in chunks of this length.
         """
         self.config.check_frames(num_frames)
         self._check_chunk(chunk_frames)
-        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames))
+        self._check_tile(tile)
+        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile))
 
-    def _clips_at_once(self, frames: int, height: int, width: int) -> int:
+    def _clips_at_once(self, frames: int, height: int, width: int, tile: int | None) -> int:
         """Return the number of clips for one call of a network on an accelerator.
 
         No activation of these clips has more elements than `ops.MAX_ELEMENTS`.
         """
-        if ops.is_cpu(self.device):
+        if ops.is_cpu(self.device) or tile is not None:
             return sys.maxsize
         return max(1, ops.MAX_ELEMENTS // self.config.clip_elements(frames, height, width))
 
-    def _chunks_of(self, num_frames: int, chunk_frames: int | None) -> "_Chunks":
-        return _Chunks(self.encoder, self.config, num_frames, chunk_frames)
+    def _chunks_of(
+        self, num_frames: int, chunk_frames: int | None, tile: int | None = None
+    ) -> "_Chunks":
+        encoder: _Network = self.encoder
+        if tile is not None:
+            encoder = partial(tiles.encode, self.encoder, self.config, tile)
+        return _Chunks(encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
         """Return what the regularizer makes of float32 encoder output `[B, t, h, w, C]`."""
@@ -156,6 +178,7 @@ class Tokenizer(nn.Module):
         num_frames: int | None = None,
         chunk_frames: int | None = None,
         as_reference: bool = False,
+        tile: int | None = None,
     ) -> Tensor:
         """Decode latents.
 
@@ -166,6 +189,7 @@ class Tokenizer(nn.Module):
                 frames that the network gives. None returns all frames that the network gives.
             chunk_frames: number of frames to decode at a time (v1.1 only).
             as_reference: with `chunk_frames`, tile as the reference does, with overlap.
+            tile: as in `encode`.
 
         Returns:
             `[B, 3, T, H, W]` in the model's dtype, near [-1, 1], not clamped.
@@ -193,16 +217,17 @@ class Tokenizer(nn.Module):
                     f"these are {latent.shape[2]}"
                 )
         self._check_chunk(chunk_frames)
+        self._check_tile(tile, as_reference)
         step = None if chunk_frames is None else chunk_frames // f
         parts = []
         t, h, w = latent.shape[2:]
         s = config.spatial_factor
-        for clips in torch.split(latent, self._clips_at_once(t * f, h * s, w * s)):
+        for clips in torch.split(latent, self._clips_at_once(t * f, h * s, w * s, tile)):
             z = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and step:
                 chunks = reference.decode_tiles(self.decoder, config, z, step)
             else:
-                chunks = self._decode_chunks(z, step)
+                chunks = self._decode_chunks(z, step, tile)
             parts.append(torch.cat(list(chunks), 1))
         y = torch.cat(parts)
         if config.network == "causal_v1_0":
@@ -211,11 +236,14 @@ class Tokenizer(nn.Module):
             y = y[:, max(0, y.shape[1] - num_frames) :]
         return _channels_first(y)
 
-    def _decode_chunks(self, z: Tensor, step: int | None) -> Iterator[Tensor]:
+    def _decode_chunks(self, z: Tensor, step: int | None, tile: int | None) -> Iterator[Tensor]:
+        decoder: _Network = self.decoder
+        if tile is not None:
+            decoder = partial(tiles.decode, self.decoder, self.config, tile)
         stream, length = Stream(self.config.time_rule), z.shape[1]
         for start in range(0, length, step or length):
             end = min(length, start + (step or length))
-            yield self.decoder(z[:, start:end], stream.chunk(first=start == 0, last=end == length))
+            yield decoder(z[:, start:end], stream.chunk(first=start == 0, last=end == length))
 
     @torch.no_grad()
     def decode_indices(
@@ -224,6 +252,7 @@ class Tokenizer(nn.Module):
         num_frames: int | None = None,
         chunk_frames: int | None = None,
         as_reference: bool = False,
+        tile: int | None = None,
     ) -> Tensor:
         """Decode FSQ code indices `[B, t, h, w]` to the frames that `decode` gives for their codes.
 
@@ -247,7 +276,7 @@ class Tokenizer(nn.Module):
                 f"indices from {low} to {high}: {self.config.name} has 0 to {size - 1}"
             )
         latent = _channels_first(fsq.indices_to_codes(indices, self.config.fsq_levels))
-        return self.decode(latent, num_frames, chunk_frames, as_reference)
+        return self.decode(latent, num_frames, chunk_frames, as_reference, tile)
 
     def _check_video(self, video: Tensor) -> None:
         if video.dim() != 5 or video.shape[1] != 3:
@@ -277,6 +306,13 @@ class Tokenizer(nn.Module):
             raise ValueError(
                 f"chunk_frames = {chunk_frames}: {name} takes a multiple of {f}; use {near}"
             )
+
+    def _check_tile(self, tile: int | None, as_reference: bool = False) -> None:
+        if tile is not None and as_reference:
+            raise ValueError(f"tile = {tile}: the reference has no exact tiles; leave out one")
+        if tile is not None and tile < self.config.spatial_factor:
+            least = self.config.spatial_factor
+            raise ValueError(f"tile = {tile}: must be {least} pixels or more; use 512")
 
 
 class EncodeStream:
@@ -308,7 +344,11 @@ class _Chunks:
     """Splits the frames of a clip into chunks and encodes each chunk."""
 
     def __init__(
-        self, encoder: Encoder, config: TokenizerConfig, num_frames: int, chunk_frames: int | None
+        self,
+        encoder: "_Network",
+        config: TokenizerConfig,
+        num_frames: int,
+        chunk_frames: int | None,
     ) -> None:
         f = config.temporal_factor
         # Where the fill is the first frame, its copies in front of a clip of 1 + kf frames stay

@@ -88,6 +88,10 @@ class Encoder(nn.Module):
 
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Encode one chunk of a clip."""
+        return self.head(self.levels(x_BTHWC, stream), stream)
+
+    def levels(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Return `[B, t, h, w, C]`; a cell depends only on pixels near it."""
         h = ops.conv3d(stream.window(self.conv_in, x_BTHWC), *ops.weight_and_bias(self.conv_in))
         for spatial, temporal in _paired(self.down, self.down_temporal):
             for space, time in zip(spatial.block, temporal.block, strict=True):
@@ -96,7 +100,11 @@ class Encoder(nn.Module):
                 h = spatial.downsample(h)
             if temporal.downsample is not None:
                 h = temporal.downsample(h, stream)
-        h = self.norm_out(self.mid(h, stream))
+        return h
+
+    def head(self, h_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Return the encoder's output for that of all its levels."""
+        h = self.norm_out(self.mid(h_BTHWC, stream))
         return ops.conv3d(stream.window(self.conv_out, h), *ops.weight_and_bias(self.conv_out))
 
 
@@ -129,8 +137,15 @@ class Decoder(nn.Module):
 
     def forward(self, z_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Decode one chunk of a latent clip."""
+        return self.levels(self.head(z_BTHWC, stream), stream)
+
+    def head(self, z_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Return the input of the levels."""
         h = ops.conv3d(stream.window(self.conv_in, z_BTHWC), *ops.weight_and_bias(self.conv_in))
-        h = self.mid(h, stream)
+        return self.mid(h, stream)  # type: ignore[no-any-return]
+
+    def levels(self, h: Tensor, stream: Stream) -> Tensor:
+        """Return frames; a pixel depends only on cells near it. Without gradients h is lost."""
         for spatial, temporal in reversed(_paired(self.up, self.up_temporal)):
             for space, time in zip(spatial.block, temporal.block, strict=True):
                 h = time(space(h), stream)

@@ -76,6 +76,12 @@ class Stream:
         self.first = True
         self.last = True
         self._tails: dict[nn.Module, Tensor] = {}
+        self._tiles: dict[int, Stream] = {}
+
+    def tile(self, number: int) -> "Stream":
+        """Return the stream of one tile of the pictures, at the place of this stream's chunk."""
+        stream = self._tiles.setdefault(number, Stream(self.rule, compact=self.compact))
+        return stream.chunk(first=self.first, last=self.last)
 
     def chunk(self, *, first: bool, last: bool) -> "Stream":
         """Set whether the next chunk is the first or the last of its clip. Return the stream."""
