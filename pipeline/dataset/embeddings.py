@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.schema import CLIP_FIELDS
@@ -56,3 +57,14 @@ def embedded_rows(
         columns[f"{name}_shape"] = [np.shape(by_caption[text].cells) for text in captions]
         columns[f"{name}_ids"] = [by_caption[text].ids for text in captions]
     return pa.RecordBatch.from_pydict(columns, schema=schema)
+
+
+def embedding_shapes(ids: pa.ChunkedArray, made_by: Mapping[str, Any]) -> list[list[int]]:
+    """Return the shape that the embedding of each row must have.
+
+    Args:
+        ids: column `N_ids`.
+        made_by: entry of the embedder in the dataset's identity.
+    """
+    counts = pc.list_value_length(ids).to_pylist()
+    return [[min(n, 1) if made_by["pooled"] else n, made_by["width"]] for n in counts]

@@ -246,9 +246,9 @@ def plain_rows(packed: pa.Table, schema: pa.Schema, max_bytes: int) -> Iterator[
         max_bytes: size of the texts and embeddings of a piece, which one row more can exceed.
     """
     sizes = np.zeros(packed.num_rows, np.int64)
-    for field in packed.schema:
-        if pa.types.is_dictionary(field.type):
-            lengths = byte_lengths(packed[field.name])
+    for column in packed.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = byte_lengths(column)
             sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
     piece = np.cumsum(sizes) // max_bytes
     starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), packed.num_rows]
