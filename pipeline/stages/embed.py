@@ -24,7 +24,7 @@ class EmbedStage:
         self._encoders = list(encoders)
         self._schema = packed_schema(clip_schema([encoder.column for encoder in encoders]))
         self._last: dict[str, dict[str, Embedding]] = {e.column.name: {} for e in encoders}
-        """Embeddings of the previous row by column and caption: a sample can go on in the next."""
+        """Embeddings of the previous row by column and caption: a sample can continue in the next."""
 
     def __call__(self, batch: BatchRow) -> Payload:
         """Embed each caption of a row once.
