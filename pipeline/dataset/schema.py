@@ -65,6 +65,17 @@ QUARANTINE_SCHEMA: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalize:
+    """Normalisation of latents, one value for each channel: x becomes (x - shift) * scale."""
+
+    shift: tuple[float, ...]
+    """Values that are subtracted, such as the channels' means."""
+
+    scale: tuple[float, ...]
+    """Factors, such as the inverse of the channels' standard deviations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerColumn:
     """One tokenizer of a dataset: what its column holds and what made it."""
 
@@ -91,6 +102,9 @@ class TokenizerColumn:
 
     codebook_size: Annotated[int, Field(ge=1, le=1 << 32)] | None = None
     """Number of codes: indices are in [0, codebook_size). None for KL."""
+
+    normalize: Normalize | None = None
+    """Normalisation that the generator's authors apply. Stored latents are not normalised."""
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
