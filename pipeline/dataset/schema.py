@@ -66,7 +66,11 @@ QUARANTINE_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalize:
-    """Normalisation of latents, one value for each channel: x becomes (x - shift) * scale."""
+    """Normalisation of latents: x becomes (x - shift) * scale.
+
+    Both have one value for each channel; or, in the order [channel, latent frame], one for each
+    latent frame of each channel.
+    """
 
     shift: tuple[float, ...]
     """Values that are subtracted, such as the channels' means."""
@@ -147,6 +151,8 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model
         plain[f"vidtok.{column.name}.fingerprint"] = column.fingerprint
+        if column.normalize is not None:
+            plain[f"vidtok.{column.name}.normalize"] = json.dumps(asdict(column.normalize))
     names = [field.name for field in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
