@@ -236,56 +236,51 @@ class Diffusers:
 
 
 def _facts(vae: Any, name: str) -> Facts:
-    config = vae.config
+    # Some classes compute these, and some have them in their configuration or among their buffers.
+    given = {key: value for key, value in dict(vae.config).items() if value is not None}
+    known = {**vars(vae), **dict(vae.named_buffers(recurse=False)), **given}
+
+    def first(*keys: str) -> Any:
+        return next(known[key] for key in keys if key in known)
+
     vidtok = name == _VIDTOK
-    f = getattr(vae, "temporal_compression_ratio", None) or config.get(
-        "temporal_compression_ratio", config.get("scale_factor_temporal")
-    )
+    fsq = vidtok and known["regularizer"] == "fsq"
+    channels = first("z_dim", "z_channels", "latent_channels")
+    f = int(first("temporal_compression_ratio", "scale_factor_temporal"))
     if vidtok:
         spatial = 2 ** len(vae.encoder.spatial_ds)
     elif name == "AutoencoderKLCogVideoX":
-        spatial = 2 ** (len(config["block_out_channels"]) - 1)
+        spatial = 2 ** (len(known["block_out_channels"]) - 1)
     else:
-        spatial = (
-            getattr(vae, "spatial_compression_ratio", None) or config["spatial_compression_ratio"]
-        )
-    channels = next(
-        config[key] for key in ("z_dim", "z_channels", "latent_channels") if key in config
-    )
-    lengths = LENGTHS[name](int(f))
+        spatial = int(known["spatial_compression_ratio"])
+    lengths = LENGTHS[name](f)
     if vidtok and not vae.is_causal:
-        lengths = Lengths(multiple=vae.num_sample_frames_batch_size, least=16)
-    fsq = vidtok and config["regularizer"] == "fsq"
+        run = vae.num_sample_frames_batch_size  # decoding cuts what is left over
+        lengths = Lengths(multiple=run, least=run)
     return Facts(
         kind="indices" if fsq else "latents",
         channels=channels,
-        codebook_size=config["codebook_size"] if fsq else None,
+        codebook_size=known["codebook_size"] if fsq else None,
         levels=(8,) * channels if fsq else (),
-        temporal_factor=int(f),
-        spatial_factor=int(spatial),
+        temporal_factor=f,
+        spatial_factor=spatial,
         lengths=lengths,
         logvar=not fsq and name != _COSMOS,
-        normalize=None if fsq else _normalize(vae, name, channels),
+        normalize=None if fsq else _normalize(known, name, channels),
     )
 
 
-def _normalize(vae: Any, name: str, channels: int) -> Normalize | None:
+def _normalize(known: Mapping[str, Any], name: str, channels: int) -> Normalize | None:
     """Return (x - mean) * scaling / std, or (x - shift) * scaling, from the class's settings."""
-    mean, std = (
-        _values(getattr(vae, key, vae.config.get(key))) for key in ("latents_mean", "latents_std")
-    )
+    mean = [float(one) for one in known.get("latents_mean", ())]
+    std = [float(one) for one in known.get("latents_std", ())]
     # Cosmos has a mean for each channel and latent frame.
     if len(mean) != channels and not (name == _COSMOS and mean and not len(mean) % channels):
-        mean, std = [vae.config.get("shift_factor") or 0.0] * channels, [1.0] * channels
-    scaling = vae.config.get("scaling_factor") or 1.0
-    scale = [scaling / one for one in std]
+        mean, std = [known.get("shift_factor", 0.0)] * channels, [1.0] * channels
+    scale = [known.get("scaling_factor", 1.0) / one for one in std]
     if not any(mean) and all(one == 1.0 for one in scale):
         return None
     return Normalize(shift=tuple(mean), scale=tuple(scale))
-
-
-def _values(found: Any) -> list[float]:
-    return [float(one) for one in found] if found is not None else []
 
 
 def _plain(value: Any) -> Any:
