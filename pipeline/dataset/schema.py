@@ -65,6 +65,21 @@ QUARANTINE_SCHEMA: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalize:
+    """Normalisation of latents: x becomes (x - shift) * scale.
+
+    Both have one value for each channel; or, in the order [channel, latent frame], one for each
+    latent frame of each channel.
+    """
+
+    shift: tuple[float, ...]
+    """Values that are subtracted, such as the channels' means."""
+
+    scale: tuple[float, ...]
+    """Factors, such as the inverse of the channels' standard deviations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerColumn:
     """One tokenizer of a dataset: what its column holds and what made it."""
 
@@ -93,6 +108,9 @@ class TokenizerColumn:
 
     codebook_size: Annotated[int, Field(ge=1, le=1 << 32)] | None = None
     """Number of codes: indices are in [0, codebook_size). None for KL."""
+
+    normalize: Normalize | None = None
+    """Normalisation that the generator's authors apply. Stored latents are not normalised."""
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
@@ -138,6 +156,8 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model
         plain[f"vidtok.{column.name}.fingerprint"] = column.fingerprint
+        if column.normalize is not None:
+            plain[f"vidtok.{column.name}.normalize"] = json.dumps(asdict(column.normalize))
     names = [field.name for field in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
