@@ -52,7 +52,6 @@ class Killed(Exception):
 def kill(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The number of writes to an output before the process is killed; inf by default."""
     left = [float("inf")]
-    write, put, stage = Store.write, Store.put_or_read, Store.stage
 
     def counted(method):  # type: ignore[no-untyped-def]
         def call(self, *args):  # type: ignore[no-untyped-def]
@@ -64,8 +63,8 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         return call
 
-    for name, method in (("write", write), ("put_or_read", put), ("stage", stage)):
-        monkeypatch.setattr(Store, name, counted(method))
+    for name in ("put_or_read", "stage"):  # on a local disk `write` stages a file
+        monkeypatch.setattr(Store, name, counted(getattr(Store, name)))
     return left
 
 
@@ -83,7 +82,7 @@ def test_a_killed_export_continues_and_gives_the_same_files(
     killed = 0
     out = tmp_path / "out-killed"
     while True:
-        kill[0] = rng.randrange(1, 20)
+        kill[0] = rng.randrange(1, 24)
         try:
             found = export(source.uri, name, str(out), text=text, shard_bytes=2000)
         except Killed:
