@@ -15,8 +15,8 @@ from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import clip_schema
-from pipeline.storage.store import Store
 from pipeline.job.setup import open_tokenizers
+from pipeline.storage.store import Store
 from pipeline.tokenizers.models import open_tokenizer
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import make_clip

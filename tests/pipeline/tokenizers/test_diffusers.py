@@ -25,19 +25,26 @@ from pipeline.operations.report.html import write_html
 from pipeline.operations.show import show_picture
 from pipeline.operations.verify.verify import verify
 from pipeline.reading import TokenDataset
-from pipeline.reading.columns import normalized
+from pipeline.reading.columns import Columns, normalized
 from pipeline.storage.store import Store
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.diffusers_adapter import Diffusers
 from pipeline.tokenizers.identity import tokenizer_column
-from pipeline.tokenizers.models import describe, encoder_of, open_encoder, open_tokenizer
+from pipeline.tokenizers.models import (
+    Description,
+    describe,
+    encoder_of,
+    open_encoder,
+    open_tokenizer,
+)
+from tests.pipeline.fakes import FSQ, KL
 from tests.pipeline.tokenized import VIDEOS, tokenized
 from tests.pipeline.tokenizers.small_vaes import SMALL, make, save
 from vidtok.config import TokenizerConfig
 
 VALID = {
-    **dict.fromkeys(SMALL, {1, 5, 9, 17, 25}),
+    **{name: {1, 5, 9, 17, 25} for name in SMALL},
     "AutoencoderKLLTX2Video": {1, 9, 17, 25},
     "AutoencoderKLCogVideoX": {1, 8, 9, 16, 17, 24, 25},
     "AutoencoderKLMochi": {1, 25},
@@ -131,14 +138,12 @@ def test_the_rule_of_lengths_is_what_comes_back(name: str) -> None:
         (
             "AutoencoderKLCogVideoX",
             {"frames": 12},
-            "clip.frames = 12: diffusers:AutoencoderKLCogVideoX takes 8k or 1 + 8k frames; use 9"
-            " or 16",
+            "clip.frames = 12: diffusers:AutoencoderKLCogVideoX takes 8k or 1 + 8k frames; use 9",
         ),
         (
             "AutoencoderKLWan",
             {"width": 44},
-            "clip.width = 44: diffusers:AutoencoderKLWan takes a multiple of 8 pixels; use 40 or"
-            " 48",
+            "clip.width = 44: diffusers:AutoencoderKLWan takes a multiple of 8 pixels; use 40",
         ),
     ],
 )
@@ -148,7 +153,8 @@ def test_a_wrong_shape_names_the_nearest(
     config = job(tmp_path, spec(save(tmp_path / "vae", name), name), **clip)
     with pytest.raises(ConfigError) as caught:
         open_tokenizers(config)
-    assert str(caught.value) == line
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
 
 
 def test_two_threads_do_not_share_a_cache(wan: str) -> None:
@@ -173,67 +179,71 @@ def test_two_threads_do_not_share_a_cache(wan: str) -> None:
         assert all(torch.equal(latent, alone[n]) for latent in found[n])
 
 
-class TestADataset:
-    @pytest.fixture(scope="class")
-    def store(self, wan: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-        folder = tmp_path_factory.mktemp("dataset")
-        (folder / "in").mkdir()
-        shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in")
-        return tokenized(job(folder, spec(wan)))
+@pytest.fixture(scope="module")
+def store(wan: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("dataset")
+    (folder / "in").mkdir()
+    shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in")
+    return tokenized(job(folder, spec(wan)))
 
-    def test_its_column_says_how_to_normalise(self, store: Store) -> None:
-        snapshot = pipeline.open(store.uri)
-        rule = snapshot.tokenizers[0].normalize
-        assert rule is not None
-        assert rule.shift == (0.1, -0.2, 0.3, 0.0)
-        assert rule.scale == (1.0, 1 / 0.3, 0.5, 0.25)
-        plain = json.loads(snapshot.schema.metadata[b"vidtok.x.normalize"])
-        assert plain == {"shift": list(rule.shift), "scale": list(rule.scale)}
 
-    def test_the_reader_normalises_on_request(self, store: Store) -> None:
-        snapshot = pipeline.open(store.uri)
-        [raw] = TokenDataset(snapshot, ["x"], 99, shuffle=False)
-        [ready] = TokenDataset(snapshot, ["x"], 99, shuffle=False, normalized=True)
-        mean = torch.tensor(SMALL["AutoencoderKLWan"]["latents_mean"]).view(4, 1, 1, 1)
-        std = torch.tensor(SMALL["AutoencoderKLWan"]["latents_std"]).view(4, 1, 1, 1)
-        assert ready["x"].dtype == torch.float16
-        torch.testing.assert_close(
-            ready["x"].float(), (raw["x"].float() - mean) / std, atol=2e-3, rtol=1e-3
-        )
-        assert not torch.equal(ready["x"], raw["x"])
+def test_a_dataset_s_column_says_how_to_normalise(store: Store) -> None:
+    snapshot = pipeline.open(store.uri)
+    rule = snapshot.tokenizers[0].normalize
+    assert rule is not None
+    assert rule.shift == (0.1, -0.2, 0.3, 0.0)
+    assert rule.scale == (1.0, 1 / 0.3, 0.5, 0.25)
+    plain = json.loads(snapshot.schema.metadata[b"vidtok.x.normalize"])
+    assert plain == {"shift": list(rule.shift), "scale": list(rule.scale)}
 
-    def test_what_examines_datasets_works(self, store: Store, tmp_path: Path) -> None:
-        found = verify(store, retokenize=2, decode=2)
-        assert not found.findings
-        picture = show_picture(store, str(tmp_path / "p.png"), clips=1)
-        assert np.isfinite(picture.psnr_db["x"])
-        write_html(store, str(tmp_path / "r.html"))
 
-    def test_other_weights_are_refused(self, store: Store, wan: str, tmp_path: Path) -> None:
-        other = spec(save(tmp_path / "other", "AutoencoderKLWan", seed=1))
-        column = read_dataset(store).tokenizers[0]
-        with pytest.raises(ConfigError, match="bring the same file to every node"):
-            open_encoder(other, column, digest=read_dataset(store).digest("x"), device="cpu")
-        config = job(tmp_path, other)
-        with pytest.raises(DatasetMismatch, match=r"identity|tokenizers\.x\.weights"):
-            open_dataset(store, open_tokenizers(config).dataset(config))
+def test_the_reader_normalises_on_request(store: Store) -> None:
+    snapshot = pipeline.open(store.uri)
+    [raw] = TokenDataset(snapshot, ["x"], 99, shuffle=False)
+    [ready] = TokenDataset(snapshot, ["x"], 99, shuffle=False, normalized=True)
+    mean = torch.tensor(SMALL["AutoencoderKLWan"]["latents_mean"]).view(4, 1, 1, 1)
+    std = torch.tensor(SMALL["AutoencoderKLWan"]["latents_std"]).view(4, 1, 1, 1)
+    assert ready["x"].dtype == torch.float16
+    torch.testing.assert_close(
+        ready["x"].float(), (raw["x"].float() - mean) / std, atol=2e-3, rtol=1e-3
+    )
+    assert not torch.equal(ready["x"], raw["x"])
 
-    def test_a_library_that_moves_the_numbers_is_refused(
-        self, store: Store, wan: str, tmp_path: Path
-    ) -> None:
-        config = job(tmp_path, spec(wan))
-        then = read_dataset(store)
-        now = open_tokenizers(config).dataset(config)
-        assert len(now.probes["x"]) == probe.VALUES
-        assert open_dataset(store, now) == then
-        rounded = [value * (1 + 1e-5) for value in now.probes["x"]]
-        assert open_dataset(store, replace(now, probes={"x": rounded})) == then
-        moved = [value + 0.01 for value in now.probes["x"]]
-        with pytest.raises(DatasetMismatch, match=r"probes\.x: 64 of 64 values .* by up to 0\.01"):
-            open_dataset(store, replace(now, probes={"x": moved}))
-        digest = Digest(then.digest("x").weights, tuple(moved))
-        with pytest.raises(ConfigError, match="the library computes other numbers"):
-            open_encoder(spec(wan), then.tokenizers[0], digest=digest, device="cpu")
+
+def test_what_examines_datasets_works(store: Store, tmp_path: Path) -> None:
+    found = verify(store, retokenize=2, decode=2)
+    assert not found.findings
+    picture = show_picture(store, str(tmp_path / "p.png"), clips=1)
+    assert np.isfinite(picture.psnr_db["x"])
+    write_html(store, str(tmp_path / "r.html"))
+
+
+def test_other_weights_are_refused(store: Store, wan: str, tmp_path: Path) -> None:
+    other = spec(save(tmp_path / "other", "AutoencoderKLWan", seed=1))
+    column = read_dataset(store).tokenizers[0]
+    with pytest.raises(ConfigError, match="bring the same file to every node"):
+        open_encoder(other, column, digest=read_dataset(store).digest("x"), device="cpu")
+    config = job(tmp_path, other)
+    with pytest.raises(DatasetMismatch, match=r"identity|tokenizers\.x\.weights"):
+        open_dataset(store, open_tokenizers(config).dataset(config))
+
+
+def test_a_library_that_moves_the_numbers_is_refused(
+    store: Store, wan: str, tmp_path: Path
+) -> None:
+    config = job(tmp_path, spec(wan))
+    then = read_dataset(store)
+    now = open_tokenizers(config).dataset(config)
+    assert len(now.probes["x"]) == probe.VALUES
+    assert open_dataset(store, now) == then
+    rounded = [value * (1 + 1e-5) for value in now.probes["x"]]
+    assert open_dataset(store, replace(now, probes={"x": rounded})) == then
+    moved = [value + 0.01 for value in now.probes["x"]]
+    with pytest.raises(DatasetMismatch, match=r"probes\.x: 64 of 64 values .* by up to 0\.01"):
+        open_dataset(store, replace(now, probes={"x": moved}))
+    digest = Digest(then.digest("x").weights, tuple(moved))
+    with pytest.raises(ConfigError, match="the library computes other numbers"):
+        open_encoder(spec(wan), then.tokenizers[0], digest=digest, device="cpu")
 
 
 def test_a_mean_for_each_latent_frame() -> None:
@@ -241,10 +251,8 @@ def test_a_mean_for_each_latent_frame() -> None:
     facts = Diffusers(make("AutoencoderKLCosmos")).facts
     assert facts.normalize is not None
     config = spec("w", "AutoencoderKLCosmos")
-    clip = JobConfig.model_validate(job(Path("x"), config).model_dump()).clip
-    from pipeline.tokenizers.models import Description
-
-    column = tokenizer_column(config, Description(facts, {}, Digest("")), clip)
+    described = Description(facts, {}, Digest(""))
+    column = tokenizer_column(config, described, job(Path("x"), config).clip)
     latent = torch.zeros(2, 4, 3, 1, 1)
     ready = normalized(latent, column)
     shift, scale = facts.normalize.shift, facts.normalize.scale
@@ -253,13 +261,12 @@ def test_a_mean_for_each_latent_frame() -> None:
     )
 
 
-def test_no_normalisation_is_no_silence(tmp_path: Path) -> None:
-    from tests.pipeline.tokenized import hikers
-
-    snapshot = pipeline.open(hikers(tmp_path).uri)
-    with pytest.raises(ConfigError, match=r"normalized = True: column kl: no normalisation of vid"):
-        TokenDataset(snapshot, ["kl"], 4, normalized=True)
-    TokenDataset(snapshot, ["fsq"], 4, normalized=True)
+def test_no_normalisation_is_no_silence() -> None:
+    columns = [replace(KL, normalize=None), FSQ]
+    with pytest.raises(ConfigError, match=r"normalized = True: column kl: no normalisation of"):
+        Columns(columns, ["kl"], normalize=True)
+    Columns(columns, ["fsq"], normalize=True)
+    Columns(columns, ["kl"])
 
 
 def test_an_evaluation(wan: str) -> None:
