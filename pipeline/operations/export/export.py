@@ -223,9 +223,8 @@ def _column(
     [column] = fitting
     if form.normalized and column.normalize is None:
         raise ConfigError(
-            f"--as {format_name}: holds normalised latents, and {snapshot.store.uri} knows no"
-            f" normalisation of {column.name} ({column.model}); tokenize with weights whose config"
-            " has one"
+            f"--as {format_name}: holds normalised latents, and the normalisation of {column.name}"
+            f" ({column.model}) is not known; tokenize with weights whose config has one"
         )
     return column
 

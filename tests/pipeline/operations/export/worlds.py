@@ -126,7 +126,7 @@ def write_unit(
 
 
 def write_latents(store: Store, units: Mapping[str, int], *columns: TokenizerColumn) -> Dataset:
-    """Write a dataset of latents with so many clips by unit, or add units to it."""
+    """Write a dataset of latents with a number of clips for each unit, or add units to it."""
     dataset = open_dataset(store, head(*(columns or (WAN,))))
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="a test")
     for unit, count in units.items():
