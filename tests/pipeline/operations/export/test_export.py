@@ -12,7 +12,7 @@ from pipeline.dataset.metadata import open_dataset, read_dataset
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, DatasetMismatch, StoreError
 from pipeline.operations.compact import compact
-from pipeline.operations.export.export import FORMATS, export
+from pipeline.operations.export.export import FORMATS, Exported, export
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import sound
 from tests.pipeline.operations.export.worlds import (
@@ -235,3 +235,10 @@ def test_text_must_be_of_this_dataset_and_of_the_right_model(
     open_dataset(clip, text_head(read_dataset(latents), model))
     with pytest.raises(ConfigError, match="must have one column of transformers:UMT5EncoderModel"):
         export(latents.uri, "musubi", str(tmp_path / "out"), text=clip.uri)
+
+
+def test_rows_that_are_nowhere_are_an_imbalance() -> None:
+    found = Exported(output="out", format="musubi", column="wan", rows=3, clips=1)
+    assert replace(found, left_out={"no_text": 2}).exit_code == 0
+    assert found.exit_code == 1
+    assert found.lines()[-1].startswith("IMBALANCE")
