@@ -1,10 +1,20 @@
-"""Verbs that change a dataset."""
+"""Verbs that change a dataset, or write it in another form."""
 
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.verb import AsJson, Uri, amount, flag, named, show, store_of, verb
+from pipeline.commands.verb import (
+    RUN_AGAIN,
+    AsJson,
+    Uri,
+    amount,
+    flag,
+    named,
+    show,
+    store_of,
+    verb,
+)
 
 _PANEL = "Maintain"
 
@@ -73,6 +83,38 @@ def publish(
     from pipeline.operations.publish.publish import publish as register
 
     return show(register(store_of(uri), table_format), as_json)
+
+
+@verb(_PANEL, advice=RUN_AGAIN)
+def export(
+    uri: Uri,
+    format_name: Annotated[
+        str, typer.Option("--as", help="fastvideo, musubi, ltx2 or webdataset.")
+    ],
+    out: Annotated[str, named("URI", "Folder or object prefix to write to.")],
+    text: Annotated[
+        str | None, named("URI", "Dataset of text embeddings that `embed` made from this one.")
+    ] = None,
+    column: Annotated[
+        str | None, named("NAME", "Column to export, if several fit the format.")
+    ] = None,
+    shard_mb: Annotated[
+        int, typer.Option(min=1, help="Size in MiB at which a file of many clips ends.")
+    ] = 256,
+    as_json: AsJson = False,
+) -> int:
+    """Write a dataset in the format that another trainer reads.
+
+    Changes nothing in the dataset. The same command continues an interrupted export, and adds
+    units that were committed since.
+
+    Exit codes: 0 every row is exported or has a reason; 1 not, or a store failed; 2 there is no
+    dataset, or the format cannot hold it.
+    """
+    from pipeline.operations.export.export import export as write
+
+    written = write(uri, format_name, out, text=text, column=column, shard_bytes=shard_mb << 20)
+    return show(written, as_json)
 
 
 @verb(_PANEL)

@@ -113,11 +113,12 @@ class TokenizerSpec(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the column: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """Name of the model, one of `vidtok.list_models()`."""
+    """Name of the model: one of `vidtok.list_models()`, `diffusers:CLASS`, or `PACKAGE:NAME` of a
+    package that registers tokenizers."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
-    seeded initialisation, whose tokens carry no meaning. null: the weights bundled with the
-    package; an error for a model without."""
+    """Path of a checkpoint that every node can read; for diffusers also a folder or an id of the
+    Hub. `hub`: the released checkpoint. `random`: a seeded initialisation, whose tokens carry no
+    meaning. null: the weights bundled with the package; an error for a model without."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8
@@ -130,8 +131,8 @@ class TokenizerSpec(Section):
     """Whether KL log-variances are stored in addition to the means."""
 
 
-class TokenizeConfig(Section):
-    """Actors that hold the models."""
+class ModelActors(Section):
+    """Actors that hold models."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the models. `auto`: GPUs if the cluster has any, otherwise CPUs."""
@@ -142,6 +143,11 @@ class TokenizeConfig(Section):
     threads: PositiveInt = 1
     """Number of CPU threads, and of CPUs, of an actor without a GPU. Another number can change the
     last bits of the result."""
+
+
+class TokenizeConfig(ModelActors):
+    """Actors that hold the models."""
+
     decode_back_one_in: PositiveInt | None = None
     """Decode one clip in N back to pixels right after tokenization, and record its PSNR. null: no
     clip. Clips are chosen by a hash of their id. Off by default, because decoding needs about five

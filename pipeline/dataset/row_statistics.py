@@ -46,7 +46,8 @@ def row_statistics(
     Args:
         rows: at least one row, with the columns of a part.
         columns: the dataset's tokenizers.
-        code_levels: numbers of levels of the channels, by FSQ tokenizer.
+        code_levels: numbers of levels of the channels, by FSQ tokenizer; learned codebooks have
+            none, and no statistics.
         psnr: PSNR of the rows that were decoded back, by tokenizer.
     """
     frames = rows["num_frames"].to_pylist()
@@ -55,6 +56,8 @@ def row_statistics(
     captions = [text for text in rows["caption"].to_pylist() if text]
     latents, levels = {}, {}
     for column in columns:
+        if column.kind == "embeddings":
+            continue  # thousands of channels, whose sums would be most of a unit's record
         cells = rows[column.name]
         if column.kind == "latents":
             shapes = rows[f"{column.name}_shape"].to_pylist()
@@ -62,7 +65,7 @@ def row_statistics(
                 latent_values(data, shape, column)
                 for data, shape in zip(cells.to_pylist(), shapes, strict=True)
             )
-        else:
+        elif column.name in code_levels:
             indices = stored_values(cells, column)
             levels[column.name] = level_counts(indices, code_levels[column.name])
     return BucketStatistics(

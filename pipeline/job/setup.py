@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pipeline.config.job import JobConfig
+from pipeline.config.embed import EmbedConfig
+from pipeline.config.job import JobConfig, OutputConfig
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
+from pipeline.dataset.metadata import Dataset, Digest, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.errors import ConfigError
 from pipeline.formatting import counted
+from pipeline.job.config_checks import facts_faults
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
@@ -19,7 +22,15 @@ from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import absolute_path, is_untrained, open_model, weights_digest
+from pipeline.tokenizers.models import (
+    Description,
+    absolute_path,
+    describe,
+    is_foreign,
+    is_untrained,
+    open_tokenizer,
+)
+from pipeline.tokenizers.probe import prove_lengths
 
 _RAY_JOB_FOLDER: Final = "/runtime_resources/"
 """Part of the path of the temporary folder in which Ray runs a submitted job."""
@@ -30,21 +41,26 @@ class Tokenizers:
     """What the driver keeps of the models after it has loaded each of them once."""
 
     columns: tuple[TokenizerColumn, ...]
-    weights: tuple[str, ...]
-    """`weights_digest` of each model."""
+    digests: tuple[Digest, ...]
+    """Digest of each tokenizer."""
     identity: dict[str, object]
     """All that changes the tokens; the fingerprint is its hash."""
 
-    def dataset(self, config: JobConfig) -> Dataset:
+    def dataset(self, config: JobConfig | EmbedConfig) -> Dataset:
         """Return the head of the dataset that the tokenizers write."""
-        return new_dataset(self.columns, self.identity, config.public())
+        probes = {
+            column.name: list(digest.probe)
+            for column, digest in zip(self.columns, self.digests, strict=True)
+            if digest.probe
+        }
+        return new_dataset(self.columns, self.identity, config.public(), probes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job that is ready to run."""
 
-    config: JobConfig
+    config: JobConfig | EmbedConfig
     """Settings of the job, with absolute paths."""
     run: str
     """Name of this run: the UTC time and four random digits."""
@@ -66,9 +82,8 @@ class Job:
     def remaining(self) -> list[WorkUnit]:
         """Plan the units that the log, as far as this driver has read it, does not cover."""
         self.log.plan()
-        return subtract(
-            self.plan, self.log.committed, files_per_unit=self.config.source.files_per_unit
-        )
+        files = self.config.source.files_per_unit if isinstance(self.config, JobConfig) else 1
+        return subtract(self.plan, self.log.committed, files_per_unit=files)
 
 
 def open_job(config: JobConfig) -> Job:
@@ -93,14 +108,11 @@ def open_job(config: JobConfig) -> Job:
     aside: list[str] = []
     plan = planned_units(config, aside)
     notes += [f"left aside {line}" for line in aside]
-    store = Store(config.output.uri, config.output.storage_options)
-    require_writable(store, "output.uri", "output.storage_options")
-    if not config.output.alone:
-        store.require_put_if_absent()
+    store = open_output(config.output)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
     tokenizers = open_tokenizers(config)
     dataset = open_dataset(store, tokenizers.dataset(config))
-    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
     sources = log.committed.sources
     committed_before = sum(sources.issuperset(unit_sources(unit)) for unit in plan)
@@ -125,6 +137,24 @@ def open_job(config: JobConfig) -> Job:
         untrained=untrained,
         notes=notes,
     )
+
+
+def run_name() -> str:
+    """Return a new name of a run: the UTC time and four random digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+
+
+def open_output(output: OutputConfig) -> Store:
+    """Return the output, after it was tried.
+
+    Raises:
+        ConfigError: it cannot be written, or its store ignores conditional writes.
+    """
+    store = Store(output.uri, output.storage_options)
+    require_writable(store, "output.uri", "output.storage_options")
+    if not output.alone:
+        store.require_put_if_absent()
+    return store
 
 
 def _is_relative(uri: str) -> bool:
@@ -152,18 +182,27 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def open_tokenizers(config: JobConfig) -> Tokenizers:
-    """Load each model once, for its columns and the digest of its weights.
+    """Load each tokenizer once, for its column and its digest.
+
+    A tokenizer of another package also encodes and decodes a small clip of each length.
 
     Raises:
-        ConfigError: weights are missing, or belong to another model.
+        ConfigError: weights are missing, belong to another model, or do not take the clips.
     """
-    columns, digests, configs = [], {}, {}
-    for spec in config.tokenizers:
-        model = open_model(spec)
-        digests[spec.name], configs[spec.name] = weights_digest(model), model.config
-        columns.append(tokenizer_column(spec, model.config, config.clip, digests[spec.name]))
-    whole = identity(config, configs, digests)
-    return Tokenizers(tuple(columns), tuple(digests.values()), whole)
+    described: dict[str, Description] = {}
+    for n, spec in enumerate(config.tokenizers):
+        tokenizer = open_tokenizer(spec)
+        if faults := list(facts_faults(config, n, tokenizer.facts)):
+            raise ConfigError("\n".join(map(str, faults)))
+        described[spec.name] = describe(tokenizer, spec)
+        if is_foreign(spec):
+            lengths = {config.clip.frames, *(bucket.frames for bucket in config.clip.buckets)}
+            prove_lengths(tokenizer, spec.model, filter(None, lengths))
+    columns = [
+        tokenizer_column(spec, described[spec.name], config.clip) for spec in config.tokenizers
+    ]
+    digests = [one.digest for one in described.values()]
+    return Tokenizers(tuple(columns), tuple(digests), identity(config, described))
 
 
 def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[WorkUnit]:
@@ -177,7 +216,12 @@ def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[Wor
         ConfigError: a source matches nothing that can be tokenized.
     """
     plan = plan_units(config.source, images=config.clip.takes_images, notes=notes)
-    if config.slice is None:
+    return sliced(plan, config.slice)
+
+
+def sliced(plan: list[WorkUnit], text: str | None) -> list[WorkUnit]:
+    """Return the units of a slice `index/of`, or all for None."""
+    if text is None:
         return plan
-    index, of = map(int, config.slice.split("/"))
+    index, of = map(int, text.split("/"))
     return take_slice(plan, index, of)

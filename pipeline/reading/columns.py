@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
@@ -34,19 +35,27 @@ class Columns:
     Args:
         tokenizers: tokenizers of the dataset.
         names: names of the columns.
+        normalize: whether latents are normalised as their generator's authors do.
 
     Attributes:
         cells: tokenizer by cell column.
+        ragged: whether the cells of one bucket have several shapes: embeddings of texts.
         plain: names of the other columns.
         names: names of all columns.
         schema: schema of the dataset's parts.
         with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
-        ConfigError: the dataset has no such column, or no column was named.
+        ConfigError: the dataset has no such column, no column was named, or the normalisation of a
+            column is not known.
     """
 
-    def __init__(self, tokenizers: Sequence[TokenizerColumn], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizers: Sequence[TokenizerColumn],
+        names: Sequence[str],
+        normalize: bool = False,
+    ) -> None:
         self.schema = clip_schema(tokenizers)
         known = self.schema.names
         unknown = [name for name in names if name not in known]
@@ -54,9 +63,16 @@ class Columns:
             raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")
         owners = {cells: column for column in tokenizers for cells in column.cell_columns}
         self.cells = {name: owners[name] for name in names if name in owners}
+        self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
         shapes = (f"{column.name}_shape" for column in self.cells.values())
         self.names = list(dict.fromkeys(names))
+        latents = {column.name: column for column in tokenizers if column.kind == "latents"}
+        self._normalized = [name for name in self.cells if normalize and name in latents]
+        for name in self._normalized:
+            if latents[name].normalize is None:
+                rule = f"no normalisation of {latents[name].model} is known"
+                raise ConfigError(f"normalized = True: column {name}: {rule}; read it as it is")
         self.with_shapes = list(dict.fromkeys([*names, *shapes]))
 
     def shapes(self, table: pa.Table) -> Shapes:
@@ -97,24 +113,38 @@ class Columns:
 
         Returns:
             Columns by name: tensors [N, …] of cells, tensors [N] of numbers, lists of other values.
-            The cells of whole videos are a list of N tensors.
+            The cells of whole videos and the embeddings of texts are a list of N tensors.
         """
         batch: dict[str, Any] = {}
         for name, kind in self.cells.items():
             if isinstance(rows[0][0].cells[name], list):
                 each = (source.cells[name][n] for source, n in rows)
-                batch[name] = [to_tensor(one, kind) for one in each]
+                batch[name] = [self._finished(name, to_tensor(one, kind)) for one in each]
                 continue
             shape = np.shape(rows[0][0].cells[name])[1:]
             values = np.empty((len(rows), *shape), tensor_dtype(kind))
             for place, (source, n) in enumerate(rows):
                 values[place] = source.cells[name][n]
-            batch[name] = as_tensor(values, kind)
+            batch[name] = self._finished(name, as_tensor(values, kind))
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
             is_number = isinstance(column[0], (int, float))
             batch[name] = torch.from_numpy(np.array(column)) if is_number else column
         return batch
+
+    def _finished(self, name: str, cells: Tensor) -> Tensor:
+        return normalized(cells, self.cells[name]) if name in self._normalized else cells
+
+
+def normalized(latent: Tensor, column: TokenizerColumn) -> Tensor:
+    """Return latents [..., C, t, h, w] with the column's normalisation, computed in float32."""
+    assert column.normalize is not None
+    channels, frames = latent.shape[-4:-2]
+    shift, scale = (
+        torch.tensor(values).view(channels, -1)[:, :frames, None, None]
+        for values in (column.normalize.shift, column.normalize.scale)
+    )
+    return ((latent.float() - shift) * scale).to(latent.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,21 @@ class TokenMap(Dataset[dict[str, Any]]):
         snapshot: from `pipeline.open`.
         columns: names of the columns to read.
         buckets: names of the buckets to read; None reads all.
+        normalized: whether latents are normalised, as in `TokenDataset`.
 
     Raises:
         ConfigError: a column or bucket does not exist.
     """
 
     def __init__(
-        self, snapshot: Snapshot, columns: Sequence[str], *, buckets: Sequence[str] | None = None
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str],
+        *,
+        buckets: Sequence[str] | None = None,
+        normalized: bool = False,
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns)
+        self._columns = Columns(snapshot.tokenizers, columns, normalized)
         self._row_groups = RowGroups(snapshot.store, self._columns)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 VERBS = [
     *("tokenize", "plan", "train", "evaluate"),
     *("status", "stats", "report", "show", "diff", "verify"),
-    *("retry", "compact", "publish", "vacuum"),
+    *("retry", "compact", "publish", "export", "vacuum"),
 ]
 
 

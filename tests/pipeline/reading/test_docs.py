@@ -69,7 +69,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
         reasons={},
         statistics={"17x128x128": row_statistics(rows, [KL], {})},
     )
-    made = {**IDENTITY["tokenizers"], "fsq": {"weights": "", "config": {"fsq_levels": [4] * 9}}}
+    fsq = {"kind": "indices", "channels": 9, "codebook_size": 4**9, "levels": [4] * 9}
+    made = {**IDENTITY["tokenizers"], "fsq": {"weights": "", "facts": fsq}}
     write_log(store, [record], new_dataset(columns, {**IDENTITY, "tokenizers": made}))
     yield cells
     os.chdir(before)

@@ -1,0 +1,1 @@
+"""Export of a dataset into the folders that trainers of video generators read."""
