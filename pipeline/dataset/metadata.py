@@ -209,8 +209,11 @@ def _agrees(column: TokenizerColumn, levels: Sequence[int]) -> bool:
         return (column.axes, column.codebook_size) == (("n", "c"), None) and "float" in column.dtype
     if not levels:
         found = column.kind, column.axes, column.codebook_size
-        return found == ("latents", ("c", *axes), None) and "float" in column.dtype
-    agrees = (column.kind, column.axes, column.codebook_size) == ("indices", axes, size)
+        is_float = "float" in column.dtype and column.bits is None
+        is_quantized = column.dtype == "uint8" and column.bits is not None and not column.logvar
+        return found == ("latents", ("c", *axes), None) and (is_float or is_quantized)
+    found = column.kind, column.axes, column.codebook_size
+    agrees = found == ("indices", axes, size) and column.bits is None
     return agrees and column.dtype == index_dtype(size)
 
 

@@ -81,13 +81,14 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:
-    """Refuse column names that occur twice: `N`, `N_shape` and `N_logvar` of each tokenizer."""
+    """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar` and `N_scale`."""
     from pipeline.dataset.schema import clip_schema
 
     owner = dict.fromkeys(clip_schema([]).names, "every row")
     for n, spec in enumerate(config.tokenizers):
         field = f"tokenizers.{n}.name"
-        for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
+        also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
+        for column in (spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)):
             if column in owner:
                 rule = f"{owner[column]} already has a column {column}"
                 yield Fault(field, spec.name, rule, "choose another name")
@@ -139,6 +140,13 @@ def _decoding_back(config: JobConfig) -> Iterator[Fault]:
 def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
     from vidtok.presets import PRESETS
 
+    if spec.bits is not None and spec.dtype != "uint8":
+        yield Fault(
+            f"{field}.bits", spec.bits, f"only {field}.dtype = uint8 has bits", "leave it out"
+        )
+    if spec.logvar and spec.dtype == "uint8":
+        rule = f"{field}.dtype = uint8 stores no log-variance"
+        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out, or choose float16")
     yield from tokenizer_faults(spec.model, spec.weights, f"{field}.")
     if spec.model not in PRESETS:
         return

@@ -49,6 +49,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         strands: number of runs that the rows of each bucket are cut into, to be read side by side;
             None takes 8 × world, or the number of the state that is loaded. Ranks × workers should
             divide it, otherwise row groups are read more than once. The order depends on it.
+        dtype: type of latents, such as torch.float16; None is that of the stored values, and
+            float32 for those stored in uint8.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -68,6 +70,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         world: int | None = None,
         pool_rows: int = 512,
         strands: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
@@ -83,7 +86,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             if value < least:
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
         self._store = snapshot.store
-        self._columns = Columns(snapshot.tokenizers, columns)
+        self._columns = Columns(snapshot.tokenizers, columns, dtype)
         self._buckets = snapshot.chosen_buckets(buckets)
         self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]

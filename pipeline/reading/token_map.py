@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, Final
 
+import torch
 from torch.utils.data import Dataset
 
 from pipeline.dataset.part_reader import locate_row
@@ -31,15 +32,21 @@ class TokenMap(Dataset[dict[str, Any]]):
         snapshot: from `pipeline.open`.
         columns: names of the columns to read.
         buckets: names of the buckets to read; None reads all.
+        dtype: type of latents, as of `TokenDataset`.
 
     Raises:
-        ConfigError: a column or bucket does not exist.
+        ConfigError: a column or bucket does not exist, or the `dtype` is not one of floats.
     """
 
     def __init__(
-        self, snapshot: Snapshot, columns: Sequence[str], *, buckets: Sequence[str] | None = None
+        self,
+        snapshot: Snapshot,
+        columns: Sequence[str],
+        *,
+        buckets: Sequence[str] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns)
+        self._columns = Columns(snapshot.tokenizers, columns, dtype)
         self._row_groups = RowGroups(snapshot.store, self._columns)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

@@ -59,6 +59,7 @@ def tokenizer_column(
         fingerprint=fingerprint_of(whole),
         logvar=spec.logvar,
         codebook_size=size,
+        bits=spec.stored_bits if kind == "latents" else None,
     )
 
 
@@ -73,6 +74,8 @@ def _tokenizer(spec: TokenizerSpec, model: vidtok.TokenizerConfig, weights: str)
     if model.regularizer == "kl":
         values["dtype"] = spec.dtype or "float16"
         values["logvar"] = spec.logvar
+        if spec.stored_bits is not None:
+            values["bits"] = spec.stored_bits
     return values
 
 

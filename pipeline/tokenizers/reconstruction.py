@@ -10,6 +10,7 @@ from torch import Tensor
 
 import vidtok
 from pipeline.dataset.cells import row_cells, to_tensor
+from pipeline.dataset.quantized import row_scale
 from pipeline.dataset.schema import TokenizerColumn
 from vidtok.evaluation.fidelity import psnr
 
@@ -26,7 +27,7 @@ def decode_cells(
         frames: T.
     """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
-    values = to_tensor(cells, column)[None]
+    values = to_tensor(cells, column, row_scale(row, column))[None]
     if column.kind == "indices":
         video = model.decode_indices(values, num_frames=frames)
     else:

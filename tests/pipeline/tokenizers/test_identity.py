@@ -96,7 +96,7 @@ def test_a_columns_fingerprint_is_its_own() -> None:
     config, model = job(), vidtok.build(FSQ).config
     one = tokenizer_column(config.tokenizers[0], model, config.clip, "a")
     assert (one.kind, one.dtype, one.axes, one.codebook_size) == (
-        "fsq",
+        "indices",
         "uint32",
         ("t", "h", "w"),
         262144,
