@@ -124,11 +124,21 @@ class TokenizerSpec(Section):
     batch: PositiveInt = 8
     """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. The largest
     batch of any tokenizer is also the number of clips in a row between decode and tokenize."""
-    dtype: Literal["float16", "bfloat16", "float32"] | None = None
-    """Data type of stored KL latents. null: float16. Must be left out for FSQ, whose indices have
-    the smallest unsigned integer type that holds the codebook."""
+    dtype: Literal["float16", "bfloat16", "float32", "uint8"] | None = None
+    """Data type of stored KL latents. null: float16. `uint8` takes half the bytes: each channel of
+    a clip is rounded to equal steps between its minimum and maximum, and readers return floats.
+    Must be left out for FSQ, whose indices have the smallest unsigned integer type that holds the
+    codebook."""
+    bits: Annotated[int, Field(ge=5, le=8)] | None = None
+    """Number of bits of a latent with `dtype: uint8`: 2^bits - 1 steps. null: 8. Fewer bits take
+    fewer bytes, because the column is compressed."""
     logvar: bool = False
-    """Whether KL log-variances are stored in addition to the means."""
+    """Whether KL log-variances are stored in addition to the means. Not with `dtype: uint8`."""
+
+    @property
+    def stored_bits(self) -> int | None:
+        """Bits of a stored latent in `uint8`; None for other types."""
+        return (self.bits or 8) if self.dtype == "uint8" else None
 
 
 class ModelActors(Section):

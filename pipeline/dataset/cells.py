@@ -1,7 +1,8 @@
 """The cells of clips as bytes, arrays and tensors: the one place that converts between them.
 
 A cell column holds the cells of a clip as bytes: little-endian, in C order. NumPy has no bfloat16,
-so arrays of the stored dtype hold its bit patterns as uint16.
+so arrays of the stored dtype hold its bit patterns as uint16. Latents in uint8 become numbers with
+the scale of their row (`quantized`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.dataset.quantized import Floats, dequantize, row_scale
 from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn, tokenizer_columns
 from pipeline.records import Clip
 
@@ -25,7 +27,8 @@ def clip_rows(
 
     Args:
         clips: N clips.
-        cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`).
+        cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`), and the scales
+            [N, 2·C] by column of scales.
         schema: schema of the parts, from `clip_schema`.
 
     Raises:
@@ -37,6 +40,8 @@ def clip_rows(
     for column in tokenizer_columns(schema):
         for name in column.cell_columns:
             columns[name] = _binary(name, cells[name], len(clips), column.stored_dtype)
+        for name in column.scale_columns:
+            columns[name] = list(cells[name])
         shape = cells[column.name].shape[1:]
         if column.logvar and cells[f"{column.name}_logvar"].shape[1:] != shape:
             raise ValueError(
@@ -116,26 +121,43 @@ def _ends(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], Any]:
 
 
 def numbers(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[Any]:
-    """Return stored cells as numbers of the same shape: bfloat16 as float32, others as they are."""
+    """Return stored cells as numbers of the same shape: bfloat16 as float32, others as they are.
+
+    Cells of latents in uint8 stay cells.
+    """
     if column.dtype == "bfloat16":
         return (cells.astype("<u4") << 16).view("<f4")
     return cells
 
 
-def latent_values(
-    data: bytes, shape: Sequence[int], column: TokenizerColumn
-) -> NDArray[np.float64]:
-    """Return the latent of one row as [C, …] float64."""
-    return numbers(row_cells(data, shape, column), column).astype(np.float64)
+def latent_values(row: Mapping[str, Any], column: TokenizerColumn) -> NDArray[np.float64]:
+    """Return the latent of one row, as readers return it, as [C, …] float64.
+
+    Args:
+        row: the tokenizer's columns, as they are stored.
+        column: the tokenizer.
+
+    Raises:
+        ValueError: the bytes do not fill the shape, or the scale is wrong.
+    """
+    cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
+    if (scale := row_scale(row, column)) is None:
+        return numbers(cells, column).astype(np.float64)
+    values = cells.astype(np.float32)
+    dequantize(values, scale)
+    return values.astype(np.float64)
 
 
 def tensor_dtype(column: TokenizerColumn) -> "np.dtype[Any]":
     """Return the NumPy type that `as_tensor` takes.
 
-    It is int64 for code indices, int16 for the bits of bfloat16, else the stored type.
+    It is int64 for code indices, float32 for latents in uint8, int16 for the bits of bfloat16, else
+    the stored type.
     """
     if column.kind == "indices":
         return np.dtype(np.int64)
+    if column.bits is not None:
+        return np.dtype(np.float32)
     return np.dtype(np.int16) if column.dtype == "bfloat16" else column.stored_dtype
 
 
@@ -143,7 +165,8 @@ def as_tensor(values: NDArray[Any], column: TokenizerColumn) -> "Tensor":
     """Return a tensor that shares the memory of an array of `tensor_dtype`.
 
     Returns:
-        Tensor of the same shape: int64 for code indices, else the column's dtype.
+        Tensor of the same shape: int64 for code indices, float32 for latents in uint8, else the
+        column's dtype.
     """
     import torch  # here, because actors that decode and commit start without it
 
@@ -151,21 +174,32 @@ def as_tensor(values: NDArray[Any], column: TokenizerColumn) -> "Tensor":
     return tensor.view(torch.bfloat16) if column.dtype == "bfloat16" else tensor
 
 
-def to_tensor(cells: NDArray[Any], column: TokenizerColumn) -> "Tensor":
-    """Return stored cells as a tensor of the same shape that owns its memory; see `as_tensor`."""
-    return as_tensor(cells.astype(tensor_dtype(column)), column)
+def to_tensor(
+    cells: NDArray[Any], column: TokenizerColumn, scale: Floats | None = None
+) -> "Tensor":
+    """Return stored cells as a tensor of the same shape that owns its memory; see `as_tensor`.
+
+    Args:
+        cells: [C, …] of one row, or of any shape without a scale.
+        column: the tokenizer.
+        scale: scale of the row, from `row_scale`.
+    """
+    values = cells.astype(tensor_dtype(column))
+    if scale is not None:
+        dequantize(values, scale)
+    return as_tensor(values, column)
 
 
 def from_tensor(values: "Tensor", column: TokenizerColumn) -> NDArray[Any]:
     """Return latents as stored cells of the same shape.
 
     Args:
-        values: tensor of the column's dtype, on any device.
+        values: tensor of the column's dtype, or float32 to `quantize`; on any device.
         column: a KL tokenizer.
     """
     import torch  # here, because actors that decode and commit start without it
 
     if values.dtype == torch.bfloat16:
         values = values.view(torch.int16)
-    cells: NDArray[Any] = values.contiguous().cpu().numpy().view(column.stored_dtype)
-    return cells
+    cells: NDArray[Any] = values.contiguous().cpu().numpy()
+    return cells.view(np.uint16) if column.dtype == "bfloat16" else cells

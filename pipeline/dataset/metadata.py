@@ -261,8 +261,10 @@ def _agrees(column: TokenizerColumn, made_by: Mapping[str, Any]) -> bool:
     if (column.kind, column.codebook_size) != (facts["kind"], size):
         return False
     if column.kind == "latents":
-        return (column.axes, size) == (("c", *axes), None) and "float" in column.dtype
-    fits = size is not None and (not levels or math.prod(levels) == size)
+        is_float = "float" in column.dtype and column.bits is None
+        is_quantized = column.dtype == "uint8" and column.bits is not None and not column.logvar
+        return (column.axes, size) == (("c", *axes), None) and (is_float or is_quantized)
+    fits = size is not None and (not levels or math.prod(levels) == size) and column.bits is None
     return fits and column.axes == axes and column.dtype == index_dtype(size)
 
 

@@ -60,10 +60,9 @@ def row_statistics(
             continue  # thousands of channels, whose sums would be most of a unit's record
         cells = rows[column.name]
         if column.kind == "latents":
-            shapes = rows[f"{column.name}_shape"].to_pylist()
+            stored = rows.select([column.name, f"{column.name}_shape", *column.scale_columns])
             latents[column.name] = latent_sums(
-                latent_values(data, shape, column)
-                for data, shape in zip(cells.to_pylist(), shapes, strict=True)
+                latent_values(row, column) for row in stored.to_pylist()
             )
         elif column.name in code_levels:
             indices = stored_values(cells, column)

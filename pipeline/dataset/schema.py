@@ -1,10 +1,10 @@
 """The schema of a part: one row per clip in plain Arrow types, with the tokenizers in the metadata.
 
 A tokenizer named N has a column `N` (the cells of one clip, little-endian, C order), `N_shape`, and
-`N_logvar` if it stores one. Cells are bytes beside a shape because clips of two buckets differ in
-shape, and Arrow's tensors are extension types, which not every reader opens. The schema's metadata
-says how to read the bytes: as one JSON value under `vidtok`, and as plain keys for people with a
-Parquet viewer.
+`N_logvar` if it stores one. Latents of 8 bits or fewer also have `N_scale` (`quantized`). Cells are
+bytes beside a shape because clips of two buckets differ in shape, and Arrow's tensors are extension
+types, which not every reader opens. The schema's metadata says how to read the bytes: as one JSON
+value under `vidtok`, and as plain keys for people with a Parquet viewer.
 """
 
 import json
@@ -111,6 +111,8 @@ class TokenizerColumn:
 
     normalize: Normalize | None = None
     """Normalisation that the generator's authors apply. Stored latents are not normalised."""
+    bits: Annotated[int, Field(ge=5, le=8)] | None = None
+    """Bits of a cell of latents in `uint8`, which `N_scale` turns into numbers. None for others."""
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
@@ -125,6 +127,11 @@ class TokenizerColumn:
     def cell_columns(self) -> tuple[str, ...]:
         """Names of the cell columns: `N`, and `N_logvar` if it is stored."""
         return (self.name, f"{self.name}_logvar") if self.logvar else (self.name,)
+
+    @property
+    def scale_columns(self) -> tuple[str, ...]:
+        """Names of the columns of scales: `N_scale` if `bits` are set, else none."""
+        return () if self.bits is None else (f"{self.name}_scale",)
 
 
 def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:
@@ -152,6 +159,10 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         if column.kind == "embeddings":
             ids = pa.list_(pa.int32())
             fields.append(pa.field(f"{column.name}_ids", ids, nullable=False))
+        for name in column.scale_columns:
+            fields.append(pa.field(name, pa.list_(pa.float32()), nullable=False))
+            plain[f"vidtok.{column.name}.scale"] = name
+            plain[f"vidtok.{column.name}.bits"] = str(column.bits)
         plain[f"vidtok.{column.name}.dtype"] = column.dtype
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model

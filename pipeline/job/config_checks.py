@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.config.embed import EmbedConfig
-from pipeline.config.job import BucketConfig, ClipConfig, JobConfig, TokenizerSpec
+from pipeline.config.job import BucketConfig, ClipConfig, JobConfig
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
 from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
@@ -83,13 +83,14 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:
-    """Refuse column names that occur twice: `N`, `N_shape` and `N_logvar` of each tokenizer."""
+    """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar` and `N_scale`."""
     from pipeline.dataset.schema import clip_schema
 
     owner = dict.fromkeys(clip_schema([]).names, "every row")
     for n, spec in enumerate(config.tokenizers):
         field = f"tokenizers.{n}.name"
-        for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
+        also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
+        for column in (spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)):
             if column in owner:
                 rule = f"{owner[column]} already has a column {column}"
                 yield Fault(field, spec.name, rule, "choose another name")
@@ -141,6 +142,13 @@ def _decoding_back(config: JobConfig) -> Iterator[Fault]:
 def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:
     """Yield the settings of a job that one of its tokenizers does not take."""
     spec, field = config.tokenizers[number], f"tokenizers.{number}"
+    if spec.bits is not None and spec.dtype != "uint8":
+        yield Fault(
+            f"{field}.bits", spec.bits, f"only {field}.dtype = uint8 has bits", "leave it out"
+        )
+    if spec.logvar and spec.dtype == "uint8":
+        rule = f"{field}.dtype = uint8 stores no log-variance"
+        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out, or choose float16")
     if spec.logvar and not facts.logvar:
         rule = f"{spec.model} has no log-variance"
         yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")

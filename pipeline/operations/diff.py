@@ -140,11 +140,11 @@ def diff(a: Store, b: Store) -> Difference:
 
 def _common(a: Dataset, b: Dataset) -> dict[str, tuple[str, ...]]:
     """Return the columns that hold a clip's tokens, by tokenizer that both datasets have."""
-    names = {name for column in b.tokenizers for name in column.cell_columns}
+    names = {name for c in b.tokenizers for name in (*c.cell_columns, *c.scale_columns)}
     return {
-        column.name: (f"{column.name}_shape", *(n for n in column.cell_columns if n in names))
-        for column in a.tokenizers
-        if column.name in names
+        c.name: (f"{c.name}_shape", *(n for n in (*c.cell_columns, *c.scale_columns) if n in names))
+        for c in a.tokenizers
+        if c.name in names
     }
 
 

@@ -190,6 +190,10 @@ class Recomputer:
                     if (values := cells[name][0]).tobytes() != row[name]:
                         text = _difference(values, row[name], encoder.column)
                         yield Finding("tokens", row["clip_id"], f"{name}: {text}")
+                for name in encoder.column.scale_columns:
+                    if not np.array_equal(cells[name][0], np.float32(row[name])):
+                        text = f"{cells[name][0].tolist()} now, {row[name]} recorded"
+                        yield Finding("tokens", row["clip_id"], f"{name}: {text}")
 
     def _encode(self, clip: Clip, frames: NDArray[Any] | Sample) -> dict[str, NDArray[Any]]:
         if isinstance(frames, Sample):
@@ -234,7 +238,7 @@ def _difference(now: NDArray[Any], recorded: bytes, column: TokenizerColumn) -> 
         return f"{list(now.shape)} now, {stored.size} cells recorded"
     differ = now.ravel() != stored
     text = f"{differ.sum()} of {stored.size} cells differ"
-    if column.dtype in ("float16", "float32"):
+    if column.bits or column.dtype in ("float16", "float32"):
         largest = np.abs(now.ravel().astype(np.float64) - stored.astype(np.float64)).max()
         text += f", by {largest:.3g} at most"
     return text

@@ -3,7 +3,8 @@
 | stored | tensor |
 | --- | --- |
 | `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
-| `float16`, `bfloat16`, `float32` (latents) | the same type |
+| `float16`, `bfloat16`, `float32` (latents) | the same type, or the `dtype` asked for |
+| `uint8` with a scale (latents) | `float32`, or the `dtype` asked for |
 | numbers | `int64`, `float64` |
 | others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
+from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_scale
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError
 
@@ -36,18 +38,19 @@ class Columns:
         tokenizers: tokenizers of the dataset.
         names: names of the columns.
         normalize: whether latents are normalised as their generator's authors do.
+        dtype: type of latents in tensors; None is that of the cells, float32 for those in uint8.
 
     Attributes:
         cells: tokenizer by cell column.
         ragged: whether the cells of one bucket have several shapes: embeddings of texts.
         plain: names of the other columns.
-        names: names of all columns.
+        names: names of all columns, with those of scales.
         schema: schema of the dataset's parts.
         with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
-        ConfigError: the dataset has no such column, no column was named, or the normalisation of a
-            column is not known.
+        ConfigError: the dataset has no such column, no column was named, the normalisation of a
+            column is not known, or the `dtype` is not one of floats.
     """
 
     def __init__(
@@ -55,25 +58,30 @@ class Columns:
         tokenizers: Sequence[TokenizerColumn],
         names: Sequence[str],
         normalize: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.schema = clip_schema(tokenizers)
         known = self.schema.names
         unknown = [name for name in names if name not in known]
         if unknown or not names or isinstance(names, str):
             raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ConfigError(f"dtype = {dtype}: must be a type of floats, such as torch.float16")
+        self._dtype = dtype
         owners = {cells: column for column in tokenizers for cells in column.cell_columns}
         self.cells = {name: owners[name] for name in names if name in owners}
         self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
         shapes = (f"{column.name}_shape" for column in self.cells.values())
-        self.names = list(dict.fromkeys(names))
+        scales = (name for column in self.cells.values() for name in column.scale_columns)
+        self.names = list(dict.fromkeys([*names, *scales]))
         latents = {column.name: column for column in tokenizers if column.kind == "latents"}
         self._normalized = [name for name in self.cells if normalize and name in latents]
         for name in self._normalized:
             if latents[name].normalize is None:
                 rule = f"no normalisation of {latents[name].model} is known"
                 raise ConfigError(f"normalized = True: column {name}: {rule}; read it as it is")
-        self.with_shapes = list(dict.fromkeys([*names, *shapes]))
+        self.with_shapes = list(dict.fromkeys([*self.names, *shapes]))
 
     def shapes(self, table: pa.Table) -> Shapes:
         """Return the shape of a row's cells by column, from a table `with_shapes` of one bucket."""
@@ -86,16 +94,20 @@ class Columns:
         """Return the rows of a table, to make batches of.
 
         Raises:
-            pyarrow.ArrowInvalid: cells do not fill their shape.
+            pyarrow.ArrowInvalid: cells do not fill their shape, or a scale is wrong.
         """
         cells = {
             name: column_cells(table[name], shapes[name], column)
             for name, column in self.cells.items()
         }
-        return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
+        return self._rows(table, cells)
 
     def ragged_rows(self, table: pa.Table) -> "Rows":
-        """Return the rows of a table `with_shapes`, each with cells of its own shape."""
+        """Return the rows of a table `with_shapes`, each with cells of its own shape.
+
+        Raises:
+            ValueError: cells do not fill their shape, or a scale is wrong.
+        """
         cells: dict[str, list[NDArray[Any]]] = {}
         for name, kind in self.cells.items():
             shapes = table[f"{kind.name}_shape"].to_pylist()
@@ -103,7 +115,15 @@ class Columns:
                 row_cells(value.as_buffer(), shape, kind)
                 for value, shape in zip(table[name], shapes, strict=True)
             ]
-        return Rows(cells, {name: table[name].to_pylist() for name in self.plain})
+        return self._rows(table, cells)
+
+    def _rows(self, table: pa.Table, cells: Mapping[str, Any]) -> "Rows":
+        scales = {
+            name: column_scales(table[scale], len(cells[name][0]), kind)
+            for name, kind in self.cells.items()
+            for scale in kind.scale_columns
+        }
+        return Rows(cells, scales, {name: table[name].to_pylist() for name in self.plain})
 
     def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
         """Return one batch of N rows of one bucket.
@@ -118,13 +138,15 @@ class Columns:
         batch: dict[str, Any] = {}
         for name, kind in self.cells.items():
             if isinstance(rows[0][0].cells[name], list):
-                each = (source.cells[name][n] for source, n in rows)
-                batch[name] = [self._finished(name, to_tensor(one, kind)) for one in each]
+                each = ((source.cells[name][n], source.scale(name, n)) for source, n in rows)
+                batch[name] = [self._finished(name, to_tensor(a, kind, scale)) for a, scale in each]
                 continue
             shape = np.shape(rows[0][0].cells[name])[1:]
             values = np.empty((len(rows), *shape), tensor_dtype(kind))
             for place, (source, n) in enumerate(rows):
                 values[place] = source.cells[name][n]
+                if (scale := source.scale(name, n)) is not None:
+                    dequantize(values[place], scale)
             batch[name] = self._finished(name, as_tensor(values, kind))
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
@@ -133,7 +155,11 @@ class Columns:
         return batch
 
     def _finished(self, name: str, cells: Tensor) -> Tensor:
-        return normalized(cells, self.cells[name]) if name in self._normalized else cells
+        if name in self._normalized:
+            cells = normalized(cells, self.cells[name])
+        if self._dtype is not None and self.cells[name].kind == "latents":
+            cells = cells.to(self._dtype)
+        return cells
 
 
 def normalized(latent: Tensor, column: TokenizerColumn) -> Tensor:
@@ -154,15 +180,27 @@ class Rows:
     cells: Mapping[str, NDArray[Any] | list[NDArray[Any]]]
     """Cells of the stored type by column: one array [rows, …], or a list of one array for each row.
     The arrays are views of Arrow's memory."""
+    scales: Mapping[str, Floats]
+    """Scales [rows, 2·C] by cell column, of those that have them."""
     plain: dict[str, list[Any]]
     """Values of the other columns, by column."""
 
+    def scale(self, name: str, n: int) -> Floats | None:
+        """Return the scale of row n of a cell column; None if it has none."""
+        return self.scales[name][n] if name in self.scales else None
+
 
 def row_tensors(row: Mapping[str, Any], tokenizers: Sequence[TokenizerColumn]) -> dict[str, Any]:
-    """Return one row with its cells as tensors, without the columns of their shapes."""
+    """Return one row with its cells as tensors, without the columns of shapes and scales.
+
+    Raises:
+        ValueError: cells do not fill their shape, or a scale is wrong.
+    """
     decoded = dict(row)
     for column in tokenizers:
-        shape = decoded.pop(f"{column.name}_shape")
+        shape, scale = decoded.pop(f"{column.name}_shape"), row_scale(row, column)
         for name in column.cell_columns:
-            decoded[name] = to_tensor(row_cells(row[name], shape, column), column)
+            decoded[name] = to_tensor(row_cells(row[name], shape, column), column, scale)
+        for name in column.scale_columns:
+            del decoded[name]
     return decoded

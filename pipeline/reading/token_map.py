@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, Final
 
+import torch
 from torch.utils.data import Dataset
 
 from pipeline.dataset.part_reader import locate_row
@@ -32,9 +33,10 @@ class TokenMap(Dataset[dict[str, Any]]):
         columns: names of the columns to read.
         buckets: names of the buckets to read; None reads all.
         normalized: whether latents are normalised, as in `TokenDataset`.
+        dtype: type of latents, as of `TokenDataset`.
 
     Raises:
-        ConfigError: a column or bucket does not exist.
+        ConfigError: a column or bucket does not exist, or the `dtype` is not one of floats.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class TokenMap(Dataset[dict[str, Any]]):
         *,
         buckets: Sequence[str] | None = None,
         normalized: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns, normalized)
+        self._columns = Columns(snapshot.tokenizers, columns, normalized, dtype)
         self._row_groups = RowGroups(snapshot.store, self._columns)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

@@ -23,6 +23,7 @@ from pipeline.dataset.part_writer import (
     PartWriter,
     write_quarantine,
 )
+from pipeline.dataset.quantized import scale_fault
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import TokenizerColumn, packed_schema, tokenizer_columns
@@ -215,6 +216,10 @@ def _check_cells(where: str, table: pa.Table, column: TokenizerColumn) -> None:
     for name in column.cell_columns:
         if byte_lengths(table[name]).to_pylist() != expected:
             raise UnitRejected(f"{where}: {name}: bytes and {column.name}_shape disagree")
+    for name in column.scale_columns:
+        for scale, shape in zip(table[name].to_pylist(), shapes, strict=True):
+            if fault := scale_fault(scale, shape[0], column):
+                raise UnitRejected(f"{where}: {fault}")
 
 
 def _difference(got: pa.Schema, wanted: pa.Schema) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.dataset.cells import from_tensor
+from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
@@ -22,7 +23,7 @@ from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bi
 _log = logging.getLogger(__name__)
 
 Cells = dict[str, NDArray[Any]]
-"""Arrays [N, …] in the stored dtype, by name of a cell column."""
+"""Arrays [N, …] in the stored dtype, by name of a cell column or column of scales."""
 
 Finite = NDArray[np.bool_]
 """Whether all values of a clip are finite, [N]."""
@@ -53,9 +54,10 @@ class ClipEncoder:
             frames: [N, T, H, W, 3] in [0, 255], uint8 or float32; N of any size.
         """
         starts = range(0, len(frames), self._batch)
-        return _joined(
+        cells, finite = _joined(
             [self._encode(frames[start : start + self._batch], self._batch) for start in starts]
         )
+        return _quantized(cells, finite, self.column)
 
     def psnr(self, row: Mapping[str, Any], frames: NDArray[Any]) -> float:
         """Return the PSNR of a row's cells, decoded back, against the frames of its clip, in dB.
@@ -93,7 +95,10 @@ class ClipEncoder:
         return video.permute(0, 4, 1, 2, 3)
 
     def cells(self, encoded: Encoded, num_clips: int) -> tuple[Cells, Finite]:
-        """Return the cells of the first clips of a batch, and which of them are finite."""
+        """Return the cells of the first clips of a batch, and which of them are finite.
+
+        Latents of a column with scales are float32, because a range is that of the whole clip.
+        """
         column = self.column
         finite = _finite(encoded.latent[:num_clips])
         if column.kind == "indices":
@@ -105,9 +110,10 @@ class ClipEncoder:
             assert inside[finite].all(), "a code index lies outside the codebook"
             return {column.name: np.where(inside, indices, 0).astype(column.stored_dtype)}, finite
         cells = {}
+        dtype = getattr(torch, "float32" if column.bits else column.dtype)
         for name, value in zip(column.cell_columns, (encoded.mean, encoded.logvar), strict=False):
             assert value is not None
-            stored = value[:num_clips].to(getattr(torch, column.dtype))
+            stored = value[:num_clips].to(dtype)
             finite &= _finite(stored)  # float16 overflows where float32 does not
             cells[name] = from_tensor(stored, column)
         return cells, finite
@@ -146,7 +152,8 @@ class WholeClip:
         """Return the cells of the clip, N = 1, and whether they are finite."""
         column = self._encoder.column
         cells, _ = _joined(self._parts, 1 + column.axes.index("t"))
-        return cells, np.logical_and.reduce([finite for _, finite in self._parts])
+        finite = np.logical_and.reduce([finite for _, finite in self._parts])
+        return _quantized(cells, finite, column)
 
 
 def _joined(parts: list[tuple[Cells, Finite]], axis: int = 0) -> tuple[Cells, Finite]:
@@ -154,6 +161,17 @@ def _joined(parts: list[tuple[Cells, Finite]], axis: int = 0) -> tuple[Cells, Fi
         name: np.concatenate([cells[name] for cells, _ in parts], axis) for name in parts[0][0]
     }
     return cells, np.concatenate([finite for _, finite in parts])
+
+
+def _quantized(cells: Cells, finite: Finite, column: TokenizerColumn) -> tuple[Cells, Finite]:
+    """Return whole clips with their latents as the column stores them."""
+    if column.bits is None:
+        return cells, finite
+    latents = cells[column.name]
+    stored, scales = quantize(latents, column.bits)
+    faults = [scale_fault(scale, latents.shape[1], column) for scale in scales]
+    [name] = column.scale_columns
+    return {column.name: stored, name: scales}, finite & [fault is None for fault in faults]
 
 
 def _finite(values: Tensor) -> Finite:

@@ -57,6 +57,7 @@ def tokenizer_column(
         logvar=spec.logvar,
         codebook_size=size,
         normalize=facts.normalize,
+        bits=spec.stored_bits if facts.kind == "latents" else None,
     )
 
 
@@ -71,6 +72,8 @@ def _tokenizer(spec: TokenizerSpec, described: Description) -> dict[str, Any]:
     if described.facts.kind == "latents":
         values["dtype"] = spec.dtype or "float16"
         values["logvar"] = spec.logvar
+        if spec.stored_bits is not None:
+            values["bits"] = spec.stored_bits
     return values
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.dataset.cells import row_cells, to_tensor
+from pipeline.dataset.quantized import row_scale
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.protocol import VideoTokenizer
 from vidtok.evaluation.fidelity import psnr
@@ -26,7 +27,7 @@ def decode_cells(
         frames: T.
     """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
-    values = to_tensor(cells, column)[None]
+    values = to_tensor(cells, column, row_scale(row, column))[None]
     return as_bytes(model.decode(values if column.kind == "indices" else values.float(), frames))
 
 

@@ -65,7 +65,7 @@ def draw_histograms(
         StoreError: the store refuses.
     """
     columns = [column for column in dataset.tokenizers if column.name in sums]
-    names = [name for column in columns for name in (column.name, f"{column.name}_shape")]
+    names = [name for c in columns for name in (c.name, f"{c.name}_shape", *c.scale_columns)]
     moments = {name: (np.array(s.mean()), np.array(s.std())) for name, s in sums.items()}
     counts = {
         column.name: np.zeros((len(sums[column.name].sums), len(EDGES) + 1), np.int64)
@@ -80,8 +80,7 @@ def draw_histograms(
             continue
         clips += 1
         for column in columns:
-            latent = latent_values(row[column.name], row[f"{column.name}_shape"], column)
-            counts[column.name] += histogram(latent, *moments[column.name])
+            counts[column.name] += histogram(latent_values(row, column), *moments[column.name])
     return LatentHistograms(clips=clips, counts=counts, unread=tuple(unread))
 
 

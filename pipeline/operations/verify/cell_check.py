@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import numbers, stored_values
+from pipeline.dataset.quantized import scale_fault
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.formatting import counted
 from pipeline.operations.findings import Finding
@@ -33,6 +34,11 @@ def check_cells(
         n = int(np.argmin(good))
         text = f"{column.name}_shape {found[n]}, the model gives {list(shapes[n])}"
         yield _finding("shape", rows, ~good, where, text)
+    for name in column.scale_columns:
+        scales = zip(rows[name].to_pylist(), shapes, strict=True)
+        faults = [scale_fault(scale, shape[0], column) or "" for scale, shape in scales]
+        if text := next(filter(None, faults), ""):
+            yield _finding("scale", rows, np.array(faults) != "", where, text)
     for name in column.cell_columns:
         lengths = pc.binary_length(rows[name]).to_numpy()
         full = lengths == wanted
@@ -54,6 +60,9 @@ def check_cells(
         if column.kind == "indices":
             text = f"{name}: index {cells[bad][0]}, the codebook has {column.codebook_size}"
             yield _finding("range", alive, rows_with_bad, where, text)
+        elif column.bits is not None:
+            text = f"{name}: cell {cells[bad][0]}, {column.bits} bits hold {(1 << column.bits) - 1}"
+            yield _finding("range", alive, rows_with_bad, where, text)
         else:
             n = int(np.argmax(rows_with_bad))
             text = f"{name}: NaN or infinity in {counts[n]} of {sizes[usable][n]} cells"
@@ -65,6 +74,8 @@ def _bad(cells: NDArray[Any], column: TokenizerColumn) -> NDArray[np.bool_]:
     if column.codebook_size is not None:
         # In int64, because a codebook of 65536 codes does not fit uint16.
         bad = cells.astype(np.int64) >= column.codebook_size
+    elif column.bits is not None:
+        bad = cells > (1 << column.bits) - 1
     else:
         bad = ~np.isfinite(numbers(cells, column))
     return bad

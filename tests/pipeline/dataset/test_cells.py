@@ -34,7 +34,7 @@ def tokenizer(dtype: Any) -> TokenizerColumn:
     fsq = dtype in INDICES
     return TokenizerColumn(
         name="n",
-        kind="indices" if fsq else "kl",
+        kind="indices" if fsq else "latents",
         dtype=dtype,
         axes=("t", "h", "w") if fsq else ("c", "t", "h", "w"),
         model="m",
@@ -103,8 +103,8 @@ def test_tensors_hold_the_numbers(made: tuple[TokenizerColumn, NDArray[Any]]) ->
 def test_a_latent_is_read_as_such(dtype: str) -> None:
     column = tokenizer(dtype)
     values = torch.tensor([1.0, -2.5, 0.015625, 300.0], dtype=getattr(torch, dtype))
-    data = from_tensor(values, column).tobytes()
-    found = latent_values(data, (2, 1, 1, 2), column)
+    row = {"n": from_tensor(values, column).tobytes(), "n_shape": [2, 1, 1, 2]}
+    found = latent_values(row, column)
     assert (found.dtype, found.tolist()) == (
         np.float64,
         [[[[1, -2.5]]], [[[0.015625, 300]]]],
