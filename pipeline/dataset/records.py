@@ -89,6 +89,11 @@ class Part:
     """Place of the rows in a merged part, which holds rows of several units; None if all rows of
     the file belong to this unit."""
 
+    @property
+    def first_row(self) -> int:
+        """Number of the first of the rows in the file."""
+        return self.place.first_row if self.place else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:

@@ -4,7 +4,6 @@ The version is the number of the last log record that counts. No record is ever 
 version always names the same rows, even if a job adds more later.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +15,14 @@ from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError, StoreError
-from pipeline.reading.columns import row_tensors
+from pipeline.reading.columns import Columns, row_tensors
+from pipeline.reading.corpus import Corpus
+from pipeline.reading.row_groups import RowGroups
 from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Corpus):
     """The rows of a dataset at one version."""
 
     store: Store
@@ -55,24 +56,9 @@ class Snapshot:
         """Tokenizers, which say what the cell columns hold."""
         return self.dataset.tokenizers
 
-    @property
-    def buckets(self) -> dict[str, int]:
-        """Number of rows by bucket (`17x256x256`), sorted; buckets without rows are left out."""
-        rows: Counter[str] = Counter()
-        for part in self.parts():
-            rows[part.bucket] += part.rows
-        return dict(sorted(rows.items()))
-
-    def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
-        """Return the buckets of these names, or all for None, sorted.
-
-        Raises:
-            ConfigError: a bucket of such a name has no rows.
-        """
-        known = list(self.buckets)
-        if isinstance(names, str) or set(names or ()) - set(known):
-            raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
-        return [name for name in known if names is None or name in names]
+    def reader(self, columns: Sequence[str]) -> RowGroups:
+        """Return a reader of these columns; see `Corpus.reader`."""
+        return RowGroups(self.store, Columns(self.tokenizers, columns))
 
     @property
     def counts(self) -> Counts:
@@ -115,17 +101,13 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     joined: list[Part] = []
     for shares in by_path.values():
         runs: list[Part] = []
-        for part in sorted(shares, key=_first_row):
-            if runs and _first_row(runs[-1]) + runs[-1].rows == _first_row(part):
+        for part in sorted(shares, key=lambda share: share.first_row):
+            if runs and runs[-1].first_row + runs[-1].rows == part.first_row:
                 runs[-1] = replace(runs[-1], rows=runs[-1].rows + part.rows)
             else:
                 runs.append(part)
         joined += runs
     return joined
-
-
-def _first_row(part: Part) -> int:
-    return part.place.first_row if part.place else 0
 
 
 def open_snapshot(
