@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.errors import ConfigError, one_line
+from pipeline.formatting import counted
 from pipeline.reading.matching import Numbers, index_in, read_texts, rows_by_unit
 from pipeline.reading.snapshot import Snapshot
 from pipeline.storage.files import read_file
@@ -79,7 +80,7 @@ class JoinedTable:
                 kind = pa.float64()
             elif pa.types.is_integer(kind):
                 kind = pa.int64()
-            columns[name] = pa.concat_arrays(column.cast(kind).chunks)
+            columns[name] = column.cast(kind).combine_chunks()
         return columns
 
 
@@ -100,9 +101,10 @@ def open_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> JoinedT
         raise ConfigError(f"join: on = {on!r}: must be clip_id or key")
     try:
         data = read_file(uri, storage_options)
-        table = pq.read_table(pa.BufferReader(data))
     except FileNotFoundError as error:
         raise ConfigError(f"{uri}: no such file") from error
+    try:
+        table = pq.read_table(pa.BufferReader(data))
     except UNREADABLE as error:
         raise ConfigError(f"{uri}: not a Parquet table: {one_line(error)}") from error
     if on not in table.column_names:
@@ -115,8 +117,8 @@ def open_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> JoinedT
     if len(twice):
         example = twice.field("values")[0].as_py()
         raise ConfigError(
-            f"{uri}: {len(twice)} values of {on} occur more than once, such as {example!r}: each"
-            " may have one row"
+            f"{uri}: {counted(len(twice), 'value')} of {on} in more than one row, such as"
+            f" {example!r}; leave one row of each"
         )
     digest = hashlib.sha256(data).hexdigest()[:32]
     return JoinedTable(uri, on, names, table.drop_columns([on]), digest)
