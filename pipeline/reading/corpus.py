@@ -23,8 +23,12 @@ class Corpus(ABC):
         """Return the parts of all buckets, or of one, in the order in which they are read."""
 
     @abstractmethod
-    def reader(self, columns: Sequence[str]) -> RowReader:
+    def reader(self, columns: Sequence[str], **options: Any) -> RowReader:
         """Return a reader of columns of these parts.
+
+        Args:
+            columns: names of the columns.
+            options: options of `pipeline.reading.columns.Columns`.
 
         Raises:
             ConfigError: there is no such column, or no column was named.

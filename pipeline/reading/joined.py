@@ -83,7 +83,7 @@ class Joined(Corpus):
                     found.append(JoinedPart.of(part, [each[start:stop] for each in numbers]))
         return found
 
-    def reader(self, columns: Sequence[str]) -> JoinedGroups:
+    def reader(self, columns: Sequence[str], **options: Any) -> JoinedGroups:
         """Return a reader of these columns; it reads only the sides that have them."""
         if isinstance(columns, str) or not columns or set(columns) - self.columns.keys():
             raise ConfigError(f"columns = {columns!r}: name some of {', '.join(self.columns)}")
@@ -91,16 +91,18 @@ class Joined(Corpus):
         for name in columns:
             number, own = self.columns[name]
             names.setdefault(number, {})[own] = name
-        return JoinedGroups([self._side(number, names[number]) for number in sorted(names)])
+        return JoinedGroups(
+            [self._side(number, names[number], options) for number in sorted(names)]
+        )
 
-    def _side(self, number: int, names: Mapping[str, str]) -> Side:
+    def _side(self, number: int, names: Mapping[str, str], options: Mapping[str, Any]) -> Side:
         side = self.sides[number]
         if isinstance(side, JoinedTable):
             gaps = any((numbers[number] < 0).any() for numbers in self.numbers.values())
             typed = side.typed(gaps=gaps)
             return TableSide(number, {name: typed[own] for own, name in names.items()})
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
-        return DatasetSide(number, names, side.reader(list(names)), parts)
+        return DatasetSide(number, names, side.reader(list(names), **options), parts)
 
     def _leader(self, bucket: str) -> tuple[int, list[Part]]:
         """Return the number of the dataset with the fewest parts in a bucket, and these.

@@ -1,15 +1,18 @@
-"""Reads joined parts: runs of rows whose cells come from the row groups of several datasets.
+"""Reads joined parts: rows whose cells come from the row groups of several datasets.
 
-A row group of a joined part ends where a row group ends of the dataset that has the most rows in
-one. So these are read once, and of the smaller row groups of the others only those at the ends are
-read twice.
+A row group of a joined part ends where one of any dataset ends. Those in one row group of the
+dataset with the largest are a run, which a shuffle keeps together. So large row groups are read
+once, and of the small ones only those at the ends of runs are read twice.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +21,7 @@ import torch
 from pipeline.dataset.part_reader import GroupRows
 from pipeline.dataset.records import Part
 from pipeline.reading.matching import Numbers
-from pipeline.reading.row_groups import RowReader
+from pipeline.reading.row_groups import RowGroups
 
 _PARTS_KEPT: Final = 256
 """Number of joined parts whose row groups are kept: each takes a few kB."""
@@ -60,6 +63,16 @@ class Side(Protocol):
         ...
 
 
+class LoadedGroup:
+    """A row group of one side, as long as rows of it are held."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        """Lock of the thread that reads it."""
+        self.rows: Any = None
+        """Rows for the side's reader; None before they are read."""
+
+
 class DatasetSide:
     """The columns that are read from one dataset of a join.
 
@@ -74,7 +87,7 @@ class DatasetSide:
         self,
         number: int,
         names: Mapping[str, str],
-        reader: RowReader,
+        reader: RowGroups,
         parts: Mapping[str, Sequence[Part]],
     ) -> None:
         self.number = number
@@ -82,6 +95,12 @@ class DatasetSide:
         self._reader = reader
         self._parts = parts
         self._ends = {name: np.cumsum([part.rows for part in each]) for name, each in parts.items()}
+        self._groups: WeakValueDictionary[tuple[str, int, int], LoadedGroup] = WeakValueDictionary()
+        """Row groups that are held, by bucket, part and number: neighbouring pools share some."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without what is held here."""
+        return DatasetSide, (self.number, self._names, self._reader, self._parts)
 
     def ends(self, bucket: str, numbers: Numbers) -> list[int]:
         """Return where a row group ends among rows of these numbers, without the last.
@@ -101,18 +120,31 @@ class DatasetSide:
             StoreError: a part cannot be read.
         """
         parts, groups, rows = self._places(bucket, numbers)
-        loaded: dict[tuple[int, int], Any] = {}
+        loaded: dict[tuple[int, int], LoadedGroup] = {}
         for n in np.unique(parts).tolist():
             wanted = np.unique(groups[parts == n]).tolist()
-            read = self._reader.read(self._parts[bucket][n], wanted)
-            loaded.update(((n, group), each) for group, each in read.items())
+            loaded.update(((n, group), each) for group, each in self._load(bucket, n, wanted))
         places = zip(parts.tolist(), groups.tolist(), rows.tolist(), strict=True)
         return [(loaded[part, group], row) for part, group, row in places]
 
     def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
         """Return one batch of this side's columns; see `pipeline.reading.columns.Columns.batch`."""
-        batch = self._reader.batch(rows)
+        batch = self._reader.batch([(group.rows, n) for group, n in rows])
         return {name: batch[own] for own, name in self._names.items()}
+
+    def _load(self, bucket: str, n: int, groups: Sequence[int]) -> list[tuple[int, LoadedGroup]]:
+        """Return row groups of part n, ascending; read those that nobody holds, in one go."""
+        loaded = [
+            (group, self._groups.setdefault((bucket, n, group), LoadedGroup())) for group in groups
+        ]
+        with ExitStack() as locks:
+            for _, each in loaded:
+                locks.enter_context(each.lock)
+            if missing := {group: each for group, each in loaded if each.rows is None}:
+                read = self._reader.read(self._parts[bucket][n], list(missing))
+                for group, each in missing.items():
+                    each.rows = read[group]
+        return loaded
 
     def _places(self, bucket: str, numbers: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """Return part, row group in the part and row in the row group, each as numbers."""
@@ -179,16 +211,19 @@ class JoinedGroups:
         self._of = lru_cache(_PARTS_KEPT)(self._find_groups)
 
     def of(self, part: Part) -> list[GroupRows]:
-        """Return the row groups of a part, and where each begins in it.
+        """Return the row groups of a part: number of the run, first row in the part, rows.
 
         Raises:
             StoreError: a part cannot be read.
         """
         return self._of(part)
 
-    def sizes(self, part: Part) -> list[int]:
-        """Return the number of rows of each row group of a part; errors as `of`."""
-        return [rows.rows for rows in self.of(part)]
+    def runs(self, part: Part) -> list[list[int]]:
+        """Return the number of rows of each row group of a part, in runs; errors as `of`."""
+        runs: dict[int, list[int]] = {}
+        for rows in self.of(part):
+            runs.setdefault(rows.group, []).append(rows.rows)
+        return list(runs.values())
 
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, JoinedRows]:
         """Read row groups by their index in `of`; errors as `of`."""
@@ -212,11 +247,11 @@ class JoinedGroups:
         return JoinedGroups, (self._sides,)
 
     def _find_groups(self, part: Part) -> list[GroupRows]:
+        """Return the row groups of a part; `group` is the number of their run."""
         assert isinstance(part, JoinedPart)
-        ends = (side.ends(part.bucket, part.numbers[side.number]) for side in self._sides)
-        cuts = [
-            0,
-            *min((each for each in ends if each is not None), key=len, default=[]),
-            part.rows,
-        ]
-        return [GroupRows(n, a, b - a) for n, (a, b) in enumerate(pairwise(cuts))]
+        found = (side.ends(part.bucket, part.numbers[side.number]) for side in self._sides)
+        ends = [each for each in found if each is not None]
+        cuts = [0, *sorted(set().union(*ends)), part.rows]
+        run_ends = min(ends, key=len, default=[])
+        runs = np.searchsorted(run_ends, cuts, "right").tolist()
+        return [GroupRows(run, a, b - a) for run, (a, b) in zip(runs, pairwise(cuts), strict=False)]

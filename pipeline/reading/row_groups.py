@@ -25,8 +25,8 @@ class RowReader(Protocol):
         """Return which rows of which row groups belong to a part."""
         ...
 
-    def sizes(self, part: Part) -> list[int]:
-        """Return the number of rows of each row group that belong to a part."""
+    def runs(self, part: Part) -> list[list[int]]:
+        """Return the number of rows of each row group, in runs that a shuffle keeps together."""
         ...
 
     def read(self, part: Part, groups: Sequence[int]) -> Mapping[int, Any]:
@@ -65,6 +65,10 @@ class RowGroups:
     def sizes(self, part: Part) -> list[int]:
         """Return the number of rows of each row group that belong to a part; errors as `of`."""
         return [rows.rows for rows in self.of(part)]
+
+    def runs(self, part: Part) -> list[list[int]]:
+        """Return `sizes`, each row group as a run of its own; errors as `of`."""
+        return [[rows] for rows in self.sizes(part)]
 
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, Rows]:
         """Read row groups by their index in `of`, in one go; errors as `of`."""

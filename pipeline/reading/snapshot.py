@@ -56,9 +56,9 @@ class Snapshot(Corpus):
         """Tokenizers, which say what the cell columns hold."""
         return self.dataset.tokenizers
 
-    def reader(self, columns: Sequence[str]) -> RowGroups:
+    def reader(self, columns: Sequence[str], **options: Any) -> RowGroups:
         """Return a reader of these columns; see `Corpus.reader`."""
-        return RowGroups(self.store, Columns(self.tokenizers, columns))
+        return RowGroups(self.store, Columns(self.tokenizers, columns, **options))
 
     @property
     def counts(self) -> Counts:

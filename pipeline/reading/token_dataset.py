@@ -167,7 +167,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
         shuffle = Shuffle(self._seed, epoch, self._shuffle)
         streams = [
-            RowStream(parts, bucket, shuffle, self._reader.sizes)
+            RowStream(parts, bucket, shuffle, self._reader.runs)
             for bucket, parts in enumerate(self._parts)
         ]
         order = self._order(epoch)
