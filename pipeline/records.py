@@ -38,13 +38,27 @@ class ListRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRows:
+    """The rows of one committed unit of another dataset."""
+
+    source: str
+    """Name of this state of the unit, which changes if the unit is done again."""
+    parts: str
+    """Parts that hold the rows, as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkUnit:
-    """What is planned, retried and committed as one: a tar, or a run of files or list rows."""
+    """What is planned, retried and committed as one: a tar, or a run of files or list rows.
+
+    A unit of a sibling dataset is the unit of that name of its parent.
+    """
 
     unit: str
     tar_uri: str | None = None
     files: tuple[LooseFile, ...] = ()
     rows: ListRows | None = None
+    parent: ParentRows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +134,12 @@ class Bucket:
         """Return `17x256x256` or `allx256x256`, the folder of the bucket's parts."""
         return f"{self.frames or 'all'}x{self.height}x{self.width}"
 
+    @classmethod
+    def named(cls, name: str) -> "Bucket":
+        """Return the bucket of a `name`."""
+        frames, height, width = name.removeprefix("all").split("x")
+        return cls(frames=int(frames or 0), height=int(height), width=int(width))
+
 
 Record = TypeVar("Record")
 
@@ -164,6 +184,8 @@ def parse_range(source: str) -> tuple[str, int, int] | None:
 
 def unit_sources(unit: WorkUnit) -> tuple[str, ...]:
     """Return the sources of a unit as its `UnitRecord` lists them: URIs, or a range of rows."""
+    if unit.parent is not None:
+        return (unit.parent.source,)
     if unit.rows is not None:
         return (range_name(unit.rows.uri, unit.rows.start, unit.rows.stop),)
     return (unit.tar_uri,) if unit.tar_uri else tuple(file.uri for file in unit.files)

@@ -52,6 +52,27 @@ def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> in
     return show(run(settings, ConsoleProgress()))
 
 
+@verb(_PANEL, advice=RUN_AGAIN)
+def embed(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
+    """Compute text embeddings of a dataset's captions.
+
+    Writes a sibling dataset, which has the rows of the dataset in `from` with other columns.
+    Commits finished units to output.uri. The same command continues an interrupted run, and
+    follows the dataset in `from`. All settings are in pipeline/config/embed.py.
+
+    Exit codes: 0 every unit is committed; 1 a unit failed, or an error ended the run; 2 the
+    configuration is wrong and nothing was started; 130 interrupted.
+    """
+    from pipeline.job.config_checks import load_embed_config
+    from pipeline.job.progress import ConsoleProgress
+
+    settings = load_embed_config(config, overrides or ())
+    _use_ray(ray)
+    from pipeline.job.driver import run  # loads torch: only after the configuration is read
+
+    return show(run(settings, ConsoleProgress()))
+
+
 @verb(_PANEL)
 def plan(
     config: Config,

@@ -130,8 +130,8 @@ class TokenizerSpec(Section):
     """Whether KL log-variances are stored in addition to the means."""
 
 
-class TokenizeConfig(Section):
-    """Actors that hold the models."""
+class ModelActors(Section):
+    """Actors that hold models."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the models. `auto`: GPUs if the cluster has any, otherwise CPUs."""
@@ -142,6 +142,11 @@ class TokenizeConfig(Section):
     threads: PositiveInt = 1
     """Number of CPU threads, and of CPUs, of an actor without a GPU. Another number can change the
     last bits of the result."""
+
+
+class TokenizeConfig(ModelActors):
+    """Actors that hold the models."""
+
     decode_back_one_in: PositiveInt | None = None
     """Decode one clip in N back to pixels right after tokenization, and record its PSNR. null: no
     clip. Clips are chosen by a hash of their id. Off by default, because decoding needs about five

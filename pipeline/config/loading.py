@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError
 
@@ -95,7 +96,7 @@ def _read(path: str, model: type[BaseModel]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
     if not isinstance(values, DictConfig):
-        raise ConfigError(f"{path}: must hold sections ({', '.join(model.model_fields)})")
+        raise ConfigError(f"{path}: must hold sections ({', '.join(_fields(model))})")
     return values
 
 
@@ -172,13 +173,18 @@ def _suggest(loc: Sequence[str | int], model: type[BaseModel]) -> str:
     *parents, wrong = [part for part in loc if not isinstance(part, int)]
     section: Any = model
     for part in parents:
-        section = _section(section.model_fields[part].annotation)
-    known = list(section.model_fields)
+        section = _section(_fields(section)[part].annotation)
+    known = list(_fields(section))
     close = difflib.get_close_matches(str(wrong), known, n=1)
     if close:
         return f"did you mean {close[0]}?"
     homes = [".".join(path) for path in _paths(model) if path[-1] == wrong]
     return f"did you mean {homes[0]}?" if homes else f"known here: {', '.join(known)}"
+
+
+def _fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the names that a file uses."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
@@ -188,7 +194,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
-    for name, field in section.model_fields.items():
+    for name, field in _fields(section).items():
         yield (name,)
         if inner := _section(field.annotation):
             yield from ((name, *rest) for rest in _paths(inner))

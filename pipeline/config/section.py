@@ -34,7 +34,7 @@ class Section(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """Return all settings as JSON-like values, with `…` in place of each storage option."""
-        values: dict[str, Any] = _without_credentials(self.model_dump(mode="json"))
+        values: dict[str, Any] = _without_credentials(self.model_dump(mode="json", by_alias=True))
         return values
 
 

@@ -144,7 +144,8 @@ def _counts(tally: Tally) -> Iterator[str]:
 
 
 def _tokenizer(column: TokenizerColumn) -> str:
-    holds = "code indices" if column.kind == "indices" else "posterior means"
+    kinds = {"indices": "code indices", "latents": "posterior means"}
+    holds = kinds.get(column.kind, f"text embeddings (token ids in `{column.name}_ids`)")
     logvar = f" (log-variances in `{column.name}_logvar`)" if column.logvar else ""
     axes = " ".join(column.axes)
     return f"| `{column.name}` | {column.model} | {holds}{logvar} | {column.dtype} | {axes} |"

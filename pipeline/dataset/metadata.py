@@ -192,11 +192,12 @@ def _parse(data: bytes, store: Store) -> Dataset:
         raise DamagedFile(f"{where}: identity: not {what}: {error}") from error
     levels = code_levels(dataset.identity)
     for column in dataset.tokenizers:
-        known = column.name in dataset.identity["tokenizers"]
+        makers = "embedders" if column.kind == "embeddings" else "tokenizers"
+        known = column.name in dataset.identity.get(makers, {})
         if not known or not _agrees(column, levels.get(column.name, ())):
             raise DamagedFile(
                 f"{where}: not {what}: tokenizers: {column.name} does not agree with its settings"
-                " in identity.tokenizers; restore the file"
+                f" in identity.{makers}; restore the file"
             )
     return dataset
 
@@ -204,6 +205,8 @@ def _parse(data: bytes, store: Store) -> Dataset:
 def _agrees(column: TokenizerColumn, levels: Sequence[int]) -> bool:
     """Return whether a column holds the cells of a tokenizer with these levels, none for KL."""
     axes, size = ("t", "h", "w"), prod(levels)
+    if column.kind == "embeddings":
+        return (column.axes, column.codebook_size) == (("n", "c"), None) and "float" in column.dtype
     if not levels:
         found = column.kind, column.axes, column.codebook_size
         return found == ("latents", ("c", *axes), None) and "float" in column.dtype

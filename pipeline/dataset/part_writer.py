@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from pipeline.dataset.parquet_file import parquet_writer, seal
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import QUARANTINE_SCHEMA, tokenizer_columns
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, shared_cells, tokenizer_columns
+from pipeline.dataset.shared_sizes import SharedSizes
 from pipeline.quarantine import Quarantined
 from pipeline.storage.store import StagedFile, Store
 
@@ -33,6 +34,10 @@ MERGED_NAME: Final = re.compile(r"merged-[0-9a-f]{32}")
 
 
 _ZSTD_LEVEL: Final = 3
+
+
+_DICTIONARY_BYTES: Final = 1 << 30
+"""Size up to which a dictionary is kept: above the distinct embeddings of any row group."""
 
 
 def merged_name() -> str:
@@ -59,12 +64,13 @@ class PartWriter:
     ) -> None:
         self._store = store
         self._schema = schema
-        self._latents = [
+        self._floats = [
             cells
             for column in tokenizer_columns(schema)
-            if column.kind == "latents"
+            if column.kind != "indices"
             for cells in column.cell_columns
         ]
+        self._shared = SharedSizes(shared_cells(schema))
         self._folder = f"data/{bucket}"
         self._unit = unit
         self._bucket = bucket
@@ -76,11 +82,20 @@ class PartWriter:
     def add(self, rows: pa.Table) -> None:
         """Add the next rows; writes the row groups that become full."""
         self._pending = pa.concat_tables([self._pending, rows])
-        while self._pending.num_rows and self._pending.nbytes >= self._row_group_bytes:
-            row_bytes = self._pending.nbytes / self._pending.num_rows
-            count = max(1, int(self._row_group_bytes / row_bytes))
+        self._shared.add(rows)
+        while count := self._full_group():
             self._write_group(self._pending.slice(0, count))
             self._pending = self._pending.slice(count)
+            self._shared.drop(count)
+
+    def _full_group(self) -> int:
+        """Return the number of pending rows that fill a row group; 0 if they do not."""
+        if self._shared.names:
+            return self._shared.full(self._row_group_bytes)
+        if not self._pending.num_rows or self._pending.nbytes < self._row_group_bytes:
+            return 0
+        row_bytes = self._pending.nbytes / self._pending.num_rows
+        return max(1, int(self._row_group_bytes / row_bytes))
 
     def publish(self) -> tuple[Part, ...]:
         """Write pending rows, put all parts into the store, return their records."""
@@ -107,7 +122,8 @@ class PartWriter:
             if self._files:
                 self._files[-1].close()
             staged = self._store.stage(self._folder)
-            self._files.append(_ParquetFile(staged, self._schema, self._latents))
+            shared = self._shared.names
+            self._files.append(_ParquetFile(staged, self._schema, self._floats, shared))
         self._files[-1].write_group(rows)
 
 
@@ -129,26 +145,38 @@ def write_quarantine(store: Store, unit: str, records: Sequence[Quarantined]) ->
 class _ParquetFile:
     """One Parquet file under construction.
 
-    Latents are not compressed: it would save 8 % of their bytes and cost readers two thirds of
-    their time. Code indices shrink by half.
+    Latents and embeddings are not compressed: it would save 8 % of the latents' bytes and cost
+    readers two thirds of their time. Code indices shrink by half.
+
+    Args:
+        staged: the file.
+        schema: schema of the rows.
+        floats: names of the cell columns with latents or embeddings.
+        shared: names of the cell columns whose values repeat; a dictionary holds each once.
     """
 
     def __init__(
-        self, staged: StagedFile, schema: pa.Schema, latents: Collection[str] = ()
+        self,
+        staged: StagedFile,
+        schema: pa.Schema,
+        floats: Collection[str] = (),
+        shared: Sequence[str] = (),
     ) -> None:
         self._staged = staged
         self._rows = 0
         binary = {field.name for field in schema if field.type == pa.binary()}
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
         lists = [f"{f.name}.list.element" for f in schema if pa.types.is_list(f.type)]
-        packed = [name for name in (*plain, *lists, *binary) if name not in latents]
+        packed = [name for name in (*plain, *lists, *binary) if name not in floats]
         self._writer = parquet_writer(
             staged.file,
             schema,
-            compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(latents, "none"),
+            compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(floats, "none"),
             compression_level=dict.fromkeys(packed, _ZSTD_LEVEL),
-            # Cells neither repeat nor sort: a dictionary, or their min and max, would be useless.
-            use_dictionary=plain + lists,
+            # Other cells neither repeat nor sort: a dictionary, or their min and max, would be
+            # useless.
+            use_dictionary=[*plain, *lists, *shared],
+            dictionary_pagesize_limit=_DICTIONARY_BYTES if shared else None,
             write_statistics=plain,
         )
 

@@ -55,6 +55,8 @@ def row_statistics(
     captions = [text for text in rows["caption"].to_pylist() if text]
     latents, levels = {}, {}
     for column in columns:
+        if column.kind == "embeddings":
+            continue  # thousands of channels, whose sums would be most of a unit's record
         cells = rows[column.name]
         if column.kind == "latents":
             shapes = rows[f"{column.name}_shape"].to_pylist()

@@ -71,14 +71,16 @@ class TokenizerColumn:
     name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
     """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
 
-    kind: Literal["indices", "latents"]
-    """Kind of cells: `indices` for code indices, `latents` for posterior means."""
+    kind: Literal["indices", "latents", "embeddings"]
+    """Kind of cells: `indices` for code indices, `latents` for posterior means, `embeddings` for
+    text. `N_ids` holds the ids of a text's tokens beside its embedding."""
 
     dtype: Literal["uint8", "uint16", "uint32", "float16", "float32", "bfloat16"]
     """Type of a cell. Bytes are little-endian in C order."""
 
     axes: tuple[str, ...]
-    """Names of the dimensions of `N_shape`: `("t", "h", "w")`, or `("c", "t", "h", "w")`."""
+    """Names of the dimensions of `N_shape`: `("t", "h", "w")`, or `("c", "t", "h", "w")`; of
+    embeddings `("n", "c")`, where n counts tokens and differs from row to row."""
 
     model: str
     """Name of the released model or of the checkpoint."""
@@ -129,6 +131,9 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         fields.append(pa.field(f"{column.name}_shape", pa.list_(pa.int32()), nullable=False))
         if column.logvar:
             fields.append(pa.field(f"{column.name}_logvar", pa.binary(), nullable=False))
+        if column.kind == "embeddings":
+            ids = pa.list_(pa.int32())
+            fields.append(pa.field(f"{column.name}_ids", ids, nullable=False))
         plain[f"vidtok.{column.name}.dtype"] = column.dtype
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model
@@ -148,15 +153,23 @@ TEXT_COLUMNS: Final = ("caption", "meta")
 """Columns in which all clips of a sample repeat one text."""
 
 
+def shared_cells(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the cell columns in which all clips of a sample repeat one value: embeddings."""
+    columns = tokenizer_columns(schema)
+    return tuple(column.name for column in columns if column.kind == "embeddings")
+
+
 def packed_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of rows on their way to a part: each text once, however many rows have it.
+
+    The same holds for the embeddings of texts.
 
     Args:
         schema: result of `clip_schema`.
     """
-    packed = pa.dictionary(pa.int32(), pa.string())
-    for name in TEXT_COLUMNS:
+    for name in (*TEXT_COLUMNS, *shared_cells(schema)):
         index = schema.get_field_index(name)
+        packed = pa.dictionary(pa.int32(), schema.field(index).type)
         schema = schema.set(index, schema.field(index).with_type(packed))
     return schema
 

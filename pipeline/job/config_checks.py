@@ -5,8 +5,10 @@ without a wait for torch.
 """
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
@@ -41,6 +43,28 @@ def check_job(config: JobConfig) -> list[Fault]:
     return faults
 
 
+def load_embed_config(path: str, overrides: Sequence[str] = ()) -> EmbedConfig:
+    """Read and check the configuration of `embed`; arguments and errors as `load_config`."""
+    return load(path, overrides, EmbedConfig, check_embedding)
+
+
+def check_embedding(config: EmbedConfig) -> list[Fault]:
+    """Return the rules broken by a configuration whose fields are valid one by one."""
+    faults = [
+        *_distinct("embedders", [(spec.name, ("", "_shape", "_ids")) for spec in config.embedders]),
+        *_slice(config),
+        *_secrets("from.uri", config.parent.uri),
+        *_secrets("output.uri", config.output.uri),
+    ]
+    if config.parent.uri == config.output.uri:
+        rule = "is also the dataset in from"
+        faults.append(Fault("output.uri", config.output.uri, rule, "write to another output"))
+    if find_spec("transformers") is None:
+        rule, fix = "needs transformers", "pip install 'vidtok-pipeline[transformers]'"
+        faults.append(Fault("embedders.0.model", config.embedders[0].model, rule, fix))
+    return faults
+
+
 def _secrets(field: str, uri: str) -> Iterator[Fault]:
     """Refuse a URI with a password or a signature: URIs are written into log, manifest and rows."""
     if (shown := redacted(uri)) != uri:
@@ -51,20 +75,32 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape` and `N_logvar` of each tokenizer."""
+    tails = [("", "_shape", *["_logvar"] * spec.logvar) for spec in config.tokenizers]
+    names = [spec.name for spec in config.tokenizers]
+    yield from _distinct("tokenizers", list(zip(names, tails, strict=True)))
+
+
+def _distinct(section: str, specs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Fault]:
+    """Refuse column names that occur twice.
+
+    Args:
+        section: list of specs in the settings.
+        specs: of each its name, and what follows the name in the names of its columns.
+    """
     from pipeline.dataset.schema import clip_schema
 
     owner = dict.fromkeys(clip_schema([]).names, "every row")
-    for n, spec in enumerate(config.tokenizers):
-        field = f"tokenizers.{n}.name"
-        for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
+    for n, (name, tails) in enumerate(specs):
+        field = f"{section}.{n}.name"
+        for column in (name + tail for tail in tails):
             if column in owner:
                 rule = f"{owner[column]} already has a column {column}"
-                yield Fault(field, spec.name, rule, "choose another name")
+                yield Fault(field, name, rule, "choose another name")
                 break
             owner[column] = field
 
 
-def _slice(config: JobConfig) -> Iterator[Fault]:
+def _slice(config: JobConfig | EmbedConfig) -> Iterator[Fault]:
     if config.slice is not None:
         index, of = map(int, config.slice.split("/"))
         if index >= of:

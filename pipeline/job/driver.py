@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
 from pipeline.dataset.examples import read_examples
@@ -22,6 +23,7 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
 from pipeline.formatting import counted, labelled
+from pipeline.job.embedding import open_embedding
 from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.node_book import NodeBook
@@ -49,8 +51,8 @@ _ATTEMPTS_TOGETHER: Final = 2
 _NOT_REACHED = "planned again while the job ran; run it again"
 
 
-def run(config: JobConfig, progress: Progress) -> Summary:
-    """Tokenize what the output does not hold yet.
+def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
+    """Tokenize or embed what the output does not hold yet.
 
     Args:
         config: the job; relative paths start at the working directory.
@@ -64,7 +66,7 @@ def run(config: JobConfig, progress: Progress) -> Summary:
         OverBudget: too many samples went to the quarantine; committed units remain.
     """
     began = time.monotonic()
-    job = open_job(config)
+    job = open_job(config) if isinstance(config, JobConfig) else open_embedding(config)
     for note in job.notes:
         progress.say(note)
     passes = _Passes(job, progress)
@@ -180,7 +182,7 @@ class _Passes:
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs and the cluster has"
                 f" {cluster.cpus:g}: the others wait for nodes"
             )
-        names = ", ".join(spec.name for spec in self._job.config.tokenizers)
+        names = ", ".join(column.name for column in self._job.tokenizers.columns)
         self._progress.say(labelled("starting", allocation.starts(names)))
         now = units[:UNITS_PER_PASS]
         events = run_pass(
@@ -268,10 +270,13 @@ class _Passes:
 def _worker_settings(job: Job, device: str) -> "WorkerSettings":
     from pipeline.job.workers import WorkerSettings
 
-    # Units carry their own URIs, and a long list of sources would travel to every process.
-    source = job.config.source.model_copy(update={"uri": job.config.source.uri[:1]})
+    config = job.config
+    if isinstance(config, JobConfig):
+        # Units carry their own URIs, and a long list of sources would travel to every process.
+        source = config.source.model_copy(update={"uri": config.source.uri[:1]})
+        config = config.model_copy(update={"source": source})
     return WorkerSettings(
-        config=job.config.model_copy(update={"source": source}),
+        config=config,
         columns=job.tokenizers.columns,
         weights=job.tokenizers.weights,
         levels=code_levels(job.tokenizers.identity),

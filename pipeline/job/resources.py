@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.formatting import counted
@@ -43,7 +44,7 @@ class Allocation:
 
 
 def allocate(
-    config: JobConfig, *, cpus: float, gpus: float, units: int, may_grow: bool = False
+    config: JobConfig | EmbedConfig, *, cpus: float, gpus: float, units: int, may_grow: bool = False
 ) -> Allocation:
     """Divide a cluster between decode, tokenize and commit.
 

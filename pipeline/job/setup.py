@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pipeline.config.job import JobConfig
+from pipeline.config.embed import EmbedConfig
+from pipeline.config.job import JobConfig, OutputConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
@@ -35,7 +36,7 @@ class Tokenizers:
     identity: dict[str, object]
     """All that changes the tokens; the fingerprint is its hash."""
 
-    def dataset(self, config: JobConfig) -> Dataset:
+    def dataset(self, config: JobConfig | EmbedConfig) -> Dataset:
         """Return the head of the dataset that the tokenizers write."""
         return new_dataset(self.columns, self.identity, config.public())
 
@@ -44,7 +45,7 @@ class Tokenizers:
 class Job:
     """A job that is ready to run."""
 
-    config: JobConfig
+    config: JobConfig | EmbedConfig
     """Settings of the job, with absolute paths."""
     run: str
     """Name of this run: the UTC time and four random digits."""
@@ -66,9 +67,8 @@ class Job:
     def remaining(self) -> list[WorkUnit]:
         """Plan the units that the log, as far as this driver has read it, does not cover."""
         self.log.plan()
-        return subtract(
-            self.plan, self.log.committed, files_per_unit=self.config.source.files_per_unit
-        )
+        files = self.config.source.files_per_unit if isinstance(self.config, JobConfig) else 1
+        return subtract(self.plan, self.log.committed, files_per_unit=files)
 
 
 def open_job(config: JobConfig) -> Job:
@@ -93,14 +93,11 @@ def open_job(config: JobConfig) -> Job:
     aside: list[str] = []
     plan = planned_units(config, aside)
     notes += [f"left aside {line}" for line in aside]
-    store = Store(config.output.uri, config.output.storage_options)
-    require_writable(store, "output.uri", "output.storage_options")
-    if not config.output.alone:
-        store.require_put_if_absent()
+    store = open_output(config.output)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
     tokenizers = open_tokenizers(config)
     dataset = open_dataset(store, tokenizers.dataset(config))
-    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+    run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
     sources = log.committed.sources
     committed_before = sum(sources.issuperset(unit_sources(unit)) for unit in plan)
@@ -125,6 +122,24 @@ def open_job(config: JobConfig) -> Job:
         untrained=untrained,
         notes=notes,
     )
+
+
+def run_name() -> str:
+    """Return a new name of a run: the UTC time and four random digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+
+
+def open_output(output: OutputConfig) -> Store:
+    """Return the output, after it was tried.
+
+    Raises:
+        ConfigError: it cannot be written, or its store ignores conditional writes.
+    """
+    store = Store(output.uri, output.storage_options)
+    require_writable(store, "output.uri", "output.storage_options")
+    if not output.alone:
+        store.require_put_if_absent()
+    return store
 
 
 def _is_relative(uri: str) -> bool:
@@ -177,7 +192,12 @@ def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[Wor
         ConfigError: a source matches nothing that can be tokenized.
     """
     plan = plan_units(config.source, images=config.clip.takes_images, notes=notes)
-    if config.slice is None:
+    return sliced(plan, config.slice)
+
+
+def sliced(plan: list[WorkUnit], text: str | None) -> list[WorkUnit]:
+    """Return the units of a slice `index/of`, or all for None."""
+    if text is None:
         return plan
-    index, of = map(int, config.slice.split("/"))
+    index, of = map(int, text.split("/"))
     return take_slice(plan, index, of)

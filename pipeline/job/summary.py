@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from pipeline.config.job import JobConfig
+from pipeline.config.section import Section
 from pipeline.dataset.examples import Examples
 from pipeline.dataset.tally import Tally, tally_dict, tally_lines
 from pipeline.errors import BALANCED, UNBALANCED
@@ -159,7 +159,7 @@ def config_path(run: str) -> str:
     return f"reports/{run}/config.yaml"
 
 
-def write_config(store: Store, run: str, config: JobConfig) -> None:
+def write_config(store: Store, run: str, config: Section) -> None:
     """Write the settings of a run, without credentials, as YAML that can be run again."""
     text = OmegaConf.to_yaml(OmegaConf.create(config.public()))
     store.write(config_path(run), text.encode())

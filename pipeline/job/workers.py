@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
@@ -36,7 +37,12 @@ from pipeline.stages.messages import (
     read_decoded_row,
     read_payload,
 )
+from pipeline.stages.rows import RowsStage
 from pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.stages.embed import EmbedStage
+    from pipeline.stages.tokenize import TokenizeStage
 
 RayBatch = dict[str, NDArray[Any]]
 
@@ -56,7 +62,7 @@ class WorkerSettings:
     when the driver dies.
     """
 
-    config: JobConfig
+    config: JobConfig | EmbedConfig
     """Settings of the job, with absolute paths and without most of its source URIs."""
     columns: Sequence[TokenizerColumn]
     """Columns of the tokenizers, in the order of `config.tokenizers`."""
@@ -87,9 +93,13 @@ class DecodeWorker:
         configure_logging(settings.log_level)
         config = settings.config
         self._recorder = recorder
-        self._stage = DecodeStage(
-            config.source, config.clip, config.decode, row_clips=config.row_clips
-        )
+        self._stage: DecodeStage | RowsStage
+        if isinstance(config, EmbedConfig):
+            self._stage = RowsStage(config.parent)
+        else:
+            self._stage = DecodeStage(
+                config.source, config.clip, config.decode, row_clips=config.row_clips
+            )
         self._clock = WorkerClock(DECODE, recorder)
         self._given_up = 0
         """Units that were given up in a row."""
@@ -123,29 +133,58 @@ class DecodeWorker:
                 yield decoded_row(_aborted(unit.unit, DECODE, error))
 
 
+def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
+    from pipeline.stages.embed import EmbedStage
+    from pipeline.tokenizers.text_encoder import PROBE, load_encoder
+
+    encoders = [
+        load_encoder(spec, column, weights=weights, device=settings.device)
+        for spec, column, weights in zip(
+            config.embedders, settings.columns, settings.weights, strict=True
+        )
+    ]
+    for encoder in encoders:
+        encoder(PROBE)
+    return EmbedStage(encoders)
+
+
 class TokenizeWorker:
     """A map from one decoded row to one payload row, for `map_batches`.
 
     Attributes:
-        stage: the stage that tokenizes.
+        stage: the stage that tokenizes or embeds.
         broken: whether the stage failed on a black clip; the process then ends at its next row.
     """
 
     def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
-        from pipeline.stages.tokenize import TokenizeStage
         from pipeline.tokenizers.arithmetic import set_arithmetic
-        from pipeline.tokenizers.models import open_encoder
 
         configure_logging(settings.log_level)
+        set_arithmetic(settings.config.tokenize.threads)
+        self.stage = self._open_stage(settings)
+        self.broken = False
+        self._recorder = recorder
+        self._clock = WorkerClock(TOKENIZE, recorder)
+
+    def _open_stage(self, settings: WorkerSettings) -> "TokenizeStage | EmbedStage":
+        """Return the stage after it was tried.
+
+        A device can load weights and fail in its first computation. Its error then belongs to the
+        start of this actor, and no unit pays for it.
+        """
+        from pipeline.stages.tokenize import TokenizeStage
+        from pipeline.tokenizers.models import open_encoder
+
         config = settings.config
-        set_arithmetic(config.tokenize.threads)
+        if isinstance(config, EmbedConfig):
+            return _embed_stage(config, settings)
         encoders = [
             open_encoder(spec, column, weights=weights, device=settings.device)
             for spec, column, weights in zip(
                 config.tokenizers, settings.columns, settings.weights, strict=True
             )
         ]
-        self.stage = TokenizeStage(
+        stage = TokenizeStage(
             encoders,
             videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
             chunk_frames=config.clip.chunk_frames,
@@ -153,12 +192,8 @@ class TokenizeWorker:
         )
         clip = config.clip.buckets[0] if config.clip.buckets else config.clip
         if clip.frames and clip.height and clip.width:
-            # A device can load weights and fail in its first computation. Its error then belongs to
-            # the start of this actor, and no unit pays for it.
-            self.stage.prove(clip.frames, clip.height, clip.width)
-        self.broken = False
-        self._recorder = recorder
-        self._clock = WorkerClock(TOKENIZE, recorder)
+            stage.prove(clip.frames, clip.height, clip.width)
+        return stage
 
     def __call__(self, batch: RayBatch) -> pa.Table:
         """Return the payload row of a decoded row."""

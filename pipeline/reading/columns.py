@@ -37,6 +37,7 @@ class Columns:
 
     Attributes:
         cells: tokenizer by cell column.
+        ragged: whether the cells of one bucket have several shapes: embeddings of texts.
         plain: names of the other columns.
         names: names of all columns.
         schema: schema of the dataset's parts.
@@ -54,6 +55,7 @@ class Columns:
             raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")
         owners = {cells: column for column in tokenizers for cells in column.cell_columns}
         self.cells = {name: owners[name] for name in names if name in owners}
+        self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
         shapes = (f"{column.name}_shape" for column in self.cells.values())
         self.names = list(dict.fromkeys(names))
@@ -97,7 +99,7 @@ class Columns:
 
         Returns:
             Columns by name: tensors [N, …] of cells, tensors [N] of numbers, lists of other values.
-            The cells of whole videos are a list of N tensors.
+            The cells of whole videos and the embeddings of texts are a list of N tensors.
         """
         batch: dict[str, Any] = {}
         for name, kind in self.cells.items():

@@ -92,7 +92,7 @@ class RowGroups:
         names = self._columns.names if shapes else self._columns.with_shapes
         # Row groups are read side by side already.
         table = rows.of(read_group(parquet, rows.group, names, use_threads=False))
-        if bucket.startswith("all"):  # whole videos
+        if bucket.startswith("all") or self._columns.ragged:  # whole videos, or texts
             return self._columns.ragged_rows(table)
         if shapes is None:
             shapes = self._shapes[bucket] = self._columns.shapes(table)

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.dataset.part_writer import (
     MAX_PART_BYTES,
@@ -30,7 +29,13 @@ from pipeline.dataset.schema import TokenizerColumn, packed_schema, tokenizer_co
 from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.errors import UnitRejected
 from pipeline.records import WorkUnit, unit_sources
-from pipeline.stages.messages import Closing, PayloadHeader, decode_rows, plain_rows
+from pipeline.stages.messages import (
+    Closing,
+    PayloadHeader,
+    byte_lengths,
+    decode_rows,
+    plain_rows,
+)
 from pipeline.storage.store import Store
 
 
@@ -208,7 +213,7 @@ def _check_cells(where: str, table: pa.Table, column: TokenizerColumn) -> None:
         if len(shape) != len(column.axes):
             raise UnitRejected(f"{where}: {column.name}_shape {shape}: axes {column.axes}")
     for name in column.cell_columns:
-        if pc.binary_length(table[name]).to_pylist() != expected:
+        if byte_lengths(table[name]).to_pylist() != expected:
             raise UnitRejected(f"{where}: {name}: bytes and {column.name}_shape disagree")
 
 

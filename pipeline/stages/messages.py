@@ -7,7 +7,8 @@ Each block holds one row. `kind` names the record in `header` (JSON): the header
 `Closing` of a unit, or the `Aborted` of a unit that a stage gave up. Frames travel as an array of
 shape (1, N, T, H, W, 3), which Ray stores without a copy and returns as a read-only view.
 
-The clips of a sample share its caption and its `meta`. A row holds each such text once.
+The clips of a sample share its caption and its `meta`. A row holds each such text once, and so
+each embedding of one.
 """
 
 import hashlib
@@ -22,7 +23,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Counts
-from pipeline.dataset.schema import TEXT_COLUMNS
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
@@ -229,19 +229,27 @@ def decode_rows(data: bytes) -> pa.Table:
         return stream.read_all()
 
 
+def byte_lengths(values: pa.ChunkedArray) -> pa.Array:
+    """Return the number of bytes of each value of a column, packed or plain."""
+    array = values.combine_chunks()
+    if isinstance(array, pa.DictionaryArray):
+        return pc.binary_length(array.dictionary).take(array.indices)
+    return pc.binary_length(array)
+
+
 def plain_rows(packed: pa.Table, schema: pa.Schema, max_bytes: int) -> Iterator[pa.Table]:
     """Yield rows in the schema of the parts, in pieces that keep their order.
 
     Args:
         packed: rows in the packed schema.
         schema: schema of the parts.
-        max_bytes: size of the texts of a piece, which one row more can exceed.
+        max_bytes: size of the texts and embeddings of a piece, which one row more can exceed.
     """
     sizes = np.zeros(packed.num_rows, np.int64)
-    for name in TEXT_COLUMNS:
-        texts = packed[name].combine_chunks()
-        lengths = pc.binary_length(texts.dictionary).take(texts.indices)
-        sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
+    for column in packed.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = byte_lengths(column)
+            sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
     piece = np.cumsum(sizes) // max_bytes
     starts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), packed.num_rows]
     for start, stop in pairwise(starts):

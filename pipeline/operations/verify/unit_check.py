@@ -13,6 +13,7 @@ from functools import cache, partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.embeddings import embedding_shapes
 from pipeline.dataset.metadata import Dataset, code_levels
 from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.dataset.part_reader import unit_rows
@@ -109,7 +110,11 @@ class UnitCheck:
             findings = list(self._identities(part, rows))
             lengths = rows["num_frames"].to_pylist()
             for column in columns:
-                shapes = [shape(column=column, num_frames=length) for length in lengths]
+                if column.kind == "embeddings":
+                    made_by = self._dataset.identity["embedders"][column.name]
+                    shapes = embedding_shapes(rows[f"{column.name}_ids"], made_by)
+                else:
+                    shapes = [shape(column=column, num_frames=length) for length in lengths]
                 findings += check_cells(rows, column, shapes, part.path)
             yield from findings
             if not findings:
