@@ -126,4 +126,4 @@ def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> Late
 
 
 if __name__ == "__main__":
-    command(__doc__.splitlines()[0], "kl", build)
+    command(__doc__.splitlines()[0], "latents", build)
