@@ -92,7 +92,7 @@ def train(
     """Train on the clips that both datasets have; return the generator and its losses by step.
 
     Raises:
-        ConfigError: the datasets are no siblings, or have too few clips.
+        ConfigError: the datasets are not siblings, or have too few clips.
     """
     cells, text = only_column(latents, "latents"), only_column(texts, "embeddings")
     data = TokenDataset(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.embeddings import Embedding, embedded_rows
-from pipeline.dataset.metadata import Dataset, new_dataset
+from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
@@ -31,7 +32,7 @@ WAN = TokenizerColumn(
     model="AutoencoderKLWan",
     fingerprint="0" * 32,
 )
-TEXT = TokenizerColumn(
+TEXTS = TokenizerColumn(
     name="text",
     kind="embeddings",
     dtype="float16",
@@ -69,11 +70,11 @@ def write_captioned(latents: Store, texts: Store) -> None:
         clips = _clips(f"u-{number}")
         schema = clip_schema([WAN])
         rows = pa.Table.from_batches([clip_rows(clips, {"wan": latents_of(clips)}, schema)])
-        _write(latents, _head(WAN, "tokenizers"), f"u-{number}", rows)
+        write_rows(latents, WAN, f"u-{number}", rows)
     for number in (0, 1):
         clips = _clips(f"u-{number}")
-        batch = embedded_rows(clips, {"text": by_caption}, clip_schema([TEXT]))
-        _write(texts, _head(TEXT, "embedders"), f"u-{number}", pa.Table.from_batches([batch]))
+        batch = embedded_rows(clips, {"text": by_caption}, clip_schema([TEXTS]))
+        write_rows(texts, TEXTS, f"u-{number}", pa.Table.from_batches([batch]))
 
 
 def _clips(unit: str) -> list[Clip]:
@@ -81,15 +82,21 @@ def _clips(unit: str) -> list[Clip]:
     return [replace(clip, caption=CAPTIONS[n % 3]) for n, clip in enumerate(clips)]
 
 
-def _head(column: TokenizerColumn, makers: str) -> Dataset:
-    made: Mapping[str, object] = {column.name: {"weights": "made", "config": {}}}
-    identity = {"clip": IDENTITY["clip"], "tokenizers": {}, makers: made}
-    return new_dataset((column,), identity)
-
-
-def _write(store: Store, dataset: Dataset, unit: str, rows: pa.Table) -> None:
-    schema = clip_schema(dataset.tokenizers)
-    with PartWriter(store, schema, unit=unit, bucket=BUCKET, row_group_bytes=3000) as writer:
+def write_rows(
+    store: Store,
+    column: TokenizerColumn,
+    unit: str,
+    rows: pa.Table,
+    *,
+    bucket: str = BUCKET,
+    clip: Mapping[str, Any] = IDENTITY["clip"],
+) -> None:
+    """Write the rows of a unit into a dataset of one column, new or not."""
+    makers = "embedders" if column.kind == "embeddings" else "tokenizers"
+    made = {column.name: {"weights": "made", "config": {}}}
+    dataset = new_dataset((column,), {"clip": clip, "tokenizers": {}, makers: made})
+    schema = clip_schema([column])
+    with PartWriter(store, schema, unit=unit, bucket=bucket, row_group_bytes=3000) as writer:
         writer.add(rows)
         parts = writer.publish()
     record = UnitRecord(
@@ -99,6 +106,6 @@ def _write(store: Store, dataset: Dataset, unit: str, rows: pa.Table) -> None:
         quarantine=None,
         counts=Counts(clips_seen=len(rows), clips_written=len(rows)),
         reasons={},
-        statistics={BUCKET: row_statistics(rows, dataset.tokenizers, {})},
+        statistics={bucket: row_statistics(rows, [column], {})},
     )
     write_log(store, [record], dataset)

@@ -1,6 +1,5 @@
 """A generator learns Wan-shaped latents from the texts that are joined to them."""
 
-
 import pytest
 import torch
 
