@@ -2,15 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from pipeline.dataset.records import Part
 from pipeline.errors import ConfigError
 from pipeline.reading.row_groups import RowReader
-
-if TYPE_CHECKING:
-    from pipeline.reading.joined import Joined
 
 
 class Corpus(ABC):
@@ -62,34 +59,3 @@ class Corpus(ABC):
         if isinstance(names, str) or set(names or ()) - set(known):
             raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
         return [name for name in known if names is None or name in names]
-
-    def join(
-        self,
-        other: "Corpus | str",
-        *,
-        on: Literal["clip_id", "key"] = "clip_id",
-        prefix: str = "",
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> "Joined":
-        """Return the rows with the columns of another dataset, or of a table, beside their own.
-
-        Rows of two datasets belong together if their `clip_id` and bucket are equal. This reads
-        the ids of all rows. Clips that only one dataset has are left out, counted in
-        `Joined.missing` and logged. A clip without a row in a table stays, with null values.
-
-        Args:
-            other: a snapshot from `pipeline.open`, made over the same source by the same clip
-                rule, or from the rows of this one; or the URI of a Parquet file.
-            on: name of the table's column that names clips: `clip_id`, or `key` for all clips of
-                a sample. Datasets are joined on `clip_id`.
-            prefix: text before the names of the other's columns. With a prefix, the other's clip
-                fields (`caption`, `meta`, …) can be read too.
-            storage_options: for the table, passed to fsspec (credentials, endpoint).
-
-        Raises:
-            ConfigError: the other is not such a dataset or table, or has columns of the same names.
-            StoreError: a part cannot be read, or two of its rows have one `clip_id`.
-        """
-        from pipeline.reading.joined import join
-
-        return join(self, other, on=on, prefix=prefix, storage_options=storage_options)

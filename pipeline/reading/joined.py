@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import CLIP_FIELDS
 from pipeline.errors import ConfigError
+from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.joined_groups import (
     DatasetSide,
@@ -28,7 +29,6 @@ from pipeline.reading.joined_groups import (
 )
 from pipeline.reading.joined_table import JoinedTable, open_table
 from pipeline.reading.matching import Missing, Numbers, match, units_with_rows
-from pipeline.reading.snapshot import Snapshot
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _CLIP_FIELDS: Final = frozenset(column.name for column in CLIP_FIELDS)
 class Joined(Corpus):
     """Rows of the clips that all joined datasets have."""
 
-    sides: tuple[Snapshot | JoinedTable, ...]
+    sides: tuple[CommittedRows | JoinedTable, ...]
     """Datasets and tables. The first is the dataset that the others were joined to."""
     columns: Mapping[str, tuple[int, str]]
     """Number of the side that has a column, and the column's name there, by name."""
@@ -54,20 +54,26 @@ class Joined(Corpus):
         return sum(len(numbers[0]) for numbers in self.numbers.values())
 
     @property
-    def first(self) -> Snapshot:
+    def first(self) -> CommittedRows:
         """The dataset that the others were joined to."""
-        assert isinstance(self.sides[0], Snapshot)
+        assert isinstance(self.sides[0], CommittedRows)
         return self.sides[0]
 
     @property
     def version(self) -> str:
         """Versions of the datasets, joined by `+`."""
-        return "+".join(str(side.version) for side in self.sides if isinstance(side, Snapshot))
+        return "+".join(str(side.version) for side in self.sides if isinstance(side, CommittedRows))
 
     @property
     def fingerprint(self) -> str:
         """Fingerprints of the datasets and tables, joined by `+`."""
         return "+".join(side.fingerprint for side in self.sides)
+
+    @property
+    def buckets(self) -> dict[str, int]:
+        """Number of rows by bucket, sorted; buckets without rows are left out."""
+        rows = {name: len(numbers[0]) for name, numbers in sorted(self.numbers.items())}
+        return {name: count for name, count in rows.items() if count}
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of the dataset that has the fewest, with the rows that all have."""
@@ -95,6 +101,10 @@ class Joined(Corpus):
             [self._side(number, names[number], options) for number in sorted(names)]
         )
 
+    def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
+        """Return the rows with the columns of one more side; see `Snapshot.join`."""
+        return join(self, other, **options)
+
     def _side(self, number: int, names: Mapping[str, str], options: Mapping[str, Any]) -> Side:
         side = self.sides[number]
         if isinstance(side, JoinedTable):
@@ -109,27 +119,28 @@ class Joined(Corpus):
 
         A larger part of another dataset would be read once for each of its smaller ones.
         """
-        parts = [(n, s.parts(bucket)) for n, s in enumerate(self.sides) if isinstance(s, Snapshot)]
+        parts = [
+            (n, s.parts(bucket)) for n, s in enumerate(self.sides) if isinstance(s, CommittedRows)
+        ]
         return min(parts, key=lambda each: len(each[1]))
 
 
 def join(
-    corpus: Corpus,
-    other: Corpus | str,
+    corpus: CommittedRows | Joined,
+    other: CommittedRows | str,
     *,
     on: Literal["clip_id", "key"] = "clip_id",
     prefix: str = "",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Joined:
-    """Join a dataset or a table to a corpus; see `Corpus.join`."""
-    if isinstance(corpus, Snapshot):
+    """Join a dataset or a table to a corpus; see `Snapshot.join`."""
+    if not isinstance(corpus, Joined):
         columns = {name: (0, name) for name in corpus.schema.names}
         numbers = {bucket: (np.arange(rows),) for bucket, rows in corpus.buckets.items()}
         corpus = Joined((corpus,), columns, numbers)
-    assert isinstance(corpus, Joined)
     if isinstance(other, str):
         joined = _with_table(corpus, other, on, prefix, storage_options or {})
-    elif not isinstance(other, Snapshot) or on != "clip_id":
+    elif not isinstance(other, CommittedRows) or on != "clip_id":
         raise ConfigError(
             "join: a dataset from pipeline.open can be joined, on clip_id, or a Parquet file by its"
             " URI; join several one after another: a.join(b).join(c)"
@@ -141,7 +152,7 @@ def join(
     return joined
 
 
-def _with_dataset(corpus: Joined, other: Snapshot, prefix: str) -> Joined:
+def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
     first = corpus.first
     _require_same_clips(first, other)
     names = [name for name in other.schema.names if prefix or name not in _CLIP_FIELDS]
@@ -193,7 +204,7 @@ def _with_columns(
     return {**corpus.columns, **added}
 
 
-def _require_same_clips(here: Snapshot, there: Snapshot) -> None:
+def _require_same_clips(here: CommittedRows, there: CommittedRows) -> None:
     """Refuse a dataset in which a clip of the same id can show other frames."""
     ours, theirs = (each.dataset.identity.get("clip", {}) for each in (here, there))
     for name in sorted((ours.keys() | theirs.keys()) - {"resize"}) if ours and theirs else ():

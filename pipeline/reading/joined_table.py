@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.errors import ConfigError, one_line
 from pipeline.formatting import counted
+from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.matching import Numbers, index_in, read_texts, rows_by_unit
-from pipeline.reading.snapshot import Snapshot
 from pipeline.storage.files import read_file
 
 
@@ -36,7 +36,7 @@ class JoinedTable:
     fingerprint: str
     """Hash of the file."""
 
-    def match(self, snapshot: Snapshot) -> dict[str, Numbers]:
+    def match(self, snapshot: CommittedRows) -> dict[str, Numbers]:
         """Return the number of the table's row for each row of a dataset, by bucket.
 
         Raises:

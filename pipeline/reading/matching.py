@@ -20,7 +20,7 @@ from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError
 from pipeline.formatting import counted
-from pipeline.reading.snapshot import Snapshot
+from pipeline.reading.committed_rows import CommittedRows
 
 _FILES_AT_ONCE: Final = 8
 
@@ -96,7 +96,7 @@ class UnitRows:
         return np.concatenate([share.numbers for share in self.shares])
 
 
-def units_with_rows(snapshot: Snapshot) -> set[str]:
+def units_with_rows(snapshot: CommittedRows) -> set[str]:
     """Return the units that have rows."""
     table = snapshot.manifest.table
     return set(
@@ -104,7 +104,7 @@ def units_with_rows(snapshot: Snapshot) -> set[str]:
     )
 
 
-def rows_by_unit(snapshot: Snapshot, bucket: str) -> dict[str, UnitRows]:
+def rows_by_unit(snapshot: CommittedRows, bucket: str) -> dict[str, UnitRows]:
     """Return the rows of each unit that has rows in a bucket."""
     runs: dict[str, list[tuple[int, int]]] = {}
     number = 0
@@ -124,7 +124,7 @@ def rows_by_unit(snapshot: Snapshot, bucket: str) -> dict[str, UnitRows]:
     return units
 
 
-def read_texts(snapshot: Snapshot, bucket: str, column: str) -> dict[str, pa.Array]:
+def read_texts(snapshot: CommittedRows, bucket: str, column: str) -> dict[str, pa.Array]:
     """Return the values of a text column in all files of a bucket, by path.
 
     Raises:
@@ -144,7 +144,7 @@ def read_texts(snapshot: Snapshot, bucket: str, column: str) -> dict[str, pa.Arr
         return dict(zip(parts, threads.map(read, parts.values()), strict=True))
 
 
-def match(here: Snapshot, there: Snapshot, bucket: str) -> Numbers:
+def match(here: CommittedRows, there: CommittedRows, bucket: str) -> Numbers:
     """Return the number of the row in `there` of each row in `here` of a bucket.
 
     This holds the ids of both sides in memory: about 60 bytes for each row.
