@@ -38,17 +38,20 @@ class SharedSizes:
     def full(self, max_bytes: int) -> int:
         """Return the number of rows from the first that fill a row group; 0 if they do not.
 
+        A full group takes the following rows as long as they repeat its values.
+
         Args:
-            max_bytes: bytes of distinct values at which a row group ends.
+            max_bytes: bytes of distinct values at which a row group is full.
         """
         seen: set[tuple[int, int]] = set()
         distinct = whole = 0
-        for count, row in enumerate(self._rows, 1):
-            distinct += sum(size for _, size in set(row) - seen)
+        for count, row in enumerate(self._rows):
+            new = sum(size for _, size in set(row) - seen)
+            if (new and distinct >= max_bytes) or whole >= EXPANDED * max_bytes:
+                return count
+            distinct += new
             whole += sum(size for _, size in row)
             seen.update(row)
-            if distinct >= max_bytes or whole >= EXPANDED * max_bytes:
-                return count
         return 0
 
     def drop(self, count: int) -> None:

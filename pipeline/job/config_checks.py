@@ -50,8 +50,15 @@ def load_embed_config(path: str, overrides: Sequence[str] = ()) -> EmbedConfig:
 
 def check_embedding(config: EmbedConfig) -> list[Fault]:
     """Return the rules broken by a configuration whose fields are valid one by one."""
+    from pipeline.dataset.schema import clip_schema
+
+    tails = ("", "_shape", "_ids")
+    columns = [spec.name + tail for spec in config.embedders for tail in tails]
+    columns += clip_schema([]).names
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    rule, fix = "two columns would have this name", "choose another name of an embedder"
     faults = [
-        *_distinct("embedders", [(spec.name, ("", "_shape", "_ids")) for spec in config.embedders]),
+        *(Fault("embedders", name, rule, fix) for name in twice),
         *_slice(config),
         *_secrets("from.uri", config.parent.uri),
         *_secrets("output.uri", config.output.uri),
@@ -75,27 +82,15 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape` and `N_logvar` of each tokenizer."""
-    tails = [("", "_shape", *["_logvar"] * spec.logvar) for spec in config.tokenizers]
-    names = [spec.name for spec in config.tokenizers]
-    yield from _distinct("tokenizers", list(zip(names, tails, strict=True)))
-
-
-def _distinct(section: str, specs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Fault]:
-    """Refuse column names that occur twice.
-
-    Args:
-        section: list of specs in the settings.
-        specs: of each its name, and what follows the name in the names of its columns.
-    """
     from pipeline.dataset.schema import clip_schema
 
     owner = dict.fromkeys(clip_schema([]).names, "every row")
-    for n, (name, tails) in enumerate(specs):
-        field = f"{section}.{n}.name"
-        for column in (name + tail for tail in tails):
+    for n, spec in enumerate(config.tokenizers):
+        field = f"tokenizers.{n}.name"
+        for column in (spec.name, f"{spec.name}_shape", *[f"{spec.name}_logvar"] * spec.logvar):
             if column in owner:
                 rule = f"{owner[column]} already has a column {column}"
-                yield Fault(field, name, rule, "choose another name")
+                yield Fault(field, spec.name, rule, "choose another name")
                 break
             owner[column] = field
 

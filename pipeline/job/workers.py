@@ -135,7 +135,7 @@ class DecodeWorker:
 
 def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
     from pipeline.stages.embed import EmbedStage
-    from pipeline.tokenizers.text_encoder import PROBE, load_encoder
+    from pipeline.tokenizers.text_encoder import load_encoder
 
     encoders = [
         load_encoder(spec, column, weights=weights, device=settings.device)
@@ -143,9 +143,9 @@ def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
             config.embedders, settings.columns, settings.weights, strict=True
         )
     ]
-    for encoder in encoders:
-        encoder(PROBE)
-    return EmbedStage(encoders)
+    stage = EmbedStage(encoders)
+    stage.prove()
+    return stage
 
 
 class TokenizeWorker:

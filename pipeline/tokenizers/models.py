@@ -68,8 +68,10 @@ def job_config(dataset: Dataset) -> JobConfig:
     """Return the settings of the run that made a dataset, without its blanked credentials.
 
     Raises:
-        ConfigError: `dataset.json` does not hold valid settings of a job.
+        ConfigError: `dataset.json` does not hold valid settings of a job; a sibling has none.
     """
+    if "embedders" in dataset.identity:
+        raise ConfigError("dataset.json: made by embed from another dataset: it has no videos")
     values = {**dataset.config}
     try:
         for section in ("source", "output"):

@@ -22,6 +22,7 @@ from pipeline.job.embedding import open_embedding, state_of
 from pipeline.operations.compact import compact
 from pipeline.operations.verify.verify import verify
 from pipeline.reading.snapshot import open_snapshot
+from pipeline.reading.token_dataset import TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.embedded import embed_config, embedded
 from tests.pipeline.made_datasets import DATASET, commit, sound
@@ -133,10 +134,14 @@ def test_a_sibling_itself_is_merged_and_read(parent: Store, weights: Path, tmp_p
     assert compact(store).files_after
     assert not verify(store).findings
     snapshot = open_snapshot(store.uri)
-    rows = snapshot.sample(100)
-    assert {row["clip_id"]: row["text"].view(torch.int16).numpy().tobytes() for row in rows} == (
-        wanted
-    )
+    sampled = {row["clip_id"]: row["text"] for row in snapshot.sample(100)}
+    read = {}
+    for batch in TokenDataset(snapshot, ["text", "text_ids", "clip_id"], batch=4):
+        read.update(zip(batch["clip_id"], batch["text"], strict=True))
+        assert [len(ids) for ids in batch["text_ids"]] == [len(text) for text in batch["text"]]
+    for found in (sampled, read):
+        cells = {key: text.view(torch.int16).numpy().tobytes() for key, text in found.items()}
+        assert cells == wanted
 
 
 def test_other_weights_or_settings_are_another_dataset(
@@ -227,7 +232,7 @@ def test_settings_that_do_not_fit_are_named_together(tmp_path: Path, capsys: Any
     assert main(["embed", str(path)]) == 2
     fields = [line.split(": ")[-2] for line in capsys.readouterr().err.splitlines()]
     assert fields == [
-        "embedders.0.name = caption",
+        "embedders = caption",
         "slice = 3/3",
         "output.uri = same",
     ]
