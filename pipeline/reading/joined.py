@@ -28,7 +28,7 @@ from pipeline.reading.joined_groups import (
     TableSide,
 )
 from pipeline.reading.joined_table import JoinedTable, open_table
-from pipeline.reading.matching import Missing, Numbers, match, units_with_rows
+from pipeline.reading.matching import Missing, Numbers, match, stale_units, units_with_rows
 
 _log: Final = logging.getLogger(__name__)
 
@@ -157,10 +157,11 @@ def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
     _require_same_clips(first, other)
     names = [name for name in other.schema.names if prefix or name not in _CLIP_FIELDS]
     columns = _with_columns(corpus, names, prefix, other.store.uri)
+    stale = stale_units(first, other)
     numbers: dict[str, tuple[Numbers, ...]] = {}
     for bucket in sorted(corpus.numbers.keys() & other.buckets.keys()):
         known = corpus.numbers[bucket]
-        found = match(first, other, bucket)[known[0]]
+        found = match(first, other, bucket, stale)[known[0]]
         numbers[bucket] = (*(each[found >= 0] for each in known), found[found >= 0])
     matched = sum(len(each[0]) for each in numbers.values())
     here, there = units_with_rows(first), units_with_rows(other)
@@ -170,6 +171,7 @@ def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
         clips_there=len(other) - matched,
         units_here=len(here - there),
         units_there=len(there - here),
+        units_stale=len(stale),
     )
     return Joined((*corpus.sides, other), columns, numbers, (*corpus.missing, missing))
 

@@ -6,6 +6,7 @@ order. A row is named by its number in its bucket, in the order of the snapshot'
 """
 
 from bisect import bisect_right
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.dataset.records import Part
+from pipeline.dataset.records import Part, state_of
 from pipeline.errors import StoreError
 from pipeline.formatting import counted
 from pipeline.reading.committed_rows import CommittedRows
@@ -43,6 +44,8 @@ class Missing:
     """Number of units that have rows, and none on the other side."""
     units_there: int = 0
     """Number of units that have rows on the other side alone."""
+    units_stale: int = 0
+    """Number of units that were done again here after the other side was made from them."""
 
     @property
     def anything(self) -> bool:
@@ -57,7 +60,11 @@ class Missing:
                 (self.clips_there, "row", self.units_there),
             )
         )
-        return f"{here} without a row in {self.other}; {there} of it without a clip"
+        text = f"{here} without a row in {self.other}; {there} of it without a clip"
+        if self.units_stale:
+            units = counted(self.units_stale, "unit was", "units were")
+            text += f"; {units} done again since it was made from them: run `embed` again"
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,22 @@ def units_with_rows(snapshot: CommittedRows) -> set[str]:
     )
 
 
+def stale_units(here: CommittedRows, there: CommittedRows) -> set[str]:
+    """Return the units that were done again here after `there` was made from their rows.
+
+    Their ids can be equal although their captions are not.
+    """
+    if there.dataset.identity.get("from") != here.fingerprint:
+        return set()
+    table = there.manifest.table
+    made_from = dict(zip(table["unit"].to_pylist(), table["sources"].to_pylist(), strict=True))
+    return {
+        record.unit
+        for record in here.manifest.units()
+        if made_from.get(record.unit, [state_of(record)]) != [state_of(record)]
+    }
+
+
 def rows_by_unit(snapshot: CommittedRows, bucket: str) -> dict[str, UnitRows]:
     """Return the rows of each unit that has rows in a bucket."""
     runs: dict[str, list[tuple[int, int]]] = {}
@@ -144,10 +167,11 @@ def read_texts(snapshot: CommittedRows, bucket: str, column: str) -> dict[str, p
         return dict(zip(parts, threads.map(read, parts.values()), strict=True))
 
 
-def match(here: CommittedRows, there: CommittedRows, bucket: str) -> Numbers:
+def match(here: CommittedRows, there: CommittedRows, bucket: str, leave_out: Set[str]) -> Numbers:
     """Return the number of the row in `there` of each row in `here` of a bucket.
 
-    This holds the ids of both sides in memory: about 60 bytes for each row.
+    Rows of the units `leave_out` have none. This holds the ids of both sides in memory: about 60
+    bytes for each row.
 
     Raises:
         StoreError: a part cannot be read, or two of its rows have one `clip_id`.
@@ -155,7 +179,7 @@ def match(here: CommittedRows, there: CommittedRows, bucket: str) -> Numbers:
     rows = sum(part.rows for part in here.parts(bucket))
     found = np.full(rows, -1)
     ours, theirs = (rows_by_unit(snapshot, bucket) for snapshot in (here, there))
-    if common := ours.keys() & theirs.keys():
+    if common := (ours.keys() & theirs.keys()) - leave_out:
         our_ids, their_ids = (read_texts(snapshot, bucket, "clip_id") for snapshot in (here, there))
         for unit in common:
             found[ours[unit].numbers] = _match_unit(

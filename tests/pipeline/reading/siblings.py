@@ -39,9 +39,10 @@ def column(name: str) -> TokenizerColumn:
     )
 
 
-def head(name: str, **clip: Any) -> Dataset:
+def head(name: str, made_from: Dataset | None = None, **clip: Any) -> Dataset:
     """Return the head of a dataset whose column has this name."""
-    identity = {
+    parent = {"from": made_from.fingerprint} if made_from else {}
+    identity = parent | {
         "clip": {**IDENTITY["clip"], **clip},
         "tokenizers": {name: {"weights": "made", "config": {"fsq_levels": [4] * 16}}},
     }
@@ -64,6 +65,7 @@ def write_unit(
     clips: Unit,
     *,
     edition: int = 0,
+    source: str | None = None,
     row_group_bytes: int = 4 << 20,
     max_part_bytes: int = 256 << 20,
 ) -> UnitRecord:
@@ -87,11 +89,12 @@ def write_unit(
                 parts += writer.publish()
     return UnitRecord(
         unit=unit,
-        sources=(unit,),
+        sources=(source or unit,),
         parts=tuple(parts),
         quarantine=None,
         counts=Counts(clips_seen=len(clips), clips_written=len(clips)),
         reasons={},
+        timings={"decode": 1.0 + edition},
         statistics={},
     )
 

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.records import state_of
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
 from pipeline.reading import Joined, Snapshot, TokenDataset, TokenMap
@@ -191,6 +193,26 @@ def test_a_unit_that_was_done_again_in_another_order_and_merged_is_followed(
     for clip, cells in right_of(joined).items():
         edition = 1 if clip.startswith("u-1/") else 0
         assert cells == cells_of("right", clip, edition).flatten().tolist()
+
+
+def test_rows_made_from_a_unit_that_was_done_again_since_are_left_out(
+    pair: tuple[Store, Store], units: dict[str, Unit], tmp_path: Path
+) -> None:
+    store, dataset = Store(str(tmp_path / "texts")), head("text", LEFT)
+    for record in read_manifest(pair[0]).units():
+        clips = units[record.unit]
+        write_sibling(store, dataset, {record.unit: clips}, source=state_of(record))
+    before, texts = pipeline.open(pair[0].uri), pipeline.open(store.uri)
+    compact(pair[0], part_bytes=1 << 20)
+    assert len(pipeline.open(pair[0].uri).join(texts)) == 27
+    do_again(pair[0], LEFT, "u-1", units["u-1"])
+    joined = pipeline.open(pair[0].uri).join(texts)
+    assert len(joined) == 18
+    assert (joined.missing[0].units_stale, joined.missing[0].clips_here) == (1, 9)
+    assert str(joined.missing[0]).endswith(
+        "; 1 unit was done again since it was made from them: run `embed` again"
+    )
+    assert len(before.join(texts)) == 27, "the version that it was made from"
 
 
 def test_versions_are_pinned(pair: tuple[Store, Store], units: dict[str, Unit]) -> None:
