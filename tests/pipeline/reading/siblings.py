@@ -119,8 +119,11 @@ def write_anyhow(store: Store, dataset: Dataset, units: Mapping[str, Unit], rng:
     """Write some of the clips, as a job, retries and compactions may have left them."""
 
     def some(clips: Unit) -> Unit:
-        lost = rng.choice([0, 0, 0, 0.3, 1])
-        return [clip for clip in clips if rng.random() >= lost]
+        lost = rng.choice([0, 0, 0.3, 1])
+        kept = [clip for clip in clips if rng.random() >= lost]
+        if kept and rng.random() < 0.3:
+            del kept[rng.randrange(len(kept))]
+        return kept
 
     def sizes() -> dict[str, int]:
         return {
