@@ -94,8 +94,19 @@ def _compare(
 def _made(uri: str, columns: Sequence[TokenizerColumn], clips: int, seed: int) -> Snapshot:
     """Write a dataset."""
     store, schema = Store(uri), clip_schema(columns)
-    levels = {"indices": {"fsq_levels": [4] * 9}, "latents": {}}
-    made = {each.name: {"weights": "drawn", "config": levels[each.kind]} for each in columns}
+    made = {
+        each.name: {
+            "weights": "drawn",
+            "config": {"fsq_levels": [4] * 9 if each is FSQ else []},
+            "facts": {
+                "kind": each.kind,
+                "channels": 9 if each is FSQ else 16,
+                "codebook_size": each.codebook_size,
+                "levels": [4] * 9 if each is FSQ else [],
+            },
+        }
+        for each in columns
+    }
     clip = {"frames": 17, "height": 256, "width": 256, "fps": 8.0}
     dataset = new_dataset(tuple(columns), {"clip": clip, "tokenizers": made})
     open_dataset(store, dataset)

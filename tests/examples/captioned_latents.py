@@ -93,7 +93,8 @@ def write_rows(
 ) -> None:
     """Write the rows of a unit into a dataset of one column, new or not."""
     makers = "embedders" if column.kind == "embeddings" else "tokenizers"
-    made = {column.name: {"weights": "made", "config": {}}}
+    facts = {"kind": column.kind, "channels": 16, "codebook_size": None, "levels": []}
+    made = {column.name: {"weights": "made", "config": {}, "facts": facts}}
     dataset = new_dataset((column,), {"clip": clip, "tokenizers": {}, makers: made})
     schema = clip_schema([column])
     with PartWriter(store, schema, unit=unit, bucket=bucket, row_group_bytes=3000) as writer:

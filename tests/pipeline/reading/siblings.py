@@ -42,10 +42,10 @@ def column(name: str) -> TokenizerColumn:
 def head(name: str, made_from: Dataset | None = None, **clip: Any) -> Dataset:
     """Return the head of a dataset whose column has this name."""
     parent = {"from": made_from.fingerprint} if made_from else {}
-    identity = parent | {
-        "clip": {**IDENTITY["clip"], **clip},
-        "tokenizers": {name: {"weights": "made", "config": {"fsq_levels": [4] * 16}}},
-    }
+    levels = [4] * 16
+    facts = {"kind": "indices", "channels": 16, "codebook_size": 1 << 32, "levels": levels}
+    made = {"weights": "made", "config": {"fsq_levels": levels}, "facts": facts}
+    identity = parent | {"clip": {**IDENTITY["clip"], **clip}, "tokenizers": {name: made}}
     return new_dataset((column(name),), identity)
 
 
