@@ -217,7 +217,7 @@ def _made(folder: Path, clips: int, *, with_mds: bool) -> Made:
             "kl": rng.standard_normal((count, 16, 5, 32, 32), np.float32).astype(np.float16),
         }
         with PartWriter(store, schema, unit=f"u{n}", bucket=_BUCKET) as writer:
-            writer.add(pa.Table.from_batches([clip_rows(_clips(n, count), cells, schema)]))
+            writer.add(pa.Table.from_batches([clip_rows(clips_of(n, count), cells, schema)]))
             parts = writer.publish()
         log.append(
             [
@@ -249,7 +249,7 @@ def _mds_writer(folder: str) -> "MDSWriter":
     return MDSWriter(out=folder, columns=columns)
 
 
-def _clips(unit: int, count: int) -> list[Clip]:
+def clips_of(unit: int, count: int) -> list[Clip]:
     return [
         Clip(
             unit=f"u{unit}",

@@ -70,31 +70,36 @@ class LatentFlow(nn.Module):
         self.out = nn.Linear(width, values)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
         """Return the mean squared error [B] of velocities on latents [B, C, t, h, w]."""
         x = self.normalized(latents)
         # Mostly from the middle of the path, where the velocity is hardest to predict.
         s = torch.randn(len(x), 1, 1, 1, 1, device=x.device).sigmoid()
         noise = torch.randn_like(x)
-        velocity = self.velocity((1 - s) * x + s * noise, s.flatten())
+        velocity = self.velocity((1 - s) * x + s * noise, s.flatten(), *condition)
         return (velocity - (noise - x)).square().flatten(1).mean(1)
 
-    def velocity(self, x: Tensor, s: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, s: Tensor, *condition: Tensor) -> Tensor:
         """Return velocities [B, C, t, h, w] at points x of paths and times s [B] in [0, 1]."""
         grid = patch_grid(tuple(x.shape[2:]), self.patch)
         places = patch_places(grid, x.device)
         time = self.time(waves(1000 * s, 128))[:, None]
         patches = self.embed(to_patches(x, self.patch)) + self.positions(places) + time
+        patches = self.conditioned(patches, *condition)
         end = from_patches(self.out(self.transformer(patches, places)), grid, self.patch)
         return (x - end.float()) / s.view(-1, 1, 1, 1, 1).clamp(min=LEAST_TIME)
 
+    def conditioned(self, patches: Tensor, *condition: Tensor) -> Tensor:
+        """Return patches [B, N, D] that know of a condition: here there is none."""
+        return patches
+
     @torch.no_grad()
-    def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
+    def sample(self, num: int, shape: tuple[int, ...], *condition: Tensor) -> Tensor:
         """Integrate from noise to latents [num, C, t, h, w], in equal steps (Euler's method)."""
         x = torch.randn(num, *shape, device=self.mean.device)
         for step in range(SAMPLING_STEPS, 0, -1):
             s = torch.full((num,), step / SAMPLING_STEPS, device=x.device)
-            x = x - self.velocity(x, s) / SAMPLING_STEPS
+            x = x - self.velocity(x, s, *condition) / SAMPLING_STEPS
         return x * self.std + self.mean
 
     def distances(self, latents: Tensor, others: Tensor) -> Tensor:
@@ -121,4 +126,4 @@ def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> Late
 
 
 if __name__ == "__main__":
-    command(__doc__.splitlines()[0], "kl", build)
+    command(__doc__.splitlines()[0], "latents", build)

@@ -157,4 +157,4 @@ def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> Toke
 
 
 if __name__ == "__main__":
-    command(__doc__.splitlines()[0], "fsq", build)
+    command(__doc__.splitlines()[0], "indices", build)

@@ -25,7 +25,7 @@ def command(description: str, kind: str, build: Build) -> None:
 
     Args:
         description: description of the program.
-        kind: kind of tokenizer whose column is learned, `fsq` or `kl`.
+        kind: kind of cells that are learned, `indices` or `latents`.
         build: makes the generator.
     """
     parser = argparse.ArgumentParser(description=description)

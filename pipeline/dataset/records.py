@@ -4,12 +4,14 @@ Types say which values a record may have. Whoever parses one checks them (`pipel
 that no reader has to: paths stay in the dataset, and numbers in bounds.
 """
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from pipeline.dataset.statistics import Additive, BucketStatistics, Count
+from pipeline.records import to_json
 
 Rows = Annotated[int, Field(ge=0, le=1 << 26)]
 """Number of rows of one file."""
@@ -89,6 +91,11 @@ class Part:
     """Place of the rows in a merged part, which holds rows of several units; None if all rows of
     the file belong to this unit."""
 
+    @property
+    def first_row(self) -> int:
+        """Number of the first of the rows in the file."""
+        return self.place.first_row if self.place else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
@@ -115,6 +122,16 @@ class UnitRecord:
     def files(self) -> tuple[Part, ...]:
         """Parts and quarantine table of the unit."""
         return self.parts if self.quarantine is None else (*self.parts, self.quarantine)
+
+
+def state_of(record: UnitRecord) -> str:
+    """Return the name of the state of a unit's rows: `<unit>@<16 hex digits>`.
+
+    The digits are of the record without its parts, which `compact` moves. Every attempt at a unit
+    has other timings, so a unit that was done again has another state.
+    """
+    digest = hashlib.sha256(to_json(replace(record, parts=()))).hexdigest()
+    return f"{record.unit}@{digest[:16]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

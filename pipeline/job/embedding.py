@@ -5,14 +5,11 @@ of the parent's unit, so a unit that was done again there is done again here. Me
 no row, and no state.
 """
 
-import hashlib
-from dataclasses import replace
-
 from pipeline.config.embed import EmbedConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, Digest, open_dataset, read_dataset
-from pipeline.dataset.records import Reopened, UnitRecord
+from pipeline.dataset.records import Reopened, UnitRecord, state_of
 from pipeline.formatting import counted
 from pipeline.job.setup import Job, Tokenizers, open_output, run_name, sliced
 from pipeline.records import ParentRows, WorkUnit, to_json, unit_sources
@@ -105,16 +102,6 @@ def _fixed(config: EmbedConfig, manifest: Manifest) -> EmbedConfig:
 def _unit(record: UnitRecord) -> WorkUnit:
     rows = ParentRows(source=state_of(record), parts=to_json(record.parts).decode())
     return WorkUnit(unit=record.unit, parent=rows)
-
-
-def state_of(record: UnitRecord) -> str:
-    """Return the name of the state of a unit's rows: `<unit>@<16 hex digits>`.
-
-    The digits are of the record without its parts, which `compact` moves. Every attempt at a unit
-    has other timings, so a unit that was done again has another state.
-    """
-    digest = hashlib.sha256(to_json(replace(record, parts=()))).hexdigest()
-    return f"{record.unit}@{digest[:16]}"
 
 
 def _reopen(store: Store, log: CommitLog, plan: list[WorkUnit]) -> int:

@@ -7,8 +7,9 @@ A snapshot is the dataset at one version of its log: it does not change while a 
 """
 
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.reading.joined import Joined
 from pipeline.reading.snapshot import Snapshot, open_snapshot
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.reading.token_map import TokenMap
 
-__all__ = ["Snapshot", "TokenDataset", "TokenMap", "TokenizerColumn", "open_snapshot"]
+__all__ = ["Joined", "Snapshot", "TokenDataset", "TokenMap", "TokenizerColumn", "open_snapshot"]

@@ -5,7 +5,7 @@ of its strand is in use. Neighbours in a strand may share a row group; it is rea
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Part
-from pipeline.reading.columns import Rows
 from pipeline.reading.epoch_order import BatchPlace, EpochOrder, Pool
-from pipeline.reading.row_groups import RowGroups
+from pipeline.reading.row_groups import RowReader
 from pipeline.reading.row_stream import Piece, RowStream
 
 _POOLS_AHEAD: Final = 2
@@ -25,8 +24,8 @@ _THREADS: Final = 4
 """Number of parts that are read at a time: a store answers after tens of milliseconds."""
 
 
-Groups = dict[int, Rows]
-"""Row groups of a part by number."""
+Groups = Mapping[int, Any]
+"""Row groups of a part by number, as the reader returns them."""
 
 
 class LoadedPool:
@@ -47,9 +46,9 @@ class LoadedPool:
         self._piece_of = np.searchsorted(ends, order, "right")
         stops = np.array([piece.stop for piece in pieces])
         self._row_of = order + (stops - ends)[self._piece_of]
-        self._rows: list[Rows] = []
+        self._rows: list[Any] = []
 
-    def rows(self, place: BatchPlace) -> list[tuple[Rows, int]]:
+    def rows(self, place: BatchPlace) -> list[tuple[Any, int]]:
         """Wait for the rows of a batch and return each as row n of its row group."""
         if not self._rows:
             pairs = zip(self._pieces, self._groups, strict=True)
@@ -74,7 +73,7 @@ class PoolReader:
     """
 
     def __init__(
-        self, order: EpochOrder, streams: Sequence[RowStream], row_groups: RowGroups
+        self, order: EpochOrder, streams: Sequence[RowStream], row_groups: RowReader
     ) -> None:
         self._order = order
         self._streams = streams
@@ -85,7 +84,7 @@ class PoolReader:
 
     def batches(
         self, indices: Iterable[int]
-    ) -> Iterator[tuple[int, BatchPlace, list[tuple[Rows, int]]]]:
+    ) -> Iterator[tuple[int, BatchPlace, list[tuple[Any, int]]]]:
         """Yield index, place and rows of batches; each row is row n of a row group.
 
         Args:

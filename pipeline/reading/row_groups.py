@@ -1,9 +1,9 @@
 """Reads row groups of parts: only the columns asked for. Keeps the footers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +18,28 @@ _FOOTERS_KEPT: Final = 256
 """Number of parts whose footers are kept: each takes about 100 kB for 256 MiB of rows."""
 
 
+class RowReader(Protocol):
+    """Reads row groups of parts; threads may share one."""
+
+    def of(self, part: Part) -> list[GroupRows]:
+        """Return which rows of which row groups belong to a part."""
+        ...
+
+    def runs(self, part: Part) -> list[list[int]]:
+        """Return the number of rows of each row group, in runs that a shuffle keeps together."""
+        ...
+
+    def read(self, part: Part, groups: Sequence[int]) -> Mapping[int, Any]:
+        """Read row groups by their index in `of`; what it returns for each is for `batch`."""
+        ...
+
+    def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
+        """Return one batch of rows of one bucket, each given as row n of a row group."""
+        ...
+
+
 class RowGroups:
-    """Reads row groups of parts; threads may share one.
+    """Reads row groups of a dataset's parts.
 
     Args:
         store: the dataset's root.
@@ -46,11 +66,19 @@ class RowGroups:
         """Return the number of rows of each row group that belong to a part; errors as `of`."""
         return [rows.rows for rows in self.of(part)]
 
+    def runs(self, part: Part) -> list[list[int]]:
+        """Return `sizes`, each row group as a run of its own; errors as `of`."""
+        return [[rows] for rows in self.sizes(part)]
+
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, Rows]:
         """Read row groups by their index in `of`, in one go; errors as `of`."""
         footer, known = self._footer(part), self.of(part)
         with self._open(part, footer) as parquet:
             return {n: self._rows(parquet, part.bucket, known[n]) for n in groups}
+
+    def batch(self, rows: Sequence[tuple[Rows, int]]) -> dict[str, Any]:
+        """Return one batch; see `Columns.batch`."""
+        return self._columns.batch(rows)
 
     def __reduce__(self) -> tuple[type["RowGroups"], tuple[Store, Columns]]:
         """Go to another process without what is kept here."""

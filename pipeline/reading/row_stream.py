@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -45,7 +46,8 @@ class RowStream:
         parts: parts of the bucket.
         bucket: number of the bucket, for the shuffle.
         shuffle: permutations of the epoch.
-        group_rows: function that returns the number of rows of each row group of a part.
+        group_runs: function that returns the number of rows of each row group of a part, in runs
+            of row groups that stay together.
     """
 
     def __init__(
@@ -53,12 +55,12 @@ class RowStream:
         parts: Sequence[Part],
         bucket: int,
         shuffle: Shuffle,
-        group_rows: Callable[[Part], Sequence[int]],
+        group_runs: Callable[[Part], Sequence[Sequence[int]]],
     ) -> None:
         self._parts = [parts[n] for n in shuffle.permutation(len(parts), PARTS, bucket)]
         self._bucket = bucket
         self._shuffle = shuffle
-        self._group_rows = group_rows
+        self._group_runs = group_runs
         sizes = np.array([part.rows for part in self._parts], dtype=np.int64)
         starts = range(0, len(self._parts), _PACK_PARTS)
         self._ends: list[int] = np.add.reduceat(sizes, starts).cumsum().tolist() if parts else []
@@ -83,12 +85,11 @@ class RowStream:
 
     def _read_pack(self, pack: int) -> tuple[list[tuple[Part, int]], list[int]]:
         """Return part and number of each row group of a pack, in order, and where each ends."""
-        groups: list[tuple[Part, int]] = []
-        sizes: list[int] = []
+        runs: list[list[tuple[Part, int, int]]] = []
         for part in self._parts[pack * _PACK_PARTS : (pack + 1) * _PACK_PARTS]:
-            rows = self._group_rows(part)
-            groups += [(part, group) for group in range(len(rows))]
-            sizes += rows
-        order = self._shuffle.permutation(len(groups), GROUPS, self._bucket, pack)
-        ends = np.array(sizes, dtype=np.int64)[order].cumsum()
-        return [groups[n] for n in order], ends.tolist()
+            group = count()
+            runs += [[(part, next(group), rows) for rows in run] for run in self._group_runs(part)]
+        order = self._shuffle.permutation(len(runs), GROUPS, self._bucket, pack)
+        groups = [each for n in order for each in runs[n]]
+        ends = np.cumsum([rows for _, _, rows in groups])
+        return [(part, group) for part, group, _ in groups], ends.tolist()

@@ -4,75 +4,23 @@ The version is the number of the last log record that counts. No record is ever 
 version always names the same rows, even if a job adds more later.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import pyarrow as pa
-
-from pipeline.dataset import Dataset, Manifest, Part, Tally, read_dataset, read_manifest
+from pipeline.dataset import Manifest, Tally, read_dataset, read_manifest
 from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError, StoreError
 from pipeline.reading.columns import row_tensors
+from pipeline.reading.committed_rows import CommittedRows
+from pipeline.reading.joined import Joined, join
 from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The rows of a dataset at one version."""
-
-    store: Store
-    """Root of the dataset."""
-    dataset: Dataset
-    """Head of the dataset."""
-    manifest: Manifest
-    """Units that count at this version."""
-
-    def __len__(self) -> int:
-        """Return the number of rows, one per clip."""
-        return self.counts.clips_written
-
-    @property
-    def version(self) -> int:
-        """Number of the last log record that counts; 0 before the first."""
-        return self.manifest.number
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that changes the tokens: datasets that share it can train together."""
-        return self.dataset.fingerprint
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Arrow schema of every part."""
-        return clip_schema(self.dataset.tokenizers)
-
-    @property
-    def tokenizers(self) -> tuple[TokenizerColumn, ...]:
-        """Tokenizers, which say what the cell columns hold."""
-        return self.dataset.tokenizers
-
-    @property
-    def buckets(self) -> dict[str, int]:
-        """Number of rows by bucket (`17x256x256`), sorted; buckets without rows are left out."""
-        rows: Counter[str] = Counter()
-        for part in self.parts():
-            rows[part.bucket] += part.rows
-        return dict(sorted(rows.items()))
-
-    def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
-        """Return the buckets of these names, or all for None, sorted.
-
-        Raises:
-            ConfigError: a bucket of such a name has no rows.
-        """
-        known = list(self.buckets)
-        if isinstance(names, str) or set(names or ()) - set(known):
-            raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
-        return [name for name in known if names is None or name in names]
+class Snapshot(CommittedRows):
+    """The rows of a dataset at one version, and what is known of them."""
 
     @property
     def counts(self) -> Counts:
@@ -87,13 +35,6 @@ class Snapshot:
         """
         return Tally.of(self.manifest)
 
-    def parts(self, bucket: str | None = None) -> list[Part]:
-        """Return the parts of all buckets, or of one, in the order of commits.
-
-        A merged part, which holds rows of several units, occurs once per run of rows that count.
-        """
-        return _joined(self.manifest.parts(bucket))
-
     def sample(self, n: int, seed: int = 0) -> list[dict[str, Any]]:
         """Return n random rows, or all if there are fewer.
 
@@ -106,26 +47,34 @@ class Snapshot:
         rows = (read_row(self.store, drawn) for drawn in draw_rows(self.manifest, n, seed))
         return [row_tensors(row, self.tokenizers) for row in rows]
 
+    def join(
+        self,
+        other: CommittedRows | str,
+        *,
+        on: Literal["clip_id", "key"] = "clip_id",
+        prefix: str = "",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Joined:
+        """Return the rows with the columns of another dataset, or of a table, beside their own.
 
-def _joined(parts: Sequence[Part]) -> list[Part]:
-    """Return parts unchanged, but neighbouring rows of a merged part as one part."""
-    by_path: dict[str, list[Part]] = {}
-    for part in parts:
-        by_path.setdefault(part.path, []).append(part)
-    joined: list[Part] = []
-    for shares in by_path.values():
-        runs: list[Part] = []
-        for part in sorted(shares, key=_first_row):
-            if runs and _first_row(runs[-1]) + runs[-1].rows == _first_row(part):
-                runs[-1] = replace(runs[-1], rows=runs[-1].rows + part.rows)
-            else:
-                runs.append(part)
-        joined += runs
-    return joined
+        Rows of two datasets belong together if their `clip_id` and bucket are equal. This reads
+        the ids of all rows. Clips that only one dataset has are left out, counted in
+        `Joined.missing` and logged. A clip without a row in a table stays, with null values.
 
+        Args:
+            other: a snapshot from `pipeline.open`, made over the same source by the same clip
+                rule, or from the rows of this one; or the URI of a Parquet file.
+            on: name of the table's column that names clips: `clip_id`, or `key` for all clips of
+                a sample. Datasets are joined on `clip_id`.
+            prefix: text before the names of the other's columns. With a prefix, the other's clip
+                fields (`caption`, `meta`, …) can be read too.
+            storage_options: for the table, passed to fsspec (credentials, endpoint).
 
-def _first_row(part: Part) -> int:
-    return part.place.first_row if part.place else 0
+        Raises:
+            ConfigError: the other is not such a dataset or table, or has columns of the same names.
+            StoreError: a part cannot be read, or two of its rows have one `clip_id`.
+        """
+        return join(self, other, on=on, prefix=prefix, storage_options=storage_options)
 
 
 def open_snapshot(

@@ -14,12 +14,10 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
-from pipeline.reading.columns import Columns
+from pipeline.reading.corpus import Corpus
 from pipeline.reading.epoch_order import EpochOrder, Shuffle
 from pipeline.reading.pool_reader import PoolReader
-from pipeline.reading.row_groups import RowGroups
 from pipeline.reading.row_stream import RowStream
-from pipeline.reading.snapshot import Snapshot
 
 _STRANDS_PER_RANK = 8
 """Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
@@ -32,7 +30,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
     `bucket`, `epoch` and `position`, from which `load_state_dict` continues.
 
     Args:
-        snapshot: from `pipeline.open`.
+        snapshot: from `pipeline.open`, or joined.
         columns: names of the columns to read; no bytes of others are read.
         batch: number of rows of a batch. The last batch of each bucket can be shorter.
         buckets: names of the buckets to read; None reads all.
@@ -60,7 +58,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
 
     def __init__(
         self,
-        snapshot: Snapshot,
+        snapshot: Corpus,
         columns: Sequence[str],
         batch: int,
         *,
@@ -88,8 +86,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         ):
             if value < least:
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
-        self._store = snapshot.store
-        self._columns = Columns(snapshot.tokenizers, columns, normalized, dtype)
+        self._reader = snapshot.reader(columns, normalize=normalized, dtype=dtype)
         self._buckets = snapshot.chosen_buckets(buckets)
         self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
@@ -175,9 +172,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
         shuffle = Shuffle(self._seed, epoch, self._shuffle)
-        row_groups = RowGroups(self._store, self._columns)
         streams = [
-            RowStream(parts, bucket, shuffle, row_groups.sizes)
+            RowStream(parts, bucket, shuffle, self._reader.runs)
             for bucket, parts in enumerate(self._parts)
         ]
         order = self._order(epoch)
@@ -187,11 +183,11 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             self.world * turns,
         )
         left = (i for i in mine if i >= position)
-        with PoolReader(order, streams, row_groups) as pools:
+        with PoolReader(order, streams, self._reader) as pools:
             for i, place, rows in pools.batches(left):
                 steps = (i - start) // self.world + 1
                 position = start + steps * self.world
-                batch = self._columns.batch(rows)
+                batch = self._reader.batch(rows)
                 self._at = epoch, position
                 yield batch | {
                     "bucket": self._buckets[place.pool.bucket],

@@ -15,9 +15,7 @@ from torch.utils.data import Dataset
 
 from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
-from pipeline.reading.columns import Columns, Rows
-from pipeline.reading.row_groups import RowGroups
-from pipeline.reading.snapshot import Snapshot
+from pipeline.reading.corpus import Corpus
 
 _THREADS: Final = 8
 """Number of parts that are read at a time for one list of rows."""
@@ -29,7 +27,7 @@ class TokenMap(Dataset[dict[str, Any]]):
     A row is `columns` as in a batch of `TokenDataset`, without the first axis, and `bucket`.
 
     Args:
-        snapshot: from `pipeline.open`.
+        snapshot: from `pipeline.open`, or joined.
         columns: names of the columns to read.
         buckets: names of the buckets to read; None reads all.
         normalized: whether latents are normalised, as in `TokenDataset`.
@@ -41,19 +39,18 @@ class TokenMap(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        snapshot: Snapshot,
+        snapshot: Corpus,
         columns: Sequence[str],
         *,
         buckets: Sequence[str] | None = None,
         normalized: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns, normalized, dtype)
-        self._row_groups = RowGroups(snapshot.store, self._columns)
+        self._reader = snapshot.reader(columns, normalize=normalized, dtype=dtype)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]
         self._ends = list(accumulate(part.rows for part in self._parts))
-        self._last: dict[tuple[Part, int], Rows] = {}
+        self._last: dict[tuple[Part, int], Any] = {}
         """Row group that was read last: reading the rows in order reads it once."""
 
     def __len__(self) -> int:
@@ -76,7 +73,7 @@ class TokenMap(Dataset[dict[str, Any]]):
             if (part, group) not in self._last:
                 wanted.setdefault(part, []).append(group)
         with ThreadPoolExecutor(_THREADS) as threads:
-            read = list(threads.map(self._row_groups.read, wanted, wanted.values()))
+            read = list(threads.map(self._reader.read, wanted, wanted.values()))
         loaded = dict(self._last)
         for part, groups in zip(wanted, read, strict=True):
             loaded.update(((part, n), rows) for n, rows in groups.items())
@@ -92,9 +89,9 @@ class TokenMap(Dataset[dict[str, Any]]):
         n = bisect_right(self._ends, index)
         part = self._parts[n]
         in_part = index - (self._ends[n] - part.rows)
-        group, row = locate_row(self._row_groups.of(part), in_part)
+        group, row = locate_row(self._reader.of(part), in_part)
         return part, group, row
 
-    def _row(self, part: Part, rows: Rows, n: int) -> dict[str, Any]:
-        batch = self._columns.batch([(rows, n)])
+    def _row(self, part: Part, rows: Any, n: int) -> dict[str, Any]:
+        batch = self._reader.batch([(rows, n)])
         return {name: values[0] for name, values in batch.items()} | {"bucket": part.bucket}

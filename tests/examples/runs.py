@@ -7,7 +7,7 @@ from typing import Any
 from examples import latent_flow, token_transformer
 from examples.generators.training import Settings
 
-AR, FLOW = ("fsq", token_transformer.build), ("kl", latent_flow.build)
+AR, FLOW = ("indices", token_transformer.build), ("latents", latent_flow.build)
 
 
 def settings(corpus: str, out: str | Path, **changes: Any) -> Settings:

@@ -84,7 +84,7 @@ def test_the_weights_that_are_written_are_those_that_sampled(
     [column] = [column for column in snapshot.tokenizers if column.kind == kind]
     generator = build(snapshot, column, replace(asked, seed=7))
     generator.load_state_dict(torch.load(tmp_path / "model.pt"))
-    shape = {"fsq": (2, 4, 4), "kl": (8, 2, 4, 4)}[kind]
+    shape = {"indices": (2, 4, 4), "latents": (8, 2, 4, 4)}[kind]
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -228,7 +228,7 @@ def test_wrong_settings(corpus: str, tmp_path: Path, changes: dict[str, Any], sa
 
 
 def test_a_dataset_without_the_kind(corpus: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"of kind vq; it has kl \(kl\), fsq \(fsq\)"):
+    with pytest.raises(ConfigError, match=r"of kind vq; it has kl \(latents\), fsq \(indices\)"):
         run(settings(corpus, tmp_path), "vq", token_transformer.build)
 
 

@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_the_clips_that_it_began_with(tmp_path: Path) -> None
     [
         (AR, {"width": 32}, "width = 64, this one has 32"),
         (AR, {"steps": 3}, "steps = 2, this one has 3"),
-        (FLOW, {}, "kind = fsq, this one has kl"),
+        (FLOW, {}, "kind = indices, this one has latents"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.records import Part, UnitRecord
+from pipeline.dataset.records import Part, UnitRecord, state_of
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import BALANCED, UNBALANCED, ConfigError
 from pipeline.formatting import counted, format_bytes, labelled
-from pipeline.job.embedding import state_of
 from pipeline.operations.export.fastvideo import FASTVIDEO
 from pipeline.operations.export.formats import Format, Target
 from pipeline.operations.export.items import Item, ItemReader

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.embeddings import Embedding, caption_of, embedded_rows
 from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
@@ -19,6 +21,7 @@ from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.operations.publish.publish import publish
 from pipeline.storage.store import Store
+from tests.examples.captioned_latents import TEXTS, write_rows
 from tests.pipeline.made_datasets import IDENTITY, write_log
 from tests.pipeline.units import KL, make_clip
 
@@ -121,6 +124,28 @@ def test_random_access(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixtu
     names = run("TokenMap(")
     assert capsys.readouterr().out == "24 u-0/k0/0 torch.Size([5, 16, 16])\n"
     assert same([row["fsq"].numpy().astype(np.uint32) for row in names["few"]], cells["fsq"][3:6])
+
+
+def test_join(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    clips = [make_clip("u-0", n) for n in range(20)]
+    found = {
+        caption_of(clip): Embedding((0,) * (1 + n % 3), rng.random((1 + n % 3, 4)).astype("<f2"))
+        for n, clip in enumerate(clips)
+    }
+    rows = pa.Table.from_batches([embedded_rows(clips, {"text": found}, clip_schema([TEXTS]))])
+    store = Store("out/demo_text")
+    write_rows(store, TEXTS, "u-0", rows, bucket="17x128x128")
+    scores = {"clip_id": [clip.clip_id for clip in clips[2:]], "score": [0.5] * 18}
+    pq.write_table(pa.table(scores), "out/demo_scores.parquet")
+    names = run("tokens.join(texts)")
+    assert len(names["joined"]) == 20
+    first, *missing = capsys.readouterr().out.splitlines()
+    assert (first, len(missing)) == ("20", 2)
+    assert missing[0].startswith("4 clips without a row in ")
+    assert missing[1].startswith("2 clips without a row in ")
+    for text, caption in zip(names["embeddings"], names["batch"]["caption"], strict=True):
+        assert np.array_equal(text.numpy(), found[caption or ""].cells)
 
 
 def test_pyarrow(cells: dict[str, np.ndarray]) -> None:

@@ -24,12 +24,12 @@ class Parts:
         ]
         self.asked: list[str] = []
 
-    def group_rows(self, part: Part) -> list[int]:
+    def group_runs(self, part: Part) -> list[list[int]]:
         self.asked.append(part.path)
-        return self.sizes[part.path]
+        return [[rows] for rows in self.sizes[part.path]]
 
     def stream(self, shuffle: Shuffle) -> RowStream:
-        return RowStream(self.parts, 0, shuffle, self.group_rows)
+        return RowStream(self.parts, 0, shuffle, self.group_runs)
 
 
 def rows(pieces: list[Piece]) -> list[tuple[str, int, int]]:
@@ -79,3 +79,14 @@ def test_epochs_order_parts_and_groups_anew() -> None:
     made = Parts([[1, 1]] * 20)
     orders = [str(rows(made.stream(Shuffle(0, epoch)).pieces(0, 40))) for epoch in range(3)]
     assert len(set(orders)) == 3
+
+
+def test_row_groups_of_a_run_stay_together() -> None:
+    made = Parts([[2] * 6, [2] * 6])
+    stream = RowStream(made.parts, 0, Shuffle(3, 0), lambda part: [[2, 2], [2, 2, 2], [2]])
+    groups = [(piece.part.path, piece.group) for piece in stream.pieces(0, 24)]
+    starts = [groups.index((path, group)) for path in ("p0", "p1") for group in (0, 2, 5)]
+    for start, length in zip(starts, (2, 3, 1, 2, 3, 1), strict=True):
+        path, first = groups[start]
+        assert groups[start : start + length] == [(path, first + n) for n in range(length)]
+    assert sorted(starts) != starts, "runs are shuffled"

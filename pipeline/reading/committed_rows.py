@@ -1,0 +1,78 @@
+"""The rows of a dataset at one version of its log: which parts count, and how they are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.dataset import Dataset, Manifest, Part
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.reading.columns import Columns
+from pipeline.reading.corpus import Corpus
+from pipeline.reading.row_groups import RowGroups
+from pipeline.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedRows(Corpus):
+    """The rows of a dataset at one version."""
+
+    store: Store
+    """Root of the dataset."""
+    dataset: Dataset
+    """Head of the dataset."""
+    manifest: Manifest
+    """Units that count at this version."""
+
+    def __len__(self) -> int:
+        """Return the number of rows, one per clip."""
+        return self.manifest.counts().clips_written
+
+    @property
+    def version(self) -> int:
+        """Number of the last log record that counts; 0 before the first."""
+        return self.manifest.number
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes the tokens: datasets that share it can train together."""
+        return self.dataset.fingerprint
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of every part."""
+        return clip_schema(self.dataset.tokenizers)
+
+    @property
+    def tokenizers(self) -> tuple[TokenizerColumn, ...]:
+        """Tokenizers, which say what the cell columns hold."""
+        return self.dataset.tokenizers
+
+    def reader(self, columns: Sequence[str], **options: Any) -> RowGroups:
+        """Return a reader of these columns; see `Corpus.reader`."""
+        return RowGroups(self.store, Columns(self.tokenizers, columns, **options))
+
+    def parts(self, bucket: str | None = None) -> list[Part]:
+        """Return the parts of all buckets, or of one, in the order of commits.
+
+        A merged part, which holds rows of several units, occurs once per run of rows that count.
+        """
+        return _joined(self.manifest.parts(bucket))
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Return parts unchanged, but neighbouring rows of a merged part as one part."""
+    by_path: dict[str, list[Part]] = {}
+    for part in parts:
+        by_path.setdefault(part.path, []).append(part)
+    joined: list[Part] = []
+    for shares in by_path.values():
+        runs: list[Part] = []
+        for part in sorted(shares, key=lambda share: share.first_row):
+            if runs and runs[-1].first_row + runs[-1].rows == part.first_row:
+                runs[-1] = replace(runs[-1], rows=runs[-1].rows + part.rows)
+            else:
+                runs.append(part)
+        joined += runs
+    return joined

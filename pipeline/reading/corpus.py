@@ -1,0 +1,61 @@
+"""What can be read by bucket: a snapshot, or several that are joined."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.dataset.records import Part
+from pipeline.errors import ConfigError
+from pipeline.reading.row_groups import RowReader
+
+
+class Corpus(ABC):
+    """Rows in parts, each part of one bucket."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def parts(self, bucket: str | None = None) -> list[Part]:
+        """Return the parts of all buckets, or of one, in the order in which they are read."""
+
+    @abstractmethod
+    def reader(self, columns: Sequence[str], **options: Any) -> RowReader:
+        """Return a reader of columns of these parts.
+
+        Args:
+            columns: names of the columns.
+            options: options of `pipeline.reading.columns.Columns`.
+
+        Raises:
+            ConfigError: there is no such column, or no column was named.
+        """
+
+    @property
+    @abstractmethod
+    def version(self) -> int | str:
+        """Version of the rows: a state of reading is valid for this one alone."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of everything that changes the tokens: datasets that share it can train together."""
+
+    @property
+    def buckets(self) -> dict[str, int]:
+        """Number of rows by bucket (`17x256x256`), sorted; buckets without rows are left out."""
+        rows: Counter[str] = Counter()
+        for part in self.parts():
+            rows[part.bucket] += part.rows
+        return dict(sorted(rows.items()))
+
+    def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
+        """Return the buckets of these names, or all for None, sorted.
+
+        Raises:
+            ConfigError: a bucket of such a name has no rows.
+        """
+        known = list(self.buckets)
+        if isinstance(names, str) or set(names or ()) - set(known):
+            raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
+        return [name for name in known if names is None or name in names]

@@ -1,0 +1,218 @@
+"""Datasets and tables that are read as one: the columns of all, for clips that all datasets have.
+
+    dataset ─┐                      ┌─ row groups, read by a reader of its own ─┐
+    dataset ─┼─ numbers of one ─────┼─ row groups, read by a reader of its own ─┼─ batches
+    table ───┘  clip's rows in each └─ values in memory ────────────────────────┘
+
+The numbers are found when the sides are joined, by id. Files of a snapshot never change, so no row
+is ever put beside that of another clip.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from pipeline.dataset.records import Part
+from pipeline.dataset.schema import CLIP_FIELDS
+from pipeline.errors import ConfigError
+from pipeline.reading.committed_rows import CommittedRows
+from pipeline.reading.corpus import Corpus
+from pipeline.reading.joined_groups import (
+    DatasetSide,
+    JoinedGroups,
+    JoinedPart,
+    Side,
+    TableSide,
+)
+from pipeline.reading.joined_table import JoinedTable, open_table
+from pipeline.reading.matching import Missing, Numbers, match, stale_units, units_with_rows
+
+_log: Final = logging.getLogger(__name__)
+
+
+_CLIP_FIELDS: Final = frozenset(column.name for column in CLIP_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Corpus):
+    """Rows of the clips that all joined datasets have."""
+
+    sides: tuple[CommittedRows | JoinedTable, ...]
+    """Datasets and tables. The first is the dataset that the others were joined to."""
+    columns: Mapping[str, tuple[int, str]]
+    """Number of the side that has a column, and the column's name there, by name."""
+    numbers: Mapping[str, tuple[Numbers, ...]] = field(repr=False)
+    """Number of each clip's row in each side, by bucket; -1 for no row in a table."""
+    missing: tuple[Missing, ...] = ()
+    """What only one side of each join has."""
+
+    def __len__(self) -> int:
+        """Return the number of rows, one per clip."""
+        return sum(len(numbers[0]) for numbers in self.numbers.values())
+
+    @property
+    def first(self) -> CommittedRows:
+        """The dataset that the others were joined to."""
+        assert isinstance(self.sides[0], CommittedRows)
+        return self.sides[0]
+
+    @property
+    def version(self) -> str:
+        """Versions of the datasets, joined by `+`."""
+        return "+".join(str(side.version) for side in self.sides if isinstance(side, CommittedRows))
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprints of the datasets and tables, joined by `+`."""
+        return "+".join(side.fingerprint for side in self.sides)
+
+    @property
+    def buckets(self) -> dict[str, int]:
+        """Number of rows by bucket, sorted; buckets without rows are left out."""
+        rows = {name: len(numbers[0]) for name, numbers in sorted(self.numbers.items())}
+        return {name: count for name, count in rows.items() if count}
+
+    def parts(self, bucket: str | None = None) -> list[Part]:
+        """Return the parts of the dataset that has the fewest, with the rows that all have."""
+        found: list[Part] = []
+        for name in self.numbers if bucket is None else {bucket} & self.numbers.keys():
+            leader, parts = self._leader(name)
+            order = np.argsort(self.numbers[name][leader], kind="stable")
+            numbers = [each[order] for each in self.numbers[name]]
+            ends = np.cumsum([part.rows for part in parts])
+            stops = np.searchsorted(numbers[leader], ends).tolist()
+            for part, start, stop in zip(parts, [0, *stops], stops, strict=False):
+                if start < stop:
+                    found.append(JoinedPart.of(part, [each[start:stop] for each in numbers]))
+        return found
+
+    def reader(self, columns: Sequence[str], **options: Any) -> JoinedGroups:
+        """Return a reader of these columns; it reads only the sides that have them."""
+        if isinstance(columns, str) or not columns or set(columns) - self.columns.keys():
+            raise ConfigError(f"columns = {columns!r}: name some of {', '.join(self.columns)}")
+        names: dict[int, dict[str, str]] = {}
+        for name in columns:
+            number, own = self.columns[name]
+            names.setdefault(number, {})[own] = name
+        return JoinedGroups(
+            [self._side(number, names[number], options) for number in sorted(names)]
+        )
+
+    def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
+        """Return the rows with the columns of one more side; see `Snapshot.join`."""
+        return join(self, other, **options)
+
+    def _side(self, number: int, names: Mapping[str, str], options: Mapping[str, Any]) -> Side:
+        side = self.sides[number]
+        if isinstance(side, JoinedTable):
+            gaps = any((numbers[number] < 0).any() for numbers in self.numbers.values())
+            typed = side.typed(gaps=gaps)
+            return TableSide(number, {name: typed[own] for own, name in names.items()})
+        parts = {bucket: side.parts(bucket) for bucket in self.numbers}
+        return DatasetSide(number, names, side.reader(list(names), **options), parts)
+
+    def _leader(self, bucket: str) -> tuple[int, list[Part]]:
+        """Return the number of the dataset with the fewest parts in a bucket, and these.
+
+        A larger part of another dataset would be read once for each of its smaller ones.
+        """
+        parts = [
+            (n, s.parts(bucket)) for n, s in enumerate(self.sides) if isinstance(s, CommittedRows)
+        ]
+        return min(parts, key=lambda each: len(each[1]))
+
+
+def join(
+    corpus: CommittedRows | Joined,
+    other: CommittedRows | str,
+    *,
+    on: Literal["clip_id", "key"] = "clip_id",
+    prefix: str = "",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Joined:
+    """Join a dataset or a table to a corpus; see `Snapshot.join`."""
+    if not isinstance(corpus, Joined):
+        columns = {name: (0, name) for name in corpus.schema.names}
+        numbers = {bucket: (np.arange(rows),) for bucket, rows in corpus.buckets.items()}
+        corpus = Joined((corpus,), columns, numbers)
+    if isinstance(other, str):
+        joined = _with_table(corpus, other, on, prefix, storage_options or {})
+    elif not isinstance(other, CommittedRows) or on != "clip_id":
+        raise ConfigError(
+            "join: a dataset from pipeline.open can be joined, on clip_id, or a Parquet file by its"
+            " URI; join several one after another: a.join(b).join(c)"
+        )
+    else:
+        joined = _with_dataset(corpus, other, prefix)
+    if (missing := joined.missing[-1]).anything:
+        _log.warning("join: %s", missing)
+    return joined
+
+
+def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
+    first = corpus.first
+    _require_same_clips(first, other)
+    names = [name for name in other.schema.names if prefix or name not in _CLIP_FIELDS]
+    columns = _with_columns(corpus, names, prefix, other.store.uri)
+    stale = stale_units(first, other)
+    numbers: dict[str, tuple[Numbers, ...]] = {}
+    for bucket in sorted(corpus.numbers.keys() & other.buckets.keys()):
+        known = corpus.numbers[bucket]
+        found = match(first, other, bucket, stale)[known[0]]
+        numbers[bucket] = (*(each[found >= 0] for each in known), found[found >= 0])
+    matched = sum(len(each[0]) for each in numbers.values())
+    here, there = units_with_rows(first), units_with_rows(other)
+    missing = Missing(
+        other=other.store.uri,
+        clips_here=len(corpus) - matched,
+        clips_there=len(other) - matched,
+        units_here=len(here - there),
+        units_there=len(there - here),
+        units_stale=len(stale),
+    )
+    return Joined((*corpus.sides, other), columns, numbers, (*corpus.missing, missing))
+
+
+def _with_table(
+    corpus: Joined, uri: str, on: str, prefix: str, storage_options: Mapping[str, Any]
+) -> Joined:
+    table = open_table(uri, on, storage_options)
+    columns = _with_columns(corpus, table.values.column_names, prefix, uri)
+    found = table.match(corpus.first)
+    numbers = {
+        bucket: (*known, found[bucket][known[0]]) for bucket, known in corpus.numbers.items()
+    }
+    rows = np.concatenate([np.empty(0, np.int64), *(each[-1] for each in numbers.values())])
+    missing = Missing(
+        other=uri,
+        clips_here=int((rows < 0).sum()),
+        clips_there=len(table.values) - len(np.unique(rows[rows >= 0])),
+    )
+    return Joined((*corpus.sides, table), columns, numbers, (*corpus.missing, missing))
+
+
+def _with_columns(
+    corpus: Joined, names: Sequence[str], prefix: str, uri: str
+) -> dict[str, tuple[int, str]]:
+    """Return the columns of a corpus and of one more side."""
+    added = {prefix + name: (len(corpus.sides), name) for name in names}
+    if twice := sorted(added.keys() & corpus.columns.keys()):
+        raise ConfigError(
+            f"{uri}: both sides of the join have {', '.join(twice)}; name them apart with prefix=…"
+        )
+    return {**corpus.columns, **added}
+
+
+def _require_same_clips(here: CommittedRows, there: CommittedRows) -> None:
+    """Refuse a dataset in which a clip of the same id can show other frames."""
+    ours, theirs = (each.dataset.identity.get("clip", {}) for each in (here, there))
+    for name in sorted((ours.keys() | theirs.keys()) - {"resize"}) if ours and theirs else ():
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(
+                f"{there.store.uri}: clip.{name} = {theirs.get(name)!r}, and {ours.get(name)!r} in"
+                f" {here.store.uri}: clips of one id show other frames; join datasets of one clip"
+                " rule"
+            )
