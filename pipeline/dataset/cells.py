@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def clip_rows(
-    clips: Sequence[Clip], cells: Mapping[str, NDArray[Any]], schema: pa.Schema
+    clips: Sequence[Clip],
+    cells: Mapping[str, NDArray[Any]],
+    schema: pa.Schema,
+    side: pa.RecordBatch | None = None,
 ) -> pa.RecordBatch:
     """Return the rows of clips of one shape.
 
@@ -27,6 +30,7 @@ def clip_rows(
         clips: N clips.
         cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`).
         schema: schema of the parts, from `clip_schema`.
+        side: side columns of the clips; None if the schema has none.
 
     Raises:
         ValueError: an array does not fit the clips or the column's dtype.
@@ -43,6 +47,7 @@ def clip_rows(
                 f"{column.name}: mean {shape}, logvar {cells[f'{column.name}_logvar'].shape[1:]}"
             )
         columns[f"{column.name}_shape"] = [shape] * len(clips)
+    columns |= {} if side is None else dict(zip(side.schema.names, side.columns, strict=True))
     return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.dataset.parquet_file import parquet_writer, seal
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import QUARANTINE_SCHEMA, tokenizer_columns
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, side_columns, tokenizer_columns
 from pipeline.quarantine import Quarantined
 from pipeline.storage.store import StagedFile, Store
 
@@ -65,6 +65,8 @@ class PartWriter:
             if column.kind == "latents"
             for cells in column.cell_columns
         ]
+        # Sound is compressed by its own codec.
+        self._latents += [column.name for column in side_columns(schema) if column.holds == "sound"]
         self._folder = f"data/{bucket}"
         self._unit = unit
         self._bucket = bucket

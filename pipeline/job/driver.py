@@ -275,6 +275,7 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
         columns=job.tokenizers.columns,
         weights=job.tokenizers.weights,
         levels=code_levels(job.tokenizers.identity),
+        side=job.dataset.side,
         device=device,
         proof=config_path(job.run),
         log_level=min(logging.getLogger("pipeline").getEffectiveLevel(), logging.INFO),

@@ -4,7 +4,8 @@
 | --- | --- |
 | `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
 | `float16`, `bfloat16`, `float32` (latents) | the same type |
-| numbers | `int64`, `float64` |
+| numbers | `int64`, `float64`; −1 for null |
+| `audio` | `float32` [channels, samples] in [-1, 1]; null becomes zeros, see `sounds` |
 | others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
 The cells of a row group are views of Arrow's memory. Each row is copied once, into its batch, which
@@ -19,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -34,6 +36,7 @@ class Columns:
     Args:
         tokenizers: tokenizers of the dataset.
         names: names of the columns.
+        side: side columns of the dataset.
 
     Attributes:
         cells: tokenizer by cell column.
@@ -46,8 +49,13 @@ class Columns:
         ConfigError: the dataset has no such column, or no column was named.
     """
 
-    def __init__(self, tokenizers: Sequence[TokenizerColumn], names: Sequence[str]) -> None:
-        self.schema = clip_schema(tokenizers)
+    def __init__(
+        self,
+        tokenizers: Sequence[TokenizerColumn],
+        names: Sequence[str],
+        side: Sequence[SideColumn] = (),
+    ) -> None:
+        self.schema = clip_schema(tokenizers, side)
         known = self.schema.names
         unknown = [name for name in names if name not in known]
         if unknown or not names or isinstance(names, str):
@@ -55,6 +63,7 @@ class Columns:
         owners = {cells: column for column in tokenizers for cells in column.cell_columns}
         self.cells = {name: owners[name] for name in names if name in owners}
         self.plain = [name for name in names if name not in owners]
+        self._sounds = {column.name for column in side if column.holds == "sound"}
         shapes = (f"{column.name}_shape" for column in self.cells.values())
         self.names = list(dict.fromkeys(names))
         self.with_shapes = list(dict.fromkeys([*names, *shapes]))
@@ -112,9 +121,36 @@ class Columns:
             batch[name] = as_tensor(values, kind)
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
-            is_number = isinstance(column[0], (int, float))
-            batch[name] = torch.from_numpy(np.array(column)) if is_number else column
+            if name in self._sounds:
+                batch[name] = sounds(column)
+            elif pa.types.is_integer(self.schema.field(name).type):
+                filled = [-1 if value is None else value for value in column]
+                batch[name] = torch.from_numpy(np.array(filled))
+            elif isinstance(column[0], float):
+                batch[name] = torch.from_numpy(np.array(column))
+            else:
+                batch[name] = column
         return batch
+
+
+def sounds(streams: Sequence[bytes | None]) -> Tensor | list[Tensor | None]:
+    """Return the sound of clips, decoded.
+
+    Args:
+        streams: values of the column `audio`.
+
+    Returns:
+        Tensor [B, channels, n] if all streams have one length, where null becomes zeros; otherwise
+        a list of tensors [channels, n], and None for null.
+    """
+    from pipeline.decode.sound_stream import decode_sound  # here, because few readers need FFmpeg
+
+    found = [None if data is None else torch.from_numpy(decode_sound(data)) for data in streams]
+    shapes = {sound.shape for sound in found if sound is not None}
+    if len(shapes) != 1:
+        return found
+    silence = torch.zeros(shapes.pop())
+    return torch.stack([silence if sound is None else sound for sound in found])
 
 
 @dataclass(frozen=True, slots=True)

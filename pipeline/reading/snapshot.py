@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.dataset import Dataset, Manifest, Part, Tally, read_dataset, read_manifest
 from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError, StoreError
 from pipeline.reading.columns import row_tensors
 from pipeline.storage.store import Store
@@ -48,7 +48,7 @@ class Snapshot:
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema of every part."""
-        return clip_schema(self.dataset.tokenizers)
+        return self.dataset.schema
 
     @property
     def tokenizers(self) -> tuple[TokenizerColumn, ...]:

@@ -83,7 +83,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             if value < least:
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
         self._store = snapshot.store
-        self._columns = Columns(snapshot.tokenizers, columns)
+        self._columns = Columns(snapshot.tokenizers, columns, snapshot.dataset.side)
         self._buckets = snapshot.chosen_buckets(buckets)
         self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]

@@ -39,7 +39,7 @@ class TokenMap(Dataset[dict[str, Any]]):
     def __init__(
         self, snapshot: Snapshot, columns: Sequence[str], *, buckets: Sequence[str] | None = None
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns)
+        self._columns = Columns(snapshot.tokenizers, columns, snapshot.dataset.side)
         self._row_groups = RowGroups(snapshot.store, self._columns)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

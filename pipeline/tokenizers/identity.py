@@ -32,6 +32,7 @@ def identity(
     return {
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
+        **({} if config.audio is None else {"audio": config.audio.identity()}),
         "tokenizers": {
             spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
             for spec in config.tokenizers
