@@ -45,10 +45,11 @@ REASONS: dict[str, str] = {
 """Every reason of the quarantine, with its meaning."""
 
 
-TOO_SHORT = "too_short"
+TOO_SHORT, NO_SOUND = "too_short", "no_sound"
 
 FILTERED: dict[str, str] = {
     TOO_SHORT: "the video is shorter than a clip of the shortest bucket, see clip.short",
+    NO_SOUND: "the video has no sound that can be decoded, see audio.required",
 }
 """Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 
@@ -126,6 +127,18 @@ class Quarantined:
         )
         return cls(
             unit=unit, key=key, clip_index=None, stage="filter", reason=TOO_SHORT, detail=detail
+        )
+
+    @classmethod
+    def without_sound(cls, *, unit: str, key: str, clips: int) -> "Quarantined":
+        """Return the record of a sample whose clips lack the sound that they need."""
+        return cls(
+            unit=unit,
+            key=key,
+            clip_index=None,
+            stage="filter",
+            reason=NO_SOUND,
+            detail=f"clips without sound: {clips}; audio.required is set",
         )
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ never as pickles. Intervals are half-open.
 
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -108,6 +108,8 @@ class Clip:
     padded_frames: int = 0
     caption: str | None = None
     meta: str | None = None
+    side: dict[str, Any] = field(default_factory=dict)
+    """Values of the side columns by name. They travel beside headers, never in them."""
 
     @property
     def clip_id(self) -> str:

@@ -107,6 +107,24 @@ class DecodeConfig(Section):
         return self.model_dump(exclude={"actors"})
 
 
+class AudioConfig(Section):
+    """Sound of the clips, stored beside the tokens. This section is part of the fingerprint."""
+
+    codec: Literal["flac", "opus", "pcm16"] = "flac"
+    """Codec of the stored sound. `flac` is exact and takes a third to a half of `pcm16`, which is a
+    WAV file. `opus` takes 64 kbit/s and is not exact."""
+    rate: Annotated[int, Field(ge=8000, le=192_000)] = 48_000
+    """Number of samples per second, in Hz. Opus takes 8000, 12000, 16000, 24000 or 48000."""
+    channels: Annotated[int, Field(ge=1, le=2)] = 2
+    """Number of channels; the sound of the source is mixed to it."""
+    required: bool = False
+    """Whether clips without sound are left out. They are counted as filtered."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that decide which clips are made, and how their sound is stored."""
+        return self.model_dump()
+
+
 class TokenizerSpec(Section):
     """One tokenizer, which is one column of the output."""
 
@@ -200,6 +218,8 @@ class JobConfig(Section):
     clip: ClipConfig
     tokenizers: Annotated[list[TokenizerSpec], Field(min_length=1)]
     output: OutputConfig
+    audio: AudioConfig | None = None
+    """Sound of the clips. null: no sound is stored."""
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()

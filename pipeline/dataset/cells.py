@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def clip_rows(
-    clips: Sequence[Clip], cells: Mapping[str, NDArray[Any]], schema: pa.Schema
+    clips: Sequence[Clip],
+    cells: Mapping[str, NDArray[Any]],
+    schema: pa.Schema,
+    side: pa.RecordBatch | None = None,
 ) -> pa.RecordBatch:
     """Return the rows of clips of one shape.
 
@@ -30,6 +33,7 @@ def clip_rows(
         cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`), and the scales
             [N, 2·C] by column of scales.
         schema: schema of the parts, from `clip_schema`.
+        side: side columns of the clips; None if the schema has none.
 
     Raises:
         ValueError: an array does not fit the clips or the column's dtype.
@@ -48,6 +52,7 @@ def clip_rows(
                 f"{column.name}: mean {shape}, logvar {cells[f'{column.name}_logvar'].shape[1:]}"
             )
         columns[f"{column.name}_shape"] = [shape] * len(clips)
+    columns |= {} if side is None else dict(zip(side.schema.names, side.columns, strict=True))
     return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
+import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from pipeline.dataset.format_version import (
@@ -19,7 +20,13 @@ from pipeline.dataset.format_version import (
     parse_versioned,
     versioned_json,
 )
-from pipeline.dataset.schema import TokenizerColumn, clip_schema, index_dtype
+from pipeline.dataset.schema import (
+    SideColumn,
+    TokenizerColumn,
+    clip_schema,
+    index_dtype,
+    side_of,
+)
 from pipeline.errors import ConfigError, DamagedFile, DatasetMismatch
 from pipeline.records import Bucket
 from pipeline.storage.store import Store
@@ -72,11 +79,18 @@ class _Tokenizer(BaseModel):
     facts: _Facts
 
 
+class _Audio(BaseModel):
+    codec: Literal["flac", "opus", "pcm16"]
+    rate: Annotated[int, Field(ge=1, le=1 << 20)]
+    channels: Annotated[int, Field(ge=1, le=8)]
+
+
 class _Identity(BaseModel):
     """What readers take from an identity; the rest only has to be equal in the next run."""
 
     clip: _OneShape | _Shapes
     tokenizers: dict[str, _Tokenizer]
+    audio: _Audio | None = None
 
 
 class Digest(NamedTuple):
@@ -134,6 +148,16 @@ class Dataset:
             for shape in clip.get("buckets", (clip,))
         )
 
+    @property
+    def side(self) -> tuple[SideColumn, ...]:
+        """Columns of what lies beside the frames, such as sound."""
+        return side_of(self.identity)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of its parts."""
+        return clip_schema(self.tokenizers, self.side)
+
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
     """Return 32 hex digits that depend on every value of a JSON-like mapping."""
@@ -164,7 +188,7 @@ def new_dataset(
         config: settings without credentials, from `Section.public`.
         probes: values of a fixed clip, by tokenizer of another package.
     """
-    schema = clip_schema(tokenizers)
+    schema = clip_schema(tokenizers, side_of(identity))
     return Dataset(
         fingerprint=fingerprint_of(identity),
         tokenizers=tokenizers,

@@ -14,7 +14,12 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_group
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema, tokenizer_columns
+from pipeline.dataset.schema import (
+    QUARANTINE_SCHEMA,
+    clip_schema,
+    side_columns,
+    tokenizer_columns,
+)
 from pipeline.errors import DamagedFile, PipelineError, one_line
 from pipeline.storage.files import is_local
 from pipeline.storage.store import Store
@@ -45,7 +50,7 @@ def _require_columns(schema: pa.Schema, path: str, where: str) -> None:
     """Refuse a part whose columns are not those that it describes, and a strange quarantine."""
     wanted = schema
     if path.startswith("data/"):
-        wanted = clip_schema(tokenizer_columns(schema, where))
+        wanted = clip_schema(tokenizer_columns(schema, where), side_columns(schema, where))
     elif path.startswith("quarantine/"):
         wanted = QUARANTINE_SCHEMA
     if not schema.equals(wanted):

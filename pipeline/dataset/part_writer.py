@@ -20,6 +20,7 @@ from pipeline.dataset.schema import (
     QUARANTINE_SCHEMA,
     TokenizerColumn,
     shared_cells,
+    side_columns,
     tokenizer_columns,
 )
 from pipeline.dataset.shared_sizes import SharedSizes
@@ -125,7 +126,9 @@ class PartWriter:
             if self._files:
                 self._files[-1].close()
             staged = self._store.stage(self._folder)
-            self._files.append(_ParquetFile(staged, self._schema, tokenizer_columns(self._schema)))
+            columns = tokenizer_columns(self._schema)
+            sounds = [c.name for c in side_columns(self._schema) if c.holds == "sound"]
+            self._files.append(_ParquetFile(staged, self._schema, columns, sounds))
         self._files[-1].write_group(rows)
 
 
@@ -154,10 +157,15 @@ class _ParquetFile:
         staged: the file.
         schema: schema of the rows.
         tokenizers: tokenizers and text encoders of its cells; a dictionary holds the embeddings.
+        sounds: names of the columns of sound, which its own codec has compressed.
     """
 
     def __init__(
-        self, staged: StagedFile, schema: pa.Schema, tokenizers: Sequence[TokenizerColumn] = ()
+        self,
+        staged: StagedFile,
+        schema: pa.Schema,
+        tokenizers: Sequence[TokenizerColumn] = (),
+        sounds: Sequence[str] = (),
     ) -> None:
         self._staged = staged
         self._rows = 0
@@ -165,13 +173,14 @@ class _ParquetFile:
         plain = [f.name for f in schema if f.name not in binary and not pa.types.is_list(f.type)]
         lists = [f"{f.name}.list.element" for f in schema if pa.types.is_list(f.type)]
         floats = [n for c in tokenizers if c.kind != "indices" for n in c.cell_columns]
+        bare = [*floats, *sounds]
         indices = [column.name for column in tokenizers if column.kind == "indices"]
         shared = [column.name for column in tokenizers if column.kind == "embeddings"]
-        packed = [name for name in (*plain, *lists, *binary) if name not in floats]
+        packed = [name for name in (*plain, *lists, *binary) if name not in bare]
         self._writer = parquet_writer(
             staged.file,
             schema,
-            compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(floats, "none"),
+            compression=dict.fromkeys(packed, "zstd") | dict.fromkeys(bare, "none"),
             compression_level=dict.fromkeys(packed, _ZSTD_LEVEL)
             | dict.fromkeys(indices, _INDEX_LEVEL),
             # Other cells neither repeat nor sort: a dictionary, or their min and max, would be

@@ -8,8 +8,8 @@ value under `vidtok`, and as plain keys for people with a Parquet viewer.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Annotated, Any, Final, Literal
 
@@ -134,6 +134,45 @@ class TokenizerColumn:
         return () if self.bits is None else (f"{self.name}_scale",)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideColumn:
+    """A column that the decode stage makes of what lies beside the frames, such as sound.
+
+    A value is null where the sample has nothing of the kind.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
+    """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
+
+    type: Literal["binary", "int32"]
+    """Type of its values in Arrow."""
+
+    holds: Literal["sound", "number"]
+    """What a value is: a stream of `settings` that a file could hold, or a number."""
+
+    settings: dict[str, str | int] = field(default_factory=dict)
+    """Settings that made it: of sound, `codec`, `rate` in Hz, and `channels`."""
+
+
+def sound_columns(settings: Mapping[str, Any]) -> tuple[SideColumn, ...]:
+    """Return the columns of a job that stores sound.
+
+    Args:
+        settings: `codec`, `rate` and `channels`.
+    """
+    kept = {name: settings[name] for name in ("codec", "rate", "channels")}
+    numbers = ("audio_source_rate", "audio_source_channels", "audio_silence")
+    return (
+        SideColumn(name="audio", type="binary", holds="sound", settings=kept),
+        *(SideColumn(name=name, type="int32", holds="number") for name in numbers),
+    )
+
+
+def side_of(identity: Mapping[str, Any]) -> tuple[SideColumn, ...]:
+    """Return the side columns of a dataset from its identity, in the order of the schema."""
+    return sound_columns(identity["audio"]) if identity.get("audio") else ()
+
+
 def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:
     """Return the smallest unsigned integer type that holds every index of a codebook."""
     if codebook_size < 1 or codebook_size > 1 << 32:
@@ -143,8 +182,14 @@ def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:
     )
 
 
-def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
+def clip_schema(
+    tokenizers: Sequence[TokenizerColumn], side: Sequence[SideColumn] = ()
+) -> pa.Schema:
     """Return the Arrow schema of every part of a dataset.
+
+    Args:
+        tokenizers: tokenizers, in the order of their columns.
+        side: side columns, which come after them.
 
     Raises:
         ConfigError: two columns would have the same name.
@@ -169,6 +214,7 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         plain[f"vidtok.{column.name}.fingerprint"] = column.fingerprint
         if column.normalize is not None:
             plain[f"vidtok.{column.name}.normalize"] = json.dumps(asdict(column.normalize))
+    fields.extend(pa.field(column.name, column.type) for column in side)
     names = [field.name for field in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -176,6 +222,7 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
     whole = {
         "format_version": FORMAT_VERSION,
         "tokenizers": [asdict(column) for column in tokenizers],
+        **({"side": [asdict(column) for column in side]} if side else {}),
     }
     return pa.schema(fields, metadata={"vidtok": json.dumps(whole), **plain})
 
@@ -208,6 +255,7 @@ def packed_schema(schema: pa.Schema) -> pa.Schema:
 @dataclass(frozen=True, slots=True)
 class _Described:
     tokenizers: tuple[TokenizerColumn, ...]
+    side: tuple[SideColumn, ...] = ()
 
 
 def tokenizer_columns(schema: pa.Schema, where: str = "schema") -> tuple[TokenizerColumn, ...]:
@@ -221,5 +269,14 @@ def tokenizer_columns(schema: pa.Schema, where: str = "schema") -> tuple[Tokeniz
         ConfigError: the part is of another format version.
         DamagedFile: the schema describes no tokenizers.
     """
+    return _described(schema, where).tokenizers
+
+
+def side_columns(schema: pa.Schema, where: str = "schema") -> tuple[SideColumn, ...]:
+    """Return the side columns that a schema describes; as `tokenizer_columns`."""
+    return _described(schema, where).side
+
+
+def _described(schema: pa.Schema, where: str) -> _Described:
     data = (schema.metadata or {}).get(b"vidtok", b"")
-    return parse_versioned(_Described, data, where, "the schema of a part").tokenizers
+    return parse_versioned(_Described, data, where, "the schema of a part")

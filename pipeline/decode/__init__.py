@@ -8,7 +8,7 @@ dies. Any harm that a video does to its decoder ends as a `QuarantineError` of t
 """
 
 from pipeline.decode.buckets import clip_rules
-from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.decoder import Decoder
 
-__all__ = ["ClipRule", "DecodeLimits", "Decoder", "clip_rules"]
+__all__ = ["ClipRule", "DecodeLimits", "Decoder", "SoundRule", "clip_rules"]

@@ -19,12 +19,15 @@ import numpy as np
 import torch
 
 from pipeline.decode.clip_assembly import AssembledClip
-from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clip
 from pipeline.decode.protocol import receive_with_files, send
 from pipeline.decode.resize import resize
+from pipeline.decode.sound_stream import encode_sound
+from pipeline.decode.sound_track import ClipSound, SoundTrack
+from pipeline.decode.video import container_options
 from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
 from pipeline.errors import one_line
 from pipeline.quarantine import QuarantineError
@@ -119,6 +122,7 @@ class VideoFile(FileIO):
 def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> None:
     rules = [ClipRule(**rule) for rule in job["rules"]]
     limits = DecodeLimits(**job["limits"])
+    rule = None if job["sound"] is None else SoundRule(**job["sound"])
     dog = Watchdog(limits.timeout_s, lambda: send(sock, {"kind": "alive"}))
 
     def emit(header: dict[str, Any], payload: memoryview | None) -> None:
@@ -129,6 +133,9 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
     dog.start_alarm()
     outcome: dict[str, Any]
     video = VideoFile(file)
+    track = None
+    if rule is not None and not job["is_image"]:
+        track = SoundTrack(file, rule, container_options(limits), dog.progress)
     try:
         limit_memory(base, limits.memory_mb << 20)
         span = None if job["span"] is None else Span(**job["span"])
@@ -141,6 +148,10 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
             for clip, source_fps in found:
                 frames = clip.frames
                 emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
+                if rule is not None and frames is not None:
+                    sound = None if track is None else track.between(clip.start_s, clip.end_s)
+                    why = "an image" if track is None else track.failed
+                    emit(*_sound_message(sound, rule, why or ""))
         outcome = {"kind": "end"}
     except QuarantineError as error:
         detail = error.detail
@@ -158,6 +169,22 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
     gc.collect()
     grown = private_bytes() - base if sys.platform == "linux" else 0
     send(sock, {**outcome, "grown_mb": grown >> 20})
+
+
+def _sound_message(
+    sound: ClipSound | None, rule: SoundRule, why: str
+) -> tuple[dict[str, Any], memoryview | None]:
+    if sound is None:
+        return {"kind": "sound", "bytes": None, "detail": why}, None
+    data = encode_sound(sound.samples, rule)
+    header = {
+        "kind": "sound",
+        "bytes": len(data),
+        "audio_source_rate": sound.source_rate,
+        "audio_source_channels": sound.source_channels,
+        "audio_silence": sound.silence,
+    }
+    return header, memoryview(data)
 
 
 def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:

@@ -74,6 +74,26 @@ class ClipRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SoundRule:
+    """How the sound of a clip is stored."""
+
+    codec: Literal["flac", "opus", "pcm16"]
+    """Codec of the stream: FLAC, Opus in Ogg, or 16-bit PCM in WAV."""
+    rate: int
+    """Number of samples per second."""
+    channels: int
+    """Number of channels: 1 or 2."""
+
+    def samples(self, start_s: float, end_s: float) -> int:
+        """Return the number of samples of a clip, from the times of its row."""
+        return round((end_s - start_s) * self.rate)
+
+    def most_bytes(self, samples: int) -> int:
+        """Return an upper bound of the bytes of a stream."""
+        return 3 * samples * self.channels + (1 << 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
     """Limits at which a video is given up. They do not change the pixels of a video within them.
 

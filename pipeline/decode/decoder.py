@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from pipeline.decode.buckets import shortest
 from pipeline.decode.child_process import Child, ChildDied
-from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.damage import flat
 from pipeline.decode.fork_server import anonymous_file
 from pipeline.decode.protocol import ProtocolError
@@ -54,13 +54,18 @@ class Decoder:
         rules: the clips wanted. Several rules differ only in their shape; each video gets the one
             that suits it (`pipeline.decode.buckets`).
         limits: when a video is given up.
+        sound: form of the clips' sound, which becomes side columns; None leaves it out.
     """
 
     def __init__(
-        self, rules: ClipRule | Sequence[ClipRule], limits: DecodeLimits | None = None
+        self,
+        rules: ClipRule | Sequence[ClipRule],
+        limits: DecodeLimits | None = None,
+        sound: SoundRule | None = None,
     ) -> None:
         self._rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
         self._limits = limits or DecodeLimits()
+        self._sound = sound
         self._child: Child | None = None
         self._job = {
             "rules": [asdict(rule) for rule in self._rules],
@@ -108,9 +113,9 @@ class Decoder:
         decoder process is killed.
 
         Yields:
-            The clip, and its frames `[T, H, W, 3]` in [0, 255], uint8 or float32 as the rule says.
-            T, H and W are those of one rule for the whole video. Where a rule leaves pictures
-            whole, H and W are one size per video.
+            The clip, with its sound in `side` if that is stored, and its frames `[T, H, W, 3]` in
+            [0, 255], uint8 or float32 as the rule says. T, H and W are those of one rule for the
+            whole video. Where a rule leaves pictures whole, H and W are one size per video.
             Its `source_height` and `source_width` are those of the upright picture with square
             pixels; `source_fps` is the average rate that the container declares.
 
@@ -122,10 +127,14 @@ class Decoder:
         """
         with open_sample(sample) as file:
             given = 0
-            for attempt in range(1, ATTEMPTS + 1):
+            # Two attempts with sound, and if both kill the process one without: a track may crash
+            # its decoder, but it never costs the video.
+            attempts = ATTEMPTS + (self._sound is not None)
+            for attempt in range(1, attempts + 1):
                 began = time.monotonic()
+                sound = self._sound if attempt <= ATTEMPTS else None
                 try:
-                    with closing(self._attempt(file, sample, unit)) as clips:
+                    with closing(self._attempt(file, sample, unit, sound)) as clips:
                         for clip in islice(clips, given, None):
                             given += 1
                             yield clip
@@ -133,31 +142,35 @@ class Decoder:
                 except ChildDied as error:
                     _log.warning(
                         "%s/%s: attempt %d of %d: the decoder process has ended after %.1f s: %s",
-                        *(unit, sample.key, attempt, ATTEMPTS, time.monotonic() - began, error),
+                        *(unit, sample.key, attempt, attempts, time.monotonic() - began, error),
                     )
-                    if attempt == ATTEMPTS:
+                    if attempt == attempts:
                         reason, detail = "decode_crash", f"the decoder process: {error}"
                         if error.timed_out:
                             limit = f"decode.timeout_s = {self._limits.timeout_s:g} s"
                             reason, detail = "decode_timeout", f"no progress for {limit}"
                         raise QuarantineError(
-                            "decode", reason, detail, attempts=ATTEMPTS
+                            "decode", reason, detail, attempts=attempts
                         ) from error
                     file.seek(0)
 
     def _attempt(
-        self, file: FileIO, sample: Sample, unit: str
+        self, file: FileIO, sample: Sample, unit: str, sound: SoundRule | None
     ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
         """Yield all clips of a sample from one process; raise `ChildDied` if that ends."""
         finished = False
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
+            "sound": None if sound is None else asdict(sound),
         }
         try:
             child = self._submit(job, file.fileno())
             while (header := self._next(child))["kind"] == "clip":
-                yield self._clip(child, header, sample, unit)
+                clip, frames = self._clip(child, header, sample, unit)
+                if sound is not None and frames is not None:
+                    clip = replace(clip, side=self._side(child, clip, sound))
+                yield clip, frames
             kept_mb = header.get("grown_mb")
             lean = isinstance(kept_mb, int) and kept_mb * KEPT_SHARE < self._limits.memory_mb
             finished = lean and header.get("reason") != "decode_memory"
@@ -197,10 +210,12 @@ class Decoder:
             self._child.submit(job, fd)
         return self._child
 
-    def _next(self, child: Child) -> dict[str, Any]:
+    def _next(
+        self, child: Child, kinds: Sequence[str] = ("clip", "end", "fail", "unread")
+    ) -> dict[str, Any]:
         while True:
             header = child.receive(self._limits.timeout_s)
-            if header["kind"] in ("clip", "end", "fail", "unread"):
+            if header["kind"] in kinds:
                 return header
             if header["kind"] != "alive":
                 raise ProtocolError(f"a message of kind {header['kind']!r}")
@@ -209,7 +224,7 @@ class Decoder:
         self, child: Child, header: dict[str, Any], sample: Sample, unit: str
     ) -> tuple[Clip, NDArray[Any] | None]:
         clip = _CLIP.validate_python(
-            header | {"unit": unit, "key": "", "caption": None, "meta": None}
+            header | {"unit": unit, "key": "", "caption": None, "meta": None, "side": {}}
         )
         clip = replace(clip, key=sample.key, caption=sample.caption, meta=sample.meta)
         if header["dropped"]:
@@ -217,6 +232,25 @@ class Decoder:
         frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
         child.receive_into(frames.data.cast("B"))
         return clip, frames
+
+    def _side(self, child: Child, clip: Clip, sound: SoundRule) -> dict[str, Any]:
+        """Return the side columns of a clip from the message that follows it."""
+        header = self._next(child, ("sound",))
+        if header["bytes"] is None:
+            if why := flat(str(header["detail"])):
+                _log.info("%s: no sound: %s", clip.clip_id, why)
+            return {}
+        most = sound.most_bytes(sound.samples(clip.start_s, clip.end_s))
+        size = int(header["bytes"])
+        if not 0 <= size <= most:
+            raise ProtocolError(f"a sound of {size} bytes")
+        data = bytearray(size)
+        child.receive_into(memoryview(data))
+        numbers = ("audio_source_rate", "audio_source_channels", "audio_silence")
+        values = {name: int(header[name]) for name in numbers}
+        if any(not 0 <= value < 1 << 31 for value in values.values()):
+            raise ProtocolError(f"a sound of {values}")
+        return {"audio": bytes(data), **values}
 
     def _shape(self, header: dict[str, Any]) -> tuple[int, int, int, int]:
         frames = int(header["num_frames"])

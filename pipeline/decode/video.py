@@ -296,6 +296,15 @@ class Video:
         np.empty(4 * self._stream.width * self._stream.height, np.uint8)
 
 
+def container_options(limits: DecodeLimits) -> dict[str, str]:
+    """Return the options with which FFmpeg opens a hostile file."""
+    return {
+        "protocol_whitelist": "none",
+        "format_whitelist": CONTAINERS,
+        "max_pixels": str(limits.max_pixels),
+    }
+
+
 @contextmanager
 def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
     """Open a video and choose its stream.
@@ -311,11 +320,7 @@ def open_video(file: BinaryIO, limits: DecodeLimits) -> Iterator[Video]:
     av.logging.set_level(av.logging.ERROR)
     # Otherwise a message that repeats the last one, perhaps of another video, is dropped.
     av.logging.set_skip_repeated(False)
-    options = {
-        "protocol_whitelist": "none",
-        "format_whitelist": CONTAINERS,
-        "max_pixels": str(limits.max_pixels),
-    }
+    options = container_options(limits)
     with av.logging.Capture() as logs:
         if not file.seek(0, 2):
             raise DecodeFault("not_a_video", "the file is empty")

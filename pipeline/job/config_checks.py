@@ -33,7 +33,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
 
 def check_job(config: JobConfig) -> list[Fault]:
     """Return the rules broken by a configuration whose fields are valid one by one."""
-    faults = [*_names(config), *_slice(config), *_shapes(config.clip), *_decoding_back(config)]
+    faults = [
+        *_names(config),
+        *_slice(config),
+        *_shapes(config.clip),
+        *_decoding_back(config),
+        *_sound(config),
+    ]
     for n, uri in enumerate(config.source.uri):
         faults += _secrets(f"source.uri.{n}", uri)
     faults += _secrets("source.lists.root", config.source.lists.root or "")
@@ -84,9 +90,10 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar` and `N_scale`."""
-    from pipeline.dataset.schema import clip_schema
+    from pipeline.dataset.schema import clip_schema, sound_columns
 
-    owner = dict.fromkeys(clip_schema([]).names, "every row")
+    side = () if config.audio is None else sound_columns(config.audio.identity())
+    owner = dict.fromkeys(clip_schema([], side).names, "every row")
     for n, spec in enumerate(config.tokenizers):
         field = f"tokenizers.{n}.name"
         also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
@@ -137,6 +144,18 @@ def _decoding_back(config: JobConfig) -> Iterator[Fault]:
     if config.clip.whole and one_in is not None:
         rule = "clips that are whole videos cannot be decoded back"
         yield Fault("tokenize.decode_back_one_in", one_in, rule, "leave it out")
+
+
+def _sound(config: JobConfig) -> Iterator[Fault]:
+    if config.audio is None:
+        return
+    if config.clip.whole:
+        rule = "the sound of clips that are whole videos is not stored"
+        yield Fault("audio", rule=rule, fix="leave out audio, or set clip.frames")
+    rates = (8000, 12_000, 16_000, 24_000, 48_000)
+    if config.audio.codec == "opus" and config.audio.rate not in rates:
+        rule = f"opus takes {', '.join(map(str, rates))}"
+        yield Fault("audio.rate", config.audio.rate, rule)
 
 
 def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:

@@ -280,6 +280,7 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
         columns=job.tokenizers.columns,
         digests=job.tokenizers.digests,
         levels=code_levels(job.tokenizers.identity),
+        side=job.dataset.side,
         device=device,
         proof=config_path(job.run),
         log_level=min(logging.getLogger("pipeline").getEffectiveLevel(), logging.INFO),

@@ -18,7 +18,7 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node
@@ -73,6 +73,8 @@ class WorkerSettings:
     """Levels of the channels of each FSQ tokenizer, by its name."""
     device: str
     """Device of the tokenizers: `cpu` or `cuda`."""
+    side: Sequence[SideColumn] = ()
+    """Side columns of the dataset."""
     proof: str = ""
     """Path of a file that the driver wrote into the output. A node that does not see it commits
     nothing. Empty: every node commits."""
@@ -99,7 +101,11 @@ class DecodeWorker:
             self._stage = RowsStage(config.parent)
         else:
             self._stage = DecodeStage(
-                config.source, config.clip, config.decode, row_clips=config.row_clips
+                config.source,
+                config.clip,
+                config.decode,
+                row_clips=config.row_clips,
+                audio=config.audio,
             )
         self._clock = WorkerClock(DECODE, recorder)
         self._given_up = 0
@@ -190,6 +196,7 @@ class TokenizeWorker:
             videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
+            side=settings.side,
         )
         clip = config.clip.buckets[0] if config.clip.buckets else config.clip
         if clip.frames and clip.height and clip.width:
@@ -257,7 +264,7 @@ def commit_blocks(
             closing,
             payloads(),
             store=store,
-            schema=clip_schema(settings.columns),
+            schema=clip_schema(settings.columns, settings.side),
             levels=settings.levels,
             row_group_bytes=commit.row_group_mb * _MIB,
             max_part_bytes=commit.part_mb * _MIB,

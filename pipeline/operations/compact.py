@@ -23,7 +23,6 @@ from pipeline.dataset.parquet_file import UNREADABLE, open_file
 from pipeline.dataset.part_reader import fetched, unit_rows
 from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
-from pipeline.dataset.schema import clip_schema
 from pipeline.errors import PipelineError, StoreError, one_line
 from pipeline.formatting import counted, format_bytes, labelled
 from pipeline.operations.outcome import Outcome
@@ -101,7 +100,7 @@ def compact(
     concerned = {unit for group in groups for file in group for unit in file.units}
     parts = {u.unit: u.parts for u in manifest.units() if u.unit in concerned}
     known = dict.fromkeys(concerned, manifest.number)
-    schema = clip_schema(dataset.tokenizers)
+    schema = dataset.schema
     for group in groups:
         units = dict.fromkeys(unit for file in group for unit in file.units)
         try:

@@ -5,7 +5,8 @@
 | `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
 | `float16`, `bfloat16`, `float32` (latents) | the same type, or the `dtype` asked for |
 | `uint8` with a scale (latents) | `float32`, or the `dtype` asked for |
-| numbers | `int64`, `float64` |
+| numbers | `int64`, `float64`; −1 for null |
+| `audio` | `float32` [channels, samples] in [-1, 1]; null becomes zeros, see `sounds` |
 | others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
 The cells of a row group are views of Arrow's memory. Each row is copied once, into its batch, which
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
 from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_scale
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
 from pipeline.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -39,6 +40,7 @@ class Columns:
         names: names of the columns.
         normalize: whether latents are normalised as their generator's authors do.
         dtype: type of latents in tensors; None is that of the cells, float32 for those in uint8.
+        side: side columns of the dataset.
 
     Attributes:
         cells: tokenizer by cell column.
@@ -59,8 +61,9 @@ class Columns:
         names: Sequence[str],
         normalize: bool = False,
         dtype: torch.dtype | None = None,
+        side: Sequence[SideColumn] = (),
     ) -> None:
-        self.schema = clip_schema(tokenizers)
+        self.schema = clip_schema(tokenizers, side)
         known = self.schema.names
         unknown = [name for name in names if name not in known]
         if unknown or not names or isinstance(names, str):
@@ -72,6 +75,7 @@ class Columns:
         self.cells = {name: owners[name] for name in names if name in owners}
         self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
+        self._sounds = {column.name for column in side if column.holds == "sound"}
         shapes = (f"{column.name}_shape" for column in self.cells.values())
         scales = (name for column in self.cells.values() for name in column.scale_columns)
         self.names = list(dict.fromkeys([*names, *scales]))
@@ -150,8 +154,15 @@ class Columns:
             batch[name] = self._finished(name, as_tensor(values, kind))
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
-            is_number = isinstance(column[0], (int, float))
-            batch[name] = torch.from_numpy(np.array(column)) if is_number else column
+            if name in self._sounds:
+                batch[name] = sounds(column)
+            elif pa.types.is_integer(self.schema.field(name).type):
+                filled = [-1 if value is None else value for value in column]
+                batch[name] = torch.from_numpy(np.array(filled))
+            elif isinstance(column[0], float):
+                batch[name] = torch.from_numpy(np.array(column))
+            else:
+                batch[name] = column
         return batch
 
     def _finished(self, name: str, cells: Tensor) -> Tensor:
@@ -171,6 +182,26 @@ def normalized(latent: Tensor, column: TokenizerColumn) -> Tensor:
         for values in (column.normalize.shift, column.normalize.scale)
     )
     return ((latent.float() - shift) * scale).to(latent.dtype)
+
+
+def sounds(streams: Sequence[bytes | None]) -> Tensor | list[Tensor | None]:
+    """Return the sound of clips, decoded.
+
+    Args:
+        streams: values of the column `audio`.
+
+    Returns:
+        Tensor [B, channels, n] if all streams have one length, where null becomes zeros; otherwise
+        a list of tensors [channels, n], and None for null.
+    """
+    from pipeline.decode.sound_stream import decode_sound  # here, because few readers need FFmpeg
+
+    found = [None if data is None else torch.from_numpy(decode_sound(data)) for data in streams]
+    shapes = {sound.shape for sound in found if sound is not None}
+    if len(shapes) != 1:
+        return found
+    silence = torch.zeros(shapes.pop())
+    return torch.stack([silence if sound is None else sound for sound in found])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.dataset import Dataset, Manifest, Part
-from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.reading.columns import Columns
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.row_groups import RowGroups
@@ -42,7 +42,7 @@ class CommittedRows(Corpus):
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema of every part."""
-        return clip_schema(self.dataset.tokenizers)
+        return self.dataset.schema
 
     @property
     def tokenizers(self) -> tuple[TokenizerColumn, ...]:
@@ -51,7 +51,9 @@ class CommittedRows(Corpus):
 
     def reader(self, columns: Sequence[str], **options: Any) -> RowGroups:
         """Return a reader of these columns; see `Corpus.reader`."""
-        return RowGroups(self.store, Columns(self.tokenizers, columns, **options))
+        return RowGroups(
+            self.store, Columns(self.tokenizers, columns, side=self.dataset.side, **options)
+        )
 
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all buckets, or of one, in the order of commits.

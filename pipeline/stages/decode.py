@@ -15,10 +15,11 @@ the quarantine covers is then given up, and the others are kept. If no other sam
 if the last two samples fail, the store is away, and the error is raised as before.
 """
 
+import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -26,15 +27,16 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.job import ClipConfig, DecodeConfig
+from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.dataset.records import Counts
-from pipeline.decode import DecodeLimits, Decoder, clip_rules
+from pipeline.dataset.schema import SideColumn, sound_columns
+from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import GIVEN_UP, Quarantined, QuarantineError, giving_up
 from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
 from pipeline.sources.reader import SampleReader
-from pipeline.stages.messages import BatchHeader, BatchRow, Closing
+from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
 
 SLOW_READ_S: Final = 30.0
@@ -45,9 +47,14 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def open_decoder(clip: ClipConfig, decode: DecodeConfig) -> Decoder:
+def open_decoder(
+    clip: ClipConfig, decode: DecodeConfig, audio: AudioConfig | None = None
+) -> Decoder:
     """Return the decoder of a job, which a caller must close."""
-    return Decoder(clip_rules(clip.identity()), DecodeLimits(**decode.limits()))
+    sound = None
+    if audio is not None:
+        sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
+    return Decoder(clip_rules(clip.identity()), DecodeLimits(**decode.limits()), sound)
 
 
 class DecodeStage(AbstractContextManager["DecodeStage"]):
@@ -59,12 +66,21 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
             the file.
         decode: when to give a video up.
         row_clips: N, the clips in one row.
+        audio: sound that is stored; None stores none.
     """
 
     def __init__(
-        self, source: VideoSource, clip: ClipConfig, decode: DecodeConfig, *, row_clips: int
+        self,
+        source: VideoSource,
+        clip: ClipConfig,
+        decode: DecodeConfig,
+        *,
+        row_clips: int,
+        audio: AudioConfig | None = None,
     ) -> None:
-        self._decoder = open_decoder(clip, decode)
+        self._decoder = open_decoder(clip, decode, audio)
+        self._side = () if audio is None else sound_columns(audio.identity())
+        self._needs_sound = audio is not None and audio.required
         self._reader = SampleReader(source, images=clip.takes_images)
         self._clip = clip
         self._row_clips = row_clips
@@ -87,7 +103,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
             StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
-        pending = _PendingRows(unit.unit, self._row_clips)
+        pending = _PendingRows(unit.unit, self._row_clips, self._side)
         samples = self._reader.read(unit, one_by_one=one_by_one)
         for sample in accounting.timed("read", samples):
             if accounting.last_s > SLOW_READ_S:
@@ -116,8 +132,10 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         try:
             decoded = self._decoded(sample, accounting.unit, one_by_one)
             for clip, frames in accounting.timed("decode", decoded):
-                found.add(clip, kept=frames is not None)
-                if frames is not None:
+                silent = self._needs_sound and clip.side.get("audio") is None
+                found.add(clip, kept=frames is not None and not silent)
+                found.silent += frames is not None and silent
+                if frames is not None and not silent:
                     yield clip, frames
         except QuarantineError as error:
             broken = error
@@ -161,8 +179,9 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
 class _PendingRows:
     """Collects the clips of each bucket in the array that becomes their row."""
 
-    def __init__(self, unit: str, row_clips: int) -> None:
+    def __init__(self, unit: str, row_clips: int, side: Sequence[SideColumn]) -> None:
         self._unit = unit
+        self._side = side
         self._row_clips = row_clips
         self._seq = 0
         self._open: dict[Bucket, tuple[list[Clip], NDArray[Any]]] = {}
@@ -193,8 +212,15 @@ class _PendingRows:
     def _take(self, bucket: Bucket) -> BatchRow:
         clips, frames = self._open.pop(bucket)
         seq = self.next_seq()
-        header = BatchHeader(unit=self._unit, seq=seq, bucket=bucket, clips=tuple(clips))
-        return BatchRow(header, frames[: len(clips)])
+        side = encode_rows(side_rows(clips, self._side)) if self._side else b""
+        header = BatchHeader(
+            unit=self._unit,
+            seq=seq,
+            bucket=bucket,
+            clips=tuple(clips),
+            side_digest=hashlib.sha256(side).hexdigest() if side else "",
+        )
+        return BatchRow(header, frames[: len(clips)], side)
 
 
 @dataclass(slots=True)
@@ -204,7 +230,10 @@ class _Found:
     written: int = 0
     """Number of clips with frames."""
     filtered: int = 0
-    """Number of clips without frames: the end of a video that does not fill a clip."""
+    """Number of clips without frames: the end of a video that does not fill a clip; and of those
+    that lack the sound that they need."""
+    silent: int = 0
+    """Number of clips that lack the sound that they need."""
     frames: int = 0
     """Number of frames of the source in these clips."""
     microseconds: int = 0
@@ -281,12 +310,16 @@ class _UnitAccounting:
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         if outcome == "filtered":
             filtered = 1  # also of a video that has no frame at the rate of the clips
-            record = Quarantined.too_short(
-                unit=self.unit,
-                key=key,
-                frames=found.frames,
-                seconds=found.microseconds / 1e6,
-                shortest=shortest,
+            record = (
+                Quarantined.without_sound(unit=self.unit, key=key, clips=found.silent)
+                if found.silent
+                else Quarantined.too_short(
+                    unit=self.unit,
+                    key=key,
+                    frames=found.frames,
+                    seconds=found.microseconds / 1e6,
+                    shortest=shortest,
+                )
             )
             _log.info("filtered %s", record)
             self._quarantined.append(record)

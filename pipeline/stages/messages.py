@@ -1,6 +1,6 @@
 """The rows of the Ray dataset: how a stage's records become columns, and records again.
 
-    decode ─► kind unit seq header frames ─► tokenize
+    decode ─► kind unit seq header side frames ─► tokenize
     tokenize ─► kind unit seq header rows num_clips waiting_s busy_s ─► commit
 
 Each block holds one row. `kind` names the record in `header` (JSON): the header of a batch, the
@@ -8,11 +8,11 @@ Each block holds one row. `kind` names the record in `header` (JSON): the header
 shape (1, N, T, H, W, 3), which Ray stores without a copy and returns as a read-only view.
 
 The clips of a sample share its caption and its `meta`. A row holds each such text once, and so
-each embedding of one.
+each embedding of one. Side columns, such as sound, travel as an Arrow IPC stream.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Counts
+from pipeline.dataset.schema import SideColumn
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
@@ -62,6 +63,8 @@ class BatchHeader:
     bucket: Bucket
     clips: tuple[Clip, ...]
     span: Span | None = None
+    side_digest: str = ""
+    """SHA-256 of the row's side columns; empty without them."""
 
     def digest(self) -> str:
         """Return 16 hex digits of ids and geometry, which differ if a replay's outcome differs."""
@@ -74,7 +77,7 @@ class BatchHeader:
             (found.setdefault(c.caption, len(found)), found.setdefault(c.meta, len(found)))
             for c in self.clips
         )
-        bare = tuple(replace(clip, caption=None, meta=None) for clip in self.clips)
+        bare = tuple(replace(clip, caption=None, meta=None, side={}) for clip in self.clips)
         return to_json(_Packed(replace(self, clips=bare), tuple(found), places))
 
     @classmethod
@@ -136,6 +139,8 @@ class BatchRow:
 
     header: BatchHeader
     frames: NDArray[Any]
+    side: bytes = b""
+    """Side columns of the clips, as `encode_rows` writes them; empty without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,15 +166,16 @@ def decoded_row(record: BatchRow | Closing | Aborted) -> dict[str, NDArray[Any]]
     header: BatchHeader | Closing | Aborted
     if isinstance(record, BatchRow):
         header, seq, frames = record.header, record.header.seq, record.frames[np.newaxis]
-        data = header.to_json()
+        data, side = header.to_json(), record.side
     else:
         header, seq, frames = record, -1, _NO_FRAMES
-        data = to_json(header)
+        data, side = to_json(header), b""
     return {
         "kind": np.array([_kind(record)], dtype=object),
         "unit": np.array([header.unit], dtype=object),
         "seq": np.array([seq], dtype=np.int64),
         "header": np.array([data], dtype=object),
+        "side": np.array([side], dtype=object),
         "frames": frames,
     }
 
@@ -182,7 +188,7 @@ def read_decoded_row(batch: dict[str, NDArray[Any]]) -> BatchRow | Closing | Abo
     """Read back what `decoded_row` wrote."""
     kind, header = str(batch["kind"][0]), bytes(batch["header"][0])
     if kind == BATCH:
-        return BatchRow(BatchHeader.from_json(header), batch["frames"][0])
+        return BatchRow(BatchHeader.from_json(header), batch["frames"][0], bytes(batch["side"][0]))
     return from_json(Closing, header) if kind == CLOSING else from_json(Aborted, header)
 
 
@@ -211,8 +217,15 @@ def read_payload(block: pa.Table) -> Payload:
     return Payload(header, block["rows"][0].as_py())
 
 
+def side_rows(clips: Sequence[Clip], side: Sequence[SideColumn]) -> pa.RecordBatch:
+    """Return the side columns of clips; a value that a clip lacks is null."""
+    fields = [pa.field(column.name, column.type) for column in side]
+    columns = {column.name: [clip.side.get(column.name) for clip in clips] for column in side}
+    return pa.RecordBatch.from_pydict(columns, schema=pa.schema(fields))
+
+
 def encode_rows(rows: pa.RecordBatch) -> bytes:
-    """Return rows in the packed schema as an Arrow IPC stream, which a payload carries."""
+    """Return rows as an Arrow IPC stream, which a row of Ray carries."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_batch(rows)

@@ -17,13 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.schema import clip_schema, packed_schema
+from pipeline.dataset.schema import SideColumn, clip_schema, packed_schema
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.decode import Decoder
 from pipeline.errors import one_line
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Clip
-from pipeline.stages.messages import BatchRow, Payload, PayloadHeader, encode_rows
+from pipeline.stages.messages import (
+    BatchRow,
+    Payload,
+    PayloadHeader,
+    decode_rows,
+    encode_rows,
+)
 from pipeline.stages.whole_video import pieces, sample_of, whole_cells
 from pipeline.tokenizers.encoder import Cells, ClipEncoder, Finite
 
@@ -83,6 +89,7 @@ class TokenizeStage:
         chunk_frames: frames of a whole video that the networks get at a time.
         decode_back_one_in: one clip in N is decoded back; None decodes none. Rows of whole videos
             need None.
+        side: side columns, which the rows bring with them.
     """
 
     def __init__(
@@ -91,12 +98,13 @@ class TokenizeStage:
         videos: Decoder | None = None,
         chunk_frames: int = 0,
         decode_back_one_in: int | None = None,
+        side: Sequence[SideColumn] = (),
     ) -> None:
         self._encoders = list(encoders)
         self._one_in = decode_back_one_in
         self._videos = videos
         self._chunk_frames = chunk_frames
-        schema = clip_schema([encoder.column for encoder in encoders])
+        schema = clip_schema([encoder.column for encoder in encoders], side)
         self._schema: pa.Schema = packed_schema(schema)
 
     def prove(self, frames: int, height: int, width: int) -> None:
@@ -140,6 +148,7 @@ class TokenizeStage:
             [header.clips[n] for n in kept],
             {name: column[kept] for name, column in cells.items()},
             self._schema,
+            decode_rows(batch.side).to_batches()[0].take(kept) if batch.side else None,
         )
         psnr = self._decode_back(rows, [frames[n] for n in kept], timings)
         payload = PayloadHeader(

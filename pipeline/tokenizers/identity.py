@@ -30,6 +30,7 @@ def identity(config: JobConfig, described: Mapping[str, Description]) -> dict[st
     return {
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
+        **({} if config.audio is None else {"audio": config.audio.identity()}),
         "tokenizers": {
             spec.name: _tokenizer(spec, described[spec.name]) for spec in config.tokenizers
         },

@@ -85,6 +85,7 @@ class FakeModel:
         assert latent.shape[2] == num_frames
         return torch.nn.functional.interpolate(latent, scale_factor=(1, 8, 8))
 
+
 def clip(n: int, unit: str = "u", key: str = "k") -> Clip:
     return Clip(
         unit=unit,

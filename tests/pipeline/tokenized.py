@@ -6,7 +6,6 @@ from pathlib import Path
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import code_levels, open_dataset
-from pipeline.dataset.schema import clip_schema
 from pipeline.job.setup import open_tokenizers
 from pipeline.sources.planning import plan_units
 from pipeline.stages.commit import commit_unit
@@ -48,8 +47,9 @@ def tokenized(config: JobConfig) -> Store:
         open_encoder(spec, column, digest=digest, device="cpu")
         for spec, column, digest in zip(config.tokenizers, columns, tokenizers.digests, strict=True)
     ]
-    stage = TokenizeStage(encoders)
-    with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:
+    stage = TokenizeStage(encoders, side=head.side)
+    parts = config.source, config.clip, config.decode
+    with DecodeStage(*parts, row_clips=4, audio=config.audio) as decode:
         for unit in plan_units(config.source):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)
@@ -60,7 +60,7 @@ def tokenized(config: JobConfig) -> Store:
                 closing,
                 ((payload.header, payload.rows) for payload in payloads),
                 store=store,
-                schema=clip_schema(columns),
+                schema=head.schema,
                 levels=code_levels(head.identity),
             )
             log.append([record])

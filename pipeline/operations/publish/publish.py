@@ -25,7 +25,6 @@ from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Publication
-from pipeline.dataset.schema import clip_schema
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted, labelled
 from pipeline.operations.outcome import Outcome
@@ -85,7 +84,7 @@ def publish(store: Store, table_format: str) -> Published:
     dataset = read_dataset(store)
     store.require_put_if_absent()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="publish")
-    table = open_table(table_format, store, clip_schema(dataset.tokenizers))
+    table = open_table(table_format, store, dataset.schema)
     announced = False
     while not announced:
         manifest = read_manifest(store)
@@ -131,7 +130,7 @@ def published_files(
     found = {
         name for file in files for name, start in _FORMATS.items() if file.path.startswith(start)
     }
-    schema = clip_schema(dataset.tokenizers)
+    schema = dataset.schema
     tables = {name: open_table(name, store, schema) for name in found}
     paths = set[str]().union(*(table.paths for table in tables.values()))
     for state in manifest.publications:

@@ -15,7 +15,6 @@ from pipeline.dataset.parquet_file import UNREADABLE, open_file
 from pipeline.dataset.part_reader import fetched
 from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import clip_schema
 from pipeline.errors import PipelineError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.storage.store import Store
@@ -82,7 +81,7 @@ class MergedFiles:
 
     def __init__(self, store: Store, dataset: Dataset) -> None:
         self._store = store
-        self._schema = clip_schema(dataset.tokenizers)
+        self._schema = dataset.schema
         self._stacks: dict[str, ExitStack] = {}
         self._open: dict[str, tuple[str, pq.ParquetFile | None]] = {}
         self.seen: set[str] = set()

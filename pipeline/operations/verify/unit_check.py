@@ -19,7 +19,7 @@ from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.dataset.part_reader import unit_rows
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
-from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema
+from pipeline.dataset.schema import QUARANTINE_SCHEMA
 from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.errors import PipelineError, one_line
 from pipeline.operations.findings import Finding
@@ -69,7 +69,7 @@ class UnitCheck:
             yield from _guarded(part, parquet, self._rows)
             return
         pattern = rf"data/{part.bucket}/{re.escape(self._unit.unit)}-\d+"
-        yield from self._file(part, pattern, clip_schema(self._dataset.tokenizers), self._rows)
+        yield from self._file(part, pattern, self._dataset.schema, self._rows)
 
     def quarantine(self) -> Iterator[Finding]:
         """Yield what is wrong with the unit's quarantine; call it after its parts."""

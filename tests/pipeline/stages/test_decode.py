@@ -35,7 +35,7 @@ Script = tuple[str, int, int, bool]
 class FakeDecoder:
     """Plays the script that is stored in a sample's bytes."""
 
-    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits) -> None:
+    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits, sound: object) -> None:
         self.rules = rules
         self.shortest = 2
 
