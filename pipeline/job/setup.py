@@ -192,10 +192,10 @@ def open_tokenizers(config: JobConfig) -> Tokenizers:
     described: dict[str, Description] = {}
     for n, spec in enumerate(config.tokenizers):
         tokenizer = open_tokenizer(spec)
-        if faults := list(facts_faults(config, n, tokenizer.facts)):
-            raise ConfigError("\n".join(map(str, faults)))
         described[spec.name] = describe(tokenizer, spec)
-        if is_foreign(spec):
+        if is_foreign(spec):  # the facts of others are known since the configuration's check
+            if faults := list(facts_faults(config, n, tokenizer.facts)):
+                raise ConfigError("\n".join(map(str, faults)))
             lengths = {config.clip.frames, *(bucket.frames for bucket in config.clip.buckets)}
             prove_lengths(tokenizer, spec.model, filter(None, lengths))
     columns = [

@@ -6,6 +6,8 @@ from typing import Any
 import diffusers
 import torch
 
+from pipeline.config.job import JobConfig, TokenizerSpec
+
 _FOUR, _FIVE = (8,) * 4, (1,) * 5
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -88,3 +90,20 @@ def save(folder: Path, name: str, seed: int = 0, **changes: Any) -> str:
     """Write one in the library's layout; return the folder."""
     make(name, seed, **changes).save_pretrained(folder)
     return str(folder)
+
+
+def spec(folder: str | Path, name: str = "AutoencoderKLWan", **more: Any) -> TokenizerSpec:
+    values = {"name": "x", "model": f"diffusers:{name}", "weights": str(folder), **more}
+    return TokenizerSpec.model_validate(values)
+
+
+def job(folder: Path, *specs: TokenizerSpec, **clip: Any) -> JobConfig:
+    shape = {"frames": 5, "height": 32, "width": 48, "fps": 4.0, **clip}
+    return JobConfig.model_validate(
+        {
+            "source": {"uri": [str(folder / "in")]},
+            "clip": shape,
+            "tokenizers": [one.model_dump() for one in specs],
+            "output": {"uri": str(folder / "out")},
+        }
+    )

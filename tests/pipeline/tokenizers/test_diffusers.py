@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 import pipeline
 import vidtok
-from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Digest, open_dataset, read_dataset
 from pipeline.errors import ConfigError, DatasetMismatch
 from pipeline.evaluation.config import EvaluationConfig
@@ -40,7 +39,7 @@ from pipeline.tokenizers.models import (
 )
 from tests.pipeline.fakes import FSQ, KL
 from tests.pipeline.tokenized import VIDEOS, tokenized
-from tests.pipeline.tokenizers.small_vaes import SMALL, make, save
+from tests.pipeline.tokenizers.small_vaes import SMALL, job, make, save, spec
 from vidtok.config import TokenizerConfig
 
 VALID = {
@@ -52,23 +51,6 @@ VALID = {
 """Lengths among `TRIED` that come back whole."""
 
 TRIED = (1, 4, 5, 8, 9, 16, 17, 24, 25)
-
-
-def spec(folder: str | Path, name: str = "AutoencoderKLWan", **more: Any) -> TokenizerSpec:
-    values = {"name": "x", "model": f"diffusers:{name}", "weights": str(folder), **more}
-    return TokenizerSpec.model_validate(values)
-
-
-def job(folder: Path, *specs: TokenizerSpec, **clip: Any) -> JobConfig:
-    shape = {"frames": 5, "height": 32, "width": 48, "fps": 4.0, **clip}
-    return JobConfig.model_validate(
-        {
-            "source": {"uri": [str(folder / "in")]},
-            "clip": shape,
-            "tokenizers": [one.model_dump() for one in specs],
-            "output": {"uri": str(folder / "out")},
-        }
-    )
 
 
 @pytest.fixture(scope="module")
