@@ -80,12 +80,16 @@ def main() -> None:
     frames = np.stack([pixels for _, pixels in clips])
     fsq, kl = (ClipEncoder(vidtok.load(column.model), column, batch=1) for column in (_FSQ, _KL))
     cells = fsq(frames)[0] | _stored(kl(frames)[0]["kl"])
-    columns = (_FSQ, *_LATENTS)
-    rows = pa.Table.from_batches([clip_rows([c for c, _ in clips], cells, clip_schema(columns))])
+    rows = pa.Table.from_batches(
+        [clip_rows([clip for clip, _ in clips], cells, clip_schema((_FSQ, *_LATENTS)))]
+    )
     psnr = {column.name: _psnr(column, rows, frames) for column in _LATENTS}
     with tempfile.TemporaryDirectory() as folder:
-        snapshot = _written(Store(f"{folder}/tokens"), columns, rows, asked.rows, asked.size)
-        _compare_types(snapshot, psnr, asked.rounds)
+        snapshots = {
+            column.name: _written(Store(f"{folder}/{column.name}"), column, rows, asked)
+            for column in _LATENTS
+        }
+        _compare_types(snapshots, psnr, asked.rounds)
     _compare_compressions(rows, cells, asked.rounds)
 
 
@@ -119,16 +123,17 @@ def _psnr(column: TokenizerColumn, rows: pa.Table, frames: NDArray[Any]) -> list
 
 
 def _written(
-    store: Store, columns: tuple[TokenizerColumn, ...], rows: pa.Table, count: int, size: int
+    store: Store, column: TokenizerColumn, rows: pa.Table, asked: argparse.Namespace
 ) -> Snapshot:
-    """Write the rows again and again, as one unit."""
-    made: dict[str, Any] = {column.name: {"weights": "", "config": {}} for column in columns}
-    made["fsq"]["config"] = {"fsq_levels": [4] * 9}
+    """Write the rows with one tokenizer again and again, as one unit."""
+    made = {column.name: {"weights": "", "config": {}}}
+    count, size = asked.rows, asked.size
     clip = {"frames": _FRAMES, "height": size, "width": size, "fps": 8.0}
-    dataset = new_dataset(columns, {"clip": clip, "tokenizers": made})
+    dataset = new_dataset((column,), {"clip": clip, "tokenizers": made})
     open_dataset(store, dataset)
-    bucket = f"{_FRAMES}x{size}x{size}"
-    with PartWriter(store, clip_schema(columns), unit="u", bucket=bucket) as writer:
+    bucket, schema = f"{_FRAMES}x{size}x{size}", clip_schema((column,))
+    rows = rows.select(schema.names).cast(schema)
+    with PartWriter(store, schema, unit="u", bucket=bucket) as writer:
         for start in range(0, count, rows.num_rows):
             writer.add(rows.slice(0, count - start))
         parts = writer.publish()
@@ -147,41 +152,50 @@ def _written(
     return pipeline.open(store.uri)
 
 
-def _compare_types(snapshot: Snapshot, psnr: Mapping[str, list[float]], rounds: int) -> None:
-    sizes = _column_bytes(snapshot)
-    read = {name: partial(_read, snapshot, name) for name in psnr}
-    half = {f"{name}, half": partial(_read, snapshot, name, torch.float16) for name in psnr}
-    seconds = _in_turns({**read, **half}, rounds)
-    print("| latents | bytes | of float16 | PSNR, dB | mean and worst change | read | as float16 |")
+def _compare_types(
+    snapshots: Mapping[str, Snapshot], psnr: Mapping[str, list[float]], rounds: int
+) -> None:
+    sizes = {name: _column_bytes(snapshot, name) for name, snapshot in snapshots.items()}
+    read = {
+        (name, dtype): partial(_read, snapshot, name, dtype)
+        for name, snapshot in snapshots.items()
+        for dtype in (None, torch.float32)
+    }
+    seconds = _in_turns(read, rounds)
+    print("| latents | bytes | of float16 | PSNR, dB | change: mean, worst | read | to float32 |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     exact = np.array(psnr["float32"])
     for name, values in psnr.items():
         changes = np.array(values) - exact
-        times = (_versus(seconds[which], seconds["float16"]) for which in (name, f"{name}, half"))
-        size = sizes[name] + sizes.get(f"{name}_scale", 0)
+        times = (
+            _versus(seconds[name, dtype], seconds["float16", dtype])
+            for dtype in (None, torch.float32)
+        )
+        size = sizes[name]
         print(
-            f"| {name} | {size / len(snapshot):,.0f} | {size / sizes['float16']:.1%} |"
+            f"| {name} | {size / len(snapshots[name]):,.0f} | {size / sizes['float16']:.1%} |"
             f" {np.mean(values):.3f} | {changes.mean():+.4f}, {changes.min():+.4f} |"
             f" {' | '.join(times)} |"
         )
 
 
-def _column_bytes(snapshot: Snapshot) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+def _column_bytes(snapshot: Snapshot, column: str) -> int:
+    """Return the bytes of a column of latents, and of its scales."""
+    total = 0
     for part in snapshot.parts():
         with snapshot.store.open(part.path) as file:
             footer = read_footer(file)
         for group in map(footer.row_group, range(footer.num_row_groups)):
             for chunk in map(group.column, range(group.num_columns)):
                 name = chunk.path_in_schema.partition(".")[0]
-                sizes[name] = sizes.get(name, 0) + chunk.total_compressed_size
-    return sizes
+                if name in (column, f"{column}_scale"):
+                    total += chunk.total_compressed_size
+    return total
 
 
-def _read(snapshot: Snapshot, name: str, dtype: torch.dtype | None = None) -> int:
-    return sum(
-        len(batch[name]) for batch in TokenDataset(snapshot, [name], 32, pool_rows=64, dtype=dtype)
-    )
+def _read(snapshot: Snapshot, name: str, dtype: torch.dtype | None) -> int:
+    batches = TokenDataset(snapshot, [name], 32, pool_rows=64, dtype=dtype)
+    return sum(len(batch[name]) for batch in batches)
 
 
 def _compare_compressions(rows: pa.Table, cells: Cells, rounds: int) -> None:
