@@ -56,7 +56,7 @@ _LATENTS = (
 """Columns of the same latents."""
 
 _COMPRESSIONS = {
-    "fsq": [("none", 0), ("zstd", 3), ("zstd", 9), ("zstd", 15), ("zstd", 19)],
+    "fsq": [("none", 0), *(("zstd", level) for level in (3, 9, 12, 15, 17, 19))],
     "float16": [("none", 0), ("zstd", 3)],
     **{f"bits{bits}": [("none", 0), ("zstd", 3)] for bits in (8, 7, 6, 5)},
 }
