@@ -162,12 +162,10 @@ def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fau
     """Yield the settings of a job that one of its tokenizers does not take."""
     spec, field = config.tokenizers[number], f"tokenizers.{number}"
     if spec.bits is not None and spec.dtype != "uint8":
-        yield Fault(
-            f"{field}.bits", spec.bits, f"only {field}.dtype = uint8 has bits", "leave it out"
-        )
+        yield Fault(f"{field}.bits", spec.bits, "only dtype = uint8 has bits", "leave it out")
     if spec.logvar and spec.dtype == "uint8":
-        rule = f"{field}.dtype = uint8 stores no log-variance"
-        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out, or choose float16")
+        rule = "dtype = uint8 stores no log-variance"
+        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave one of the two out")
     if spec.logvar and not facts.logvar:
         rule = f"{spec.model} has no log-variance"
         yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")

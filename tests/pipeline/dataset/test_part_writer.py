@@ -14,10 +14,11 @@ import pytest
 
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.part_writer import PartWriter, write_quarantine
+from pipeline.dataset.quantized import quantize
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import QUARANTINE_SCHEMA
+from pipeline.dataset.schema import QUARANTINE_SCHEMA, clip_schema
 from pipeline.storage.store import Store
-from tests.pipeline.units import SCHEMA, SMALL, make_cells, make_clip, quarantine
+from tests.pipeline.units import KL, SCHEMA, SMALL, make_cells, make_clip, quarantine
 
 CLIPS = [make_clip("u-1", n) for n in range(2)]
 
@@ -111,6 +112,22 @@ class TestWriter:
             assert not columns[name].has_dictionary_page
         bare = {name for name, column in columns.items() if column.compression != "ZSTD"}
         assert bare == {"kl", "kl_logvar"}, "all else shrinks"
+
+    @pytest.mark.parametrize(("bits", "codec"), [(8, "UNCOMPRESSED"), (7, "ZSTD"), (5, "ZSTD")])
+    def test_latents_below_8_bits_are_compressed(self, local: Store, bits: Any, codec: str) -> None:
+        column = dataclasses.replace(KL, dtype="uint8", bits=bits, logvar=False)
+        cells, scales = quantize(make_cells(CLIPS, SMALL)["kl"].astype(np.float32), bits)
+        schema = clip_schema([column])
+        rows = clip_rows(CLIPS, {"kl": cells, "kl_scale": scales}, schema)
+        with PartWriter(local, schema, unit="u", bucket=SMALL.name) as writer:
+            writer.add(pa.Table.from_batches([rows]))
+            [part] = writer.publish()
+        file = pq.ParquetFile(pa.BufferReader(local.read(part.path)))
+        assert file.read() == pa.Table.from_batches([rows])
+        group = file.metadata.row_group(0)
+        chunks = [group.column(n) for n in range(group.num_columns)]
+        [found] = [chunk.compression for chunk in chunks if chunk.path_in_schema == "kl"]
+        assert found == codec
 
     def test_quarantine_table(self, local: Store) -> None:
         records = [
