@@ -63,13 +63,16 @@ def test_a_job_whose_only_device_is_lost_ends(
 
 @pytest.fixture
 def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
-    """Start of the id of a second node, which has an empty folder in the place of `out`."""
+    """Start of the id of a second node, which has an empty folder in the place of `out`.
+
+    It has room for a commit beside both actors.
+    """
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     (tmp_path / "out").mkdir()
     ray_start = [
         str(Path(sys.executable).with_name("ray")),
-        *("start", "--block", f"--address={cluster}", "--num-cpus=2"),
+        *("start", "--block", f"--address={cluster}", "--num-cpus=3"),
         "--object-store-memory=100000000",
     ]
     mount = f'mount -t tmpfs tmpfs "{tmp_path}/out" && exec "$@"'
