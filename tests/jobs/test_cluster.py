@@ -118,6 +118,7 @@ def test_blind_nodes_commit_nothing_and_a_device_that_comes_back_is_used_again(
     summary = run(config, progress)
     assert (summary.exit_code, summary.retried) == (0, 0)
     assert committed_rows(tmp_path / "out").equals(rows)
+    assert any(" · nodes: 2 · CPUs: 11 · " in line for line in progress.said)
     [blind] = [line for line in summary.troubles if "does not see the output" in line]
     assert f"{blind_node}) does not see the output" in blind
     assert any(blind in line for line in progress.said)
