@@ -54,7 +54,7 @@ def tokenized(config: JobConfig) -> Store:
         open_encoder(spec, column, weights=digests[spec.name], device="cpu")
         for spec, column in zip(config.tokenizers, columns, strict=True)
     ]
-    stage = TokenizeStage(encoders)
+    stage = TokenizeStage(encoders, decode_back_one_in=config.tokenize.decode_back_one_in)
     with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:
         for unit in plan_units(config.source):
             *rows, closing = decode(unit)
