@@ -3,14 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test suite lint clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python jobs/tokenize_corpus.py examples/demo.yaml
 	$(BIN)/python -m pipeline show out/demo --picture out/demo/decoded.png
 
-test: $(STAMP)  ## Lint, types, and the whole suite.
-	$(MAKE) lint
+test: $(STAMP)  ## Lint, types, and the whole suite, side by side.
+	$(MAKE) -j2 lint suite
+
+suite: $(STAMP)  ## The tests alone.
 	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)  ## Style, types, the import contract, spelling and words.

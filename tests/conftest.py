@@ -90,8 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Take two processes more than cores, at most 8: the two that start Ray mostly wait."""
-    return min(8, max(4, _cores() + 2))
+    """Take one process more than cores, at most 8: the two that start Ray wait now and then."""
+    return min(8, max(3, _cores() + 1))
 
 
 @pytest.hookimpl(optionalhook=True)

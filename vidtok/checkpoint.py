@@ -10,11 +10,13 @@ import pickle
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vidtok import diffusers_folder
 from vidtok.autoencoder import Tokenizer
@@ -52,10 +54,9 @@ def load(
     path = _locate(str(name_or_path))
     tensors, own = _read(path)
     chosen = _configuration(path, config, own)
-    with torch.device("meta"):
+    with _Uninitialised():
         model = Tokenizer(chosen)
     _check_tensors(path, tensors, model.state_dict(), chosen.name)
-    model = model.to_empty(device="cpu")
     model.load_state_dict(tensors)
     return model.to(device=device, dtype=dtype).eval()
 
@@ -94,6 +95,19 @@ def save_for_diffusers(model: Tokenizer, folder: Path, dtype: torch.dtype | None
         raise ValueError(f"{folder}: is not empty; name a new folder")
     save(model, folder / diffusers_folder.WEIGHTS, dtype)
     (folder / diffusers_folder.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new parameters as they are allocated.
+
+    Drawing values takes seconds for a large network. The meta device imports sympy, for half a
+    second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def bundled_weights(name: str) -> Path | None:

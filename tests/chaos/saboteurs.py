@@ -57,7 +57,7 @@ class ChaosDecode(DecodeWorker):
     """Its decoder dies of poison; its clock may jump."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
-        _poison_decoders()
+        poison_decoders()
         _let_clock_jump()
         yield from super().__call__(batch)
 
@@ -89,7 +89,7 @@ def install() -> None:
     _let_clock_jump()
 
 
-def _poison_decoders() -> None:
+def poison_decoders() -> None:
     """From now on decoders of this process die of poison, whatever child they take."""
     if hasattr(Decoder, "poisoned"):
         return

@@ -50,13 +50,17 @@ def exported(run: str) -> Counter[Series]:
 def check_metrics(output: Path, run: str) -> None:
     """Fail unless the metrics of a run that has just ended add up with its summary.
 
-    The run has two units, one of them a video that is none. The driver lives on in these tests;
-    that of a submitted job takes its gauges along. Ray drops a gauge that nobody has set for a
-    while, so no other run may lie between.
+    The driver lives on in these tests; that of a submitted job takes its gauges along. Ray drops a
+    gauge that nobody has set for a while, so no other run may lie between.
     """
+    summary = json.loads((output / f"reports/{run}/summary.json").read_text())
+    this_run = summary["this_run"]
+    units = this_run["units"]
+    assert units > 1
     num_clips = committed_rows(output).num_rows
     clips = {(CLIPS.exported, stage): num_clips for stage in ("decode", "tokenize", "commit")}
-    wanted = {("planned", 2), ("committed", 2), ("open", 0), ("put_back", 0), ("failed", 0)}
+    wanted = {("planned", units), ("committed", units)}
+    wanted |= {(state, 0) for state in ("open", "put_back", "failed")}
     deadline = time.monotonic() + _EXPORTED_WITHIN_S
     states: set[tuple[str, float]] = set()
     series: Counter[Series] = Counter()
@@ -70,13 +74,12 @@ def check_metrics(output: Path, run: str) -> None:
     assert states == wanted
     assert series[ROWS_HELD.exported, ""] == 0
 
-    summary = json.loads((output / f"reports/{run}/summary.json").read_text())
-    this_run = summary["this_run"]
-    assert series[COMMITS.exported, ""] == this_run["units"] == 2
+    assert series[COMMITS.exported, ""] == units
     for outcome in ("with_clips", "filtered", "quarantined"):
         assert series[SAMPLES.exported, outcome] == this_run[f"samples_{outcome}"]
     reasons = {key[1]: value for key, value in series.items() if key[0] == QUARANTINED.exported}
-    assert reasons == this_run["reasons"] == {"not_a_video": 1}
+    assert reasons == this_run["reasons"]
+    assert len(reasons) > 2
     assert series[ROWS.exported, "decode"] == series[ROWS.exported, "tokenize"] > 4
     for state in ("waiting", "busy"):
         assert series[WORKER_SECONDS.exported, state] > 0

@@ -1,6 +1,6 @@
 """A job with several clip shapes: each video whole in its bucket, with that bucket's tokens.
 
-Another job over the same videos writes the same bits, statistics and quality.
+The stages, run one after another without Ray, write the same bits, statistics and quality.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipeline.records import Sample, to_json
 from pipeline.storage.store import Store
 from tests.assets import BIKES, HIKER, ROTATED, TEN_BITS, VFR, VIDTOK_EXAMPLE
 from tests.jobs.conftest import committed_rows, job, pack, tokenized
+from tests.pipeline.tokenized import tokenized as tokenized_without_ray
 
 CLIP = {
     "fps": 8.0,
@@ -37,10 +38,23 @@ Committed = tuple[list[str], Path, pa.Table]
 
 @pytest.fixture(scope="module")
 def committed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Committed:
+    """Tars; the output of a job with two actors of each kind; its rows."""
     folder = tmp_path_factory.mktemp("buckets")
     tars = pack(folder / "tars", [asset.path for asset in VIDEOS], per_tar=3)
-    config = job(tars, folder / "out", clip=CLIP, tokenize__decode_back_one_in=DECODED_BACK)
-    tokenized(config)
+    config = job(
+        tars[::-1],
+        folder / "out",
+        clip=CLIP,
+        decode__actors=2,
+        tokenize__actors=2,
+        tokenize__decode_back_one_in=DECODED_BACK,
+    )
+    specs = [
+        spec.model_copy(update={"batch": batch})
+        for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
+    ]
+    summary = tokenized(config.model_copy(update={"tokenizers": specs}))
+    assert [line[:10] for line in summary.lines()].count("psnr      ") == 2
     return tars, folder / "out", committed_rows(folder / "out")
 
 
@@ -93,26 +107,18 @@ def test_verify_makes_the_same_tokens_again_from_the_sources(committed: Committe
     ).read_text(encoding="utf-8")
 
 
-def test_other_actors_batches_and_order_write_the_same_files_and_quality(
+def test_the_stages_alone_write_the_same_files_and_quality_in_other_batches_and_order(
     committed: Committed, tmp_path: Path
 ) -> None:
     tars, output, rows = committed
     config = job(
-        tars[::-1],
+        tars,
         tmp_path / "out",
         clip=CLIP,
-        decode__actors=2,
-        tokenize__actors=2,
         tokenize__decode_back_one_in=DECODED_BACK,
     )
-    specs = [
-        spec.model_copy(update={"batch": batch})
-        for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
-    ]
-    summary = tokenized(config.model_copy(update={"tokenizers": specs}))
-    assert [line[:10] for line in summary.lines()].count("psnr      ") == 2
-    assert committed_rows(tmp_path / "out").equals(rows)
-    stores = [Store(str(path)) for path in (output, tmp_path / "out")]
+    stores = [Store(str(output)), tokenized_without_ray(config)]
+    assert committed_rows(stores[1]).equals(rows)
     one, other = (read_manifest(store).parts() for store in stores)
     assert sorted(part.sha256 for part in one) == sorted(part.sha256 for part in other)
     assert {part.bucket for part in one} == {"9x32x32", "9x24x56", "5x56x32"}

@@ -16,7 +16,7 @@ from pipeline.job import driver, graph
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
-from tests.jobs.conftest import ROOT, Silence, committed_rows, job, of_units
+from tests.jobs.conftest import ROOT, Silence, committed_rows, job
 
 Undisturbed = tuple[list[str], pa.Table]
 
@@ -51,24 +51,6 @@ def test_a_job_does_not_join_the_ray_of_another_program(cluster: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_that_comes_back_is_used_again(
-    undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tars, rows = undisturbed
-    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
-    progress = Silence()
-    summary = run(job(tars[:1], tmp_path / "out"), progress)
-    assert (summary.exit_code, summary.retried) == (0, 0)
-    mine = committed_rows(tmp_path / "out")
-    assert mine.equals(of_units(rows, mine))
-    assert len(list(marks.glob("start-*"))) == 3
-    [said] = [line for line in progress.said if line.startswith("trouble")]
-    assert "tokenize does not start: RuntimeError: CUDA error: GPU has fallen off" in said
-    [trouble] = summary.troubles
-    assert "tokenize does not start (2 times): RuntimeError" in trouble
-    assert f"trouble    {trouble}" in summary.lines()
-
-
 def test_a_job_whose_only_device_is_lost_ends(
     undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,13 +63,16 @@ def test_a_job_whose_only_device_is_lost_ends(
 
 @pytest.fixture
 def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
-    """Start of the id of a second node, which has an empty folder in the place of `out`."""
+    """Start of the id of a second node, which has an empty folder in the place of `out`.
+
+    It has room for a commit beside both actors.
+    """
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     (tmp_path / "out").mkdir()
     ray_start = [
         str(Path(sys.executable).with_name("ray")),
-        *("start", "--block", f"--address={cluster}", "--num-cpus=2"),
+        *("start", "--block", f"--address={cluster}", "--num-cpus=3"),
         "--object-store-memory=100000000",
     ]
     mount = f'mount -t tmpfs tmpfs "{tmp_path}/out" && exec "$@"'
@@ -110,10 +95,17 @@ def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_nodes_that_do_not_see_the_output_commit_nothing(
-    blind_node: str, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_blind_nodes_commit_nothing_and_a_device_that_comes_back_is_used_again(
+    blind_node: str,
+    undisturbed: Undisturbed,
+    marks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A job refuses to begin; a node that joins later is left out."""
+    """A job refuses to begin if a node does not see the output; one that joins later is left out.
+
+    Neither fault costs a unit an attempt.
+    """
     tars, rows = undisturbed
     config = job(tars, tmp_path / "out")
     with pytest.raises(ConfigError, match=rf"{blind_node}\) does not see reports/.*config.yaml"):
@@ -121,10 +113,23 @@ def test_nodes_that_do_not_see_the_output_commit_nothing(
     assert not list(Store(str(tmp_path / "out")).files("log"))
 
     monkeypatch.setattr(driver, "require_shared", lambda *_: None)
+    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
     progress = Silence()
     summary = run(config, progress)
     assert (summary.exit_code, summary.retried) == (0, 0)
     assert committed_rows(tmp_path / "out").equals(rows)
-    assert len(summary.troubles) == 1
-    assert f"{blind_node}) does not see the output" in summary.troubles[0]
-    assert any(summary.troubles[0] in line for line in progress.said)
+    assert any(" · nodes: 2 · CPUs: 11 · " in line for line in progress.said)
+    [blind] = [line for line in summary.troubles if "does not see the output" in line]
+    assert f"{blind_node}) does not see the output" in blind
+    assert any(blind in line for line in progress.said)
+
+    assert len(list(marks.glob("start-*"))) == 3
+    starts = [line for line in summary.troubles if line != blind]  # one for each node
+    error = "RuntimeError: CUDA error: GPU has fallen off"
+    assert sum(2 if f"(2 times): {error}" in line else 1 for line in starts) == 2
+    for trouble in starts:
+        assert "tokenize does not start" in trouble
+        assert error in trouble
+        assert f"trouble    {trouble}" in summary.lines()
+    said = [line for line in progress.said if f"tokenize does not start: {error}" in line]
+    assert len(said) == len(starts)

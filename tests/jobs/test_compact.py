@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.tally import Tally
 from pipeline.job.driver import run
 from pipeline.operations.compact import compact
@@ -12,7 +13,14 @@ from pipeline.operations.retry import retry
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
-from tests.jobs.conftest import Silence, committed_rows, job, sound_videos, tokenized
+from tests.jobs.conftest import (
+    Silence,
+    committed_rows,
+    job,
+    output_of,
+    sound_videos,
+    tokenized,
+)
 
 
 def test_merged_and_reopened_during_a_job_and_between_its_runs(
@@ -21,14 +29,14 @@ def test_merged_and_reopened_during_a_job_and_between_its_runs(
     """The source is a folder: its tokens must be those of the same videos in tars."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    videos = sound_videos()[:6]
+    videos = sound_videos()
     for video in videos:
         (folder / video.name).write_bytes(video.read_bytes())
     broken = folder / videos[1].name
     whole = broken.read_bytes()
     broken.write_bytes(b"not a video")
     store = Store(str(tmp_path / "out"))
-    config = job(str(folder), store.uri, source__files_per_unit=2, commit__log_every_s=0.01)
+    config = job(str(folder), store.uri, source__files_per_unit=4, commit__log_every_s=0.01)
     first = tokenized(config, *[lambda: compact(store)] * 20)
     assert (first.planned, first.total.counts.samples_quarantined) == (3, 1)
     compact(store)
@@ -51,11 +59,13 @@ def test_merged_and_reopened_during_a_job_and_between_its_runs(
     vacuum(store, older_than_hours=0, delete=True)
     assert verify(store).findings == []
 
-    _, rows = undisturbed
+    # Nor does another packing of the videos change a bit, or decoding back the fingerprint.
+    tars, rows = undisturbed
+    assert read_dataset(store).fingerprint == read_dataset(output_of(tars)).fingerprint
+    assert Tally.of(read_manifest(store)).total.psnr == {}
     found = _tokens(committed_rows(store))
-    names = {video.stem for video in videos}
-    assert found == {place: row for place, row in _tokens(rows).items() if place[0] in names}
-    assert {name for name, _ in found} == names
+    assert found == _tokens(rows)
+    assert len({name for name, _ in found}) > 6
 
 
 def _tokens(rows: pa.Table) -> dict[tuple[str, int], list[object]]:

@@ -14,10 +14,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.log_records import read_record
-from pipeline.errors import OverBudget
 from pipeline.job import graph
 from pipeline.job.driver import run
-from pipeline.operations.status import status
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
 from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
@@ -65,7 +63,7 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     assert committed_rows(tmp_path / "out").equals(rows)
 
 
-def test_units_that_fail_in_every_pass_are_reported_and_done_by_a_later_run(
+def test_units_that_fail_are_reported_and_done_by_a_later_run(
     undisturbed: Undisturbed, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One kills its actor every time, the source of another goes away; the corpus then grows.
@@ -81,7 +79,7 @@ def test_units_that_fail_in_every_pass_are_reported_and_done_by_a_later_run(
             gone.unlink(missing_ok=True)
 
     monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DiesOnOneUnit)
-    config = job([tars[0], tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=2)
+    config = job([tars[0], tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=1)
     summary = run(config, Removing())
     assert summary.exit_code == 1
     (gone_unit, gone_reason), (unit, reason) = sorted(summary.failed.items())
@@ -89,11 +87,11 @@ def test_units_that_fail_in_every_pass_are_reported_and_done_by_a_later_run(
     assert gone_reason == f"decode: StoreError: {gone}: gone since it was planned"
     assert unit.startswith("shard-000")
     assert "died 3 times" in reason
-    # Two passes of three starts each. Ray also counts a start for which the actor was not yet back.
-    assert 2 * 2 <= len(list(marks.glob("death-*"))) <= 2 * 3
+    # Ray also counts a start for which the actor was not yet back.
+    assert 2 <= len(list(marks.glob("death-*"))) <= 3
     assert any(line.startswith(f"failed     {unit}: ") for line in summary.lines())
     assert any("NOT balanced" in line for line in summary.lines())
-    assert (summary.done.units, summary.retried) == (1, 2)
+    assert (summary.done.units, summary.retried) == (1, 0)
     assert summary.total.counts.samples_quarantined == 0
 
     monkeypatch.undo()
@@ -128,23 +126,3 @@ def test_faults_that_pass_cost_attempts_and_a_sample_that_always_fails_is_given_
     assert summary.total.counts.clips_quarantined == 0
     kept = pa.compute.not_equal(rows["key"], saboteurs.FAILING)
     assert committed_rows(tmp_path / "out").equals(rows.filter(kept))
-
-
-def test_a_job_stops_if_its_source_is_away_or_its_error_budget_is_spent(
-    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.job.summary.BUDGET_AFTER_SAMPLES", 5)
-    rows = [{"video": str(tmp_path / f"{n}.mp4")} for n in range(6)]  # of a folder that is there
-    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = str(tmp_path / "l.jsonl")
-    config = job(source, tmp_path / "out", source__lists={"rows_per_unit": 1})
-    with pytest.raises(OverBudget, match=r"of the first 3 units .* as file_unreadable, .* null"):
-        run(config, Silence())
-    assert not list(Store(str(tmp_path / "out")).files("log")), "it commits nothing"
-
-    changes = {"max_alike_units": None, "max_quarantine_rate": 0.5}
-    with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most c"):
-        run(config.model_copy(update=changes), Silence())
-    kept = status(Store(str(tmp_path / "out"))).to_dict()
-    assert kept["units"] >= 5, "it keeps what it has"
-    assert kept["samples_quarantined"] == kept["units"]

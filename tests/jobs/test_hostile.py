@@ -1,4 +1,4 @@
-"""Jobs over input made to harm, whose metrics add up."""
+"""A job over input made to harm and over broken videos, whose metrics add up."""
 
 import gzip
 import io
@@ -8,13 +8,19 @@ import resource
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
 from pipeline.config.source import VideoSource
 from pipeline.dataset.manifest import read_manifest
-from pipeline.quarantine import Quarantined
+from pipeline.job.summary import Summary
+from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.storage.store import Store
-from tests.jobs.conftest import VIDEOS, committed_rows, job, tokenized
+from tests.jobs.conftest import VIDEOS, committed_rows, job, pack, tokenized
 from tests.jobs.exported_metrics import check_metrics
 from tests.pipeline.tars import make_tar
 
@@ -42,33 +48,74 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
-def test_names_and_pickles_of_a_tar_reach_nothing_and_metrics_count_the_rest(
-    cluster: str, tmp_path: Path
-) -> None:
-    fence = tmp_path / "fence"
+BROKEN = sorted(path for path in (VIDEOS / "broken").iterdir() if path.suffix != ".m4a")
+
+
+@pytest.fixture(scope="module")
+def done(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """A folder with a fence, in which a job has run over a hostile tar; and its summary."""
+    folder = tmp_path_factory.mktemp("hostile")
+    fence = folder / "fence"
     fence.mkdir()
-    unpickled = tmp_path / "unpickled"
+    unpickled = folder / "unpickled"
     members = []
     for name in NAMES:
         members.append((f"{name}.mp4", VIDEO))
         members += [(f"{name}.{end}", pickle.dumps(Bomb(unpickled))) for end in ("pkl", "pyd")]
     tar = fence / "%2e%2e%2F..%2Fshard $(touch x);.tar"
     tar.write_bytes(make_tar(members))
-    output = fence / "out"
-    broken = fence / "broken.mp4"
-    broken.write_bytes(b"not a video")
-    check_metrics(output, tokenized(job([str(tar), str(broken)], output)).run)
+    tars = pack(
+        tmp_path_factory.mktemp("broken") / "tars", [*BROKEN, VIDEOS / "hiker_tiny.mp4"], per_tar=6
+    )
+    # A tar that ends in the middle of a member as well.
+    whole = Path(tars[-1]).read_bytes()
+    Path(tars[-1]).write_bytes(whole[: len(whole) - len(whole) // 3])
+    return folder, tokenized(job([str(tar), *tars], fence / "out", decode__timeout_s=20.0))
+
+
+def test_the_metrics_add_up(done: tuple[Path, Summary]) -> None:
+    folder, summary = done
+    check_metrics(folder / "fence/out", summary.run)
+
+
+def test_names_and_pickles_of_a_tar_reach_nothing(done: tuple[Path, Summary]) -> None:
+    folder, _ = done
+    output = folder / "fence/out"
     rows = committed_rows(output)
-    assert set(rows["key"].to_pylist()) == set(NAMES)
-    assert not unpickled.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fence"]
-    assert sorted(path.name for path in fence.iterdir()) == [
-        *(tar.name, broken.name, "out"),
-    ]
+    mine = rows.filter(pa.compute.invert(pa.compute.starts_with(rows["unit"], "shard-")))
+    assert set(mine["key"].to_pylist()) == set(NAMES)
+    assert [path.name for path in folder.iterdir()] == ["fence"], "nothing was unpickled"
+    [tar, out] = sorted(path.name for path in output.parent.iterdir())
+    assert (tar, out) == ("%2e%2e%2F..%2Fshard $(touch x);.tar", "out")
     for part in read_manifest(Store(str(output))).parts():
         assert (output / part.path).resolve().is_relative_to(output.resolve())
         assert part.path.isascii()
         assert not set(part.path) & set(" $;%\\\n'\"*")
+
+
+def test_every_broken_video_is_accounted_for(done: tuple[Path, Summary]) -> None:
+    folder, summary = done
+    counts = summary.total.counts
+    assert counts.imbalance() is None
+    assert counts.samples_read == len(BROKEN) + 1 + len(NAMES)
+
+    store = Store(str(folder / "fence/out"))
+    parts = read_manifest(store).quarantine_parts()
+    rows = pa.concat_tables([pq.read_table(store.locate(p.path)) for p in parts]).to_pylist()
+    quarantine = [row for row in rows if row["stage"] != "filter"]
+    assert len(rows) - len(quarantine) == counts.samples_filtered
+    assert {q["reason"] for q in quarantine} <= REASONS.keys()
+    assert all(q["detail"] for q in quarantine)
+    lost = {q["key"] for q in quarantine if q["clip_index"] is None}
+    assert lost >= {"header_only", "random_bytes", "text", "zero_bytes", "truncated_no_moov"}
+    assert "tar_truncated" in {q["reason"] for q in quarantine}
+    assert sum(summary.total.reasons.values()) == len(quarantine)
+    report = "\n".join(summary.lines())
+    assert all(f" {reason}: " in report for reason in summary.total.reasons)
+
+    session = ray.init(ignore_reinit_error=True).address_info["session_dir"]
+    logs = "".join(path.read_text() for path in Path(session).glob("logs/worker-*.err"))
+    assert all(f"quarantined {q['unit']}/{q['key']}" in logs for q in quarantine)
 
 
 def test_a_compressed_tar_of_nothing_but_size_costs_no_memory(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """URL of the dashboard of a cluster of two nodes, and the environment that may speak to it."""
+    """URL of the dashboard of a cluster, and the environment that may speak to it."""
     gcs, http, agent = _free_ports(3)
     # Ray's sockets lie below this folder, and their names have a limit of 107 bytes.
     folder = Path(f"/tmp/ray-submit-{os.getpid()}")
@@ -47,16 +47,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
         *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={folder}"),
         *(f"--dashboard-port={http}", f"--dashboard-agent-listen-port={agent}"),
     ]
-    joining = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address=127.0.0.1:{gcs}"),
-        *("--block", "--num-cpus=2", "--object-store-memory=200000000"),
-        # A node replaces the unpacked working directory when its first worker starts. Nodes of one
-        # machine must not share it: a job on the other node would lose its modules.
-        f"--temp-dir={folder}-2",
-    ]
     log = (tmp_path_factory.mktemp("head") / "log").open("w+")
-    nodes = [subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)]
-    head = nodes[0]
+    head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and head.poll() is None:
@@ -64,19 +56,14 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
                 if probe.connect_ex(("127.0.0.1", http)) == 0:
                     break
             time.sleep(0.2)
-        nodes.append(
-            subprocess.Popen(joining, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        )
         yield f"http://127.0.0.1:{http}", environment
     finally:
-        for node in nodes:
-            for process in [*psutil.Process(node.pid).children(recursive=True), node]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            node.wait(timeout=60)
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.wait(timeout=60)
         log.close()
-        for temporary in (folder, Path(f"{folder}-2")):
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.timeout(600)
@@ -132,7 +119,7 @@ def test_submit_stop_and_submit_again(
     assert 1 <= before <= 3
     assert f"4 planned · {4 - before} done" in done.stdout
     [joined] = re.findall(r"^ray +(joined at .+)$", done.stdout, re.MULTILINE)
-    assert joined.endswith(" · nodes: 2 · CPUs: 4 · GPUs: 0"), joined
+    assert joined.endswith(" · nodes: 1 · CPUs: 2 · GPUs: 0"), joined
     assert set(committed_rows(output)["key"].to_pylist()) == {p.stem for p in sound_videos()[:4]}
 
 

@@ -47,7 +47,8 @@ def tokenized(config: JobConfig) -> Store:
         open_encoder(spec, column, digest=digest, device="cpu")
         for spec, column, digest in zip(config.tokenizers, columns, tokenizers.digests, strict=True)
     ]
-    stage = TokenizeStage(encoders, side=head.side)
+    one_in = config.tokenize.decode_back_one_in
+    stage = TokenizeStage(encoders, decode_back_one_in=one_in, side=head.side)
     parts = config.source, config.clip, config.decode
     with DecodeStage(*parts, row_clips=4, audio=config.audio) as decode:
         for unit in plan_units(config.source):

@@ -126,9 +126,13 @@ def test_settings_and_versions_are_kept(done: Evaluation) -> None:
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 def test_two_workers_find_the_same_numbers(done: Evaluation, tmp_path: Path) -> None:
-    two = run_evaluation(config(tmp_path, "workers=2"))
-    for key in ("candidates", "videos", "broken"):
-        assert two.results[key] == done.results[key]
+    # One codec of three: their search is most of the work.
+    two = run_evaluation(config(tmp_path, "workers=2", "baselines=[shrink, h264]"))
+    names = [row["name"] for row in two.results["candidates"]]
+    assert len(names) == 4
+    for key, name in (("candidates", "name"), ("videos", "candidate")):
+        assert two.results[key] == [row for row in done.results[key] if row[name] in names]
+    assert two.results["broken"] == done.results["broken"]
     # The reasons name folders, and the processes of a cluster that runs already have their own.
     assert two.results["absent"].keys() == done.results["absent"].keys()
     assert (tmp_path / "pictures/bikes.png").is_file()

@@ -45,13 +45,13 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
 
 
 class TestMeanwhile:
-    def test_another_unit_is_committed(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        sound(store)
-        late = commit(store, deliver("late"))
-        meanwhile(monkeypatch, lambda: open_log(store).append([late]))
-        assert compact(store).changed_meanwhile == 0
-        assert list(content(store)) == ["u-0", "u-1", "u-2", "late"]
-        assert verify(store).findings == []
+    def test_another_unit_is_committed(self, local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        sound(local)
+        late = commit(local, deliver("late"))
+        meanwhile(monkeypatch, lambda: open_log(local).append([late]))
+        assert compact(local).changed_meanwhile == 0
+        assert list(content(local)) == ["u-0", "u-1", "u-2", "late"]
+        assert verify(local).findings == []
 
     def test_a_unit_is_done_again(self, local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         sound(local)
@@ -70,16 +70,16 @@ class TestMeanwhile:
         assert compact(local).changed_meanwhile == 2
 
     def test_another_compaction_is_first(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, local: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sound(store)
-        before = content(store)
-        meanwhile(monkeypatch, lambda: compact(store))
-        result = compact(store)
+        sound(local)
+        before = content(local)
+        meanwhile(monkeypatch, lambda: compact(local))
+        result = compact(local)
         assert (result.files_after, result.changed_meanwhile) == (0, 2)
         assert "run the command again" in result.lines()[0]
-        assert content(store) == before
-        assert verify(store).findings == []
+        assert content(local) == before
+        assert verify(local).findings == []
 
     def test_another_compaction_is_first_and_the_old_parts_are_gone(
         self, local: Store, monkeypatch: pytest.MonkeyPatch
@@ -100,17 +100,17 @@ class TestMeanwhile:
         assert content(local) == before
 
     def test_vacuum_takes_the_merged_part(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, local: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sound(store)
-        before = content(store)
-        meanwhile(monkeypatch, lambda: vacuum(store, older_than_hours=0, delete=True))
-        result = compact(store)
+        sound(local)
+        before = content(local)
+        meanwhile(monkeypatch, lambda: vacuum(local, older_than_hours=0, delete=True))
+        result = compact(local)
         assert (result.files_after, result.changed_meanwhile) == (1, 1)
-        assert content(store) == before
-        assert verify(store).findings == []
-        assert verify(store).orphaned == [
-            path for path in verify(store).orphaned if "9x16x32" in path
+        assert content(local) == before
+        assert verify(local).findings == []
+        assert verify(local).orphaned == [
+            path for path in verify(local).orphaned if "9x16x32" in path
         ]
 
     def test_vacuum_comes_when_the_record_stands(

@@ -1,5 +1,6 @@
 """Trainings on a local cluster: two ranks, one of them killed, and what the driver hears of it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.launch import launch
 from pipeline.training.ray_ranks import Rank
 from pipeline.training.stage import train_stages
-from tests.pipeline.training.runs import BROKEN, LOW, rows, training
+from tests.assets import HIKER
+from tests.pipeline.training.runs import BROKEN, HIGH, LOW, rows, training
 
 pytestmark = [
     pytest.mark.ray,
@@ -47,7 +49,13 @@ def ranks() -> list[psutil.Process]:
     ]
 
 
-def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(tmp_path: Path) -> None:
+def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong setting of the next stage, which ranks find, ends the run in one line."""
+    monkeypatch.chdir(tmp_path)  # relative paths are those of the command, not of a rank
+    source = {"uri": [os.path.relpath(path, tmp_path) for path in (HIKER.path, BROKEN)]}
+    wrong = {**HIGH, "objective": {"perceptual": "lpips", "vgg16": "vgg16.pth"}}
     killed: list[int] = []
     lines: list[str] = []
 
@@ -60,7 +68,9 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(tmp_path: Pat
             killed.append(victims[-1].pid)
 
     output = tmp_path / "on-ray"
-    launch(two_ranks(output), tell)
+    config = two_ranks(Path("on-ray"), source=source, stages=[LOW, wrong])
+    with pytest.raises(ConfigError, match=rf"perceptual = lpips: .*{tmp_path}/vgg16\.pth"):
+        launch(config, tell)
     assert killed
     assert lines.pop(0).startswith("ray        joined at ")
     assert [line.partition("  ")[0].partition(";")[0] for line in lines[:4]] == [
@@ -71,25 +81,14 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(tmp_path: Pat
     ]
     again = [line for line in lines[4:] if line.startswith("low: ")]
     assert again[0].startswith("low: 4 of 8 batches done")
+    # After the error of the next stage no rank is started again.
     assert lines[-1] == again[-1] == f"low: {output}/1-low/model.safetensors"
     checkpoint = output / "1-low/checkpoints/00000004"
     assert {path.name for path in checkpoint.iterdir()} == {"rank-0.pt", "rank-1.pt", "train.pt"}
     assert not (Path.home() / "ray_results").exists()
 
     undisturbed = tmp_path / "plain"
-    multiprocessing.spawn(plain_rank, (two_ranks(undisturbed),), nprocs=2)
+    multiprocessing.spawn(plain_rank, (two_ranks(undisturbed, source=source),), nprocs=2)
     assert rows(output, of="train") == rows(undisturbed, of="train")
     one, two = (load_file(path / "1-low/model.safetensors") for path in (undisturbed, output))
     assert all(one[name].equal(two[name]) for name in one)
-
-
-def test_a_configuration_error_in_a_rank_is_final_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # relative paths are those of the command, not of a rank
-    (tmp_path / "text.mp4").write_bytes(BROKEN.read_bytes())
-    lines: list[str] = []
-    config = two_ranks(Path("out"), source={"uri": ["text.mp4"]}, workers=1)
-    with pytest.raises(ConfigError, match=rf"uri = .*{tmp_path}/text.mp4.*: none of 1 sources"):
-        launch(config, lines.append)
-    assert len(lines) == 2, "the Ray, and the rank that was started once"

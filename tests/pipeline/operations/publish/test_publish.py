@@ -128,17 +128,17 @@ def test_query_engines_read_the_same_rows(local: Store, monkeypatch: pytest.Monk
         assert len(captions) == wanted["caption"].null_count
 
 
-def test_what_a_growing_dataset_adds_is_one_version(store: Store, table_format: str) -> None:
-    sound(store)
-    first = publish(store, table_format)
-    append(store, "u-9")
-    second = publish(store, table_format)
+def test_what_a_growing_dataset_adds_is_one_version(local: Store, table_format: str) -> None:
+    sound(local)
+    first = publish(local, table_format)
+    append(local, "u-9")
+    second = publish(local, table_format)
     assert (second.added, second.removed, second.version) == (2, 0, first.version + 1)
-    assert same(table_rows(store, table_format), plain_rows(store))
-    files = list(store.files())
-    third = publish(store, table_format)
+    assert same(table_rows(local, table_format), plain_rows(local))
+    files = list(local.files())
+    third = publish(local, table_format)
     assert (third.changed, third.version, third.added) == (False, second.version, 0)
-    assert list(store.files()) == files
+    assert list(local.files()) == files
 
 
 def test_versions_name_the_record_of_the_log(local: Store) -> None:
@@ -170,18 +170,18 @@ def test_what_was_replaced_is_removed(store: Store, table_format: str) -> None:
     assert same(table_rows(store, table_format), plain_rows(store))
 
 
-def test_vacuum_keeps_what_a_table_names(store: Store, table_format: str) -> None:
-    sound(store)
-    publish(store, table_format)
-    held = table_rows(store, table_format)
-    compact(store)
-    swept = vacuum(store, older_than_hours=0, delete=True)
+def test_vacuum_keeps_what_a_table_names(local: Store, table_format: str) -> None:
+    sound(local)
+    publish(local, table_format)
+    held = table_rows(local, table_format)
+    compact(local)
+    swept = vacuum(local, older_than_hours=0, delete=True)
     assert (swept.garbage, len(swept.published)) == ([], 6)
-    assert table_rows(store, table_format).equals(held)
-    publish(store, table_format)
-    swept = vacuum(store, older_than_hours=0, delete=True)
+    assert table_rows(local, table_format).equals(held)
+    publish(local, table_format)
+    swept = vacuum(local, older_than_hours=0, delete=True)
     assert (len(swept.garbage), swept.published) == (6, [])
-    assert same(table_rows(store, table_format), plain_rows(store))
+    assert same(table_rows(local, table_format), plain_rows(local))
 
 
 def test_rows_that_do_not_count_are_not_published(local: Store, table_format: str) -> None:
@@ -198,11 +198,18 @@ def test_rows_that_do_not_count_are_not_published(local: Store, table_format: st
     assert same(table_rows(local, table_format), plain_rows(local))
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("where", "first"), [("local", True), ("local", False), ("s3_store", False)]
+)
 def test_of_two_publishers_one_wins(
-    store: Store, table_format: str, monkeypatch: pytest.MonkeyPatch, first: bool
+    request: pytest.FixtureRequest,
+    where: str,
+    table_format: str,
+    monkeypatch: pytest.MonkeyPatch,
+    first: bool,
 ) -> None:
     """The later one would bring back parts that a newer record of the log replaced."""
+    store: Store = request.getfixturevalue(where)
     sound(store)
     if not first:
         publish(store, table_format)
