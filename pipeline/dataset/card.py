@@ -82,6 +82,11 @@ def _card(dataset: Dataset, tally: Tally) -> str:
     first = dataset.tokenizers[0]
     front = OmegaConf.to_yaml(OmegaConf.create(_front(dataset, tally)))
     remark = "  # bfloat16: the upper half of a float32" if first.dtype == "bfloat16" else ""
+    for scale in first.scale_columns:
+        remark = (
+            f'\nlow, step = np.float32(row["{scale}"]).reshape(2, -1, 1, 1, 1)'
+            f"\n{first.name} = low + step * {first.name}"
+        )
     return _TEMPLATE.format(
         front=front,
         shapes=" or ".join(bucket.text for bucket in dataset.buckets),
@@ -147,5 +152,7 @@ def _tokenizer(column: TokenizerColumn) -> str:
     kinds = {"indices": "code indices", "latents": "posterior means"}
     holds = kinds.get(column.kind, f"text embeddings (token ids in `{column.name}_ids`)")
     logvar = f" (log-variances in `{column.name}_logvar`)" if column.logvar else ""
+    for name in column.scale_columns:
+        holds += f" (low and step of each channel in `{name}`)"
     axes = " ".join(column.axes)
     return f"| `{column.name}` | {column.model} | {holds}{logvar} | {column.dtype} | {axes} |"

@@ -141,12 +141,10 @@ def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault
     from vidtok.presets import PRESETS
 
     if spec.bits is not None and spec.dtype != "uint8":
-        yield Fault(
-            f"{field}.bits", spec.bits, f"only {field}.dtype = uint8 has bits", "leave it out"
-        )
+        yield Fault(f"{field}.bits", spec.bits, "only dtype = uint8 has bits", "leave it out")
     if spec.logvar and spec.dtype == "uint8":
-        rule = f"{field}.dtype = uint8 stores no log-variance"
-        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out, or choose float16")
+        rule = "dtype = uint8 stores no log-variance"
+        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave one of the two out")
     yield from tokenizer_faults(spec.model, spec.weights, f"{field}.")
     if spec.model not in PRESETS:
         return

@@ -61,7 +61,8 @@ def check_cells(
             text = f"{name}: index {cells[bad][0]}, the codebook has {column.codebook_size}"
             yield _finding("range", alive, rows_with_bad, where, text)
         elif column.bits is not None:
-            text = f"{name}: cell {cells[bad][0]}, {column.bits} bits hold {(1 << column.bits) - 1}"
+            most = (1 << column.bits) - 1
+            text = f"{name}: cell {cells[bad][0]}, the most of {column.bits} bits is {most}"
             yield _finding("range", alive, rows_with_bad, where, text)
         else:
             n = int(np.argmax(rows_with_bad))

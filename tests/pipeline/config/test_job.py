@@ -127,6 +127,18 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "command line: tokenizers.0.dtype = float16: vidtok_fsq_causal_488_262144_tiny is FSQ",
         ),
         (
+            "tokenizers.1.bits=7",
+            "command line: tokenizers.1.bits = 7: only dtype = uint8 has bits; leave it out",
+        ),
+        ("tokenizers.1.bits=9", "command line: tokenizers.1.bits = 9: should be less than or eq"),
+        (
+            (
+                "tokenizers.1={name: kl, model: vidtok_kl_causal_488_8chn_tiny, dtype: uint8,"
+                " logvar: true}"
+            ),
+            "command line: tokenizers.1.logvar = True: dtype = uint8 stores no log-variance; leave",
+        ),
+        (
             "tokenizers.0.weights=/nowhere.safetensors",
             "command line: tokenizers.0.weights = /nowhere.safetensors: no such file",
         ),

@@ -2,22 +2,29 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from pipeline.dataset.card import PATH, size_category, write_card
+from pipeline.dataset.cells import clip_rows, latent_values
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import new_dataset, read_dataset
+from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.quantized import quantize
+from pipeline.dataset.schema import clip_schema
 from pipeline.dataset.tally import Tally
 from pipeline.formatting import format_bytes
 from pipeline.operations.compact import compact
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import IDENTITY, commit, sound, write_log
-from tests.pipeline.units import FSQ, KL, SMALL, WIDE, decoded_back, deliver
+from tests.pipeline.units import FSQ, KL, SMALL, WIDE, decoded_back, deliver, make_cells, make_clip
 
 
 def write(store: Store) -> str:
@@ -68,6 +75,27 @@ def test_its_program_reads_a_clip(local: Store, monkeypatch: pytest.MonkeyPatch)
     names: dict[str, object] = {}
     exec(program, names)
     assert getattr(names["fsq"], "shape", None) == (2, 2, 2)
+
+
+def test_its_program_reads_latents_with_a_scale(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = replace(KL, dtype="uint8", bits=8, logvar=False)
+    clips = [make_clip("u", 0)]
+    cells, scales = quantize(make_cells(clips, SMALL)["kl"].astype(np.float32), 8)
+    schema = clip_schema([column])
+    rows = clip_rows(clips, {"kl": cells, "kl_scale": scales}, schema)
+    with PartWriter(local, schema, unit="u", bucket=SMALL.name) as writer:
+        writer.add(pa.Table.from_batches([rows]))
+        writer.publish()
+    write_log(local, [], new_dataset((column,), IDENTITY))
+    text = write(local)
+    assert "posterior means (low and step of each channel in `kl_scale`) | uint8" in text
+    [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(local.uri)
+    names: dict[str, object] = {}
+    exec(program, names)
+    np.testing.assert_array_equal(names["kl"], latent_values(rows.to_pylist()[0], column))
 
 
 def test_it_follows_the_dataset_until_somebody_edits_it(local: Store) -> None:

@@ -120,6 +120,38 @@ def test_damaged_head(local: Store, data: bytes) -> None:
         read_dataset(local)
 
 
+@pytest.mark.parametrize(
+    ("changes", "valid"),
+    [
+        ({"dtype": "uint8", "bits": 8}, True),
+        ({"dtype": "uint8", "bits": 5}, True),
+        ({"dtype": "bfloat16", "logvar": True}, True),
+        ({"dtype": "uint8"}, False),
+        ({"dtype": "uint8", "bits": 4}, False),
+        ({"dtype": "uint8", "bits": 9}, False),
+        ({"dtype": "uint8", "bits": 8, "logvar": True}, False),
+        ({"dtype": "uint16", "bits": 8}, False),
+        ({"dtype": "float16", "bits": 8}, False),
+    ],
+)
+def test_types_that_latents_have(local: Store, changes: dict[str, Any], valid: bool) -> None:
+    kl = dataclasses.replace(KL, **{"logvar": False, **changes})
+    head = new_dataset((FSQ, kl), IDENTITY)
+    local.write("dataset.json", to_json(head))
+    if valid:
+        assert read_dataset(local) == head
+        return
+    with pytest.raises(StoreError, match=r"dataset\.json: not the head of a dataset: tokenizers"):
+        read_dataset(local)
+
+
+def test_indices_have_no_bits(local: Store) -> None:
+    fsq = dataclasses.replace(FSQ, bits=8)
+    local.write("dataset.json", to_json(new_dataset((fsq, KL), IDENTITY)))
+    with pytest.raises(StoreError, match="fsq does not agree with its settings"):
+        read_dataset(local)
+
+
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_format(local: Store, version: int) -> None:
     local.write("dataset.json", to_json(dataclasses.replace(DATASET, format_version=version)))

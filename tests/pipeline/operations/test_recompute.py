@@ -30,6 +30,7 @@ from vidtok.checkpoint import save
 
 CLIP = {"frames": 5, "height": 32, "width": 40, "fps": 4.0, "short": "drop"}
 MODELS = {"fsq": "vidtok_fsq_causal_488_262144_tiny", "kl": "vidtok_kl_causal_488_8chn_tiny"}
+TOKENIZERS = ["fsq", "kl", "kl6"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Store]:
         weights = folder / f"{name}.safetensors"
         save(vidtok.build(model, seed=seed + 5), weights)
         specs.append({"name": name, "model": model, "weights": str(weights), "logvar": seed == 1})
+    specs.append({**specs[1], "name": "kl6", "dtype": "uint8", "bits": 6, "logvar": False})
     config = JobConfig.model_validate(
         {
             "source": {"uri": [str(folder / "shard.tar"), str(folder / "loose")]},
@@ -64,8 +66,10 @@ def test_every_clip_comes_out_the_same_again(corpus: tuple[JobConfig, Store]) ->
     result = verify(store, retokenize=1000, decode=2)
     assert result.findings == []
     assert result.clips_retokenized == read_manifest(store).counts().clips_written > 4
-    assert {name: len(values) for name, values in result.psnr_db.items()} == {"fsq": 2, "kl": 2}
-    assert sum(line.startswith("decoded    ") for line in result.lines()) == 2
+    assert {name: len(values) for name, values in result.psnr_db.items()} == dict.fromkeys(
+        TOKENIZERS, 2
+    )
+    assert sum(line.startswith("decoded    ") for line in result.lines()) == 3
 
 
 def test_clips_of_several_buckets_do_too(corpus: tuple[JobConfig, Store], tmp_path: Path) -> None:
@@ -115,13 +119,17 @@ def test_psnr_is_that_of_decoding_by_hand(corpus: tuple[JobConfig, Store], known
     row = known.found.row
     found = known.recomputer.decode(known.found).psnr_db
     assert not isinstance(known.found.frames, Sample)
-    assert found.keys() == {"fsq", "kl"}
+    assert list(found) == TOKENIZERS
     for spec in corpus[0].tokenizers:
         assert spec.weights is not None
         model = vidtok.load(spec.weights, config=spec.model)
         if spec.name == "fsq":
             cells = np.frombuffer(row["fsq"], "<u4").reshape(1, *row["fsq_shape"])
             video = model.decode_indices(torch.from_numpy(cells.astype(np.int64)), num_frames=5)
+        elif spec.name == "kl6":
+            low, step = np.float32(row["kl6_scale"]).reshape(2, -1, 1, 1, 1)
+            cells = low + step * np.frombuffer(row["kl6"], "u1").reshape(row["kl6_shape"])
+            video = model.decode(torch.from_numpy(cells[np.newaxis]), num_frames=5)
         else:
             cells = np.frombuffer(row["kl"], "<f2").reshape(1, *row["kl_shape"])
             video = model.decode(torch.from_numpy(cells.astype(np.float32)), num_frames=5)
@@ -141,6 +149,8 @@ def flip(cells: bytes) -> bytes:
         ("fsq", flip, "tokens", "fsq: 1 of 40 cells differ"),
         ("fsq", lambda cells: cells[4:], "tokens", "fsq: [2, 4, 5] now, 39 cells recorded"),
         ("kl_logvar", flip, "tokens", "kl_logvar: 1 of 320 cells differ, by "),
+        ("kl6", flip, "tokens", "kl6: 1 of 320 cells differ, by 1 at most"),
+        ("kl6_scale", lambda scale: [7.0, *scale[1:]], "tokens", "kl6_scale: ["),
         ("start_s", lambda value: value - 0.25, "source", "start_s "),
         ("crop", lambda crop: [1.0, *crop[1:]], "source", "crop "),
     ],

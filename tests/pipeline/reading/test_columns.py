@@ -12,8 +12,9 @@ import torch
 
 import pipeline
 from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, DamagedFile, StoreError
 from pipeline.reading import TokenDataset
 from pipeline.reading.columns import Columns, row_tensors
 from pipeline.reading.row_groups import RowGroups
@@ -72,6 +73,80 @@ def test_types(dtype: str, stored: np.ndarray, wanted: torch.Tensor) -> None:
     one = row_tensors(row, [kind])["n"]
     assert one.dtype == wanted.dtype
     assert torch.equal(one, wanted.reshape(shape))
+
+
+QUANTIZED = replace(column("float32"), dtype="uint8", bits=6)
+
+
+def quantized_table() -> pa.Table:
+    """Return three rows with the same cells and other scales."""
+    cells = np.tile(np.array([0, 1, 63], "u1").reshape(1, 1, 1, 3), (3, 2, 1, 1, 1))
+    scales = np.array([[0, -1, 1, 0.5], [8, 8, 0, 0], [-2, 0, 0.25, 2]], "f4")
+    clips = [make_clip("u", n) for n in range(3)]
+    rows = clip_rows(clips, {"n": cells, "n_scale": scales}, clip_schema([QUANTIZED]))
+    return pa.Table.from_batches([rows])
+
+
+QUANTIZED_VALUES = torch.tensor(
+    [
+        [[0, 1, 63], [-1, -0.5, 30.5]],
+        [[8, 8, 8], [8, 8, 8]],
+        [[-2, -1.75, 13.75], [0, 2, 126]],
+    ]
+).reshape(3, 2, 1, 1, 3)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_cells_with_a_scale_become_floats(dtype: torch.dtype | None, ragged: bool) -> None:
+    table = quantized_table()
+    columns = Columns([QUANTIZED], ["n"], dtype)
+    if ragged:  # as whole videos
+        read = columns.ragged_rows(table.slice(1))
+    else:
+        read = columns.rows(table.slice(1), columns.shapes(table))
+    batch = columns.batch([(read, 1), (read, 0)])
+    assert batch.keys() == {"n"}
+    wanted = QUANTIZED_VALUES[[2, 1]].to(dtype or torch.float32)
+    found = torch.stack(batch["n"]) if ragged else batch["n"]
+    assert found.dtype == wanted.dtype
+    assert torch.equal(found, wanted)
+    row = row_tensors(table.to_pylist()[0], [QUANTIZED])
+    assert torch.equal(row["n"], QUANTIZED_VALUES[0])
+    assert row.keys() == {*table.column_names} - {"n_shape", "n_scale"}
+
+
+def test_a_scale_can_be_read_as_it_is() -> None:
+    table = quantized_table()
+    columns = Columns([QUANTIZED], ["n_scale", "n"])
+    batch = columns.batch([(columns.rows(table, columns.shapes(table)), 1)])
+    assert batch["n_scale"] == [[8, 8, 0, 0]]
+
+
+def test_only_latents_become_another_type_of_float() -> None:
+    with pytest.raises(ConfigError, match=r"^dtype = torch\.int8: must be a type of floats"):
+        Columns([QUANTIZED], ["n"], torch.int8)
+    kind = column("uint16")
+    cells = np.arange(4, dtype="u2").reshape(1, 1, 1, 4)
+    rows = clip_rows([make_clip("u", 0)], {"n": cells}, clip_schema([kind]))
+    columns = Columns([kind], ["n", "start_s"], torch.float16)
+    read = columns.rows(pa.Table.from_batches([rows]), {"n": (1, 1, 4)})
+    batch = columns.batch([(read, 0)])
+    assert (batch["n"].dtype, batch["start_s"].dtype) == (torch.int64, torch.float64)
+
+
+def test_a_part_with_a_wrong_scale_is_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    table = quantized_table()
+    scales = pa.array([[0.0, 0.0, 1.0, 1.0]] * 2 + [[0.0, 0.0, 1.0, -1.0]], pa.list_(pa.float32()))
+    table = table.set_column(table.column_names.index("n_scale"), "n_scale", scales)
+    schema = clip_schema([QUANTIZED])
+    with PartWriter(store, schema, unit="u", bucket="5x16x16") as writer:
+        writer.add(table.cast(schema))
+        [part] = writer.publish()
+    text = rf"{part.path}: ArrowInvalid: column n_scale: the step -1\.0 is negative; run `python -m"
+    with pytest.raises(DamagedFile, match=text):
+        RowGroups(store, Columns([QUANTIZED], ["n"])).read(part, [0])
 
 
 def test_a_batch_owns_its_memory() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 
+import pipeline
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.part_writer import PartWriter
+from pipeline.dataset.quantized import dequantize, quantize
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.operations.publish.publish import publish
+from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import IDENTITY, write_log
 from tests.pipeline.units import KL, make_clip
@@ -32,6 +36,7 @@ FSQ = TokenizerColumn(
     fingerprint="0",
     codebook_size=1 << 18,
 )
+KL8 = replace(KL, name="kl8", dtype="uint8", bits=8, logvar=False)
 ROWS = 24
 
 
@@ -46,12 +51,13 @@ def block(first: str) -> str:
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.ndarray]]:
     """Write a dataset like the demo's; return its cells in the order of its rows."""
     rng = np.random.default_rng(0)
-    columns = (FSQ, KL)
+    columns = (FSQ, KL, KL8)
     cells = {
         "fsq": rng.integers(0, 1 << 18, (ROWS, 5, 16, 16), np.uint32),
         "kl": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
         "kl_logvar": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
     }
+    cells["kl8"], cells["kl8_scale"] = quantize(cells["kl"].astype(np.float32), 8)
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("docs"))
     store, schema = Store("out/demo"), clip_schema(columns)
@@ -69,7 +75,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
         reasons={},
         statistics={"17x128x128": row_statistics(rows, [KL], {})},
     )
-    made = {**IDENTITY["tokenizers"], "fsq": {"weights": "", "config": {"fsq_levels": [4] * 9}}}
+    made = IDENTITY["tokenizers"]
+    made = {**made, "kl8": made["kl"], "fsq": {"weights": "", "config": {"fsq_levels": [4] * 9}}}
     write_log(store, [record], new_dataset(columns, {**IDENTITY, "tokenizers": made}))
     yield cells
     os.chdir(before)
@@ -134,7 +141,20 @@ def test_duckdb(cells: dict[str, np.ndarray]) -> None:
 
 def test_pandas(cells: dict[str, np.ndarray]) -> None:
     pytest.importorskip("pandas")
-    assert np.array_equal(run("pandas as pd")["latents"], cells["kl"])
+    assert np.array_equal(run('"kl_shape"')["latents"], cells["kl"])
+
+
+def test_latents_in_uint8(cells: dict[str, np.ndarray]) -> None:
+    pytest.importorskip("pandas")
+    wanted = cells["kl8"].astype(np.float32)
+    for clip, scale in zip(wanted, cells["kl8_scale"], strict=True):
+        dequantize(clip, scale)
+    found = run('"kl8_scale"')["latents"]
+    assert [one.dtype for one in found] == [np.float32] * ROWS
+    assert np.array_equal(found, wanted)
+    data = TokenDataset(pipeline.open("out/demo"), ["kl8"], ROWS, shuffle=False, strands=1)
+    [batch] = data
+    assert np.array_equal(batch["kl8"].numpy(), wanted)
 
 
 def test_polars(cells: dict[str, np.ndarray]) -> None:

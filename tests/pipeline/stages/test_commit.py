@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.cells import clip_rows
+from pipeline.dataset.quantized import dequantize, quantize
 from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.dataset.schema import clip_schema, packed_schema
 from pipeline.errors import StoreError, UnitRejected
 from pipeline.quarantine import Quarantined
 from pipeline.records import LooseFile, WorkUnit
@@ -250,16 +253,12 @@ def replay_that_shifted_and_closed(delivery: Delivery) -> None:
 
 
 def another_model(delivery: Delivery) -> None:
-    from pipeline.dataset.schema import clip_schema
-
     schema = clip_schema([dataclasses.replace(FSQ, fingerprint="0" * 32), KL])
     clips = [make_clip("u-1", n) for n in range(3)]
     delivery.payloads[0] = make_payload(0, SMALL, clips, schema=schema)
 
 
 def other_columns(delivery: Delivery) -> None:
-    from pipeline.dataset.schema import clip_schema, packed_schema
-
     schema = packed_schema(clip_schema([FSQ]))
     clips = [make_clip("u-1", n) for n in range(3)]
     header, _ = delivery.payloads[0]
@@ -331,6 +330,35 @@ def test_rejects(tmp_path: Path, name: str) -> None:
     assert str(caught.value).startswith("u-1: ")
     assert text in str(caught.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "left a file behind"
+
+
+def test_latents_with_a_scale(tmp_path: Path) -> None:
+    schema = clip_schema([dataclasses.replace(KL, dtype="uint8", bits=8, logvar=False)])
+    delivery = deliver(batches=(3,))
+    clips = [make_clip("u-1", n) for n in range(3)]
+    latents = make_cells(clips, SMALL)["kl"].astype(np.float32)
+    cells, scales = quantize(latents, 8)
+
+    def send() -> UnitRecord:
+        rows = clip_rows(clips, {"kl": cells, "kl_scale": scales}, packed_schema(schema))
+        delivery.payloads[0] = (delivery.payloads[0][0], encode_rows(rows))
+        return commit_unit(
+            delivery.unit,
+            delivery.closing,
+            delivery.payloads,
+            store=Store(str(tmp_path)),
+            schema=schema,
+            levels={},
+        )
+
+    sums = send().statistics[SMALL.name].latents["kl"]
+    values = cells.astype(np.float32)
+    for clip, scale in zip(values, scales, strict=True):
+        dequantize(clip, scale)
+    np.testing.assert_allclose(sums.mean(), values.mean((0, 2, 3, 4)), atol=1e-6)
+    scales[1, -1] = -1
+    with pytest.raises(UnitRejected, match=r"payload 0: kl_scale: the step -1\.0 is negative"):
+        send()
 
 
 @given(

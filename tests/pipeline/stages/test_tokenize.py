@@ -1,9 +1,12 @@
 """A clip's tokens are its own: whatever its neighbours are, and whatever becomes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.dataset.quantized import quantize
 from pipeline.stages.messages import (
     BatchRow,
     Payload,
@@ -102,6 +105,26 @@ def test_latents_that_overflow_their_stored_type_are_not_finite() -> None:
     assert set(cells) == {"kl", "kl_logvar"}
 
 
+def test_latents_with_a_scale() -> None:
+    column = replace(KL, dtype="uint8", bits=7, logvar=False)
+    row = batch_row(5, {1: NOT_A_NUMBER})
+    encoder = ClipEncoder(FakeModel("kl"), column, batch=2)
+    floats = replace(column, dtype="float32", bits=None)
+    exact, _ = ClipEncoder(FakeModel("kl"), floats, batch=2)(row.frames)
+    cells, finite = encoder(row.frames)
+    assert finite.tolist() == [True, False, True, True, True]
+    for n in np.flatnonzero(finite):
+        [wanted], [scale] = quantize(exact["kl"][[n]], 7)
+        np.testing.assert_array_equal(cells["kl"][n], wanted)
+        np.testing.assert_array_equal(cells["kl_scale"][n], scale)
+    payload = TokenizeStage([encoder])(row)
+    [lost] = payload.header.quarantined
+    assert (lost.clip_index, lost.reason) == (1, "non_finite")
+    table = decode_rows(payload.rows)
+    assert table["kl"][1].as_py() == cells["kl"][2].tobytes()
+    assert table["kl_scale"][1].as_py() == cells["kl_scale"][2].tolist()
+
+
 def test_all_clips_of_a_batch_can_be_lost() -> None:
     payload = stage()[0](batch_row(2, {0: POISON, 1: NOT_A_NUMBER}))
     assert [q.reason for q in payload.header.quarantined] == ["tokenizer_error", "non_finite"]
@@ -131,8 +154,6 @@ def test_out_of_memory_halves_the_shape(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_bfloat16_cells_are_its_bit_patterns() -> None:
-    from dataclasses import replace
-
     column = replace(KL, dtype="bfloat16", logvar=False)
     frames = batch_row(2).frames
     cells, _ = ClipEncoder(FakeModel("kl"), column, batch=2)(frames)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.config.job import ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
+from pipeline.dataset.quantized import quantize
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.quarantine import Quarantined, QuarantineError
@@ -94,6 +95,20 @@ def test_a_video_is_one_clip_with_the_tokens_of_all_its_frames(
         for name, values in (("kl", expected.mean), ("kl_logvar", expected.logvar)):
             found = np.frombuffer(made[name], "<f4").reshape(made["kl_shape"])
             np.testing.assert_allclose(found, values[0], atol=2e-5)
+
+
+def test_the_range_of_latents_is_that_of_the_whole_video(
+    model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+) -> None:
+    row = sound[0][0]
+    made = {}
+    for column in (replace(KL, logvar=False), replace(KL, dtype="uint8", bits=8, logvar=False)):
+        stage = TokenizeStage([ClipEncoder(model, column, batch=1)], decoder, chunk_frames=8)
+        [made[column.dtype]] = decode_rows(stage(row).rows).to_pylist()
+    exact = np.frombuffer(made["float32"]["kl"], "<f4").reshape(1, *made["float32"]["kl_shape"])
+    cells, scales = quantize(exact, 8)
+    assert made["uint8"]["kl"] == cells.tobytes()
+    assert made["uint8"]["kl_scale"] == scales[0].tolist()
 
 
 def whole_frames(path: Path, row: BatchRow) -> np.ndarray:

@@ -62,6 +62,7 @@ def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
         {"clip": {"fps": 8.0, "buckets": [SQUARE, WIDE]}},
         {"tokenizers__0__precision": "bf16"},
         {"tokenizers__1__dtype": "float32"},
+        {"tokenizers__1__dtype": "uint8"},
         {"tokenizers__1__logvar": True},
         {"tokenizers__0__name": "codes"},
     ],
@@ -71,6 +72,20 @@ def test_it_changes_with_what_changes_tokens(change: dict[str, Any]) -> None:
     models = {spec.name: vidtok.build(spec.model).config for spec in config.tokenizers}
     weights = dict.fromkeys(models, "a") | {"kl": "b"}
     assert fingerprint_of(identity(config, models, weights)) != fingerprint(job())
+
+
+def test_it_changes_with_the_bits_of_latents() -> None:
+    one, same, other = (
+        job(tokenizers__1__dtype="uint8", tokenizers__1__bits=bits) for bits in (None, 8, 7)
+    )
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+    model = vidtok.build(KL).config
+    columns = [tokenizer_column(job.tokenizers[1], model, job.clip, "b") for job in (one, other)]
+    assert [(c.dtype, c.bits, c.scale_columns) for c in columns] == [
+        ("uint8", 8, ("kl_scale",)),
+        ("uint8", 7, ("kl_scale",)),
+    ]
+    assert "bits" not in identity(job(), {"fsq": model, "kl": model}, {"fsq": "", "kl": ""})
 
 
 def test_it_changes_with_the_weights() -> None:

@@ -70,6 +70,28 @@ def test_a_latent_is_finite_or_found(dtype: str, value: float, place: int) -> No
     assert [f.kind for f in found] == ([] if finite else ["non_finite"])
 
 
+def test_latents_of_6_bits_and_their_scales() -> None:
+    column = dataclasses.replace(KL, dtype="uint8", bits=6, logvar=False)
+    shape = [2, 1, 1, 2]
+    rows = table("kl", [bytes([0, 1, 62, 63]), bytes([0, 64, 255, 0])], shape)
+
+    def found(*scales: list[float]) -> list[tuple[str, str]]:
+        given = rows.append_column("kl_scale", pa.array(scales, pa.list_(pa.float32())))
+        return [(f.kind, f.detail) for f in check_cells(given, column, [shape] * 2, "p")]
+
+    cells = ("range", "1 row, first u/k/1: kl: cell 64, the most of 6 bits is 63")
+    good = [0.0, 0.0, 1.0, 0.0]
+    assert found(good, good) == [cells]
+    rows = rows.slice(0, 1).take([0, 0])
+    assert found(good, good) == []
+    for scale, fault in (
+        (good[1:], "3 numbers, 2 channels take 4"),
+        ([np.nan, *good[1:]], "NaN or infinity"),
+        ([0.0, 0.0, 1.0, -2.0], "the step -2.0 is negative"),
+    ):
+        assert found(scale, good) == [("scale", f"1 row, first u/k/0: kl_scale: {fault}")]
+
+
 def test_rows_of_a_wrong_shape_do_not_hide_others() -> None:
     good, bad = np.zeros(8, "<u2"), np.full(8, 40000, "<u2")
     rows = table("fsq", [good.tobytes()[2:], good.tobytes(), bad.tobytes()], [2, 2, 2])
