@@ -190,8 +190,16 @@ def _made(folder: Path, clips: int, *, with_mds: bool) -> Made:
     store = Store(str(folder / "tokens"))
     schema = clip_schema([FSQ, KL])
     made = {
-        "fsq": {"weights": "drawn", "config": {"fsq_levels": [4] * 9}},
-        "kl": {"weights": "drawn", "config": {}},
+        column.name: {
+            "weights": "drawn",
+            "facts": {
+                "kind": column.kind,
+                "channels": 9 if column is FSQ else 4,
+                "codebook_size": column.codebook_size,
+                "levels": [4] * 9 if column is FSQ else [],
+            },
+        }
+        for column in (FSQ, KL)
     }
     clip = {"frames": 17, "height": 256, "width": 256, "fps": 8.0}
     identity = {"clip": clip, "tokenizers": made}

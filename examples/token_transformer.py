@@ -151,8 +151,8 @@ def _radix(levels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tenso
 
 def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> TokenTransformer:
     """Return the generator of a dataset's FSQ tokens."""
-    config = corpus.dataset.identity["tokenizers"][column.name]["config"]
-    levels = tuple(config["fsq_levels"])
+    facts = corpus.dataset.identity["tokenizers"][column.name]["facts"]
+    levels = tuple(facts["levels"])
     return TokenTransformer(levels, settings.patch, settings.width, settings.depth)
 
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-import vidtok
 from examples.generators.clips import clip_buckets
 from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn, TokenMap
 from pipeline.storage import Store
 from pipeline.tokenizers.models import open_models
+from pipeline.tokenizers.protocol import VideoTokenizer
+from pipeline.tokenizers.reconstruction import as_bytes
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16
@@ -89,15 +90,10 @@ def _nearest(
     return nearest, best, compared
 
 
-def _decode(model: vidtok.Tokenizer, cells: Tensor, frames: int) -> Frames:
+def _decode(model: VideoTokenizer, cells: Tensor, frames: int) -> Frames:
     """Return the frames that the cells of one clip decode to."""
-    one = cells[None]
-    if model.config.regularizer == "fsq":
-        video = model.decode_indices(one, num_frames=frames)
-    else:
-        video = model.decode(one.float(), num_frames=frames)
-    pixels = ((video[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).numpy()
+    one = cells[None] if model.facts.kind == "indices" else cells[None].float()
+    return as_bytes(model.decode(one, frames))
 
 
 def _gif(clips: list[Frames], fps: float) -> bytes:

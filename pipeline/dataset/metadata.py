@@ -6,10 +6,10 @@ stored beside it, so that a mismatch can say what differs instead of showing two
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -28,6 +28,14 @@ PATH: Final = "dataset.json"
 
 
 _ABSENT: Final = "(absent)"
+
+
+_TOLERANCE = 1e-3
+"""Difference of two values, as a fraction of their root mean square, that other processors and
+kernels can cause in float32."""
+
+_EXCEPTIONS = 2
+"""Number of values that can differ more: rounding can move a code by one level."""
 
 
 _Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -50,14 +58,18 @@ class _Shapes(BaseModel):
     buckets: Annotated[list[_Shape], Field(min_length=1)]
 
 
-class _Model(BaseModel):
-    z_channels: Annotated[int, Field(ge=1, le=1 << 16)] = 1
-    fsq_levels: list[Annotated[int, Field(ge=2, le=1 << 16)]] = []
+class _Facts(BaseModel):
+    """What readers take from `pipeline.tokenizers.protocol.Facts`."""
+
+    kind: Literal["indices", "latents"]
+    channels: Annotated[int, Field(ge=1, le=1 << 16)]
+    codebook_size: int | None
+    levels: list[Annotated[int, Field(ge=2, le=1 << 16)]]
 
 
 class _Tokenizer(BaseModel):
     weights: str
-    config: _Model
+    facts: _Facts
 
 
 class _Identity(BaseModel):
@@ -65,6 +77,27 @@ class _Identity(BaseModel):
 
     clip: _OneShape | _Shapes
     tokenizers: dict[str, _Tokenizer]
+
+
+class Digest(NamedTuple):
+    """What must be the same wherever a tokenizer runs."""
+
+    weights: str
+    """Digest of the tensors."""
+    probe: tuple[float, ...] = ()
+    """Values of a fixed clip's latent. Empty for VidTok, whose arithmetic is this package's."""
+
+    def moved(self, now: "Digest") -> str | None:
+        """Return in words how another probe differs; None if it does by rounding alone."""
+        if len(self.probe) != len(now.probe):
+            return f"{len(now.probe)} values of the fixed clip, not {len(self.probe)}"
+        squares = sum(value * value for value in self.probe)
+        allowed = _TOLERANCE * math.sqrt(squares / max(1, len(self.probe)))
+        gaps = [abs(a - b) for a, b in zip(self.probe, now.probe, strict=True)]
+        count = sum(not gap <= allowed for gap in gaps)  # a NaN counts
+        if count <= _EXCEPTIONS:
+            return None
+        return f"{count} of {len(gaps)} values of the fixed clip differ, by up to {max(gaps):.3g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +112,18 @@ class Dataset:
     """Everything that changes the tokens, as JSON."""
     config: dict[str, Any] = field(default_factory=dict)
     """Configuration of the run that made the dataset, for people; credentials are blanked."""
+    probes: dict[str, list[float]] = field(default_factory=dict)
+    """Values of a fixed clip's latent, by tokenizer of another package: they show a library that
+    computes other numbers. No part of the fingerprint, because processors round differently."""
     columns: dict[str, str] = field(default_factory=dict)
     """Arrow types of the parts' columns by name, for people; follow from `tokenizers`."""
     format_version: int = FORMAT_VERSION
     """Version of the format."""
+
+    def digest(self, name: str) -> Digest:
+        """Return the digest of the tokenizer of a column."""
+        weights: str = self.identity["tokenizers"][name]["weights"]
+        return Digest(weights, tuple(self.probes.get(name, ())))
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -103,7 +144,7 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 def code_levels(identity: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the levels of the channels of each FSQ tokenizer in an identity, by its name."""
     levels = {
-        name: tuple(tokenizer["config"].get("fsq_levels", ()))
+        name: tuple(tokenizer["facts"]["levels"])
         for name, tokenizer in identity["tokenizers"].items()
     }
     return {name: counts for name, counts in levels.items() if counts}
@@ -113,6 +154,7 @@ def new_dataset(
     tokenizers: tuple[TokenizerColumn, ...],
     identity: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
+    probes: Mapping[str, list[float]] | None = None,
 ) -> Dataset:
     """Return the head of a dataset; its fingerprint and columns follow from the arguments.
 
@@ -120,6 +162,7 @@ def new_dataset(
         tokenizers: tokenizers, in the order of their columns.
         identity: everything that changes the tokens.
         config: settings without credentials, from `Section.public`.
+        probes: values of a fixed clip, by tokenizer of another package.
     """
     schema = clip_schema(tokenizers)
     return Dataset(
@@ -127,6 +170,7 @@ def new_dataset(
         tokenizers=tokenizers,
         identity=json.loads(json.dumps(identity)),
         config=json.loads(json.dumps(config or {})),
+        probes=dict(probes or {}),
         columns={column.name: str(column.type) for column in schema},
     )
 
@@ -179,6 +223,13 @@ def require_same(store: Store, stored: Dataset, dataset: Dataset) -> None:
             f"output = {store.uri}: fingerprint {stored.fingerprint} is that of this run, but the"
             f" tokenizers' columns differ: {_names(stored)} there, {_names(dataset)} here"
         )
+    for name in stored.probes:
+        if how := stored.digest(name).moved(dataset.digest(name)):
+            raise DatasetMismatch(
+                f"output = {store.uri}: probes.{name}: {how}: weights and settings are those of the"
+                " dataset, but the library computes other numbers; install the version that the"
+                " dataset was made with, or write to another output"
+            )
 
 
 def _parse(data: bytes, store: Store) -> Dataset:
@@ -190,11 +241,10 @@ def _parse(data: bytes, store: Store) -> Dataset:
         fingerprint_of(dataset.identity)
     except ValueError as error:
         raise DamagedFile(f"{where}: identity: not {what}: {error}") from error
-    levels = code_levels(dataset.identity)
     for column in dataset.tokenizers:
         makers = "embedders" if column.kind == "embeddings" else "tokenizers"
-        known = column.name in dataset.identity.get(makers, {})
-        if not known or not _agrees(column, levels.get(column.name, ())):
+        made_by = dataset.identity.get(makers, {}).get(column.name)
+        if made_by is None or not _agrees(column, made_by):
             raise DamagedFile(
                 f"{where}: not {what}: tokenizers: {column.name} does not agree with its settings"
                 f" in identity.{makers}; restore the file"
@@ -202,19 +252,21 @@ def _parse(data: bytes, store: Store) -> Dataset:
     return dataset
 
 
-def _agrees(column: TokenizerColumn, levels: Sequence[int]) -> bool:
-    """Return whether a column holds the cells of a tokenizer with these levels, none for KL."""
-    axes, size = ("t", "h", "w"), prod(levels)
+def _agrees(column: TokenizerColumn, made_by: Mapping[str, Any]) -> bool:
+    """Return whether a column holds the cells of a tokenizer or text encoder of this identity."""
     if column.kind == "embeddings":
         return (column.axes, column.codebook_size) == (("n", "c"), None) and "float" in column.dtype
-    if not levels:
-        found = column.kind, column.axes, column.codebook_size
+    facts = made_by["facts"]
+    axes, size, levels = ("t", "h", "w"), facts["codebook_size"], facts["levels"]
+    if (column.kind, column.codebook_size) != (facts["kind"], size):
+        return False
+    if column.kind == "latents":
         is_float = "float" in column.dtype and column.bits is None
         is_quantized = column.dtype == "uint8" and column.bits is not None and not column.logvar
-        return found == ("latents", ("c", *axes), None) and (is_float or is_quantized)
-    found = column.kind, column.axes, column.codebook_size
-    agrees = found == ("indices", axes, size) and column.bits is None
-    return agrees and column.dtype == index_dtype(size)
+        return (column.axes, size) == (("c", *axes), None) and (is_float or is_quantized)
+    fits = size is not None and (not levels or math.prod(levels) == size)
+    fits = fits and column.axes == axes and column.bits is None
+    return fits and column.dtype == index_dtype(size)
 
 
 def _names(dataset: Dataset) -> str:

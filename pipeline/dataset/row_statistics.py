@@ -46,7 +46,8 @@ def row_statistics(
     Args:
         rows: at least one row, with the columns of a part.
         columns: the dataset's tokenizers.
-        code_levels: numbers of levels of the channels, by FSQ tokenizer.
+        code_levels: numbers of levels of the channels, by FSQ tokenizer; learned codebooks have
+            none, and no statistics.
         psnr: PSNR of the rows that were decoded back, by tokenizer.
     """
     frames = rows["num_frames"].to_pylist()
@@ -63,7 +64,7 @@ def row_statistics(
             latents[column.name] = latent_sums(
                 latent_values(row, column) for row in stored.to_pylist()
             )
-        else:
+        elif column.name in code_levels:
             indices = stored_values(cells, column)
             levels[column.name] = level_counts(indices, code_levels[column.name])
     return BucketStatistics(

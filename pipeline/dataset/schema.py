@@ -65,6 +65,21 @@ QUARANTINE_SCHEMA: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalize:
+    """Normalisation of latents: x becomes (x - shift) * scale.
+
+    Both have one value for each channel; or, in the order [channel, latent frame], one for each
+    latent frame of each channel.
+    """
+
+    shift: tuple[float, ...]
+    """Values that are subtracted, such as the channels' means."""
+
+    scale: tuple[float, ...]
+    """Factors, such as the inverse of the channels' standard deviations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerColumn:
     """One tokenizer of a dataset: what its column holds and what made it."""
 
@@ -96,6 +111,9 @@ class TokenizerColumn:
 
     bits: Annotated[int, Field(ge=5, le=8)] | None = None
     """Bits of a cell of latents in `uint8`, which `N_scale` turns into numbers. None for others."""
+
+    normalize: Normalize | None = None
+    """Normalisation that the generator's authors apply. Stored latents are not normalised."""
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
@@ -150,6 +168,8 @@ def clip_schema(tokenizers: Sequence[TokenizerColumn]) -> pa.Schema:
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model
         plain[f"vidtok.{column.name}.fingerprint"] = column.fingerprint
+        if column.normalize is not None:
+            plain[f"vidtok.{column.name}.normalize"] = json.dumps(asdict(column.normalize))
     names = [field.name for field in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.evaluation.candidate import Reconstruction
+from pipeline.tokenizers.protocol import Facts
 from pipeline.tokenizers.reconstruction import as_bytes
-from vidtok.config import TokenizerConfig
-from vidtok.evaluation.rate import bits_per_pixel
 
 _PIXEL_FORMAT: Final = "yuv420p"
 
@@ -93,15 +92,16 @@ def missing_codec(name: str) -> str | None:
 class CodecAtSameBits:
     """A candidate: one codec with at most the bits of one tokenizer."""
 
-    def __init__(self, codec: Codec, config: TokenizerConfig, name: str) -> None:
+    def __init__(self, codec: Codec, facts: Facts, cell_bits: float, name: str) -> None:
         self.name = name
         self._codec = codec
-        self._config = config
+        self._facts = facts
+        self._cell_bits = cell_bits
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
         """Encode a clip `[1, 3, T, H, W]` in [-1, 1] within the budget, and decode it."""
-        length, height, width = video.shape[2:]
-        budget = bits_per_pixel(self._config, length, height, width) * length * height * width
+        _, t, h, w = self._facts.latent_shape(*video.shape[2:])
+        budget = t * h * w * self._cell_bits
         stream = encode_within(as_bytes(video), self._codec, budget)
         decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
         back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]

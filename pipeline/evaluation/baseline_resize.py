@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.evaluation.candidate import Reconstruction
-from vidtok.config import TokenizerConfig
+from pipeline.tokenizers.protocol import Facts
 
 CELL_BITS = 24
 
@@ -24,10 +24,10 @@ CELL_BITS = 24
 class ShrinkAndEnlarge:
     """A candidate with as many cells as a tokenizer's latent."""
 
-    def __init__(self, config: TokenizerConfig, name: str) -> None:
+    def __init__(self, facts: Facts, name: str) -> None:
         self.name = name
-        self._f = config.temporal_factor
-        self._s = config.spatial_factor
+        self._f = facts.temporal_factor
+        self._s = facts.spatial_factor
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
         """Shrink a clip `[1, 3, T, H, W]` in [-1, 1] and enlarge it again."""

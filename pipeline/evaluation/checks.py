@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
+from pipeline.evaluation.config import EvaluatedClip, EvaluationConfig
+from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
+
+if TYPE_CHECKING:
+    from pipeline.tokenizers.protocol import Facts
 
 
 def check_evaluation(config: EvaluationConfig) -> list[Fault]:
@@ -16,8 +20,10 @@ def check_evaluation(config: EvaluationConfig) -> list[Fault]:
         rule = "the interval is round(rate of the source / clip.fps)"
         faults.append(Fault("clip.choice", config.clip.choice, rule, "give clip.fps"))
     faults += job_only_faults(config.source, "source")
-    for n in range(len(config.tokenizers)):
-        faults += _tokenizer(config, n)
+    for n, spec in enumerate(config.tokenizers):
+        faults += tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
+        if facts := known_facts(spec.model):
+            faults += facts_faults(config.clip, spec.model, facts)
     return list(dict.fromkeys(faults))
 
 
@@ -36,17 +42,18 @@ def _metric_weights(config: EvaluationConfig) -> Iterator[Fault]:
             yield Fault(f"metric_weights.{name}", path, "no such file")
 
 
-def _tokenizer(config: EvaluationConfig, n: int) -> Iterator[Fault]:
-    from pipeline.evaluation.lineup import clip_frames
-    from vidtok.presets import PRESETS
+def clip_frames(facts: "Facts", clip: EvaluatedClip) -> int | None:
+    """Return the number of frames in a network's clips; None for whole videos."""
+    if clip.whole_videos and facts.chunkable:
+        return None
+    return clip.frames or facts.lengths.near(17)[0]
 
-    spec, clip = config.tokenizers[n], config.clip
-    yield from tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
-    if spec.model not in PRESETS:
-        return
-    model = PRESETS[spec.model]
-    frames = clip_frames(model, clip)
-    if frames is None and clip.chunk_frames % model.temporal_factor:
-        rule = f"{model.name} takes a multiple of {model.temporal_factor}"
+
+def facts_faults(clip: EvaluatedClip, model: str, facts: "Facts") -> Iterator[Fault]:
+    """Yield the settings of clips that a model does not take."""
+    frames = clip_frames(facts, clip)
+    if frames is None and clip.chunk_frames % facts.temporal_factor:
+        rule = f"{model} takes a multiple of {facts.temporal_factor}"
         yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
-    yield from clip_faults(model, frames or 1 + clip.chunk_frames, clip.height, clip.width)
+    length = frames or 1 + clip.chunk_frames
+    yield from clip_faults(facts, model, length, clip.height, clip.width)

@@ -101,8 +101,8 @@ class Evaluator:
             totals.add_clip(work.name, scores, features, cost)
             if back.indices is not None and "codebook" in self._config.metrics:
                 if totals.codebook is None:
-                    levels = self._lineup.configs[candidate.name].fsq_levels
-                    totals.codebook = CodebookUse(levels)
+                    facts = self._lineup.facts[candidate.name]
+                    totals.codebook = CodebookUse(facts.levels or (facts.codebook_size or 1,))
                 totals.codebook.update(back.indices)
             if index == 0:
                 work.strips.append(Strip(candidate.name, back.video.cpu(), clip))

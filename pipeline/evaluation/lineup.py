@@ -1,22 +1,33 @@
 """Candidates of an evaluation: its tokenizers, and the baselines of each."""
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-import vidtok
+from pipeline.errors import ConfigError
 from pipeline.evaluation.baseline_codecs import CODECS, CodecAtSameBits, missing_codec
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.evaluation.candidate import Candidate, Reconstruction
+from pipeline.evaluation.checks import clip_frames, facts_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluatedTokenizer, EvaluationConfig
-from pipeline.tokenizers.models import DTYPES, is_untrained, open_model, weights_digest
-from vidtok.evaluation.rate import bits_per_cell
+from pipeline.tokenizers.models import (
+    DTYPES,
+    is_foreign,
+    is_untrained,
+    open_tokenizer,
+    weights_digest,
+)
+from pipeline.tokenizers.probe import prove_lengths
+from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, Facts
 
 LATENT_BITS = 16
-"""Bits of a KL latent's value: it is rounded to float16, as stored by the corpus job."""
+"""Bits of a latent's value: it is rounded to float16, as stored by the corpus job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +49,8 @@ class Lineup:
     """All candidates, by the length of their clips."""
 
     groups: dict[int | None, list[Candidate]] = field(default_factory=dict)
-    configs: dict[str, vidtok.TokenizerConfig] = field(default_factory=dict)
-    """Configurations of the tokenizers, by name."""
+    facts: dict[str, Facts] = field(default_factory=dict)
+    """Facts of the tokenizers, by name."""
     descriptions: list[Description] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     """Reasons why requested baselines are missing, by name."""
@@ -52,13 +63,6 @@ class Lineup:
         self.descriptions.append(description)
 
 
-def clip_frames(config: vidtok.TokenizerConfig, clip: EvaluatedClip) -> int | None:
-    """Return the number of frames in a network's clips; None for whole videos."""
-    if clip.whole_videos and config.time_rule.chunkable:
-        return None
-    return clip.frames or (17 if config.causal else 16)
-
-
 def line_up(config: EvaluationConfig, device: str) -> Lineup:
     """Return tokenizers, in the order given, then baselines.
 
@@ -68,7 +72,7 @@ def line_up(config: EvaluationConfig, device: str) -> Lineup:
     lineup = Lineup()
     for spec in config.tokenizers:
         tokenizer = TokenizerCandidate(spec, config, device)
-        lineup.configs[spec.name] = tokenizer.config
+        lineup.facts[spec.name] = tokenizer.facts
         lineup.add(tokenizer, tokenizer.description)
     for baseline in config.baselines:
         if baseline != "shrink" and (reason := missing_codec(baseline)):
@@ -84,65 +88,81 @@ class TokenizerCandidate:
 
     def __init__(self, spec: EvaluatedTokenizer, config: EvaluationConfig, device: str) -> None:
         self.name = spec.name
-        model = open_model(spec.spec)
-        self.config = model.config
-        length = clip_frames(model.config, config.clip)
+        model = open_tokenizer(spec.spec)
+        self.facts = model.facts
+        if faults := list(facts_faults(config.clip, spec.model, model.facts)):
+            raise ConfigError("\n".join(map(str, faults)))
+        length = clip_frames(model.facts, config.clip)
+        if is_foreign(spec.spec) and length:
+            prove_lengths(model, spec.model, [length])
         self.description = Description(
             name=spec.name,
             what=spec.model,
             clip_frames=length,
             model=spec.model,
-            weights=weights_digest(model),
+            weights=weights_digest(model.module()),
             untrained=is_untrained(spec.spec),
         )
-        self._draws = config.kl_latent == "sample"
-        chunk = None if length else config.clip.chunk_frames
-        reference = length is None and config.clip.chunking == "reference"
-        model = model.to(device=device, dtype=DTYPES[spec.precision])
-        self._encode = partial(model.encode, chunk_frames=chunk, as_reference=reference)
-        self._decode = partial(model.decode, chunk_frames=chunk, as_reference=reference)
+        self._draws = config.kl_latent == "sample" and model.facts.logvar
+        model.module().to(device=device, dtype=DTYPES[spec.precision])
+        self._encode: Callable[[Tensor], Encoded] = model.encode
+        self._decode: Callable[[Tensor, int], Tensor] = model.decode
+        if length is None:
+            chunked = cast(ChunkedTokenizer, model)
+            more: Any = {
+                "chunk_frames": config.clip.chunk_frames,
+                "as_reference": config.clip.chunking == "reference",
+            }
+            self._encode = partial(chunked.encode, **more)
+            self._decode = partial(chunked.decode, **more)
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
         """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1]."""
         encoded = self._encode(video)
-        latent = encoded.latent
-        if encoded.indices is None:
-            if self._draws:
-                latent = encoded.sample(seed=_seed(clip_id))
-            latent = latent.to(torch.float16).float()
-        _, _, t, h, w = latent.shape
+        cells = encoded.indices
+        if cells is None:
+            latent = encoded.sample(seed=_seed(clip_id)) if self._draws else encoded.latent
+            cells = latent.to(torch.float16).float()
+        t, h, w = cells.shape[-3:]
         return Reconstruction(
-            video=self._decode(latent, num_frames=video.shape[2]).float(),
-            bits=t * h * w * bits_per_cell(self.config, LATENT_BITS),
+            video=self._decode(cells, video.shape[2]).float(),
+            bits=t * h * w * cell_bits(self.facts),
             indices=encoded.indices,
         )
 
 
 def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: EvaluatedClip) -> None:
     """Add the baseline of a tokenizer, unless another tokenizer has the same one."""
-    config = lineup.configs[tokenizer]
-    length = clip_frames(config, clip)
-    f, s = config.temporal_factor, config.spatial_factor
+    facts = lineup.facts[tokenizer]
+    length = clip_frames(facts, clip)
+    f, s = facts.temporal_factor, facts.spatial_factor
     if baseline == "shrink":
         name = f"shrink {f}x{s}x{s}, {f'{length} frames' if length else 'whole videos'}"
         what = f"one RGB value for every {f}×{s}×{s} pixels, enlarged"
-        candidate: Candidate = ShrinkAndEnlarge(config, name)
-    elif config.codebook_size is not None:
+        candidate: Candidate = ShrinkAndEnlarge(facts, name)
+    elif facts.codebook_size is not None:
         same = next(
             other
-            for other, known in lineup.configs.items()
-            if clip_frames(known, clip) == length and _rate(known) == _rate(config)
+            for other, known in lineup.facts.items()
+            if clip_frames(known, clip) == length and _rate(known) == _rate(facts)
         )
         name = f"{baseline} as {same}"
         what = f"{CODECS[baseline].title}, at most the bits of {same}"
-        candidate = CodecAtSameBits(CODECS[baseline], config, name)
+        candidate = CodecAtSameBits(CODECS[baseline], facts, cell_bits(facts), name)
     else:
         return
     lineup.add(candidate, Description(name=name, what=what, clip_frames=length))
 
 
-def _rate(config: vidtok.TokenizerConfig) -> tuple[int, int, float]:
-    return config.temporal_factor, config.spatial_factor, bits_per_cell(config, LATENT_BITS)
+def cell_bits(facts: Facts) -> float:
+    """Return the bits of one latent cell, stored without compression."""
+    if facts.codebook_size is not None:
+        return math.log2(facts.codebook_size)
+    return float(facts.channels * LATENT_BITS)
+
+
+def _rate(facts: Facts) -> tuple[int, int, float]:
+    return facts.temporal_factor, facts.spatial_factor, cell_bits(facts)
 
 
 def _seed(clip_id: str) -> int:

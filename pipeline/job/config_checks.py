@@ -1,7 +1,7 @@
 """Rules between the settings of a job, and between settings and models.
 
-`vidtok` is imported inside the checks that need it, so that a typing error in a file is reported
-without a wait for torch.
+Tokenizers are imported inside the checks that need them, so that a typing error in a file is
+reported without a wait for torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.config.embed import EmbedConfig
-from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
+from pipeline.config.job import BucketConfig, ClipConfig, JobConfig
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
-from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
+from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
 
 if TYPE_CHECKING:
-    from vidtok.config import TokenizerConfig
+    from pipeline.tokenizers.protocol import Facts
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -39,7 +39,9 @@ def check_job(config: JobConfig) -> list[Fault]:
     faults += _secrets("source.lists.root", config.source.lists.root or "")
     faults += _secrets("output.uri", config.output.uri)
     for n, spec in enumerate(config.tokenizers):
-        faults += _model(config, spec, f"tokenizers.{n}")
+        faults += tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
+        if facts := known_facts(spec.model):
+            faults += facts_faults(config, n, facts)
     return faults
 
 
@@ -137,43 +139,34 @@ def _decoding_back(config: JobConfig) -> Iterator[Fault]:
         yield Fault("tokenize.decode_back_one_in", one_in, rule, "leave it out")
 
 
-def _model(config: JobConfig, spec: TokenizerSpec, field: str) -> Iterator[Fault]:
-    from vidtok.presets import PRESETS
-
+def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:
+    """Yield the settings of a job that one of its tokenizers does not take."""
+    spec, field = config.tokenizers[number], f"tokenizers.{number}"
     if spec.bits is not None and spec.dtype != "uint8":
         yield Fault(f"{field}.bits", spec.bits, "only dtype = uint8 has bits", "leave it out")
     if spec.logvar and spec.dtype == "uint8":
         rule = "dtype = uint8 stores no log-variance"
         yield Fault(f"{field}.logvar", spec.logvar, rule, "leave one of the two out")
-    yield from tokenizer_faults(spec.model, spec.weights, f"{field}.")
-    if spec.model not in PRESETS:
-        return
-    model = PRESETS[spec.model]
-    if model.regularizer == "fsq":
-        if spec.logvar:
-            rule = f"{spec.model} is FSQ and has no log-variance"
-            yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")
-        if spec.dtype is not None:
-            rule = f"{spec.model} is FSQ, and its codebook decides the type of the indices"
-            yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
-    yield from _clips(config.clip, model)
-
-
-def _clips(clip: ClipConfig, model: "TokenizerConfig") -> Iterator[Fault]:
-    frames = clip.frames
+    if spec.logvar and not facts.logvar:
+        rule = f"{spec.model} has no log-variance"
+        yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")
+    if facts.kind == "indices" and spec.dtype is not None:
+        rule = f"the codebook of {spec.model} decides the type of the indices"
+        yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")
+    clip = config.clip
     if clip.whole:
-        if not model.time_rule.chunkable:
-            rule = f"{model.name} cannot encode a video chunk by chunk; v1.1 models can"
+        if not facts.chunkable:
+            rule = f"{spec.model} cannot encode a video chunk by chunk; v1.1 models of VidTok can"
             yield Fault("clip.whole", "true", rule, "choose such a model, or set clip.frames")
             return
-        if clip.chunk_frames % model.temporal_factor:
-            rule = f"{model.name} takes a multiple of {model.temporal_factor}"
+        if clip.chunk_frames % facts.temporal_factor:
+            rule = f"{spec.model} takes a multiple of {facts.temporal_factor}"
             yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
-        frames = 1  # valid for every model that encodes chunks, so only the size is checked
-    for n, bucket in enumerate(clip.buckets):
-        length = frames if clip.whole else bucket.frames
-        if length is not None:
-            where = f"clip.buckets.{n}"
-            yield from clip_faults(model, length, bucket.height, bucket.width, where)
-    if not clip.buckets and frames and clip.height and clip.width:
-        yield from clip_faults(model, frames, clip.height, clip.width)
+    shapes: dict[str, ClipConfig | BucketConfig] = {"clip": clip}
+    if clip.buckets:
+        shapes = {f"clip.buckets.{n}": bucket for n, bucket in enumerate(clip.buckets)}
+    for where, shape in shapes.items():
+        # 1 is valid for every model that encodes chunks, so only the size is checked.
+        frames = 1 if clip.whole else shape.frames
+        if frames and shape.height and shape.width:
+            yield from clip_faults(facts, spec.model, frames, shape.height, shape.width, where)

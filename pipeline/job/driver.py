@@ -278,7 +278,7 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
     return WorkerSettings(
         config=config,
         columns=job.tokenizers.columns,
-        weights=job.tokenizers.weights,
+        digests=job.tokenizers.digests,
         levels=code_levels(job.tokenizers.identity),
         device=device,
         proof=config_path(job.run),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pipeline.config.embed import EmbedConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.metadata import Dataset, open_dataset, read_dataset
+from pipeline.dataset.metadata import Dataset, Digest, open_dataset, read_dataset
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.formatting import counted
 from pipeline.job.setup import Job, Tokenizers, open_output, run_name, sliced
@@ -83,7 +83,7 @@ def open_embedders(config: EmbedConfig, parent: Dataset) -> Tokenizers:
         "embedders": {each.column.name: each.identity for each in opened},
     }
     columns = tuple(each.column for each in opened)
-    return Tokenizers(columns, tuple(each.digest for each in opened), identity)
+    return Tokenizers(columns, tuple(Digest(each.digest) for each in opened), identity)
 
 
 def _fixed(config: EmbedConfig, manifest: Manifest) -> EmbedConfig:

@@ -10,9 +10,11 @@ from typing import Final
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig, OutputConfig
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
+from pipeline.dataset.metadata import Dataset, Digest, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.errors import ConfigError
 from pipeline.formatting import counted
+from pipeline.job.config_checks import facts_faults
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.sources.planning import plan_units
@@ -20,7 +22,15 @@ from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import absolute_path, is_untrained, open_model, weights_digest
+from pipeline.tokenizers.models import (
+    Description,
+    absolute_path,
+    describe,
+    is_foreign,
+    is_untrained,
+    open_tokenizer,
+)
+from pipeline.tokenizers.probe import prove_lengths
 
 _RAY_JOB_FOLDER: Final = "/runtime_resources/"
 """Part of the path of the temporary folder in which Ray runs a submitted job."""
@@ -31,14 +41,19 @@ class Tokenizers:
     """What the driver keeps of the models after it has loaded each of them once."""
 
     columns: tuple[TokenizerColumn, ...]
-    weights: tuple[str, ...]
-    """`weights_digest` of each model."""
+    digests: tuple[Digest, ...]
+    """Digest of each tokenizer."""
     identity: dict[str, object]
     """All that changes the tokens; the fingerprint is its hash."""
 
     def dataset(self, config: JobConfig | EmbedConfig) -> Dataset:
         """Return the head of the dataset that the tokenizers write."""
-        return new_dataset(self.columns, self.identity, config.public())
+        probes = {
+            column.name: list(digest.probe)
+            for column, digest in zip(self.columns, self.digests, strict=True)
+            if digest.probe
+        }
+        return new_dataset(self.columns, self.identity, config.public(), probes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,18 +182,27 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def open_tokenizers(config: JobConfig) -> Tokenizers:
-    """Load each model once, for its columns and the digest of its weights.
+    """Load each tokenizer once, for its column and its digest.
+
+    A tokenizer of another package also encodes and decodes a small clip of each length.
 
     Raises:
-        ConfigError: weights are missing, or belong to another model.
+        ConfigError: weights are missing, belong to another model, or do not take the clips.
     """
-    columns, digests, configs = [], {}, {}
-    for spec in config.tokenizers:
-        model = open_model(spec)
-        digests[spec.name], configs[spec.name] = weights_digest(model), model.config
-        columns.append(tokenizer_column(spec, model.config, config.clip, digests[spec.name]))
-    whole = identity(config, configs, digests)
-    return Tokenizers(tuple(columns), tuple(digests.values()), whole)
+    described: dict[str, Description] = {}
+    for n, spec in enumerate(config.tokenizers):
+        tokenizer = open_tokenizer(spec)
+        if faults := list(facts_faults(config, n, tokenizer.facts)):
+            raise ConfigError("\n".join(map(str, faults)))
+        described[spec.name] = describe(tokenizer, spec)
+        if is_foreign(spec):
+            lengths = {config.clip.frames, *(bucket.frames for bucket in config.clip.buckets)}
+            prove_lengths(tokenizer, spec.model, filter(None, lengths))
+    columns = [
+        tokenizer_column(spec, described[spec.name], config.clip) for spec in config.tokenizers
+    ]
+    digests = [one.digest for one in described.values()]
+    return Tokenizers(tuple(columns), tuple(digests), identity(config, described))
 
 
 def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[WorkUnit]:

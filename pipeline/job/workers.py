@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
+from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.errors import one_line
@@ -66,8 +67,8 @@ class WorkerSettings:
     """Settings of the job, with absolute paths and without most of its source URIs."""
     columns: Sequence[TokenizerColumn]
     """Columns of the tokenizers, in the order of `config.tokenizers`."""
-    weights: Sequence[str]
-    """`weights_digest` of each tokenizer's model on the driver."""
+    digests: Sequence[Digest]
+    """Digest of each tokenizer on the driver."""
     levels: Mapping[str, Sequence[int]]
     """Levels of the channels of each FSQ tokenizer, by its name."""
     device: str
@@ -138,9 +139,9 @@ def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
     from pipeline.tokenizers.text_encoder import load_encoder
 
     encoders = [
-        load_encoder(spec, column, weights=weights, device=settings.device)
-        for spec, column, weights in zip(
-            config.embedders, settings.columns, settings.weights, strict=True
+        load_encoder(spec, column, weights=digest.weights, device=settings.device)
+        for spec, column, digest in zip(
+            config.embedders, settings.columns, settings.digests, strict=True
         )
     ]
     stage = EmbedStage(encoders)
@@ -179,9 +180,9 @@ class TokenizeWorker:
         if isinstance(config, EmbedConfig):
             return _embed_stage(config, settings)
         encoders = [
-            open_encoder(spec, column, weights=weights, device=settings.device)
-            for spec, column, weights in zip(
-                config.tokenizers, settings.columns, settings.weights, strict=True
+            open_encoder(spec, column, digest=digest, device=settings.device)
+            for spec, column, digest in zip(
+                config.tokenizers, settings.columns, settings.digests, strict=True
             )
         ]
         stage = TokenizeStage(

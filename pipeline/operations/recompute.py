@@ -24,7 +24,7 @@ from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
-from pipeline.tokenizers.models import DTYPES, job_config, open_models
+from pipeline.tokenizers.models import encoder_of, job_config, open_models
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 _ANY_VIDEO_MB: Final = 1_000_000
@@ -115,9 +115,7 @@ class Recomputer:
         models = open_models(dataset) if retokenize else {}
         for spec, column in zip(config.tokenizers, dataset.tokenizers, strict=True):
             if spec.name in models:
-                model = models[spec.name].to(device=device, dtype=DTYPES[spec.precision])
-                batch = spec.batch if cuda else 1
-                self._encoders.append(ClipEncoder(model, column, batch=batch, device=device))
+                self._encoders.append(encoder_of(models[spec.name], spec, column, device))
         limits = DecodeLimits(**config.decode.limits())
         self._decoder = Decoder(clip_rules(dataset.identity["clip"]), limits)
 

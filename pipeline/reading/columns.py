@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
 from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_scale
@@ -37,6 +38,7 @@ class Columns:
         tokenizers: tokenizers of the dataset.
         names: names of the columns.
         dtype: type of latents in tensors; None is that of the cells, float32 for those in uint8.
+        normalize: whether latents are normalised as their generator's authors do.
 
     Attributes:
         cells: tokenizer by cell column.
@@ -47,8 +49,8 @@ class Columns:
         with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
-        ConfigError: the dataset has no such column, no column was named, or the `dtype` is not one
-            of floats.
+        ConfigError: the dataset has no such column, no column was named, the `dtype` is not one of
+            floats, or the normalisation of a column is not known.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Columns:
         tokenizers: Sequence[TokenizerColumn],
         names: Sequence[str],
         dtype: torch.dtype | None = None,
+        normalize: bool = False,
     ) -> None:
         self.schema = clip_schema(tokenizers)
         known = self.schema.names
@@ -72,6 +75,12 @@ class Columns:
         shapes = (f"{column.name}_shape" for column in self.cells.values())
         scales = (name for column in self.cells.values() for name in column.scale_columns)
         self.names = list(dict.fromkeys([*names, *scales]))
+        latents = {column.name: column for column in tokenizers if column.kind == "latents"}
+        self._normalized = [name for name in self.cells if normalize and name in latents]
+        for name in self._normalized:
+            if latents[name].normalize is None:
+                rule = f"no normalisation of {latents[name].model} is known"
+                raise ConfigError(f"normalized = True: column {name}: {rule}; read it as it is")
         self.with_shapes = list(dict.fromkeys([*self.names, *shapes]))
 
     def shapes(self, table: pa.Table) -> Shapes:
@@ -130,7 +139,9 @@ class Columns:
         for name, kind in self.cells.items():
             if isinstance(rows[0][0].cells[name], list):
                 each = ((source.cells[name][n], source.scale(name, n)) for source, n in rows)
-                batch[name] = [self._cast(to_tensor(one, kind, scale), kind) for one, scale in each]
+                batch[name] = [
+                    self._finished(name, to_tensor(one, kind, scale)) for one, scale in each
+                ]
                 continue
             shape = np.shape(rows[0][0].cells[name])[1:]
             values = np.empty((len(rows), *shape), tensor_dtype(kind))
@@ -138,15 +149,29 @@ class Columns:
                 values[place] = source.cells[name][n]
                 if (scale := source.scale(name, n)) is not None:
                     dequantize(values[place], scale)
-            batch[name] = self._cast(as_tensor(values, kind), kind)
+            batch[name] = self._finished(name, as_tensor(values, kind))
         for name in self.plain:
             column = [source.plain[name][n] for source, n in rows]
             is_number = isinstance(column[0], (int, float))
             batch[name] = torch.from_numpy(np.array(column)) if is_number else column
         return batch
 
-    def _cast(self, values: torch.Tensor, kind: TokenizerColumn) -> torch.Tensor:
-        return values.to(self._dtype) if self._dtype and kind.kind == "latents" else values
+    def _finished(self, name: str, cells: Tensor) -> Tensor:
+        column = self.cells[name]
+        if name in self._normalized:
+            cells = normalized(cells, column)
+        return cells.to(self._dtype) if self._dtype and column.kind == "latents" else cells
+
+
+def normalized(latent: Tensor, column: TokenizerColumn) -> Tensor:
+    """Return latents [..., C, t, h, w] with the column's normalisation, computed in float32."""
+    assert column.normalize is not None
+    channels, frames = latent.shape[-4:-2]
+    shift, scale = (
+        torch.tensor(values).view(channels, -1)[:, :frames, None, None]
+        for values in (column.normalize.shift, column.normalize.scale)
+    )
+    return ((latent.float() - shift) * scale).to(latent.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             divide it, otherwise row groups are read more than once. The order depends on it.
         dtype: type of latents, such as torch.float16; None is that of the stored values, and
             float32 for those stored in uint8.
+        normalized: whether latents are normalised as their generator's authors do
+            (`TokenizerColumn.normalize`): in float32, returned in their own type.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -71,6 +73,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         pool_rows: int = 512,
         strands: int | None = None,
         dtype: torch.dtype | None = None,
+        normalized: bool = False,
     ) -> None:
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
@@ -86,7 +89,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             if value < least:
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
         self._store = snapshot.store
-        self._columns = Columns(snapshot.tokenizers, columns, dtype)
+        self._columns = Columns(snapshot.tokenizers, columns, dtype, normalized)
         self._buckets = snapshot.chosen_buckets(buckets)
         self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]

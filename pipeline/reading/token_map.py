@@ -33,6 +33,7 @@ class TokenMap(Dataset[dict[str, Any]]):
         columns: names of the columns to read.
         buckets: names of the buckets to read; None reads all.
         dtype: type of latents, as of `TokenDataset`.
+        normalized: whether latents are normalised, as in `TokenDataset`.
 
     Raises:
         ConfigError: a column or bucket does not exist, or the `dtype` is not one of floats.
@@ -45,8 +46,9 @@ class TokenMap(Dataset[dict[str, Any]]):
         *,
         buckets: Sequence[str] | None = None,
         dtype: torch.dtype | None = None,
+        normalized: bool = False,
     ) -> None:
-        self._columns = Columns(snapshot.tokenizers, columns, dtype)
+        self._columns = Columns(snapshot.tokenizers, columns, dtype, normalized)
         self._row_groups = RowGroups(snapshot.store, self._columns)
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

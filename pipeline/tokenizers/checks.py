@@ -1,68 +1,78 @@
-"""Rules for the settings that name a model: it must exist, and must take the clips."""
+"""Rules for the settings that name a model: it must exist, and must take the clips.
 
-import difflib
+`model` is a plain name of VidTok, or `PACKAGE:NAME`, where PACKAGE is `diffusers` or the name of
+an entry point of the group `vidtok_pipeline.tokenizers`. Heavy packages are imported inside.
+"""
+
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Final
 
-from pipeline.config.job import HUB, RANDOM
 from pipeline.config.loading import Fault
 
 if TYPE_CHECKING:
-    from vidtok.config import TokenizerConfig
+    from pipeline.tokenizers.protocol import Facts
+
+GROUP: Final = "vidtok_pipeline.tokenizers"
+"""Group of entry points of other packages. Each is called with the text behind the colon of
+`model` and with `weights`, and returns a `VideoTokenizer` in float32 on the CPU."""
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Return the entry points of other packages by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def tokenizer_faults(model: str, weights: str | None, where: str = "") -> Iterator[Fault]:
     """Yield the errors in a model's name and in its weights.
 
     Args:
-        model: a name, which should be one of `vidtok.list_models()`.
-        weights: path of a checkpoint, `hub`, `random`, or None for the weights in the package.
+        model: `model` of a tokenizer.
+        weights: `weights` of a tokenizer.
         where: text before the fields `model` and `weights`, such as `tokenizers.0.`.
     """
-    from vidtok import bundled_weights
+    package, colon, name = model.partition(":")
+    if not colon:
+        from pipeline.tokenizers.vidtok_adapter import vidtok_faults
+
+        yield from vidtok_faults(model, weights, where)
+    elif package == "diffusers":
+        from pipeline.tokenizers.diffusers_adapter import diffusers_faults
+
+        yield from diffusers_faults(name, weights, where)
+    elif package not in registered():
+        known = ", ".join(sorted(["diffusers", *registered()]))
+        rule = f"no installed package registers tokenizers as {package}, only {known}"
+        yield Fault(f"{where}model", model, rule, f"see the entry points {GROUP}")
+
+
+def known_facts(model: str) -> "Facts | None":
+    """Return the facts of a model that its name tells; None where its weights must be opened."""
+    from pipeline.tokenizers.vidtok_adapter import vidtok_facts
     from vidtok.presets import PRESETS
 
-    if model not in PRESETS:
-        close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
-        fix = f"did you mean {' or '.join(close)}?" if close else ""
-        yield Fault(f"{where}model", model, "no model has this name", fix)
-    elif weights is None:
-        if bundled_weights(model) is None:
-            bundled = " and ".join(name for name in PRESETS if bundled_weights(name))
-            yield Fault(
-                f"{where}weights",
-                rule=f"the package has no weights of {model}, only of {bundled}",
-                fix="set hub, which downloads the released checkpoint; or the path of a file, as"
-                f" `python -m vidtok convert {model} FILE.safetensors` writes it; or random, for"
-                " tokens without a meaning",
-            )
-    elif weights in (HUB, RANDOM):
-        pass
-    elif "://" in weights:
-        rule = "must be a path that every node can read"
-        yield Fault(f"{where}weights", weights, rule, "copy the file to such a path first")
-    elif not Path(weights).is_file():
-        yield Fault(f"{where}weights", weights, "no such file")
+    return vidtok_facts(PRESETS[model]) if model in PRESETS else None
 
 
 def clip_faults(
-    model: "TokenizerConfig", frames: int, height: int, width: int, where: str = "clip"
+    facts: "Facts", model: str, frames: int, height: int, width: int, where: str = "clip"
 ) -> Iterator[Fault]:
     """Yield the errors in the shape of a clip, as found by the model.
 
     Args:
-        model: configuration of the model.
+        facts: facts of the model.
+        model: its name.
         frames: number of frames.
         height: in pixels.
         width: in pixels.
         where: section of the configuration that has the fields.
     """
-    for rule in (partial(model.check_frames, frames), partial(model.check_size, height, width)):
-        try:
-            rule()
-        except ValueError as error:  # "frames = 16: <model> takes 1 + 4k frames; use 13 or 17"
-            field, _, text = str(error).partition(" = ")
-            value, _, text = text.partition(": ")
-            yield Fault(f"{where}.{field}", value, text)
+    if frames not in facts.lengths:
+        near = " or ".join(map(str, facts.lengths.near(frames)))
+        yield Fault(f"{where}.frames", frames, f"{model} takes {facts.lengths}", f"use {near}")
+    s = facts.spatial_factor
+    for side, n in (("height", height), ("width", width)):
+        if n < s or n % s:
+            near = " or ".join(str(m) for m in sorted({max(s, n // s * s), max(s, -(-n // s) * s)}))
+            rule = f"{model} takes a multiple of {s} pixels"
+            yield Fault(f"{where}.{side}", n, rule, f"use {near}")

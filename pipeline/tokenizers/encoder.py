@@ -7,17 +7,17 @@ clips given, B clips per call, T H W frames and pixels.
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import vidtok
 from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
 _log = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ class ClipEncoder:
     """Encodes clips into the cells of one `TokenizerColumn`.
 
     Args:
-        model: in eval mode, on `device`, in the dtype of its arithmetic.
+        model: on `device`, in the dtype of its arithmetic.
         column: the column that holds the cells.
         batch: B.
         device: device of the model.
     """
 
     def __init__(
-        self, model: vidtok.Tokenizer, column: TokenizerColumn, *, batch: int, device: str = "cpu"
+        self, model: VideoTokenizer, column: TokenizerColumn, *, batch: int, device: str = "cpu"
     ) -> None:
         self.column = column
         self._model = model
@@ -76,7 +76,8 @@ class ClipEncoder:
         Raises:
             ValueError: the model does not encode such clips in such chunks.
         """
-        return WholeClip(self, self._model.encode_stream(num_frames, chunk_frames))
+        model = cast(ChunkedTokenizer, self._model)  # the configuration's check sees to it
+        return WholeClip(self, model.encode_stream(num_frames, chunk_frames))
 
     def video(self, frames: NDArray[Any], batch: int) -> Tensor:
         """Return frames [N, T, H, W, 3] as the network's input [B, 3, T, H, W] in [-1, 1].
@@ -93,7 +94,7 @@ class ClipEncoder:
         video = video.to(torch.float32).div_(255).sub_(0.5).div_(0.5)
         return video.permute(0, 4, 1, 2, 3)
 
-    def cells(self, encoded: vidtok.Encoded, num_clips: int) -> tuple[Cells, Finite]:
+    def cells(self, encoded: Encoded, num_clips: int) -> tuple[Cells, Finite]:
         """Return the cells of the first clips of a batch, and which of them are finite.
 
         Latents of a column with scales are float32, because a range is that of the whole clip.
@@ -135,7 +136,7 @@ class ClipEncoder:
 class WholeClip:
     """One clip whose frames arrive in pieces; made by `ClipEncoder.whole_clip`."""
 
-    def __init__(self, encoder: ClipEncoder, stream: vidtok.EncodeStream) -> None:
+    def __init__(self, encoder: ClipEncoder, stream: EncodeStream) -> None:
         self._encoder = encoder
         self._stream = stream
         self._parts: list[tuple[Cells, Finite]] = []

@@ -1,77 +1,75 @@
 """The fingerprint of a dataset: a hash of all settings that change the tokens, stored beside them.
 
-It covers the clip rule, the preprocessing, and for each tokenizer its configuration, weights,
-arithmetic and the storage of its cells. It does not cover batch size, devices and numbers of
-actors, which change nothing or the last bits of a float. It does not cover the sources, so that a
-dataset can grow.
+It covers the clip rule, the preprocessing, and for each tokenizer its facts, configuration,
+weights, arithmetic and the storage of its cells. It does not cover batch size, devices and numbers
+of actors, which change nothing or the last bits of a float. It does not cover the sources, so that
+a dataset can grow.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import vidtok
 from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, fingerprint_of
 from pipeline.dataset.schema import TokenizerColumn, index_dtype
 from pipeline.errors import StoreError
+from pipeline.tokenizers.models import Description
+from pipeline.tokenizers.protocol import Facts
 
 PREPROCESSING: Final = 1
 """Version of decoding, resizing and normalising; every change that moves a pixel raises it."""
 
 
-def identity(
-    config: JobConfig, models: Mapping[str, vidtok.TokenizerConfig], weights: Mapping[str, str]
-) -> dict[str, Any]:
+def identity(config: JobConfig, described: Mapping[str, Description]) -> dict[str, Any]:
     """Return all settings that change the tokens of a job, as JSON-like values.
 
     Args:
         config: the job.
-        models: configuration of each tokenizer, by the tokenizer's name.
-        weights: `pipeline.tokenizers.models.weights_digest` of each.
+        described: description of each tokenizer, by its name.
     """
     return {
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
         "tokenizers": {
-            spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
-            for spec in config.tokenizers
+            spec.name: _tokenizer(spec, described[spec.name]) for spec in config.tokenizers
         },
     }
 
 
 def tokenizer_column(
-    spec: TokenizerSpec, model: vidtok.TokenizerConfig, clip: ClipConfig, weights: str
+    spec: TokenizerSpec, described: Description, clip: ClipConfig
 ) -> TokenizerColumn:
     """Return a tokenizer's column; its fingerprint also covers the clip rule."""
     whole = {
         "preprocessing": PREPROCESSING,
         "clip": clip.identity(),
-        **_tokenizer(spec, model, weights),
+        **_tokenizer(spec, described),
     }
-    kind: Literal["indices", "latents"] = "indices" if model.regularizer == "fsq" else "latents"
-    size = model.codebook_size
+    facts = described.facts
+    size = facts.codebook_size
     return TokenizerColumn(
         name=spec.name,
-        kind=kind,
+        kind=facts.kind,
         dtype=index_dtype(size) if size is not None else spec.dtype or "float16",
-        axes=("t", "h", "w") if kind == "indices" else ("c", "t", "h", "w"),
+        axes=("t", "h", "w") if facts.kind == "indices" else ("c", "t", "h", "w"),
         model=spec.model,
         fingerprint=fingerprint_of(whole),
         logvar=spec.logvar,
         codebook_size=size,
-        bits=spec.stored_bits if kind == "latents" else None,
+        bits=spec.stored_bits if facts.kind == "latents" else None,
+        normalize=facts.normalize,
     )
 
 
-def _tokenizer(spec: TokenizerSpec, model: vidtok.TokenizerConfig, weights: str) -> dict[str, Any]:
+def _tokenizer(spec: TokenizerSpec, described: Description) -> dict[str, Any]:
     values: dict[str, Any] = {
         "model": spec.model,
-        "config": model.to_dict(),
-        "weights": weights,
+        "facts": described.facts.to_dict(),
+        "config": dict(described.config),
+        "weights": described.digest.weights,
         "precision": spec.precision,
     }
-    del values["config"]["name"]
-    if model.regularizer == "kl":
+    if described.facts.kind == "latents":
         values["dtype"] = spec.dtype or "float16"
         values["logvar"] = spec.logvar
         if spec.stored_bits is not None:
@@ -93,14 +91,13 @@ def expected_shape(
     Raises:
         StoreError: `dataset.json` or the bucket's name does not determine it.
     """
-    where = f"dataset.json: identity.tokenizers.{column.name}.config"
+    where = f"dataset.json: identity.tokenizers.{column.name}.facts"
     try:
-        values = dataset.identity["tokenizers"][column.name]["config"]
-        config = vidtok.TokenizerConfig.from_dict({**values, "name": column.model})
+        facts = Facts.from_dict(dataset.identity["tokenizers"][column.name]["facts"])
         length, *size = bucket.split("x")
         frames = num_frames if length == "all" else int(length)
         height, width = map(int, size)
-        shape = config.latent_shape(frames, height, width)
+        shape = facts.latent_shape(frames, height, width)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{where} and bucket {bucket!r}: {error!r}; restore them") from error
     return list(shape if "c" in column.axes else shape[1:])

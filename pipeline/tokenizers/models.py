@@ -1,30 +1,59 @@
-"""Models from a tokenizer's settings, the same on the driver and on every node."""
+"""Tokenizers from their settings, the same on the driver and on every node."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-import vidtok
 from pipeline.config.job import HUB, RANDOM, JobConfig, TokenizerSpec
-from pipeline.dataset.metadata import Dataset
+from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.tokenizers.checks import tokenizer_faults
+from pipeline.tokenizers import probe
+from pipeline.tokenizers.checks import registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.protocol import Facts, VideoTokenizer
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
 
-UNTRAINED_SEED: Final = 0
-"""Seed of the initialisation with `weights: random`."""
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the driver keeps of a tokenizer after it has opened it once."""
+
+    facts: Facts
+    config: Mapping[str, Any]
+    digest: Digest
+
+
+def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
+    """Return what identifies a tokenizer in float32 on the CPU."""
+    return Description(tokenizer.facts, tokenizer.config, _digest(tokenizer, spec))
+
+
+def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
+    values = probe.numbers(tokenizer) if is_foreign(spec) else ()
+    return Digest(weights_digest(tokenizer.module()), values)
+
+
+def is_foreign(spec: TokenizerSpec) -> bool:
+    """Return whether another package computes the tokens, so that its results are probed."""
+    return ":" in spec.model
 
 
 def absolute_path(weights: str | None) -> str | None:
-    """Return a file of weights as an absolute path, which every process opens alike."""
-    return weights if weights in (None, HUB, RANDOM) else str(Path(weights).resolve())
+    """Return a path of weights as an absolute path, which every process opens alike.
+
+    `hub`, `random` and ids of the Hub stay as they are.
+    """
+    if weights in (None, HUB, RANDOM) or not Path(weights).exists():
+        return weights
+    return str(Path(weights).resolve())
 
 
 def is_untrained(spec: TokenizerSpec) -> bool:
@@ -32,36 +61,50 @@ def is_untrained(spec: TokenizerSpec) -> bool:
     return spec.weights == RANDOM
 
 
-def open_model(spec: TokenizerSpec) -> vidtok.Tokenizer:
-    """Return a tokenizer's model in float32 on the CPU.
+def open_tokenizer(spec: TokenizerSpec) -> VideoTokenizer:
+    """Return a tokenizer in float32 on the CPU.
 
     Raises:
-        ConfigError: the weights do not exist or belong to another model.
+        ConfigError: the weights do not exist or belong to another model, or a package is missing.
     """
     for fault in tokenizer_faults(spec.model, spec.weights, f"tokenizer {spec.name}: "):
         raise ConfigError(str(fault))
-    if is_untrained(spec):
-        return vidtok.build(spec.model, seed=UNTRAINED_SEED)
-    source = spec.model if spec.weights is None or spec.weights == HUB else spec.weights
+    package, colon, name = spec.model.partition(":")
     try:
-        return vidtok.load(source, config=spec.model)
-    except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(f"tokenizer {spec.name}: weights = {spec.weights}: {error}") from error
+        if not colon:
+            from pipeline.tokenizers.vidtok_adapter import open_vidtok
+
+            return open_vidtok(spec.model, spec.weights)
+        if package == "diffusers":
+            from pipeline.tokenizers.diffusers_adapter import open_diffusers
+
+            return open_diffusers(name, spec.weights)
+        tokenizer: VideoTokenizer = registered()[package].load()(name, spec.weights)
+        return tokenizer
+    except Exception as error:  # the packages and the Hub's client have their own classes
+        message = " ".join(str(error).split()) or repr(error)
+        raise ConfigError(f"tokenizer {spec.name}: weights = {spec.weights}: {message}") from error
 
 
-def open_same_model(spec: TokenizerSpec, weights: str) -> vidtok.Tokenizer:
-    """Return a tokenizer's model as `open_model`, if its weights have this `weights_digest`.
+def open_same_tokenizer(spec: TokenizerSpec, digest: Digest) -> VideoTokenizer:
+    """Return a tokenizer as `open_tokenizer`, if it has this digest.
 
     Raises:
-        ConfigError: the weights do not exist, or are other ones.
+        ConfigError: the weights do not exist, or they or the library are other ones.
     """
-    model = open_model(spec)
-    if (found := weights_digest(model)) != weights:
+    tokenizer = open_tokenizer(spec)
+    found = _digest(tokenizer, spec)
+    if found.weights != digest.weights:
         raise ConfigError(
-            f"tokenizer {spec.name}: weights = {spec.weights}: digest {found}, but the job or the"
-            f" dataset was made with {weights}; bring the same file to every node"
+            f"tokenizer {spec.name}: weights = {spec.weights}: digest {found.weights}, but the job"
+            f" or the dataset was made with {digest.weights}; bring the same file to every node"
         )
-    return model
+    if how := digest.moved(found):
+        raise ConfigError(
+            f"tokenizer {spec.name}: model = {spec.model}: {how}: the library computes other"
+            " numbers than where the job or the dataset was made; install that version"
+        )
+    return tokenizer
 
 
 def job_config(dataset: Dataset) -> JobConfig:
@@ -81,15 +124,14 @@ def job_config(dataset: Dataset) -> JobConfig:
         raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
 
 
-def open_models(dataset: Dataset) -> dict[str, vidtok.Tokenizer]:
-    """Return a dataset's models by column, in float32 on the CPU.
+def open_models(dataset: Dataset) -> dict[str, VideoTokenizer]:
+    """Return a dataset's tokenizers by column, in float32 on the CPU.
 
     Raises:
         ConfigError: the weights do not exist, or are not those that made the dataset.
     """
-    made_with = dataset.identity["tokenizers"]
     return {
-        spec.name: open_same_model(spec, made_with[spec.name]["weights"])
+        spec.name: open_same_tokenizer(spec, dataset.digest(spec.name))
         for spec in job_config(dataset).tokenizers
     }
 
@@ -108,19 +150,27 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def open_encoder(
-    spec: TokenizerSpec, column: TokenizerColumn, *, weights: str, device: str
+    spec: TokenizerSpec, column: TokenizerColumn, *, digest: Digest, device: str
 ) -> ClipEncoder:
     """Return a tokenizer that is ready to encode on a node.
 
     Args:
         spec: settings of the tokenizer.
         column: column that it writes.
-        weights: `weights_digest` of the driver's model.
+        digest: digest of the driver's tokenizer.
         device: `cpu` or `cuda`.
 
     Raises:
-        ConfigError: this node has other weights under the same path.
+        ConfigError: this node has other weights under the same path, or another library.
     """
-    model = open_same_model(spec, weights).to(device=device, dtype=DTYPES[spec.precision])
+    return encoder_of(open_same_tokenizer(spec, digest), spec, column, device)
+
+
+def encoder_of(
+    tokenizer: VideoTokenizer, spec: TokenizerSpec, column: TokenizerColumn, device: str
+) -> ClipEncoder:
+    """Return a tokenizer as encoder on a device, in the precision of its settings."""
+    tokenizer.module().to(device=device, dtype=DTYPES[spec.precision])
     # A CPU gains nothing from a batch, and filling one up costs time.
-    return ClipEncoder(model, column, batch=1 if device == "cpu" else spec.batch, device=device)
+    batch = 1 if device == "cpu" else spec.batch
+    return ClipEncoder(tokenizer, column, batch=batch, device=device)

@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import vidtok
 from pipeline.dataset.cells import row_cells, to_tensor
 from pipeline.dataset.quantized import row_scale
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.tokenizers.protocol import VideoTokenizer
 from vidtok.evaluation.fidelity import psnr
 
 
 def decode_cells(
-    model: vidtok.Tokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
+    model: VideoTokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
 ) -> NDArray[np.uint8]:
     """Return the frames [T, H, W, 3] that a row's cells decode to.
 
@@ -28,11 +28,7 @@ def decode_cells(
     """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
     values = to_tensor(cells, column, row_scale(row, column))[None]
-    if column.kind == "indices":
-        video = model.decode_indices(values, num_frames=frames)
-    else:
-        video = model.decode(values.float(), num_frames=frames)
-    return as_bytes(video)
+    return as_bytes(model.decode(values if column.kind == "indices" else values.float(), frames))
 
 
 def as_bytes(video: Tensor) -> NDArray[np.uint8]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pipeline.config.job import RANDOM
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
-from pipeline.tokenizers.checks import clip_faults, tokenizer_faults
+from pipeline.tokenizers.checks import clip_faults
+from pipeline.tokenizers.vidtok_adapter import vidtok_facts, vidtok_faults
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE
@@ -16,10 +17,10 @@ _PATCH_SIDE = 24
 
 def check_training(config: TrainConfig) -> list[Fault]:
     """Return the rules broken by a configuration whose fields are valid one by one."""
-    faults = list(tokenizer_faults(config.model, config.weights))
+    faults = list(vidtok_faults(config.model, config.weights))
     for number, stage in enumerate(config.stages):
         if stage.model is not None:
-            faults += tokenizer_faults(stage.model, RANDOM, f"stages.{number}.")
+            faults += vidtok_faults(stage.model, RANDOM, f"stages.{number}.")
     if faults:
         return faults
     names = [stage.name for stage in config.stages]
@@ -35,7 +36,8 @@ def check_training(config: TrainConfig) -> list[Fault]:
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
     clips, model = stage.clips, named_config(config.model_of(stage))
-    yield from clip_faults(model, clips.frames, clips.height, clips.width, f"{where}.clips")
+    shape = clips.frames, clips.height, clips.width
+    yield from clip_faults(vidtok_facts(model), model.name, *shape, f"{where}.clips")
     shorter = min(clips.height, clips.width)
     terms, least = stage.objective, {}
     if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:
@@ -51,8 +53,9 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
 def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
     stage = config.stages[0]
     if held_out := config.held_out(stage):
-        model, frames = named_config(config.model_of(stage)), held_out.frames
-        for fault in clip_faults(model, frames, held_out.height, held_out.width, "validation"):
+        model = named_config(config.model_of(stage))
+        shape = held_out.frames, held_out.height, held_out.width
+        for fault in clip_faults(vidtok_facts(model), model.name, *shape, "validation"):
             side = fault.field.removeprefix("validation.")
             if getattr(config.validation, side, None) is not None:  # else it is the stage's
                 yield fault

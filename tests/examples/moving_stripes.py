@@ -10,14 +10,14 @@ import torch
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.metadata import code_levels, new_dataset
+from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import clip_schema
+from pipeline.job.setup import open_tokenizers
 from pipeline.storage.store import Store
-from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import open_model, weights_digest
+from pipeline.tokenizers.models import open_tokenizer
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import make_clip
 
@@ -44,12 +44,9 @@ def write_stripes(store: Store, unit: str = "u-0", *, others: Collection[int] = 
             "output": {"uri": store.uri},
         }
     )
-    models = {spec.name: open_model(spec) for spec in config.tokenizers}
-    digests = {name: weights_digest(model) for name, model in models.items()}
-    columns = tuple(
-        tokenizer_column(spec, models[spec.name].config, config.clip, digests[spec.name])
-        for spec in config.tokenizers
-    )
+    tokenizers = open_tokenizers(config)
+    columns = tokenizers.columns
+    models = {spec.name: open_tokenizer(spec) for spec in config.tokenizers}
     videos = torch.stack([-stripes(n) if n in others else stripes(n) for n in range(CLIPS)])
     cells = {
         "kl": models["kl"].encode(videos).latent.numpy().astype("<f2"),
@@ -61,8 +58,7 @@ def write_stripes(store: Store, unit: str = "u-0", *, others: Collection[int] = 
     with PartWriter(store, schema, unit=unit, bucket=BUCKET) as writer:
         writer.add(rows)
         parts = writer.publish()
-    known = {name: model.config for name, model in models.items()}
-    dataset = new_dataset(columns, identity(config, known, digests), config.public())
+    dataset = tokenizers.dataset(config)
     statistics = row_statistics(rows, columns, code_levels(dataset.identity))
     record = UnitRecord(
         unit=unit,

@@ -156,7 +156,7 @@ def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> Non
             units = json.loads(record.read_text())["units"]
             paths += [part["path"] for unit in units for part in unit["parts"]]
     head = json.loads((root / "dataset.json").read_text())
-    levels = head["identity"]["tokenizers"]["fsq"]["config"]["fsq_levels"]
+    levels = head["identity"]["tokenizers"]["fsq"]["facts"]["levels"]
     count = 0
     for path in paths:
         table = pq.read_table(root / path)

@@ -73,17 +73,17 @@ class FakeModel:
         indices = ((mean[:, 0] + 1) * 1000).nan_to_num().to(torch.int32)
         return FakeEncoded(latent=mean, indices=indices)
 
-    def decode(self, latent: Tensor, num_frames: int | None = None) -> Tensor:
+    def decode(self, cells: Tensor, num_frames: int) -> Tensor:
         """Repeat each cell's value all over its block."""
+        latent = cells
+        if self.kind != "kl":
+            grey = (cells.to(torch.int64).float() + 0.5) / 1000 - 1
+            latent = grey[:, None].expand(-1, 3, -1, -1, -1)
         self.decoded += 1
         if self.decoded in self.cannot_decode:
             raise torch.OutOfMemoryError("imaginary GPU")
         assert latent.shape[2] == num_frames
         return torch.nn.functional.interpolate(latent, scale_factor=(1, 8, 8))
-
-    def decode_indices(self, indices: Tensor, num_frames: int | None = None) -> Tensor:
-        grey = (indices.to(torch.int64).float() + 0.5) / 1000 - 1
-        return self.decode(grey[:, None].expand(-1, 3, -1, -1, -1), num_frames)
 
 
 def clip(n: int, unit: str = "u", key: str = "k") -> Clip:

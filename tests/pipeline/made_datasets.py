@@ -14,14 +14,13 @@ from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import UnitRecord
 from pipeline.stages.commit import commit_unit
 from pipeline.storage.store import Store
+from pipeline.tokenizers.vidtok_adapter import vidtok_facts
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, Delivery, deliver
 from vidtok.presets import named_config
 
 
-def _config(model: str, **changes: Any) -> dict[str, Any]:
-    values = replace(named_config(model), **changes).to_dict()
-    del values["name"]
-    return values
+def _facts(model: str, **changes: Any) -> dict[str, Any]:
+    return vidtok_facts(replace(named_config(model), **changes)).to_dict()
 
 
 IDENTITY: dict[str, Any] = {
@@ -35,8 +34,8 @@ IDENTITY: dict[str, Any] = {
         "resize": "uint8",
     },
     "tokenizers": {
-        "fsq": {"model": FSQ.model, "config": _config(FSQ.model), "weights": "a" * 32},
-        "kl": {"model": KL.model, "config": _config(KL.model, z_channels=4), "weights": "b" * 32},
+        "fsq": {"model": FSQ.model, "facts": _facts(FSQ.model), "weights": "a" * 32},
+        "kl": {"model": KL.model, "facts": _facts(KL.model, z_channels=4), "weights": "b" * 32},
     },
 }
 DATASET = new_dataset((FSQ, KL), IDENTITY)

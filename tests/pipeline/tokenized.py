@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.metadata import code_levels, new_dataset, open_dataset
+from pipeline.dataset.metadata import code_levels, open_dataset
 from pipeline.dataset.schema import clip_schema
+from pipeline.job.setup import open_tokenizers
 from pipeline.sources.planning import plan_units
 from pipeline.stages.commit import commit_unit
 from pipeline.stages.decode import DecodeStage
@@ -14,8 +15,7 @@ from pipeline.stages.messages import Closing
 from pipeline.stages.tokenize import TokenizeStage
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
-from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import open_encoder, open_model, weights_digest
+from pipeline.tokenizers.models import open_encoder
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
@@ -40,19 +40,13 @@ def hikers(folder: Path) -> Store:
 def tokenized(config: JobConfig) -> Store:
     """Do what a job does, without Ray."""
     store = Store(config.output.uri)
-    models = {spec.name: open_model(spec) for spec in config.tokenizers}
-    digests = {name: weights_digest(model) for name, model in models.items()}
-    configs = {name: model.config for name, model in models.items()}
-    columns = [
-        tokenizer_column(spec, configs[spec.name], config.clip, digests[spec.name])
-        for spec in config.tokenizers
-    ]
-    head = new_dataset(tuple(columns), identity(config, configs, digests), config.public())
+    tokenizers = open_tokenizers(config)
+    columns, head = tokenizers.columns, tokenizers.dataset(config)
     open_dataset(store, head)
     log = CommitLog(store, fingerprint=head.fingerprint)
     encoders = [
-        open_encoder(spec, column, weights=digests[spec.name], device="cpu")
-        for spec, column in zip(config.tokenizers, columns, strict=True)
+        open_encoder(spec, column, digest=digest, device="cpu")
+        for spec, column, digest in zip(config.tokenizers, columns, tokenizers.digests, strict=True)
     ]
     stage = TokenizeStage(encoders)
     with DecodeStage(config.source, config.clip, config.decode, row_clips=4) as decode:

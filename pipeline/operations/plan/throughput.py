@@ -52,10 +52,10 @@ def clip_seconds(
     times = dict.fromkeys(examples, 0.0)
     share = seconds / max(1, len(examples) * len(config.tokenizers))
     with job_arithmetic(config.tokenize.threads):
-        for spec, column, weights in zip(
-            config.tokenizers, tokenizers.columns, tokenizers.weights, strict=True
+        for spec, column, digest in zip(
+            config.tokenizers, tokenizers.columns, tokenizers.digests, strict=True
         ):
-            encoder = open_encoder(spec, column, weights=weights, device=device)
+            encoder = open_encoder(spec, column, digest=digest, device=device)
             batch = 1 if device == "cpu" else spec.batch
             for bucket, clip in examples.items():
                 times[bucket] += _call_seconds(encoder, np.stack([clip] * batch), share) / batch

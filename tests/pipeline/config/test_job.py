@@ -120,11 +120,11 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ("tokenizers.1.name=KL", "command line: tokenizers.1.name = KL: must match ^[a-z]"),
         (
             "tokenizers.0.logvar=true",
-            "command line: tokenizers.0.logvar = True: vidtok_fsq_causal_488_262144_tiny is FSQ",
+            "command line: tokenizers.0.logvar = True: vidtok_fsq_causal_488_262144_tiny has no",
         ),
         (
             "tokenizers.0.dtype=float16",
-            "command line: tokenizers.0.dtype = float16: vidtok_fsq_causal_488_262144_tiny is FSQ",
+            "command line: tokenizers.0.dtype = float16: the codebook of vidtok_fsq_causal",
         ),
         (
             "tokenizers.1.bits=7",
@@ -238,7 +238,7 @@ def test_whole_videos(good: str) -> None:
     only = GOOD.replace("  - {name: fsq, model: vidtok_fsq_causal_488_262144_tiny}\n", "")
     assert faults(good, *ours)[0] == (
         "command line: clip.whole = true: vidtok_fsq_causal_488_262144_tiny cannot encode a video"
-        " chunk by chunk; v1.1 models can; choose such a model, or set clip.frames"
+        " chunk by chunk; v1.1 models of VidTok can; choose such a model, or set clip.frames"
     )
     Path(good).write_text(only)
     ours[2] = f"tokenizers.0={named}"

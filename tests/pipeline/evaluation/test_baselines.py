@@ -19,11 +19,12 @@ from pipeline.evaluation.baseline_codecs import (
     without_sei,
 )
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge, run_bounds
+from pipeline.tokenizers.vidtok_adapter import vidtok_facts
 from tests.vidtok.deterministic import synthetic_video
 from vidtok.presets import PRESETS
 
-FSQ = PRESETS["vidtok_fsq_causal_488_262144_tiny"]
-NONCAUSAL = PRESETS["vidtok_fsq_noncausal_488_262144"]
+FSQ = vidtok_facts(PRESETS["vidtok_fsq_causal_488_262144_tiny"])
+NONCAUSAL = vidtok_facts(PRESETS["vidtok_fsq_noncausal_488_262144"])
 
 
 def clip(frames: int = 9, size: int = 64) -> torch.Tensor:
@@ -92,7 +93,7 @@ def test_a_budget_out_of_reach_gives_the_coarsest_and_its_true_bits(name: str) -
 
 def test_a_codec_keeps_to_the_bits_of_its_tokenizer() -> None:
     video = clip(17, 128)
-    back = CodecAtSameBits(CODECS["h264"], FSQ, "h264").reconstruct(video, "x")
+    back = CodecAtSameBits(CODECS["h264"], FSQ, 18.0, "h264").reconstruct(video, "x")
     assert back.video.shape == video.shape
     assert 0.5 * 5 * 16 * 16 * 18 < back.bits <= 5 * 16 * 16 * 18
 

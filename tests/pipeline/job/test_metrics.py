@@ -196,7 +196,7 @@ def worker_settings() -> WorkerSettings:
         "output": {"uri": "unused"},
     }
     return WorkerSettings(
-        config=JobConfig.model_validate(values), columns=[], weights=[], levels={}, device="cpu"
+        config=JobConfig.model_validate(values), columns=[], digests=[], levels={}, device="cpu"
     )
 
 

@@ -81,7 +81,7 @@ def test_a_tokenizer_that_cannot_compute_does_not_start(monkeypatch: pytest.Monk
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
     monkeypatch.setattr("pipeline.tokenizers.models.open_encoder", lambda *_, **__: Encoder())
-    settings = replace(worker_settings(), columns=[FSQ], weights=[""])
+    settings = replace(worker_settings(), columns=[FSQ], digests=[""])
     with pytest.raises(RuntimeError, match="ECC"):
         TokenizeWorker(settings, Recorded())
     assert shapes == [(1, 5, 32, 40, 3)]

@@ -75,8 +75,9 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
         reasons={},
         statistics={"17x128x128": row_statistics(rows, [KL], {})},
     )
+    fsq = {"kind": "indices", "channels": 9, "codebook_size": 4**9, "levels": [4] * 9}
     made = IDENTITY["tokenizers"]
-    made = {**made, "kl8": made["kl"], "fsq": {"weights": "", "config": {"fsq_levels": [4] * 9}}}
+    made = {**made, "kl8": made["kl"], "fsq": {"weights": "", "facts": fsq}}
     write_log(store, [record], new_dataset(columns, {**IDENTITY, "tokenizers": made}))
     yield cells
     os.chdir(before)

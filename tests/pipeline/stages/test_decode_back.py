@@ -33,8 +33,9 @@ from pipeline.stages.messages import (
 from pipeline.stages.tokenize import TokenizeStage, is_drawn
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
-from pipeline.tokenizers.models import open_model, weights_digest
+from pipeline.tokenizers.models import describe, open_tokenizer
 from pipeline.tokenizers.reconstruction import clip_psnr
+from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.pipeline.fakes import FSQ, KL, NOT_A_NUMBER, POISON, FakeModel, batch_row, clip
 from tests.pipeline.job.test_metrics import Recorded
 
@@ -160,8 +161,8 @@ def test_what_is_decoded_is_what_is_stored(dtype: str) -> None:
     kl = replace(KL, dtype=dtype, logvar=False)  # type: ignore[arg-type]
     with job_arithmetic(1):
         encoders = [
-            ClipEncoder(models["fsq"], FSQ, batch=1),
-            ClipEncoder(models["kl"], kl, batch=1),
+            ClipEncoder(VidTok(models["fsq"]), FSQ, batch=1),
+            ClipEncoder(VidTok(models["kl"]), kl, batch=1),
         ]
         payload = TokenizeStage(encoders, decode_back_one_in=1)(row)
         wanted: dict[str, list[int]] = {"fsq": [], "kl": [], "not rounded": []}
@@ -202,7 +203,7 @@ def test_a_worker_reports_what_it_measures() -> None:
             }
         ),
         columns=[column(spec.name, spec) for spec in specs],
-        weights=[weights_digest(open_model(spec)) for spec in specs],
+        digests=[describe(open_tokenizer(spec), spec).digest for spec in specs],
         levels={},
         device="cpu",
     )

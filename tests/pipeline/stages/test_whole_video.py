@@ -21,6 +21,7 @@ from pipeline.stages.messages import BatchRow, Closing, Payload, decode_rows
 from pipeline.stages.tokenize import TokenizerBroken, TokenizeStage
 from pipeline.stages.whole_video import sample_of, whole_cells
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.assets import BROKEN, HIKER, ROTATED, VIDTOK_EXAMPLE
 from tests.vidtok.small import small
 from vidtok import Tokenizer
@@ -79,7 +80,7 @@ def test_a_video_is_one_clip_with_the_tokens_of_all_its_frames(
     assert [row.header.bucket.name for row in rows] == ["allx16x32", "allx16x16"]
     assert closing.digests == tuple(row.header.digest() for row in rows)
     assert closing.counts.clips_written == closing.counts.samples_with_clips == 2
-    encoder = ClipEncoder(model, KL, batch=1)
+    encoder = ClipEncoder(VidTok(model), KL, batch=1)
     stage = TokenizeStage([encoder], decoder, chunk_frames=8)
     for row, asset in zip(rows, (HIKER, VIDTOK_EXAMPLE), strict=True):
         [clip] = row.header.clips
@@ -184,13 +185,13 @@ class TestFaults:
     ) -> None:
         rows, _ = sound
         cut = BatchRow(rows[0].header, rows[0].frames[:, :, :, :-20_000])
-        stage = TokenizeStage([ClipEncoder(model, KL, batch=1)], decoder, chunk_frames=8)
+        stage = TokenizeStage([ClipEncoder(VidTok(model), KL, batch=1)], decoder, chunk_frames=8)
         with pytest.raises(QuarantineError):
             stage(cut)
 
     def test_another_number_of_frames_is_noticed(self, model: Tokenizer) -> None:
         frames = np.zeros((8, 16, 16, 3), np.uint8)
-        encoder = ClipEncoder(model, KL, batch=1)
+        encoder = ClipEncoder(VidTok(model), KL, batch=1)
         with pytest.raises(ValueError, match="8 frames; the first decode found 16"):
             whole_cells([encoder], iter([frames]), 16, 8)
         with pytest.raises(ValueError, match="more frames"):
@@ -199,7 +200,7 @@ class TestFaults:
 
 def test_memory_does_not_grow_with_the_video(model: Tokenizer) -> None:
     """What Python and numpy hold; twenty times the frames take as much, except for the tokens."""
-    encoder = ClipEncoder(model, KL, batch=1)
+    encoder = ClipEncoder(VidTok(model), KL, batch=1)
     peaks = []
     for count in (4, 80):
         pieces = (np.full((8, 32, 32, 3), n, np.uint8) for n in range(count))

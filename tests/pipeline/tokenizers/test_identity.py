@@ -7,11 +7,19 @@ import torch
 
 import vidtok
 from pipeline.config.job import JobConfig, TokenizerSpec
-from pipeline.dataset.metadata import fingerprint_of, new_dataset
+from pipeline.dataset.metadata import Digest, fingerprint_of, new_dataset
 from pipeline.errors import ConfigError
 from pipeline.records import Bucket
 from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import is_untrained, open_encoder, open_model, weights_digest
+from pipeline.tokenizers.models import (
+    Description,
+    describe,
+    is_untrained,
+    open_encoder,
+    open_tokenizer,
+    weights_digest,
+)
+from pipeline.tokenizers.vidtok_adapter import VidTok
 
 SQUARE = {"frames": 17, "height": 128, "width": 128}
 WIDE = {"frames": 17, "height": 96, "width": 160}
@@ -38,8 +46,16 @@ def job(**changes: Any) -> JobConfig:
 
 
 def fingerprint(config: JobConfig, fsq_weights: str = "a") -> str:
-    models = {spec.name: vidtok.build(spec.model).config for spec in config.tokenizers}
-    return fingerprint_of(identity(config, models, {"fsq": fsq_weights, "kl": "b"}))
+    weights = {"fsq": fsq_weights, "kl": "b"}
+    described = {
+        spec.name: described_as(spec, weights.get(spec.name, "a")) for spec in config.tokenizers
+    }
+    return fingerprint_of(identity(config, described))
+
+
+def described_as(spec: TokenizerSpec, weights: str) -> Description:
+    model = VidTok(vidtok.build(spec.model))
+    return Description(model.facts, model.config, Digest(weights))
 
 
 def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
@@ -68,10 +84,7 @@ def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
     ],
 )
 def test_it_changes_with_what_changes_tokens(change: dict[str, Any]) -> None:
-    config = job(**change)
-    models = {spec.name: vidtok.build(spec.model).config for spec in config.tokenizers}
-    weights = dict.fromkeys(models, "a") | {"kl": "b"}
-    assert fingerprint_of(identity(config, models, weights)) != fingerprint(job())
+    assert fingerprint(job(**change)) != fingerprint(job())
 
 
 def test_it_changes_with_the_bits_of_latents() -> None:
@@ -108,8 +121,10 @@ def test_it_does_not_change_with_anything_else(change: dict[str, Any]) -> None:
 
 
 def test_a_columns_fingerprint_is_its_own() -> None:
-    config, model = job(), vidtok.build(FSQ).config
-    one = tokenizer_column(config.tokenizers[0], model, config.clip, "a")
+    config = job()
+    spec = config.tokenizers[0]
+    described = described_as(spec, "a")
+    one = tokenizer_column(spec, described, config.clip)
     assert (one.kind, one.dtype, one.axes, one.codebook_size) == (
         "indices",
         "uint32",
@@ -117,10 +132,7 @@ def test_a_columns_fingerprint_is_its_own() -> None:
         262144,
     )
     other_clip = job(clip__fps=4.0).clip
-    assert (
-        tokenizer_column(config.tokenizers[0], model, other_clip, "a").fingerprint
-        != one.fingerprint
-    )
+    assert tokenizer_column(spec, described, other_clip).fingerprint != one.fingerprint
 
 
 def test_the_digest_of_weights_is_of_their_values() -> None:
@@ -137,22 +149,22 @@ def test_untrained_models_are_the_same_on_every_node() -> None:
     assert is_untrained(spec)
     assert not is_untrained(TokenizerSpec(name="fsq", model=FSQ))
     before = torch.random.get_rng_state()
-    assert weights_digest(open_model(spec)) == weights_digest(open_model(spec))
+    assert describe(open_tokenizer(spec), spec) == describe(open_tokenizer(spec), spec)
     assert torch.equal(before, torch.random.get_rng_state()), "nobody else's numbers change"
 
 
 def test_a_released_model_without_weights_is_refused() -> None:
     spec = TokenizerSpec(name="fsq", model="vidtok_fsq_causal_488_32768")
     with pytest.raises(ConfigError, match=r"^tokenizer fsq: weights: the package has no weights"):
-        open_model(spec)
+        open_tokenizer(spec)
 
 
 def test_a_node_with_other_weights_is_refused() -> None:
     config = job()
     spec = TokenizerSpec(name="fsq", model=FSQ)
-    column = tokenizer_column(spec, vidtok.build(FSQ).config, config.clip, "0" * 32)
+    column = tokenizer_column(spec, described_as(spec, "0" * 32), config.clip)
     with pytest.raises(ConfigError, match="bring the same file to every node"):
-        open_encoder(spec, column, weights="0" * 32, device="cpu")
+        open_encoder(spec, column, digest=Digest("0" * 32), device="cpu")
 
 
 def test_weights_that_do_not_fit_are_a_fault_of_the_configuration(tmp_path: Any) -> None:
@@ -160,7 +172,7 @@ def test_weights_that_do_not_fit_are_a_fault_of_the_configuration(tmp_path: Any)
     torch.save({"state_dict": {"encoder.x": torch.zeros(1)}}, path)
     spec = TokenizerSpec(name="fsq", model=FSQ, weights=str(path))
     with pytest.raises(ConfigError, match=r"tokenizer fsq: weights = .*missing"):
-        open_model(spec)
+        open_tokenizer(spec)
 
 
 def test_what_is_not_weights_is_a_fault_of_the_configuration(tmp_path: Any) -> None:
@@ -168,4 +180,4 @@ def test_what_is_not_weights_is_a_fault_of_the_configuration(tmp_path: Any) -> N
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     spec = TokenizerSpec(name="fsq", model=FSQ, weights=str(path))
     with pytest.raises(ConfigError, match=r"w\.safetensors: is a Git LFS pointer.*`git lfs pull`"):
-        open_model(spec)
+        open_tokenizer(spec)

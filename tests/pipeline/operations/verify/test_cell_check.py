@@ -124,5 +124,5 @@ def test_rows_of_several_lengths() -> None:
 
 @pytest.mark.parametrize("bucket", ["5x16", "6x16x16", "a bucket"])
 def test_a_bucket_that_no_clip_has(bucket: str) -> None:
-    with pytest.raises(StoreError, match=r"identity\.tokenizers\.fsq\.config and bucket"):
+    with pytest.raises(StoreError, match=r"identity\.tokenizers\.fsq\.facts and bucket"):
         expected_shape(DATASET, FSQ, bucket, 5)

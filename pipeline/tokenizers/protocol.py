@@ -1,0 +1,250 @@
+"""What a tokenizer is to the pipeline: its facts, and how it encodes and decodes.
+
+VidTok, the autoencoders of diffusers and those of other packages implement `VideoTokenizer`;
+encoders of sound implement `AudioTokenizer`. Letters: `B` batch, `T H W` frames and pixels,
+`Z` latent channels, `t h w` cells of the latent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from pipeline.dataset.schema import Normalize
+from vidtok import Encoded
+
+__all__ = [
+    "AudioFacts",
+    "AudioTokenizer",
+    "ChunkedTokenizer",
+    "EncodeStream",
+    "Encoded",
+    "Facts",
+    "Lengths",
+    "Normalize",
+    "VideoTokenizer",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Rule of valid lengths: T ≥ `least` whose remainder modulo `multiple` is in `remainders`."""
+
+    multiple: int = 1
+    """Modulus of the rule. 1 allows every length."""
+    remainders: tuple[int, ...] = (0,)
+    """Valid remainders of a length modulo `multiple`, sorted."""
+    least: int = 1
+    """Smallest valid length in frames."""
+
+    def __contains__(self, frames: int) -> bool:
+        return frames >= self.least and frames % self.multiple in self.remainders
+
+    def __str__(self) -> str:
+        if self.multiple == 1:
+            return f"{self.least} frame{'s' * (self.least > 1)} or more"
+        if self.remainders == (0,):
+            return f"a multiple of {self.multiple} frames"
+        rules = (
+            f"{rest} + {self.multiple}k" if rest else f"{self.multiple}k"
+            for rest in self.remainders
+        )
+        return f"{' or '.join(rules)} frames"
+
+    def near(self, frames: int) -> list[int]:
+        """Return the valid lengths next to a length: one below and one above, where they exist."""
+        below = (n for n in range(frames, self.least - 1, -1) if n in self)
+        above = (
+            n
+            for n in range(max(frames, self.least), frames + self.least + self.multiple + 1)
+            if n in self
+        )
+        return sorted({n for n in (next(below, None), next(above, None)) if n is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Facts of a video tokenizer. They are part of a dataset's identity, as JSON."""
+
+    kind: Literal["indices", "latents"]
+    """Kind of cells: code indices `[t, h, w]`, or latents `[Z, t, h, w]`."""
+    channels: int
+    """Number of latent channels Z."""
+    codebook_size: int | None = None
+    """Number of different code indices. None for latents."""
+    levels: tuple[int, ...] = ()
+    """Number of levels of each channel (FSQ), of which an index is the mixed-radix number with the
+    first channel the fastest. Empty for latents and for learned codebooks."""
+    temporal_factor: int
+    """Number of frames per latent frame, f: T frames have ⌈T / f⌉ latent frames."""
+    spatial_factor: int
+    """Number of pixels per latent cell, in height and in width."""
+    lengths: Lengths = Lengths()
+    """Rule of the lengths T for which decoding gives T frames again."""
+    chunkable: bool = False
+    """Whether it is a `ChunkedTokenizer`, which encodes a clip in pieces exactly."""
+    logvar: bool = False
+    """Whether latents are means of a posterior whose log-variance `encode` can return."""
+    normalize: Normalize | None = None
+    """Normalisation that the generator's authors apply to latents. None if there is none."""
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (Z, t, h, w) of a clip.
+
+        Raises:
+            ValueError: the tokenizer does not take such a clip.
+        """
+        s = self.spatial_factor
+        if frames not in self.lengths or height % s or width % s or min(height, width) < s:
+            raise ValueError(f"{frames}x{height}x{width}: not a clip that the tokenizer takes")
+        return self.channels, -(-frames // self.temporal_factor), height // s, width // s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Facts":
+        """Return the facts that `to_dict` gave the values of.
+
+        Raises:
+            ValueError: a field is unknown, missing or of another type.
+        """
+        return _FACTS.validate_python(values)
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+@runtime_checkable
+class VideoTokenizer(Protocol):
+    """A video tokenizer. Calls of one object are never concurrent unless it has a lock."""
+
+    @property
+    def facts(self) -> Facts:
+        """Facts of the tokenizer."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Everything besides weights that decides its cells, JSON-like, without paths."""
+        ...
+
+    def encode(self, video: Tensor) -> Encoded:
+        """Encode clips of valid length and size.
+
+        Args:
+            video: `[B, 3, T, H, W]` float32 in [-1, 1], of any strides, on the module's device.
+
+        Returns:
+            `latent` float32 `[B, Z, t, h, w]`; for the kind `indices` also `indices`, int32
+            `[B, t, h, w]`; for `latents` the same tensor as `mean`, and `logvar` if the facts say
+            so. The module's dtype decides the arithmetic.
+        """
+        ...
+
+    def decode(self, cells: Tensor, num_frames: int) -> Tensor:
+        """Decode what the column holds.
+
+        Args:
+            cells: indices `[B, t, h, w]`, integers; or latents `[B, Z, t, h, w]`, float.
+            num_frames: T of the clip that was encoded.
+
+        Returns:
+            `[B, 3, T, H, W]` near [-1, 1], not clamped.
+        """
+        ...
+
+    def module(self) -> nn.Module:
+        """Return the network: its tensors give the digest, and `to` places it."""
+        ...
+
+
+class EncodeStream(Protocol):
+    """Encoder of one clip whose frames arrive in pieces."""
+
+    def push(self, video: Tensor) -> Encoded | None:
+        """Take frames `[B, 3, n, H, W]`; return the next latent frames, None if there are none."""
+        ...
+
+
+class ChunkedTokenizer(VideoTokenizer, Protocol):
+    """A video tokenizer whose facts say `chunkable`."""
+
+    def encode(
+        self, video: Tensor, chunk_frames: int | None = None, as_reference: bool = False
+    ) -> Encoded:
+        """Encode clips as `VideoTokenizer.encode`, some frames at a time.
+
+        Args:
+            video: as there.
+            chunk_frames: frames at a time, a multiple of the temporal factor. None: all.
+            as_reference: repeat the chunking of a published reference, accidents included.
+        """
+        ...
+
+    def decode(
+        self,
+        cells: Tensor,
+        num_frames: int,
+        chunk_frames: int | None = None,
+        as_reference: bool = False,
+    ) -> Tensor:
+        """Decode as `VideoTokenizer.decode`, some frames at a time; arguments as `encode`."""
+        ...
+
+    def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
+        """Begin a clip of `num_frames` frames whose frames arrive in pieces."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFacts:
+    """Facts of an audio tokenizer. They are part of a dataset's identity, as JSON."""
+
+    kind: Literal["indices", "latents"]
+    """Kind of cells: codes `[q, t]` or latents `[C, t]`."""
+    rate: int
+    """Sampling rate that the tokenizer takes, in Hz."""
+    channels: int
+    """Number of channels of the waveform."""
+    hop: int
+    """Number of samples per frame of the result."""
+    codebooks: int | None = None
+    """Number of codebooks q. None for latents."""
+    codebook_size: int | None = None
+    """Number of different codes of each codebook. None for latents."""
+    latent_channels: int | None = None
+    """Number of latent channels C. None for codes."""
+
+
+class AudioTokenizer(Protocol):
+    """An encoder of sound."""
+
+    @property
+    def facts(self) -> AudioFacts:
+        """Facts of the tokenizer."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Everything besides weights that decides its cells, JSON-like, without paths."""
+        ...
+
+    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+        """Encode waveforms.
+
+        Args:
+            waveform: `[B, channels, n]` float32 in [-1, 1].
+            rate: sampling rate of the waveform in Hz, which must be that of the facts.
+
+        Returns:
+            Codes, int32 `[B, q, t]`; or latents, float32 `[B, C, t]`.
+        """
+        ...
+
+    def module(self) -> nn.Module:
+        """Return the network: its tensors give the digest, and `to` places it."""
+        ...
