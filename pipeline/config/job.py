@@ -113,11 +113,12 @@ class TokenizerSpec(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the column: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """Name of the model, one of `vidtok.list_models()`."""
+    """Name of the model: one of `vidtok.list_models()`, `diffusers:CLASS`, or `PACKAGE:NAME` of a
+    package that registers tokenizers."""
     weights: str | None = None
-    """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
-    seeded initialisation, whose tokens carry no meaning. null: the weights bundled with the
-    package; an error for a model without."""
+    """Path of a checkpoint that every node can read; for diffusers also a folder or an id of the
+    Hub. `hub`: the released checkpoint. `random`: a seeded initialisation, whose tokens carry no
+    meaning. null: the weights bundled with the package; an error for a model without."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8

@@ -223,7 +223,7 @@ def require_same(store: Store, stored: Dataset, dataset: Dataset) -> None:
             f"output = {store.uri}: fingerprint {stored.fingerprint} is that of this run, but the"
             f" tokenizers' columns differ: {_names(stored)} there, {_names(dataset)} here"
         )
-    for name in stored.probes:
+    for name in (column.name for column in stored.tokenizers):
         if how := stored.digest(name).moved(dataset.digest(name)):
             raise DatasetMismatch(
                 f"output = {store.uri}: probes.{name}: {how}: weights and settings are those of the"

@@ -70,7 +70,7 @@ class EvaluatedTokenizer(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the row: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """Name of the model, one of `vidtok.list_models()`."""
+    """Name of the model, as in a corpus job."""
     weights: str | None = None
     """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
     seeded initialisation, whose scores say nothing about the model. null: the weights bundled with

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, fingerprint_of
 from pipeline.dataset.schema import TokenizerColumn, index_dtype
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.tokenizers.models import Description
 from pipeline.tokenizers.protocol import Facts
 
@@ -98,6 +98,7 @@ def expected_shape(
         frames = num_frames if length == "all" else int(length)
         height, width = map(int, size)
         shape = facts.latent_shape(frames, height, width)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where} and bucket {bucket!r}: {error!r}; restore them") from error
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        why = one_line(error)
+        raise StoreError(f"{where} and bucket {bucket!r}: {why}; restore them") from error
     return list(shape if "c" in column.axes else shape[1:])
