@@ -136,7 +136,8 @@ class Dataset:
 
     def digest(self, name: str) -> Digest:
         """Return the digest of the tokenizer of a column."""
-        weights: str = self.identity["tokenizers"][name]["weights"]
+        made_by = {**self.identity["tokenizers"], **self.identity.get("embedders", {})}
+        weights: str = made_by[name]["weights"]
         return Digest(weights, tuple(self.probes.get(name, ())))
 
     @property

@@ -28,9 +28,9 @@ def embedded(config: EmbedConfig, units: int | None = None) -> tuple[Store, list
     assert isinstance(job.config, EmbedConfig)
     columns = job.tokenizers.columns
     encoders = [
-        load_encoder(spec, column, weights=weights, device="cpu")
-        for spec, column, weights in zip(
-            job.config.embedders, columns, job.tokenizers.weights, strict=True
+        load_encoder(spec, column, weights=digest.weights, device="cpu")
+        for spec, column, digest in zip(
+            job.config.embedders, columns, job.tokenizers.digests, strict=True
         )
     ]
     stage = EmbedStage(encoders)

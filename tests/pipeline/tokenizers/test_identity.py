@@ -92,13 +92,14 @@ def test_it_changes_with_the_bits_of_latents() -> None:
         job(tokenizers__1__dtype="uint8", tokenizers__1__bits=bits) for bits in (None, 8, 7)
     )
     assert fingerprint(one) == fingerprint(same) != fingerprint(other)
-    model = vidtok.build(KL).config
-    columns = [tokenizer_column(job.tokenizers[1], model, job.clip, "b") for job in (one, other)]
+    specs = [each.tokenizers[1] for each in (one, other)]
+    columns = [tokenizer_column(spec, described_as(spec, "b"), one.clip) for spec in specs]
     assert [(c.dtype, c.bits, c.scale_columns) for c in columns] == [
         ("uint8", 8, ("kl_scale",)),
         ("uint8", 7, ("kl_scale",)),
     ]
-    assert "bits" not in identity(job(), {"fsq": model, "kl": model}, {"fsq": "", "kl": ""})
+    described = {spec.name: described_as(spec, "") for spec in job().tokenizers}
+    assert "bits" not in identity(job(), described)["tokenizers"]["kl"]
 
 
 def test_it_changes_with_the_weights() -> None:
