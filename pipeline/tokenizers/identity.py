@@ -33,6 +33,7 @@ def identity(
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
         **({} if config.audio is None else {"audio": config.audio.identity()}),
+        **({"tracks": [each.model_dump() for each in config.tracks]} if config.tracks else {}),
         "tokenizers": {
             spec.name: _tokenizer(spec, models[spec.name], weights[spec.name])
             for spec in config.tokenizers

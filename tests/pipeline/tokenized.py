@@ -55,7 +55,7 @@ def tokenized(config: JobConfig) -> Store:
     ]
     stage = TokenizeStage(encoders, side=head.side)
     parts = config.source, config.clip, config.decode
-    with DecodeStage(*parts, row_clips=4, audio=config.audio) as decode:
+    with DecodeStage(*parts, row_clips=4, audio=config.audio, tracks=config.tracks) as decode:
         for unit in plan_units(config.source):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)
