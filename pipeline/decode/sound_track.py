@@ -5,8 +5,8 @@ frames without a gap is resampled from its own beginning. Its samples are placed
 time on one grid, on which sample k is at k / rate seconds. What the track does not cover is
 silence.
 
-Nothing that is wrong with a track costs its video: sound that cannot be decoded is silence, and a
-track that cannot be opened is no sound.
+Nothing that is wrong with a track costs its video: sound that cannot be decoded is silence. A
+track that cannot be opened gives no sound.
 """
 
 from collections.abc import Callable, Iterator
