@@ -86,8 +86,8 @@ def read_track(data: bytes, config: TrackConfig) -> Track:
         names = config.key or [name for name in found if name != config.times]
         arrays = [_numbers(_named(found, name), name) for name in names]
     elif config.key or config.times:
-        names = filter(None, [*config.key, config.times])
-        raise ValueError(f"one array, which has no {', '.join(names)}")
+        lacking = ", ".join([*config.key, *filter(None, [config.times])])
+        raise ValueError(f"one array, which has no {lacking}")
     else:
         arrays = [_numbers(found, "the array")]
     if not arrays or not (count := len(arrays[0])) or any(len(a) != count for a in arrays):

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.config.job import JobConfig
+from pipeline.config.job import AudioConfig, JobConfig
 from pipeline.job.config_checks import check_job
 from pipeline.operations.verify.verify import verify
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.sources.planning import plan_units
 from pipeline.stages.decode import DecodeStage
-from pipeline.stages.messages import BatchRow, decode_rows
+from pipeline.stages.messages import BatchRow, Closing, decode_rows
+from tests.pipeline.decode.sounds import Form, clicks, flashing
 from tests.pipeline.decode.synthetic import counting
 from tests.pipeline.tokenized import tokenized
 
@@ -119,6 +120,27 @@ def test_padding_holds_the_last_sample(tmp_path: Path) -> None:
     [(_, side)] = decoded(job(tmp_path, NUMBER, short="pad"))
     assert np.frombuffer(side["number"][0].as_py(), "<f4").tolist() == [0, 1, 2, 2, 2]
     assert side["number_outside"].to_pylist() == [0]
+
+
+def test_a_unit_that_is_decoded_one_by_one_keeps_its_side_columns(tmp_path: Path) -> None:
+    video = flashing(Form("mov", "libx264", "pcm_s16le"), 1, [0.4], clicks(1, [0.4]))
+    put(tmp_path, {"v.mov": video, "v.n.npy": npy(np.arange(FRAMES))})
+    config = job(tmp_path, NUMBER)
+    audio = AudioConfig(codec="flac", rate=16_000)
+    parts = config.source, config.clip, config.decode
+    with DecodeStage(*parts, row_clips=8, audio=audio, tracks=config.tracks) as stage:
+        [unit] = plan_units(config.source)
+        row, closing = stage(unit, one_by_one=True)
+        again, _ = stage(unit)
+    assert isinstance(closing, Closing)
+    assert closing.quarantined == ()
+    assert isinstance(row, BatchRow)
+    side = decode_rows(row.side)
+    assert side.column_names[0] == "audio"
+    assert side.column_names[-2:] == ["number", "number_outside"]
+    assert [side[name].null_count for name in side.column_names] == [0] * 6
+    assert isinstance(again, BatchRow)
+    assert again.header == row.header
 
 
 def test_a_dataset_with_tracks_reads_and_verifies(tmp_path: Path) -> None:
