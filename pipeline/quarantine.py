@@ -24,6 +24,7 @@ REASONS: dict[str, str] = {
     "several_videos": "the sample has more than one video, or image",
     "duplicate_key": "another sample of the same unit has this key",
     "too_large": "the video is larger than source.max_video_mb",
+    "no_track": "the sample lacks a track that is `required`, or it cannot be read",
     "list_unreadable": "the list is damaged; the unit's remaining rows are lost",
     "bad_row": "the list's row names no video, or an invalid span",
     "given_up": "the sample alone made its unit fail in every attempt",

@@ -83,6 +83,8 @@ class Sample:
     span: Span | None = None
     """Part of the video; None means the whole video."""
     is_image: bool = False
+    tracks: dict[str, Any] = field(default_factory=dict)
+    """Tracks by name, each a `pipeline.sources.tracks.Track`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,9 @@ class Clip:
     meta: str | None = None
     side: dict[str, Any] = field(default_factory=dict)
     """Values of the side columns by name. They travel beside headers, never in them."""
+    frame_times: tuple[float, ...] = ()
+    """Seconds of the frames from the video's beginning; of copies, those of the last frame. The
+    decode stage resamples tracks to them and stores none."""
 
     @property
     def clip_id(self) -> str:

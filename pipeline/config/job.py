@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveInt
 
 from pipeline.config.section import Seconds, Section, as_float
 from pipeline.config.source import VideoSource
+from pipeline.config.tracks import TrackConfig
 
 Precision = Literal["float32", "bf16", "fp16"]
 
@@ -220,6 +221,8 @@ class JobConfig(Section):
     output: OutputConfig
     audio: AudioConfig | None = None
     """Sound of the clips. null: no sound is stored."""
+    tracks: list[TrackConfig] = Field(default=[])
+    """Actions, poses or sensors from sidecars, at the frames of the clips."""
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()

@@ -85,12 +85,17 @@ class _Audio(BaseModel):
     channels: Annotated[int, Field(ge=1, le=8)]
 
 
+class _Track(BaseModel):
+    name: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
+
+
 class _Identity(BaseModel):
     """What readers take from an identity; the rest only has to be equal in the next run."""
 
     clip: _OneShape | _Shapes
     tokenizers: dict[str, _Tokenizer]
     audio: _Audio | None = None
+    tracks: list[_Track] = []
 
 
 class Digest(NamedTuple):

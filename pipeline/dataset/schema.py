@@ -147,8 +147,9 @@ class SideColumn:
     type: Literal["binary", "int32"]
     """Type of its values in Arrow."""
 
-    holds: Literal["sound", "number"]
-    """What a value is: a stream of `settings` that a file could hold, or a number."""
+    holds: Literal["sound", "track", "number"]
+    """What a value is: a stream of `settings` that a file could hold, a number, or a track:
+    float32 [num_frames, D], little-endian in C order."""
 
     settings: dict[str, str | int] = field(default_factory=dict)
     """Settings that made it: of sound, `codec`, `rate` in Hz, and `channels`."""
@@ -170,7 +171,20 @@ def sound_columns(settings: Mapping[str, Any]) -> tuple[SideColumn, ...]:
 
 def side_of(identity: Mapping[str, Any]) -> tuple[SideColumn, ...]:
     """Return the side columns of a dataset from its identity, in the order of the schema."""
-    return sound_columns(identity["audio"]) if identity.get("audio") else ()
+    sound = sound_columns(identity["audio"]) if identity.get("audio") else ()
+    return sound + track_columns([track["name"] for track in identity.get("tracks", ())])
+
+
+def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:
+    """Return the columns of tracks: the values, and how many frames lie beyond the track's ends."""
+    return tuple(
+        column
+        for name in names
+        for column in (
+            SideColumn(name=name, type="binary", holds="track"),
+            SideColumn(name=f"{name}_outside", type="int32", holds="number"),
+        )
+    )
 
 
 def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:

@@ -200,6 +200,7 @@ def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
         "num_frames": clip.own_frames + clip.padded_frames,
         "size": (clip.fit.height, clip.fit.width),
         "padded_frames": clip.padded_frames,
+        "frame_times": [*map(float, clip.times_s), *[float(clip.times_s[-1])] * clip.padded_frames],
         "dropped": clip.frames is None,
     }
 

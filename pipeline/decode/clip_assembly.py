@@ -35,6 +35,9 @@ class AssembledClip:
     """Number of frames of the source; the frames after them are copies of the last."""
     padded_frames: int
     fit: Fit
+    times_s: tuple[Fraction, ...]
+    """Times of the frames of the source from the origin. A picture has the time at which it begins;
+    where it is shown again, that of the clip's clock."""
     frames: NDArray[Any] | None
     """Pixels `[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
 
@@ -43,6 +46,7 @@ def assemble_clips(
     sampled: Iterable[SampledFrame[F]],
     rule: ClipRule,
     convert: Callable[[F], tuple[NDArray[Any], Fit]],
+    origin_s: Fraction = Fraction(0),
 ) -> Iterator[AssembledClip]:
     """Yield clips as soon as they are full, then the remainder as the rule says.
 
@@ -51,21 +55,26 @@ def assemble_clips(
         rule: length of a clip, and whether the remainder is dropped or padded.
         convert: makes pixels `[H, W, 3]` of a frame, always of one size; called once for a frame,
             however often it is sampled.
+        origin_s: time from which the times of frames count.
     """
     index = filled = 0
     start_s = end_s = Fraction(0)
     converted: F | None = None
     frames = np.empty(0)
     first: Fit | None = None
+    times: list[Fraction] = []
     for frame in chain(sampled, (None,)):
         if frame is not None:
+            own_s = frame.start_s
             if frame.shown.frame is not converted:
                 pixels, fit = convert(frame.shown.frame)
-                converted = frame.shown.frame
+                converted, own_s = frame.shown.frame, frame.shown.start_s
             if not filled:
                 frames = np.empty((rule.frames, *pixels.shape), pixels.dtype)
                 first, start_s = fit, frame.start_s
+                times = []
             frames[filled] = pixels
+            times.append(own_s - origin_s)
             filled, end_s = filled + 1, frame.end_s
         if filled == rule.frames or (filled and frame is None):
             assert first is not None
@@ -79,6 +88,7 @@ def assemble_clips(
                 own_frames=filled,
                 padded_frames=padded if keep else 0,
                 fit=first,
+                times_s=tuple(times),
                 frames=frames if keep else None,
             )
             index, filled = index + 1, 0

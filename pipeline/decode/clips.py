@@ -136,7 +136,7 @@ def _assembled(
     )
     sampled = sample_frames(frames, rule.interval_s, video.nominal_s, start_s, end_s)
     clip: AssembledClip | None = None
-    for clip in assemble_clips(sampled, rule, converter.convert):
+    for clip in assemble_clips(sampled, rule, converter.convert, video.begins_s):
         yield clip, video.source_fps
     if span is not None and clip is None:
         until = "the end" if span.end_s is None else f"{span.end_s:g} s"

@@ -229,6 +229,8 @@ class Decoder:
         clip = replace(clip, key=sample.key, caption=sample.caption, meta=sample.meta)
         if header["dropped"]:
             return clip, None
+        if len(clip.frame_times) != clip.num_frames or not np.isfinite(clip.frame_times).all():
+            raise ProtocolError(f"times of {len(clip.frame_times)} pictures")
         frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
         child.receive_into(frames.data.cast("B"))
         return clip, frames

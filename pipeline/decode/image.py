@@ -52,6 +52,7 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
         own_frames=1,
         padded_frames=0,
         fit=fit,
+        times_s=(Fraction(0),),
         frames=np.ascontiguousarray(resize(upright, fit, Orientation())[np.newaxis]),
     )
 

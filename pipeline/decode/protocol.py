@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-MAX_HEADER = 1 << 16
+MAX_HEADER = 1 << 20
 
 
 MAX_FILES = 2

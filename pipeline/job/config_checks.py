@@ -39,6 +39,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_shapes(config.clip),
         *_decoding_back(config),
         *_sound(config),
+        *_tracks(config),
     ]
     for n, uri in enumerate(config.source.uri):
         faults += _secrets(f"source.uri.{n}", uri)
@@ -89,18 +90,24 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 
 def _names(config: JobConfig) -> Iterator[Fault]:
-    """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar` and `N_scale`."""
-    from pipeline.dataset.schema import clip_schema, sound_columns
+    """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar`, `N_scale`, `N_outside`."""
+    from pipeline.dataset.schema import clip_schema, sound_columns, track_columns
 
     side = () if config.audio is None else sound_columns(config.audio.identity())
     owner = dict.fromkeys(clip_schema([], side).names, "every row")
+    named = [
+        (f"tracks.{n}.name", track.name, [column.name for column in track_columns([track.name])])
+        for n, track in enumerate(config.tracks)
+    ]
     for n, spec in enumerate(config.tokenizers):
-        field = f"tokenizers.{n}.name"
         also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
-        for column in (spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)):
+        columns = [spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)]
+        named.append((f"tokenizers.{n}.name", spec.name, columns))
+    for field, name, columns in named:
+        for column in columns:
             if column in owner:
                 rule = f"{owner[column]} already has a column {column}"
-                yield Fault(field, spec.name, rule, "choose another name")
+                yield Fault(field, name, rule, "choose another name")
                 break
             owner[column] = field
 
@@ -156,6 +163,21 @@ def _sound(config: JobConfig) -> Iterator[Fault]:
     if config.audio.codec == "opus" and config.audio.rate not in rates:
         rule = f"opus takes {', '.join(map(str, rates))}"
         yield Fault("audio.rate", config.audio.rate, rule)
+
+
+def _tracks(config: JobConfig) -> Iterator[Fault]:
+    from pipeline.sources.lists import is_list
+
+    if config.tracks and config.clip.whole:
+        rule = "tracks of clips that are whole videos are not stored"
+        yield Fault("tracks", rule=rule, fix="leave out tracks, or set clip.frames")
+    if config.tracks and any(map(is_list, config.source.uri)):
+        rule = "rows of a list have no sidecars"
+        yield Fault("tracks", rule=rule, fix="leave out tracks, or give tars, files or folders")
+    for n, track in enumerate(config.tracks):
+        if (track.rate is None) == (track.times is None):
+            rule = "needs either rate or times"
+            yield Fault(f"tracks.{n}", rule=rule, fix="give one of the two")
 
 
 def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:

@@ -106,6 +106,7 @@ class DecodeWorker:
                 config.decode,
                 row_clips=config.row_clips,
                 audio=config.audio,
+                tracks=config.tracks,
             )
         self._clock = WorkerClock(DECODE, recorder)
         self._given_up = 0

@@ -7,6 +7,7 @@
 | `uint8` with a scale (latents) | `float32`, or the `dtype` asked for |
 | numbers | `int64`, `float64`; −1 for null |
 | `audio` | `float32` [channels, samples] in [-1, 1]; null becomes zeros, see `sounds` |
+| tracks | `float32` [num_frames, D]; null becomes NaN, see `tracks` |
 | others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
 
 The cells of a row group are views of Arrow's memory. Each row is copied once, into its batch, which
@@ -76,7 +77,10 @@ class Columns:
         self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
         self._sounds = {column.name for column in side if column.holds == "sound"}
-        shapes = (f"{column.name}_shape" for column in self.cells.values())
+        held = {column.name for column in side if column.holds == "track"}
+        self._tracks = held.intersection(names)
+        shapes = [f"{column.name}_shape" for column in self.cells.values()]
+        shapes += ["num_frames"] * bool(self._tracks)
         scales = (name for column in self.cells.values() for name in column.scale_columns)
         self.names = list(dict.fromkeys([*names, *scales]))
         latents = {column.name: column for column in tokenizers if column.kind == "latents"}
@@ -127,7 +131,17 @@ class Columns:
             for name, kind in self.cells.items()
             for scale in kind.scale_columns
         }
-        return Rows(cells, scales, {name: table[name].to_pylist() for name in self.plain})
+        return Rows(cells, scales, self._plain(table))
+
+    def _plain(self, table: pa.Table) -> dict[str, list[Any]]:
+        plain = {name: table[name].to_pylist() for name in self.plain}
+        for name in self._tracks:
+            lengths = table["num_frames"].to_pylist()
+            plain[name] = [
+                None if data is None else np.frombuffer(data, "<f4").reshape(frames, -1)
+                for data, frames in zip(plain[name], lengths, strict=True)
+            ]
+        return plain
 
     def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
         """Return one batch of N rows of one bucket.
@@ -156,6 +170,8 @@ class Columns:
             column = [source.plain[name][n] for source, n in rows]
             if name in self._sounds:
                 batch[name] = sounds(column)
+            elif name in self._tracks:
+                batch[name] = tracks(column)
             elif pa.types.is_integer(self.schema.field(name).type):
                 filled = [-1 if value is None else value for value in column]
                 batch[name] = torch.from_numpy(np.array(filled))
@@ -202,6 +218,24 @@ def sounds(streams: Sequence[bytes | None]) -> Tensor | list[Tensor | None]:
         return found
     silence = torch.zeros(shapes.pop())
     return torch.stack([silence if sound is None else sound for sound in found])
+
+
+def tracks(values: Sequence[NDArray[np.float32] | None]) -> Tensor | list[Tensor | None]:
+    """Return a track of clips.
+
+    Args:
+        values: array [T, D] of each clip, None for null.
+
+    Returns:
+        Tensor [B, T, D] if all arrays have one shape, where null becomes NaN; otherwise a list of
+        tensors [T, D], and None for null.
+    """
+    found = [None if one is None else torch.tensor(one) for one in values]
+    shapes = {one.shape for one in found if one is not None}
+    if len(shapes) != 1:
+        return found
+    missing = torch.full(shapes.pop(), torch.nan)
+    return torch.stack([missing if one is None else one for one in found])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,27 @@
 """One loose file with its sidecars, as a sample."""
 
 import posixpath
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config.source import VideoSource
+from pipeline.config.tracks import TrackConfig
 from pipeline.errors import StoreError
 from pipeline.quarantine import QuarantineError
 from pipeline.records import LooseFile, Sample
 from pipeline.sources.media_types import is_image
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, Sidecars
+from pipeline.sources.sidecars import Sidecars, max_sidecar_bytes
 from pipeline.sources.text import escaped_name, valid_text
 from pipeline.storage import files
 from pipeline.storage.local_disk import blames_file
 
 
-def file_sample(file: LooseFile, source: VideoSource) -> Sample:
+def file_sample(file: LooseFile, source: VideoSource, tracks: Sequence[TrackConfig] = ()) -> Sample:
     """Return a file's sample: its path if the file is local, otherwise its bytes.
 
     Raises:
-        QuarantineError: the file is missing, cannot be read, or is too large.
+        QuarantineError: the file is missing, cannot be read, or is too large; it lacks a track
+            that is required.
         StoreError: the store failed.
     """
     uri, options = file.uri, source.storage_options
@@ -28,14 +31,22 @@ def file_sample(file: LooseFile, source: VideoSource) -> Sample:
     for name in file.sidecar_uris:
         extension = escaped_name(files.local_path(name).removeprefix(f"{stem}.")).lower()
         try:
-            sidecars.content[extension] = _content(name, MAX_SIDECAR_BYTES, options)
+            limit = max_sidecar_bytes(extension, tracks)
+            sidecars.content[extension] = _content(name, limit, options)
         except QuarantineError as error:
             sidecars.problems[extension] = error.detail
+    found = sidecars.tracks(tracks, file.key)
     caption, meta = sidecars.caption_and_meta(source.max_meta_kb)
     name = posixpath.basename(video if isinstance(video, str) else uri)
     image = is_image(name)
     return Sample(
-        key=file.key, video=video, video_name=name, caption=caption, meta=meta, is_image=image
+        key=file.key,
+        video=video,
+        video_name=name,
+        caption=caption,
+        meta=meta,
+        is_image=image,
+        tracks=found,
     )
 
 

@@ -7,9 +7,10 @@ credentials never quarantine a sample. The last attempt reads one by one: there 
 cannot be read is `given_up`, and the caller decides whether it alone is to blame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pipeline.config.source import VideoSource
+from pipeline.config.tracks import TrackConfig
 from pipeline.quarantine import Quarantined, QuarantineError, giving_up
 from pipeline.records import Sample, WorkUnit
 from pipeline.sources.list_rows import list_samples
@@ -23,10 +24,18 @@ class SampleReader:
     Args:
         source: how the units' sources are read.
         images: whether a sample may be an image.
+        tracks: tracks that are read from the sidecars; the rows of lists have none.
     """
 
-    def __init__(self, source: VideoSource, *, images: bool = False) -> None:
+    def __init__(
+        self,
+        source: VideoSource,
+        *,
+        images: bool = False,
+        tracks: Sequence[TrackConfig] = (),
+    ) -> None:
         self._source = source
+        self._tracks = tracks
         self._images = images
 
     def read(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[Sample | Quarantined]:
@@ -44,11 +53,13 @@ class SampleReader:
 
     def _read(self, unit: WorkUnit, one_by_one: bool) -> Iterator[Sample | Quarantined]:
         if unit.tar_uri is not None:
-            yield from tar_samples(unit.unit, unit.tar_uri, self._source, self._images)
+            yield from tar_samples(
+                unit.unit, unit.tar_uri, self._source, self._images, self._tracks
+            )
         for file in unit.files:
             try:
                 with giving_up("read", active=one_by_one):
-                    sample = file_sample(file, self._source)
+                    sample = file_sample(file, self._source, self._tracks)
                 yield sample
             except QuarantineError as error:
                 yield Quarantined.of(error, unit=unit.unit, key=file.key)

@@ -5,10 +5,15 @@ possible, and listed under `_problems`, so that it can be found later.
 """
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.config.tracks import TrackConfig
+from pipeline.quarantine import QuarantineError
 from pipeline.sources.text import PROBLEMS, caption_of, decoded, json_value, texts_within
+from pipeline.sources.tracks import MAX_TRACK_BYTES, Track, read_track
 
 MAX_SIDECAR_BYTES: Final = 1 << 20
 """Maximum size of a sidecar that is read. A larger one is listed in `meta` without its content."""
@@ -18,12 +23,53 @@ MAX_SIDECARS_BYTES: Final = 16 << 20
 """Maximum size of all sidecars of one sample together."""
 
 
+_log = logging.getLogger(__name__)
+
+
+def max_sidecar_bytes(extension: str, tracks: Sequence[TrackConfig]) -> int:
+    """Return the maximum size of a sidecar, which is larger for one that holds a track."""
+    holds = any(track.sidecar == extension for track in tracks)
+    return MAX_TRACK_BYTES if holds else MAX_SIDECAR_BYTES
+
+
 @dataclass(slots=True)
 class Sidecars:
     """The sidecars of one video: content by extension, and what could not be read."""
 
     content: dict[str, bytes] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    _taken: dict[str, set[str]] = field(default_factory=dict)
+    """Names of what tracks took, by extension; `*` for all of a sidecar."""
+
+    def tracks(self, configs: Sequence[TrackConfig], key: str) -> dict[str, Track]:
+        """Return the tracks by name, and take them out of what becomes `meta`.
+
+        A track that cannot be read is missing, logged, and listed among the problems.
+
+        Args:
+            configs: tracks of the job.
+            key: key of the sample, for the log.
+
+        Raises:
+            QuarantineError: a required track is missing.
+        """
+        found: dict[str, Track] = {}
+        for config in configs:
+            problem = self.problems.get(config.sidecar, f"no sidecar {config.sidecar}")
+            if (data := self.content.get(config.sidecar)) is not None:
+                try:
+                    found[config.name] = read_track(data, config)
+                    continue
+                except ValueError as error:
+                    problem = f"track {config.name}: {error}"
+                    self.problems[config.sidecar] = problem
+                    _log.warning("%s: %s: %s", key, config.sidecar, problem)
+            if config.required:
+                raise QuarantineError("read", "no_track", f"{config.name}: {problem}")
+        for config in configs:
+            names = (*config.key, *filter(None, [config.times]))
+            self._taken.setdefault(config.sidecar, set()).update(names if config.key else ("*",))
+        return found
 
     def caption_and_meta(self, max_kb: int) -> tuple[str | None, str | None]:
         """Return the caption (from `txt`, else `caption` or `text` of `json`) and the JSON.
@@ -40,7 +86,13 @@ class Sidecars:
         for extension, data in sorted(self.content.items()):
             value, problem = _parse(extension, data)
             if problem is not None:
-                problems[extension] = problem
+                problems.setdefault(extension, problem)
+            if (taken := self._taken.get(extension)) is not None:
+                if "*" in taken or not isinstance(value, dict):
+                    continue
+                value = {name: inner for name, inner in value.items() if name not in taken}
+                if not value:
+                    continue
             if extension == "txt" and isinstance(value, str):
                 caption = caption_of(value)
             else:

@@ -8,17 +8,18 @@ written to the file system. One sample is in memory at a time, and its size is l
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Literal
 
 from pipeline.config.source import VideoSource
+from pipeline.config.tracks import TrackConfig
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
 from pipeline.sources.loose_files import max_bytes
 from pipeline.sources.media_types import is_hidden, is_image, is_video
-from pipeline.sources.sidecars import MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES, Sidecars
+from pipeline.sources.sidecars import MAX_SIDECARS_BYTES, Sidecars, max_sidecar_bytes
 from pipeline.sources.tar_members import TarMember, TarMembers
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
 from pipeline.storage.files import FileRefused, open_file
@@ -93,7 +94,11 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def read_groups(
-    file: BinaryIO, *, max_video_bytes: int, images: bool = False
+    file: BinaryIO,
+    *,
+    max_video_bytes: int,
+    images: bool = False,
+    tracks: Sequence[TrackConfig] = (),
 ) -> Iterator[MemberGroup]:
     """Yield the samples of a tar, compressed or not, reading forward only.
 
@@ -102,6 +107,7 @@ def read_groups(
         max_video_bytes: maximum size of a video, and of all videos of one sample together; others
             are skipped and never held in memory.
         images: whether this limit applies to images, instead of the limit of sidecars.
+        tracks: tracks of the job, whose sidecars can be larger than others.
 
     Raises:
         DamagedTar: after the last whole sample. If the tar breaks off between two members, the
@@ -130,7 +136,10 @@ def read_groups(
             kind: _Kind = "video" if is_video(found.name) else "sidecar"
             if images and is_image(found.name):
                 kind = "image"
-            _add(into, tar, found, extension, kind, max_video_bytes)
+            limits = max_video_bytes, max_video_bytes
+            if kind == "sidecar":
+                limits = max_sidecar_bytes(extension, tracks), MAX_SIDECARS_BYTES
+            _add(into, tar, found, extension, kind, limits)
             if group is not None and not same:
                 yield group
                 usual = group.extensions
@@ -151,18 +160,19 @@ def _add(
     found: TarMember,
     extension: str,
     kind: _Kind,
-    max_video_bytes: int,
+    limits: tuple[int, int],
 ) -> None:
-    """Read a member into its sample; damage on the way belongs to that sample."""
+    """Read a member into its sample; damage on the way belongs to that sample.
+
+    `limits` are the maximum size of the member, and of all of its kind in the sample.
+    """
     if len(group.members) == MAX_MEMBERS or group.names_bytes > MAX_NAMES_BYTES:
         raise TarPastLimit(
             f"more than {MAX_MEMBERS} members, or {MAX_NAMES_BYTES} characters in their names, in"
             " one sample; put what belongs to one video into fewer members",
             key=group.key,
         )
-    limit = together = max_video_bytes
-    if kind == "sidecar":
-        limit, together = MAX_SIDECAR_BYTES, MAX_SIDECARS_BYTES
+    limit, together = limits
     data = problem = None
     if found.kind == "sparse":
         problem = f"{found.name} is a sparse member; pack the tar without --sparse"
@@ -183,7 +193,11 @@ def _add(
 
 
 def tar_samples(
-    unit: str, uri: str, source: VideoSource, images: bool
+    unit: str,
+    uri: str,
+    source: VideoSource,
+    images: bool,
+    tracks: Sequence[TrackConfig] = (),
 ) -> Iterator[Sample | Quarantined]:
     """Yield the samples of a tar, then the damage that ends it early, if there is any.
 
@@ -194,7 +208,8 @@ def tar_samples(
     kept = 0
     try:
         with open_file(uri, source.storage_options) as file:
-            for group in read_groups(file, max_video_bytes=max_bytes(source), images=images):
+            limit = max_bytes(source)
+            for group in read_groups(file, max_video_bytes=limit, images=images, tracks=tracks):
                 outcome: Sample | Quarantined
                 try:
                     if group.key in seen:
@@ -202,7 +217,7 @@ def tar_samples(
                         detail = f"{names}: not next to the members that had this key before"
                         raise QuarantineError("read", "duplicate_key", detail)
                     seen.add(group.key)
-                    outcome = _group_sample(group, images, source.max_meta_kb)
+                    outcome = _group_sample(group, images, source.max_meta_kb, tracks)
                 except QuarantineError as error:
                     outcome = Quarantined.of(error, unit=unit, key=group.key)
                     kept += len(outcome.detail)
@@ -229,7 +244,9 @@ def _names(group: MemberGroup) -> str:
     return names if len(names) <= _MAX_NAMES_SHOWN else f"{names[:_MAX_NAMES_SHOWN]}…"
 
 
-def _group_sample(group: MemberGroup, images: bool, max_meta_kb: int) -> Sample:
+def _group_sample(
+    group: MemberGroup, images: bool, max_meta_kb: int, tracks: Sequence[TrackConfig]
+) -> Sample:
     videos = [member for member in group.members if is_video(member.name)]
     if images and not videos:
         videos = [member for member in group.members if is_image(member.name)]
@@ -248,8 +265,9 @@ def _group_sample(group: MemberGroup, images: bool, max_meta_kb: int) -> Sample:
         if member is video:
             continue
         problem = member.problem
-        if member.data is not None and len(member.data) > MAX_SIDECAR_BYTES:
-            problem = f"{member.name} has {member.size} bytes, the limit is {MAX_SIDECAR_BYTES}"
+        limit = max_sidecar_bytes(member.extension, tracks)
+        if member.data is not None and len(member.data) > limit:
+            problem = f"{member.name} has {member.size} bytes, the limit is {limit}"
         elif member.data is not None and carried + len(member.data) > MAX_SIDECARS_BYTES:
             problem = f"{member.name}: more than {MAX_SIDECARS_BYTES} bytes of sidecars"
         if problem is not None or member.data is None:
@@ -257,6 +275,7 @@ def _group_sample(group: MemberGroup, images: bool, max_meta_kb: int) -> Sample:
         else:
             carried += len(member.data)
             sidecars.content[member.extension] = member.data
+    found = sidecars.tracks(tracks, group.key)
     caption, meta = sidecars.caption_and_meta(max_meta_kb)
     return Sample(
         key=group.key,
@@ -265,4 +284,5 @@ def _group_sample(group: MemberGroup, images: bool, max_meta_kb: int) -> Sample:
         caption=caption,
         meta=meta,
         is_image=is_image(video.name),
+        tracks=found,
     )

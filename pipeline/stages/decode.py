@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
+from pipeline.config.tracks import TrackConfig
 from pipeline.dataset.records import Counts
-from pipeline.dataset.schema import SideColumn, sound_columns
+from pipeline.dataset.schema import SideColumn, sound_columns, track_columns
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import GIVEN_UP, Quarantined, QuarantineError, giving_up
@@ -67,6 +68,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         decode: when to give a video up.
         row_clips: N, the clips in one row.
         audio: sound that is stored; None stores none.
+        tracks: tracks that are stored.
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         *,
         row_clips: int,
         audio: AudioConfig | None = None,
+        tracks: Sequence[TrackConfig] = (),
     ) -> None:
         self._decoder = open_decoder(clip, decode, audio)
         self._side = () if audio is None else sound_columns(audio.identity())
+        self._side += track_columns([track.name for track in tracks])
+        self._tracks = tracks
         self._needs_sound = audio is not None and audio.required
-        self._reader = SampleReader(source, images=clip.takes_images)
+        self._reader = SampleReader(source, images=clip.takes_images, tracks=tracks)
         self._clip = clip
         self._row_clips = row_clips
 
@@ -136,10 +141,22 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
                 found.add(clip, kept=frames is not None and not silent)
                 found.silent += frames is not None and silent
                 if frames is not None and not silent:
-                    yield clip, frames
+                    yield self._with_tracks(clip, sample), frames
         except QuarantineError as error:
             broken = error
         accounting.sample(sample.key, found, broken, self._decoder.shortest)
+
+    def _with_tracks(self, clip: Clip, sample: Sample) -> Clip:
+        """Return the clip with the values of its sample's tracks at its frames."""
+        side = dict(clip.side)
+        for track in self._tracks:
+            if (found := sample.tracks.get(track.name)) is not None:
+                values, outside = found.at(clip.frame_times, track.method)
+                side |= {
+                    track.name: values.astype("<f4").tobytes(),
+                    f"{track.name}_outside": outside,
+                }
+        return replace(clip, side=side, frame_times=())
 
     def _decoded(
         self, sample: Sample, unit: str, one_by_one: bool
@@ -148,7 +165,9 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         with giving_up("decode", active=one_by_one):
             for clip, frames in self._decoder.decode(sample, unit):
                 if one_by_one:
-                    to_json(clip)  # what cannot be stored fails here and not in the unit's commit
+                    to_json(
+                        replace(clip, side={})
+                    )  # what cannot be stored fails here and not in the unit's commit
                 yield clip, frames
 
     def _video(

@@ -48,7 +48,9 @@ def whole_clip(decoder: Decoder, sample: Sample, unit: str) -> tuple[Clip, Bucke
     if first is None:
         return None
     bucket = Bucket(frames=0, height=size[0], width=size[1])
-    return replace(first, num_frames=num_frames, padded_frames=0, end_s=end_s), bucket
+    return replace(
+        first, num_frames=num_frames, padded_frames=0, end_s=end_s, frame_times=()
+    ), bucket
 
 
 def video_row(sample: Sample, clip: Clip, bucket: Bucket, seq: int) -> BatchRow:

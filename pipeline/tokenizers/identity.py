@@ -31,6 +31,7 @@ def identity(config: JobConfig, described: Mapping[str, Description]) -> dict[st
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
         **({} if config.audio is None else {"audio": config.audio.identity()}),
+        **({"tracks": [each.model_dump() for each in config.tracks]} if config.tracks else {}),
         "tokenizers": {
             spec.name: _tokenizer(spec, described[spec.name]) for spec in config.tokenizers
         },

@@ -50,7 +50,7 @@ def tokenized(config: JobConfig) -> Store:
     one_in = config.tokenize.decode_back_one_in
     stage = TokenizeStage(encoders, decode_back_one_in=one_in, side=head.side)
     parts = config.source, config.clip, config.decode
-    with DecodeStage(*parts, row_clips=4, audio=config.audio) as decode:
+    with DecodeStage(*parts, row_clips=4, audio=config.audio, tracks=config.tracks) as decode:
         for unit in plan_units(config.source):
             *rows, closing = decode(unit)
             assert isinstance(closing, Closing)

@@ -62,7 +62,7 @@ def test_a_file_arrives_open(ends: tuple[socket.socket, socket.socket], tmp_path
         (b"", EOFError, None),
         (b"\0\0", EOFError, None),
         (struct.pack("!I", 10) + b"{}", EOFError, None),
-        (struct.pack("!I", MAX_HEADER + 1), ProtocolError, "65537 bytes"),
+        (struct.pack("!I", MAX_HEADER + 1), ProtocolError, "1048577 bytes"),
         (struct.pack("!I", 3) + b"abc", ProtocolError, "not JSON"),
         (struct.pack("!I", 4) + b"\xff\xfe\xff\xfe", ProtocolError, "not JSON"),
         (struct.pack("!I", 2) + b"[]", ProtocolError, "not an object"),

@@ -100,7 +100,7 @@ QUANTIZED_VALUES = torch.tensor(
 @pytest.mark.parametrize("ragged", [False, True])
 def test_cells_with_a_scale_become_floats(dtype: torch.dtype | None, ragged: bool) -> None:
     table = quantized_table()
-    columns = Columns([QUANTIZED], ["n"], dtype)
+    columns = Columns([QUANTIZED], ["n"], dtype=dtype)
     if ragged:  # as whole videos
         read = columns.ragged_rows(table.slice(1))
     else:
@@ -125,11 +125,11 @@ def test_a_scale_can_be_read_as_it_is() -> None:
 
 def test_only_latents_become_another_type_of_float() -> None:
     with pytest.raises(ConfigError, match=r"^dtype = torch\.int8: must be a type of floats"):
-        Columns([QUANTIZED], ["n"], torch.int8)
+        Columns([QUANTIZED], ["n"], dtype=torch.int8)
     kind = column("uint16")
     cells = np.arange(4, dtype="u2").reshape(1, 1, 1, 4)
     rows = clip_rows([make_clip("u", 0)], {"n": cells}, clip_schema([kind]))
-    columns = Columns([kind], ["n", "start_s"], torch.float16)
+    columns = Columns([kind], ["n", "start_s"], dtype=torch.float16)
     read = columns.rows(pa.Table.from_batches([rows]), {"n": (1, 1, 4)})
     batch = columns.batch([(read, 0)])
     assert (batch["n"].dtype, batch["start_s"].dtype) == (torch.int64, torch.float64)
