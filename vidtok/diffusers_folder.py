@@ -20,7 +20,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 _CLASS: Final = "AutoencoderVidTok"
 _LEVELS: Final = 8
-"""Levels of every FSQ channel; the class knows no others."""
+"""Levels of every FSQ channel; the class does not know others."""
 _SAME: Final = (
     *("ch", "ch_mult", "z_channels", "num_res_blocks"),
     *("spatial_ds", "spatial_us", "tempo_ds", "tempo_us"),
