@@ -8,7 +8,6 @@ sibling has the parent's units, buckets, clips and their order.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -16,11 +15,12 @@ import numpy as np
 from pipeline.config.embed import ROW_CLIPS, ParentConfig
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Counts, Part
+from pipeline.dataset.schema import CLIP_FIELDS
 from pipeline.records import Bucket, Clip, WorkUnit, from_json
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing
 from pipeline.storage.store import Store
 
-_COLUMNS: Final = [field.name for field in fields(Clip) if field.name != "meta"]
+_COLUMNS: Final = [f.name for f in CLIP_FIELDS if f.name not in ("clip_id", "meta")]
 """Columns that a sibling shares with its parent. `meta` stays with the parent."""
 
 

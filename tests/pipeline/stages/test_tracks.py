@@ -15,6 +15,7 @@ import torch
 import pipeline
 from pipeline.config.job import AudioConfig, JobConfig
 from pipeline.job.config_checks import check_job
+from pipeline.job.setup import open_tokenizers
 from pipeline.operations.verify.verify import verify
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.sources.planning import plan_units
@@ -194,16 +195,8 @@ def test_a_track_that_is_required(tmp_path: Path) -> None:
 def test_a_job_without_tracks_is_as_before(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     config = job(tmp_path)
-    assert "tracks" not in pipeline_identity(config)
-    assert "tracks" in pipeline_identity(job(tmp_path, NUMBER))
-
-
-def pipeline_identity(config: JobConfig) -> dict[str, Any]:
-    from pipeline.tokenizers.identity import identity
-    from pipeline.tokenizers.models import open_model
-
-    models = {spec.name: open_model(spec).config for spec in config.tokenizers}
-    return identity(config, models, dict.fromkeys(models, ""))
+    assert "tracks" not in open_tokenizers(config).identity
+    assert "tracks" in open_tokenizers(job(tmp_path, NUMBER)).identity
 
 
 @pytest.mark.parametrize(
