@@ -56,9 +56,9 @@ def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> in
 def embed(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     """Compute text embeddings of a dataset's captions.
 
-    Writes a sibling dataset, which has the rows of the dataset in `from` with other columns.
-    Commits finished units to output.uri. The same command continues an interrupted run, and
-    follows the dataset in `from`. All settings are in pipeline/config/embed.py.
+    Writes a sibling dataset: the rows of the dataset that the setting from names, with other
+    columns. Commits finished units to output.uri. The same command continues an interrupted run,
+    and embeds units that the dataset gained since. All settings are in pipeline/config/embed.py.
 
     Exit codes: 0 every unit is committed; 1 a unit failed, or an error ended the run; 2 the
     configuration is wrong and nothing was started; 130 interrupted.

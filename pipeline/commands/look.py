@@ -133,7 +133,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Random seed for the sampled files and clips.")] = 0,
     as_json: AsJson = False,
 ) -> int:
-    """Check a dataset: log, files, rows, cells, and some clips against their source.
+    """Check a dataset: log, files, rows and cells; if asked, clips against their source.
 
     Changes nothing. It can run while a job writes.
 

@@ -108,8 +108,8 @@ def export(
     Changes nothing in the dataset. The same command continues an interrupted export, and adds
     units that were committed since.
 
-    Exit codes: 0 every row is exported or has a reason; 1 not, or a store failed; 2 there is no
-    dataset, or the format cannot hold it.
+    Exit codes: 0 every row is exported, or counted as left out; 1 rows are missing, or a store
+    failed; 2 there is no dataset, or the format cannot hold it.
     """
     from pipeline.operations.export.export import export as write
 

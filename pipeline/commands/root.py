@@ -33,7 +33,7 @@ def _version(package: str) -> str:
 
 
 @app.callback(
-    help=f"""Turn a corpus of video into VidTok tokens and latents, and look after the dataset.
+    help=f"""Turn a corpus of video into tokens and latents, and maintain the dataset.
 
     Results go to stdout, errors and the log to stderr.
 

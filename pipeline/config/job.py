@@ -141,13 +141,13 @@ class TokenizerSpec(Section):
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
     batch: PositiveInt = 8
-    """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. The largest
-    batch of any tokenizer is also the number of clips in a row between decode and tokenize."""
+    """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. Decode
+    actors send clips in blocks of this size; of several tokenizers the largest counts."""
     dtype: Literal["float16", "bfloat16", "float32", "uint8"] | None = None
-    """Data type of stored KL latents. null: float16. `uint8` takes half the bytes: each channel of
-    a clip is rounded to equal steps between its minimum and maximum, and readers return floats.
-    Must be left out for FSQ, whose indices have the smallest unsigned integer type that holds the
-    codebook."""
+    """Data type of stored latents. null: float16. `uint8` takes half the bytes of `float16`: each
+    channel of a clip is rounded to equal steps between its minimum and maximum, and readers return
+    floats. Must be left out for code indices, which have the smallest unsigned integer type that
+    holds the codebook."""
     bits: Annotated[int, Field(ge=5, le=8)] | None = None
     """Number of bits of a latent with `dtype: uint8`: 2^bits - 1 steps. null: 8. Fewer bits take
     fewer bytes, because the column is compressed."""

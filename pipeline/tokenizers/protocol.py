@@ -1,8 +1,7 @@
 """What a tokenizer is to the pipeline: its facts, and how it encodes and decodes.
 
-VidTok, the autoencoders of diffusers and those of other packages implement `VideoTokenizer`;
-encoders of sound implement `AudioTokenizer`. Letters: `B` batch, `T H W` frames and pixels,
-`Z` latent channels, `t h w` cells of the latent.
+VidTok, the autoencoders of diffusers and those of other packages implement `VideoTokenizer`.
+Letters: `B` batch, `T H W` frames and pixels, `Z` latent channels, `t h w` cells of the latent.
 """
 
 from collections.abc import Mapping
@@ -16,8 +15,6 @@ from pipeline.dataset.schema import Normalize
 from vidtok import Encoded
 
 __all__ = [
-    "AudioFacts",
-    "AudioTokenizer",
     "ChunkedTokenizer",
     "EncodeStream",
     "Encoded",
@@ -197,54 +194,4 @@ class ChunkedTokenizer(VideoTokenizer, Protocol):
 
     def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
         """Begin a clip of `num_frames` frames whose frames arrive in pieces."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudioFacts:
-    """Facts of an audio tokenizer. They are part of a dataset's identity, as JSON."""
-
-    kind: Literal["indices", "latents"]
-    """Kind of cells: codes `[q, t]` or latents `[C, t]`."""
-    rate: int
-    """Sampling rate that the tokenizer takes, in Hz."""
-    channels: int
-    """Number of channels of the waveform."""
-    hop: int
-    """Number of samples per frame of the result."""
-    codebooks: int | None = None
-    """Number of codebooks q. None for latents."""
-    codebook_size: int | None = None
-    """Number of different codes of each codebook. None for latents."""
-    latent_channels: int | None = None
-    """Number of latent channels C. None for codes."""
-
-
-class AudioTokenizer(Protocol):
-    """An encoder of sound."""
-
-    @property
-    def facts(self) -> AudioFacts:
-        """Facts of the tokenizer."""
-        ...
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Everything besides weights that decides its cells, JSON-like, without paths."""
-        ...
-
-    def encode(self, waveform: Tensor, rate: int) -> Tensor:
-        """Encode waveforms.
-
-        Args:
-            waveform: `[B, channels, n]` float32 in [-1, 1].
-            rate: sampling rate of the waveform in Hz, which must be that of the facts.
-
-        Returns:
-            Codes, int32 `[B, q, t]`; or latents, float32 `[B, C, t]`.
-        """
-        ...
-
-    def module(self) -> nn.Module:
-        """Return the network: its tensors give the digest, and `to` places it."""
         ...

@@ -60,7 +60,9 @@ class ColumnReader:
 
     def __init__(self, snapshot: Snapshot, column: TokenizerColumn, fields: Sequence[str]) -> None:
         self._name = column.name
-        self._columns = Columns(snapshot.tokenizers, [column.name, *fields])
+        self._columns = Columns(
+            snapshot.tokenizers, [column.name, *fields], side=snapshot.dataset.side
+        )
         self._groups = RowGroups(snapshot.store, self._columns)
 
     def rows(self, parts: Sequence[Part]) -> Iterator[tuple[dict[str, Any], Tensor]]:

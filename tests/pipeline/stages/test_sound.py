@@ -14,6 +14,7 @@ import torch
 import pipeline
 from pipeline.config.job import JobConfig
 from pipeline.job.config_checks import check_job
+from pipeline.operations.export.export import export
 from pipeline.operations.verify.verify import verify
 from pipeline.reading.columns import sounds
 from pipeline.reading.token_dataset import TokenDataset
@@ -63,6 +64,7 @@ def test_a_dataset_with_sound_reads_verifies_and_says_what_it_holds(folder: Path
     assert (batch["audio_silence"][~silent] == 0).all()
     assert (batch["audio_source_rate"][~silent] == 48_000).all()
     assert verify(store).findings == []
+    assert export(store.uri, "webdataset", str(folder / "tars"), column="fsq").clips == count
     [part] = [part.path for part in snapshot.parts()]
     table = pq.read_table(Path(store.uri) / part)
     assert table.schema.field("audio").type == pa.binary()
