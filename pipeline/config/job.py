@@ -108,6 +108,18 @@ class DecodeConfig(Section):
         return self.model_dump(exclude={"actors"})
 
 
+class SoundEncoderSpec(Section):
+    """One encoder of sound, which is one column of the output."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Name of the column: a-z, 0-9 and _, starting with a letter."""
+    model: str
+    """Class: `transformers:EncodecModel`, `transformers:DacModel` or `transformers:MimiModel` for
+    codes, `diffusers:AutoencoderOobleck` for latents."""
+    weights: str
+    """Folder that every node can read, in the layout of the library, or an id on the Hub."""
+
+
 class AudioConfig(Section):
     """Sound of the clips, stored beside the tokens. This section is part of the fingerprint."""
 
@@ -120,10 +132,12 @@ class AudioConfig(Section):
     """Number of channels; the sound of the source is mixed to it."""
     required: bool = False
     """Whether clips without sound are left out. They are counted as filtered."""
+    encoders: list[SoundEncoderSpec] = Field(default=[])
+    """Encoders of the sound. `rate` and `channels` must be those that they take."""
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide which clips are made, and how their sound is stored."""
-        return self.model_dump()
+        return self.model_dump(exclude={"encoders"})
 
 
 class TokenizerSpec(Section):

@@ -79,10 +79,18 @@ class _Tokenizer(BaseModel):
     facts: _Facts
 
 
+class _SoundEncoder(BaseModel):
+    model: str
+    weights: str
+    dtype: Literal["uint8", "uint16", "uint32", "float32"]
+    rows: Annotated[int, Field(ge=1, le=1 << 16)]
+
+
 class _Audio(BaseModel):
     codec: Literal["flac", "opus", "pcm16"]
     rate: Annotated[int, Field(ge=1, le=1 << 20)]
     channels: Annotated[int, Field(ge=1, le=8)]
+    encoders: dict[str, _SoundEncoder] = {}
 
 
 class _Track(BaseModel):

@@ -147,25 +147,35 @@ class SideColumn:
     type: Literal["binary", "int32"]
     """Type of its values in Arrow."""
 
-    holds: Literal["sound", "track", "number"]
-    """What a value is: a stream of `settings` that a file could hold, a number, or a track:
-    float32 [num_frames, D], little-endian in C order."""
+    holds: Literal["sound", "track", "number", "cells"]
+    """What a value is: a stream of `settings` that a file could hold, a number, a track (float32
+    [num_frames, D]), or cells of sound [rows, t]. Arrays are little-endian, in C order."""
 
     settings: dict[str, str | int] = field(default_factory=dict)
-    """Settings that made it: of sound, `codec`, `rate` in Hz, and `channels`."""
+    """Settings that made it: of sound, `codec`, `rate` in Hz, and `channels`; of cells `model`,
+    `dtype`, `rows` (codebooks or latent channels) and the digest of the `weights`."""
 
 
 def sound_columns(settings: Mapping[str, Any]) -> tuple[SideColumn, ...]:
     """Return the columns of a job that stores sound.
 
     Args:
-        settings: `codec`, `rate` and `channels`.
+        settings: `codec`, `rate`, `channels`, and `encoders` if there are any.
     """
     kept = {name: settings[name] for name in ("codec", "rate", "channels")}
     numbers = ("audio_source_rate", "audio_source_channels", "audio_silence")
     return (
         SideColumn(name="audio", type="binary", holds="sound", settings=kept),
         *(SideColumn(name=name, type="int32", holds="number") for name in numbers),
+        *(
+            SideColumn(
+                name=name,
+                type="binary",
+                holds="cells",
+                settings={key: made[key] for key in ("model", "dtype", "rows", "weights")},
+            )
+            for name, made in settings.get("encoders", {}).items()
+        ),
     )
 
 

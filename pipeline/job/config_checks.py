@@ -99,6 +99,8 @@ def _names(config: JobConfig) -> Iterator[Fault]:
         (f"tracks.{n}.name", track.name, [column.name for column in track_columns([track.name])])
         for n, track in enumerate(config.tracks)
     ]
+    for n, encoder in enumerate(config.audio.encoders if config.audio is not None else ()):
+        named.append((f"audio.encoders.{n}.name", encoder.name, [encoder.name]))
     for n, spec in enumerate(config.tokenizers):
         also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
         columns = [spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)]
@@ -163,6 +165,10 @@ def _sound(config: JobConfig) -> Iterator[Fault]:
     if config.audio.codec == "opus" and config.audio.rate not in rates:
         rule = f"opus takes {', '.join(map(str, rates))}"
         yield Fault("audio.rate", config.audio.rate, rule)
+    if config.audio.encoders:
+        from pipeline.tokenizers.sound_encoders import sound_encoder_faults
+
+        yield from sound_encoder_faults(config.audio)
 
 
 def _tracks(config: JobConfig) -> Iterator[Fault]:

@@ -172,11 +172,19 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
         spec.model_copy(update={"weights": absolute_path(spec.weights)})
         for spec in config.tokenizers
     ]
+    audio = config.audio
+    if audio is not None:
+        encoders = [
+            spec.model_copy(update={"weights": absolute_path(spec.weights)})
+            for spec in audio.encoders
+        ]
+        audio = audio.model_copy(update={"encoders": encoders})
     return config.model_copy(
         update={
             "source": config.source.model_copy(update={"lists": lists}),
             "output": output.model_copy(update={"uri": uri}),
             "tokenizers": specs,
+            "audio": audio,
         }
     )
 
@@ -202,7 +210,12 @@ def open_tokenizers(config: JobConfig) -> Tokenizers:
         tokenizer_column(spec, described[spec.name], config.clip) for spec in config.tokenizers
     ]
     digests = [one.digest for one in described.values()]
-    return Tokenizers(tuple(columns), tuple(digests), identity(config, described))
+    sounds = None
+    if config.audio is not None and config.audio.encoders:
+        from pipeline.tokenizers.sound_encoders import sound_identities
+
+        sounds = sound_identities(config.audio)
+    return Tokenizers(tuple(columns), tuple(digests), identity(config, described, sounds))
 
 
 def planned_units(config: JobConfig, notes: list[str] | None = None) -> list[WorkUnit]:

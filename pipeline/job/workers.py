@@ -44,6 +44,7 @@ from pipeline.storage.store import Store
 if TYPE_CHECKING:
     from pipeline.stages.embed import EmbedStage
     from pipeline.stages.tokenize import TokenizeStage
+    from pipeline.tokenizers.sound_encoders import SoundEncoder
 
 RayBatch = dict[str, NDArray[Any]]
 
@@ -87,6 +88,20 @@ class OutputUnseen:
     """A node does not see the output of the driver, so it must not commit."""
 
     node: str
+
+
+def _sound_encoders(settings: WorkerSettings) -> "dict[str, SoundEncoder]":
+    """Return the encoders of sound on the device of the tokenizers, by column."""
+    config = settings.config
+    if isinstance(config, EmbedConfig) or config.audio is None or not config.audio.encoders:
+        return {}
+    from pipeline.tokenizers.sound_encoders import same_sound_encoder
+
+    columns = {column.name: column for column in settings.side}
+    return {
+        spec.name: same_sound_encoder(spec, columns[spec.name], settings.device)
+        for spec in config.audio.encoders
+    }
 
 
 class DecodeWorker:
@@ -198,6 +213,7 @@ class TokenizeWorker:
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
             side=settings.side,
+            sounds=_sound_encoders(settings),
         )
         clip = config.clip.buckets[0] if config.clip.buckets else config.clip
         if clip.frames and clip.height and clip.width:

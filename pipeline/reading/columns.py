@@ -77,6 +77,7 @@ class Columns:
         self.ragged = any(column.kind == "embeddings" for column in self.cells.values())
         self.plain = [name for name in names if name not in owners]
         self._sounds = {column.name for column in side if column.holds == "sound"}
+        self._cells = {column.name: column for column in side if column.holds == "cells"}
         held = {column.name for column in side if column.holds == "track"}
         self._tracks = held.intersection(names)
         shapes = [f"{column.name}_shape" for column in self.cells.values()]
@@ -170,6 +171,8 @@ class Columns:
             column = [source.plain[name][n] for source, n in rows]
             if name in self._sounds:
                 batch[name] = sounds(column)
+            elif name in self._cells:
+                batch[name] = sound_cells(column, self._cells[name])
             elif name in self._tracks:
                 batch[name] = tracks(column)
             elif pa.types.is_integer(self.schema.field(name).type):
@@ -236,6 +239,30 @@ def tracks(values: Sequence[NDArray[np.float32] | None]) -> Tensor | list[Tensor
         return found
     missing = torch.full(shapes.pop(), torch.nan)
     return torch.stack([missing if one is None else one for one in found])
+
+
+def sound_cells(values: Sequence[bytes | None], column: SideColumn) -> Tensor | list[Tensor | None]:
+    """Return the cells of the sound of clips.
+
+    Args:
+        values: values of the column.
+        column: the column.
+
+    Returns:
+        Tensor [B, rows, t], int64 of codes and float32 of latents, if no value is null and all have
+        one length; otherwise a list of tensors [rows, t], and None for null.
+    """
+    dtype, rows = np.dtype(str(column.settings["dtype"])), int(column.settings["rows"])
+    wide = np.float32 if dtype.kind == "f" else np.int64
+    found = [
+        None
+        if value is None
+        else torch.from_numpy(np.frombuffer(value, dtype).reshape(rows, -1).astype(wide))
+        for value in values
+    ]
+    whole = [cells for cells in found if cells is not None]
+    same = len(whole) == len(found) and len({cells.shape for cells in whole}) == 1
+    return torch.stack(whole) if same else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ broken, and no clip is quarantined.
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from pipeline.stages.messages import (
 )
 from pipeline.stages.whole_video import pieces, sample_of, whole_cells
 from pipeline.tokenizers.encoder import Cells, ClipEncoder, Finite
+from pipeline.tokenizers.sound_encoders import SoundEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class TokenizeStage:
         chunk_frames: frames of a whole video that the networks get at a time.
         decode_back_one_in: one clip in N is decoded back; None decodes none. Rows of whole videos
             need None.
-        side: side columns, which the rows bring with them.
+        side: side columns. The rows bring them with them, except those of `sounds`.
+        sounds: encoders of sound by column.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class TokenizeStage:
         chunk_frames: int = 0,
         decode_back_one_in: int | None = None,
         side: Sequence[SideColumn] = (),
+        sounds: Mapping[str, SoundEncoder] | None = None,
     ) -> None:
+        self._sounds = [(c, sounds[c.name]) for c in side if c.name in sounds] if sounds else []
         self._encoders = list(encoders)
         self._one_in = decode_back_one_in
         self._videos = videos
@@ -148,7 +152,7 @@ class TokenizeStage:
             [header.clips[n] for n in kept],
             {name: column[kept] for name, column in cells.items()},
             self._schema,
-            decode_rows(batch.side).to_batches()[0].take(kept) if batch.side else None,
+            self._side(batch, kept, timings) if batch.side else None,
         )
         psnr = self._decode_back(rows, [frames[n] for n in kept], timings)
         payload = PayloadHeader(
@@ -162,6 +166,16 @@ class TokenizeStage:
             psnr=psnr,
         )
         return Payload(payload, encode_rows(rows))
+
+    def _side(self, batch: BatchRow, kept: list[int], timings: dict[str, float]) -> pa.RecordBatch:
+        """Return the side columns of the clips that are kept, with the cells of their sound."""
+        side = decode_rows(batch.side).to_batches()[0].take(kept)
+        for column, encoder in self._sounds:
+            began = time.monotonic()
+            cells = [encoder.cells(stream.as_py(), column) for stream in side["audio"]]
+            side = side.append_column(column.name, pa.array(cells, pa.binary()))
+            timings[f"tokenize {column.name}"] = time.monotonic() - began
+        return side
 
     def _encode(self, frames: NDArray[Any], timings: dict[str, float]) -> Encoded:
         """Return the cells of all columns, and for each tokenizer which clips are finite."""

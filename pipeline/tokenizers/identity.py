@@ -20,17 +20,25 @@ PREPROCESSING: Final = 1
 """Version of decoding, resizing and normalising; every change that moves a pixel raises it."""
 
 
-def identity(config: JobConfig, described: Mapping[str, Description]) -> dict[str, Any]:
+def identity(
+    config: JobConfig,
+    described: Mapping[str, Description],
+    sounds: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Return all settings that change the tokens of a job, as JSON-like values.
 
     Args:
         config: the job.
         described: description of each tokenizer, by its name.
+        sounds: identity of each encoder of sound, by its name.
     """
+    audio = {} if config.audio is None else {"audio": config.audio.identity()}
+    if sounds:
+        audio["audio"]["encoders"] = {name: dict(made) for name, made in sounds.items()}
     return {
         "preprocessing": PREPROCESSING,
         "clip": config.clip.identity(),
-        **({} if config.audio is None else {"audio": config.audio.identity()}),
+        **audio,
         **({"tracks": [each.model_dump() for each in config.tracks]} if config.tracks else {}),
         "tokenizers": {
             spec.name: _tokenizer(spec, described[spec.name]) for spec in config.tokenizers

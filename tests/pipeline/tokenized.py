@@ -15,6 +15,7 @@ from pipeline.stages.tokenize import TokenizeStage
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.models import open_encoder
+from pipeline.tokenizers.sound_encoders import same_sound_encoder
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
@@ -47,8 +48,14 @@ def tokenized(config: JobConfig) -> Store:
         open_encoder(spec, column, digest=digest, device="cpu")
         for spec, column, digest in zip(config.tokenizers, columns, tokenizers.digests, strict=True)
     ]
+    sounds = {
+        spec.name: same_sound_encoder(spec, column, "cpu")
+        for spec in (config.audio.encoders if config.audio else ())
+        for column in head.side
+        if column.name == spec.name
+    }
     one_in = config.tokenize.decode_back_one_in
-    stage = TokenizeStage(encoders, decode_back_one_in=one_in, side=head.side)
+    stage = TokenizeStage(encoders, decode_back_one_in=one_in, side=head.side, sounds=sounds)
     parts = config.source, config.clip, config.decode
     with DecodeStage(*parts, row_clips=4, audio=config.audio, tracks=config.tracks) as decode:
         for unit in plan_units(config.source):

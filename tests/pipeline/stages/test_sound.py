@@ -20,6 +20,7 @@ from pipeline.reading.columns import sounds
 from pipeline.reading.token_dataset import TokenDataset
 from tests.pipeline.decode.sounds import Form, clicks, flashing
 from tests.pipeline.tokenized import VIDEOS, tokenized
+from tests.pipeline.tokenizers.small_codecs import save
 
 RATE = 16_000
 
@@ -124,6 +125,22 @@ def test_clips_without_the_sound_that_they_need_are_filtered(folder: Path) -> No
 def test_settings_that_do_not_fit(folder: Path, change: dict[str, Any], says: str) -> None:
     values = job(folder).model_dump() | change
     assert any(says in str(fault) for fault in check_job(JobConfig.model_validate(values)))
+
+
+def test_codes_of_sound_are_a_column(folder: Path) -> None:
+    weights = save(folder / "codec", "transformers:MimiModel")
+    spec = {"name": "mimi", "model": "transformers:MimiModel", "weights": str(weights)}
+    store = tokenized(job(folder, encoders=[spec]))
+    snapshot = pipeline.open(store.uri)
+    assert verify(store).findings == []
+    [batch] = list(TokenDataset(snapshot, ["mimi", "audio_silence", "clip_id"], 64))
+    with_sound = [n for n, silence in enumerate(batch["audio_silence"]) if silence >= 0]
+    assert 0 < len(with_sound) < len(batch["clip_id"])
+    for n, codes in enumerate(batch["mimi"]):
+        assert (codes is not None) == (n in with_sound)
+        assert codes is None or (codes.shape, codes.dtype) == ((4, 250), torch.int64)
+    made = snapshot.dataset.identity["audio"]["encoders"]["mimi"]
+    assert (made["rows"], made["dtype"]) == (4, "uint16")
 
 
 def test_damaged_sound_is_told() -> None:
