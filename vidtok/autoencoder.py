@@ -9,7 +9,7 @@ Source: VidTok, arXiv 2412.13061.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,16 +98,14 @@ class Tokenizer(nn.Module):
                 Only v1.1 networks take it, and only multiples of the temporal factor.
             as_reference: take any length and size as the reference does: it lengthens T by its rule
                 and floors H and W. With `chunk_frames`, also tile as it does.
-            tile: side in pixels of the square whose area a tile of the pictures has at most, so
-                that memory does not grow with H and W. The result is that without tiles, except for
-                float rounding. None works on whole pictures. Not with `as_reference`.
+            tile: side in pixels of a square of a tile's maximum area, so that memory does not grow
+                with H and W. The result differs by float rounding alone. Not with `as_reference`.
 
         Returns:
             The latents, float32, on the model's device.
 
         Raises:
-            ValueError: the network does not take such clips; the text names the nearest size that
-                it takes.
+            ValueError: the network does not take such clips; the text names the nearest valid size.
         """
         self._check_video(video)
         if not as_reference:
@@ -116,8 +114,7 @@ class Tokenizer(nn.Module):
         self._check_chunk(chunk_frames)
         self._check_tile(tile, as_reference)
         parts = []
-        _, _, frames, height, width = video.shape
-        for clips in torch.split(video, self._clips_at_once(frames, height, width, tile)):
+        for clips in torch.split(video, self._clips_at_once(video.shape[2:], tile)):
             x = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and chunk_frames:
                 chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
@@ -145,14 +142,14 @@ class Tokenizer(nn.Module):
         self._check_tile(tile)
         return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile))
 
-    def _clips_at_once(self, frames: int, height: int, width: int, tile: int | None) -> int:
+    def _clips_at_once(self, size: Sequence[int], tile: int | None) -> int:
         """Return the number of clips for one call of a network on an accelerator.
 
         No activation of these clips has more elements than `ops.MAX_ELEMENTS`.
         """
         if ops.is_cpu(self.device) or tile is not None:
             return sys.maxsize
-        return max(1, ops.MAX_ELEMENTS // self.config.clip_elements(frames, height, width))
+        return max(1, ops.MAX_ELEMENTS // self.config.clip_elements(*size))
 
     def _chunks_of(
         self, num_frames: int, chunk_frames: int | None, tile: int | None = None
@@ -220,9 +217,9 @@ class Tokenizer(nn.Module):
         self._check_tile(tile, as_reference)
         step = None if chunk_frames is None else chunk_frames // f
         parts = []
-        t, h, w = latent.shape[2:]
         s = config.spatial_factor
-        for clips in torch.split(latent, self._clips_at_once(t * f, h * s, w * s, tile)):
+        size = [n * factor for n, factor in zip(latent.shape[2:], (f, s, s), strict=True)]
+        for clips in torch.split(latent, self._clips_at_once(size, tile)):
             z = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and step:
                 chunks = reference.decode_tiles(self.decoder, config, z, step)
@@ -310,8 +307,7 @@ class Tokenizer(nn.Module):
     def _check_tile(self, tile: int | None, as_reference: bool = False) -> None:
         if tile is not None and as_reference:
             raise ValueError(f"tile = {tile}: the reference has no exact tiles; leave out one")
-        if tile is not None and tile < self.config.spatial_factor:
-            least = self.config.spatial_factor
+        if tile is not None and tile < (least := self.config.spatial_factor):
             raise ValueError(f"tile = {tile}: must be {least} pixels or more; use 512")
 
 
