@@ -32,6 +32,25 @@ MAX_RATE: Final = 240
 """Largest bin of frames per second; it also counts all higher rates."""
 
 
+_TENTHS: Final = tuple(range(0, 1001, 100))
+
+
+_TWENTIETHS: Final = tuple(range(50, 1001, 50))
+
+
+MEASURE_BINS: Final[dict[str, tuple[int, ...]]] = {
+    "motion": (0, 50, 100, 200, 500, 1000, 2000, 3000, 5000, 8000, 100_000),
+    "still": _TENTHS,
+    "luma": _TWENTIETHS,
+    "contrast": tuple(range(25, 501, 25)),
+    "blur": _TWENTIETHS,
+    "border": (0, 10, 20, 50, *_TENTHS[1:]),
+    "duplicates": _TENTHS,
+}
+"""Bins of the measures of `pipeline.decode.measures` in thousandths: each one's upper end. The last
+one also counts all larger values."""
+
+
 _INT64_BITS: Final = 62
 
 
@@ -78,6 +97,11 @@ def row_statistics(
         lengths=_counted(1 << (n - 1).bit_length() for n in frames),
         sides=_counted(_side(min(size)) for size in sizes),
         rates=_counted(_rate(rate) for rate in rows["source_fps"].to_pylist()),
+        measures={
+            name: _counted(_measure(value, bins) for value in values if value is not None)
+            for name, bins in MEASURE_BINS.items()
+            if name in rows.column_names and (values := rows[name].to_pylist())
+        },
         latents=latents,
         levels=levels,
         psnr=dict(psnr or {}),
@@ -119,6 +143,11 @@ def level_counts(indices: NDArray[Any], levels: Sequence[int]) -> LevelCounts:
 
 def _side(pixels: int) -> int:
     return SIDES[min(bisect_left(SIDES, pixels), len(SIDES) - 1)]
+
+
+def _measure(value: float, bins: Sequence[int]) -> int:
+    thousandths = round(1000 * value, 3)  # a float32 is not exactly the decimal that it stands for
+    return bins[min(bisect_left(bins, thousandths), len(bins) - 1)]
 
 
 def _rate(rate: float) -> int:

@@ -215,6 +215,9 @@ class BucketStatistics(Additive):
     `row_statistics.SIDES`."""
     rates: dict[Count, Count] = field(default_factory=dict)
     """Number of clips by frames per second of the source, rounded to an integer; 0 for images."""
+    measures: dict[str, dict[Count, Count]] = field(default_factory=dict)
+    """Number of clips by value of each measure in thousandths, rounded up to one of
+    `row_statistics.MEASURE_BINS`."""
     latents: dict[str, LatentSums] = field(default_factory=dict)
     """Sums over the latents, by KL tokenizer."""
     levels: dict[str, LevelCounts] = field(default_factory=dict)

@@ -98,7 +98,7 @@ class ClipMeasures:
         return float(self.plane.std((1, 2)).mean()) / 255
 
     def blur(self) -> float:
-        """Lack of fine detail, in [0, 1]: 100 / (100 + v), so 0.5 at v = 100; 1 is no detail.
+        """Lack of fine detail, in [0, 1]: 100 / (100 + v), so 0.5 at v = 100; 1 if flat.
 
         v is the variance of the Laplacian (4 neighbours) of luma at full size in levels², the mean
         over up to three frames at even distances.

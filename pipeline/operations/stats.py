@@ -120,11 +120,15 @@ def _use(counts: NDArray[np.int64]) -> CodebookUse:
 
 def _plain(statistics: BucketStatistics) -> dict[str, Any]:
     values = asdict(statistics)
-    for name in ("microseconds", "latents", "levels", "psnr"):
+    for name in ("microseconds", "measures", "latents", "levels", "psnr"):
         del values[name]
     return {
         **values,
         "seconds": statistics.microseconds / 1e6,
+        "measures": {
+            name: {value / 1000: count for value, count in counts.items()}
+            for name, counts in statistics.measures.items()
+        },
         "latents": {
             name: {"cells": sums.cells, "mean": sums.mean(), "std": sums.std()}
             for name, sums in statistics.latents.items()
@@ -157,6 +161,8 @@ def clip_facts(statistics: BucketStatistics) -> Iterator[tuple[str, str]]:
         yield "lengths", _histogram(statistics.lengths, "≤ {} frames".format)
         yield "sources", _histogram(statistics.sides, _side)
         yield "rates", _histogram(statistics.rates, _rate)
+    for name, counts in statistics.measures.items():
+        yield name, _histogram(counts, lambda value: f"≤ {value / 1000:g}")
 
 
 def _clip_lines(statistics: BucketStatistics) -> Iterator[str]:

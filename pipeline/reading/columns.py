@@ -5,7 +5,7 @@
 | `uint8`, `uint16`, `uint32` (code indices) | `int64`, what embeddings and cross-entropy take |
 | `float16`, `bfloat16`, `float32` (latents) | the same type, or the `dtype` asked for |
 | `uint8` with a scale (latents) | `float32`, or the `dtype` asked for |
-| numbers | `int64`, `float64`; −1 for null |
+| numbers | `int64`, −1 for null; `float64`, NaN for null |
 | `audio` | `float32` [channels, samples] in [-1, 1]; null becomes zeros, see `sounds` |
 | tracks | `float32` [num_frames, D]; null becomes NaN, see `tracks` |
 | others (`caption`, `meta`, `clip_id`, `crop`) | Python values |
@@ -179,8 +179,8 @@ class Columns:
             elif pa.types.is_integer(self.schema.field(name).type):
                 filled = [-1 if value is None else value for value in column]
                 batch[name] = torch.from_numpy(np.array(filled))
-            elif isinstance(column[0], float):
-                batch[name] = torch.from_numpy(np.array(column))
+            elif pa.types.is_floating(self.schema.field(name).type):
+                batch[name] = torch.from_numpy(np.array(column, np.float64))  # NaN for null
             else:
                 batch[name] = column
         return batch

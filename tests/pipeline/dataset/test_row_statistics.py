@@ -12,8 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.config.job import MEASURES
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.row_statistics import latent_sums, level_counts, row_statistics
+from pipeline.dataset.row_statistics import (
+    MEASURE_BINS,
+    latent_sums,
+    level_counts,
+    row_statistics,
+)
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts, merged
 from pipeline.records import from_json, to_json
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, SMALL, WIDE, make_cells, make_clip
@@ -130,3 +136,47 @@ def test_a_record_takes_the_sums_of_any_finite_latents() -> None:
     found = latent_sums([np.full((2, 1000), most)] * 3)
     assert from_json(LatentSums, to_json(found)) == found
     assert found.mean() == [most, most]
+
+
+measured = st.one_of(st.none(), st.floats(0, 1, width=32), st.sampled_from([0.0, 0.02, 0.1, 0.5]))
+
+
+@given(st.lists(st.tuples(measured, measured), min_size=1, max_size=12), st.integers(0, 12))
+def test_measures_fall_into_their_bins(values: list[tuple[float | None, ...]], cut: int) -> None:
+    table = rows([0] * len(values))
+    for n, name in enumerate(("border", "motion")):
+        column = pa.array([pair[n] for pair in values], pa.float32())
+        table = table.append_column(name, column)
+    found = row_statistics(table, (FSQ, KL), LEVELS)
+    for n, name in enumerate(("border", "motion")):
+        bins, counts = MEASURE_BINS[name], found.measures[name]
+        assert counts.keys() <= set(bins)
+        known = [Fraction(pair[n]) for pair in values if pair[n] is not None]
+        assert sum(counts.values()) == len(known)
+        near = Fraction(1, 10**6)
+        for upper in bins:
+            below = sum(count for edge, count in counts.items() if edge <= upper)
+            edge = Fraction(upper, 1000)
+            assert sum(v <= edge - near for v in known) <= below
+            assert below <= sum(v <= edge + near for v in known)
+    if 0 < cut < len(values):
+        parts = [row_statistics(t, (FSQ, KL), LEVELS) for t in (table[:cut], table[cut:])]
+        assert (parts[0] + parts[1]).measures == found.measures
+
+
+def test_bins_of_measures() -> None:
+    def bin_of(name: str, value: float) -> int:
+        table = rows([0]).append_column(name, pa.array([value], pa.float32()))
+        [(upper, _)] = row_statistics(table, (FSQ, KL), LEVELS).measures[name].items()
+        return upper
+
+    assert [bin_of("border", v) for v in (0, 0.001, 0.01, 0.02, 0.021, 1)] == [
+        *(0, 10, 10, 20, 50, 1000)
+    ]
+    assert [bin_of("motion", v) for v in (0, 0.1, 0.3, 8, 9, 500)] == [
+        *(0, 100, 500, 8000, 100_000, 100_000)
+    ]
+    assert all(list(bins) == sorted(set(bins)) for bins in MEASURE_BINS.values())
+    assert max(map(len, MEASURE_BINS.values())) <= 20
+    assert set(MEASURE_BINS) == set(MEASURES) - {"phash"}
+    assert WHOLE.measures == {}
