@@ -1,6 +1,7 @@
 """A dry run tells what the job would find, and leaves no trace."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,30 @@ def test_all_that_a_job_would_find(corpus: Path, tmp_path: Path) -> None:
     assert [probe.cut_short for probe in found.probed] == [0] * 5
     assert any(f"measured on {found.device_name}" in line for line in found.lines())
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_filter_would_keep(corpus: Path, tmp_path: Path) -> None:
+    first, second, third = "motion > 1", "luma < 0.57", "source_height >= 100"
+    clip = {**CLIP, "measure": ["motion", "luma"], "filter": f"{first} and {second} and {third}"}
+    config = job([str(corpus)], str(tmp_path / "out"), clip=clip)
+    truth = closings(config)
+    found = plan_job(config, probes=5, seconds=60)
+    dropped = sum((Counter(closing.dropped) for closing in truth), Counter[str]())
+    assert sum((probe.dropped for probe in found.probed), Counter[str]()) == dropped
+    assert dropped[first] > 0 < dropped[second]
+    kept = sum(closing.counts.clips_written for closing in truth)
+    seen = sum(closing.counts.clips_seen for closing in truth)
+    assert 0 < kept < seen
+    assert found.estimates.clips == Estimate(kept, 0.0)
+    lost = [record for closing in truth for record in closing.quarantined]
+    assert sorted(found.quarantined + found.filtered, key=str) == sorted(lost, key=str)
+    lines = [line.split(maxsplit=1) for line in found.lines()]
+    assert ["clips", f"{kept} of {seen} kept"] in lines
+    assert [text for label, text in lines if label == "dropped"][:3] == [
+        f"{dropped[first]} clips by {first}",
+        f"{dropped[second]} clips by {second}",
+        f"0 clips by {third}",
+    ]
 
 
 def test_a_draw_of_each_kind_stands_for_the_rest(corpus: Path, tmp_path: Path) -> None:
