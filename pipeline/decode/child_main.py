@@ -148,9 +148,9 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
             )
             for clip, source_fps in found:
                 frames = clip.frames
-                numbers = clip.numbers
+                numbers = dict(clip.numbers)
                 if frames is not None:
-                    numbers = numbers | measure(frames, rules[0].measure, clip.own_frames)
+                    numbers.update(measure(frames, rules[0].measure, clip.own_frames))
                 pixels = None if frames is None else frames.data.cast("B")
                 emit(_header(clip, source_fps, numbers), pixels)
                 if rule is not None and frames is not None:

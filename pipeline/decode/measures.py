@@ -73,7 +73,7 @@ class ClipMeasures:
         pairs of consecutive frames. Textured blocks count alike, flat ones do not count. Values
         above about 8 percent are underestimated. Multiply by the frame rate for percent per second.
         """
-        return 100 * displacement(self.plane) / min(self.plane.shape[1:])
+        return float(100 * displacement(self.plane) / min(self.plane.shape[1:]))
 
     def still(self) -> float:
         """Share of pairs of consecutive frames that are almost equal, in [0, 1].
@@ -121,7 +121,7 @@ class ClipMeasures:
             return 1.0
         columns = _inside(high.max(0) - low.min(0) > _BAR_LEVELS)
         kept = len(low) * low[:, columns].shape[1]
-        return 1 - kept / self.plane[0].size
+        return float(1 - kept / self.plane[0].size)
 
     def phash(self) -> int:
         """Return the perceptual hash of the middle frame (number T // 2), see `phash`."""

@@ -72,7 +72,8 @@ def _shifted(plane: Plane, whole: NDArray[np.int32]) -> Plane:
     offsets = whole.repeat(side, 1).repeat(side, 2)
     rows = np.clip(offsets[..., 0] + np.arange(height)[:, np.newaxis], 0, height - 1)
     columns = np.clip(offsets[..., 1] + np.arange(width), 0, width - 1)
-    return plane[np.arange(count)[:, np.newaxis, np.newaxis], rows, columns]
+    moved: Plane = plane[np.arange(count)[:, np.newaxis, np.newaxis], rows, columns]
+    return moved
 
 
 def _solved(one: Plane, two: Plane, rows: int) -> tuple[Plane, Plane]:
@@ -126,4 +127,5 @@ def _around(blocks: Plane) -> Plane:
     """Return the sum of each block and its neighbours."""
     padded = np.pad(blocks, [(0, 0)] * (blocks.ndim - 2) + [(1, 1)] * 2)
     strips = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
-    return strips[..., :-2] + strips[..., 1:-1] + strips[..., 2:]
+    sums: Plane = strips[..., :-2] + strips[..., 1:-1] + strips[..., 2:]
+    return sums

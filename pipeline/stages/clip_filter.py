@@ -191,7 +191,9 @@ def _kind(node: ast.expr, names: Collection[str], depth: int = 0) -> Kind:
             parts("number", *args)
         case ast.Name(id=name):
             _check_name(name, names)
-        case ast.Constant(value=value) if type(value) in (int, float) and abs(value) < 1e300:
+        case ast.Constant(value=int() | float() as value) if (
+            not isinstance(value, bool) and abs(value) < 1e300
+        ):
             pass
         case _:
             raise FilterError(f"`{ast.unparse(node)}` is not allowed; {ALLOWED}")
