@@ -30,7 +30,7 @@ _BAR_LEVELS: Final = 4.0
 _USUAL_SHARPNESS: Final = 100.0
 """Variance of the Laplacian, in levels², that is the usual limit between blurred and sharp."""
 
-_BLUR_FRAMES: Final = 3
+_BLUR_FRAMES: Final = 2
 
 
 class ClipMeasures:
@@ -69,7 +69,7 @@ class ClipMeasures:
     def motion(self) -> float:
         """Mean displacement from frame to frame, in percent of the shorter side; 0 or more.
 
-        Blocks of about an eighth of the shorter side are followed (`displacement`), in up to six
+        Blocks of about an eighth of the shorter side are followed (`displacement`), in up to four
         pairs of consecutive frames. Textured blocks count alike, flat ones do not count. Values
         above about 8 percent are underestimated. Multiply by the frame rate for percent per second.
         """
@@ -101,11 +101,11 @@ class ClipMeasures:
         """Lack of fine detail, in [0, 1]: 100 / (100 + v), so 0.5 at v = 100; 1 if flat.
 
         v is the variance of the Laplacian (4 neighbours) of luma at full size in levels², the mean
-        over up to three frames at even distances.
+        over up to two frames, at a quarter and three quarters.
         """
         count = len(self._frames)
-        thirds = {(2 * n + 1) * count // (2 * _BLUR_FRAMES) for n in range(_BLUR_FRAMES)}
-        sharpness = np.mean([_sharpness(self._frames[n]) for n in sorted(thirds)])
+        places = {(2 * n + 1) * count // (2 * _BLUR_FRAMES) for n in range(_BLUR_FRAMES)}
+        sharpness = np.mean([_sharpness(self._frames[n]) for n in sorted(places)])
         return float(_USUAL_SHARPNESS / (_USUAL_SHARPNESS + sharpness))
 
     def border(self) -> float:

@@ -8,7 +8,7 @@ Plane = NDArray[np.float32]
 BLOCK = 8
 """Side of a block at the finest of the levels, in values of the plane."""
 
-PAIRS = 6
+PAIRS = 4
 """Maximum number of pairs of consecutive frames, at even distances, that are compared."""
 
 _LEVELS = 3

@@ -216,7 +216,7 @@ def test_float32_pixels_measure_as_uint8_pixels_do() -> None:
 def test_blur_is_made_of_the_laplacian_of_opencv() -> None:
     frames = frames_of(BIKES.path, 20, 9)
     variances = []
-    for n in (1, 4, 7):
+    for n in (2, 6):
         grey = cv2.cvtColor(frames[n].astype(np.float32), cv2.COLOR_RGB2GRAY)
         variances.append(cv2.Laplacian(grey, cv2.CV_32F)[1:-1, 1:-1].var())
     expected = 100 / (100 + np.mean(variances))
