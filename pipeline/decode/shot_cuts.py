@@ -5,9 +5,9 @@ to the plane before it, in levels of 255. A frame begins a shot if all of this h
 
 1. Its change is at least `FLOOR`.
 2. Its score is at least the threshold. The score is the ratio of the change to the mean change of
-   its neighbours, without the largest one, times the share of the picture's structure that is new
-   (1 minus the correlation of the planes, at least `LEAST_NEW`). So motion and whip pans, which
-   change many frames, and changes of light, which keep the structure, have low scores.
+   its neighbours, without the largest one, times the share of the plane that the plane before it
+   does not explain by another brightness or contrast: √(1 - correlation²). So motion and whip pans,
+   which change many frames, and most changes of light, which keep the picture, have low scores.
 3. No frame shortly after it looks like one shortly before it. That would be a flash.
 
 Repeated frames have no change and are no neighbours, so 24 pictures per second in 60 frames are
@@ -17,6 +17,7 @@ PySceneDetect's AdaptiveDetector.
 At most `AHEAD` frames are held, and only from a frame that can begin a shot.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,9 +34,6 @@ from pipeline.quarantine import QuarantineError
 FLOOR: Final = 5.0
 """Minimum change of a frame that begins a shot, in levels of 255."""
 
-LEAST_NEW: Final = 0.2
-"""Minimum share of new structure in a score: a slide that only changes its text has so little."""
-
 AHEAD: Final = 6
 """Number of frames before and after a frame that are compared with it."""
 
@@ -45,7 +43,7 @@ _NEIGHBOURS = 3
 _REPEATED = 0.05
 """Share of a change below which another frame's change does not make it a neighbour."""
 
-_STILL = 0.5
+_STILL = 0.25
 """Levels added to the mean change, so that noise in a still picture has no ratio."""
 
 _ALIKE = 0.5
@@ -152,8 +150,8 @@ def _begins_shot(before: list[_Seen], after: list[_Seen], threshold: float) -> b
     near = [each for side in sides for each in _neighbours(side, _REPEATED * change)]
     near = sorted(near)[: max(1, len(near) - 1)]
     ratio = change / (sum(near) / max(1, len(near)) + _STILL)
-    new = 1 - min(_correlation(before[-1].plane, one.plane) for one in after[:2])
-    if ratio * max(new, LEAST_NEW) < threshold:
+    kept = max(0.0, min(_correlation(before[-1].plane, one.plane) for one in after[:2]))
+    if ratio * math.sqrt(max(0.0, 1 - kept**2)) < threshold:
         return False
     pairs = [(a, b) for a in before[-2:] for b in after] + [(a, b) for a in before for b in after[:2]]
     return all(_difference(a.plane, b.plane) >= _ALIKE * change for a, b in pairs)
