@@ -58,8 +58,11 @@ def for_picture(rules: Sequence[ClipRule], display: tuple[int, int]) -> tuple[Cl
 
 def for_image(rules: Sequence[ClipRule], display: tuple[int, int]) -> tuple[ClipRule, ...]:
     """Return the rules that an image gets by its picture: each has one frame, and another size."""
-    sizes = {(rule.height, rule.width): rule for rule in reversed(rules) if rule.frames == 1}
-    return for_picture(tuple(reversed(sizes.values())), display)
+    sizes: dict[tuple[int, int], ClipRule] = {}
+    for rule in rules:
+        if rule.frames == 1:
+            sizes.setdefault((rule.height, rule.width), rule)
+    return for_picture(tuple(sizes.values()), display)
 
 
 def shortest(rules: Sequence[ClipRule]) -> int:

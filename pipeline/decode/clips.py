@@ -115,9 +115,7 @@ def _cut(
     converter = FrameConverter(
         rules[0].resize, video.declared, limits.max_pixels, whole=rules[0].fit == "whole"
     )
-    cutter = Cutter(
-        rules, converter, nominal_s=video.nominal_s, origin_s=video.begins_s, key=key
-    )
+    cutter = Cutter(rules, converter, nominal_s=video.nominal_s, origin_s=video.begins_s, key=key)
     broken: QuarantineError | None = None
     try:
         for clip in cutter.cut(frames, start_s, end_s):

@@ -12,7 +12,6 @@ all, its pixels are held in the sizes of all lengths. These are fewer frames tha
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -153,7 +152,7 @@ class Cutter:
 
 
 class _Lane:
-    """Cuts the sampled frames of one rate in one stretch, in the bucket or buckets that it fills."""
+    """Cuts the sampled frames of one rate in one stretch, in the buckets that it fills."""
 
     def __init__(self, cutter: Cutter, rate: int) -> None:
         self._cutter = cutter
@@ -200,11 +199,8 @@ class _Lane:
     def _without_source(self, frame: SampledFrame[VideoFrame]) -> SampledFrame[Frame]:
         shown = frame.shown
         if self._held and self._held[-1].shown.start_s == shown.start_s:
-            return replace(frame, shown=self._held[-1].shown)
+            return SampledFrame(self._held[-1].shown, frame.start_s, frame.end_s)
         sizes = dict.fromkeys((rule.height, rule.width) for rule in self._rules)
-        pixels = self._cutter.hold(shown.frame, sizes)
-        return SampledFrame(
-            DisplayedFrame[Frame](pixels, shown.start_s, shown.duration_s),
-            frame.start_s,
-            frame.end_s,
-        )
+        pixels: Frame = self._cutter.hold(shown.frame, sizes)
+        held = DisplayedFrame(pixels, shown.start_s, shown.duration_s)
+        return SampledFrame(held, frame.start_s, frame.end_s)

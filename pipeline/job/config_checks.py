@@ -37,6 +37,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_names(config),
         *_slice(config),
         *_shapes(config.clip),
+        *_windows(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -91,9 +92,11 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar`, `N_scale`, `N_outside`."""
-    from pipeline.dataset.schema import clip_schema, sound_columns, track_columns
+    from pipeline.dataset.schema import clip_schema
+    from pipeline.dataset.side_columns import clip_columns, sound_columns, track_columns
 
-    side = () if config.audio is None else sound_columns(config.audio.identity())
+    side = clip_columns(config.clip.identity())
+    side += () if config.audio is None else sound_columns(config.audio.identity())
     owner = dict.fromkeys(clip_schema([], side).names, "every row")
     named = [
         (f"tracks.{n}.name", track.name, [column.name for column in track_columns([track.name])])
@@ -146,6 +149,35 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
 
 def _all_frames(field: str, frames: int) -> Fault:
     return Fault(field, frames, "clip.whole takes all frames", "leave out one of the two")
+
+
+def _windows(clip: ClipConfig) -> Iterator[Fault]:
+    """Require that distance, choice and rates of clips agree with the rest of the section."""
+    rates = clip.fps if isinstance(clip.fps, list) else [clip.fps]
+    twice = sorted({f"{fps or 'null'}" for fps in rates if rates.count(fps) > 1})
+    if twice:
+        yield Fault("clip.fps", ", ".join(twice), "occurs twice", "leave out one of them")
+    if clip.whole:
+        given = {
+            "fps": isinstance(clip.fps, list),
+            "stride_s": clip.stride_s is not None,
+            "max_per_sample": clip.max_per_sample is not None,
+            "every_bucket": clip.every_bucket,
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            value = getattr(clip, name)
+            fix = "give one rate" if name == "fps" else "leave out one of the two"
+            yield Fault(f"clip.{name}", value, "clip.whole makes one clip of a sample", fix)
+    if clip.every_bucket and len(clip.buckets) < 2:
+        rule = "needs several shapes in clip.buckets"
+        yield Fault("clip.every_bucket", "true", rule, "give them, or leave it out")
+    if clip.choose != "even" and clip.max_per_sample is None:
+        rule = "chooses among the clips of a sample only with clip.max_per_sample"
+        yield Fault("clip.choose", clip.choose, rule, "give that too, or leave this out")
+    slowest = min((fps for fps in rates if fps is not None), default=None)
+    if clip.stride_s is not None and slowest is not None and clip.stride_s * slowest < 1:
+        rule = f"is shorter than a frame at clip.fps = {slowest:g}"
+        yield Fault("clip.stride_s", clip.stride_s, rule, f"give {1 / slowest:g} or more")
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:
