@@ -81,7 +81,9 @@ def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:
             SideColumn(name="shot_start_s", type="float64", holds="number"),
             SideColumn(name=SHOT_END, type="float64", holds="number"),
         )
-    return shots
+    several = isinstance(clip.get("fps"), list)
+    fps = (SideColumn(name="fps", type="float64", holds="number"),) if several else ()
+    return shots + fps
 
 
 def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:

@@ -59,6 +59,19 @@ class ClipRule:
     `height` and `width` are the minimum."""
     shots: ShotRule | None = None
     """How a video is split before clips are cut; None leaves it whole."""
+    stride_s: float | None = None
+    """Seconds from the beginning of a clip to that of the next; None: clips follow one another."""
+    offset_s: float = 0.0
+    """Seconds that are skipped at the beginning of a sample."""
+    max_per_sample: int | None = None
+    """Maximum number of clips of a sample, of each rate, and with `every_bucket` of each bucket;
+    None: all."""
+    choose: Literal["even", "hash"] = "even"
+    """Which clips are chosen if there are more: spread evenly, or drawn by a hash."""
+    every_bucket: bool = False
+    """Whether a video gives clips in all buckets that it fills, not only in the best."""
+    names_fps: bool = False
+    """Whether the rate is a column of the clip, because a dataset has several."""
 
     def __post_init__(self) -> None:
         if isinstance(self.shots, dict):  # from a dataset's identity, or from a message
@@ -76,6 +89,18 @@ class ClipRule:
             raise ValueError(f"resize = {self.resize!r}: use 'uint8' or 'float32'")
         if self.fit not in ("crop", "whole"):
             raise ValueError(f"fit = {self.fit!r}: use 'crop' or 'whole'")
+        if self.choose not in ("even", "hash"):
+            raise ValueError(f"choose = {self.choose!r}: use 'even' or 'hash'")
+        if self.max_per_sample is not None and self.max_per_sample < 1:
+            raise ValueError(f"max_per_sample = {self.max_per_sample}: must be at least 1")
+        if self.offset_s < 0:
+            raise ValueError(f"offset_s = {self.offset_s}: must not be negative")
+        if self.stride_s is not None and not self.stride_s > 0:
+            raise ValueError(f"stride_s = {self.stride_s}: must be above 0")
+        if self.stride_s is not None and self.fps is not None and self.stride_s * self.fps < 1:
+            raise ValueError(
+                f"stride_s = {self.stride_s}: is shorter than a frame at fps = {self.fps}"
+            )
 
     @property
     def interval_s(self) -> Fraction | None:
@@ -84,6 +109,11 @@ class ClipRule:
         A float cannot express 30000/1001; the nearest fraction with a small denominator can.
         """
         return None if self.fps is None else 1 / Fraction(self.fps).limit_denominator(100_000)
+
+    @property
+    def stride(self) -> Fraction | None:
+        """Seconds between the beginnings of two clips as they were written; None where unset."""
+        return None if self.stride_s is None else Fraction(repr(self.stride_s))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -166,6 +166,7 @@ class Decoder:
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
+            "key": sample.key,
             "sound": None if sound is None else asdict(sound),
         }
         try:
@@ -253,8 +254,8 @@ class Decoder:
                 continue
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 raise ProtocolError(f"{name} = {value!r}, not a number of type {kind}")
-            most = int(np.iinfo(kind).max) if whole else float(np.finfo(kind).max)
-            if not -most <= value <= most:
+            limits = np.iinfo(kind) if whole else np.finfo(kind)
+            if not int(limits.min) <= value <= int(limits.max):
                 raise ProtocolError(f"{name} = {value!r} is out of the range of {kind}")
         return values
 

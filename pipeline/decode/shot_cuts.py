@@ -153,7 +153,9 @@ def _begins_shot(before: list[_Seen], after: list[_Seen], threshold: float) -> b
     kept = max(0.0, min(_correlation(before[-1].plane, one.plane) for one in after[:2]))
     if ratio * math.sqrt(max(0.0, 1 - kept**2)) < threshold:
         return False
-    pairs = [(a, b) for a in before[-2:] for b in after] + [(a, b) for a in before for b in after[:2]]
+    pairs = [(a, b) for a in before[-2:] for b in after] + [
+        (a, b) for a in before for b in after[:2]
+    ]
     return all(_difference(a.plane, b.plane) >= _ALIKE * change for a, b in pairs)
 
 

