@@ -143,7 +143,15 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
             found = (
                 ((clip, 0.0) for clip in image_clips(cast("BinaryIO", video), rules, limits))
                 if job["is_image"]
-                else clips(cast("BinaryIO", video), rules, limits, dog.progress, span, job["key"])
+                else clips(
+                    cast("BinaryIO", video),
+                    rules,
+                    limits,
+                    dog.progress,
+                    span,
+                    job["key"],
+                    lambda end_s: emit({"kind": "shot", "end_s": float(end_s)}, None),
+                )
             )
             for clip, source_fps in found:
                 frames = clip.frames

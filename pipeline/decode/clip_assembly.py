@@ -8,7 +8,7 @@ The state is one clip and the beginnings of those that overlap it, so a video ma
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
@@ -87,6 +87,7 @@ class Assembler(Generic[F]):
         origin_s: time from which the times of frames count.
         number: returns the number of the next clip of the sample.
         choice: holds the clips if not all are kept; then only those that are left out are yielded.
+        numbers: values of columns that all clips of the stretch have.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Assembler(Generic[F]):
         origin_s: Fraction,
         number: Callable[[], int],
         choice: Choice[AssembledClip] | None = None,
+        numbers: Mapping[str, float | None] | None = None,
     ) -> None:
         self.rule = rule
         self._size = rule.height, rule.width
@@ -106,7 +108,7 @@ class Assembler(Generic[F]):
         self._origin_s = origin_s
         self._number = number
         self._choice = choice
-        self._numbers = {"fps": rule.fps} if rule.names_fps else {}
+        self._numbers = {**(numbers or {}), **({"fps": rule.fps} if rule.names_fps else {})}
         self._count = 0
         self._full = 0
         """Number of frames up to the end of the last full clip."""

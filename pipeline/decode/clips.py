@@ -1,6 +1,7 @@
 """From one file to the clips of its buckets, with the frame rate of its source."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -14,6 +15,8 @@ from pipeline.decode.cutter import Cutter
 from pipeline.decode.damage import DecodeFault
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.sampling import DisplayedFrame
+from pipeline.decode.shot_cuts import marked
+from pipeline.decode.shots import split, within
 from pipeline.decode.video import Video, open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
@@ -34,6 +37,7 @@ def clips(
     progress: Callable[[], None],
     span: Span | None = None,
     key: str = "",
+    shot_ended: Callable[[Fraction], None] = lambda end_s: None,
 ) -> Iterator[tuple[AssembledClip, float]]:
     """Yield the clips of a video, or of a span of it, each with `Video.source_fps`.
 
@@ -44,6 +48,7 @@ def clips(
         progress: as `Video.frames`.
         span: part of the video that is read; its times count from `Video.begins_s`.
         key: key of the sample, by which clips are chosen.
+        shot_ended: called with the end of each shot, if the rules split the video into shots.
 
     Raises:
         DecodeFault: `no_frames` if there is none in the span; as `open_video`, `Video.frames` and
@@ -51,18 +56,39 @@ def clips(
             bucket has no known length, and gives no clips.
     """
     part = _after(span, rules[0].offset_s)
-    if part is None:
-        with open_video(file, limits) as video:
-            yield from _cut(video, video.frames(progress), rules, limits, None, key)
-        return
-    for back_s in _SEEK_BACK_S if part.start_s > 0 else ():
+    cuts: set[Fraction] = set()
+    if rules[0].shots is not None and rules[0].shots.by == "transnetv2":
+        from pipeline.decode.shot_network import network_cuts
+
+        with _reading(file, limits, progress, part) as (video, frames):
+            shown = within(frames, video.nominal_s / 2, *_bounds(video, part))
+            cuts = network_cuts(shown, rules[0].shots.threshold, progress)
+    with _reading(file, limits, progress, part) as (video, frames):
+        yield from _cut(video, frames, rules, limits, part, key, cuts, shot_ended)
+
+
+@contextmanager
+def _reading(
+    file: BinaryIO, limits: DecodeLimits, progress: Callable[[], None], part: Span | None
+) -> Iterator[tuple[Video, Iterable[DisplayedFrame[VideoFrame]]]]:
+    """Open a video at the frame that is shown as a part of it begins, or before it."""
+    for back_s in _SEEK_BACK_S if part is not None and part.start_s > 0 else ():
+        assert part is not None
         with open_video(file, limits) as video:
             sought = frames_by_seek(video, part, back_s, progress)
             if sought is not None:
-                yield from _cut(video, sought, rules, limits, part, key)
+                yield video, sought
                 return
     with open_video(file, limits) as video:
-        yield from _cut(video, video.frames(progress), rules, limits, part, key)
+        yield video, video.frames(progress)
+
+
+def _bounds(video: Video, span: Span | None) -> tuple[Fraction | None, Fraction | None]:
+    """Return the beginning and the end of a span in presentation time."""
+    if span is None:
+        return None, None
+    end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
+    return video.begins_s + seconds(span.start_s), end_s
 
 
 def _after(span: Span | None, offset_s: float) -> Span | None:
@@ -107,19 +133,34 @@ def _cut(
     limits: DecodeLimits,
     span: Span | None,
     key: str,
+    cuts: Container[Fraction],
+    shot_ended: Callable[[Fraction], None],
 ) -> Iterator[tuple[AssembledClip, float]]:
-    start_s = end_s = None
-    if span is not None:
-        start_s = video.begins_s + seconds(span.start_s)
-        end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
+    start_s, end_s = _bounds(video, span)
     converter = FrameConverter(
         rules[0].resize, video.declared, limits.max_pixels, whole=rules[0].fit == "whole"
     )
     cutter = Cutter(rules, converter, nominal_s=video.nominal_s, origin_s=video.begins_s, key=key)
     broken: QuarantineError | None = None
     try:
-        for clip in cutter.cut(frames, start_s, end_s):
-            yield clip, video.source_fps
+        if (shots := rules[0].shots) is None:
+            for clip in cutter.cut(frames, start_s, end_s):
+                yield clip, video.source_fps
+        else:
+            frames = within(frames, video.nominal_s / 2, start_s, end_s)
+            marks = (
+                marked(frames, shots.threshold)
+                if shots.by == "content"
+                else ((shown, shown.start_s in cuts) for shown in frames)
+            )
+            for shot in split(marks, start_s):
+                try:
+                    begins_s = shot.begins_s(seconds(shots.trim_s))
+                    for clip in cutter.cut(shot.frames(), begins_s, end_s, shot):
+                        yield clip, video.source_fps
+                finally:
+                    if shot.end_s is not None:
+                        shot_ended(shot.end_s)
     except QuarantineError as error:
         broken = error
     for clip in cutter.chosen():

@@ -13,6 +13,8 @@ all, its pixels are held in the sizes of all lengths. These are fewer frames tha
 
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from pipeline.decode.clip_rule import ClipRule
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import Fit
 from pipeline.decode.sampling import DisplayedFrame, SampledFrame, Sampler
+from pipeline.decode.shots import HeldBack, Shot
+from pipeline.quarantine import SHOT_SHORT, QuarantineError
 
 Size = tuple[int, int]
 
@@ -63,6 +67,8 @@ class Cutter:
         self._rates = [tuple(rule for rule in rules if rule.fps == fps) for fps in rates]
         self._fitting: list[tuple[ClipRule, ...]] = []
         """Rules of each rate for the picture of the first frame."""
+        self._numbers: dict[str, float | None] = {}
+        """Values of columns of all clips of the stretch."""
         self._choices: dict[ClipRule | float | None, Choice[AssembledClip]] = {}
         self.clips = 0
         """Number of clips so far, with those that are dropped."""
@@ -72,6 +78,7 @@ class Cutter:
         frames: Iterable[DisplayedFrame[VideoFrame]],
         start_s: Fraction | None = None,
         end_s: Fraction | None = None,
+        shot: Shot[VideoFrame] | None = None,
     ) -> Iterator[AssembledClip]:
         """Yield the clips of one stretch, except those that `chosen` gives.
 
@@ -80,7 +87,10 @@ class Cutter:
                 first one beyond `end_s`.
             start_s: beginning of the stretch; None: with its first frame.
             end_s: end of the stretch; None: with its last frame.
+            shot: shot that the stretch is, from which `frames` are; None: it is no shot.
         """
+        before = self.clips
+        self._numbers = {} if shot is None else shot.numbers
         lanes = [
             (
                 Sampler[VideoFrame](rules[0].interval_s, self._nominal_s, start_s, end_s),
@@ -88,27 +98,58 @@ class Cutter:
             )
             for rate, rules in enumerate(self._rates)
         ]
-        for shown in frames:
-            for sampler, lane in lanes:
-                for frame in sampler.push(shown):
+        held = [self._held_back(rate, shot) for rate, _ in enumerate(lanes)]
+        try:
+            for shown in frames:
+                for (sampler, lane), gate in zip(lanes, held, strict=True):
+                    for frame in gate.push(sampler.push(shown)):
+                        yield from lane.push(frame)
+                self._converter.release()
+                if all(sampler.ended for sampler, _ in lanes):
+                    break
+        except QuarantineError:
+            for (_, lane), gate in zip(lanes, held, strict=True):
+                for frame in gate.rest():  # no cut can take these away any more
                     yield from lane.push(frame)
-            self._converter.release()
-            if all(sampler.ended for sampler, _ in lanes):
-                break
-        for sampler, lane in lanes:
-            for frame in sampler.rest():
+            raise
+        for (sampler, lane), gate in zip(lanes, held, strict=True):
+            for frame in chain(gate.push(sampler.rest()), gate.rest()):
                 yield from lane.push(frame)
             yield from lane.rest()
+        if shot is not None and self.clips == before:
+            yield self._lost(shot)
         self._converter.release()
+
+    def _held_back(self, rate: int, shot: Shot[VideoFrame] | None) -> HeldBack:
+        rule = self._rates[rate][0]
+        slack_s = min(self._nominal_s, rule.interval_s or self._nominal_s) / 2
+        return HeldBack(shot, rule.shots, slack_s, partial(self.without_source, rate))
+
+    def _lost(self, shot: Shot[VideoFrame]) -> AssembledClip:
+        """Return the dropped clip that counts for a shot without clips."""
+        assert shot.end_s is not None
+        rule = self.rules_of(0, shot.first.frame)[0]
+        return AssembledClip(
+            index=self._number(),
+            start_s=shot.start_s,
+            end_s=shot.end_s,
+            own_frames=shot.count,
+            padded_frames=0,
+            fit=self.fit(shot.first.frame, (rule.height, rule.width)),
+            times_s=(shot.start_s - self._origin_s,),
+            frames=None,
+            dropped=SHOT_SHORT,
+        )
 
     def chosen(self) -> Iterator[AssembledClip]:
         """Yield the chosen clips of all stretches, if the rules limit their number."""
         clips = [clip for choice in self._choices.values() for clip in choice.rest()]
         yield from sorted(clips, key=lambda clip: clip.index)
 
-    def rules_of(self, rate: int, frame: VideoFrame) -> tuple[ClipRule, ...]:
+    def rules_of(self, rate: int, frame: Frame) -> tuple[ClipRule, ...]:
         """Return the rules of a rate that the video can get, the longest first."""
         if not self._fitting:
+            assert not isinstance(frame, dict)  # pixels have the sizes of these rules
             display = self._converter.display(frame)
             self._fitting = [for_picture(rules, display) for rules in self._rates]
         return self._fitting[rate]
@@ -129,14 +170,34 @@ class Cutter:
             origin_s=self._origin_s,
             number=self._number,
             choice=choice,
+            numbers=self._numbers,
         )
 
-    def hold(self, frame: VideoFrame, sizes: Iterable[Size]) -> Held:
-        """Return the pixels of a frame in several sizes."""
-        return {
-            size: (np.ascontiguousarray(self.convert(frame, size)), self.fit(frame, size))
+    def without_source(
+        self, rate: int, frame: SampledFrame[Frame], last: SampledFrame[Frame] | None
+    ) -> SampledFrame[Frame]:
+        """Return a frame that holds its pixels in all sizes of its rate, not the decoded picture.
+
+        Args:
+            rate: number of the rate.
+            frame: the frame.
+            last: the frame before it, which can show the same picture.
+        """
+        shown = frame.shown
+        if last is not None and last.shown.start_s == shown.start_s:
+            return SampledFrame(last.shown, frame.start_s, frame.end_s)
+        if isinstance(shown.frame, dict):
+            return frame
+        sizes = dict.fromkeys((r.height, r.width) for r in self.rules_of(rate, shown.frame))
+        pixels: Frame = {
+            size: (
+                np.ascontiguousarray(self.convert(shown.frame, size)),
+                self.fit(shown.frame, size),
+            )
             for size in sizes
         }
+        held = DisplayedFrame(pixels, shown.start_s, shown.duration_s)
+        return SampledFrame(held, frame.start_s, frame.end_s)
 
     def fit(self, frame: Frame, size: Size) -> Fit:
         """Return where a frame's pixels go."""
@@ -162,7 +223,7 @@ class _Lane:
         self._held: list[SampledFrame[Frame]] = []
         """Frames of a stretch that has not filled the longest bucket yet, if there are several."""
 
-    def push(self, frame: SampledFrame[VideoFrame]) -> Iterator[AssembledClip]:
+    def push(self, frame: SampledFrame[Frame]) -> Iterator[AssembledClip]:
         """Take the next frame; yield the clips that it completes."""
         if not self._rules:
             self._rules = self._cutter.rules_of(self._rate, frame.shown.frame)
@@ -172,7 +233,8 @@ class _Lane:
             for assembler in self._assemblers:
                 yield from assembler.push(frame)
             return
-        self._held.append(self._without_source(frame))
+        last = self._held[-1] if self._held else None
+        self._held.append(self._cutter.without_source(self._rate, frame, last))
         if len(self._held) == self._rules[0].frames:
             yield from self._settle(self._rules[0])
 
@@ -195,12 +257,3 @@ class _Lane:
         self._assemblers = [assembler]
         for frame in held:
             yield from assembler.push(frame)
-
-    def _without_source(self, frame: SampledFrame[VideoFrame]) -> SampledFrame[Frame]:
-        shown = frame.shown
-        if self._held and self._held[-1].shown.start_s == shown.start_s:
-            return SampledFrame(self._held[-1].shown, frame.start_s, frame.end_s)
-        sizes = dict.fromkeys((rule.height, rule.width) for rule in self._rules)
-        pixels: Frame = self._cutter.hold(shown.frame, sizes)
-        held = DisplayedFrame(pixels, shown.start_s, shown.duration_s)
-        return SampledFrame(held, frame.start_s, frame.end_s)

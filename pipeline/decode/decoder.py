@@ -7,6 +7,7 @@ yielded are skipped.
 """
 
 import logging
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -71,6 +72,9 @@ class Decoder:
         self._limits = limits or DecodeLimits()
         self._sound = sound
         self._child: Child | None = None
+        self.shot_ends: list[float] = []
+        """Ends of the shots of the last sample in seconds, as far as they are known, if the rules
+        split it into shots."""
         self._job = {
             "rules": [asdict(rule) for rule in self._rules],
             "limits": asdict(self._limits),
@@ -163,6 +167,7 @@ class Decoder:
     ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
         """Yield all clips of a sample from one process; raise `ChildDied` if that ends."""
         finished = False
+        self.shot_ends = []
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
@@ -222,7 +227,11 @@ class Decoder:
             header = child.receive(self._limits.timeout_s)
             if header["kind"] in kinds:
                 return header
-            if header["kind"] != "alive":
+            if header["kind"] == "shot":
+                if not math.isfinite(end_s := float(header["end_s"])):
+                    raise ProtocolError(f"a shot that ends at {end_s}")
+                self.shot_ends.append(end_s)
+            elif header["kind"] != "alive":
                 raise ProtocolError(f"a message of kind {header['kind']!r}")
 
     def _clip(

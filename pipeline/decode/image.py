@@ -18,6 +18,7 @@ from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
+from pipeline.decode.shots import shot_numbers
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are read; Pillow supports more, which corpora do not hold."""
@@ -56,7 +57,10 @@ def image_clips(
             fit=fit,
             times_s=(Fraction(0),),
             frames=np.ascontiguousarray(resize(upright, fit, Orientation())[np.newaxis]),
-            numbers={"fps": None} if rule.names_fps else {},
+            numbers={
+                **({} if rule.shots is None else shot_numbers(0, Fraction(0), Fraction(0))),
+                **({"fps": None} if rule.names_fps else {}),
+            },
         )
 
 

@@ -69,7 +69,8 @@ class Sampler(Generic[F]):
         end_s: Fraction | None = None,
     ) -> None:
         self._interval_s = interval_s
-        self._slack = nominal_s / 2 if interval_s is None else tolerance(nominal_s, interval_s)
+        self.slack_s = nominal_s / 2 if interval_s is None else tolerance(nominal_s, interval_s)
+        """Seconds by which times may be rounded."""
         self._start_s, self._end_s = start_s, end_s
         self._last: DisplayedFrame[F] | None = None
         self._count = 0
@@ -85,9 +86,9 @@ class Sampler(Generic[F]):
             self._start_s = shown.start_s
         while self._last is not None:
             time = self._start_s + self._count * self._interval_s
-            if time + self._slack >= shown.start_s:
+            if time + self.slack_s >= shown.start_s:
                 break
-            if self._end_s is not None and time + self._slack >= self._end_s:
+            if self._end_s is not None and time + self.slack_s >= self._end_s:
                 self.ended, self._last = True, None
                 return
             yield SampledFrame(self._last, time, time + self._interval_s)
@@ -96,7 +97,7 @@ class Sampler(Generic[F]):
 
     def _push_one(self, shown: DisplayedFrame[F]) -> Iterator[SampledFrame[F]]:
         """Select a frame that begins within the span; times are rounded by less than the slack."""
-        begins_s = shown.start_s + self._slack
+        begins_s = shown.start_s + self.slack_s
         self.ended = self._end_s is not None and begins_s >= self._end_s
         if self.ended or (self._start_s is not None and begins_s < self._start_s):
             return
@@ -115,10 +116,10 @@ class Sampler(Generic[F]):
         assert self._start_s is not None
         over_s = last.end_s if self._end_s is None else min(last.end_s, self._end_s)
         # Even a single frame that is shorter than the tolerance gives one frame.
-        lone = self._count == 0 and last.start_s + self._slack >= self._start_s
+        lone = self._count == 0 and last.start_s + self.slack_s >= self._start_s
         lone = lone and over_s > self._start_s
         while (
             time := self._start_s + self._count * self._interval_s
-        ) + self._slack < over_s or lone:
+        ) + self.slack_s < over_s or lone:
             yield SampledFrame(last, time, time + self._interval_s)
             self._count, lone = self._count + 1, False

@@ -116,7 +116,7 @@ def marked_by_planes(
     held: deque[DisplayedFrame[F]] = deque()
     seen: deque[_Seen] = deque()
     """What is known of the held frames."""
-    since = 0
+    since = _APART
 
     def decided(*, final: bool) -> Iterator[Marked[F]]:
         nonlocal since

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pipeline.decode.clip_rule import ShotRule
 from pipeline.decode.sampling import DisplayedFrame, SampledFrame
@@ -21,9 +21,17 @@ HANDFUL: Final = 4
 """Maximum number of sampled frames that wait as decoded frames."""
 
 F = TypeVar("F")
-G = TypeVar("G")
 Marked = tuple[DisplayedFrame[F], bool]
 """A frame, and whether it begins a shot."""
+
+
+def shot_numbers(number: int, start_s: Fraction, end_s: Fraction | None) -> dict[str, float | None]:
+    """Return the values of the columns of a clip's shot."""
+    return {
+        "shot": number,
+        "shot_start_s": float(start_s),
+        "shot_end_s": None if end_s is None else float(end_s),
+    }
 
 
 class Shot(Generic[F]):
@@ -45,15 +53,16 @@ class Shot(Generic[F]):
     ) -> None:
         self.number = number
         self.first = first
-        self.start_s = self.sure_s = start_s
+        self.start_s = start_s
         self.end_s: Fraction | None = None
         """End of the shot; None until it is known."""
+        self.sure_s = start_s
+        """Time after which the next cut is."""
         self.next: DisplayedFrame[F] | None = None
         """First frame of the next shot, whose beginning is a cut; None before, or without one."""
+        self.count = 1
+        """Number of its frames so far."""
         self._rest = rest
-
-    sure_s: Fraction
-    """Time after which the next cut is."""
 
     def frames(self) -> Iterator[DisplayedFrame[F]]:
         """Yield the frames. The last one before a cut ends with the cut.
@@ -69,6 +78,7 @@ class Shot(Generic[F]):
                     last = replace(last, duration_s=shown.start_s - last.start_s)
                     break
                 self.sure_s = shown.start_s
+                self.count += 1
                 yield last
                 last = shown
         except QuarantineError:
@@ -77,6 +87,11 @@ class Shot(Generic[F]):
             raise
         self.end_s = last.end_s
         yield last
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """Values of the columns of its clips; its end comes with the end of the sample."""
+        return shot_numbers(self.number, self.start_s, None)
 
     def begins_s(self, trim_s: Fraction) -> Fraction:
         """Return where clips begin: after the trim, except at the beginning of the sample."""
@@ -107,8 +122,8 @@ def within(
 ) -> Iterator[DisplayedFrame[F]]:
     """Yield the frames of a span, from the one that is shown as it begins.
 
-    So the shots of a span do not depend on where the reading began, and a cut at the end of a span
-    that is rounded does not begin a shot.
+    So the shots of a span do not depend on where the reading began, and a frame that is in a span
+    only because its times are rounded is no shot.
 
     Args:
         frames: frames of the video.
@@ -123,7 +138,7 @@ def within(
                 if last is not None:
                     last = replace(last, duration_s=shown.start_s - last.start_s)
                 break
-            if last is not None and (start_s is None or shown.start_s > start_s):
+            if last is not None and (start_s is None or shown.start_s > start_s + slack_s):
                 yield last
             last = shown
     except QuarantineError:
@@ -134,47 +149,49 @@ def within(
         yield last
 
 
-class HeldBack(Generic[F, G]):
+class HeldBack:
     """Holds the sampled frames of one shot until it is sure that they belong to clips.
 
     Args:
-        shot: the shot.
-        rule: what is left out.
+        shot: the shot; None holds nothing back.
+        rule: what is left out; None: nothing.
         slack_s: seconds by which times may be rounded.
-        shrink: returns a frame that takes less memory.
+        shrink: returns a frame that takes less memory, given it and the one before it.
     """
 
     def __init__(
         self,
-        shot: Shot[F],
-        rule: ShotRule,
+        shot: Shot[Any] | None,
+        rule: ShotRule | None,
         slack_s: Fraction,
-        shrink: Callable[[SampledFrame[F]], SampledFrame[G]],
+        shrink: Callable[[SampledFrame[Any], SampledFrame[Any] | None], SampledFrame[Any]],
     ) -> None:
         self._shot = shot
-        self._trim_s, self._min_s = Fraction(repr(rule.trim_s)), Fraction(repr(rule.min_s))
+        self._trim_s = Fraction(repr(0 if rule is None else rule.trim_s))
+        self._min_s = Fraction(repr(0 if rule is None else rule.min_s))
         self._slack_s = slack_s
         self._shrink = shrink
-        self._frames: deque[SampledFrame[F]] = deque()
-        self._shrunk: deque[SampledFrame[G]] = deque()
+        self._held: deque[SampledFrame[Any]] = deque()
 
-    def push(self, sampled: Iterable[SampledFrame[F]]) -> Iterator[SampledFrame[F | G]]:
+    def push(self, sampled: Iterable[SampledFrame[Any]]) -> Iterator[SampledFrame[Any]]:
         """Take frames; yield those that no later cut can take away."""
         for frame in sampled:
-            self._frames.append(frame)
-            if len(self._frames) > HANDFUL:
-                self._shrunk.append(self._shrink(self._frames.popleft()))
-        if self._shot.sure_s - self._shot.start_s >= self._min_s:
+            self._held.append(frame)
+            if len(self._held) > HANDFUL:
+                before = self._held[-HANDFUL - 2] if len(self._held) > HANDFUL + 1 else None
+                self._held[-HANDFUL - 1] = self._shrink(self._held[-HANDFUL - 1], before)
+        if self._shot is None:
+            yield from self._until(None)
+        elif self._shot.sure_s - self._shot.start_s >= self._min_s:
             yield from self._until(self._shot.sure_s - self._trim_s)
 
-    def rest(self) -> Iterator[SampledFrame[F | G]]:
+    def rest(self) -> Iterator[SampledFrame[Any]]:
         """Yield what is left when the shot has ended: nothing of a short shot or of the trim."""
-        end_s = self._shot.end_s
-        if end_s is not None and end_s - self._shot.start_s >= self._min_s:
-            cut = self._shot.next is not None
-            yield from self._until(end_s - self._trim_s + self._slack_s if cut else None)
+        shot = self._shot
+        if shot is not None and shot.end_s is not None and shot.end_s - shot.start_s >= self._min_s:
+            cut = shot.next is not None
+            yield from self._until(shot.end_s - self._trim_s + self._slack_s if cut else None)
 
-    def _until(self, time_s: Fraction | None) -> Iterator[SampledFrame[F | G]]:
-        for held in (self._shrunk, self._frames):
-            while held and (time_s is None or held[0].end_s <= time_s):
-                yield held.popleft()
+    def _until(self, time_s: Fraction | None) -> Iterator[SampledFrame[Any]]:
+        while self._held and (time_s is None or self._held[0].end_s <= time_s):
+            yield self._held.popleft()

@@ -99,7 +99,9 @@ def test_cuts_are_found_where_they_are(seed: int, speed: float) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    "kind", [fade, dissolve, flash, whip_pan, still, light, repeated], ids=lambda kind: kind.__name__
+    "kind",
+    [fade, dissolve, flash, whip_pan, still, light, repeated],
+    ids=lambda kind: kind.__name__,
 )
 def test_what_is_not_a_cut_is_not_found(kind: Callable[[int], Frames], seed: int) -> None:
     assert cuts(kind(seed)) == []
