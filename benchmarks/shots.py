@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def shots(paths: Sequence[Path]) -> list[Frames]:
                 for frame in container.decode(video=0)
             ]
         ends = [0, *KNOWN[path.name], len(frames)]
-        for start, stop in zip(ends, ends[1:], strict=False):
+        for start, stop in pairwise(ends):
             if stop - start > 14:
                 pool.append(np.stack(frames[start + 1 : stop - 1]))
     return pool
@@ -172,7 +173,7 @@ class Maker:
         wide = np.concatenate([one[-1], self._shot(1)[0], other[0]], 1).astype(float)
         at = (1 - np.cos(np.linspace(0, np.pi, length + 2))) * WIDTH
         pan = []
-        for start, stop in zip(at[:-2], at[1:-1], strict=True):
+        for start, stop in pairwise(at[:-1]):
             blurred = np.linspace(start + 0.3 * (stop - start), stop, max(1, int(stop - start)))
             pan.append(np.mean([wide[:, int(x) : int(x) + WIDTH] for x in blurred], 0))
         return np.concatenate([one, np.stack(pan).round().astype(np.uint8), other]), []
