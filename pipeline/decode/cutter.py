@@ -87,7 +87,7 @@ class Cutter:
                 first one beyond `end_s`.
             start_s: beginning of the stretch; None: with its first frame.
             end_s: end of the stretch; None: with its last frame.
-            shot: shot that the stretch is, from which `frames` are; None: it is no shot.
+            shot: shot from which the frames are; None: the video is not split into shots.
         """
         before = self.clips
         self._numbers = {} if shot is None else shot.numbers

@@ -7,12 +7,12 @@ to the plane before it, in levels of 255. A frame begins a shot if all of this h
 2. Its score is at least the threshold. The score is the ratio of the change to the mean change of
    its neighbours, without the largest one, times the share of the plane that the plane before it
    does not explain by another brightness or contrast: √(1 - correlation²). So motion and whip pans,
-   which change many frames, and most changes of light, which keep the picture, have low scores.
+   which change many frames, and small changes of light, have low scores.
 3. No frame shortly after it looks like one shortly before it. That would be a flash.
 
-Repeated frames have no change and are no neighbours, so 24 pictures per second in 60 frames are
-read as 24. A dissolve or a fade has no frame that begins a shot. The idea of the ratio is that of
-PySceneDetect's AdaptiveDetector.
+Repeated frames have no change and do not count as neighbours, so 24 pictures per second in 60
+frames are read as 24. A dissolve or a fade has no frame that begins a shot. The idea of the ratio
+is that of PySceneDetect's AdaptiveDetector.
 
 At most `AHEAD` frames are held, and only from a frame that can begin a shot.
 """
@@ -121,12 +121,13 @@ def marked_by_planes(
     def decided(*, final: bool) -> Iterator[Marked[F]]:
         nonlocal since
         while held and (final or seen[0].change < FLOOR or len(held) > AHEAD):
-            cut = not past
+            cut = False
             if seen[0].change >= FLOOR and since >= _APART:
                 cut = _begins_shot([*past], [*seen][: AHEAD + 1], threshold)
+            first = not past
             past.append(seen.popleft())
             since = 1 if cut else since + 1
-            yield held.popleft(), cut
+            yield held.popleft(), cut or first
 
     last: NDArray[np.int16] | None = None
     try:

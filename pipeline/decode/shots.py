@@ -122,8 +122,8 @@ def within(
 ) -> Iterator[DisplayedFrame[F]]:
     """Yield the frames of a span, from the one that is shown as it begins.
 
-    So the shots of a span do not depend on where the reading began, and a frame that is in a span
-    only because its times are rounded is no shot.
+    So the shots of a span do not depend on where the reading began, and a frame that lies in a span
+    only because its times are rounded is left out.
 
     Args:
         frames: frames of the video.

@@ -34,8 +34,9 @@ def job(folder: Path, **clip: Any) -> JobConfig:
 def test_each_row_has_its_shot_and_the_counts_balance(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "v.mkv").write_bytes(video([12, 7, 3, 10]))
-    store = tokenized(job(tmp_path, shots={"min_s": 0.2}))
-    snapshot = pipeline.open(store.root)
+    config = job(tmp_path, shots={"min_s": 0.2})
+    store = tokenized(config)
+    snapshot = pipeline.open(config.output.uri)
     [part] = snapshot.parts()
     rows = pq.read_table(store.locate(part.path)).select(["shot", "shot_start_s", "shot_end_s"])
     ends = {0: (0.0, 0.48), 1: (0.48, 0.76), 3: (0.88, 1.28)}
