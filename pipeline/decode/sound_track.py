@@ -134,7 +134,8 @@ class SoundTrack:
                 if self._open is None or first < self._open.held_from:
                     self.close()
                     # The same beginning as before, so that the samples are the same.
-                    self._begins_s = min(start_s, self._begins_s or start_s)
+                    if self._begins_s is None or start_s < self._begins_s:
+                        self._begins_s = start_s
                     self._open = _OpenTrack(
                         self._fd, self._rule, self._options, self._progress, self._begins_s
                     )
