@@ -83,7 +83,7 @@ def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:
         )
     several = isinstance(clip.get("fps"), list)
     fps = (SideColumn(name="fps", type="float64", holds="number"),) if several else ()
-    return shots + fps
+    return fps + shots
 
 
 def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:

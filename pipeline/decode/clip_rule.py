@@ -97,7 +97,7 @@ class ClipRule:
             raise ValueError(f"offset_s = {self.offset_s}: must not be negative")
         if self.stride_s is not None and not self.stride_s > 0:
             raise ValueError(f"stride_s = {self.stride_s}: must be above 0")
-        if self.stride_s is not None and self.fps is not None and self.stride_s * self.fps < 1:
+        if self.stride_s is not None and self.fps is not None and self.stride_s * self.fps < 0.99:
             raise ValueError(
                 f"stride_s = {self.stride_s}: is shorter than a frame at fps = {self.fps}"
             )

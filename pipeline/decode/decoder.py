@@ -103,6 +103,11 @@ class Decoder:
         return shortest(self._rules)
 
     @property
+    def limits_clips(self) -> bool:
+        """Whether the number of a sample's clips is limited, so they come at its end."""
+        return any(rule.max_per_sample is not None for rule in self._rules)
+
+    @property
     def pid(self) -> int | None:
         """Process id of the decoder process; None if there is none now."""
         return None if self._child is None else self._child.pid

@@ -49,7 +49,8 @@ _LIMITED_GREY = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(
 class FrameConverter:
     """Turns the decoded frames of a video into pixels, in any number of sizes.
 
-    The sizes share one colour conversion of a frame, and swscale's tables are kept between frames.
+    The sizes share one colour conversion of a frame, and its pixels are kept until `release`, or
+    until another frame comes. swscale's tables are kept between frames.
 
     Args:
         dtype: dtype of the result, `uint8` or `float32`; both in [0, 255].
@@ -79,6 +80,7 @@ class FrameConverter:
         self._window = (0, 0, 0, 0)
         self._fits: dict[tuple[int, int], Fit] = {}
         self._coloured: tuple[VideoFrame, NDArray[Any], Transfer | None] | None = None
+        self._made: dict[tuple[int, int], NDArray[Any]] = {}
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
     def display(self, frame: VideoFrame) -> tuple[int, int]:
@@ -99,15 +101,26 @@ class FrameConverter:
         return fit
 
     def convert(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[Any]:
-        """Return the frame's pixels `[H, W, 3]`.
+        """Return the frame's pixels `[H, W, 3]`, which must not be changed.
 
         Raises:
             DecodeFault: as `fit`, or `unsupported` if its pixel format cannot be converted.
         """
+        if self._coloured is None or self._coloured[0] is not frame:
+            self.release()
+        if size not in self._made:
+            self._made[size] = self._convert(frame, size)
+        return self._made[size]
+
+    def release(self) -> None:
+        """Free the pixels of the last frame."""
+        self._coloured = None
+        self._made.clear()
+
+    def _convert(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[Any]:
         fit = self.fit(frame, size)
         try:
-            if self._coloured is None or self._coloured[0] is not frame:
-                self.release()
+            if self._coloured is None:
                 self._coloured = frame, *self._rgb(self._colour.tag(frame))
             _, coloured, transfer = self._coloured
             pixels = resize(coloured, fit, self._orientation)
@@ -123,10 +136,6 @@ class FrameConverter:
         if pixels.dtype == np.uint8 or self._float:
             return pixels
         return np.rint(pixels).astype(np.uint8)
-
-    def release(self) -> None:
-        """Free the colour conversion of the last frame."""
-        self._coloured = None
 
     def _place(self, frame: VideoFrame) -> Fraction:
         """Find where a frame's pixels go only if that may differ from the previous frame.
@@ -167,19 +176,19 @@ class FrameConverter:
         """Return the picture before it is resized, and the transfer function that maps HDR."""
         transfer = frame.color_trc
         if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
-            wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
+            wide = self._reformatted(frame, "gbrp16le", EXACT).astype(np.float32)
             return wide, Transfer(transfer)
         if has_alpha(frame.format.name):
-            rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
+            rgba = self._reformatted(frame, "rgba", FAST).astype(np.uint16)
             pixels = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
         else:
             flags = EXACT if bits(frame.format.name) > 8 else FAST
-            pixels = self._convert(frame, "rgb24", flags)
+            pixels = self._reformatted(frame, "rgb24", flags)
             if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
                 pixels = _LIMITED_GREY[pixels]
         return (pixels.astype(np.float32) if self._float else pixels), None
 
-    def _convert(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
+    def _reformatted(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
         converted = self._reformat(frame, format=target, interpolation=flags, threads=1)
         top, left, height, width = self._window
         return converted.to_ndarray()[top : top + height, left : left + width]

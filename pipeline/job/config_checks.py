@@ -39,6 +39,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_shapes(config.clip),
         *_shots(config.clip),
         *_windows(config.clip),
+        *_held(config),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -187,9 +188,28 @@ def _windows(clip: ClipConfig) -> Iterator[Fault]:
         rule = "chooses among the clips of a sample only with clip.max_per_sample"
         yield Fault("clip.choose", clip.choose, rule, "give that too, or leave this out")
     slowest = min((fps for fps in rates if fps is not None), default=None)
-    if clip.stride_s is not None and slowest is not None and clip.stride_s * slowest < 1:
+    if clip.stride_s is not None and slowest is not None and clip.stride_s * slowest < 0.99:
         rule = f"is shorter than a frame at clip.fps = {slowest:g}"
         yield Fault("clip.stride_s", clip.stride_s, rule, f"give {1 / slowest:g} or more")
+
+
+def _held(config: JobConfig) -> Iterator[Fault]:
+    """Require room in the decoder process for the clips that are held until a sample ends."""
+    clip = config.clip
+    if clip.max_per_sample is None or clip.whole:
+        return
+    sizes = [
+        3 * (shape.frames or 0) * (shape.height or 0) * (shape.width or 0)
+        for shape in clip.buckets or [clip]
+    ]
+    rates = len(clip.fps) if isinstance(clip.fps, list) else 1
+    held = clip.max_per_sample * rates * (sum(sizes) if clip.every_bucket else max(sizes))
+    held_mb = (held * (4 if clip.resize == "float32" else 1)) >> 20
+    if held_mb > config.decode.memory_mb // 2:
+        rule = f"the decoder holds up to {held_mb} MiB of clips, and more than half of"
+        rule += f" decode.memory_mb = {config.decode.memory_mb}"
+        fix = f"set decode.memory_mb to {2 * held_mb} or more, or choose fewer clips"
+        yield Fault("clip.max_per_sample", clip.max_per_sample, rule, fix)
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:

@@ -3,7 +3,8 @@
     WorkUnit ─► SampleReader, all ─► Decoder, the first ones within the time budget ─► Probe
 
 The unit is read to its end as the job reads it, so its samples are counted. Decoding stops when the
-time budget is used up, even within a video, whose clips so far are counted.
+time budget is used up, even within a video, whose clips so far are counted. Where the number of
+clips of a video is limited, its clips are known only at its end, so it is decoded to its end.
 """
 
 import time
@@ -112,7 +113,7 @@ def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> N
     cut_short = False
     try:
         for clip, frames in decoder.decode(sample, probe.unit):
-            seen = clip.clip_index + 1
+            seen += 1
             frames_seen += clip.num_frames - clip.padded_frames
             seconds_seen += clip.end_s - clip.start_s
             if frames is not None:
@@ -122,7 +123,7 @@ def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> N
                 probe.clips[bucket] += 1
                 probe.seconds_kept += clip.end_s - clip.start_s
                 probe.examples.setdefault(bucket, frames)
-            if time.monotonic() > until:
+            if time.monotonic() > until and not decoder.limits_clips:
                 cut_short = True
                 break
         else:
