@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.decode.clip_rule import ShotRule
 from pipeline.decode.shot_cuts import marked
-from pipeline.decode.shot_network import network_cuts
+from pipeline.decode.shot_network import load_network, network_cuts
 from pipeline.decode.video import open_video
 from pipeline.records import Sample
 
@@ -80,7 +80,7 @@ def by_network(video: bytes) -> list[int]:
                 times.append(shown.start_s)
                 yield shown
 
-        cuts = network_cuts(noted(), 0.5, lambda: None)
+        cuts = network_cuts(noted(), 0.5, lambda: None, load_network())
     return [n for n, start_s in enumerate(times) if start_s in cuts]
 
 

@@ -58,11 +58,11 @@ def clips(
     part = _after(span, rules[0].offset_s)
     cuts: set[Fraction] = set()
     if rules[0].shots is not None and rules[0].shots.by == "transnetv2":
-        from pipeline.decode.shot_network import network_cuts
+        from pipeline.decode.shot_network import load_network, network_cuts
 
         with _reading(file, limits, progress, part) as (video, frames):
             shown = within(frames, video.nominal_s / 2, *_bounds(video, part))
-            cuts = network_cuts(shown, rules[0].shots.threshold, progress)
+            cuts = network_cuts(shown, rules[0].shots.threshold, progress, load_network())
     with _reading(file, limits, progress, part) as (video, frames):
         yield from _cut(video, frames, rules, limits, part, key, cuts, shot_ended)
 

