@@ -56,10 +56,12 @@ FILTERED: dict[str, str] = {
 """Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 
 
-TAIL = "tail"
+TAIL, MAX_PER_SAMPLE, SHOT_SHORT = "tail", "max_per_sample", "shot_short"
 
 DROPPED: dict[str, str] = {
     TAIL: "the end of a video is too short for another clip, see clip.short",
+    SHOT_SHORT: "a shot is too short, see clip.shots",
+    MAX_PER_SAMPLE: "the video has more clips than clip.max_per_sample",
 }
 """Every rule by which the decoder process drops a clip, with its meaning. Other rules by which
 clips are dropped are the reasons of `FILTERED`."""

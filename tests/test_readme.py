@@ -50,6 +50,7 @@ def test_a_link_leads_to_a_file(page: Path, link: str) -> None:
 
 def test_its_columns_are_those_of_a_part() -> None:
     from pipeline.dataset.schema import TokenizerColumn, clip_schema
+    from pipeline.dataset.side_columns import clip_columns
 
     table = README.partition("One row per clip:")[2].partition("No Ray")[0]
     named = {
@@ -77,7 +78,8 @@ def test_its_columns_are_those_of_a_part() -> None:
             fingerprint="0",
         ),
     ]
-    assert named == set(clip_schema(columns).names)
+    side = clip_columns(load_config(str(ROOT / "examples/demo.yaml")).clip.identity())
+    assert named == set(clip_schema(columns, side).names)
 
 
 def test_its_commands_name_verbs_and_files() -> None:

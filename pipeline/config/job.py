@@ -8,9 +8,10 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 import ast
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PositiveInt, Tag
 
 from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.shots import ShotConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
 
@@ -35,6 +36,14 @@ def _plain_expression(text: str) -> str:
         return ast.unparse(ast.parse(f"({text}\n)", mode="eval"))  # in brackets lines may break
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text  # the check of the whole configuration says what is wrong
+
+
+_Rate = Annotated[Seconds | None, Field(le=1000)]
+
+_Rates = Annotated[
+    Annotated[_Rate, Tag("(one)")] | Annotated[list[_Rate], Field(min_length=1), Tag("(list)")],
+    Discriminator(lambda value: "(list)" if isinstance(value, list) else "(one)"),
+]
 
 
 class BucketConfig(Section):
@@ -70,15 +79,34 @@ class ClipConfig(Section):
     chunk_frames: PositiveInt = 64
     """Number of frames in a chunk of a whole video: a multiple of each model's temporal factor.
     More frames need more memory."""
-    fps: Annotated[Seconds | None, Field(le=1000)] = None
+    fps: _Rates = None
     """Frame rate of the clips in frames per second of presentation time. null: every frame of the
-    source once."""
+    source once. A list gives clips of each rate, with the rate in the column `fps`."""
     short: Literal["drop", "pad"] = "drop"
     """Treatment of the frames that are left at the end of a video. `drop`: no clip. `pad`: a clip
     that ends in copies of the last frame."""
     resize: Literal["uint8", "float32"] = "uint8"
     """Arithmetic of the resize. `float32` keeps fractions, as the reference tokenizer does, and
     needs four times the memory between decode and tokenize."""
+    shots: ShotConfig | None = None
+    """Split of each video at its cuts, before clips are cut. null: clips can cross cuts."""
+    stride_s: Seconds | None = None
+    """Time in seconds from the beginning of a clip to that of the next. Less than the length of a
+    clip makes them overlap, more leaves gaps. null: each clip begins where the previous one ends.
+    A clip begins with the nearest frame at its rate."""
+    offset_s: Annotated[float, BeforeValidator(as_float), Field(ge=0)] = 0.0
+    """Time in seconds that is skipped at the beginning of each sample, such as a title."""
+    max_per_sample: PositiveInt | None = None
+    """Maximum number of clips of a sample for each rate, and with `every_bucket` for each shape.
+    null: no limit. The decoder holds as many clips until the sample ends. The others are counted as
+    dropped."""
+    choose: Literal["even", "hash"] = "even"
+    """Choice of the clips if a sample has more than `max_per_sample`. `even`: spread over the
+    sample. `hash`: drawn by a hash of the sample's key and the clip's time. Both keep every clip
+    if the maximum is raised later."""
+    every_bucket: bool = False
+    """Whether a video gives clips in every shape that it fills with frames and pixels, and not only
+    in the best one."""
 
     measure: list[Measure] = Field(default=[])
     """Measures that are stored as columns of the clips. Not with `whole`."""
@@ -99,7 +127,12 @@ class ClipConfig(Section):
         """Return the values that decide which clips are made, without those that have no effect."""
         out = {"frames", "height", "width"} if self.buckets else {"buckets"}
         out |= {"frames", "short"} if self.whole else {"whole", "chunk_frames"}
-        values = self.model_dump(mode="json", exclude=out)
+        windows = ("stride_s", "offset_s", "max_per_sample", "choose", "every_bucket")
+        fields = type(self).model_fields
+        out |= {name for name in windows if getattr(self, name) == fields[name].default}
+        values = self.model_dump(mode="json", exclude=out | {"shots"})
+        if self.shots is not None:
+            values["shots"] = self.shots.identity()
         if self.whole and self.buckets:
             values["buckets"] = [bucket.model_dump(exclude={"frames"}) for bucket in self.buckets]
         values["measure"] = [name for name in MEASURES if name in self.measure]

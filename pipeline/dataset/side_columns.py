@@ -6,9 +6,12 @@ decode stage fills them (`Clip.side`), and they travel with the batch row to the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import StringConstraints
+
+SHOT_END: Final = "shot_end_s"
+"""Column of the end of a clip's shot. It is known after the clip, so the commit fills it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +74,20 @@ def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:
     Args:
         clip: the dataset's `identity.clip`, from `ClipConfig.identity`.
     """
-    return tuple(
+    shots: tuple[SideColumn, ...] = ()
+    if clip.get("shots") is not None:
+        shots = (
+            SideColumn(name="shot", type="int32", holds="number"),
+            SideColumn(name="shot_start_s", type="float64", holds="number"),
+            SideColumn(name=SHOT_END, type="float64", holds="number"),
+        )
+    several = isinstance(clip.get("fps"), list)
+    fps = (SideColumn(name="fps", type="float64", holds="number"),) if several else ()
+    measures = tuple(
         SideColumn(name=name, type="int64" if name == "phash" else "float32", holds="number")
         for name in clip.get("measure", ())
     )
+    return fps + shots + measures
 
 
 def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:

@@ -22,7 +22,7 @@ from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
-from pipeline.decode.image import image_clip
+from pipeline.decode.image import image_clips
 from pipeline.decode.measures import measure
 from pipeline.decode.protocol import receive_with_files, send
 from pipeline.decode.resize import resize
@@ -142,9 +142,17 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
         span = None if job["span"] is None else Span(**job["span"])
         with video:
             found = (
-                [(image_clip(cast("BinaryIO", video), rules, limits), 0.0)]
+                ((clip, 0.0) for clip in image_clips(cast("BinaryIO", video), rules, limits))
                 if job["is_image"]
-                else clips(cast("BinaryIO", video), rules, limits, dog.progress, span)
+                else clips(
+                    cast("BinaryIO", video),
+                    rules,
+                    limits,
+                    dog.progress,
+                    span,
+                    job["key"],
+                    lambda end_s: emit({"kind": "shot", "end_s": float(end_s)}, None),
+                )
             )
             for clip, source_fps in found:
                 frames = clip.frames

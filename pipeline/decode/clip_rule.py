@@ -18,6 +18,20 @@ MAX_FPS = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShotRule:
+    """How a video is split into shots; `pipeline.config.shots.ShotConfig` has the defaults."""
+
+    by: Literal["content", "transnetv2"]
+    """Way to find cuts: the difference of frames, or the network TransNetV2."""
+    threshold: float
+    """Score at which a frame begins a shot."""
+    trim_s: float
+    """Seconds that are left out on both sides of each cut."""
+    min_s: float
+    """Length in seconds from which a shot gives clips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipRule:
     """The shape of a clip, and how frames are chosen and scaled to it.
 
@@ -43,10 +57,28 @@ class ClipRule:
     """Treatment of the picture after it is scaled to cover height × width: cropped to it around the
     centre, or left whole. If whole, every frame of a video has the size of its first frame, and
     `height` and `width` are the minimum."""
+    shots: ShotRule | None = None
+    """How a video is split before clips are cut; None leaves it whole."""
+    stride_s: float | None = None
+    """Seconds from the beginning of a clip to that of the next; None: clips follow one another."""
+    offset_s: float = 0.0
+    """Seconds that are skipped at the beginning of a sample."""
+    max_per_sample: int | None = None
+    """Maximum number of clips of a sample, of each rate, and with `every_bucket` of each bucket;
+    None: all."""
+    choose: Literal["even", "hash"] = "even"
+    """Which clips are chosen if there are more: spread evenly, or drawn by a hash."""
+    every_bucket: bool = False
+    """Whether a video gives clips in all buckets that it fills, not only in the best."""
+    names_fps: bool = False
+    """Whether the rate is a column of the clip, because a dataset has several."""
     measure: tuple[str, ...] = ()
     """Measures that each clip gets, see `pipeline.decode.measures`."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.shots, dict):  # from a dataset's identity, or from a message
+            object.__setattr__(self, "shots", ShotRule(**self.shots))
+        object.__setattr__(self, "measure", tuple(self.measure))  # JSON has lists
         for name in ("frames", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: a clip has at least one")
@@ -60,6 +92,18 @@ class ClipRule:
             raise ValueError(f"resize = {self.resize!r}: use 'uint8' or 'float32'")
         if self.fit not in ("crop", "whole"):
             raise ValueError(f"fit = {self.fit!r}: use 'crop' or 'whole'")
+        if self.choose not in ("even", "hash"):
+            raise ValueError(f"choose = {self.choose!r}: use 'even' or 'hash'")
+        if self.max_per_sample is not None and self.max_per_sample < 1:
+            raise ValueError(f"max_per_sample = {self.max_per_sample}: must be at least 1")
+        if self.offset_s < 0:
+            raise ValueError(f"offset_s = {self.offset_s}: must not be negative")
+        if self.stride_s is not None and not self.stride_s > 0:
+            raise ValueError(f"stride_s = {self.stride_s}: must be above 0")
+        if self.stride_s is not None and self.fps is not None and self.stride_s * self.fps < 0.99:
+            raise ValueError(
+                f"stride_s = {self.stride_s}: is shorter than a frame at fps = {self.fps}"
+            )
 
     @property
     def interval_s(self) -> Fraction | None:
@@ -68,6 +112,11 @@ class ClipRule:
         A float cannot express 30000/1001; the nearest fraction with a small denominator can.
         """
         return None if self.fps is None else 1 / Fraction(self.fps).limit_denominator(100_000)
+
+    @property
+    def stride(self) -> Fraction | None:
+        """Seconds between the beginnings of two clips as they were written; None where unset."""
+        return None if self.stride_s is None else Fraction(repr(self.stride_s))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

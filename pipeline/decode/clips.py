@@ -1,18 +1,22 @@
-"""From one file to the clips of its bucket, with the frame rate of its source."""
+"""From one file to the clips of its buckets, with the frame rate of its source."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO
 
 from av.video.frame import VideoFrame
 
-from pipeline.decode.buckets import longest, of_length
-from pipeline.decode.clip_assembly import AssembledClip, assemble_clips
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.cutter import Cutter
 from pipeline.decode.damage import DecodeFault
 from pipeline.decode.frame_converter import FrameConverter
-from pipeline.decode.sampling import DisplayedFrame, sample_frames
+from pipeline.decode.sampling import DisplayedFrame
+from pipeline.decode.shot_cuts import marked
+from pipeline.decode.shots import split, within
 from pipeline.decode.video import Video, open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
@@ -32,60 +36,67 @@ def clips(
     limits: DecodeLimits,
     progress: Callable[[], None],
     span: Span | None = None,
+    key: str = "",
+    shot_ended: Callable[[Fraction], None] = lambda end_s: None,
 ) -> Iterator[tuple[AssembledClip, float]]:
     """Yield the clips of a video, or of a span of it, each with `Video.source_fps`.
 
-    The number of frames is known only at the end of a video. Most videos fill a clip of the longest
-    bucket before that. A video that does not is decoded again, for the bucket of its length.
-
     Args:
         file: readable and seekable, at its beginning.
-        rules: of one bucket each.
+        rules: of one rate and bucket each.
         limits: as `open_video`.
         progress: as `Video.frames`.
         span: part of the video that is read; its times count from `Video.begins_s`.
+        key: key of the sample, by which clips are chosen.
+        shot_ended: called with the end of each shot, if the rules split the video into shots.
 
     Raises:
         DecodeFault: `no_frames` if there is none in the span; as `open_video`, `Video.frames` and
             `FrameConverter.convert`. A video that breaks before it fills a clip of the longest
             bucket has no known length, and gives no clips.
     """
-    tried = longest(rules)
-    ended: tuple[AssembledClip, float] | None = None
-    for clip, source_fps in _whole_or_span(file, tried, limits, progress, span):
-        if clip.index == 0 and clip.own_frames < tried[0].frames:
-            ended = clip, source_fps
-        else:
-            yield clip, source_fps
-    if ended is None:
-        return
-    right = of_length(rules, ended[0].own_frames)
-    if right == tried:
-        yield ended
-    else:
-        yield from _whole_or_span(file, right, limits, progress, span)
+    part = _after(span, rules[0].offset_s)
+    cuts: set[Fraction] = set()
+    if rules[0].shots is not None and rules[0].shots.by == "transnetv2":
+        from pipeline.decode.shot_network import load_network, network_cuts
+
+        with _reading(file, limits, progress, part) as (video, frames):
+            shown = within(frames, video.nominal_s / 2, *_bounds(video, part))
+            cuts = network_cuts(shown, rules[0].shots.threshold, progress, load_network())
+    with _reading(file, limits, progress, part) as (video, frames):
+        yield from _cut(video, frames, rules, limits, part, key, cuts, shot_ended)
 
 
-def _whole_or_span(
-    file: BinaryIO,
-    rules: Sequence[ClipRule],
-    limits: DecodeLimits,
-    progress: Callable[[], None],
-    span: Span | None,
-) -> Iterator[tuple[AssembledClip, float]]:
-    """Yield a video's clips; the rules are of one length, and differ in height and width."""
-    if span is None:
+@contextmanager
+def _reading(
+    file: BinaryIO, limits: DecodeLimits, progress: Callable[[], None], part: Span | None
+) -> Iterator[tuple[Video, Iterable[DisplayedFrame[VideoFrame]]]]:
+    """Open a video at the frame that is shown as a part of it begins, or before it."""
+    for back_s in _SEEK_BACK_S if part is not None and part.start_s > 0 else ():
+        assert part is not None
         with open_video(file, limits) as video:
-            yield from _assembled(video, video.frames(progress), rules, limits)
-        return
-    for back_s in _SEEK_BACK_S if span.start_s > 0 else ():
-        with open_video(file, limits) as video:
-            sought = frames_by_seek(video, span, back_s, progress)
+            sought = frames_by_seek(video, part, back_s, progress)
             if sought is not None:
-                yield from _assembled(video, sought, rules, limits, span)
+                yield video, sought
                 return
     with open_video(file, limits) as video:
-        yield from _assembled(video, video.frames(progress), rules, limits, span)
+        yield video, video.frames(progress)
+
+
+def _bounds(video: Video, span: Span | None) -> tuple[Fraction | None, Fraction | None]:
+    """Return the beginning and the end of a span in presentation time."""
+    if span is None:
+        return None, None
+    end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
+    return video.begins_s + seconds(span.start_s), end_s
+
+
+def _after(span: Span | None, offset_s: float) -> Span | None:
+    """Return the span without the seconds that are skipped at its beginning."""
+    if not offset_s:
+        return span
+    span = span or Span()
+    return replace(span, start_s=float(seconds(span.start_s) + seconds(offset_s)))
 
 
 def frames_by_seek(
@@ -115,30 +126,48 @@ def frames_by_seek(
     return iter(held) if held else None
 
 
-def _assembled(
+def _cut(
     video: Video,
     frames: Iterable[DisplayedFrame[VideoFrame]],
     rules: Sequence[ClipRule],
     limits: DecodeLimits,
-    span: Span | None = None,
+    span: Span | None,
+    key: str,
+    cuts: Container[Fraction],
+    shot_ended: Callable[[Fraction], None],
 ) -> Iterator[tuple[AssembledClip, float]]:
-    rule = rules[0]
-    start_s = end_s = None
-    if span is not None:
-        start_s = video.begins_s + seconds(span.start_s)
-        end_s = None if span.end_s is None else video.begins_s + seconds(span.end_s)
+    start_s, end_s = _bounds(video, span)
     converter = FrameConverter(
-        [(each.height, each.width) for each in rules],
-        rule.resize,
-        video.declared,
-        limits.max_pixels,
-        whole=rule.fit == "whole",
+        rules[0].resize, video.declared, limits.max_pixels, whole=rules[0].fit == "whole"
     )
-    sampled = sample_frames(frames, rule.interval_s, video.nominal_s, start_s, end_s)
-    clip: AssembledClip | None = None
-    for clip in assemble_clips(sampled, rule, converter.convert, video.begins_s):
+    cutter = Cutter(rules, converter, nominal_s=video.nominal_s, origin_s=video.begins_s, key=key)
+    broken: QuarantineError | None = None
+    try:
+        if (shots := rules[0].shots) is None:
+            for clip in cutter.cut(frames, start_s, end_s):
+                yield clip, video.source_fps
+        else:
+            frames = within(frames, video.nominal_s / 2, start_s, end_s)
+            marks = (
+                marked(frames, shots.threshold)
+                if shots.by == "content"
+                else ((shown, shown.start_s in cuts) for shown in frames)
+            )
+            for shot in split(marks, start_s):
+                try:
+                    begins_s = shot.begins_s(seconds(shots.trim_s))
+                    for clip in cutter.cut(shot.frames(), begins_s, end_s, shot):
+                        yield clip, video.source_fps
+                finally:
+                    if shot.end_s is not None:
+                        shot_ended(shot.end_s)
+    except QuarantineError as error:
+        broken = error
+    for clip in cutter.chosen():
         yield clip, video.source_fps
-    if span is not None and clip is None:
+    if broken is not None:
+        raise broken
+    if span is not None and not cutter.clips and not rules[0].offset_s:
         until = "the end" if span.end_s is None else f"{span.end_s:g} s"
         detail = f"the video has no frame between {span.start_s:g} s and {until}"
         raise DecodeFault("no_frames", detail)

@@ -7,6 +7,7 @@ yielded are skipped.
 """
 
 import logging
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -71,6 +72,9 @@ class Decoder:
         self._limits = limits or DecodeLimits()
         self._sound = sound
         self._child: Child | None = None
+        self.shot_ends: list[float] = []
+        """Ends of the shots of the last sample in seconds, as far as they are known, if the rules
+        split it into shots."""
         self._job = {
             "rules": [asdict(rule) for rule in self._rules],
             "limits": asdict(self._limits),
@@ -97,6 +101,11 @@ class Decoder:
     def shortest(self) -> int:
         """Number of frames of a clip of the shortest bucket."""
         return shortest(self._rules)
+
+    @property
+    def limits_clips(self) -> bool:
+        """Whether the number of a sample's clips is limited, so they come at its end."""
+        return any(rule.max_per_sample is not None for rule in self._rules)
 
     @property
     def pid(self) -> int | None:
@@ -163,9 +172,11 @@ class Decoder:
     ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
         """Yield all clips of a sample from one process; raise `ChildDied` if that ends."""
         finished = False
+        self.shot_ends = []
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
+            "key": sample.key,
             "sound": None if sound is None else asdict(sound),
         }
         try:
@@ -221,7 +232,11 @@ class Decoder:
             header = child.receive(self._limits.timeout_s)
             if header["kind"] in kinds:
                 return header
-            if header["kind"] != "alive":
+            if header["kind"] == "shot":
+                if not math.isfinite(end_s := float(header["end_s"])):
+                    raise ProtocolError(f"a shot that ends at {end_s}")
+                self.shot_ends.append(end_s)
+            elif header["kind"] != "alive":
                 raise ProtocolError(f"a message of kind {header['kind']!r}")
 
     def _clip(

@@ -14,7 +14,7 @@ a choice:
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Any, Literal
@@ -27,7 +27,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from pipeline.decode.buckets import best_size
 from pipeline.decode.damage import DecodeFault
 from pipeline.decode.declared import Colour, Declared
 from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
@@ -48,11 +47,12 @@ _LIMITED_GREY = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(
 
 
 class FrameConverter:
-    """Turns decoded frames into pixels of the bucket; keeps swscale's tables between frames.
+    """Turns the decoded frames of a video into pixels, in any number of sizes.
+
+    The sizes share one colour conversion of a frame, and its pixels are kept until `release`, or
+    until another frame comes. swscale's tables are kept between frames.
 
     Args:
-        sizes: `(height, width)` to choose from: all frames get the one in which the first frame
-            loses least.
         dtype: dtype of the result, `uint8` or `float32`; both in [0, 255].
         declared: what the container says of the pictures.
         max_pixels: maximum number of pixels of a picture before the crop.
@@ -62,16 +62,15 @@ class FrameConverter:
 
     def __init__(
         self,
-        sizes: Sequence[tuple[int, int]],
         dtype: Literal["uint8", "float32"],
         declared: Declared,
         max_pixels: int,
         *,
         whole: bool = False,
     ) -> None:
-        self._sizes = sizes
-        self._size: tuple[int, int] | None = None
         self._whole = whole
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        """Sizes of whole pictures, by the size that they cover."""
         self._float = dtype == "float32"
         self._declared = declared
         self._colour = Colour(declared)
@@ -79,19 +78,52 @@ class FrameConverter:
         self._seen: tuple[int, int, int, Fraction] | None = None
         self._orientation = Orientation()
         self._window = (0, 0, 0, 0)
-        self._fit: Fit | None = None
+        self._fits: dict[tuple[int, int], Fit] = {}
+        self._coloured: tuple[VideoFrame, NDArray[Any], Transfer | None] | None = None
+        self._made: dict[tuple[int, int], NDArray[Any]] = {}
         self._reformat: Callable[..., VideoFrame] = VideoReformatter().reformat
 
-    def convert(self, frame: VideoFrame) -> tuple[NDArray[Any], Fit]:
-        """Return the frame's pixels `[H, W, 3]` and their place in the source.
+    def display(self, frame: VideoFrame) -> tuple[int, int]:
+        """Return `(height, width)` of the frame upright, with square pixels."""
+        aspect = self._place(frame)
+        return display_size(*self._window[2:], aspect, self._orientation)
+
+    def fit(self, frame: VideoFrame, size: tuple[int, int]) -> Fit:
+        """Return where the frame's pixels go in a size; it does not convert them.
 
         Raises:
             DecodeFault: `unsupported`, if the picture is larger than the limit once displayed
-                or scaled, or if its pixel format cannot be converted.
+                or scaled.
         """
-        fit = self._place(frame)
+        aspect = self._place(frame)
+        if (fit := self._fits.get(size)) is None:
+            fit = self._fits[size] = self._fitted(frame, aspect, size)
+        return fit
+
+    def convert(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[Any]:
+        """Return the frame's pixels `[H, W, 3]`, which must not be changed.
+
+        Raises:
+            DecodeFault: as `fit`, or `unsupported` if its pixel format cannot be converted.
+        """
+        if self._coloured is None or self._coloured[0] is not frame:
+            self.release()
+        if size not in self._made:
+            self._made[size] = self._convert(frame, size)
+        return self._made[size]
+
+    def release(self) -> None:
+        """Free the pixels of the last frame."""
+        self._coloured = None
+        self._made.clear()
+
+    def _convert(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[Any]:
+        fit = self.fit(frame, size)
         try:
-            pixels = self._rgb(self._colour.tag(frame), fit)
+            if self._coloured is None:
+                self._coloured = frame, *self._rgb(self._colour.tag(frame))
+            _, coloured, transfer = self._coloured
+            pixels = resize(coloured, fit, self._orientation)
         except (av.error.FFmpegError, ValueError) as error:
             # A MemoryError of libav is also an FFmpegError, and not a fault of the format.
             if isinstance(error, MemoryError):
@@ -99,11 +131,13 @@ class FrameConverter:
             raise DecodeFault(
                 "unsupported", f"pixel format {frame.format.name}: {error}"
             ) from error
+        if transfer is not None:
+            pixels = to_standard_range(pixels / GBRP16_WHITE, transfer) * 255
         if pixels.dtype == np.uint8 or self._float:
-            return pixels, fit
-        return np.rint(pixels).astype(np.uint8), fit
+            return pixels
+        return np.rint(pixels).astype(np.uint8)
 
-    def _place(self, frame: VideoFrame) -> Fit:
+    def _place(self, frame: VideoFrame) -> Fraction:
         """Find where a frame's pixels go only if that may differ from the previous frame.
 
         Reading a display matrix makes PyAV put the frame into a reference cycle, which keeps
@@ -112,18 +146,17 @@ class FrameConverter:
         own: Any = frame.opaque
         aspect = self._declared.aspect_of(own[0]) if own else self._declared.aspect
         seen = (frame.width, frame.height, frame.rotation, aspect)
-        if seen != self._seen or self._fit is None:
+        if seen != self._seen:
             self._orientation = display_orientation(frame)
             self._window = self._declared.crop.window(frame.height, frame.width)
-            self._fit = self._fitted(frame, aspect)
+            self._fits.clear()
             self._seen = seen
-        return self._fit
+        return aspect
 
-    def _fitted(self, frame: VideoFrame, aspect: Fraction) -> Fit:
-        shown = display_size(*self._window[2:], aspect, self._orientation)
-        if self._size is None:
-            self._size = best_size(shown, self._sizes)
-        fit = fit_frame(shown, self._size, whole=self._whole)
+    def _fitted(self, frame: VideoFrame, aspect: Fraction, size: tuple[int, int]) -> Fit:
+        own = self._sizes.get(size)
+        whole = self._whole and own is None
+        fit = fit_frame(self.display(frame), own or size, whole=whole)
         for what, height, width in (
             ("displayed", fit.display_height, fit.display_width),
             ("scaled", fit.resized_height, fit.resized_width),
@@ -135,29 +168,27 @@ class FrameConverter:
                     f"{aspect} wide would be {what} as {width}x{height}, "
                     f"more than decode.max_pixels = {self._max_pixels}",
                 )
-        if self._whole:
-            self._size, self._whole = (fit.height, fit.width), False
+        if whole:
+            self._sizes[size] = fit.height, fit.width
         return fit
 
-    def _rgb(self, frame: VideoFrame, fit: Fit) -> NDArray[Any]:
+    def _rgb(self, frame: VideoFrame) -> tuple[NDArray[Any], Transfer | None]:
+        """Return the picture before it is resized, and the transfer function that maps HDR."""
         transfer = frame.color_trc
         if transfer in (Transfer.PQ, Transfer.HLG) and not frame.format.is_rgb:
-            wide = self._convert(frame, "gbrp16le", EXACT).astype(np.float32)
-            signal = resize(wide, fit, self._orientation) / GBRP16_WHITE
-            return to_standard_range(signal, Transfer(transfer)) * 255
+            wide = self._reformatted(frame, "gbrp16le", EXACT).astype(np.float32)
+            return wide, Transfer(transfer)
         if has_alpha(frame.format.name):
-            rgba = self._convert(frame, "rgba", FAST).astype(np.uint16)
+            rgba = self._reformatted(frame, "rgba", FAST).astype(np.uint16)
             pixels = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
         else:
             flags = EXACT if bits(frame.format.name) > 8 else FAST
-            pixels = self._convert(frame, "rgb24", flags)
+            pixels = self._reformatted(frame, "rgb24", flags)
             if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
                 pixels = _LIMITED_GREY[pixels]
-        if self._float:
-            pixels = pixels.astype(np.float32)
-        return resize(pixels, fit, self._orientation)
+        return (pixels.astype(np.float32) if self._float else pixels), None
 
-    def _convert(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
+    def _reformatted(self, frame: VideoFrame, target: str, flags: Interpolation) -> NDArray[Any]:
         converted = self._reformat(frame, format=target, interpolation=flags, threads=1)
         top, left, height, width = self._window
         return converted.to_ndarray()[top : top + height, left : left + width]

@@ -4,6 +4,7 @@ Pillow reads it in the decoder process. It is turned as EXIF says, alpha is blen
 more than eight bits are reduced to eight. Colour profiles are ignored.
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.decode.buckets import best_size
+from pipeline.decode.buckets import for_image
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import DecodeFault
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
+from pipeline.decode.shots import shot_numbers
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are read; Pillow supports more, which corpora do not hold."""
@@ -25,8 +27,10 @@ FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 Image.init()  # otherwise a format that is not loaded yet is a KeyError
 
 
-def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> AssembledClip:
-    """Return the clip of an image, in the one-frame bucket in which it loses least.
+def image_clips(
+    file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits
+) -> Iterator[AssembledClip]:
+    """Yield the clips of an image: one in the one-frame bucket in which it loses least, or several.
 
     Args:
         file: readable and seekable, at its beginning.
@@ -36,25 +40,28 @@ def image_clip(file: BinaryIO, rules: list[ClipRule], limits: DecodeLimits) -> A
     Raises:
         DecodeFault: it is not an image, is broken, or is too large.
     """
-    rules = [rule for rule in rules if rule.frames == 1]
     upright = _upright(file, limits)
-    display = upright.shape[:2]
-    size = best_size(display, [(rule.height, rule.width) for rule in rules])
-    fit = fit_frame(display, size, whole=rules[0].fit == "whole")
-    if fit.resized_height * fit.resized_width > limits.max_pixels:
-        raise _too_large("scaled", fit.resized_width, fit.resized_height, limits)
     if rules[0].resize == "float32":
         upright = upright.astype(np.float32)
-    return AssembledClip(
-        index=0,
-        start_s=Fraction(0),
-        end_s=Fraction(0),
-        own_frames=1,
-        padded_frames=0,
-        fit=fit,
-        times_s=(Fraction(0),),
-        frames=np.ascontiguousarray(resize(upright, fit, Orientation())[np.newaxis]),
-    )
+    display = upright.shape[0], upright.shape[1]
+    for index, rule in enumerate(for_image(rules, display)):
+        fit = fit_frame(display, (rule.height, rule.width), whole=rule.fit == "whole")
+        if fit.resized_height * fit.resized_width > limits.max_pixels:
+            raise _too_large("scaled", fit.resized_width, fit.resized_height, limits)
+        yield AssembledClip(
+            index=index,
+            start_s=Fraction(0),
+            end_s=Fraction(0),
+            own_frames=1,
+            padded_frames=0,
+            fit=fit,
+            times_s=(Fraction(0),),
+            frames=np.ascontiguousarray(resize(upright, fit, Orientation())[np.newaxis]),
+            numbers={
+                **({} if rule.shots is None else shot_numbers(0, Fraction(0), Fraction(0))),
+                **({"fps": None} if rule.names_fps else {}),
+            },
+        )
 
 
 def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:

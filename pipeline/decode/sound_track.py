@@ -1,6 +1,8 @@
-"""The sound of a video on the clock of its pictures: samples of any time span, in order.
+"""The sound of a video on the clock of its pictures: samples of any time span.
 
-The track is read in a second pass over the same file, as far as the clips need it. Each run of
+The track is read in a second pass over the same file, as far as the clips need it. Clips come in
+the order of their ends, and may overlap. So the samples of the longest clip so far are held, and
+the track is read again only for a clip that begins before them. Each run of
 frames without a gap is resampled from its own beginning. Its samples are placed by presentation
 time on one grid, on which sample k is at k / rate seconds. What the track does not cover is
 silence.
@@ -116,7 +118,8 @@ class SoundTrack:
         self._options = options
         self._progress = progress
         self._open: _OpenTrack | None = None
-        self._asked = -1
+        self._begins_s: Fraction | None = None
+        self._longest = 0
         self.failed: str | None = None
         """Why there is no sound, or no more; empty if the video has no track; None if there is."""
 
@@ -128,13 +131,17 @@ class SoundTrack:
             return None
         with av.logging.Capture():  # of its own: these messages are not about the pictures
             try:
-                if first < self._asked or self._open is None:
+                if self._open is None or first < self._open.held_from:
                     self.close()
+                    # The same beginning as before, so that the samples are the same.
+                    if self._begins_s is None or start_s < self._begins_s:
+                        self._begins_s = start_s
                     self._open = _OpenTrack(
-                        self._fd, self._rule, self._options, self._progress, start_s
+                        self._fd, self._rule, self._options, self._progress, self._begins_s
                     )
-                self._asked = first
-                return self._open.take(first, count)
+                    self._open.held_from = first
+                self._longest = max(self._longest, count)
+                return self._open.take(first, count, self._longest)
             except _NoTrack as error:
                 self.failed = str(error)
             except Exception as error:  # a track can be as broken as it likes
@@ -192,18 +199,21 @@ class _OpenTrack:
         self._samples = self._placed(container, stream, context)
         self._held: list[tuple[int, NDArray[np.int16]]] = []
         """Place on the grid, and samples, in order and without overlap."""
+        self.held_from = 0
+        """Place of the first sample that can still be asked for."""
 
     def close(self) -> None:
         self._stack.close()
 
-    def take(self, first: int, count: int) -> ClipSound:
-        """Return the samples [first, first + count); later calls ask for later ones."""
+    def take(self, first: int, count: int, longest: int) -> ClipSound:
+        """Return the samples [first, first + count), and hold the last `longest` ones."""
         end = first + count
+        self.held_from = max(self.held_from, end - longest)
         while not self._held or self._held[-1][0] + len(self._held[-1][1]) < end:
             following = next(self._samples, None)
             if following is None:
                 break
-            if following[0] + len(following[1]) > first:
+            if following[0] + len(following[1]) > self.held_from:
                 self._held.append(following)
         out = np.zeros((count, self._rule.channels), np.int16)
         covered = 0
@@ -212,7 +222,7 @@ class _OpenTrack:
             if low < high:
                 out[low - first : high - first] = samples[low - place : high - place]
                 covered += high - low
-        self._held = [(p, s) for p, s in self._held if p + len(s) > end]
+        self._held = [(p, s) for p, s in self._held if p + len(s) > self.held_from]
         return ClipSound(out, count - covered, self.source_rate, self.source_channels)
 
     def _placed(

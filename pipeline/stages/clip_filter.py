@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import simpleeval
 
 from pipeline.config.job import MEASURES
-from pipeline.dataset.side_columns import clip_columns
+from pipeline.dataset.side_columns import SHOT_END, clip_columns
 from pipeline.errors import ConfigError
 from pipeline.records import Clip
 
@@ -137,7 +137,8 @@ def open_filter(clip: Mapping[str, Any]) -> ClipFilter:
     Raises:
         FilterError: the expression is not a filter.
     """
-    numbers = [column.name for column in clip_columns(clip) if column.name != "phash"]
+    known = [column.name for column in clip_columns(clip)]
+    numbers = [name for name in known if name not in ("phash", SHOT_END)]
     return ClipFilter(clip.get("filter"), (*CLIP_NUMBERS, *numbers))
 
 
@@ -209,6 +210,8 @@ def _check_name(name: str, names: Collection[str]) -> None:
         return
     if name == "phash":
         raise FilterError("`phash` is a hash and not a quantity; leave it out")
+    if name == SHOT_END:
+        raise FilterError(f"`{name}` is known only after the filter; use clip.shots.min_s")
     if name in MEASURES:
         raise FilterError(f"`{name}` is not measured; add {name} to clip.measure")
     raise FilterError(f"`{name}` is not a number of a clip; use some of {', '.join(names)}")

@@ -36,6 +36,7 @@ from pipeline.stages.messages import (
     byte_lengths,
     decode_rows,
     plain_rows,
+    with_shot_ends,
 )
 from pipeline.storage.store import Store
 
@@ -78,7 +79,7 @@ def commit_unit(
     with contextlib.ExitStack() as cleanup:
         writers: dict[str, PartWriter] = {}
         for header, data in rows:
-            table = check.accept(header, data)
+            table = with_shot_ends(check.accept(header, data), closing.shot_ends)
             quarantined += header.quarantined
             for stage, seconds in header.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + seconds

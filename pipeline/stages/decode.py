@@ -168,6 +168,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         except QuarantineError as error:
             broken = error
         accounting.sample(sample.key, found, broken, self._decoder.shortest)
+        accounting.shot_ends(sample.key, self._decoder.shot_ends)
 
     def _with_tracks(self, clip: Clip, sample: Sample) -> Clip:
         """Return the clip with the values of its sample's tracks at its frames."""
@@ -317,6 +318,7 @@ class _UnitAccounting:
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._quarantined: list[Quarantined] = []
+        self._shot_ends: dict[str, tuple[float, ...]] = {}
         self._digests: list[str] = []
         self._timings: dict[str, float] = {}
         self.last_s = 0.0
@@ -385,6 +387,11 @@ class _UnitAccounting:
             microseconds_decoded=found.microseconds,
         )
 
+    def shot_ends(self, key: str, ends: Sequence[float]) -> None:
+        """Keep the ends of the shots of a sample for the commit."""
+        if ends:
+            self._shot_ends[key] = tuple(ends)
+
     def _quarantine(self, record: Quarantined) -> None:
         _log.warning("quarantined %s", record)
         self._quarantined.append(record)
@@ -398,5 +405,6 @@ class _UnitAccounting:
             counts=Counts(**self._counts),
             quarantined=tuple(self._quarantined),
             dropped=dict(self._dropped),
+            shot_ends=self._shot_ends,
             timings={stage: round(seconds, 6) for stage, seconds in self._timings.items()},
         )

@@ -12,7 +12,7 @@ each embedding of one. Side columns, such as sound, travel as an Arrow IPC strea
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Counts
-from pipeline.dataset.side_columns import SideColumn
+from pipeline.dataset.side_columns import SHOT_END, SideColumn
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
@@ -114,6 +114,9 @@ class Closing:
     quarantined: tuple[Quarantined, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
     """Number of filtered clips by the rule that dropped them."""
+    shot_ends: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Ends of the shots of each sample in seconds by key, if samples are split into shots. They are
+    known after the clips have left."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of work by stage, for the summary."""
     node: str = ""
@@ -242,6 +245,24 @@ def decode_rows(data: bytes) -> pa.Table:
     """
     with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
         return stream.read_all()
+
+
+def with_shot_ends(rows: pa.Table, ends: Mapping[str, Sequence[float]]) -> pa.Table:
+    """Return rows with the ends of their shots.
+
+    Args:
+        rows: rows of clips; unchanged if they have no shots.
+        ends: ends of the shots of each sample by key. A shot without one keeps its value.
+    """
+    if (place := rows.schema.get_field_index(SHOT_END)) < 0:
+        return rows
+    columns = (rows[name].to_pylist() for name in ("key", "shot", SHOT_END))
+    values = [
+        known if shot >= len(ends.get(key, ())) else ends[key][shot]
+        for key, shot, known in zip(*columns, strict=True)
+    ]
+    field = rows.schema.field(place)
+    return rows.set_column(place, field, pa.array(values, field.type))
 
 
 def byte_lengths(values: pa.ChunkedArray) -> pa.Array:

@@ -99,7 +99,8 @@ class ItemReader:
         self._column = column
         self._normalize = normalize
         self._fps = snapshot.dataset.identity["clip"]["fps"]
-        self._cells = ColumnReader(snapshot, column, _FIELDS)
+        fields = [*_FIELDS, "fps"] if isinstance(self._fps, list) else _FIELDS
+        self._cells = ColumnReader(snapshot, column, fields)
         self._texts = None if text is None else ColumnReader(*text, ["clip_id"])
 
     def items(
@@ -127,7 +128,7 @@ class ItemReader:
                 yield Item(
                     fields=fields,
                     bucket=Bucket.named(bucket),
-                    fps=self._fps or fields["source_fps"],
+                    fps=fields.get("fps", self._fps) or fields["source_fps"],
                     cells=self._finished(cells),
                     text=None if text is None else text.float(),
                 )

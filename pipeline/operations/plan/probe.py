@@ -3,7 +3,8 @@
     WorkUnit ─► SampleReader, all ─► Decoder, the first ones within the time budget ─► Probe
 
 The unit is read to its end as the job reads it, so its samples are counted. Decoding stops when the
-time budget is used up, even within a video, whose clips so far are counted.
+time budget is used up, even within a video, whose clips so far are counted. Where the number of
+clips of a video is limited, its clips are known only at its end, so it is decoded to its end.
 """
 
 import time
@@ -116,11 +117,9 @@ def _decode(
     began = time.monotonic()
     until = began + seconds - probe.decode_s
     found = Found()
-    seen = 0
     cut_short = False
     try:
         for clip, frames in decoder.decode(sample, probe.unit):
-            seen = clip.clip_index + 1
             rule = clip.dropped or clip_filter.dropping(clip)
             found.add(clip, rule)
             if frames is not None and not rule:
@@ -129,14 +128,14 @@ def _decode(
                 probe.clips[bucket] += 1
                 probe.seconds_kept += clip.end_s - clip.start_s
                 probe.examples.setdefault(bucket, frames)
-            if time.monotonic() > until:
+            if time.monotonic() > until and not decoder.limits_clips:
                 cut_short = True
                 break
         else:
             if not found.written:
                 probe.filtered.append(found.filtered(probe.unit, sample.key, decoder.shortest))
     except QuarantineError as error:
-        index = seen if found.written else None
+        index = found.written + found.dropped.total() if found.written else None
         record = Quarantined.of(error, unit=probe.unit, key=sample.key, clip_index=index)
         probe.quarantined.append(record)
     probe.cut_short += cut_short

@@ -113,8 +113,11 @@ class Page(Outcome):
             ("in parts", format_bytes(tally.bytes)),
         ]
         yield Definitions(facts, large=True)
-        rate = dataset.identity["clip"]["fps"]
-        fps = "every frame" if rate is None else f"{rate:g} frames per second"
+        rates = dataset.identity["clip"]["fps"]
+        fps = ", or ".join(
+            "every frame" if rate is None else f"{rate:g} frames per second"
+            for rate in (rates if isinstance(rates, list) else [rates])
+        )
         shapes = ", or ".join(f"{bucket.text} pixels" for bucket in dataset.buckets)
         made_by = f"Fingerprint {dataset.fingerprint}, log at record {manifest.number}."
         yield f"Clips of {shapes}, {fps}. {made_by}"

@@ -161,6 +161,13 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
+        (
+            "clip.stride_s=0.1",
+            "command line: clip.stride_s = 0.1: is shorter than a frame at clip.fps",
+        ),
+        ("clip.fps=[]", "command line: clip.fps = []: list should have at least 1 item"),
+        ("clip.fps=[8, -1]", "command line: clip.fps.1 = -1: should be greater than 0"),
+        ("clip.fps=fast", "command line: clip.fps = 'fast': should be a valid number"),
         ("clip.short=cut", "command line: clip.short = cut: must be 'drop' or 'pad'"),
         ("memory_mb=5", "command line: memory_mb: no such key; did you mean decode.memory_mb?"),
         ("commit=3", "command line: commit = 3: must be a section of keys; known here: row_group"),
@@ -214,6 +221,43 @@ def test_buckets(good: str) -> None:
     assert faults(good, "clip.buckets=[]") == [
         f"job.yaml: clip.{name}: is required; give it, or give clip.buckets"
         for name in ("frames", "height", "width")
+    ]
+
+
+def test_windows(good: str) -> None:
+    plain = load_config(good).clip.identity()
+    defaults = ["clip.stride_s=null", "clip.offset_s=0", "clip.choose=even", "clip.fps=8"]
+    assert load_config(good, defaults).clip.identity() == plain
+    settings = ["clip.stride_s=2", "clip.max_per_sample=3", "clip.choose=hash", "clip.offset_s=1"]
+    config = load_config(good, [*settings, "clip.fps=[8, null]"])
+    windows = {"stride_s": 2.0, "max_per_sample": 3, "choose": "hash", "offset_s": 1.0}
+    assert config.clip.identity() == plain | windows | {"fps": [8.0, None]}
+    assert JobConfig.model_validate(config.public()) == config
+    assert faults(good, "clip.fps=[8, 8.0, null, null]") == [
+        "command line: clip.fps = 8.0, null: occurs twice; leave out one of them"
+    ]
+    [line] = faults(good, "clip.max_per_sample=2000")
+    assert line.endswith(
+        "the decoder holds up to 1593 MiB of clips, and more than half of decode.memory_mb = 2048;"
+        " set decode.memory_mb to 3186 or more, or choose fewer clips"
+    )
+    one_shape, unlimited = faults(good, "clip.every_bucket=true", "clip.choose=hash")
+    assert one_shape == (
+        "command line: clip.every_bucket = true: needs several shapes in clip.buckets; give them,"
+        " or leave it out"
+    )
+    assert unlimited == (
+        "command line: clip.choose = hash: chooses among the clips of a sample only with"
+        " clip.max_per_sample; give that too, or leave this out"
+    )
+    whole = faults(good, "clip.whole=true", "clip.frames=null", "clip.fps=[8]", *settings[:2])
+    assert [line for line in whole if "makes one clip" in line] == [
+        f"command line: clip.{name}: clip.whole makes one clip of a sample; {fix}"
+        for name, fix in (
+            ("fps = [8.0]", "give one rate"),
+            ("stride_s = 2.0", "leave out one of the two"),
+            ("max_per_sample = 3", "leave out one of the two"),
+        )
     ]
 
 

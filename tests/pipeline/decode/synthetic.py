@@ -1,7 +1,7 @@
 """Videos made on the spot, of which every pixel and timestamp is known."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.decode.sampling import DisplayedFrame, SampledFrame, Sampler
 from pipeline.records import Sample
 
 MS = Fraction(1, 1000)
@@ -19,6 +20,22 @@ MS = Fraction(1, 1000)
 
 def sample(video: bytes, key: str = "made") -> Sample:
     return Sample(key=key, video=video, video_name=f"{key}.mkv")
+
+
+def sample_frames(
+    source: Iterable[DisplayedFrame[Any]],
+    interval_s: Fraction | None,
+    nominal_s: Fraction,
+    start_s: Fraction | None = None,
+    end_s: Fraction | None = None,
+) -> Iterator[SampledFrame[Any]]:
+    """The frames of one sampler, which reads no more of the source than it needs."""
+    sampler = Sampler[Any](interval_s, nominal_s, start_s, end_s)
+    for shown in source:
+        yield from sampler.push(shown)
+        if sampler.ended:
+            break
+    yield from sampler.rest()
 
 
 def encode(

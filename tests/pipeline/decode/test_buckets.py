@@ -12,18 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clip_rules
-from pipeline.decode.buckets import best_size, longest, loss, of_length
+from pipeline.decode.buckets import best_size, for_picture, loss
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clips import clips
+from pipeline.decode.cutter import Cutter
 from pipeline.decode.declared import Declared
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import fit_frame
+from pipeline.decode.sampling import DisplayedFrame
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, GOOD, VIDEOS, VIDTOK_EXAMPLE, GoodVideo
 from tests.pipeline.decode.synthetic import counting, sample
 
 SIDES = st.integers(1, 400)
 SIZES = st.tuples(SIDES, SIDES)
+TENTH = Fraction(1, 10)
 SHAPES = ((17, 32, 32), (17, 24, 56), (9, 32, 32), (9, 56, 32), (1, 16, 16))
 """Of four videos in five, the kinds that differ: square, wide and upright; long and short."""
 
@@ -106,15 +109,14 @@ def test_sizes_that_a_person_would_choose(display: tuple[int, int], size: tuple[
 )
 def test_a_video_gets_the_longest_clips_that_it_fills(lengths: list[int], num_frames: int) -> None:
     wanted = rules(*((n, 8, 8) for n in lengths), *((n, 8, 16) for n in lengths))
-    chosen = of_length(wanted, num_frames)
-    [length] = {rule.frames for rule in chosen}
-    assert [rule.width for rule in chosen] == [8, 16], "in the order of the settings"
-    if len(lengths) > 1:
-        assert length > 1, "one frame is for pictures"
-    takes = [n for n in lengths if n > 1 or len(lengths) == 1]
-    assert length <= num_frames or length == min(takes)
-    assert not any(length < n <= num_frames for n in takes)
-    assert {rule.frames for rule in longest(wanted)} == {max(takes)}
+    takes = sorted((n for n in lengths if n > 1 or len(lengths) == 1), reverse=True)
+    for display, width in (((100, 100), 8), ((100, 190), 16)):
+        chosen = for_picture(wanted, display)
+        assert [(rule.frames, rule.width) for rule in chosen] == [(n, width) for n in takes]
+    length = next((n for n in takes if n <= num_frames), takes[-1])
+    found = cut_by(counting(num_frames, rate=8), wanted)
+    assert {clip.own_frames + clip.padded_frames for clip in found[:-1]} <= {length}
+    assert len(found) == -(-num_frames // length)
 
 
 def own_size(asset: GoodVideo, num_frames: int) -> tuple[int, int]:
@@ -155,7 +157,8 @@ def test_no_frame_is_lost_or_doubled(num_frames: int, lengths: list[int], short:
     found = cut_by(counting(num_frames, rate=8), wanted)
     assert sum(clip.own_frames for clip in found) == num_frames
     assert [clip.index for clip in found] == list(range(len(found)))
-    [length] = {rule.frames for rule in of_length(wanted, num_frames)}
+    takes = [n for n in lengths if n > 1 or len(lengths) == 1]
+    length = max((n for n in takes if n <= num_frames), default=min(takes))
     assert len(found) == -(-num_frames // length)
     levels: list[int] = []
     for clip in found:
@@ -167,9 +170,12 @@ def test_no_frame_is_lost_or_doubled(num_frames: int, lengths: list[int], short:
 
 
 def test_a_video_that_changes_its_size_keeps_its_bucket() -> None:
-    converter = FrameConverter([(16, 16), (16, 32), (32, 16)], "uint8", Declared(), 10_000)
+    converter = FrameConverter("uint8", Declared(), 10_000)
+    cutter = Cutter(rules((1, 16, 16), (1, 16, 32), (1, 32, 16)), converter, nominal_s=TENTH)
     frames = [VideoFrame(width, height, "rgb24") for width, height in ((80, 40), (40, 80))]
-    assert [converter.convert(frame)[0].shape for frame in frames] == [(16, 32, 3)] * 2
+    shown = [DisplayedFrame(frame, n * TENTH, TENTH) for n, frame in enumerate(frames)]
+    found = [clip.frames.shape for clip in cutter.cut(shown) if clip.frames is not None]
+    assert found == [(1, 16, 32, 3)] * 2
 
 
 def test_a_video_that_breaks_before_it_has_a_length_has_no_clips() -> None:

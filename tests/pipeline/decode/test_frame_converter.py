@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decode.clip_assembly import AssembledClip, assemble_clips
+from pipeline.decode import frame_converter
+from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.clips import clips as cut_clips
 from pipeline.decode.declared import Declared
 from pipeline.decode.frame_converter import FrameConverter
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.resize import resize
-from pipeline.decode.sampling import sample_frames
-from pipeline.decode.video import open_video
 from pipeline.quarantine import QuarantineError
 from tests.assets import GOLDENS, ROTATED, TEN_BITS, VIDTOK_EXAMPLE
 from tests.pipeline.decode.synthetic import encode, grey
@@ -31,12 +31,7 @@ LIMITED, FULL = 1, 2
 def clips(video: bytes, limits: DecodeLimits | None = None, **changes: Any) -> list[AssembledClip]:
     how = {"frames": 1, "height": 32, "width": 32, "fps": None, "short": "pad"} | changes
     rule, limits = ClipRule(**how), limits or DecodeLimits()
-    with open_video(io.BytesIO(video), limits) as opened:
-        converter = FrameConverter(
-            [(rule.height, rule.width)], rule.resize, opened.declared, limits.max_pixels
-        )
-        picks = sample_frames(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        return list(assemble_clips(picks, rule, converter.convert))
+    return [clip for clip, _ in cut_clips(io.BytesIO(video), [rule], limits, lambda: None)]
 
 
 def first(video: bytes, **changes: Any) -> NDArray[Any]:
@@ -226,28 +221,29 @@ def test_a_picture_too_large_once_scaled_is_refused():
     assert caught.value.reason == "unsupported"
 
 
+SIZES = (96, 64), (40, 80), (96, 64)
+
+
 def test_whole_pictures_keep_the_size_of_the_first():
-    converter = FrameConverter([(32, 32)], "uint8", Declared(), 10_000, whole=True)
+    converter = FrameConverter("uint8", Declared(), 10_000, whole=True)
+    frames = [av.VideoFrame(width, height, "rgb24") for width, height in SIZES]
     one, taller, again = (
-        converter.convert(av.VideoFrame(width, height, "rgb24"))
-        for width, height in ((96, 64), (40, 80), (96, 64))
+        (converter.convert(frame, (32, 32)), converter.fit(frame, (32, 32))) for frame in frames
     )
     assert one[0].shape == again[0].shape == taller[0].shape == (32, 48, 3)
     assert one[1].crop == again[1].crop == (0, 0, 64, 96)
     assert taller[1].crop[2:] == pytest.approx((26.7, 40), abs=0.1)
 
 
-def test_a_picture_that_is_picked_again_is_not_made_again():
+def test_a_picture_that_is_picked_again_is_not_made_again(monkeypatch: pytest.MonkeyPatch):
     video = encode([grey(10), grey(20)], pix_fmt="yuv444p", color_range=FULL, rate=1)
     calls = 0
 
-    def convert(frame: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        return np.zeros((32, 32, 3), np.uint8), fit_frame((32, 32), (32, 32))
+        return resize(*arguments)
 
-    rule = ClipRule(frames=4, height=32, width=32, fps=8, short="pad")
-    with open_video(io.BytesIO(video), DecodeLimits()) as opened:
-        picks = sample_frames(opened.frames(lambda: None), rule.interval_s, opened.nominal_s)
-        assert len(list(assemble_clips(picks, rule, convert))) == 4
+    monkeypatch.setattr(frame_converter, "resize", counted)
+    assert len(clips(video, frames=4, fps=8)) == 4
     assert calls == 2

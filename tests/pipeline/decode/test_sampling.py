@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode.sampling import DisplayedFrame as Frame
-from pipeline.decode.sampling import sample_frames, tolerance
+from pipeline.decode.sampling import tolerance
+from tests.pipeline.decode.synthetic import sample_frames
 
 RATES = st.sampled_from([1, 8, 10, 12, 15, 24, 25, 30, 50, 60, 120]).map(
     Fraction

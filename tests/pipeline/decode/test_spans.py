@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder, clips
-from pipeline.decode.sampling import DisplayedFrame, sample_frames
+from pipeline.decode.sampling import DisplayedFrame
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample, Span
 from tests.assets import GOOD, GoodVideo
-from tests.pipeline.decode.synthetic import counting
+from tests.pipeline.decode.synthetic import counting, sample_frames
 
 RULE = ClipRule(frames=5, height=32, width=32, fps=8, short="pad")
 EVERY = ClipRule(frames=5, height=32, width=32, fps=None, short="pad")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.job import MEASURES, ClipConfig, JobConfig
 from pipeline.config.loading import Fault
+from pipeline.config.shots import ShotConfig
 from pipeline.decode import measures
 from pipeline.job.config_checks import check_job
 from pipeline.stages.clip_filter import CLIP_NUMBERS, ClipFilter, FilterError, open_filter
@@ -287,3 +288,16 @@ def test_a_filter_sees_the_clips_numbers_and_its_measures() -> None:
     assert opened.dropping(replace(one, side={"luma": 0.4})) == "luma > 0.5"
     assert opened.dropping(replace(one, side={"luma": None})) == "luma > 0.5 (undefined)"
     assert opened.dropping(replace(one, end_s=0.5, side={"luma": 1})) == "end_s - start_s >= 1"
+
+
+def test_numbers_of_windows_and_shots_can_be_used_where_they_are_known() -> None:
+    config = ClipConfig(
+        frames=2, fps=[4.0, None], shots=ShotConfig(), filter="shot < 3 and fps > 2"
+    )
+    opened = open_filter(config.identity())
+    one = replace(clip(0), side={"shot": 1, "shot_start_s": 0.0, "shot_end_s": None, "fps": 4.0})
+    assert opened.dropping(one) == ""
+    assert opened.dropping(replace(one, side=one.side | {"fps": None})) == "fps > 2 (undefined)"
+    late = config.model_copy(update={"filter": "shot_end_s > 1"})
+    with pytest.raises(FilterError, match="`shot_end_s` is known only after the filter"):
+        open_filter(late.identity())

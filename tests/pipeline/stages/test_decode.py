@@ -38,6 +38,7 @@ class FakeDecoder:
     def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits, *_: object) -> None:
         self.rules = rules
         self.shortest = 2
+        self.shot_ends: list[float] = []
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         assert isinstance(sample.video, bytes)

@@ -133,3 +133,18 @@ def test_measures_are_columns_in_the_order_of_their_list() -> None:
         ("motion", "float32", "number"),
         ("phash", "int64", "number"),
     ]
+
+
+def test_windows_of_a_limited_sample_are_measured(folder: Path) -> None:
+    shape = {"fps": [4.0, 8.0], "max_per_sample": 2, "stride_s": 0.5}
+    config = job(folder, "out", measure=["luma"], **shape)
+    sample = Sample(key="hiker.mp4", video=str(HIKER), video_name="hiker.mp4")
+    with open_decoder(config.clip.identity(), config.decode) as decoder:
+        clips = [
+            (clip.side, frames)
+            for clip, frames in decoder.decode(sample, "u")
+            if frames is not None
+        ]
+    assert [side["fps"] for side, _ in clips].count(8.0) == 2
+    for side, frames in clips:
+        assert side["luma"] == measure(frames, ["luma"])["luma"]

@@ -26,7 +26,7 @@ from pipeline.operations.plan.plan import plan_job
 from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.stages.clip_filter import ClipFilter
-from pipeline.stages.decode import DecodeStage
+from pipeline.stages.decode import DecodeStage, open_decoder
 from pipeline.stages.messages import Closing
 from pipeline.storage.store import Store
 from tests.assets import VIDEOS
@@ -214,6 +214,29 @@ def test_time_that_is_over_cuts_a_video_and_says_so(corpus: Path, decoder: Decod
     assert one.clips.total() > 4
     one = probe(unit, decoder, seconds=None)
     assert (one.samples, one.readable, one.decoded, one.scale) == (4, 3, 0, 0.0)
+
+
+EVERY: dict[str, Any] = {
+    **{"fps": [4.0, None], "short": "pad", "stride_s": 0.5, "every_bucket": True},
+    "buckets": [{"frames": t, "height": h, "width": 40} for t, h in ((5, 32), (9, 16), (5, 9999))],
+}
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_per_sample": 2}])
+def test_windows_are_counted_as_the_job_cuts_them(corpus: Path, limit: dict[str, Any]) -> None:
+    config = job([str(corpus / "b.tar")], "o", clip=EVERY | limit)
+    [closing] = closings(config)
+    [unit] = planned_units(config)
+    with open_decoder(config.clip.identity(), config.decode) as decoder:
+        one = probe(unit, decoder, seconds=0.0 if limit else 60.0)
+    assert one.clips.total() == closing.counts.clips_written
+    assert set(one.clips) == {"5x32x40", "9x16x40"}
+    assert one.seconds_seen == pytest.approx(closing.counts.microseconds_decoded / 1e6)
+    assert one.cut_short == 0, "the chosen clips of a video are known at its end"
+    assert closing.counts.imbalance() is None
+    assert (closing.dropped.get("max_per_sample", 0) > 0) == bool(limit)
+    if limit:
+        assert one.clips == {"5x32x40": 2 * 2, "9x16x40": 2 * 2}
 
 
 def test_what_was_cut_short_is_told(corpus: Path, tmp_path: Path) -> None:
