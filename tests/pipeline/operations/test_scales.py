@@ -1,6 +1,7 @@
 """One clip at several sizes and rates: every operation takes the shape of the column."""
 
 import json
+import re
 import tarfile
 from contextlib import closing
 from dataclasses import replace
@@ -94,9 +95,9 @@ def test_rows_and_metadata_say_what_each_column_got(store: Store, dataset: Datas
 
 
 def test_verify_takes_the_rows_back_to_their_source(store: Store) -> None:
-    result = verify(store, retokenize=2, decode=2)
+    result = verify(store, retokenize=1, decode=1)
     assert result.findings == []
-    assert result.clips_retokenized == 2
+    assert result.clips_retokenized == 1
     psnr = {sums for unit in read_manifest(store).units() for sums in unit.statistics}
     assert psnr == {BUCKET}
     total = Tally.of(read_manifest(store)).total
@@ -126,8 +127,7 @@ def test_the_plan_counts_the_bytes_of_each_column(store: Store, folder: Path) ->
 
 def test_the_original_is_shown_as_each_column_got_it(store: Store, folder: Path) -> None:
     shown = show_clip(store, out=str(folder / "clip.mp4"))
-    labels = [label.removesuffix(" dB").rstrip("0123456789.").rstrip() for label in shown.panels]
-    assert labels == [
+    assert [re.sub(r" [0-9.]+ dB$", "", label) for label in shown.panels] == [
         "original",
         "full",
         "original 1/2",
