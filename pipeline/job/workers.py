@@ -18,7 +18,8 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node
@@ -203,7 +204,9 @@ class TokenizeWorker:
             return _embed_stage(config, settings)
         stage = TokenizeStage(
             open_encoders(config.tokenizers, settings.columns, settings.digests, settings.device),
-            videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
+            videos=open_decoder(config.clip.identity(), config.decode)
+            if config.clip.whole
+            else None,
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
             side=settings.side,
