@@ -158,6 +158,15 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "slice=0/0",
             "command line: slice = 0/0: slices are numbered from 0, so the last of 0 is -1",
         ),
+        (
+            "tokenizers.1.scale=0.5",
+            "command line: tokenizers.1.scale = 0.5: must be '1/2', '1/3' or '1/4'",
+        ),
+        (
+            "tokenizers.1.scale=1/5",
+            "command line: tokenizers.1.scale = 1/5: must be '1/2', '1/3' or '1/4'",
+        ),
+        ("tokenizers.1.every=0", "command line: tokenizers.1.every = 0: should be greater than 0"),
         ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
@@ -273,6 +282,20 @@ def test_a_released_model_needs_weights(good: str) -> None:
     for weights in ("hub", "random"):
         config = load_config(good, [released, f"tokenizers.0.weights={weights}"])
         assert config.tokenizers[0].weights == weights
+
+
+def test_sizes_and_rates(good: str) -> None:
+    shape = ["clip.height=144", "clip.width=192", "clip.frames=25"]
+    config = load_config(good, [*shape, "tokenizers.0.scale=1/3", "tokenizers.1.every=2"])
+    assert [(spec.divisor, spec.every) for spec in config.tokenizers] == [(3, 1), (1, 2)]
+    assert JobConfig.model_validate(config.public()) == config
+    kl = "vidtok_kl_causal_488_8chn_tiny"
+    [line] = faults(good, "clip.height=200", "tokenizers.1.scale=1/2")
+    rule = f"{kl} with scale = 1/2 takes a multiple of 16 pixels; use 192 or 208"
+    assert line == f"command line: clip.height = 200: {rule}"
+    [line] = faults(good, "clip.frames=21", "tokenizers.1.every=2")
+    rule = f"{kl} takes 1 + 4k frames, and every = 2 leaves 11; use 17 or 25"
+    assert line == f"command line: clip.frames = 21: {rule}"
 
 
 def test_whole_videos(good: str) -> None:
