@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
+from pipeline.dataset.forgotten import NOTHING, Forgotten
 from pipeline.dataset.records import Counts
 from pipeline.dataset.schema import SideColumn, sound_columns, track_columns
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import GIVEN_UP, Quarantined, QuarantineError, giving_up
-from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
+from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json, unit_sources
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
@@ -56,6 +57,22 @@ def open_decoder(
     if audio is not None:
         sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
     return Decoder(clip_rules(clip.identity()), DecodeLimits(**decode.limits()), sound)
+
+
+def without_forgotten(unit: WorkUnit, forgotten: Forgotten) -> tuple[WorkUnit, int]:
+    """Return a unit without forgotten sources, which are not read, and the number of such files.
+
+    Samples of a forgotten tar or list are not counted, because nobody reads how many they are.
+    """
+    source = unit.tar_uri or (unit.rows and unit_sources(unit)[0])
+    if source and forgotten.has_source(source):
+        return WorkUnit(unit=unit.unit), 0
+    files = tuple(
+        file
+        for file in unit.files
+        if not (forgotten.has(unit.unit, file.key) or forgotten.has_source(file.uri))
+    )
+    return replace(unit, files=files), len(unit.files) - len(files)
 
 
 class DecodeStage(AbstractContextManager["DecodeStage"]):
@@ -97,20 +114,28 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         """End the decoder's child process."""
         self._decoder.close()
 
-    def __call__(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[BatchRow | Closing]:
+    def __call__(
+        self, unit: WorkUnit, *, one_by_one: bool = False, forgotten: Forgotten = NOTHING
+    ) -> Iterator[BatchRow | Closing]:
         """Yield a unit's batch rows as they become full, then its closing row.
 
         Args:
             unit: the unit.
             one_by_one: whether a sample that fails is given up alone.
+            forgotten: samples that are counted and left out.
 
         Raises:
             StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips, self._side)
+        unit, files_left_out = without_forgotten(unit, forgotten)
+        accounting.forgotten(files_left_out)
         samples = self._reader.read(unit, one_by_one=one_by_one)
         for sample in accounting.timed("read", samples):
+            if forgotten.has(unit.unit, sample.key):
+                accounting.forgotten(1)
+                continue
             if accounting.last_s > SLOW_READ_S:
                 slow = f"slow source: reading took {accounting.last_s:.0f} s"
                 _log.warning("%s/%s: %s", unit.unit, sample.key, slow)
@@ -301,6 +326,10 @@ class _UnitAccounting:
     def listed(self, row: BatchRow) -> BatchRow:
         self._digests.append(row.header.digest())
         return row
+
+    def forgotten(self, samples: int) -> None:
+        """Count samples that are left out because they are forgotten."""
+        self._counts.update(samples_read=samples, samples_forgotten=samples)
 
     def quarantined_sample(self, record: Quarantined) -> None:
         self._counts.update(samples_read=1, samples_quarantined=1)
