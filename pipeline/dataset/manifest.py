@@ -66,6 +66,7 @@ _SCHEMA: Final = pa.schema(
         ("quarantine", _PART),
         *((name, pa.int64()) for name in _COUNTS),
         ("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
+        ("dropped", pa.list_(pa.struct([("rule", pa.string()), ("count", pa.int64())]))),
         ("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
         ("statistics", pa.string()),
     ]
@@ -104,8 +105,8 @@ class Manifest:
     """Number of the record."""
     table: pa.Table
     """One row per unit, in the order of commits. Columns: unit, log_number (of the record that
-    names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, timings,
-    statistics (JSON)."""
+    names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, dropped,
+    timings, statistics (JSON)."""
 
     fingerprint: str | None = None
     """Fingerprint of the dataset; None while nothing is committed."""
@@ -205,6 +206,7 @@ class Manifest:
             nested = {
                 "counts": {name: row[name] for name in _COUNTS},
                 "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
+                "dropped": {entry["rule"]: entry["count"] for entry in row["dropped"]},
                 "timings": {entry["stage"]: entry["seconds"] for entry in row["timings"]},
                 "statistics": from_json(dict[str, BucketStatistics], row["statistics"]),
             }
@@ -400,6 +402,7 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
         **asdict(unit.counts),
         "log_number": log_number,
         "reasons": _reasons(unit.reasons),
+        "dropped": [{"rule": r, "count": c} for r, c in sorted(unit.dropped.items())],
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
         "statistics": to_json(unit.statistics).decode(),
     }

@@ -38,6 +38,10 @@ BucketName = Annotated[
 """Name of a bucket; empty for a quarantine table."""
 
 
+Rule = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+"""Rule that drops clips: a key of `pipeline.quarantine.DROPPED` or `FILTERED`."""
+
+
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
@@ -139,6 +143,8 @@ class UnitRecord:
     """Numbers of samples and clips by what became of them."""
     reasons: dict[str, Count]
     """Number of quarantined samples and clips, and of filtered samples, by reason."""
+    dropped: dict[Rule, Count] = field(default_factory=dict)
+    """Number of filtered clips by the rule that dropped them."""
     timings: dict[str, Seconds] = field(default_factory=dict)
     """Seconds of work by stage."""
     statistics: dict[str, BucketStatistics]

@@ -19,7 +19,8 @@ from pipeline.config.job import JobConfig
 from pipeline.dataset.forgotten import Forgotten, read_forgotten
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node
@@ -225,7 +226,9 @@ class TokenizeWorker:
         ]
         stage = TokenizeStage(
             encoders,
-            videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
+            videos=open_decoder(config.clip.identity(), config.decode)
+            if config.clip.whole
+            else None,
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
             side=settings.side,

@@ -19,7 +19,7 @@ from pipeline.operations.report.blocks import Block, Definitions, Table, markdow
 from pipeline.operations.stats import clip_facts
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
-from pipeline.quarantine import FILTERED, REASONS
+from pipeline.quarantine import DROPPED, FILTERED, REASONS
 from pipeline.storage.store import Store
 
 _COUNT_ROWS: Final = (
@@ -81,6 +81,7 @@ class Page(Outcome):
         sections = {
             "Counts": self._counts(),
             "Filtered": self._lost("samples", self.status.tally.filtered, FILTERED),
+            "Dropped clips": self._dropped(),
             "Quarantine": self._lost("samples and clips", self.status.tally.reasons, REASONS),
             "Quality": self._quality(),
             "Files": self._files(),
@@ -134,10 +135,14 @@ class Page(Outcome):
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
-        if (tails := self.status.tally.tails) > 0:
-            ends = counted(tails, "filtered clip is", "filtered clips are")
-            yield f"{ends} the end of a video with other clips."
         yield Definitions(list(clip_facts(self.status.tally.total)))
+
+    def _dropped(self) -> Iterator[Block]:
+        rows = [
+            (rule, count, DROPPED.get(rule) or FILTERED.get(rule, "a rule of clip.filter"))
+            for rule, count in self.status.tally.dropped.most_common()
+        ]
+        yield Table("lrl", ("rule", "clips", "meaning"), rows)
 
     def _lost(
         self, what: str, reasons: Counter[str], meanings: Mapping[str, str]

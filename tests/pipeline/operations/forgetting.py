@@ -77,6 +77,7 @@ def deliver_keys(
         digests=tuple(header.digest for header, _ in payloads),
         counts=counts,
         quarantined=(*bad, *short),
+        dropped={"too_short": len(lost)} if lost else {},
     )
     made = Delivery(unit, closing, payloads)
     return decoded_back(made, *([20.0] * len(payloads)))

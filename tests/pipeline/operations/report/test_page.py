@@ -137,7 +137,7 @@ def test_an_empty_dataset_and_one_that_does_not_add_up(local: Store) -> None:
         "- clips: 0\n- of source: 0.0 s\n- of 0.0 s decoded kept: -\n- of 0 samples kept: -\n"
         in text
     )
-    assert text.count("None.") == 6
+    assert text.count("None.") == 7
     record = commit(local, deliver("u"))
     write_log(local, [replace(record, counts=replace(record.counts, clips_seen=99))])
     page = report(local)
