@@ -9,9 +9,10 @@ no more. `compact` writes the parts again without them, and `vacuum` deletes the
 A command that was killed has left nothing wrong: the same command finds what is still to do.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -23,13 +24,13 @@ from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet, rows_of
 from pipeline.dataset.part_writer import write_quarantine
-from pipeline.dataset.records import Part, RowsForgotten, RowSpan, UnitRecord
+from pipeline.dataset.records import Counts, Part, RowsForgotten, RowSpan, UnitRecord
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted, labelled
 from pipeline.operations.forget_requests import Requests
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.shared_file import SharedFile, shared_files
-from pipeline.quarantine import FILTERED, Quarantined
+from pipeline.quarantine import Quarantined
 from pipeline.records import to_json
 from pipeline.sources.text import escaped_name
 from pipeline.storage.store import Store
@@ -304,30 +305,27 @@ def _quarantined(
 
 def _trim(store: Store, unit: UnitRecord, hit: _Hits, wanted: Forgotten) -> _Trim:
     """Return a unit without its forgotten samples; writes its quarantine table again."""
-    samples = [row for row in hit.gone if row.clip_index is None]
-    filtered = sum(row.reason in FILTERED for row in samples)
-    clips = len(hit.gone) - len(samples)
-    with_clips = len(hit.keys | {row.key for row in hit.gone if row.clip_index is not None})
-    counts = unit.counts
-    reasons = dict(unit.reasons)
+    moved: Counter[str] = Counter(clips_written=hit.clips)
+    with_clips = set(hit.keys)
     for row in hit.gone:
-        reasons[row.reason] -= 1
+        if row.clip_index is not None:
+            moved["clips_quarantined"] += 1
+            with_clips.add(row.key)
+        else:
+            moved["samples_filtered" if row.is_filtered else "samples_quarantined"] += 1
+    moved["samples_with_clips"] = len(with_clips)
+    # A number of a record that does not add up may be too small.
+    moved &= Counter(asdict(unit.counts))
+    counts = Counter(asdict(unit.counts)) - moved
+    for name, count in moved.items():
+        counts[f"{name.partition('_')[0]}_forgotten"] += count
     parts = (hit.parts.get(part, part) for part in unit.parts)
     now = RowsForgotten(
         unit=unit.unit,
         parts=tuple(part for part in parts if part is not None),
-        quarantine=(write_quarantine(store, unit.unit, hit.kept) if hit.gone else unit.quarantine),
-        counts=replace(
-            counts,
-            samples_with_clips=counts.samples_with_clips - with_clips,
-            samples_filtered=counts.samples_filtered - filtered,
-            samples_quarantined=counts.samples_quarantined - len(samples) + filtered,
-            samples_forgotten=counts.samples_forgotten + with_clips + len(samples),
-            clips_written=counts.clips_written - hit.clips,
-            clips_quarantined=counts.clips_quarantined - clips,
-            clips_forgotten=counts.clips_forgotten + hit.clips + clips,
-        ),
-        reasons={reason: count for reason, count in reasons.items() if count},
+        quarantine=write_quarantine(store, unit.unit, hit.kept) if hit.gone else unit.quarantine,
+        counts=Counts(**counts),
+        reasons=dict(Counter(unit.reasons) - Counter(row.reason for row in hit.gone)),
     )
     keys = hit.keys | {row.key for row in hit.gone}
     digests = {digest for key in keys for digest in (key_digest(key), key_digest(key, unit.unit))}
