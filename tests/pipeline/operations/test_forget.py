@@ -15,7 +15,7 @@ import pipeline
 from pipeline.__main__ import app
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.forgotten import key_digest, read_forgotten
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.manifest import load_checkpoint, read_manifest, write_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, DamagedFile, StoreError
@@ -312,6 +312,7 @@ def test_tables(local: Store, tmp_path: Path, suffix: str) -> None:
             writer.writeheader()
             writer.writerows(rows)
     result = forget(local, read_requests((), (), str(path)))
+    assert load_checkpoint(local, read_manifest(local).number).forgets == (3,)
     assert result.not_found == sorted([f"b/{GONE}", shared])
     assert (result.requests, result.clips) == (3, 2)
     assert [clip for clip in ids(local) if GONE in clip], "the key is that of another unit"
