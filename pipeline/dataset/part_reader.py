@@ -114,7 +114,9 @@ def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
             stop = min(ends[group], end)
             found.append(GroupRows(group, first - start, stop - first))
             first, group = stop, group + 1
-    if footer.num_rows != recorded or sum(rows.rows for rows in found) != part.rows:
+    bounds = [bound for span in part.spans for bound in span]
+    total = sum(rows.rows for rows in found)
+    if (footer.num_rows, total, sorted(bounds)) != (recorded, part.rows, bounds):
         raise pa.ArrowInvalid(f"{footer.num_rows} rows, recorded {recorded}")
     return found
 
