@@ -39,7 +39,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from pipeline.dataset.committed import Committed
-from pipeline.dataset.forgotten import Forgotten, holds_forgotten, read_forgotten
+from pipeline.dataset.forgotten import ForgottenSince, read_forgotten
 from pipeline.dataset.format_version import versioned_json
 from pipeline.dataset.log_records import (
     LogRecord,
@@ -50,7 +50,6 @@ from pipeline.dataset.log_records import (
 )
 from pipeline.dataset.manifest import read_checkpoint
 from pipeline.dataset.records import (
-    Part,
     PartsMoved,
     Publication,
     Reopened,
@@ -126,10 +125,8 @@ class CommitLog:
         self._ours: set[str] = set()
         self._dropped: set[str] = set()
         self._to_drop: set[str] = set()
+        self._forgotten_since_plan = ForgottenSince(store)
         self._losses = 0
-        self._forgotten_since_plan = Forgotten()
-        self._held: dict[tuple[Part, ...], bool] = {}
-        """Whether a unit holds one of these, by its files."""
         self.changed: dict[str, int] = {}
         self.committed = Committed()
         checkpoint = read_checkpoint(store, columns=["unit", "sources"])
@@ -154,8 +151,7 @@ class CommitLog:
     def plan(self) -> None:
         """State that all units that are appended from now on are planned from `committed`."""
         self.planned_at = self.number
-        self._forgotten_since_plan = Forgotten()
-        self._held = {}
+        self._forgotten_since_plan = ForgottenSince(self._store)
 
     def append(self, units: Iterable[UnitRecord]) -> Appended:
         """Commit a group of units in one record.
@@ -303,19 +299,6 @@ class CommitLog:
         """Return whether a unit was committed or reopened since the work on it was planned."""
         return self.changed.get(unit.unit, 0) > self.planned_at
 
-    def holds_forgotten(self, unit: UnitRecord) -> bool:
-        """Return whether a unit holds a sample that was forgotten since work was planned.
-
-        Raises:
-            StoreError: a file of the unit cannot be read.
-        """
-        if not self._forgotten_since_plan:
-            return False
-        if unit.files not in self._held:
-            found = holds_forgotten(self._store, unit, self._forgotten_since_plan)
-            self._held[unit.files] = found
-        return self._held[unit.files]
-
     def _put(self, **content: Any) -> bool:
         """Try to write the next record, apply the one that exists, return whether it is ours.
 
@@ -353,7 +336,7 @@ class CommitLog:
         for unit in wanted:
             covered = self.committed.covers(unit) or inside.covers(unit) or self.is_stale(unit)
             usable = not covered and self.may_name(part.path for part in unit.files)
-            if usable and not self.holds_forgotten(unit):
+            if usable and not self._forgotten_since_plan.is_in(unit):
                 inside.add(unit.unit, unit.sources)
                 fresh.append(unit)
         return fresh
@@ -367,7 +350,7 @@ class CommitLog:
                 kind = "lost"
             elif not self.may_name(part.path for part in unit.files):
                 kind = "dropped"
-            elif self._held.get(unit.files):
+            elif self._forgotten_since_plan.is_in(unit):
                 kind = "forgotten"
             else:
                 kind = "overlapping"
@@ -390,8 +373,7 @@ class CommitLog:
         if record.forgotten:
             self.forgets.append(record.number)
             self.committed.forgotten.digests.update(record.forgotten)
-            self._forgotten_since_plan.digests.update(record.forgotten)
-            self._held = {}
+            self._forgotten_since_plan.add(record.forgotten)
         committed = {unit.unit for unit in record.units}
         self._ours -= committed
         if record.token == self._token:

@@ -14,7 +14,7 @@ again. So the rows that were committed before that record are all that is left t
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipeline.dataset.log_records import read_record
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part, UnitRecord
-from pipeline.records import parse_range
+from pipeline.records import LooseFile, WorkUnit, parse_range, unit_sources
 from pipeline.storage.store import Store
 
 _RECORDS_AT_ONCE: Final = 16
@@ -73,6 +73,10 @@ class Forgotten:
             found is not None and source_digest(found[0]) in self.digests
         )
 
+    def has_file(self, unit: str, file: LooseFile) -> bool:
+        """Return whether a file of a run is forgotten, by its key or its URI."""
+        return self.has(unit, file.key) or self.has_source(file.uri)
+
     def keys_of(self, unit: str, sources: Sequence[str], keys: Iterable[str]) -> set[str]:
         """Return which keys of a unit are forgotten.
 
@@ -102,6 +106,18 @@ def read_forgotten(store: Store, numbers: Sequence[int]) -> Forgotten:
     return Forgotten({digest for record in records for digest in record.forgotten})
 
 
+def without_forgotten(unit: WorkUnit, forgotten: Forgotten) -> tuple[WorkUnit, int]:
+    """Return a unit without forgotten sources, which are not read, and the number of such files.
+
+    Samples of a forgotten tar or list are not counted, because nobody reads how many they are.
+    """
+    source = unit.tar_uri or (unit.rows and unit_sources(unit)[0])
+    if source and forgotten.has_source(source):
+        return WorkUnit(unit=unit.unit), 0
+    files = tuple(file for file in unit.files if not forgotten.has_file(unit.unit, file))
+    return replace(unit, files=files), len(unit.files) - len(files)
+
+
 def unit_keys(store: Store, parts: Iterable[Part]) -> Iterator[pa.Table]:
     """Yield the column `key` of rows of parts or quarantine tables.
 
@@ -113,16 +129,38 @@ def unit_keys(store: Store, parts: Iterable[Part]) -> Iterator[pa.Table]:
             yield from unit_rows(parquet, part, ["key"])
 
 
-def holds_forgotten(store: Store, unit: UnitRecord, forgotten: Forgotten) -> bool:
-    """Return whether a unit holds a forgotten sample; reads the keys of its rows.
+class ForgottenSince:
+    """What was forgotten since work on some units was planned, and which of them hold some of it.
 
-    Raises:
-        StoreError: a file cannot be read.
+    Args:
+        store: the dataset's root.
     """
-    if any(map(forgotten.has_source, unit.sources)):
-        return True
-    return any(
-        forgotten.has(unit.unit, key)
-        for rows in unit_keys(store, unit.files)
-        for key in rows["key"].unique().to_pylist()
-    )
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._forgotten = Forgotten()
+        self._held: dict[tuple[Part, ...], bool] = {}
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Add digests of a record."""
+        self._forgotten.digests.update(digests)
+        self._held.clear()
+
+    def is_in(self, unit: UnitRecord) -> bool:
+        """Return whether a unit holds such a sample; reads the keys of its rows, once.
+
+        Raises:
+            StoreError: a file of the unit cannot be read.
+        """
+        if self._forgotten and unit.files not in self._held:
+            self._held[unit.files] = self._search(unit)
+        return self._held.get(unit.files, False)
+
+    def _search(self, unit: UnitRecord) -> bool:
+        if any(map(self._forgotten.has_source, unit.sources)):
+            return True
+        return any(
+            self._forgotten.has(unit.unit, key)
+            for rows in unit_keys(self._store, unit.files)
+            for key in rows["key"].unique().to_pylist()
+        )

@@ -33,6 +33,8 @@ from pipeline.errors import ConfigError, DamagedFile, StoreError
 from pipeline.records import from_json, to_json
 from pipeline.storage.store import Store
 
+_RANGES: Final = pa.list_(pa.list_(pa.int64()))
+_SPAN: Final = pa.struct({"first_row": pa.int64(), "of_rows": pa.int64(), "left_out": _RANGES})
 _PART: Final = pa.struct(
     [
         ("path", pa.string()),
@@ -40,16 +42,7 @@ _PART: Final = pa.struct(
         ("rows", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
-        (
-            "place",
-            pa.struct(
-                [
-                    ("first_row", pa.int64()),
-                    ("of_rows", pa.int64()),
-                    ("left_out", pa.list_(pa.list_(pa.int64()))),
-                ]
-            ),
-        ),
+        ("place", _SPAN),
     ]
 )
 
@@ -193,9 +186,8 @@ class Manifest:
         table = _with_changes(_without(pa.concat_tables(tables), replaced), changes)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
             raise StoreError(f"log up to record {number}: a unit is committed twice")
-        return Manifest(
-            number, table, fingerprint, frozenset(reopened), publications, tuple(forgets)
-        )
+        last = frozenset(reopened), publications, tuple(forgets)
+        return Manifest(number, table, fingerprint, *last)
 
     def _parts(self, rows: list[dict[str, Any]]) -> list[Part]:
         with damage_refused(f"manifest up to record {self.number}", "parts"):
@@ -300,14 +292,8 @@ def load_checkpoint(store: Store, number: int, columns: list[str] | None = None)
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
-    return Manifest(
-        number,
-        table,
-        head.fingerprint,
-        frozenset(head.reopened),
-        head.publications,
-        head.forgets,
-    )
+    reopened = frozenset(head.reopened)
+    return Manifest(number, table, head.fingerprint, reopened, head.publications, head.forgets)
 
 
 def _require_values(table: pa.Table) -> None:

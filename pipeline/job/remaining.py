@@ -29,7 +29,6 @@ def subtract(
         committed: what the log covers.
         files_per_unit: maximum number of files of a run that is cut again.
     """
-    forgotten = committed.forgotten
     remaining: list[WorkUnit] = []
     rows: list[WorkUnit] = []
     rest: dict[str, list[LooseFile]] = {}
@@ -49,7 +48,7 @@ def subtract(
             file
             for file in unit.files
             if file.uri not in committed.sources and file.uri not in reopened
-            if not (forgotten.has(unit.unit, file.key) or forgotten.has_source(file.uri))
+            if not committed.forgotten.has_file(unit.unit, file)
         ]
         if len(files) == len(unit.files):
             remaining.append(unit)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
-from pipeline.dataset.forgotten import NOTHING, Forgotten
+from pipeline.dataset.forgotten import NOTHING, Forgotten, without_forgotten
 from pipeline.dataset.records import Counts
 from pipeline.dataset.side_columns import (
     SideColumn,
@@ -48,7 +48,7 @@ from pipeline.quarantine import (
     QuarantineError,
     giving_up,
 )
-from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json, unit_sources
+from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
@@ -76,22 +76,6 @@ def open_decoder(
         sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
     numbers = {column.name: column.type for column in clip_columns(clip)}
     return Decoder(clip_rules(clip), DecodeLimits(**decode.limits()), sound, numbers)
-
-
-def without_forgotten(unit: WorkUnit, forgotten: Forgotten) -> tuple[WorkUnit, int]:
-    """Return a unit without forgotten sources, which are not read, and the number of such files.
-
-    Samples of a forgotten tar or list are not counted, because nobody reads how many they are.
-    """
-    source = unit.tar_uri or (unit.rows and unit_sources(unit)[0])
-    if source and forgotten.has_source(source):
-        return WorkUnit(unit=unit.unit), 0
-    files = tuple(
-        file
-        for file in unit.files
-        if not (forgotten.has(unit.unit, file.key) or forgotten.has_source(file.uri))
-    )
-    return replace(unit, files=files), len(unit.files) - len(files)
 
 
 class DecodeStage(AbstractContextManager["DecodeStage"]):

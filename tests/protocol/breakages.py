@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.committed import Committed
+from pipeline.dataset.forgotten import ForgottenSince
 from pipeline.dataset.records import PartsMoved, RowsForgotten, UnitRecord
 from pipeline.storage.store import Store
 
@@ -41,7 +42,7 @@ BREAKAGES: Final = {
     "stale-answers": _of(CommitLog, "is_stale", lambda log, unit: False),
     "move-blindly": _of(CommitLog, "move", _move_blindly),
     "table-without-record": _of(CommitLog, "announce", lambda log, table, paths: True),
-    "forget-ignored": _of(CommitLog, "holds_forgotten", lambda log, unit: False),
+    "forget-ignored": _of(ForgottenSince, "is_in", lambda since, unit: False),
     "trim-blindly": _of(CommitLog, "trim", _trim_blindly),
     "put-overwrites": _of(Store, "put_if_absent", Store.write),
     "sources-unchecked": _of(Committed, "covers", _covers),

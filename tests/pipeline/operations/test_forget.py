@@ -141,6 +141,16 @@ def test_one_row_of_a_quarantine_table(local: Store) -> None:
     assert len(files_with(local, f"{BAD}-short")) == 1
 
 
+def test_a_compaction_of_these_parts_alone(local: Store) -> None:
+    made(local)
+    others = {part.path for part in read_manifest(local).parts() if "/b-" in part.path}
+    forget_keys(local, GONE)
+    assert compact(local, small_share=0).files_before == 1
+    assert others <= {part.path for part in read_manifest(local).parts()}
+    vacuum(local, older_than_hours=0, delete=True)
+    assert files_with(local, GONE) == []
+
+
 def test_again_is_no_change_and_what_is_not_there_is_recorded(local: Store) -> None:
     made(local)
     first = forget_keys(local, GONE, "not/there")
