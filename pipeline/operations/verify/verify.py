@@ -87,7 +87,7 @@ class Verification(Outcome):
         if self.forgets is not None:
             remains = sum(found.kind in ("forgotten", "remains") for found in self.findings)
             text = f"{counted(self.forgets, 'key and source', 'keys and sources')} searched for"
-            lines.append(labelled("forgotten", f"{text} · {counted(remains, 'file')} hold some"))
+            lines.append(labelled("forgotten", f"{text} · found in {counted(remains, 'file')}"))
         if self.clips_retokenized:
             text = f"{counted(self.clips_retokenized, 'clip')} from source"
             lines.append(labelled("recomputed", text))

@@ -432,7 +432,7 @@ def test_command(local: Store) -> None:
     assert CliRunner().invoke(app, ["forget", local.uri]).exit_code == 2
     done = CliRunner().invoke(app, ["verify", local.uri, "--forgotten", "--sample", "0"])
     assert done.exit_code == 1
-    assert "forgotten  2 keys and sources searched for · 1 file hold some" in done.stdout
+    assert "forgotten  2 keys and sources searched for · found in 1 file" in done.stdout
     with pytest.raises(ConfigError, match="no dataset"):
         forget(Store(local.uri + "-none"), requests(keys=["x"]))
     assert DATASET.fingerprint == read_manifest(local).fingerprint
