@@ -6,16 +6,19 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Counts, UnitRecord
+from pipeline.operations.compact import compact
 from pipeline.operations.forget import ForgetResult, forget
 from pipeline.operations.forget_requests import Requests, read_requests
+from pipeline.operations.vacuum import vacuum
+from pipeline.operations.verify.verify import verify
 from pipeline.quarantine import Quarantined
 from pipeline.records import WorkUnit
 from pipeline.stages.messages import Closing
 from pipeline.storage.store import Store
-from tests.pipeline.made_datasets import commit
+from tests.pipeline.made_datasets import commit, write_log
 from tests.pipeline.units import SMALL, WIDE, Delivery, decoded_back, make_clip, make_payload
 
 
@@ -123,3 +126,22 @@ def files_with(store: Store, text: str) -> list[str]:
         if text.encode() in data:
             found.append(file.path)
     return sorted(found)
+
+
+GONE = keys_of("a")[1]
+BAD = "folder/broken"
+
+
+def made(store: Store) -> None:
+    """Write a dataset of two units; one has a quarantined and a filtered sample."""
+    write_log(store, [commit_keys(store, "a", lost=[BAD]), commit_keys(store, "b")])
+    write_manifest(store)
+
+
+def kinds(store: Store) -> list[str]:
+    return sorted({found.kind for found in verify(store, forgotten=True).findings})
+
+
+def erased(store: Store) -> None:
+    compact(store)
+    vacuum(store, older_than_hours=0, delete=True)

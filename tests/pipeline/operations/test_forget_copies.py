@@ -18,15 +18,14 @@ from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.operations.export.worlds import write_latents, write_texts
 from tests.pipeline.operations.forgetting import (
+    GONE,
     commit_keys,
     files_with,
     forget_keys,
     ids,
-    keys_of,
 )
 from tests.pipeline.operations.published import table_rows
 
-GONE = keys_of("a")[1]
 UNITS = {"a": 6, "b": 4}
 
 
