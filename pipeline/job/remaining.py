@@ -64,6 +64,14 @@ def subtract(
     return remaining + list(_remaining_rows(rows, committed))
 
 
+def is_done(unit: WorkUnit, committed: Committed) -> bool:
+    """Return whether all sources of a planned unit are committed, or forgotten."""
+    forgotten = committed.forgotten
+    gone = {file.uri for file in unit.files if forgotten.has_file(unit.unit, file)}
+    left = (source for source in unit_sources(unit) if source not in committed.sources)
+    return all(source in gone or forgotten.has_source(source) for source in left)
+
+
 def _is_forgotten(source: str, unit: WorkUnit, committed: Committed) -> bool:
     """Return whether a source need not be planned; a reopened unit is done again without it."""
     return unit.unit not in committed.reopened and committed.forgotten.has_source(source)

@@ -17,7 +17,7 @@ from pipeline.dataset.manifest import load_checkpoint, read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, DamagedFile, StoreError
-from pipeline.job.remaining import subtract
+from pipeline.job.remaining import is_done, subtract
 from pipeline.operations.compact import compact
 from pipeline.operations.forget import forget
 from pipeline.operations.forget_requests import read_requests
@@ -271,6 +271,8 @@ def test_a_file_as_source(local: Store) -> None:
     planned = loose("new.mp4", "other.mp4")
     [left] = subtract([planned], open_log(local).committed)
     assert [file.key for file in left.files] == ["other.mp4"]
+    assert is_done(loose("new.mp4", "x/b.mp4"), open_log(local).committed)
+    assert not is_done(planned, open_log(local).committed)
 
 
 def test_rows_of_a_list_as_source(local: Store) -> None:
