@@ -211,7 +211,7 @@ def _trimmed_units(
 ) -> Iterator[_Trim]:
     """Yield the units that hold a forgotten sample; reads the keys of all rows."""
     units = {
-        unit.unit: unit
+        unit.unit: replace(unit, statistics={})  # they would take some GB at a million units
         for unit in manifest.units()
         if requests.everywhere
         or unit.unit in requests.units
