@@ -176,7 +176,8 @@ class Manifest:
                 publications = (*alive, new)
             for unit in record.units:
                 changes.pop(unit.unit, None)  # the rows that were moved are replaced
-            for now in (*record.moved, *record.trimmed):
+            changed: tuple[PartsMoved | RowsForgotten, ...] = (*record.moved, *record.trimmed)
+            for now in changed:
                 changes.setdefault(now.unit, {}).update(_changes(now, number))
             forgets += [number] * bool(record.forgotten)
             if len(rows) >= _ROW_GROUP_ROWS:

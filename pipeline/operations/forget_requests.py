@@ -68,10 +68,10 @@ def read_requests(
         StoreError: the store of the table refuses.
     """
     requests = Requests()
-    for key in keys:
-        requests.add_key(key)
-    for source in sources:
-        requests.add_source(source)
+    for name in keys:
+        requests.add_key(name)
+    for uri in sources:
+        requests.add_source(uri)
     for n, row in enumerate(_rows(table) if table is not None else ()):
         key, unit, source = (row.get(name) or None for name in _COLUMNS)
         wrong = [name for name in _COLUMNS if not isinstance(row.get(name), str | None)]
@@ -105,9 +105,11 @@ def _rows(uri: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _parsed(uri: str, data: bytes) -> Sequence[Mapping[str, Any]]:
+    rows: list[dict[str, Any]]
     if uri.endswith(".parquet"):
         table = pq.read_table(pa.BufferReader(data))
-        return table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
+        rows = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
+        return rows
     text = data.decode("utf-8-sig")
     if uri.endswith(".jsonl"):
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
