@@ -14,6 +14,7 @@ from pipeline.dataset.manifest import read_manifest, write_manifest
 from pipeline.dataset.statistics import PsnrSums, clip_name
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
+from pipeline.operations.show import show_clip
 from pipeline.operations.stats import Stats, stats
 from pipeline.operations.status import status
 from pipeline.records import to_json
@@ -109,6 +110,7 @@ def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
             {"clip": clip_name("a/k1/1"), "psnr_db": 28.5},
         ],
     }
+    assert show_clip(local, clip_name("a/k1/1")).row["clip_id"] == "a/k1/1"
     assert found.tally.total.psnr.keys() == {"fsq"}, "nothing is said of what was not decoded back"
 
 
