@@ -145,7 +145,8 @@ def read_group(
     if missing := set(columns or ()).difference(table.column_names):
         raise pa.ArrowInvalid(f"it has no columns {sorted(missing)}")
     footer = parquet.metadata.row_group(group)
-    chunks = [footer.column(n) for n in range(footer.num_columns)]
+    # Of the chunks of a nested column the first counts: lists further inside have more values.
+    chunks = [footer.column(n) for n in reversed(range(footer.num_columns))]
     recorded = {chunk.path_in_schema.partition(".")[0]: chunk.num_values for chunk in chunks}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if len(column) != footer.num_rows or _num_values(column) != recorded[name]:

@@ -152,7 +152,9 @@ def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]])
     """
     counts = tally.counts
     samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
+    samples += f" + {counts.samples_forgotten} forgotten" * bool(counts.samples_forgotten)
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
+    clips += f" + {counts.clips_forgotten} forgotten" * bool(counts.clips_forgotten)
     kept = counts.samples_with_clips
     lines = [
         labelled("samples", f"{counts.samples_read} read = {kept} with clips + {samples}"),

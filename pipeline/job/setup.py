@@ -15,8 +15,8 @@ from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.formatting import counted
 from pipeline.job.config_checks import facts_faults
-from pipeline.job.remaining import subtract, take_slice
-from pipeline.records import WorkUnit, unit_sources
+from pipeline.job.remaining import is_done, subtract, take_slice
+from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
@@ -114,8 +114,7 @@ def open_job(config: JobConfig) -> Job:
     dataset = open_dataset(store, tokenizers.dataset(config))
     run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
-    sources = log.committed.sources
-    committed_before = sum(sources.issuperset(unit_sources(unit)) for unit in plan)
+    committed_before = sum(is_done(unit, log.committed) for unit in plan)
     notes += [
         f"untrained  tokenizer {name} has no trained weights: it runs on a seeded initialisation,"
         " and its tokens carry no meaning"

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
+from pipeline.dataset.forgotten import NOTHING, Forgotten, without_forgotten
 from pipeline.dataset.records import Counts
 from pipeline.dataset.side_columns import (
     SideColumn,
@@ -120,20 +121,28 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         """End the decoder's child process."""
         self._decoder.close()
 
-    def __call__(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[BatchRow | Closing]:
+    def __call__(
+        self, unit: WorkUnit, *, one_by_one: bool = False, forgotten: Forgotten = NOTHING
+    ) -> Iterator[BatchRow | Closing]:
         """Yield a unit's batch rows as they become full, then its closing row.
 
         Args:
             unit: the unit.
             one_by_one: whether a sample that fails is given up alone.
+            forgotten: samples that are counted and left out.
 
         Raises:
             StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips, self._side)
+        unit, files_left_out = without_forgotten(unit, forgotten)
+        accounting.forgotten(files_left_out)
         samples = self._reader.read(unit, one_by_one=one_by_one)
         for sample in accounting.timed("read", samples):
+            if forgotten.has(unit.unit, sample.key):
+                accounting.forgotten(1)
+                continue
             if accounting.last_s > SLOW_READ_S:
                 slow = f"slow source: reading took {accounting.last_s:.0f} s"
                 _log.warning("%s/%s: %s", unit.unit, sample.key, slow)
@@ -348,6 +357,10 @@ class _UnitAccounting:
     def listed(self, row: BatchRow) -> BatchRow:
         self._digests.append(row.header.digest())
         return row
+
+    def forgotten(self, samples: int) -> None:
+        """Count samples that are left out because they are forgotten."""
+        self._counts.update(samples_read=samples, samples_forgotten=samples)
 
     def quarantined_sample(self, record: Quarantined) -> None:
         self._counts.update(samples_read=1, samples_quarantined=1)

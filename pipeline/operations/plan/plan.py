@@ -11,13 +11,13 @@ from typing import Final
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, read_dataset, require_same
-from pipeline.job.remaining import subtract
+from pipeline.job.remaining import is_done, subtract
 from pipeline.job.setup import Tokenizers, open_tokenizers, planned_units, with_absolute_paths
 from pipeline.operations.plan.estimate import Estimate, Stratum, total
 from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.operations.plan.result import Plan, UnitCounts
 from pipeline.operations.plan.throughput import clip_seconds, device_here, device_name
-from pipeline.records import WorkUnit, unit_sources
+from pipeline.records import WorkUnit
 from pipeline.stages.clip_filter import open_filter
 from pipeline.stages.decode import open_decoder
 from pipeline.storage.store import Store
@@ -75,7 +75,7 @@ def plan_job(
         fingerprint=dataset.fingerprint,
         units=UnitCounts(
             planned=len(units),
-            committed=sum(committed.sources.issuperset(unit_sources(unit)) for unit in units),
+            committed=sum(is_done(unit, committed) for unit in units),
             left=len(left),
             left_tars=len(kinds[0]),
             left_runs=len(kinds[1]),

@@ -127,6 +127,9 @@ class Page(Outcome):
         ]
         yield Table("llll", ("column", "model", "kind", "dtype"), rows)
         yield from (f"Does not add up: {problem}" for problem in tally.problems)
+        if counts.samples_forgotten:
+            clips = counted(counts.clips_forgotten, "clip")
+            yield f"{counted(counts.samples_forgotten, 'sample')} forgotten, {clips}."
         if manifest.reopened:
             yield f"{counted(len(manifest.reopened), 'unit')} reopened for the next run."
 
@@ -171,9 +174,9 @@ class Page(Outcome):
             [(db, *(count.get(db, 0) for count in counts.values())) for db in decibels],
         )
         worst = [
-            (name, f"{value / 1000:.2f} dB", clip_id)
+            (name, f"{value / 1000:.2f} dB", clip)
             for name, sums in psnr.items()
-            for value, clip_id in sums.worst
+            for value, clip in sums.worst
         ]
         yield Table("lrl", ("", "PSNR", "clips with the lowest PSNR"), worst)
 

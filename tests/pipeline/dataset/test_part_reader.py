@@ -13,6 +13,8 @@ from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.operations.compact import compact
 from pipeline.operations.diff import diff
+from pipeline.operations.forget import forget
+from pipeline.operations.forget_requests import read_requests
 from pipeline.operations.report.html import write_html
 from pipeline.operations.retry import retry
 from pipeline.operations.show import show_clip
@@ -38,6 +40,8 @@ READERS: dict[str, Callable[[Store], Any]] = {
     "retry": lambda store: retry(store, ["corrupt"]),
     "compact": lambda store: compact(store, small_share=1.0),
     "vacuum": vacuum,
+    "forget": lambda store: forget(store, read_requests(["k0", "bad0"], ())),
+    "search": lambda store: verify(store, sample=0, forgotten=True),
     "sample": lambda store: pipeline.open(store.uri, **_options(store)).sample(4),
     "batches": lambda store: list(
         TokenDataset(pipeline.open(store.uri, **_options(store)), ["fsq", "kl"], 2)

@@ -12,21 +12,25 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.dataset.forgotten import key_digest, source_digest
 from pipeline.errors import StoreError
 from pipeline.job import workers
 from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
 from pipeline.records import LooseFile, WorkUnit
 from pipeline.stages.messages import (
     Aborted,
+    BatchRow,
     Closing,
     decoded_row,
     payload_row,
     read_decoded_row,
 )
 from pipeline.stages.tokenize import TokenizerBroken
+from pipeline.storage.store import Store
 from tests.pipeline.fakes import batch_row
 from tests.pipeline.job.test_metrics import VIDEOS, Recorded, decode_row, worker_settings
 from tests.pipeline.job.test_summary import UNIT
+from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import FSQ
 
 ROOT = Path(__file__).parents[3]
@@ -50,6 +54,35 @@ def test_a_unit_whose_source_is_gone_is_given_up(
     assert logged.getMessage() == "u: decode gives the unit up"
     assert logged.exc_info is not None
     assert logged.exc_info[0] is StoreError
+
+
+def test_a_decode_worker_leaves_out_what_the_output_forgot(tmp_path: Path) -> None:
+    """It reads the digests from the log records that the driver names, and reads no such file."""
+    output = Store(str(tmp_path / "out"))
+    log = write_log(output, [])
+    log.forget([key_digest("k"), source_digest(str(tmp_path / "gone.tar"))])
+    settings = worker_settings()
+    at = settings.config.output.model_copy(update={"uri": output.uri})
+    config = settings.config.model_copy(update={"output": at})
+    worker = DecodeWorker(replace(settings, config=config, forgets=tuple(log.forgets)), Recorded())
+    video = str(VIDEOS / "hiker_tiny.mp4")
+    files = (LooseFile(key="k", uri=str(tmp_path / "gone.mp4")), LooseFile(key="l", uri=video))
+    try:
+        rows = [
+            read_decoded_row(row) for row in worker(decode_row(WorkUnit(unit="u", files=files)))
+        ]
+        tar = WorkUnit(unit="t", tar_uri=str(tmp_path / "gone.tar"))
+        [empty] = [read_decoded_row(row) for row in worker(decode_row(tar))]
+    finally:
+        worker.close()
+    closing = rows[-1]
+    assert isinstance(closing, Closing)
+    assert (closing.counts.samples_forgotten, closing.counts.samples_with_clips) == (1, 1)
+    assert closing.counts.imbalance() is None
+    keys = {clip.key for row in rows if isinstance(row, BatchRow) for clip in row.header.clips}
+    assert keys == {"l"}
+    assert isinstance(empty, Closing)
+    assert empty.counts.samples_read == 0
 
 
 def test_a_decode_worker_waits_longer_after_each_unit_that_it_gives_up(

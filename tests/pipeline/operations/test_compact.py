@@ -205,7 +205,7 @@ def test_what_is_read_from_the_manifest_is_what_the_log_says(local: Store) -> No
     assert list(read_manifest(local).units()) == list(replay_log(local).units())
     again = json.loads(to_json(read_record(local, 4)))["moved"][0]
     assert again["unit"] == "u-0"
-    assert again["parts"][0]["place"] == {"first_row": 0, "of_rows": 12}
+    assert again["parts"][0]["place"] == {"first_row": 0, "of_rows": 12, "left_out": []}
     assert len(records) == 3
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import BucketConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
+from pipeline.dataset.forgotten import NOTHING, Forgotten, key_digest
 from pipeline.decode import ClipRule, DecodeLimits, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
@@ -72,6 +73,7 @@ def run(
     samples: list[Script | Quarantined],
     row_clips: int = 3,
     clip_config: ClipConfig = CLIP,
+    forgotten: Forgotten = NOTHING,
 ) -> tuple[list[BatchRow], Closing]:
     def read(_: SampleReader, unit: WorkUnit, **__: bool) -> Iterator[Sample | Quarantined]:
         for sample in samples:
@@ -84,7 +86,7 @@ def run(
     monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
     monkeypatch.setattr(SampleReader, "read", read)
     with decode_stage_of(clip_config, row_clips) as stage:
-        *rows, closing = list(stage(UNIT))
+        *rows, closing = list(stage(UNIT, forgotten=forgotten))
     assert isinstance(closing, Closing)
     assert all(isinstance(row, BatchRow) for row in rows)
     return [row for row in rows if isinstance(row, BatchRow)], closing
@@ -106,6 +108,26 @@ def test_rows_are_full_but_for_the_last_and_span_samples(monkeypatch: pytest.Mon
     assert [row.header.seq for row in rows] == [0, 1, 2]
     assert closing.digests == tuple(row.header.digest() for row in rows)
     assert (closing.counts.samples_with_clips, closing.counts.clips_written) == (2, 7)
+
+
+def test_forgotten_samples_are_counted_and_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Quarantined(
+        unit="u", key="5", clip_index=None, stage="read", reason="no_video", detail="-"
+    )
+    script: list[Script | Quarantined] = [
+        ("1", 2, 0, False),
+        ("2", 2, 0, True),
+        ("3", 1, 1, False),
+        ("4", 0, 1, False),
+        lost,
+    ]
+    gone = {key_digest("2"), key_digest("3", "u"), key_digest("1", "other"), key_digest("5")}
+    rows, closing = run(monkeypatch, script, forgotten=Forgotten(gone))
+    assert [c.clip_id for row in rows for c in row.header.clips] == ["u/1/0", "u/1/1"]
+    counts = closing.counts
+    assert (counts.samples_read, counts.samples_forgotten, counts.samples_quarantined) == (5, 3, 0)
+    assert (counts.clips_seen, counts.imbalance()) == (3, None)
+    assert [record.key for record in closing.quarantined] == ["4"]
 
 
 def test_a_replay_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
