@@ -3,7 +3,7 @@
 A sample is quarantined if it failed, and filtered if the clip rule takes no clip of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -46,11 +46,12 @@ REASONS: dict[str, str] = {
 """Every reason of the quarantine, with its meaning."""
 
 
-TOO_SHORT, NO_SOUND = "too_short", "no_sound"
+TOO_SHORT, NO_SOUND, CLIP_FILTER = "too_short", "no_sound", "clip_filter"
 
 FILTERED: dict[str, str] = {
     TOO_SHORT: "the video is shorter than a clip of the shortest bucket, see clip.short",
     NO_SOUND: "the video has no sound that can be decoded, see audio.required",
+    CLIP_FILTER: "clip.filter drops every clip of the video",
 }
 """Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 
@@ -149,6 +150,25 @@ class Quarantined:
             stage="filter",
             reason=NO_SOUND,
             detail=f"clips without sound: {clips}; audio.required is set",
+        )
+
+    @classmethod
+    def by_filter(cls, *, unit: str, key: str, dropped: Mapping[str, int]) -> "Quarantined":
+        """Return the record of a sample all of whose clips `clip.filter` drops.
+
+        Args:
+            unit: its work unit.
+            key: its key.
+            dropped: number of its clips by rule.
+        """
+        rules = "; ".join(f"{count} by {rule}" for rule, count in dropped.items())
+        return cls(
+            unit=unit,
+            key=key,
+            clip_index=None,
+            stage="filter",
+            reason=CLIP_FILTER,
+            detail=f"clips dropped: {rules}",
         )
 
     def __str__(self) -> str:

@@ -5,9 +5,10 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 `pipeline.job.config_checks` checks rules between settings and models.
 """
 
-from typing import Annotated, Any, Final, Literal
+import ast
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from pipeline.config.section import Seconds, Section, as_float
 from pipeline.config.source import VideoSource
@@ -15,11 +16,25 @@ from pipeline.config.tracks import TrackConfig
 
 Precision = Literal["float32", "bf16", "fp16"]
 
+Measure = Literal["motion", "still", "luma", "contrast", "blur", "border", "duplicates", "phash"]
+"""Measure of a clip, see `pipeline.decode.measures`."""
+
+MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
+"""All measures, in the order of their columns."""
+
 HUB: Final = "hub"
 """Value of `weights` that names the released checkpoint."""
 
 RANDOM: Final = "random"
 """Value of `weights` that names a seeded initialisation."""
+
+
+def _plain_expression(text: str) -> str:
+    """Return an expression as Python writes it, so that spaces do not matter; others unchanged."""
+    try:
+        return ast.unparse(ast.parse(f"({text}\n)", mode="eval"))  # in brackets lines may break
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text  # the check of the whole configuration says what is wrong
 
 
 class BucketConfig(Section):
@@ -65,6 +80,16 @@ class ClipConfig(Section):
     """Arithmetic of the resize. `float32` keeps fractions, as the reference tokenizer does, and
     needs four times the memory between decode and tokenize."""
 
+    measure: list[Measure] = Field(default=[])
+    """Measures that are stored as columns of the clips. Not with `whole`."""
+    filter: (
+        Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_plain_expression)]
+        | None
+    ) = None
+    """Condition that a clip must meet, for example `motion > 0.5 and border < 0.02`. It can use the
+    clip's measures and numbers such as `source_height`. null: every clip is kept. Not with
+    `whole`."""
+
     @property
     def takes_images(self) -> bool:
         """Whether a shape has one frame. An image becomes a clip of one frame."""
@@ -77,7 +102,12 @@ class ClipConfig(Section):
         values = self.model_dump(mode="json", exclude=out)
         if self.whole and self.buckets:
             values["buckets"] = [bucket.model_dump(exclude={"frames"}) for bucket in self.buckets]
-        return values
+        values["measure"] = [name for name in MEASURES if name in self.measure]
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ("measure", "filter") or value
+        }
 
 
 class DecodeConfig(Section):

@@ -71,7 +71,10 @@ def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:
     Args:
         clip: the dataset's `identity.clip`, from `ClipConfig.identity`.
     """
-    return ()
+    return tuple(
+        SideColumn(name=name, type="int64" if name == "phash" else "float32", holds="number")
+        for name in clip.get("measure", ())
+    )
 
 
 def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:

@@ -22,6 +22,7 @@ def clip_rules(clip: Mapping[str, Any]) -> tuple[ClipRule, ...]:
     A whole video is decoded in pieces of `chunk_frames`; the last is padded with copies.
     """
     shared = {name: value for name, value in clip.items() if name != "buckets"}
+    shared.pop("filter", None)  # the decode stage applies it
     if shared.pop("whole", False):
         shared |= {"frames": shared.pop("chunk_frames"), "short": "pad"}
     return tuple(ClipRule(**shared, **shape) for shape in clip.get("buckets", ({},)))

@@ -23,6 +23,7 @@ from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clip
+from pipeline.decode.measures import measure
 from pipeline.decode.protocol import receive_with_files, send
 from pipeline.decode.resize import resize
 from pipeline.decode.sound_stream import encode_sound
@@ -147,7 +148,11 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
             )
             for clip, source_fps in found:
                 frames = clip.frames
-                emit(_header(clip, source_fps), None if frames is None else frames.data.cast("B"))
+                numbers = clip.numbers
+                if frames is not None:
+                    numbers = numbers | measure(frames, rules[0].measure, clip.own_frames)
+                pixels = None if frames is None else frames.data.cast("B")
+                emit(_header(clip, source_fps, numbers), pixels)
                 if rule is not None and frames is not None:
                     sound = None if track is None else track.between(clip.start_s, clip.end_s)
                     why = "an image" if track is None else track.failed
@@ -187,7 +192,9 @@ def _sound_message(
     return header, memoryview(data)
 
 
-def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
+def _header(
+    clip: AssembledClip, source_fps: float, numbers: dict[str, float | None]
+) -> dict[str, Any]:
     return {
         "kind": "clip",
         "clip_index": clip.index,
@@ -202,7 +209,7 @@ def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
         "padded_frames": clip.padded_frames,
         "frame_times": [*map(float, clip.times_s), *[float(clip.times_s[-1])] * clip.padded_frames],
         "dropped": clip.dropped,
-        "numbers": clip.numbers,
+        "numbers": numbers,
     }
 
 

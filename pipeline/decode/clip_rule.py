@@ -43,6 +43,8 @@ class ClipRule:
     """Treatment of the picture after it is scaled to cover height × width: cropped to it around the
     centre, or left whole. If whole, every frame of a video has the size of its first frame, and
     `height` and `width` are the minimum."""
+    measure: tuple[str, ...] = ()
+    """Measures that each clip gets, see `pipeline.decode.measures`."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):

@@ -37,6 +37,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_names(config),
         *_slice(config),
         *_shapes(config.clip),
+        *_filter(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -144,6 +145,19 @@ def _shapes(clip: ClipConfig) -> Iterator[Fault]:
         if (first := clip.buckets.index(bucket)) < n:
             rule = f"is the same as clip.buckets.{first}"
             yield Fault(f"clip.buckets.{n}", rule=rule, fix="leave out one of them")
+
+
+def _filter(clip: ClipConfig) -> Iterator[Fault]:
+    from pipeline.stages.clip_filter import FilterError, open_filter
+
+    for name in ("measure", "filter"):
+        if clip.whole and getattr(clip, name):
+            rule = "clips that are whole videos are not measured or filtered"
+            yield Fault(f"clip.{name}", rule=rule, fix="leave it out, or set clip.frames")
+    try:
+        open_filter(clip.identity())
+    except FilterError as error:
+        yield Fault("clip.filter", " ".join((clip.filter or "").split()), str(error))
 
 
 def _all_frames(field: str, frames: int) -> Fault:

@@ -40,6 +40,7 @@ from pipeline.dataset.side_columns import (
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import (
+    DROPPED,
     GIVEN_UP,
     NO_SOUND,
     TOO_SHORT,
@@ -49,6 +50,7 @@ from pipeline.quarantine import (
 )
 from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
 from pipeline.sources.reader import SampleReader
+from pipeline.stages.clip_filter import open_filter
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
 
@@ -101,6 +103,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         tracks: Sequence[TrackConfig] = (),
     ) -> None:
         self._decoder = open_decoder(clip.identity(), decode, audio)
+        self._filter = open_filter(clip.identity())
         self._side = clip_columns(clip.identity())
         self._side += () if audio is None else sound_columns(audio.identity())
         self._side += track_columns([track.name for track in tracks])
@@ -152,13 +155,13 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         self, sample: Sample, accounting: "_UnitAccounting", one_by_one: bool
     ) -> Iterator[tuple[Clip, NDArray[Any]]]:
         """Yield the clips of a sample that have frames; account for all of them."""
-        found = _Found()
+        found = Found()
         broken: QuarantineError | None = None
         try:
             decoded = self._decoded(sample, accounting.unit, one_by_one)
             for clip, frames in accounting.timed("decode", decoded):
                 silent = self._needs_sound and clip.side.get("audio") is None
-                rule = clip.dropped or (NO_SOUND if silent else "")
+                rule = clip.dropped or (NO_SOUND if silent else self._filter.dropping(clip))
                 found.add(clip, rule)
                 if frames is not None and not rule:
                     yield self._with_tracks(clip, sample), frames
@@ -199,7 +202,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
     ) -> BatchRow | None:
         """Return the row of a whole video, None if it has no frames; account for it."""
         row: BatchRow | None = None
-        counted = _Found()
+        counted = Found()
         broken: QuarantineError | None = None
         with accounting.timing("decode"):
             try:
@@ -263,7 +266,7 @@ class _PendingRows:
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What decoding found in one sample."""
 
     written: int = 0
@@ -283,6 +286,27 @@ class _Found:
             self.written += 1
         self.frames += clip.num_frames - clip.padded_frames
         self.microseconds += round(1e6 * (clip.end_s - clip.start_s))
+
+    def filtered(self, unit: str, key: str, shortest: int) -> Quarantined:
+        """Return the record of a sound sample without clips; one too short counts as one clip.
+
+        Args:
+            unit: its work unit.
+            key: its key.
+            shortest: number of frames of a clip of the shortest bucket.
+        """
+        if silent := self.dropped[NO_SOUND]:
+            return Quarantined.without_sound(unit=unit, key=key, clips=silent)
+        if self.dropped.keys() - DROPPED.keys():
+            return Quarantined.by_filter(unit=unit, key=key, dropped=self.dropped)
+        self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
+        return Quarantined.too_short(
+            unit=unit,
+            key=key,
+            frames=self.frames,
+            seconds=self.microseconds / 1e6,
+            shortest=shortest,
+        )
 
 
 class _UnitAccounting:
@@ -333,35 +357,24 @@ class _UnitAccounting:
         self._failing = self._failing + 1 if reason == GIVEN_UP else 0
         self._any_sound = self._any_sound or reason != GIVEN_UP
 
-    def sample(
-        self, key: str, found: _Found, broken: QuarantineError | None, shortest: int
-    ) -> None:
+    def sample(self, key: str, found: Found, broken: QuarantineError | None, shortest: int) -> None:
         """Count one sample that was decoded.
 
         A sample that breaks after some clips keeps them, and loses the clip that it breaks in. One
         that breaks before its first clip is lost whole.
         """
-        written, dropped = found.written, found.dropped
+        written = found.written
         lost_clip = int(broken is not None and written > 0)
         if broken is not None:
-            index = written + dropped.total() if written else None
+            index = written + found.dropped.total() if written else None
             self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
         self._judge(None if broken is None else broken.reason)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         if outcome == "filtered":
-            if silent := dropped[NO_SOUND]:
-                record = Quarantined.without_sound(unit=self.unit, key=key, clips=silent)
-            else:
-                dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
-                record = Quarantined.too_short(
-                    unit=self.unit,
-                    key=key,
-                    frames=found.frames,
-                    seconds=found.microseconds / 1e6,
-                    shortest=shortest,
-                )
+            record = found.filtered(self.unit, key, shortest)
             _log.info("filtered %s", record)
             self._quarantined.append(record)
+        dropped = found.dropped
         self._dropped.update(dropped)
         self._counts.update(["samples_read", f"samples_{outcome}"])
         self._counts.update(

@@ -18,6 +18,7 @@ from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.operations.plan.result import Plan, UnitCounts
 from pipeline.operations.plan.throughput import clip_seconds, device_here, device_name
 from pipeline.records import WorkUnit, unit_sources
+from pipeline.stages.clip_filter import open_filter
 from pipeline.stages.decode import open_decoder
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import expected_shape
@@ -82,6 +83,7 @@ def plan_job(
         ),
         untrained=[spec.name for spec in config.tokenizers if is_untrained(spec)],
         whole_videos=config.clip.whole,
+        filter_rules=list(open_filter(config.clip.identity()).rules),
         left_aside=left_aside,
     )
     drawn = [_evenly(kind, probes, len(left)) for kind in kinds]
@@ -155,6 +157,7 @@ def _probe(
     config: JobConfig, drawn: Sequence[Sequence[WorkUnit]], seconds: float | None
 ) -> list[list[Probe]]:
     """Probe the units drawn of each kind; time that one does not use is left for the next ones."""
+    clip_filter = open_filter(config.clip.identity())
     units_left = sum(map(len, drawn))
     spent = 0.0
     found: list[list[Probe]] = []
@@ -168,6 +171,7 @@ def _probe(
                     seconds=None if seconds is None else (seconds - spent) / units_left,
                     source=config.source,
                     images=config.clip.takes_images,
+                    clip_filter=clip_filter,
                 )
                 found[-1].append(probe)
                 spent += probe.decode_s

@@ -18,6 +18,8 @@ from pipeline.decode import Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
 from pipeline.sources.reader import SampleReader
+from pipeline.stages.clip_filter import ClipFilter
+from pipeline.stages.decode import Found
 from pipeline.storage.files import file_size
 
 
@@ -48,7 +50,9 @@ class Probe:
     decode_s: float = 0.0
     """Seconds of decoding."""
     clips: Counter[str] = field(default_factory=Counter)
-    """Number of clips of the decoded samples that have frames, by bucket."""
+    """Number of clips of the decoded samples that become rows, by bucket."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Number of other clips of the decoded samples, by the rule that drops them."""
     examples: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     """One clip [T, H, W, 3] of each bucket."""
 
@@ -70,6 +74,7 @@ def probe_unit(
     seconds: float | None,
     source: VideoSource,
     images: bool,
+    clip_filter: ClipFilter,
 ) -> Probe:
     """Read a unit, and decode its first samples.
 
@@ -80,6 +85,7 @@ def probe_unit(
             nothing.
         source: the job's settings of its sources.
         images: whether a sample may be an image.
+        clip_filter: the job's filter of clips.
 
     Raises:
         StoreError: the source cannot be read.
@@ -100,23 +106,24 @@ def probe_unit(
         video = sample.video
         probe.video_bytes += file_size(video) if isinstance(video, str) else len(video)
         if seconds is not None and (not probe.decoded or probe.decode_s < seconds):
-            _decode(sample, probe, decoder, seconds)
+            _decode(sample, probe, decoder, seconds, clip_filter)
 
 
-def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> None:
+def _decode(
+    sample: Sample, probe: Probe, decoder: Decoder, seconds: float, clip_filter: ClipFilter
+) -> None:
     decoder.start()
     began = time.monotonic()
     until = began + seconds - probe.decode_s
-    seen = with_frames = frames_seen = 0
-    seconds_seen = 0.0
+    found = Found()
+    seen = 0
     cut_short = False
     try:
         for clip, frames in decoder.decode(sample, probe.unit):
             seen = clip.clip_index + 1
-            frames_seen += clip.num_frames - clip.padded_frames
-            seconds_seen += clip.end_s - clip.start_s
-            if frames is not None:
-                with_frames += 1
+            rule = clip.dropped or clip_filter.dropping(clip)
+            found.add(clip, rule)
+            if frames is not None and not rule:
                 num_frames, height, width, _ = frames.shape
                 bucket = Bucket(frames=num_frames, height=height, width=width).name
                 probe.clips[bucket] += 1
@@ -126,21 +133,14 @@ def _decode(sample: Sample, probe: Probe, decoder: Decoder, seconds: float) -> N
                 cut_short = True
                 break
         else:
-            if not with_frames:
-                probe.filtered.append(
-                    Quarantined.too_short(
-                        unit=probe.unit,
-                        key=sample.key,
-                        frames=frames_seen,
-                        seconds=seconds_seen,
-                        shortest=decoder.shortest,
-                    )
-                )
+            if not found.written:
+                probe.filtered.append(found.filtered(probe.unit, sample.key, decoder.shortest))
     except QuarantineError as error:
-        index = seen if with_frames else None
+        index = seen if found.written else None
         record = Quarantined.of(error, unit=probe.unit, key=sample.key, clip_index=index)
         probe.quarantined.append(record)
     probe.cut_short += cut_short
-    probe.seconds_seen += seconds_seen
+    probe.dropped.update(found.dropped)
+    probe.seconds_seen += found.microseconds / 1e6
     probe.decoded += 1
     probe.decode_s += time.monotonic() - began

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.dataset.tally import dropped_by
 from pipeline.formatting import counted, footage, format_bytes, labelled
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.probe import Probe
-from pipeline.quarantine import FILTERED, REASONS, Quarantined
+from pipeline.quarantine import FILTERED, REASONS, TOO_SHORT, Quarantined
 
 _SHOWN: Final = 20
 """Maximum number of printed quarantine records; `to_dict` returns all."""
@@ -58,6 +59,8 @@ class Plan(Outcome):
     """Tokenizers without trained weights, which would start from a random initialisation."""
     whole_videos: bool
     """Whether each video is one clip; then only samples and bytes are estimated."""
+    filter_rules: list[str] = field(default_factory=list)
+    """Rules of `clip.filter`, in order."""
     left_aside: list[str] = field(default_factory=list)
     """Lines about the files of the sources that the job would not read."""
     probed: list[Probe] = field(default_factory=list)
@@ -113,10 +116,22 @@ class Plan(Outcome):
             kept = sum(probe.seconds_kept for probe in self.probed)
             seen = sum(probe.seconds_seen for probe in self.probed)
             yield labelled("source", footage(kept, seen))
+            yield from self._dropped()
         for label, lost in (("filtered", self.filtered), ("quarantine", self.quarantined)):
             for reason, count in Counter(record.reason for record in lost).most_common():
                 yield labelled(label, f"{count:5d} {reason}: {(REASONS | FILTERED)[reason]}")
             yield from first_of(len(lost), [*map(str, lost[:_SHOWN])], labelled(label, ""))
+
+    def _dropped(self) -> Iterator[str]:
+        """Yield how many clips of the probed units become rows, and which rules drop the others."""
+        dropped = sum((probe.dropped for probe in self.probed), Counter[str]())
+        kept = sum(probe.clips.total() for probe in self.probed)
+        seen = kept + dropped.total()
+        yield labelled("clips", f"{kept} of {seen} kept")
+        rules = dict.fromkeys(self.filter_rules, 0) | dict(dropped.most_common())
+        for rule, count in rules.items():
+            if rule != TOO_SHORT:  # one clip for each of its samples, which are listed below
+                yield labelled("dropped", f"{count:5d} {dropped_by(rule)}")
 
     def _estimates(self) -> Iterator[str]:
         yield "extrapolated to the units left, ± two standard errors of the sample:"

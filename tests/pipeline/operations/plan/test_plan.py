@@ -24,6 +24,7 @@ from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.plan import plan_job
 from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.records import WorkUnit, unit_sources
+from pipeline.stages.clip_filter import ClipFilter
 from pipeline.stages.decode import DecodeStage
 from pipeline.stages.messages import Closing
 from pipeline.storage.store import Store
@@ -78,7 +79,14 @@ def decoder() -> Iterator[Decoder]:
 
 def probe(unit: WorkUnit, decoder: Decoder, seconds: float | None) -> Probe:
     source = VideoSource(uri=["unused"])
-    return probe_unit(unit, decoder, seconds=seconds, source=source, images=False)
+    return probe_unit(
+        unit,
+        decoder,
+        seconds=seconds,
+        source=source,
+        images=False,
+        clip_filter=ClipFilter(None, ()),
+    )
 
 
 def closings(config: JobConfig) -> list[Closing]:
