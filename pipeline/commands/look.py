@@ -110,7 +110,7 @@ def duplicates(
     distance: Annotated[
         int,
         typer.Option(min=0, metavar="BITS", help="Maximum number of bits that differ, of 64."),
-    ] = 4,
+    ] = 6,
     samples: Annotated[
         bool,
         flag("--samples", "List samples instead of clips: those that only repeat others."),
