@@ -104,6 +104,32 @@ def show_clips(
 
 
 @verb(_PANEL)
+def duplicates(
+    uri: Uri,
+    out: Annotated[str, named("PARQUET", "Table to write.")],
+    distance: Annotated[
+        int,
+        typer.Option(min=0, metavar="BITS", help="Maximum number of bits that differ, of 64."),
+    ] = 6,
+    samples: Annotated[
+        bool,
+        flag("--samples", "List samples instead of clips: those that only repeat others."),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Find near-duplicates of clips by their perceptual hash, and write them as a table.
+
+    Needs the column phash (clip.measure). Each group keeps one clip. Changes nothing in the
+    dataset: join the table when you read, or give that of --samples to forget.
+
+    Exit codes: 0 success; 1 a store failed; 2 there is no dataset, or it has no hashes.
+    """
+    from pipeline.operations.duplicates import duplicates as find
+
+    return show(find(store_of(uri), out, distance=distance, samples=samples), as_json)
+
+
+@verb(_PANEL)
 def diff(
     a: Annotated[str, typer.Argument(help="A dataset.")],
     b: Annotated[str, typer.Argument(help="The dataset to compare it with.")],

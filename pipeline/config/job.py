@@ -17,8 +17,10 @@ from pipeline.config.tracks import TrackConfig
 
 Precision = Literal["float32", "bf16", "fp16"]
 
-Measure = Literal["motion", "still", "luma", "contrast", "blur", "border", "duplicates", "phash"]
-"""Measure of a clip, see `pipeline.decode.measures`."""
+Measure = Literal[
+    "motion", "still", "luma", "contrast", "blur", "border", "duplicates", "phash", "text_area"
+]
+"""Measure of a clip, see `pipeline.decode.measures`. `text_area` needs rapidocr."""
 
 MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
 """All measures, in the order of their columns."""

@@ -24,6 +24,7 @@ from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clips
 from pipeline.decode.measures import measure
+from pipeline.decode.measures_text import text_area
 from pipeline.decode.protocol import receive_with_files, send
 from pipeline.decode.resize import resize
 from pipeline.decode.sound_stream import encode_sound
@@ -98,11 +99,16 @@ def _end(pid: int, grace_s: float) -> int | None:
 def _serve(sock: socket.socket) -> None:
     """Serve jobs until the caller closes the socket."""
     base = private_bytes() if sys.platform == "linux" else 0
+    reads_text = False
     while True:
         try:
             job, [file] = receive_with_files(sock)
         except (EOFError, ConnectionError):
             return
+        if "text_area" in job["rules"][0]["measure"] and not reads_text:
+            # The detector's memory is not the video's.
+            text_area(np.zeros((64, 64, 3), np.uint8))
+            base, reads_text = private_bytes() if sys.platform == "linux" else 0, True
         _decode(sock, job, file, base)
 
 

@@ -1,9 +1,9 @@
-"""Measures of a clip from its pixels, without weights: numbers that a filter or a table can use.
+"""Measures of a clip from its pixels: numbers that a filter or a table can use.
 
-All but `blur` and `phash` look at a small plane of luma (0.299 R + 0.587 G + 0.114 B), the mean of
-k×k pixels, where k is the shorter side divided by 64, rounded down: a quarter of 256×256. Copies
-that pad a clip do not count. A clip of one frame has no pairs of frames: its `motion`, `still` and
-`duplicates` are 0.
+Only `text_area` needs weights. All but `blur`, `phash` and `text_area` look at a small plane of
+luma (0.299 R + 0.587 G + 0.114 B), the mean of k×k pixels, where k is the shorter side divided by
+64, rounded down: a quarter of 256×256. Copies that pad a clip do not count. A clip of one frame has
+no pairs of frames: its `motion`, `still` and `duplicates` are 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.measures_motion import displacement
 from pipeline.decode.measures_phash import phash
+from pipeline.decode.measures_text import text_area
 
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -127,6 +128,10 @@ class ClipMeasures:
         """Return the perceptual hash of the middle frame (number T // 2), see `phash`."""
         return phash(self._frames[len(self._frames) // 2])
 
+    def text_area(self) -> float:
+        """Share of the middle frame (number T // 2) that boxes around text cover, in [0, 1]."""
+        return text_area(self._frames[len(self._frames) // 2])
+
 
 MEASURES: Final[dict[str, Callable[[ClipMeasures], float]]] = {
     "motion": ClipMeasures.motion,
@@ -137,6 +142,7 @@ MEASURES: Final[dict[str, Callable[[ClipMeasures], float]]] = {
     "border": ClipMeasures.border,
     "duplicates": ClipMeasures.duplicates,
     "phash": ClipMeasures.phash,
+    "text_area": ClipMeasures.text_area,
 }
 """All measures by name."""
 

@@ -41,6 +41,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_windows(config.clip),
         *_held(config),
         *_filter(config.clip),
+        *_text_area(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -161,6 +162,12 @@ def _filter(clip: ClipConfig) -> Iterator[Fault]:
         open_filter(clip.identity())
     except FilterError as error:
         yield Fault("clip.filter", " ".join((clip.filter or "").split()), str(error))
+
+
+def _text_area(clip: ClipConfig) -> Iterator[Fault]:
+    if "text_area" in clip.measure and None in map(find_spec, ("rapidocr", "onnxruntime")):
+        rule, fix = "needs rapidocr and onnxruntime", "pip install 'vidtok-pipeline[ocr]'"
+        yield Fault("clip.measure", "text_area", rule, fix)
 
 
 def _all_frames(field: str, frames: int) -> Fault:

@@ -39,6 +39,7 @@ from pipeline.dataset.side_columns import (
     track_columns,
 )
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
+from pipeline.decode.measures_text import require_detector
 from pipeline.errors import StoreError
 from pipeline.quarantine import (
     DROPPED,
@@ -77,6 +78,8 @@ def open_decoder(
     if audio is not None:
         sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
     numbers = {column.name: column.type for column in clip_columns(clip)}
+    if "text_area" in numbers:
+        require_detector()
     return Decoder(clip_rules(clip), DecodeLimits(**decode.limits()), sound, numbers)
 
 
