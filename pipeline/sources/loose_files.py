@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pipeline.config.source import VideoSource
@@ -27,16 +28,21 @@ def file_sample(file: LooseFile, source: VideoSource, tracks: Sequence[TrackConf
     uri, options = file.uri, source.storage_options
     video = _content(uri, max_bytes(source), options, as_path=True)
     sidecars = Sidecars()
-    stem = posixpath.splitext(files.local_path(uri))[0]
+    path = files.local_path(uri)
+    places = [path, *filter(None, (one.of(path) for one in source.beside))]
+    stems = [posixpath.splitext(place)[0] for place in places]
+    lacking = set(stems[1:])
     for name in file.sidecar_uris:
-        extension = escaped_name(files.local_path(name).removeprefix(f"{stem}.")).lower()
-        try:
-            limit = max_sidecar_bytes(extension, tracks)
-            sidecars.content[extension] = _content(name, limit, options)
-        except QuarantineError as error:
-            sidecars.problems[extension] = error.detail
+        path = files.local_path(name)
+        stem = max((stem for stem in stems if path.startswith(f"{stem}.")), key=len)
+        lacking.discard(stem)
+        extension = escaped_name(path.removeprefix(f"{stem}.")).lower()
+        limit = max_sidecar_bytes(extension, tracks)
+        sidecars.add(extension, name, partial(_content, name, limit, options))
+    for stem in sorted(lacking):
+        sidecars.lack(f"no file {files.portable(stem)}.*")
     found = sidecars.tracks(tracks, file.key)
-    caption, meta = sidecars.caption_and_meta(source.max_meta_kb)
+    caption, meta = sidecars.caption_and_meta(source.max_meta_kb, source.caption)
     name = posixpath.basename(video if isinstance(video, str) else uri)
     image = is_image(name)
     return Sample(

@@ -54,7 +54,7 @@ class SampleReader:
     def _read(self, unit: WorkUnit, one_by_one: bool) -> Iterator[Sample | Quarantined]:
         if unit.tar_uri is not None:
             yield from tar_samples(
-                unit.unit, unit.tar_uri, self._source, self._images, self._tracks
+                unit.unit, unit.tar_uri, self._source, self._images, self._tracks, unit.beside
             )
         for file in unit.files:
             try:
