@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.loading import Fault
 from pipeline.config.section import Section, Strings
@@ -18,7 +18,7 @@ _FIELD: Final = re.compile(r"\{([^{}:]+)(?::0(\d{1,2})d?)?\}")
 
 
 def template_columns(template: str) -> list[str]:
-    """Return the columns that a template names; none if it is no template."""
+    """Return the columns that a template names; an empty list if it is not a template."""
     return [found[1] for found in _FIELD.finditer(template)]
 
 
@@ -91,6 +91,25 @@ class BesideConfig(Section):
         return f"{head}{self.replace}{tail}" if found else None
 
 
+def _lerobot_lists(camera: str) -> dict[str, Any]:
+    """Return the `lists` of a LeRobot v3 dataset, whose episodes are spans of shared videos."""
+    place = "chunk-{%s/chunk_index:03d}/file-{%s/file_index:03d}"
+    video = f"videos/{camera}"
+    return {
+        "root": None,
+        "video": f"../../../{video}/{place % (video, video)}.mp4",
+        "start_s": f"{video}/from_timestamp",
+        "end_s": f"{video}/to_timestamp",
+        "key": "episode_index",
+        "caption": "tasks",
+        "meta": ["length"],
+        "frames": {
+            "path": f"../../../data/{place % ('data', 'data')}.parquet",
+            "key": "episode_index",
+        },
+    }
+
+
 class VideoSource(Section):
     """Videos and images to read."""
 
@@ -110,6 +129,9 @@ class VideoSource(Section):
     `.json`. Lists have `lists.caption`. Corpus job only."""
     lists: ListConfig = ListConfig()
     """Columns and units of the lists in `uri`. Corpus job only."""
+    lerobot: str | None = Field(default=None, exclude=True)
+    """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. It
+    makes each episode a sample with its task as the caption. Corpus job only."""
     files_per_unit: PositiveInt = 16
     """Number of loose files in one work unit, which is retried and committed together. Corpus job
     only."""
@@ -124,6 +146,24 @@ class VideoSource(Section):
     Any other is refused, as is a chain of file systems (`zip://a.mp4::s3://bucket/b.zip`)."""
     storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec, such as endpoint and credentials. They are never written to disk."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_lerobot(cls, values: Any) -> Any:
+        """Return the settings with the lists that `lerobot` stands for."""
+        camera = values.get("lerobot") if isinstance(values, Mapping) else None
+        uris = values.get("uri", []) if camera is not None else []
+        uris = [uris] if isinstance(uris, str) else uris
+        if not isinstance(camera, str) or not all(isinstance(uri, str) for uri in uris):
+            return values
+        lists = values.get("lists", {})
+        lists = lists if isinstance(lists, Mapping) else lists.model_dump(exclude_unset=True)
+        episodes = [f"{uri.rstrip('/')}/meta/episodes/*/*.parquet" for uri in uris]
+        return {
+            **{name: value for name, value in values.items() if name != "lerobot"},
+            "uri": episodes,
+            "lists": {**_lerobot_lists(camera), **lists},
+        }
 
     def excludes(self, *names: str) -> bool:
         """Return whether a pattern of `exclude` matches one of a sample's names.

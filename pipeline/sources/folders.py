@@ -54,7 +54,7 @@ class Folders:
         return tuple(self._sidecars[folder].get(_stem(sample), ()))
 
     def of_stems(self, folder: str, stems: Iterable[str]) -> dict[str, list[str]]:
-        """Return the files of a folder that are no samples, by the longest stem that each has."""
+        """Return the files of a folder that are not samples, by the longest stem that each has."""
         by_stem: dict[str, list[str]] = {stem: [] for stem in stems}
         for name in sorted(self.names(folder)):
             if not self.is_sample(name) and not is_tar(name) and not is_hidden(name):
@@ -83,7 +83,7 @@ class Parallel:
     def of(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Return the parallel tars of each tar, and the parallel files of each file.
 
-        A tar that is parallel to another one is no source, so it is left out.
+        A tar that is parallel to another one is not a source, so it is left out.
 
         Raises:
             ConfigError: a parallel URI has a protocol that is not allowed.

@@ -1,7 +1,8 @@
 """One loose file with its sidecars, as a sample."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -67,20 +68,13 @@ def require_size(name: str, size: int, limit: int) -> None:
         raise QuarantineError("read", "too_large", f"{name} has {size} bytes, the limit is {limit}")
 
 
-def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> Any:
-    """Return a file's bytes, or the path of a local file if it is asked for."""
-    local = files.is_local(uri)
+@contextmanager
+def file_faults(uri: str) -> Iterator[None]:
+    """Raise QuarantineError for an error that lasts, and StoreError for one that can pass."""
     try:
-        size = files.file_size(uri, options)
-        require_size(uri, size, limit)
-        if as_path and local and size:
-            files.open_file(uri).close()  # the decoder opens the path later: check it here
-            path = files.canonical_uri(uri)
-            if path == valid_text(path):
-                return path
-        return files.read_file(uri, options)
+        yield
     except OSError as error:
-        if local and not isinstance(error, files.FileRefused):
+        if files.is_local(uri) and not isinstance(error, files.FileRefused):
             system = error.__cause__ if isinstance(error.__cause__, OSError) else error
             lasting = blames_file(files.canonical_uri(uri), system)
         else:
@@ -90,3 +84,17 @@ def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> An
         if isinstance(error, FileNotFoundError):
             raise StoreError(f"{uri}: missing, and its folder is missing or empty") from error
         raise
+
+
+def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> Any:
+    """Return a file's bytes, or the path of a local file if it is asked for."""
+    local = files.is_local(uri)
+    with file_faults(uri):
+        size = files.file_size(uri, options)
+        require_size(uri, size, limit)
+        if as_path and local and size:
+            files.open_file(uri).close()  # the decoder opens the path later: check it here
+            path = files.canonical_uri(uri)
+            if path == valid_text(path):
+                return path
+        return files.read_file(uri, options)

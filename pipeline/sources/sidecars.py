@@ -94,20 +94,21 @@ class Sidecars:
         """
         found: dict[str, Track] = {}
         for config in configs:
-            problem = self.problems.get(config.sidecar, f"no sidecar {config.sidecar}")
-            if (data := self.content.get(config.sidecar)) is not None:
+            extension = config.sidecar or ""
+            problem = self.problems.get(extension, f"no sidecar {extension}")
+            if (data := self.content.get(extension)) is not None:
                 try:
                     found[config.name] = read_track(data, config)
                     continue
                 except ValueError as error:
                     problem = f"track {config.name}: {error}"
-                    self.problems[config.sidecar] = problem
-                    _log.warning("%s: %s: %s", key, config.sidecar, problem)
+                    self.problems[extension] = problem
+                    _log.warning("%s: %s: %s", key, extension, problem)
             if config.required:
                 raise QuarantineError("read", "no_track", f"{config.name}: {problem}")
         for config in configs:
-            names = (*config.key, *filter(None, [config.times]))
-            self._taken.setdefault(config.sidecar, set()).update(names if config.key else ("*",))
+            names = config.columns if config.key else ["*"]
+            self._taken.setdefault(config.sidecar or "", set()).update(names)
         return found
 
     def caption_and_meta(
