@@ -22,6 +22,7 @@ from pipeline.sources.parallel_tar import ParallelTar
 from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import SampleReader
 from pipeline.storage.files import StoreReader
+from tests.pipeline.s3 import S3Server
 from tests.pipeline.sources.reading import read_all
 
 METAS = BesideConfig(find="/video/", replace="/metas/")
@@ -314,3 +315,22 @@ def test_a_unit_says_what_is_beside_it_only_if_asked(tmp_path: Path) -> None:
     plain = plan_units(VideoSource(uri=[f"{tmp_path}/**/video/**/*.tar"]))
     assert [(unit.unit, unit.tar_uri) for unit in plain] == [(with_metas.unit, with_metas.tar_uri)]
     assert plain == [WorkUnit(unit=with_metas.unit, tar_uri=with_metas.tar_uri)]
+
+
+@pytest.mark.s3
+def test_trees_in_a_bucket(s3: S3Server, tmp_path: Path) -> None:
+    """A refusal under the second tree is retried as one under the first."""
+    root = s3.bucket()
+    video, other = shard(tmp_path, ["a"], [("a.txt", b"A")])
+    s3.put(f"{root}/video/0.tar", video.read_bytes())
+    s3.put(f"{root}/metas/0.tar", other.read_bytes())
+    s3.put(f"{root}/video/b.mp4", b"v")
+    s3.put(f"{root}/metas/b.json", b'{"caption": "B"}')
+    source = VideoSource(uri=[f"{root}/video"], beside=[METAS], storage_options=s3.storage_options)
+    units = plan_units(source)
+    for unit in units:
+        refused = s3.faults.times("refuse_503", 1, method="GET", part="metas")
+        with refused, pytest.raises(StoreError):
+            list(SampleReader(source).read(unit))
+    found = [one for unit in units for one in SampleReader(source).read(unit)]
+    assert [(one.key, one.caption) for one in found] == [("a", "A"), ("b.mp4", "B")]
