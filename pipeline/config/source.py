@@ -154,10 +154,12 @@ class VideoSource(Section):
         camera = values.get("lerobot") if isinstance(values, Mapping) else None
         uris = values.get("uri", []) if camera is not None else []
         uris = [uris] if isinstance(uris, str) else uris
-        if not isinstance(camera, str) or not all(isinstance(uri, str) for uri in uris):
-            return values
         lists = values.get("lists", {})
-        lists = lists if isinstance(lists, Mapping) else lists.model_dump(exclude_unset=True)
+        if isinstance(lists, ListConfig):
+            lists = lists.model_dump(exclude_unset=True)
+        right = isinstance(camera, str) and isinstance(lists, Mapping) and isinstance(uris, list)
+        if not right or not all(isinstance(uri, str) for uri in uris):
+            return values  # the fields say what is wrong
         episodes = [f"{uri.rstrip('/')}/meta/episodes/*/*.parquet" for uri in uris]
         return {
             **{name: value for name, value in values.items() if name != "lerobot"},

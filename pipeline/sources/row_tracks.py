@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def row_tracks(
     arrays: Row | str, configs: Sequence[TrackConfig], key: str, begins_s: float
 ) -> tuple[dict[str, Track], dict[str, str]]:
-    """Return the tracks of a row by name, and the problems of the others.
+    """Return the tracks of a row by name, and the problems of those that it has in part.
 
     Args:
         arrays: arrays by column, or the reason why there are none.
@@ -48,6 +48,8 @@ def row_tracks(
             if isinstance(arrays, str):
                 raise ValueError(arrays)
             held = {name: arrays[name] for name in config.columns if arrays.get(name) is not None}
+            if not held and not config.required:
+                continue
             track = track_of(held, config)
             found[config.name] = replace(track, times=track.times + begins_s)
         except ValueError as error:

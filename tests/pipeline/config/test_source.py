@@ -1,6 +1,7 @@
 """One section says where videos come from, for the corpus job, training and evaluation."""
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config.source import (
     BesideConfig,
@@ -87,3 +88,21 @@ def test_templates(template: str, columns: list[str], wanted: str | None) -> Non
 def test_storage_options_are_blanked_at_any_depth() -> None:
     source = VideoSource(uri=["a"], storage_options={"key": "hush", "client": {"secret": "hush"}})
     assert source.public()["storage_options"] == {"key": "…", "client": "…"}
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"uri": 3, "lerobot": "cam"}, "uri"),
+        ({"uri": "a", "lerobot": 3}, "lerobot"),
+        ({"uri": "a", "lerobot": "cam", "lists": "x"}, "lists"),
+        ({"uri": "a", "lerobot": "cam", "lists": {"nothing": 1}}, "lists.nothing"),
+        ({"uri": ["a", None], "lerobot": "cam"}, "uri.1"),
+    ],
+)
+def test_wrong_settings_of_a_lerobot_dataset_are_named(
+    values: dict[str, object], where: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        VideoSource.model_validate(values)
+    assert where in [".".join(map(str, one["loc"])) for one in caught.value.errors()]

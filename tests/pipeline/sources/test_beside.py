@@ -271,6 +271,24 @@ def test_keys_join_in_any_order(
             assert (lacking is None) == (key in first)
 
 
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
+    end=st.integers(0, 10_240),
+)
+def test_damage_costs_no_video(
+    flips: list[tuple[int, int]], end: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    keys = ["a", "b", "c"]
+    folder = tmp_path_factory.mktemp("damage")
+    _, other = shard(folder, keys, [(f"{k}.json", meta(k)) for k in keys])
+    data = bytearray(other.read_bytes())
+    for at, value in flips:
+        data[at] = value
+    other.write_bytes(data[:end])
+    found = read_all(str(folder), beside=[METAS], caption="windows.qwen_caption")
+    assert [(one.key, one.video) for one in found] == [(key, b"v") for key in keys]
+
+
 def test_keys_in_another_order_are_held_up_to_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

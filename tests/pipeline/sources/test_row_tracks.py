@@ -72,7 +72,6 @@ def test_cells_of_a_row_are_a_track(tmp_path: Path, form: str, meta: list[str] |
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        ({}, "has no action"),
         ({"action": None, "t": [0]}, "has no action"),
         ({"action": [[1], [2, 3]], "t": [0, 1]}, "action:"),
         ({"action": "[[1]]", "t": [0]}, "action:"),
@@ -90,6 +89,14 @@ def test_a_broken_track_costs_no_video(tmp_path: Path, cells: dict[str, Any], sa
     assert isinstance(one, Quarantined)
     assert one.reason == "no_track"
     assert says in one.detail
+
+
+def test_a_row_without_a_track_is_as_a_sample_without_a_sidecar(tmp_path: Path) -> None:
+    rows = [{"video": "a.mp4"}, {"video": "a.mp4", "action": None, "t": None}]
+    for one in read(tmp_path, rows, ACTION):
+        assert (one.tracks, json.loads(one.meta)) == ({}, {"video": "a.mp4"})
+    required = ACTION.model_copy(update={"required": True})
+    assert [one.reason for one in read(tmp_path, rows, required)] == ["no_track"] * 2
 
 
 @given(
