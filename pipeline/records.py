@@ -57,6 +57,8 @@ class WorkUnit:
     unit: str
     tar_uri: str | None = None
     files: tuple[LooseFile, ...] = ()
+    beside: tuple[str, ...] = ()
+    """URIs of the tars beside `tar_uri` whose members are sidecars of its samples."""
     rows: ListRows | None = None
     parent: ParentRows | None = None
 

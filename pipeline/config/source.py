@@ -1,10 +1,11 @@
 """Where videos come from: one section for the corpus job, training and evaluation."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.loading import Fault
 from pipeline.config.section import Section, Strings
@@ -12,12 +13,48 @@ from pipeline.config.section import Section, Strings
 _PROTOCOLS: Final = ["file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf"]
 
 
+_FIELD: Final = re.compile(r"\{([^{}:]+)(?::0(\d{1,2})d?)?\}")
+"""A column in a template: `{name}`, or `{name:03d}` with zeros in front."""
+
+
+def template_columns(template: str) -> list[str]:
+    """Return the columns that a template names; an empty list if it is not a template."""
+    return [found[1] for found in _FIELD.finditer(template)]
+
+
+def filled(template: str, row: Mapping[Any, Any]) -> str:
+    """Return a template with the values of a row in place of its columns.
+
+    Raises:
+        ValueError: the row lacks a value that the template names.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if (value := row.get(found[1])) is None or value == "":
+            raise ValueError(f"{found[1]} is empty, which {template} needs")
+        return str(value).zfill(int(found[2] or 0))
+
+    return _FIELD.sub(value, template)
+
+
+class FramesConfig(Section):
+    """Parquet files with one row per sample of a track, for the tracks of list rows."""
+
+    path: str
+    """Path of the file of a list row, as a template of the list's columns. A relative path starts
+    from `lists.root`."""
+    key: str
+    """Name of the column, both in the list and in the file, whose value says to which list row a
+    row of the file belongs."""
+
+
 class ListConfig(Section):
     """Columns and units of video lists (Parquet, CSV, TSV or JSON Lines)."""
 
     video: str = "video"
     """Name of the column with the video or image. A cell holds a URI, a path, the bytes (Parquet
-    only), or `{bytes, path}` as written by Hugging Face `datasets`."""
+    only), or `{bytes, path}` as written by Hugging Face `datasets`. A template such as
+    `videos/{id}.mp4` or `{chunk:03d}/{file:03d}.mp4` makes the path from several columns."""
     root: str | None = None
     """Folder or prefix that relative paths start from. null: the folder of the list."""
     key: str | None = None
@@ -33,9 +70,44 @@ class ListConfig(Section):
     row: the end of the video."""
     meta: list[str] | None = None
     """Names of the columns that are copied to `meta`. null: all columns."""
+    frames: FramesConfig | None = None
+    """Files with the tracks of the rows. null: tracks are columns of the list."""
     rows_per_unit: PositiveInt = 128
     """Number of rows in one work unit. In a Parquet list that holds the video bytes, a unit also
     ends at the end of each row group."""
+
+
+class BesideConfig(Section):
+    """Where the sidecars of another tree are: `find` in a URI becomes `replace`."""
+
+    find: Annotated[str, Field(min_length=1)]
+    """Part of the URI of a tar or file, such as `/video/`. The last one in the URI counts."""
+    replace: str
+    """Text in its place, such as `/metas/`, which gives the URI of the parallel tar or file."""
+
+    def of(self, uri: str) -> str | None:
+        """Return the parallel URI, None for a URI that does not have the part."""
+        head, found, tail = uri.rpartition(self.find)
+        return f"{head}{self.replace}{tail}" if found else None
+
+
+def _lerobot_lists(camera: str) -> dict[str, Any]:
+    """Return the `lists` of a LeRobot v3 dataset, whose episodes are spans of shared videos."""
+    place = "chunk-{%s/chunk_index:03d}/file-{%s/file_index:03d}"
+    video = f"videos/{camera}"
+    return {
+        "root": None,
+        "video": f"../../../{video}/{place % (video, video)}.mp4",
+        "start_s": f"{video}/from_timestamp",
+        "end_s": f"{video}/to_timestamp",
+        "key": "episode_index",
+        "caption": "tasks",
+        "meta": ["length"],
+        "frames": {
+            "path": f"../../../data/{place % ('data', 'data')}.parquet",
+            "key": "episode_index",
+        },
+    }
 
 
 class VideoSource(Section):
@@ -48,8 +120,18 @@ class VideoSource(Section):
     exclude: Strings = Field(default=[])
     """Glob patterns of files and samples to leave out. A pattern is compared with the full URI of a
     file and with the key of a sample; `*` also matches `/`."""
+    beside: list[BesideConfig] = Field(default=[])
+    """Trees parallel to that of `uri`, whose members or files with the key of a sample are its
+    sidecars. Corpus job only."""
+    caption: str | None = None
+    """Path of the caption in a sample's `.json`, such as `windows.qwen_caption`. Of a list, the
+    first element that has a text counts. null: the `.txt`, else `caption` or `text` of the
+    `.json`. Lists have `lists.caption`. Corpus job only."""
     lists: ListConfig = ListConfig()
     """Columns and units of the lists in `uri`. Corpus job only."""
+    lerobot: str | None = Field(default=None, exclude=True)
+    """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. It
+    makes each episode a sample with its task as the caption. Corpus job only."""
     files_per_unit: PositiveInt = 16
     """Number of loose files in one work unit, which is retried and committed together. Corpus job
     only."""
@@ -65,6 +147,26 @@ class VideoSource(Section):
     storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec, such as endpoint and credentials. They are never written to disk."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_lerobot(cls, values: Any) -> Any:
+        """Return the settings with the lists that `lerobot` stands for."""
+        camera = values.get("lerobot") if isinstance(values, Mapping) else None
+        uris = values.get("uri", []) if camera is not None else []
+        uris = [uris] if isinstance(uris, str) else uris
+        lists = values.get("lists", {})
+        if isinstance(lists, ListConfig):
+            lists = lists.model_dump(exclude_unset=True)
+        right = isinstance(camera, str) and isinstance(lists, Mapping) and isinstance(uris, list)
+        if not right or not all(isinstance(uri, str) for uri in uris):
+            return values  # the fields say what is wrong
+        episodes = [f"{uri.rstrip('/')}/meta/episodes/*/*.parquet" for uri in uris]
+        return {
+            **{name: value for name, value in values.items() if name != "lerobot"},
+            "uri": episodes,
+            "lists": {**_lerobot_lists(camera), **lists},
+        }
+
     def excludes(self, *names: str) -> bool:
         """Return whether a pattern of `exclude` matches one of a sample's names.
 
@@ -74,7 +176,7 @@ class VideoSource(Section):
         return any(fnmatchcase(name, pattern) for name in names for pattern in self.exclude)
 
 
-_JOB_ONLY: Final = ("lists", "files_per_unit")
+_JOB_ONLY: Final = ("beside", "caption", "lists", "files_per_unit")
 
 
 def job_only_faults(source: VideoSource, field: str) -> Iterator[Fault]:

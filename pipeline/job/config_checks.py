@@ -262,10 +262,15 @@ def _tracks(config: JobConfig) -> Iterator[Fault]:
     if config.tracks and config.clip.whole:
         rule = "tracks of clips that are whole videos are not stored"
         yield Fault("tracks", rule=rule, fix="leave out tracks, or set clip.frames")
-    if config.tracks and any(map(is_list, config.source.uri)):
-        rule = "rows of a list have no sidecars"
-        yield Fault("tracks", rule=rule, fix="leave out tracks, or give tars, files or folders")
+    lists = any(map(is_list, config.source.uri))
     for n, track in enumerate(config.tracks):
+        if lists and track.sidecar is not None:
+            rule, fix = "rows of a list have no sidecars", "leave it out, and name columns in key"
+            yield Fault(f"tracks.{n}.sidecar", track.sidecar, rule, fix)
+        elif not lists and track.sidecar is None:
+            yield Fault(f"tracks.{n}.sidecar", rule="is required for tars, files and folders")
+        elif lists and not track.key:
+            yield Fault(f"tracks.{n}.key", rule="is required for rows of a list")
         if (track.rate is None) == (track.times is None):
             rule = "needs either rate or times"
             yield Fault(f"tracks.{n}", rule=rule, fix="give one of the two")

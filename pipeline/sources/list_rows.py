@@ -7,17 +7,20 @@ file read it once: a list of spans that is sorted by video downloads each video 
 import math
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from pipeline.config.source import VideoSource
+from pipeline.config.source import VideoSource, filled, template_columns
+from pipeline.config.tracks import TrackConfig
 from pipeline.errors import StoreError, redacted
 from pipeline.quarantine import Quarantined, QuarantineError, giving_up
 from pipeline.records import ListRows, LooseFile, Sample, Span
-from pipeline.sources.lists import Row, read_rows
-from pipeline.sources.loose_files import file_sample, max_bytes, require_size
+from pipeline.sources.list_text import Row
+from pipeline.sources.lists import read_rows
+from pipeline.sources.loose_files import file_faults, file_sample, max_bytes, require_size
 from pipeline.sources.media_types import is_image
+from pipeline.sources.row_tracks import frame_arrays, row_tracks
 from pipeline.sources.text import (
     PROBLEMS,
     caption_of,
@@ -41,18 +44,24 @@ _IMAGE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00"
 
 
 def list_samples(
-    unit: str, rows: ListRows, source: VideoSource, images: bool, one_by_one: bool
+    unit: str,
+    rows: ListRows,
+    source: VideoSource,
+    images: bool,
+    one_by_one: bool,
+    tracks: Sequence[TrackConfig] = (),
 ) -> Iterator[Sample | Quarantined]:
     """Yield the sample of every row; see `SampleReader.read` for `one_by_one`.
 
     Raises:
         StoreError: the store failed, or the list is missing; retry the unit later.
     """
-    reader = _RowReader(rows.uri, source, images)
+    reader = _RowReader(rows.uri, source, images, tracks)
     seen: set[str] = set()
     number = rows.start - 1
     try:
-        for number, row in read_rows(rows, source.lists, source.storage_options):
+        more = reader.track_columns
+        for number, row in read_rows(rows, source.lists, source.storage_options, more):
             key = reader.key(number, row)
             try:
                 if key in seen:
@@ -75,7 +84,9 @@ def list_samples(
 class _RowReader:
     """Makes samples of rows; keeps the last remote file."""
 
-    def __init__(self, uri: str, source: VideoSource, images: bool) -> None:
+    def __init__(
+        self, uri: str, source: VideoSource, images: bool, tracks: Sequence[TrackConfig]
+    ) -> None:
         self._uri = uri
         self._source = source
         self._config = source.lists
@@ -84,6 +95,11 @@ class _RowReader:
         root = posixpath.dirname(local_path(uri)) if root is None else canonical_uri(root, options)
         self._root = root
         self._images = images
+        self._tracks = tracks
+        columns = [name for track in tracks for name in track.columns]
+        self.track_columns = [] if source.lists.frames else columns
+        """Columns of the list that hold tracks, which `meta` does not repeat."""
+        self._frame_columns = list(dict.fromkeys(columns))
         self._last: tuple[str, Sample | QuarantineError] | None = None
 
     def key(self, number: int, row: Row | str) -> str:
@@ -102,15 +118,18 @@ class _RowReader:
                 raise ValueError(row)
             if self._config.key is not None and not self._own_key(row):
                 raise ValueError(f"{self._config.key} is empty; a key is a text or a number")
-            caption, meta = self._caption_and_meta(row)
             span = self._span(row)
-            sample = self._video(key, row.get(self._config.video))
+            sample = self._video(key, row)
             if sample.is_image and not self._images:
                 detail = "an image, and no bucket of `clip` has one frame"
                 raise QuarantineError("read", "no_video", f"row {number} of {self._uri}: {detail}")
             if sample.is_image and span is not None:
                 raise ValueError("an image has no start and end")
-            return replace(sample, caption=caption, meta=meta, span=span)
+            begins_s = 0.0 if span is None else span.start_s
+            arrays = self._arrays(row) if self._tracks else row
+            tracks, problems = row_tracks(arrays, self._tracks, key, begins_s)
+            caption, meta = self._caption_and_meta(row, problems)
+            return replace(sample, caption=caption, meta=meta, span=span, tracks=tracks)
         except ValueError as error:
             if isinstance(error.__cause__, ImportError):  # the installation lacks a store's library
                 raise StoreError(str(error)) from error
@@ -125,8 +144,36 @@ class _RowReader:
             return None
         return valid_text(str(value))
 
-    def _video(self, key: str, value: object) -> Sample:
-        """Read the video that a cell of the video column names or holds."""
+    def _arrays(self, row: Row) -> Row | str:
+        """Return the arrays of a row's tracks by column, or the reason why there are none."""
+        frames = self._config.frames
+        if frames is None:
+            return row
+        try:
+            uri = self._uri_of(filled(frames.path, row))
+            value, options = row.get(frames.key), self._source.storage_options
+            with file_faults(uri):
+                return frame_arrays(uri, frames.key, value, self._frame_columns, options)
+        except QuarantineError as error:
+            return error.detail
+        except ValueError as error:
+            return str(error)
+
+    def _uri_of(self, name: str) -> str:
+        """Return the URI of a name in a row, from `lists.root` if it is relative."""
+        require_protocol(name, self._source.protocols)
+        if protocol_of(name) != "file" or name.lower().startswith(("/", "file:/")):
+            return portable(name)
+        root = self._root
+        while name.startswith("../"):
+            root, name = posixpath.dirname(root), name.removeprefix("../")
+        return portable(posixpath.join(root, name))
+
+    def _video(self, key: str, row: Row) -> Sample:
+        """Read the video that a row names or holds."""
+        value = row.get(self._config.video)
+        if template_columns(self._config.video):
+            value = filled(self._config.video, row)
         name, data = value, None
         if isinstance(value, dict):
             name, data = value.get("path"), value.get("bytes")
@@ -137,9 +184,7 @@ class _RowReader:
             return self._held(key, data, name)
         if not name:
             raise ValueError(f"{self._config.video} names no video: {str(value)[:80]}")
-        require_protocol(name, self._source.protocols)
-        absolute = protocol_of(name) != "file" or name.lower().startswith(("/", "file:/"))
-        uri = portable(name if absolute else posixpath.join(self._root, name))
+        uri = self._uri_of(name)
         file = LooseFile(key=key, uri=uri)
         if is_local(uri):
             return file_sample(file, self._source)
@@ -172,14 +217,18 @@ class _RowReader:
             raise ValueError(f"the span ends at {end} s, and begins at {start or 0.0} s")
         return Span(start_s=start or 0.0, end_s=end)
 
-    def _caption_and_meta(self, row: Row) -> tuple[str | None, str | None]:
+    def _caption_and_meta(
+        self, row: Row, problems: dict[str, str]
+    ) -> tuple[str | None, str | None]:
         """Return the caption, and the other columns as JSON: the video's name, not its bytes.
 
-        A caption that is not a text stays in the JSON, as do all texts if it is a list.
+        `problems` are those of the tracks. A caption that is not a text stays in the JSON, as do
+        all texts if it is a list.
         """
         meta: dict[Any, Any] = dict(row)
         column = self._config.caption
-        meta.pop(self._config.key, None)
+        for name in (self._config.key, *self.track_columns):
+            meta.pop(name, None)
         words, problem = decoded(meta.pop(column, None))
         words = json_value(words)
         if words is not None and not isinstance(words, str):
@@ -190,7 +239,9 @@ class _RowReader:
             meta[self._config.video] = redacted(name)
         values = json_value(meta)
         if problem is not None:
-            values[PROBLEMS] = {column: problem}
+            problems[str(column)] = problem
+        if problems:
+            values[PROBLEMS] = problems
         return texts_within(caption_of(words), values, self._source.max_meta_kb, str(column))
 
 

@@ -5,32 +5,23 @@ a text is read once for the positions of its rows. A run is read later, on anoth
 from the nearest row with a known position.
 """
 
-import csv
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.source import ListConfig
+from pipeline.config.source import ListConfig, template_columns
 from pipeline.errors import ConfigError, PipelineError, StoreError, one_line
 from pipeline.records import ListRows
-from pipeline.sources.text import decoded, valid_text
+from pipeline.sources.list_text import ListText, Row
+from pipeline.sources.text import valid_text
 from pipeline.storage.files import open_file
 
 LIST_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-
-
-_MAX_LINE_BYTES: Final = 1 << 20
-"""Maximum length of a line, and of a row of several lines; a longer row is not read."""
-
-
-csv.field_size_limit(2 * _MAX_LINE_BYTES)  # the row's length is the limit
 
 
 _MAX_ROWS_PER_BYTE: Final = 1000
@@ -44,15 +35,7 @@ _BATCH_ROWS: Final = 1024
 _BUFFER_BYTES: Final = 1 << 20
 
 
-_PIECES: Final = re.compile(rb"[^\n]*\n|[^\n]+")
-"""Lines of a block of bytes; the last can be incomplete."""
-
-
 Options = Mapping[str, Any] | None
-
-
-Row = dict[Any, Any]
-"""The values of one row by column."""
 
 
 def is_list(name: str) -> bool:
@@ -77,11 +60,17 @@ def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRow
 
 
 def read_rows(
-    rows: ListRows, config: ListConfig, options: Options
+    rows: ListRows, config: ListConfig, options: Options, more: Sequence[str] = ()
 ) -> Iterator[tuple[int, Row | str]]:
     """Yield the number and the columns of each row; for an unreadable row, its problem as text.
 
     At most one row with a video is in memory.
+
+    Args:
+        rows: the rows.
+        config: the list's columns.
+        options: of its file system.
+        more: columns that are read beside those of `config`.
 
     Raises:
         StoreError: the store failed, or the memory does not hold the next rows.
@@ -91,31 +80,34 @@ def read_rows(
     read = _read_parquet if rows.uri.lower().endswith(".parquet") else _read_text
     count = 0
     try:
-        for number, row in read(rows, config, options):
+        for number, row in read(rows, _kept(config, more), config, options):
             yield number, row
             count += 1
     except (StoreError, FileNotFoundError):
         raise
     except MemoryError as error:  # perhaps another process takes it now: no verdict on the list
         raise StoreError(f"{rows.uri}: {one_line(error)}") from error
-    except (pa.ArrowException, *_OF_ARROW) as error:
+    except (pa.ArrowException, *OF_ARROW) as error:
         raise ValueError(one_line(error)) from error
     if count < rows.stop - rows.start:
         raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
 
 
-def _used(config: ListConfig) -> dict[str, str]:
-    """Return the columns that the settings name, by setting."""
-    settings = ("video", "key", "caption", "start_s", "end_s")
-    used = {setting: getattr(config, setting) for setting in settings}
-    used |= {f"meta.{n}": column for n, column in enumerate(config.meta or ())}
-    return {setting: column for setting, column in used.items() if column is not None}
+def _used(config: ListConfig) -> list[tuple[str, str]]:
+    """Return the settings that name a column, each with the column."""
+    used = [("video", name) for name in template_columns(config.video) or [config.video]]
+    for setting in ("key", "caption", "start_s", "end_s"):
+        used += [(setting, getattr(config, setting))] * (getattr(config, setting) is not None)
+    if config.frames is not None:
+        used += [("frames.path", name) for name in template_columns(config.frames.path)]
+        used.append(("frames.key", config.frames.key))
+    return used + [(f"meta.{n}", name) for n, name in enumerate(config.meta or ())]
 
 
 def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
     """Raise ConfigError for a column that the settings name and no row has."""
     has = list(columns)
-    for setting, column in _used(config).items():
+    for setting, column in _used(config):
         if column not in has:
             raise ConfigError(
                 f"source.lists.{setting} = {column}: no such column in {uri}; it has"
@@ -123,24 +115,23 @@ def _require(uri: str, columns: Iterable[str], config: ListConfig) -> None:
             )
 
 
-def _kept(config: ListConfig) -> list[str] | None:
+def _kept(config: ListConfig, more: Sequence[str]) -> list[str] | None:
     """Return the columns that are read; None for all."""
-    return None if config.meta is None else [*dict.fromkeys(_used(config).values())]
+    if config.meta is None:
+        return None
+    return [*dict.fromkeys([*(name for _, name in _used(config)), *more])]
 
 
-# Parquet
-
-
-_OF_ARROW: Final = (OSError, OverflowError, LookupError)
+OF_ARROW: Final = (OSError, OverflowError, LookupError)
 """What Arrow raises for damage, beside its own errors and ValueError. An error of the store is a
 `StoreError`."""
 
 
 def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
-    with _parquet(uri, options) as file:
+    with open_parquet(uri, options) as file:
         schema, metadata = file.schema_arrow, file.metadata
         _require(uri, schema.names, config)
-        kind = _unpacked(schema.field(config.video).type)
+        kind = _video_type(schema, config)
         if not (_is_text(kind) or _holds_bytes(kind)):
             raise ConfigError(
                 f"source.lists.video = {config.video}: of type {kind} in {uri}; it must hold text,"
@@ -166,18 +157,18 @@ def _group_ends(metadata: pq.FileMetaData) -> list[int]:
 
 
 def _read_parquet(
-    rows: ListRows, config: ListConfig, options: Options
+    rows: ListRows, kept: list[str] | None, config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
-    with _parquet(rows.uri, options) as file:
+    with open_parquet(rows.uri, options) as file:
         bounds = [0, *_group_ends(file.metadata)]
         spans = enumerate(pairwise(bounds))
         groups = [n for n, (begin, end) in spans if begin < rows.stop and end > rows.start]
-        heavy = _holds_bytes(_unpacked(file.schema_arrow.field(config.video).type))
+        heavy = _holds_bytes(_video_type(file.schema_arrow, config))
         number = bounds[groups[0]] if groups else 0
         for batch in file.iter_batches(
             batch_size=1 if heavy else _BATCH_ROWS,
             row_groups=groups,
-            columns=_kept(config),
+            columns=kept,
             use_threads=False,
         ):
             sound = _damage_of(batch) is None
@@ -208,8 +199,11 @@ def _parquet_row(row: pa.RecordBatch) -> Row | str:
         return one_line(error)
 
 
-def _unpacked(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values, which a dictionary may hold once each."""
+def _video_type(schema: pa.Schema, config: ListConfig) -> pa.DataType:
+    """Return the type of the videos' names or bytes, which a dictionary may hold once each."""
+    if template_columns(config.video):
+        return pa.string()
+    kind = schema.field(config.video).type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -224,7 +218,8 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
+def open_parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; refuse a footer that counts more rows than a file of its size has."""
     with open_file(uri, options) as file:
         # No `pre_buffer`: it holds a whole row group in memory, which may be of videos.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
@@ -235,130 +230,12 @@ def _parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-# Text
-
-
-class _Text:
-    """A CSV, TSV or JSON-lines file, row by row.
-
-    Raises:
-        ValueError: the header cannot be read.
-    """
-
-    def __init__(self, uri: str, file: BinaryIO) -> None:
-        self._file = file
-        self._is_json = uri.lower().endswith((".jsonl", ".ndjson"))
-        self._delimiter = "\t" if uri.lower().endswith(".tsv") else ","
-        self._first_byte = 0
-        self.header: list[str] | None = None
-        if not self._is_json:
-            _, self._first_byte, header = next(self._records(0), (0, 0, []))
-            if isinstance(header, str):
-                raise ValueError(f"the header: {header}")
-            self.header = header
-
-    def rows(self, at: int) -> Iterator[tuple[int, Any]]:
-        """Yield the position of each row in bytes, and its line, fields or problem.
-
-        Args:
-            at: position of a row; 0 for row 0.
-        """
-        at = at or self._first_byte
-        if self._is_json:
-            for end, line in _lines(self._file, at):
-                if not line.isspace():
-                    yield at, line
-                at = end
-        else:
-            yield from ((begin, row) for begin, _, row in self._records(at))
-
-    def columns(self, row: Any) -> Row | str:
-        """Return the columns of a row that `rows` yielded, or its problem as text."""
-        if isinstance(row, str):
-            return row
-        if self.header is not None:
-            return dict(zip(self.header, row, strict=True))
-        try:
-            value = json.loads(_text(row, len(row)))
-        except (ValueError, RecursionError) as error:
-            return f"not JSON: {error}"
-        return value if isinstance(value, dict) else "a line that is not a JSON object"
-
-    def _records(self, at: int) -> Iterator[tuple[int, int, list[str] | str]]:
-        """Yield the position of each row of a CSV, the one behind it, and its fields or problem.
-
-        A row that cannot be read ends with its first line: a stray quotation mark does not take the
-        lines behind it.
-        """
-        ends: list[int] = []
-        """Position behind each line of the row."""
-
-        def feed() -> Iterator[str]:
-            for end, line in lines:
-                ends.append(end)
-                yield _text(line, end - at)
-
-        lines, reader = _lines(self._file, at), None
-        while True:
-            reader = reader or csv.reader(feed(), delimiter=self._delimiter, strict=True)
-            row: list[str] | str | None
-            try:
-                row = next(reader, None)
-            except (csv.Error, ValueError) as error:
-                row = str(error)
-            if row is None:
-                return
-            if row and self.header and not isinstance(row, str) and len(row) != len(self.header):
-                row = f"{len(row)} fields, the header has {len(self.header)}"
-            if isinstance(row, str):
-                reader = None
-                if len(ends) > 1:
-                    lines = _lines(self._file, ends[0])
-                    del ends[1:]
-            if row:
-                yield at, ends[-1], row
-            at = ends[-1]
-            ends.clear()
-
-
-def _lines(file: BinaryIO, at: int) -> Iterator[tuple[int, bytes]]:
-    """Yield each line from a position on, after the position behind it.
-
-    A line of more than `_MAX_LINE_BYTES` is cut somewhere behind them.
-    """
-    file.seek(at)
-    line = b""
-    while block := file.read(_BUFFER_BYTES):
-        for piece in _PIECES.findall(block):
-            at += len(piece)
-            line += piece if len(line) <= _MAX_LINE_BYTES else b""
-            if piece.endswith(b"\n"):
-                yield at, line
-                line = b""
-    if line:
-        yield at, line
-
-
-def _text(line: bytes, length: int) -> str:
-    """Return the text of a line of a row that has this length up to there.
-
-    Raises:
-        ValueError: it is too long, or not UTF-8.
-    """
-    if max(length, len(line)) > _MAX_LINE_BYTES:
-        raise ValueError(f"a row of more than {_MAX_LINE_BYTES} bytes")
-    text, problem = decoded(line)
-    if problem is not None:
-        raise ValueError(f"{problem} of its line; save the list as UTF-8")
-    return str(text)
-
-
 def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
     number = start = known = 0
     problem = None
-    used = set(_used(config).values())
+    used = {name for _, name in _used(config)}
     with open_file(uri, options) as file:
-        text = _Text(uri, file)
+        text = ListText(uri, file)
         seen = dict.fromkeys(text.header or ())
         for place, row in text.rows(0):
             if not used <= seen.keys():
@@ -379,11 +256,10 @@ def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRo
 
 
 def _read_text(
-    rows: ListRows, config: ListConfig, options: Options
+    rows: ListRows, kept: list[str] | None, _config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
-    kept = _kept(config)
     with open_file(rows.uri, options) as file:
-        text = _Text(rows.uri, file)
+        text = ListText(rows.uri, file)
         for number, (_, row) in enumerate(text.rows(rows.known_byte), rows.known_row):
             if number >= rows.stop:
                 return

@@ -1,7 +1,9 @@
 """One loose file with its sidecars, as a sample."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pipeline.config.source import VideoSource
@@ -27,16 +29,21 @@ def file_sample(file: LooseFile, source: VideoSource, tracks: Sequence[TrackConf
     uri, options = file.uri, source.storage_options
     video = _content(uri, max_bytes(source), options, as_path=True)
     sidecars = Sidecars()
-    stem = posixpath.splitext(files.local_path(uri))[0]
+    path = files.local_path(uri)
+    places = [path, *filter(None, (one.of(path) for one in source.beside))]
+    stems = [posixpath.splitext(place)[0] for place in places]
+    lacking = set(stems[1:])
     for name in file.sidecar_uris:
-        extension = escaped_name(files.local_path(name).removeprefix(f"{stem}.")).lower()
-        try:
-            limit = max_sidecar_bytes(extension, tracks)
-            sidecars.content[extension] = _content(name, limit, options)
-        except QuarantineError as error:
-            sidecars.problems[extension] = error.detail
+        path = files.local_path(name)
+        stem = max((stem for stem in stems if path.startswith(f"{stem}.")), key=len)
+        lacking.discard(stem)
+        extension = escaped_name(path.removeprefix(f"{stem}.")).lower()
+        limit = max_sidecar_bytes(extension, tracks)
+        sidecars.add(extension, name, partial(_content, name, limit, options))
+    for stem in sorted(lacking):
+        sidecars.lack(f"no file {files.portable(stem)}.*")
     found = sidecars.tracks(tracks, file.key)
-    caption, meta = sidecars.caption_and_meta(source.max_meta_kb)
+    caption, meta = sidecars.caption_and_meta(source.max_meta_kb, source.caption)
     name = posixpath.basename(video if isinstance(video, str) else uri)
     image = is_image(name)
     return Sample(
@@ -61,20 +68,13 @@ def require_size(name: str, size: int, limit: int) -> None:
         raise QuarantineError("read", "too_large", f"{name} has {size} bytes, the limit is {limit}")
 
 
-def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> Any:
-    """Return a file's bytes, or the path of a local file if it is asked for."""
-    local = files.is_local(uri)
+@contextmanager
+def file_faults(uri: str) -> Iterator[None]:
+    """Raise QuarantineError for an error that lasts, and StoreError for one that can pass."""
     try:
-        size = files.file_size(uri, options)
-        require_size(uri, size, limit)
-        if as_path and local and size:
-            files.open_file(uri).close()  # the decoder opens the path later: check it here
-            path = files.canonical_uri(uri)
-            if path == valid_text(path):
-                return path
-        return files.read_file(uri, options)
+        yield
     except OSError as error:
-        if local and not isinstance(error, files.FileRefused):
+        if files.is_local(uri) and not isinstance(error, files.FileRefused):
             system = error.__cause__ if isinstance(error.__cause__, OSError) else error
             lasting = blames_file(files.canonical_uri(uri), system)
         else:
@@ -84,3 +84,17 @@ def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> An
         if isinstance(error, FileNotFoundError):
             raise StoreError(f"{uri}: missing, and its folder is missing or empty") from error
         raise
+
+
+def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> Any:
+    """Return a file's bytes, or the path of a local file if it is asked for."""
+    local = files.is_local(uri)
+    with file_faults(uri):
+        size = files.file_size(uri, options)
+        require_size(uri, size, limit)
+        if as_path and local and size:
+            files.open_file(uri).close()  # the decoder opens the path later: check it here
+            path = files.canonical_uri(uri)
+            if path == valid_text(path):
+                return path
+        return files.read_file(uri, options)

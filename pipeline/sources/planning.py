@@ -25,22 +25,19 @@ from braceexpand import braceexpand
 from pipeline.config.source import VideoSource
 from pipeline.errors import ConfigError
 from pipeline.records import ListRows, LooseFile, WorkUnit, range_name
+from pipeline.sources.folders import Folders, Parallel
 from pipeline.sources.lists import LIST_SUFFIXES, cut_list, is_list
 from pipeline.sources.media_types import (
     TAR_SUFFIXES,
     VIDEO_EXTENSIONS,
     is_hidden,
-    is_image,
     is_tar,
-    is_video,
 )
 from pipeline.sources.text import escaped_name
 from pipeline.storage.access import wrong_settings
 from pipeline.storage.files import (
     canonical_uri,
-    find_files,
     is_local,
-    list_folder,
     portable,
     require_protocol,
 )
@@ -84,7 +81,8 @@ def plan_units(
     found: set[str] = set()
     taken: set[str] = set()
     excluded: set[str] = set()
-    folders = _Folders(source.storage_options, images=images)
+    folders = Folders(source.storage_options, images=images)
+    parallel = Parallel(source, folders)
     units: list[WorkUnit] = []
     for field, uri in [*(("uri", uri) for uri in source.uri), ("lists.root", source.lists.root)]:
         try:
@@ -103,19 +101,24 @@ def plan_units(
                 excluded.add(name)
             elif name not in taken:
                 names.append(name)
+        beside = parallel.of([] if lists else names)
+        names = names if lists else list(beside)
         taken.update(names)
         if lists:
             with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
                 for runs in pool.map(cut, map(portable, names)):
                     units += map(rows_unit, runs)
             continue
-        tars = [portable(name) for name in names if is_tar(name)]
-        units += [WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar) for tar in tars]
+        for name in filter(is_tar, names):
+            tar, others = portable(name), tuple(map(portable, beside[name]))
+            units.append(WorkUnit(unit=unit_id(tar, [tar]), tar_uri=tar, beside=others))
         loose = [
             LooseFile(
                 key=escaped_name(n.removeprefix(prefix)),
                 uri=portable(n),
-                sidecar_uris=tuple(map(portable, folders.sidecars(n))),
+                sidecar_uris=tuple(
+                    map(portable, dict.fromkeys([*folders.sidecars(n), *beside[n]]))
+                ),
             )
             for n in names
             if not is_tar(n)
@@ -123,62 +126,14 @@ def plan_units(
         units += cut_runs(loose, 1 if single else source.files_per_unit)
     if not taken:
         raise ConfigError("source.exclude: leaves no source; take patterns out")
+    lacking = list(parallel.notes())
     if notes is not None:
+        notes += lacking
         notes += _aside(found - taken, excluded - taken, folders)
     return units
 
 
-class _Folders:
-    """Listings of one planning call; each folder is listed once."""
-
-    def __init__(self, storage_options: Mapping[str, Any] | None, *, images: bool) -> None:
-        self.storage_options = storage_options
-        self.skipped: dict[str, str] = {}
-        """What the sources hold that is not a file: its path, and what it is."""
-        self._images = images
-        self._names: dict[str, frozenset[str]] = {}
-        self._video_stems: dict[str, frozenset[str]] = {}
-        self._sidecars: dict[str, dict[str, list[str]]] = {}
-
-    def names(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
-            self._names[folder] = frozenset(list_folder(folder, self.storage_options))
-        return self._names[folder]
-
-    def find(self, uri: str) -> list[str]:
-        return find_files(uri, self.storage_options, self.skipped)
-
-    def is_sample(self, name: str) -> bool:
-        """Return whether a file is a video, or an image that is read and has no video."""
-        if not (self._images and is_image(name)):
-            return is_video(name)
-        folder = posixpath.dirname(name)
-        if folder not in self._video_stems:
-            stems = frozenset(_stem(n) for n in self.names(folder) if is_video(n))
-            self._video_stems[folder] = stems
-        return _stem(name) not in self._video_stems[folder]
-
-    def sidecars(self, sample: str) -> tuple[str, ...]:
-        """Return the files that share a sample's stem; each belongs to its longest stem."""
-        folder = posixpath.dirname(sample)
-        if folder not in self._sidecars:
-            names = self.names(folder)
-            by_stem: dict[str, list[str]] = {_stem(n): [] for n in names if self.is_sample(n)}
-            for name in sorted(names):
-                if not self.is_sample(name) and not is_tar(name) and not is_hidden(name):
-                    stem = next((s for s in _stems(name) if s in by_stem), None)
-                    if stem is not None:
-                        by_stem[stem].append(name)
-            self._sidecars[folder] = by_stem
-        return tuple(self._sidecars[folder].get(_stem(sample), ()))
-
-    def is_sidecar(self, name: str) -> bool:
-        """Return whether a file is a sidecar in a folder whose sidecars were asked for."""
-        by_stem = self._sidecars.get(posixpath.dirname(name), {})
-        return any(name in by_stem.get(stem, ()) for stem in _stems(name))
-
-
-def _resolve(uri: str, folders: _Folders, lists: bool) -> tuple[str, list[str], list[str]]:
+def _resolve(uri: str, folders: Folders, lists: bool) -> tuple[str, list[str], list[str]]:
     """Return a source's static prefix, its files, and of these the tars and samples, or lists."""
     options = folders.storage_options
     found = folders.find(uri) if "{" in uri else []
@@ -227,7 +182,7 @@ def _no_file(uri: str) -> str:
     return f"source.uri: {uri}: matches no file; check {' and '.join(fix)}"
 
 
-def _named(uri: str, spellings: list[str], folders: _Folders) -> list[str]:
+def _named(uri: str, spellings: list[str], folders: Folders) -> list[str]:
     """Return the files of an expanded brace pattern; each of its names must match."""
     counts = Counter(map(posixpath.dirname, spellings))
     found: list[str] = []
@@ -263,7 +218,7 @@ def _static_prefix(uri: str, found: list[str], options: Mapping[str, Any] | None
     return whole[: whole.rfind("/", 0, wildcard.start()) + 1]
 
 
-def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[str]:
+def _aside(names: set[str], excluded: set[str], folders: Folders) -> Iterator[str]:
     """Yield a line that counts the files that are not sources, if there are any."""
     other = Counter(
         escaped_name(posixpath.splitext(name)[1].lower()) or "no extension"
@@ -279,7 +234,7 @@ def _aside(names: set[str], excluded: set[str], folders: _Folders) -> Iterator[s
     yield from _skipped(folders)
 
 
-def _skipped(folders: _Folders) -> Iterator[str]:
+def _skipped(folders: Folders) -> Iterator[str]:
     """Yield a line for each kind of what is in the sources and not a file."""
     for kind, count in Counter(folders.skipped.values()).most_common():
         first = min(path for path, other in folders.skipped.items() if other == kind)
@@ -314,16 +269,3 @@ def digest(names: Iterable[str]) -> str:
     return hashlib.sha256(
         b"\0".join(n.encode("utf-8", "surrogateescape") for n in names)
     ).hexdigest()[:12]
-
-
-def _stem(path: str) -> str:
-    return path[: path.rindex(".")]
-
-
-def _stems(path: str) -> Iterator[str]:
-    """Yield a path's stems from the longest on: `a/x.en.vtt` gives `a/x.en`, then `a/x`."""
-    start = path.rfind("/") + 1
-    end = path.rfind(".")
-    while end > start:
-        yield path[:end]
-        end = path.rfind(".", start, end)

@@ -24,7 +24,7 @@ class SampleReader:
     Args:
         source: how the units' sources are read.
         images: whether a sample may be an image.
-        tracks: tracks that are read from the sidecars; the rows of lists have none.
+        tracks: tracks that are read from sidecars, or from columns of lists.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SampleReader:
     def _read(self, unit: WorkUnit, one_by_one: bool) -> Iterator[Sample | Quarantined]:
         if unit.tar_uri is not None:
             yield from tar_samples(
-                unit.unit, unit.tar_uri, self._source, self._images, self._tracks
+                unit.unit, unit.tar_uri, self._source, self._images, self._tracks, unit.beside
             )
         for file in unit.files:
             try:
@@ -64,4 +64,6 @@ class SampleReader:
             except QuarantineError as error:
                 yield Quarantined.of(error, unit=unit.unit, key=file.key)
         if unit.rows is not None:
-            yield from list_samples(unit.unit, unit.rows, self._source, self._images, one_by_one)
+            yield from list_samples(
+                unit.unit, unit.rows, self._source, self._images, one_by_one, self._tracks
+            )

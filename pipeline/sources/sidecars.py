@@ -6,7 +6,7 @@ possible, and listed under `_problems`, so that it can be found later.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,14 @@ MAX_SIDECARS_BYTES: Final = 16 << 20
 """Maximum size of all sidecars of one sample together."""
 
 
+_PICKLES: Final = frozenset({"pickle", "pkl", "pt", "pth"})
+"""Last extensions of pickles, which are never read: they can run code, and hold no text."""
+
+
+BESIDE: Final = "beside"
+"""Key of `_problems` for a sample that has nothing in a tree of `source.beside`."""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +38,11 @@ def max_sidecar_bytes(extension: str, tracks: Sequence[TrackConfig]) -> int:
     """Return the maximum size of a sidecar, which is larger for one that holds a track."""
     holds = any(track.sidecar == extension for track in tracks)
     return MAX_TRACK_BYTES if holds else MAX_SIDECAR_BYTES
+
+
+def is_pickle(extension: str) -> bool:
+    """Return whether a sidecar is a pickle, by its extension."""
+    return extension.rpartition(".")[2] in _PICKLES
 
 
 @dataclass(slots=True)
@@ -40,6 +53,32 @@ class Sidecars:
     problems: dict[str, str] = field(default_factory=dict)
     _taken: dict[str, set[str]] = field(default_factory=dict)
     """Names of what tracks took, by extension; `*` for all of a sidecar."""
+
+    def add(self, extension: str, name: str, read: Callable[[], bytes]) -> int:
+        """Add a sidecar; return its number of bytes. Of two with one extension, the first counts.
+
+        Args:
+            extension: text behind the stem, in lower case.
+            name: name of the file or member, for problems.
+            read: returns its content. It raises ValueError or QuarantineError with the problem.
+        """
+        if extension in self.content or extension in self.problems:
+            self.problems.setdefault(extension, f"{name} has this extension too and is left out")
+            return 0
+        try:
+            if is_pickle(extension):
+                raise ValueError(f"{name} is a pickle, which is never read")
+            self.content[extension] = read()
+        except QuarantineError as error:
+            self.problems[extension] = error.detail
+        except ValueError as error:
+            self.problems[extension] = str(error)
+        return len(self.content.get(extension, b""))
+
+    def lack(self, where: str) -> None:
+        """Note that a tree of `source.beside` has nothing for the sample."""
+        before = self.problems.get(BESIDE)
+        self.problems[BESIDE] = f"{before}; {where}" if before else where
 
     def tracks(self, configs: Sequence[TrackConfig], key: str) -> dict[str, Track]:
         """Return the tracks by name, and take them out of what becomes `meta`.
@@ -55,23 +94,26 @@ class Sidecars:
         """
         found: dict[str, Track] = {}
         for config in configs:
-            problem = self.problems.get(config.sidecar, f"no sidecar {config.sidecar}")
-            if (data := self.content.get(config.sidecar)) is not None:
+            extension = config.sidecar or ""
+            problem = self.problems.get(extension, f"no sidecar {extension}")
+            if (data := self.content.get(extension)) is not None:
                 try:
                     found[config.name] = read_track(data, config)
                     continue
                 except ValueError as error:
                     problem = f"track {config.name}: {error}"
-                    self.problems[config.sidecar] = problem
-                    _log.warning("%s: %s: %s", key, config.sidecar, problem)
+                    self.problems[extension] = problem
+                    _log.warning("%s: %s: %s", key, extension, problem)
             if config.required:
                 raise QuarantineError("read", "no_track", f"{config.name}: {problem}")
         for config in configs:
-            names = (*config.key, *filter(None, [config.times]))
-            self._taken.setdefault(config.sidecar, set()).update(names if config.key else ("*",))
+            names = config.columns if config.key else ["*"]
+            self._taken.setdefault(config.sidecar or "", set()).update(names)
         return found
 
-    def caption_and_meta(self, max_kb: int) -> tuple[str | None, str | None]:
+    def caption_and_meta(
+        self, max_kb: int, path: str | None = None
+    ) -> tuple[str | None, str | None]:
         """Return the caption (from `txt`, else `caption` or `text` of `json`) and the JSON.
 
         The JSON object maps each extension to parsed JSON, text, or `{"base64": …}`; it is None if
@@ -79,6 +121,7 @@ class Sidecars:
 
         Args:
             max_kb: `source.max_meta_kb`, the maximum size of each of the two.
+            path: `source.caption`, the only place of the caption if it is given.
         """
         problems = dict(self.problems)
         meta: dict[str, Any] = {}
@@ -93,15 +136,24 @@ class Sidecars:
                 value = {name: inner for name, inner in value.items() if name not in taken}
                 if not value:
                     continue
-            if extension == "txt" and isinstance(value, str):
+            if path is None and extension == "txt" and isinstance(value, str):
                 caption = caption_of(value)
             else:
                 meta[extension] = value
-        if caption is None and isinstance(found := meta.get("json"), dict):
-            caption = caption_of(found.get("caption")) or caption_of(found.get("text"))
+        for place in ("caption", "text") if path is None else (path,):
+            caption = caption or caption_of(_at(meta.get("json"), place.split(".")))
         if problems:
             meta[PROBLEMS] = problems
         return texts_within(caption, meta, max_kb, "txt")
+
+
+def _at(value: object, names: list[str]) -> object:
+    """Return the value at a path; that of each element for a list on the way."""
+    if isinstance(value, list) and names:
+        return [caption_of(_at(inner, names)) for inner in value]
+    if isinstance(value, dict) and names:
+        return _at(value.get(names[0]), names[1:])
+    return None if names else value
 
 
 def _parse(extension: str, data: bytes) -> tuple[Any, str | None]:

@@ -1,8 +1,8 @@
-"""Tracks: arrays of actions, poses or sensors in a sidecar, resampled to the frames of a clip.
+"""Tracks: arrays of actions, poses or sensors beside a video, resampled to the frames of a clip.
 
 A sidecar is read as an array, or as arrays by name: the columns of CSV, the lists of a JSON object,
-the fields of a structured NPY. The chosen ones are joined to one row of D numbers for each sample.
-Nothing is unpickled, and no size that a sidecar declares is believed.
+the fields of a structured NPY. A list gives columns. The chosen ones are joined to one row of D
+numbers for each sample. Nothing is unpickled, and no size that a sidecar declares is believed.
 """
 
 import csv
@@ -82,6 +82,19 @@ def read_track(data: bytes, config: TrackConfig) -> Track:
         found = _PARSERS[config.form](data)
     except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"not {config.form.upper()}: {one_line(error)}") from error
+    return track_of(found, config)
+
+
+def track_of(found: Any, config: TrackConfig) -> Track:
+    """Return the track in an array, or in arrays by name.
+
+    Args:
+        found: an array, or a mapping of arrays.
+        config: what is taken from it.
+
+    Raises:
+        ValueError: it holds no such track; the text says why.
+    """
     if isinstance(found, Mapping):
         names = config.key or [name for name in found if name != config.times]
         arrays = [_numbers(_named(found, name), name) for name in names]

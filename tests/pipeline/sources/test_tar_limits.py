@@ -16,11 +16,12 @@ from typing import BinaryIO, cast
 
 import pytest
 
+import pipeline.sources.tar_groups
 import pipeline.sources.tar_samples
 import pipeline.sources.tar_stream
 from pipeline.quarantine import Quarantined
 from pipeline.records import Sample, WorkUnit
-from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
+from pipeline.sources.tar_groups import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar, TarPastLimit
 from pipeline.sources.text import PROBLEMS
 from tests.pipeline.sources.reading import read_samples
@@ -85,7 +86,7 @@ def assert_past_limit(tar: bytes, words: str) -> None:
 
 class TestMembers:
     def test_of_one_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_MEMBERS", 20)
+        monkeypatch.setattr(pipeline.sources.tar_groups, "MAX_MEMBERS", 20)
         sample = [(f"b.{n}", b"") for n in range(21)]
         groups, damage = read(body([*GOOD, *sample[:20], *GOOD]) + END)
         assert [len(group.members) for group in groups] == [2, 20, 2]
@@ -96,11 +97,11 @@ class TestMembers:
         assert damage.key == "b"
 
     def test_names_of_one_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_NAMES_BYTES", 2000)
+        monkeypatch.setattr(pipeline.sources.tar_groups, "MAX_NAMES_BYTES", 2000)
         assert_past_limit(body([(f"b.{n:090}", b"") for n in range(30)]) + END, "in one sample")
 
     def test_ordinary_samples_are_far_from_it(self) -> None:
-        assert pipeline.sources.tar_samples.MAX_MEMBERS >= 5 * 60 * 30
+        assert pipeline.sources.tar_groups.MAX_MEMBERS >= 5 * 60 * 30
         frames = [(f"folder/b.frame{n:05}.jpg", b"") for n in range(9000)]
         [group], damage = read(body([("folder/b.mp4", b"x"), *frames]) + END)
         assert len(group.members) == 9001
@@ -108,7 +109,7 @@ class TestMembers:
 
     def test_sidecars_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As with a large one: they do not cost the video."""
-        monkeypatch.setattr(pipeline.sources.tar_samples, "MAX_SIDECARS_BYTES", 1000)
+        monkeypatch.setattr(pipeline.sources.tar_groups, "MAX_SIDECARS_BYTES", 1000)
         files = [
             ("b.x", b"1" * 600),
             ("b.mp4", b"2" * 600),

@@ -12,7 +12,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_itera
 
 from pipeline.errors import StoreError
 from pipeline.sources.sidecars import MAX_SIDECAR_BYTES
-from pipeline.sources.tar_samples import MemberGroup, read_groups, split_name
+from pipeline.sources.tar_groups import MemberGroup, read_groups, split_name
 from pipeline.sources.tar_stream import DamagedTar
 from tests.pipeline.tars import Files, files_of, good_tars, make_tar, member_offsets
 

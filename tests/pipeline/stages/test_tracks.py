@@ -208,7 +208,15 @@ def test_a_job_without_tracks_is_as_before(tmp_path: Path) -> None:
         ({"tracks": [NUMBER | {"rate": None}]}, "tracks.0: needs either rate or times"),
         ({"tracks": [NUMBER | {"times": "t"}]}, "tracks.0: needs either rate or times"),
         ({"clip": {"whole": True, "height": 32, "width": 32}}, "tracks: tracks of clips that are"),
-        ({"source": {"uri": ["a/*.csv"]}}, "tracks: rows of a list have no sidecars"),
+        (
+            {"source": {"uri": ["a/*.csv"]}},
+            "tracks.0.sidecar = n.npy: rows of a list have no sidecars; leave it out",
+        ),
+        ({"tracks": [NUMBER | {"sidecar": None}]}, "tracks.0.sidecar: is required for tars"),
+        (
+            {"source": {"uri": ["a.csv"]}, "tracks": [{"name": "n", "rate": 1.0}]},
+            "tracks.0.key: is required for rows of a list",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path: Path, change: dict[str, Any], says: str) -> None:
