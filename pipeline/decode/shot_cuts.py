@@ -29,6 +29,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.sampling import DisplayedFrame
+from pipeline.decode.shots import Marked
 from pipeline.quarantine import QuarantineError
 
 FLOOR: Final = 5.0
@@ -55,8 +56,6 @@ _APART = 3
 WIDTH, HEIGHT = 32, 18
 
 F = TypeVar("F")
-Marked = tuple[DisplayedFrame[F], bool]
-"""A frame, and whether it begins a shot."""
 
 
 class LumaPlanes:
