@@ -78,9 +78,11 @@ class LumaPlanes:
             interpolation=Interpolation.FAST_BILINEAR,
             threads=1,
         )
-        data = np.frombuffer(small.planes[0], np.uint8).reshape(2 * HEIGHT, -1)[:, : 2 * WIDTH]
+        luma: Any = small.planes[0]
+        data = np.frombuffer(luma, np.uint8).reshape(2 * HEIGHT, -1)[:, : 2 * WIDTH]
         rows = data[::2].astype(np.int16) + data[1::2]
-        return rows[:, ::2] + rows[:, 1::2]
+        plane: NDArray[np.int16] = rows[:, ::2] + rows[:, 1::2]
+        return plane
 
 
 @dataclass(slots=True)
