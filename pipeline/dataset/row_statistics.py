@@ -46,6 +46,7 @@ MEASURE_BINS: Final[dict[str, tuple[int, ...]]] = {
     "blur": _TWENTIETHS,
     "border": (0, 10, 20, 50, *_TENTHS[1:]),
     "duplicates": _TENTHS,
+    "text_area": (0, 10, 20, 50, *_TENTHS[1:]),
 }
 """Bins of the measures of `pipeline.decode.measures` in thousandths: each one's upper end. The last
 one also counts all larger values."""

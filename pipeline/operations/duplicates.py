@@ -114,7 +114,7 @@ def duplicates(store: Store, out: str, *, distance: int, samples: bool = False) 
         rows=wanted.num_rows,
         distance=distance,
         clips=len(kept),
-        groups=table.num_rows - repeats,
+        groups=pc.sum(pc.and_(table["kept"], pc.greater(table["group_clips"], 1))).as_py() or 0,
         repeats=repeats,
         samples=len(repeated),
         repeated_samples=int(repeated.sum()),
@@ -124,15 +124,15 @@ def duplicates(store: Store, out: str, *, distance: int, samples: bool = False) 
 def _hashed(store: Store, dataset: Dataset, manifest: Manifest) -> pa.Table:
     """Return unit, key, number and hash of all clips, in their order."""
     columns = [*_ORDER, HASH]
+    empty = dataset.schema.empty_table().select(columns).replace_schema_metadata()
 
     def rows_of(part: Part) -> pa.Table:
         with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-            return pa.concat_tables(unit_rows(parquet, part, columns))
+            return pa.concat_tables([empty, *unit_rows(parquet, part, columns)])
 
-    empty = dataset.schema.empty_table().select(columns)
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-        tables = [table.cast(empty.schema) for table in pool.map(rows_of, manifest.parts())]
-    return pa.concat_tables([empty, *tables]).sort_by([(name, "ascending") for name in _ORDER])
+        tables = [empty, *pool.map(rows_of, manifest.parts())]
+    return pa.concat_tables(tables).sort_by([(name, "ascending") for name in _ORDER])
 
 
 def _kept(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -145,17 +145,16 @@ def _kept(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64],
 
 
 def _groups(clips: pa.Table, kept: NDArray[np.int64], bits: NDArray[np.uint8]) -> pa.Table:
-    """Return the clips of groups of two and more, with the clip that is kept."""
-    size = np.bincount(kept, minlength=len(kept))
-    rows = np.flatnonzero(size[kept] > 1)
-    rows = rows[np.argsort(kept[rows], kind="stable")]
+    """Return all clips, group by group, with the clip of the group that is kept."""
+    rows = np.argsort(kept, kind="stable")
     found = clips.select(_ORDER).take(rows)
-    ids = _ids(found)
+    size = np.bincount(kept, minlength=len(kept))
     return (
-        found.add_column(0, "clip_id", ids)
+        found.add_column(0, "clip_id", _ids(found))
         .append_column("resembles", _ids(clips.select(_ORDER).take(kept[rows])))
         .append_column("bits", pa.array(bits[rows], pa.int32()))
         .append_column("kept", pa.array(kept[rows] == rows))
+        .append_column("group_clips", pa.array(size[kept[rows]], pa.int32()))
     )
 
 

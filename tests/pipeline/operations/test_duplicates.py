@@ -1,4 +1,5 @@
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,15 @@ def test_every_clip_that_is_left_out_resembles_one_that_is_kept(
     by_id = hashes(corpus)
     left_out = {row["clip_id"] for row in rows if not row["kept"]}
     kept = by_id.keys() - left_out
+    assert sorted(row["clip_id"] for row in rows) == sorted(by_id)
     assert (found.clips, found.repeats, found.rows) == (len(by_id), len(left_out), len(rows))
-    assert found.groups == sum(row["kept"] for row in rows)
+    assert found.groups == sum(row["kept"] and row["group_clips"] > 1 for row in rows) > 0
+    sizes = Counter(row["resembles"] for row in rows)
     for row in rows:
         assert row["clip_id"] == f"{row['unit']}/{row['key']}/{row['clip_index']}"
         assert row["resembles"] in kept
         assert row["bits"] == bits(by_id[row["clip_id"]], by_id[row["resembles"]]) <= distance
+        assert row["group_clips"] == sizes[row["resembles"]]
         assert row["kept"] == (row["resembles"] == row["clip_id"])
     alone = sorted(kept)
     assert all(
