@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipeline.dataset.manifest import read_manifest
-from pipeline.dataset.tally import Tally
+from pipeline.dataset.tally import Tally, dropped_by
 from pipeline.operations.status import status
 from pipeline.quarantine import FILTERED, REASONS
 from pipeline.storage.store import Store
@@ -25,7 +25,7 @@ def test_why_samples_are_filtered_and_quarantined(local: Store) -> None:
     ]
     assert f"quarantine     3 corrupt: {REASONS['corrupt']}" in lines
     assert "                 u-1/k0/1: made by a test" in lines
-    assert "filtered   3 ends of videos too short for another clip, see clip.short" in lines
+    assert f"dropped        3 {dropped_by('tail')}" in lines
     values = found.to_dict()
     assert values["filtered"] == {"too_short": 3}
     assert values["reasons"] == {"corrupt": 3, "non_finite": 3}
