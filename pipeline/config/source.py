@@ -157,8 +157,8 @@ class VideoSource(Section):
         lists = values.get("lists", {})
         if isinstance(lists, ListConfig):
             lists = lists.model_dump(exclude_unset=True)
-        right = isinstance(camera, str) and isinstance(lists, Mapping) and isinstance(uris, list)
-        if not right or not all(isinstance(uri, str) for uri in uris):
+        right = isinstance(lists, Mapping) and isinstance(uris, list)
+        if not isinstance(camera, str) or not right or not all(isinstance(u, str) for u in uris):
             return values  # the fields say what is wrong
         episodes = [f"{uri.rstrip('/')}/meta/episodes/*/*.parquet" for uri in uris]
         return {

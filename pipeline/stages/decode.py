@@ -17,12 +17,10 @@ if the last two samples fail, the store is away, and the error is raised as befo
 
 import hashlib
 import logging
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +29,6 @@ from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
 from pipeline.dataset.forgotten import NOTHING, Forgotten, without_forgotten
-from pipeline.dataset.records import Counts
 from pipeline.dataset.side_columns import (
     SideColumn,
     clip_columns,
@@ -40,26 +37,21 @@ from pipeline.dataset.side_columns import (
 )
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.decode.measures_text import require_detector
-from pipeline.errors import StoreError
 from pipeline.quarantine import (
-    DROPPED,
-    GIVEN_UP,
     NO_SOUND,
-    TOO_SHORT,
     Quarantined,
     QuarantineError,
     giving_up,
 )
 from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
 from pipeline.sources.reader import SampleReader
+from pipeline.stages.accounting import Found, UnitAccounting
 from pipeline.stages.clip_filter import open_filter
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
 
 SLOW_READ_S: Final = 30.0
 """Seconds of reading one sample after which its source is logged as slow."""
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +129,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         Raises:
             StoreError: the source cannot be read now; there is no closing row.
         """
-        accounting = _UnitAccounting(unit.unit)
+        accounting = UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips, self._side)
         unit, files_left_out = without_forgotten(unit, forgotten)
         accounting.forgotten(files_left_out)
@@ -164,7 +156,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         yield accounting.closing()
 
     def _clips(
-        self, sample: Sample, accounting: "_UnitAccounting", one_by_one: bool
+        self, sample: Sample, accounting: UnitAccounting, one_by_one: bool
     ) -> Iterator[tuple[Clip, NDArray[Any]]]:
         """Yield the clips of a sample that have frames; account for all of them."""
         found = Found()
@@ -209,7 +201,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
     def _video(
         self,
         sample: Sample,
-        accounting: "_UnitAccounting",
+        accounting: UnitAccounting,
         pending: "_PendingRows",
         one_by_one: bool,
     ) -> BatchRow | None:
@@ -276,151 +268,3 @@ class _PendingRows:
             side_digest=hashlib.sha256(side).hexdigest() if side else "",
         )
         return BatchRow(header, frames[: len(clips)], side)
-
-
-@dataclass(slots=True)
-class Found:
-    """What decoding found in one sample."""
-
-    written: int = 0
-    """Number of clips with frames."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Number of clips that become no row, by the rule that drops them."""
-    frames: int = 0
-    """Number of frames of the source in these clips."""
-    microseconds: int = 0
-    """Microseconds of source in these clips."""
-
-    def add(self, clip: Clip, rule: str) -> None:
-        """Count a clip that a rule drops; an empty rule keeps it."""
-        if rule:
-            self.dropped[rule] += 1
-        else:
-            self.written += 1
-        self.frames += clip.num_frames - clip.padded_frames
-        self.microseconds += round(1e6 * (clip.end_s - clip.start_s))
-
-    def filtered(self, unit: str, key: str, shortest: int) -> Quarantined:
-        """Return the record of a sound sample without clips; one too short counts as one clip.
-
-        Args:
-            unit: its work unit.
-            key: its key.
-            shortest: number of frames of a clip of the shortest bucket.
-        """
-        if silent := self.dropped[NO_SOUND]:
-            return Quarantined.without_sound(unit=unit, key=key, clips=silent)
-        if self.dropped.keys() - DROPPED.keys():
-            return Quarantined.by_filter(unit=unit, key=key, dropped=self.dropped)
-        self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
-        return Quarantined.too_short(
-            unit=unit,
-            key=key,
-            frames=self.frames,
-            seconds=self.microseconds / 1e6,
-            shortest=shortest,
-        )
-
-
-class _UnitAccounting:
-    """Counts what became of every sample and clip of one unit."""
-
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self._counts: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._quarantined: list[Quarantined] = []
-        self._shot_ends: dict[str, tuple[float, ...]] = {}
-        self._digests: list[str] = []
-        self._timings: dict[str, float] = {}
-        self.last_s = 0.0
-        """Seconds of the last `timing`."""
-        self._failing, self._any_sound = 0, False
-
-    def timed(self, stage: str, items: Iterator[T]) -> Iterator[T]:
-        """Yield the items; only the seconds in which they are made count as `stage`'s."""
-        while True:
-            with self.timing(stage):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
-
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Count the seconds of a `with` block as `stage`'s."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.last_s = time.monotonic() - began
-            self._timings[stage] = self._timings.get(stage, 0.0) + self.last_s
-
-    def listed(self, row: BatchRow) -> BatchRow:
-        self._digests.append(row.header.digest())
-        return row
-
-    def forgotten(self, samples: int) -> None:
-        """Count samples that are left out because they are forgotten."""
-        self._counts.update(samples_read=samples, samples_forgotten=samples)
-
-    def quarantined_sample(self, record: Quarantined) -> None:
-        self._counts.update(samples_read=1, samples_quarantined=1)
-        self._quarantine(record)
-        self._judge(record.reason)
-
-    def _judge(self, reason: str | None) -> None:
-        """Note whether a sample was given up, or shows that the others can be read."""
-        self._failing = self._failing + 1 if reason == GIVEN_UP else 0
-        self._any_sound = self._any_sound or reason != GIVEN_UP
-
-    def sample(self, key: str, found: Found, broken: QuarantineError | None, shortest: int) -> None:
-        """Count one sample that was decoded.
-
-        A sample that breaks after some clips keeps them, and loses the clip that it breaks in. One
-        that breaks before its first clip is lost whole.
-        """
-        written = found.written
-        lost_clip = int(broken is not None and written > 0)
-        if broken is not None:
-            index = written + found.dropped.total() if written else None
-            self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
-        self._judge(None if broken is None else broken.reason)
-        outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
-        if outcome == "filtered":
-            record = found.filtered(self.unit, key, shortest)
-            _log.info("filtered %s", record)
-            self._quarantined.append(record)
-        dropped = found.dropped
-        self._dropped.update(dropped)
-        self._counts.update(["samples_read", f"samples_{outcome}"])
-        self._counts.update(
-            clips_seen=written + dropped.total() + lost_clip,
-            clips_written=written,
-            clips_filtered=dropped.total(),
-            clips_quarantined=lost_clip,
-            microseconds_decoded=found.microseconds,
-        )
-
-    def shot_ends(self, key: str, ends: Sequence[float]) -> None:
-        """Keep the ends of the shots of a sample for the commit."""
-        if ends:
-            self._shot_ends[key] = tuple(ends)
-
-    def _quarantine(self, record: Quarantined) -> None:
-        _log.warning("quarantined %s", record)
-        self._quarantined.append(record)
-
-    def closing(self) -> Closing:
-        if self._failing and (self._failing > 1 or not self._any_sound):
-            raise StoreError(f"{self._quarantined[-1].detail}; so failed {self._failing} samples")
-        return Closing(
-            unit=self.unit,
-            digests=tuple(self._digests),
-            counts=Counts(**self._counts),
-            quarantined=tuple(self._quarantined),
-            dropped=dict(self._dropped),
-            shot_ends=self._shot_ends,
-            timings={stage: round(seconds, 6) for stage, seconds in self._timings.items()},
-        )
