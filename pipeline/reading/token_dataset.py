@@ -136,7 +136,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._batch = batch
         self._shuffle = shuffle
         self._seed = seed
-        self._drop_last = drop_last
+        self.drop_last = drop_last
         self._pool_rows = pool_rows
         self._strands = strands
         self._version, self._fingerprint = snapshot.version, snapshot.fingerprint
@@ -237,7 +237,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """Return the number of batches of this rank in an epoch, from a position on."""
         order = self._order(epoch)
         stop = len(order)
-        if self._drop_last:
+        if self.drop_last:
             stop = start + (stop - start) // self.world * self.world
         return len(range(start + self.rank, stop, self.world))
 
@@ -285,7 +285,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             strands=self._num_strands(),
             pool_batches=self._pool_rows // self._batch,
             shuffle=Shuffle(self._seed, epoch, self._shuffle),
-            drop_last=self._drop_last,
+            drop_last=self.drop_last,
         )
 
     def _num_strands(self) -> int:
@@ -310,6 +310,6 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "strands": self._num_strands(),
             "shuffle": self._shuffle,
             "seed": self._seed,
-            "drop_last": self._drop_last,
+            "drop_last": self.drop_last,
             **asdict(self._selection),
         }
