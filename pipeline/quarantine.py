@@ -55,6 +55,15 @@ FILTERED: dict[str, str] = {
 """Every reason for which a sound sample has no clips, with its meaning. No word is in `REASONS`."""
 
 
+TAIL = "tail"
+
+DROPPED: dict[str, str] = {
+    TAIL: "the end of a video is too short for another clip, see clip.short",
+}
+"""Every rule by which the decoder process drops a clip, with its meaning. Other rules by which
+clips are dropped are the reasons of `FILTERED`."""
+
+
 GIVEN_UP = "given_up"
 """Reason of a sample that has none of its own; see `pipeline.stages.decode`."""
 

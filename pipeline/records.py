@@ -110,6 +110,8 @@ class Clip:
     padded_frames: int = 0
     caption: str | None = None
     meta: str | None = None
+    dropped: str = ""
+    """Rule by which the clip has no frames and becomes no row; empty for others."""
     side: dict[str, Any] = field(default_factory=dict)
     """Values of the side columns by name. They travel beside headers, never in them."""
     frame_times: tuple[float, ...] = ()

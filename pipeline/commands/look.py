@@ -131,6 +131,9 @@ def verify(
     ] = 0,
     decode: Annotated[int, count("Decode N random clips, and measure PSNR.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed for the sampled files and clips.")] = 0,
+    forgotten: Annotated[
+        bool, flag("--forgotten", "Search all files for forgotten samples, and say what is left.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Check a dataset: log, files, rows and cells; if asked, clips against their source.
@@ -142,5 +145,12 @@ def verify(
     """
     from pipeline.operations.verify.verify import verify as check
 
-    checked = check(store_of(uri), sample=sample, retokenize=retokenize, decode=decode, seed=seed)
+    checked = check(
+        store_of(uri),
+        sample=sample,
+        retokenize=retokenize,
+        decode=decode,
+        seed=seed,
+        forgotten=forgotten,
+    )
     return show(checked, as_json)

@@ -40,6 +40,40 @@ def retry(
     return show(reopen(store_of(uri), reason, key), as_json)
 
 
+@verb(_PANEL, advice=RUN_AGAIN)
+def forget(
+    uri: Uri,
+    key: Annotated[
+        list[str] | None, named("KEY", "Key of a sample, in any unit. Can be given several times.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        named("URI", "Tar, video file or list. Can be given several times."),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TABLE",
+            help="Parquet, CSV, TSV or JSON Lines with the columns key and unit, or source.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Leave samples out for ever: readers do not see them, later runs do not take them in.
+
+    Appends to the log. `compact` writes the parts again without these rows, and `vacuum` deletes
+    the old files; `verify --forgotten` shows what is left. This cannot be undone.
+
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or nothing to forget is named.
+    """
+    from pipeline.operations.forget import forget as leave_out
+    from pipeline.operations.forget_requests import read_requests
+
+    requests = read_requests(key or (), source or (), table)
+    return show(leave_out(store_of(uri), requests), as_json)
+
+
 @verb(_PANEL)
 def compact(
     uri: Uri,

@@ -20,6 +20,12 @@ name is written twice. So every file that the log names exists, without any assu
 
     named before dropped ─► the drop leaves it out      dropped before named ─► the writer does
 
+A record can forget keys. A unit that was planned before that record is not committed if it holds
+one: the next plan does it again without. So a forgotten key never comes back, and `forget` looks
+for it only in units that earlier records committed:
+
+    committed before forgotten ─► forget leaves the rows out     forgotten before ─► the driver does
+
 A table names files as well. Its writer puts a record first, which announces the state of the log
 that the table will hold. `vacuum` keeps the files of that state until the table has a newer
 version.
@@ -33,6 +39,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from pipeline.dataset.committed import Committed
+from pipeline.dataset.forgotten import Forgotten, holds_forgotten, read_forgotten
 from pipeline.dataset.format_version import versioned_json
 from pipeline.dataset.log_records import (
     LogRecord,
@@ -42,12 +49,22 @@ from pipeline.dataset.log_records import (
     record_path,
 )
 from pipeline.dataset.manifest import read_checkpoint
-from pipeline.dataset.records import PartsMoved, Publication, Reopened, UnitRecord
+from pipeline.dataset.records import (
+    Part,
+    PartsMoved,
+    Publication,
+    Reopened,
+    RowsForgotten,
+    UnitRecord,
+)
 from pipeline.errors import DatasetMismatch
 from pipeline.storage.store import Store
 
 _DROPPED_AT_ONCE: Final = 10_000
 """Maximum number of paths of one record, about a megabyte."""
+
+_FORGOTTEN_AT_ONCE: Final = 25_000
+"""Maximum number of digests of one record, about a megabyte."""
 
 _BACKOFF_S: Final = 0.05
 _LONGEST_BACKOFF_S: Final = 1.0
@@ -57,7 +74,7 @@ others that just began would always be first."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
-    """What became of the units of one `CommitLog.append`; every unit is in one of the four."""
+    """What became of the units of one `CommitLog.append`; every unit is in one of the five."""
 
     ours: tuple[str, ...]
     """Units that this log object committed."""
@@ -74,6 +91,10 @@ class Appended:
     """Units that are not committed, because a unit of another driver, planned from another
     listing, covers some of their files. The next plan holds the files that are left."""
 
+    forgotten: tuple[str, ...] = ()
+    """Units that are not committed, because they hold samples that were forgotten since they were
+    planned. The next plan holds them without these."""
+
 
 class CommitLog:
     """What is committed, and the means to add to it. Not thread-safe.
@@ -86,7 +107,8 @@ class CommitLog:
     Attributes:
         number: number of the newest record that was read.
         planned_at: number of the newest record that was read when work on units was planned.
-        committed: units and sources that are covered.
+        committed: units and sources that are covered, and what is forgotten.
+        forgets: numbers of the records that hold digests of forgotten keys, ascending.
         changed: number of the newest record about a unit, by unit. It knows the records after the
             newest manifest at the time when this object was made.
 
@@ -105,6 +127,9 @@ class CommitLog:
         self._dropped: set[str] = set()
         self._to_drop: set[str] = set()
         self._losses = 0
+        self._forgotten_since_plan = Forgotten()
+        self._held: dict[tuple[Part, ...], bool] = {}
+        """Whether a unit holds one of these, by its files."""
         self.changed: dict[str, int] = {}
         self.committed = Committed()
         checkpoint = read_checkpoint(store, columns=["unit", "sources"])
@@ -115,6 +140,8 @@ class CommitLog:
             self.committed.add(unit, read_from)
             if unit in checkpoint.reopened:
                 self.committed.reopen(Reopened(unit=unit, sources=tuple(read_from)))
+        self.forgets = list(checkpoint.forgets)
+        self.committed.forgotten = read_forgotten(store, self.forgets)
         for record in read_records(store, self.number):
             self._apply(record)
         self.plan()
@@ -127,13 +154,16 @@ class CommitLog:
     def plan(self) -> None:
         """State that all units that are appended from now on are planned from `committed`."""
         self.planned_at = self.number
+        self._forgotten_since_plan = Forgotten()
+        self._held = {}
 
     def append(self, units: Iterable[UnitRecord]) -> Appended:
         """Commit a group of units in one record.
 
         Units that are committed already are left out, and so are those that share a source with a
-        committed one, those that were reopened since they were planned, and those whose files were
-        dropped. Calling again with the same units after an error is safe.
+        committed one, those that were reopened since they were planned, those whose files were
+        dropped, and those with samples that were forgotten since they were planned. Calling again
+        with the same units after an error is safe.
 
         Raises:
             StateUnknown: the store does not answer; the units may or may not be committed.
@@ -185,6 +215,44 @@ class CommitLog:
                 return True
         return False
 
+    def forget(self, digests: Iterable[str]) -> None:
+        """Ensure that no later record commits a sample of these digests.
+
+        Raises:
+            StateUnknown: the store does not answer; some may be recorded.
+            StoreError: the store refused.
+        """
+        left = sorted(digests)
+        while left:
+            if self._put(forgotten=tuple(left[:_FORGOTTEN_AT_ONCE])):
+                left = left[_FORGOTTEN_AT_ONCE:]
+
+    def trim(self, units: Iterable[RowsForgotten], known: Mapping[str, int]) -> tuple[str, ...]:
+        """Commit that rows of units no longer count.
+
+        Args:
+            units: units with the values that they have from now on; their files exist in the store.
+            known: as of `move`.
+
+        Returns:
+            Ids of the units for which this is committed. It is not for units that a record after
+            `known` is about.
+
+        Raises:
+            StateUnknown: the store does not answer; it may or may not be committed.
+            StoreError: the store refused.
+        """
+        wanted = list(units)
+        while fresh := [
+            unit
+            for unit in wanted
+            if self.changed.get(unit.unit, 0) <= known[unit.unit]
+            and self.may_name(part.path for part in unit.files)
+        ]:
+            if self._put(trimmed=tuple(fresh)):
+                return tuple(unit.unit for unit in fresh)
+        return ()
+
     def announce(self, table: Publication, paths: Iterable[str]) -> bool:
         """Declare that a table is about to name files, so that `vacuum` keeps them.
 
@@ -235,6 +303,19 @@ class CommitLog:
         """Return whether a unit was committed or reopened since the work on it was planned."""
         return self.changed.get(unit.unit, 0) > self.planned_at
 
+    def holds_forgotten(self, unit: UnitRecord) -> bool:
+        """Return whether a unit holds a sample that was forgotten since work was planned.
+
+        Raises:
+            StoreError: a file of the unit cannot be read.
+        """
+        if not self._forgotten_since_plan:
+            return False
+        if unit.files not in self._held:
+            found = holds_forgotten(self._store, unit, self._forgotten_since_plan)
+            self._held[unit.files] = found
+        return self._held[unit.files]
+
     def _put(self, **content: Any) -> bool:
         """Try to write the next record, apply the one that exists, return whether it is ours.
 
@@ -271,7 +352,8 @@ class CommitLog:
         inside = Committed()
         for unit in wanted:
             covered = self.committed.covers(unit) or inside.covers(unit) or self.is_stale(unit)
-            if not covered and self.may_name(part.path for part in unit.files):
+            usable = not covered and self.may_name(part.path for part in unit.files)
+            if usable and not self.holds_forgotten(unit):
                 inside.add(unit.unit, unit.sources)
                 fresh.append(unit)
         return fresh
@@ -285,6 +367,8 @@ class CommitLog:
                 kind = "lost"
             elif not self.may_name(part.path for part in unit.files):
                 kind = "dropped"
+            elif self._held.get(unit.files):
+                kind = "forgotten"
             else:
                 kind = "overlapping"
             kinds[kind].append(unit.unit)
@@ -296,13 +380,18 @@ class CommitLog:
             self.committed.add(unit.unit, unit.sources)
         for reopened in record.reopened:
             self.committed.reopen(reopened)
-        about: tuple[UnitRecord | Reopened | PartsMoved, ...]
-        about = (*record.units, *record.reopened, *record.moved)
+        about: tuple[UnitRecord | Reopened | PartsMoved | RowsForgotten, ...]
+        about = (*record.units, *record.reopened, *record.moved, *record.trimmed)
         self.changed.update((unit.unit, record.number) for unit in about)
         self._dropped.update(record.dropped)
         self._to_drop.difference_update(record.paths())
         if record.published:
             self._to_drop.clear()
+        if record.forgotten:
+            self.forgets.append(record.number)
+            self.committed.forgotten.digests.update(record.forgotten)
+            self._forgotten_since_plan.digests.update(record.forgotten)
+            self._held = {}
         committed = {unit.unit for unit in record.units}
         self._ours -= committed
         if record.token == self._token:

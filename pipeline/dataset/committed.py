@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 from itertools import chain
 
+from pipeline.dataset.forgotten import Forgotten
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.records import Range, parse_range
 
@@ -82,6 +83,8 @@ class Committed:
     """Ranges among the sources."""
     reopened: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Sources of the units that the next run does again, by unit."""
+    forgotten: Forgotten = field(default_factory=Forgotten)
+    """Keys and sources that later runs leave out."""
 
     def add(self, unit: str, sources: Iterable[str]) -> None:
         """Add one committed unit, and what it was read from."""

@@ -3,9 +3,9 @@
     log/00000000000000000001.json, log/00000000000000000002.json, …
 
 A record holds a group of units, names committed units to do again, says that rows of committed
-units are in other parts now, says that files will never count, or announces a table. No record is
-ever deleted or changed, even after a manifest covers it. Otherwise a driver that slept could find a
-free number below the newest one and commit where no reader looks.
+units are in other parts now or are forgotten, says that files will never count, or announces a
+table. No record is ever deleted or changed, even after a manifest covers it. Otherwise a driver
+that slept could find a free number below the newest one and commit where no reader looks.
 """
 
 import re
@@ -18,7 +18,15 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
-from pipeline.dataset.records import PartPath, PartsMoved, Publication, Reopened, UnitRecord
+from pipeline.dataset.records import (
+    ForgottenDigest,
+    PartPath,
+    PartsMoved,
+    Publication,
+    Reopened,
+    RowsForgotten,
+    UnitRecord,
+)
 from pipeline.errors import StoreError
 from pipeline.storage.store import Store
 
@@ -47,6 +55,10 @@ class LogRecord:
     """Paths that no later record may name, because their files are about to be deleted."""
     published: tuple[Publication, ...] = ()
     """Tables that are about to name the parts that count."""
+    forgotten: tuple[ForgottenDigest, ...] = ()
+    """Digests of keys and sources that no unit of a later record holds."""
+    trimmed: tuple[RowsForgotten, ...] = ()
+    """Committed units of which samples are forgotten from this record on."""
     format_version: int = FORMAT_VERSION
     """Version of the format."""
 
@@ -56,6 +68,8 @@ class LogRecord:
             yield from (part.path for part in unit.files)
         for moved in self.moved:
             yield from (part.path for part in moved.parts)
+        for trimmed in self.trimmed:
+            yield from (part.path for part in trimmed.files)
 
 
 def record_path(number: int) -> str:

@@ -20,7 +20,14 @@ from pipeline.dataset.format_version import FORMAT_VERSION, damage_refused, pars
 from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
 from pipeline.dataset.parquet_file import parquet_writer, read_group, seal
 from pipeline.dataset.part_reader import open_parquet
-from pipeline.dataset.records import Counts, Part, Publication, UnitRecord
+from pipeline.dataset.records import (
+    Counts,
+    Part,
+    PartsMoved,
+    Publication,
+    RowsForgotten,
+    UnitRecord,
+)
 from pipeline.dataset.statistics import MOST, BucketStatistics
 from pipeline.errors import ConfigError, DamagedFile, StoreError
 from pipeline.records import from_json, to_json
@@ -33,7 +40,16 @@ _PART: Final = pa.struct(
         ("rows", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
-        ("place", pa.struct([("first_row", pa.int64()), ("of_rows", pa.int64())])),
+        (
+            "place",
+            pa.struct(
+                [
+                    ("first_row", pa.int64()),
+                    ("of_rows", pa.int64()),
+                    ("left_out", pa.list_(pa.list_(pa.int64()))),
+                ]
+            ),
+        ),
     ]
 )
 
@@ -50,6 +66,7 @@ _SCHEMA: Final = pa.schema(
         ("quarantine", _PART),
         *((name, pa.int64()) for name in _COUNTS),
         ("reasons", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))),
+        ("dropped", pa.list_(pa.struct([("rule", pa.string()), ("count", pa.int64())]))),
         ("timings", pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))),
         ("statistics", pa.string()),
     ]
@@ -76,6 +93,7 @@ class _Head:
     fingerprint: str | None
     reopened: tuple[str, ...]
     publications: tuple[Publication, ...]
+    forgets: tuple[int, ...]
     format_version: int = FORMAT_VERSION
 
 
@@ -87,8 +105,8 @@ class Manifest:
     """Number of the record."""
     table: pa.Table
     """One row per unit, in the order of commits. Columns: unit, log_number (of the record that
-    names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, timings,
-    statistics (JSON)."""
+    names its parts), sources, parts, quarantine, one column for each of `Counts`, reasons, dropped,
+    timings, statistics (JSON)."""
 
     fingerprint: str | None = None
     """Fingerprint of the dataset; None while nothing is committed."""
@@ -99,6 +117,9 @@ class Manifest:
     publications: tuple[Publication, ...] = ()
     """Announced tables, by format those with the newest base. `publish` wrote them, or may still
     do so."""
+
+    forgets: tuple[int, ...] = ()
+    """Numbers of the records that hold digests of forgotten keys and sources, ascending."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -138,9 +159,9 @@ class Manifest:
             ConfigError: a record is of another fingerprint.
         """
         number, fingerprint, reopened = self.number, self.fingerprint, set(self.reopened)
-        publications = self.publications
+        publications, forgets = self.publications, list(self.forgets)
         replaced: dict[str, int] = {}  # unit → number of the record that replaced it last
-        moved: dict[str, tuple[int, tuple[Part, ...]]] = {}
+        changes: dict[str, dict[str, Any]] = {}  # unit → column → new value
         tables = [self.table]
         rows: list[dict[str, Any]] = []
         for record in records:
@@ -161,16 +182,20 @@ class Manifest:
                 alive = (p for p in publications if p.format != new.format or p.base >= new.base)
                 publications = (*alive, new)
             for unit in record.units:
-                moved.pop(unit.unit, None)  # the rows that were moved are replaced
-            moved.update((unit.unit, (number, unit.parts)) for unit in record.moved)
+                changes.pop(unit.unit, None)  # the rows that were moved are replaced
+            for now in (*record.moved, *record.trimmed):
+                changes.setdefault(now.unit, {}).update(_changes(now, number))
+            forgets += [number] * bool(record.forgotten)
             if len(rows) >= _ROW_GROUP_ROWS:
                 tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
                 rows = []
         tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        table = _with_moved(_without(pa.concat_tables(tables), replaced), moved)
+        table = _with_changes(_without(pa.concat_tables(tables), replaced), changes)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
             raise StoreError(f"log up to record {number}: a unit is committed twice")
-        return Manifest(number, table, fingerprint, frozenset(reopened), publications)
+        return Manifest(
+            number, table, fingerprint, frozenset(reopened), publications, tuple(forgets)
+        )
 
     def _parts(self, rows: list[dict[str, Any]]) -> list[Part]:
         with damage_refused(f"manifest up to record {self.number}", "parts"):
@@ -181,6 +206,7 @@ class Manifest:
             nested = {
                 "counts": {name: row[name] for name in _COUNTS},
                 "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
+                "dropped": {entry["rule"]: entry["count"] for entry in row["dropped"]},
                 "timings": {entry["stage"]: entry["seconds"] for entry in row["timings"]},
                 "statistics": from_json(dict[str, BucketStatistics], row["statistics"]),
             }
@@ -274,7 +300,14 @@ def load_checkpoint(store: Store, number: int, columns: list[str] | None = None)
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     table = table.select(_SCHEMA.names).cast(_SCHEMA)
-    return Manifest(number, table, head.fingerprint, frozenset(head.reopened), head.publications)
+    return Manifest(
+        number,
+        table,
+        head.fingerprint,
+        frozenset(head.reopened),
+        head.publications,
+        head.forgets,
+    )
 
 
 def _require_values(table: pa.Table) -> None:
@@ -304,6 +337,7 @@ def write_manifest(store: Store) -> Manifest:
         fingerprint=manifest.fingerprint,
         reopened=tuple(sorted(manifest.reopened)),
         publications=manifest.publications,
+        forgets=manifest.forgets,
     )
     table = manifest.table.replace_schema_metadata({"vidtok": to_json(head)})
     with store.stage("manifest") as staged:
@@ -328,27 +362,38 @@ def _without(table: pa.Table, replaced: Mapping[str, int]) -> pa.Table:
     return table.filter(pa.array(counts))
 
 
-def _with_moved(table: pa.Table, moved: Mapping[str, tuple[int, tuple[Part, ...]]]) -> pa.Table:
-    """Return the table with other parts for units whose rows were moved by a record."""
-    if not moved:
+def _changes(now: PartsMoved | RowsForgotten, log_number: int) -> dict[str, Any]:
+    """Return the new values of a unit's row, by column."""
+    values: dict[str, Any] = {"log_number": log_number, "parts": list(map(asdict, now.parts))}
+    if isinstance(now, RowsForgotten):
+        quarantine = None if now.quarantine is None else asdict(now.quarantine)
+        values |= {"quarantine": quarantine, "reasons": _reasons(now.reasons), **asdict(now.counts)}
+    return values
+
+
+def _with_changes(table: pa.Table, changes: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """Return the table with other values for units that a record changed."""
+    if not changes:
         return table
     names = table["unit"].to_pylist()
-    changed = [n for n, name in enumerate(names) if name in moved]
-    if len(changed) != len(moved):
-        unknown = sorted(moved.keys() - set(names))
-        raise StoreError(f"the log moves rows of {unknown[0]}, which is not committed")
-    order = list(range(len(names)))
-    for place, n in enumerate(changed):
-        order[n] = len(names) + place
-    for name, values in (
-        ("log_number", [moved[names[n]][0] for n in changed]),
-        ("parts", [list(map(asdict, moved[names[n]][1])) for n in changed]),
-    ):
+    rows = {name: n for n, name in enumerate(names) if name in changes}
+    if len(rows) != len(changes):
+        unknown = sorted(changes.keys() - set(names))
+        raise StoreError(f"the log changes rows of {unknown[0]}, which is not committed")
+    for name in set().union(*changes.values()):
         field = _SCHEMA.field(name)
-        chunks = [*table[name].chunks, pa.array(values, field.type)]
+        changed = {rows[unit]: values[name] for unit, values in changes.items() if name in values}
+        order = list(range(len(names)))
+        for place, n in enumerate(changed):
+            order[n] = len(names) + place
+        chunks = [*table[name].chunks, pa.array(list(changed.values()), field.type)]
         column = pa.chunked_array(chunks, field.type).take(pa.array(order))
         table = table.set_column(table.schema.get_field_index(name), field, column)
     return table
+
+
+def _reasons(reasons: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"reason": reason, "count": count} for reason, count in sorted(reasons.items())]
 
 
 def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
@@ -356,7 +401,8 @@ def _row(unit: UnitRecord, log_number: int) -> dict[str, Any]:
         **_UNIT.dump_python(unit, include={"unit", "sources", "parts", "quarantine"}),
         **asdict(unit.counts),
         "log_number": log_number,
-        "reasons": [{"reason": r, "count": c} for r, c in sorted(unit.reasons.items())],
+        "reasons": _reasons(unit.reasons),
+        "dropped": [{"rule": r, "count": c} for r, c in sorted(unit.dropped.items())],
         "timings": [{"stage": s, "seconds": v} for s, v in sorted(unit.timings.items())],
         "statistics": to_json(unit.statistics).decode(),
     }

@@ -20,13 +20,8 @@ from pipeline.dataset.format_version import (
     parse_versioned,
     versioned_json,
 )
-from pipeline.dataset.schema import (
-    SideColumn,
-    TokenizerColumn,
-    clip_schema,
-    index_dtype,
-    side_of,
-)
+from pipeline.dataset.schema import TokenizerColumn, clip_schema, index_dtype
+from pipeline.dataset.side_columns import SideColumn, side_of
 from pipeline.errors import ConfigError, DamagedFile, DatasetMismatch
 from pipeline.records import Bucket
 from pipeline.storage.store import Store

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Final
 
 import pyarrow as pa
@@ -67,8 +67,8 @@ def _sound(store: Store, path: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DamagedFile(
-            f"{where}: missing; if its unit was done again, vacuum may have deleted it: open a"
-            " newer version, or run `python -m pipeline verify`"
+            f"{where}: missing; if its unit was done again, or samples were forgotten, vacuum may"
+            " have deleted it: open a newer version, or run `python -m pipeline verify`"
         ) from error
     except UNREADABLE as error:
         text = f"{where}: {one_line(error)}; run `python -m pipeline verify`"
@@ -94,6 +94,8 @@ class GroupRows:
 def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
     """Return which rows of which row groups belong to a part, in order.
 
+    A row group occurs more than once if rows between those of the part were forgotten.
+
     Args:
         footer: metadata of the part's file.
         part: the part as the unit's record names it. Without a place all rows belong to it.
@@ -101,19 +103,27 @@ def rows_by_group(footer: pq.FileMetaData, part: Part) -> list[GroupRows]:
     Raises:
         pyarrow.ArrowInvalid: the file does not have the rows that the record says.
     """
-    first = part.place.first_row if part.place else 0
-    end = first + part.rows
     recorded = part.place.of_rows if part.place else part.rows
-    if footer.num_rows != recorded or end > recorded:
+    sizes = (footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+    ends = list(accumulate(sizes))
+    found = []
+    for first, end in part.spans:
+        group = bisect_right(ends, first)
+        while first < end and group < len(ends):
+            start = ends[group - 1] if group else 0
+            stop = min(ends[group], end)
+            found.append(GroupRows(group, first - start, stop - first))
+            first, group = stop, group + 1
+    if footer.num_rows != recorded or sum(rows.rows for rows in found) != part.rows:
         raise pa.ArrowInvalid(f"{footer.num_rows} rows, recorded {recorded}")
-    found, start = [], 0
-    for group in range(footer.num_row_groups):
-        stop = start + footer.row_group(group).num_rows
-        begin, until = max(start, first), min(stop, end)
-        if begin < until:
-            found.append(GroupRows(group, begin - start, until - begin))
-        start = stop
     return found
+
+
+def rows_of(part: Part, column: pa.Array) -> pa.Array:
+    """Return the rows of a part of a column of its whole file."""
+    return pa.concat_arrays(
+        [column.slice(0, 0), *(column.slice(first, end - first) for first, end in part.spans)]
+    )
 
 
 def locate_row(groups: Sequence[GroupRows], n: int) -> tuple[int, int]:
@@ -138,8 +148,9 @@ def unit_rows(
         part: the part as the unit's record names it. Without a place all rows belong to it.
         columns: names of the columns to read; None reads all.
     """
-    for rows in rows_by_group(parquet.metadata, part):
-        yield rows.of(read_group(parquet, rows.group, columns))
+    for group, runs in groupby(rows_by_group(parquet.metadata, part), lambda rows: rows.group):
+        table = read_group(parquet, group, columns)
+        yield pa.concat_tables([rows.of(table) for rows in runs])
 
 
 _CHUNK: Final = 8 << 20

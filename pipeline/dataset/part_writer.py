@@ -7,6 +7,7 @@ only by `publish`, once the whole unit is known to be right.
 """
 
 import hashlib
+import posixpath
 import re
 import uuid
 from collections.abc import Sequence
@@ -48,6 +49,12 @@ _INDEX_LEVEL: Final = 19
 
 _DICTIONARY_BYTES: Final = 1 << 30
 """Size up to which a dictionary is kept: above the distinct embeddings of any row group."""
+
+
+def is_merged(path: str) -> bool:
+    """Return whether a path is that of a merged part."""
+    name = posixpath.basename(path)
+    return MERGED_NAME.fullmatch(name.partition("-0-")[0]) is not None
 
 
 def merged_name() -> str:

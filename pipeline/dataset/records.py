@@ -5,13 +5,18 @@ that no reader has to: paths stay in the dataset, and numbers in bounds.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from pipeline.dataset.statistics import Additive, BucketStatistics, Count
-from pipeline.records import to_json
+from pipeline.records import Range, to_json
+
+ForgottenDigest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{32}\z")]
+"""Digest of a key or source that was forgotten; see `pipeline.dataset.forgotten`."""
+
 
 Rows = Annotated[int, Field(ge=0, le=1 << 26)]
 """Number of rows of one file."""
@@ -33,6 +38,10 @@ BucketName = Annotated[
 """Name of a bucket; empty for a quarantine table."""
 
 
+Rule = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+"""Rule that drops clips: a key of `pipeline.quarantine.DROPPED` or `FILTERED`."""
+
+
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
@@ -44,10 +53,12 @@ class Counts(Additive):
     samples_with_clips: Count = 0
     samples_filtered: Count = 0
     samples_quarantined: Count = 0
+    samples_forgotten: Count = 0
     clips_seen: Count = 0
     clips_written: Count = 0
     clips_filtered: Count = 0
     clips_quarantined: Count = 0
+    clips_forgotten: Count = 0
     microseconds_decoded: Count = 0
     """Microseconds of source that the clips seen show, rounded clip by clip as in the statistics of
     the rows, which count those that are kept."""
@@ -55,9 +66,11 @@ class Counts(Additive):
     def imbalance(self) -> str | None:
         """Return what does not add up, or None if every sample and clip is accounted for."""
         samples = self.samples_with_clips + self.samples_filtered + self.samples_quarantined
+        samples += self.samples_forgotten
         if samples != self.samples_read:
             return f"{self.samples_read} samples read, {samples} accounted for"
         clips = self.clips_written + self.clips_filtered + self.clips_quarantined
+        clips += self.clips_forgotten
         if clips != self.clips_seen:
             return f"{self.clips_seen} clips seen, {clips} accounted for"
         return None
@@ -65,12 +78,14 @@ class Counts(Additive):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSpan:
-    """Where the rows of one unit are in a merged part, one after another."""
+    """Which rows of a file belong to one unit, in a merged part or one with forgotten rows."""
 
     first_row: Rows
     """Number of the unit's first row in the file, from 0."""
     of_rows: Rows
     """Number of rows of the whole file, including those that no longer count."""
+    left_out: tuple[tuple[Rows, Rows], ...] = ()
+    """Half-open ranges of rows of the file, from the first row on, that were forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +111,21 @@ class Part:
         """Number of the first of the rows in the file."""
         return self.place.first_row if self.place else 0
 
+    @property
+    def left_out(self) -> tuple[Range, ...]:
+        """Ranges of rows of the file, between those of the unit, that were forgotten."""
+        return self.place.left_out if self.place else ()
+
+    @property
+    def spans(self) -> Iterator[Range]:
+        """Ranges of rows of the file that belong to the unit and count, in order."""
+        start = self.first_row
+        end = start + self.rows + sum(stop - first for first, stop in self.left_out)
+        for first, stop in (*self.left_out, (end, end)):
+            if start < first:
+                yield start, first
+            start = stop
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
@@ -113,6 +143,8 @@ class UnitRecord:
     """Numbers of samples and clips by what became of them."""
     reasons: dict[str, Count]
     """Number of quarantined samples and clips, and of filtered samples, by reason."""
+    dropped: dict[Rule, Count] = field(default_factory=dict)
+    """Number of filtered clips by the rule that dropped them."""
     timings: dict[str, Seconds] = field(default_factory=dict)
     """Seconds of work by stage."""
     statistics: dict[str, BucketStatistics]
@@ -127,10 +159,11 @@ class UnitRecord:
 def state_of(record: UnitRecord) -> str:
     """Return the name of the state of a unit's rows: `<unit>@<16 hex digits>`.
 
-    The digits are of the record without its parts, which `compact` moves. Every attempt at a unit
+    The digits are of the record without what `compact` and `forget` change. Every attempt at a unit
     has other timings, so a unit that was done again has another state.
     """
-    digest = hashlib.sha256(to_json(replace(record, parts=()))).hexdigest()
+    lasting = replace(record, parts=(), quarantine=None, counts=Counts(), reasons={})
+    digest = hashlib.sha256(to_json(lasting)).hexdigest()
     return f"{record.unit}@{digest[:16]}"
 
 
@@ -152,6 +185,27 @@ class PartsMoved:
     """Id of the unit."""
     parts: tuple[Part, ...]
     """All parts of the unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsForgotten:
+    """A committed unit of which samples were forgotten; its new values replace those before."""
+
+    unit: str
+    """Id of the unit."""
+    parts: tuple[Part, ...]
+    """All parts of the unit that have rows which count."""
+    quarantine: Part | None
+    """Quarantine table, written again without the forgotten samples; None if none is left."""
+    counts: Counts
+    """Counts of the unit, with the forgotten samples and clips counted as forgotten."""
+    reasons: dict[str, Count]
+    """Number of rows of the quarantine table by reason."""
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        """Parts and quarantine table of the unit."""
+        return self.parts if self.quarantine is None else (*self.parts, self.quarantine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

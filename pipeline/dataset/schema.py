@@ -8,8 +8,8 @@ value under `vidtok`, and as plain keys for people with a Parquet viewer.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, StringConstraints
 
 from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import ConfigError
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
@@ -136,69 +137,6 @@ class TokenizerColumn:
     def scale_columns(self) -> tuple[str, ...]:
         """Names of the columns of scales: `N_scale` if `bits` are set, else none."""
         return () if self.bits is None else (f"{self.name}_scale",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideColumn:
-    """A column that the decode stage makes of what lies beside the frames, such as sound.
-
-    A value is null where the sample has nothing of the kind.
-    """
-
-    name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
-    """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
-
-    type: Literal["binary", "int32"]
-    """Type of its values in Arrow."""
-
-    holds: Literal["sound", "track", "number", "cells"]
-    """What a value is: a stream of `settings` that a file could hold, a number, a track (float32
-    [num_frames, D]), or cells of sound [rows, t]. Arrays are little-endian, in C order."""
-
-    settings: dict[str, str | int] = field(default_factory=dict)
-    """Settings that made it: of sound, `codec`, `rate` in Hz, and `channels`; of cells `model`,
-    `dtype`, `rows` (codebooks or latent channels) and the digest of the `weights`."""
-
-
-def sound_columns(settings: Mapping[str, Any]) -> tuple[SideColumn, ...]:
-    """Return the columns of a job that stores sound.
-
-    Args:
-        settings: `codec`, `rate`, `channels`, and `encoders` if there are any.
-    """
-    kept = {name: settings[name] for name in ("codec", "rate", "channels")}
-    numbers = ("audio_source_rate", "audio_source_channels", "audio_silence")
-    return (
-        SideColumn(name="audio", type="binary", holds="sound", settings=kept),
-        *(SideColumn(name=name, type="int32", holds="number") for name in numbers),
-        *(
-            SideColumn(
-                name=name,
-                type="binary",
-                holds="cells",
-                settings={key: made[key] for key in ("model", "dtype", "rows", "weights")},
-            )
-            for name, made in settings.get("encoders", {}).items()
-        ),
-    )
-
-
-def side_of(identity: Mapping[str, Any]) -> tuple[SideColumn, ...]:
-    """Return the side columns of a dataset from its identity, in the order of the schema."""
-    sound = sound_columns(identity["audio"]) if identity.get("audio") else ()
-    return sound + track_columns([track["name"] for track in identity.get("tracks", ())])
-
-
-def track_columns(names: Sequence[str]) -> tuple[SideColumn, ...]:
-    """Return the columns of tracks: the values, and how many frames lie beyond the track's ends."""
-    return tuple(
-        column
-        for name in names
-        for column in (
-            SideColumn(name=name, type="binary", holds="track"),
-            SideColumn(name=f"{name}_outside", type="int32", holds="number"),
-        )
-    )
 
 
 def index_dtype(codebook_size: int) -> Literal["uint8", "uint16", "uint32"]:

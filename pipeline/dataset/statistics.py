@@ -7,6 +7,7 @@ rounded to become integers, each on its own: a value to a multiple of 2⁻²⁴,
 most, a mean square by 2⁻³³. PSNR is rounded to thousandths of a dB, clip by clip.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -129,6 +130,15 @@ def perplexity(counts: tuple[int, ...]) -> float:
     return 2 ** math.fsum(-n / total * math.log2(n / total) for n in counts if n)
 
 
+def clip_name(clip_id: str) -> str:
+    """Return the name of a clip without its key, for the log: `<unit>#<16 hex digits>`.
+
+    The log is never rewritten, and keys can be forgotten. `show --clip` finds a clip by its name.
+    """
+    digest = hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{clip_id.partition('/')[0]}#{digest[:16]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PsnrSums(Additive):
     """How well one tokenizer's tokens, decoded back, match the frames of drawn clips."""
@@ -142,7 +152,7 @@ class PsnrSums(Additive):
     counts: dict[int, Count] = field(default_factory=dict)
     """Number of clips by PSNR in whole dB, rounded down."""
     worst: tuple[tuple[int, str], ...] = ()
-    """Thousandths of a dB and `clip_id` of the `WORST` clips of lowest PSNR, the worst first."""
+    """Thousandths of a dB and `clip_name` of the `WORST` clips of lowest PSNR, the worst first."""
 
     @classmethod
     def of(cls, clip_id: str, psnr_db: float | None) -> "PsnrSums":
@@ -154,7 +164,7 @@ class PsnrSums(Additive):
             clips=1,
             millidecibels=value,
             counts={value // 1000: 1},
-            worst=((value, clip_id),),
+            worst=((value, clip_name(clip_id)),),
         )
 
     def __add__(self, other: "PsnrSums") -> "PsnrSums":
@@ -170,7 +180,7 @@ class PsnrSums(Additive):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for programs, in dB."""
-        worst = [{"clip_id": clip_id, "psnr_db": value / 1000} for value, clip_id in self.worst]
+        worst = [{"clip": name, "psnr_db": value / 1000} for value, name in self.worst]
         return {
             "clips": self.clips,
             "failed": self.failed,
@@ -183,10 +193,10 @@ class PsnrSums(Additive):
         failed = f"{self.failed} could not be decoded back" if self.failed else ""
         if self.mean_db is None or not self.worst:
             return failed
-        value, clip_id = self.worst[0]
+        value, name = self.worst[0]
         return (
             f"{self.mean_db:.2f} dB on average over {counted(self.clips, 'clip')} decoded back;"
-            f" {value / 1000:.2f} at least, of {clip_id}" + (f"; {failed}" if failed else "")
+            f" {value / 1000:.2f} at least, of {name}" + (f"; {failed}" if failed else "")
         )
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.formatting import counted, footage, format_bytes, labelled
-from pipeline.quarantine import FILTERED, REASONS
+from pipeline.formatting import footage, format_bytes, labelled
+from pipeline.quarantine import DROPPED, FILTERED, REASONS, TOO_SHORT
 
 EXAMPLES: Final = 3
 """Maximum number of tables and of examples of each reason."""
@@ -31,6 +31,8 @@ class Tally:
     """Number of quarantined samples and clips by reason."""
     filtered: Counter[str] = field(default_factory=Counter)
     """Number of filtered samples by reason."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Number of filtered clips by the rule that dropped them."""
     tables: dict[str, list[str]] = field(default_factory=dict)
     """Paths of the first quarantine tables with each reason, also of filtered samples."""
     rows: Counter[str] = field(default_factory=Counter)
@@ -68,6 +70,7 @@ class Tally:
             self.bucket_bytes[part.bucket] += 0 if part.path in self.merged else part.bytes
             if part.place is not None:
                 self.merged.add(part.path)
+        self.dropped.update(unit.dropped)
         self.timings.update(unit.timings)
         self.buckets = merged(self.buckets, unit.statistics)
         self.problems += [f"{unit.unit}: {problem}" for problem in _imbalances(unit)]
@@ -86,11 +89,6 @@ class Tally:
     def seconds_decoded(self) -> float:
         """Seconds of source that were decoded: those of all clips seen."""
         return self.counts.microseconds_decoded / 1e6
-
-    @property
-    def tails(self) -> int:
-        """Number of filtered clips of samples that have other clips: ends of their videos."""
-        return self.counts.clips_filtered - self.counts.samples_filtered
 
     @property
     def total(self) -> BucketStatistics:
@@ -116,9 +114,17 @@ def _imbalances(unit: UnitRecord) -> Iterator[str]:
     filtered = sum(count for reason, count in unit.reasons.items() if reason in FILTERED)
     if filtered != counts.samples_filtered:
         yield f"{counts.samples_filtered} samples filtered, {filtered} with a reason"
+    if (dropped := sum(unit.dropped.values())) != counts.clips_filtered:
+        yield f"{counts.clips_filtered} clips filtered, {dropped} by rule"
     kept = sum(statistics.microseconds for statistics in unit.statistics.values())
     if kept > counts.microseconds_decoded:
         yield f"{kept} µs of source kept, {counts.microseconds_decoded} decoded"
+
+
+def dropped_by(rule: str) -> str:
+    """Return a rule that drops clips, with its meaning if it is a word."""
+    meaning = DROPPED.get(rule) or FILTERED.get(rule)
+    return f"clips by {rule}" + (f": {meaning}" if meaning else "")
 
 
 def tally_dict(tally: Tally) -> dict[str, Any]:
@@ -128,6 +134,7 @@ def tally_dict(tally: Tally) -> dict[str, Any]:
         **{name: getattr(tally.counts, name) for name in Counts.__slots__},
         "reasons": dict(sorted(tally.reasons.items())),
         "filtered": dict(sorted(tally.filtered.items())),
+        "dropped": dict(sorted(tally.dropped.items())),
         "seconds_kept": tally.seconds_kept,
         "seconds_decoded": tally.seconds_decoded,
         "bytes": tally.bytes,
@@ -145,7 +152,9 @@ def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]])
     """
     counts = tally.counts
     samples = f"{counts.samples_filtered} filtered + {counts.samples_quarantined} quarantined"
+    samples += f" + {counts.samples_forgotten} forgotten" * bool(counts.samples_forgotten)
     clips = f"{counts.clips_filtered} filtered + {counts.clips_quarantined} quarantined"
+    clips += f" + {counts.clips_forgotten} forgotten" * bool(counts.clips_forgotten)
     kept = counts.samples_with_clips
     lines = [
         labelled("samples", f"{counts.samples_read} read = {kept} with clips + {samples}"),
@@ -161,8 +170,8 @@ def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]])
                 labelled("", f"      {name}: {detail}" if name else f"      {detail}")
                 for name, detail in examples.get(reason, ())
             ]
-    if tally.tails > 0:
-        ends = counted(tally.tails, "end of a video", "ends of videos")
-        lines.append(labelled("filtered", f"{ends} too short for another clip, see clip.short"))
+    for rule, count in tally.dropped.most_common():
+        if rule != TOO_SHORT:  # one clip for each of its samples, which are listed above
+            lines.append(labelled("dropped", f"{count:5d} {dropped_by(rule)}"))
     lines += [labelled("psnr", f"{name}: {sums}") for name, sums in tally.total.psnr.items()]
     return lines

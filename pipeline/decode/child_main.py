@@ -201,7 +201,8 @@ def _header(clip: AssembledClip, source_fps: float) -> dict[str, Any]:
         "size": (clip.fit.height, clip.fit.width),
         "padded_frames": clip.padded_frames,
         "frame_times": [*map(float, clip.times_s), *[float(clip.times_s[-1])] * clip.padded_frames],
-        "dropped": clip.frames is None,
+        "dropped": clip.dropped,
+        "numbers": clip.numbers,
     }
 
 

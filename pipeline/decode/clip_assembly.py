@@ -4,7 +4,7 @@ The only state is the current clip, so a video may have any length.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.decode.clip_rule import ClipRule
 from pipeline.decode.geometry import Fit
 from pipeline.decode.sampling import SampledFrame
+from pipeline.quarantine import TAIL
 
 F = TypeVar("F")
 
@@ -40,6 +41,10 @@ class AssembledClip:
     where it is shown again, that of the clip's clock."""
     frames: NDArray[Any] | None
     """Pixels `[T, H, W, 3]` in [0, 255], of the rule's dtype; H and W are those of `fit`."""
+    dropped: str = ""
+    """Rule by which the clip has no `frames`; a key of `pipeline.quarantine.DROPPED`."""
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    """Values of the clip's columns of numbers, by name."""
 
 
 def assemble_clips(
@@ -90,5 +95,6 @@ def assemble_clips(
                 fit=first,
                 times_s=tuple(times),
                 frames=frames if keep else None,
+                dropped="" if keep else TAIL,
             )
             index, filled = index + 1, 0

@@ -8,7 +8,7 @@ yielded are skipped.
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from io import FileIO
@@ -26,7 +26,7 @@ from pipeline.decode.damage import flat
 from pipeline.decode.fork_server import anonymous_file
 from pipeline.decode.protocol import ProtocolError
 from pipeline.errors import StoreError, one_line
-from pipeline.quarantine import REASONS, QuarantineError
+from pipeline.quarantine import DROPPED, REASONS, QuarantineError
 from pipeline.records import Clip, Sample
 from pipeline.storage.local_disk import blames_file
 
@@ -55,6 +55,8 @@ class Decoder:
             that suits it (`pipeline.decode.buckets`).
         limits: when a video is given up.
         sound: form of the clips' sound, which becomes side columns; None leaves it out.
+        numbers: Arrow type of each column of numbers, by name, which the rules make the decoder
+            process send.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Decoder:
         rules: ClipRule | Sequence[ClipRule],
         limits: DecodeLimits | None = None,
         sound: SoundRule | None = None,
+        numbers: Mapping[str, str] | None = None,
     ) -> None:
+        self._numbers = dict(numbers or {})
         self._rules = (rules,) if isinstance(rules, ClipRule) else tuple(rules)
         self._limits = limits or DecodeLimits()
         self._sound = sound
@@ -169,7 +173,7 @@ class Decoder:
             while (header := self._next(child))["kind"] == "clip":
                 clip, frames = self._clip(child, header, sample, unit)
                 if sound is not None and frames is not None:
-                    clip = replace(clip, side=self._side(child, clip, sound))
+                    clip = replace(clip, side=clip.side | self._side(child, clip, sound))
                 yield clip, frames
             kept_mb = header.get("grown_mb")
             lean = isinstance(kept_mb, int) and kept_mb * KEPT_SHARE < self._limits.memory_mb
@@ -227,13 +231,32 @@ class Decoder:
             header | {"unit": unit, "key": "", "caption": None, "meta": None, "side": {}}
         )
         clip = replace(clip, key=sample.key, caption=sample.caption, meta=sample.meta)
-        if header["dropped"]:
+        if clip.dropped:
+            if clip.dropped not in DROPPED:
+                raise ProtocolError(f"a clip that is dropped by {clip.dropped!r}")
             return clip, None
+        clip = replace(clip, side=self._checked_numbers(header["numbers"]))
         if len(clip.frame_times) != clip.num_frames or not np.isfinite(clip.frame_times).all():
             raise ProtocolError(f"times of {len(clip.frame_times)} pictures")
         frames = np.empty(self._shape(header), np.dtype(self._rules[0].resize))
         child.receive_into(frames.data.cast("B"))
         return clip, frames
+
+    def _checked_numbers(self, values: dict[str, Any]) -> dict[str, float | None]:
+        """Return the numbers of a clip: each column once, null or in the range of its type."""
+        if values.keys() != self._numbers.keys():
+            raise ProtocolError(f"numbers {sorted(values)}, not {sorted(self._numbers)}")
+        for name, value in values.items():
+            kind = self._numbers[name]
+            whole = kind.startswith("int")
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise ProtocolError(f"{name} = {value!r}, not a number of type {kind}")
+            limits = np.iinfo(kind) if whole else np.finfo(kind)
+            if not int(limits.min) <= value <= int(limits.max):
+                raise ProtocolError(f"{name} = {value!r} is out of the range of {kind}")
+        return values
 
     def _side(self, child: Child, clip: Clip, sound: SoundRule) -> dict[str, Any]:
         """Return the side columns of a clip from the message that follows it."""

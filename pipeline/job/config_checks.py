@@ -91,9 +91,11 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar`, `N_scale`, `N_outside`."""
-    from pipeline.dataset.schema import clip_schema, sound_columns, track_columns
+    from pipeline.dataset.schema import clip_schema
+    from pipeline.dataset.side_columns import clip_columns, sound_columns, track_columns
 
-    side = () if config.audio is None else sound_columns(config.audio.identity())
+    side = clip_columns(config.clip.identity())
+    side += () if config.audio is None else sound_columns(config.audio.identity())
     owner = dict.fromkeys(clip_schema([], side).names, "every row")
     named = [
         (f"tracks.{n}.name", track.name, [column.name for column in track_columns([track.name])])

@@ -283,5 +283,6 @@ def _worker_settings(job: Job, device: str) -> "WorkerSettings":
         side=job.dataset.side,
         device=device,
         proof=config_path(job.run),
+        forgets=tuple(job.log.forgets),
         log_level=min(logging.getLogger("pipeline").getEffectiveLevel(), logging.INFO),
     )

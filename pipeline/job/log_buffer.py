@@ -90,5 +90,7 @@ class LogBuffer:
             self.num_lost += len(outcome.lost)
             for unit in outcome.dropped:
                 _log.warning("%s: vacuum dropped its files; it is processed again", unit)
+            for unit in outcome.forgotten:
+                _log.warning("%s: holds forgotten samples; it is processed again without", unit)
             self._waiting = {}
         self._failing_since = None

@@ -18,17 +18,18 @@ def subtract(
 ) -> list[WorkUnit]:
     """Return the remaining units.
 
-    Units in the log are done. From each other run of loose files, the files of committed units are
-    removed. What remains of such runs is cut again, so that files which arrive one by one in a
-    large folder do not become a unit each. A reopened unit is the same run as when it was
-    committed, however the plan cuts its files; it waits while the plan lacks one of them. The same
-    holds for rows of lists, but remainders of two runs stay separate units.
+    Units in the log are done, and so is what is forgotten. From each other run of loose files, the
+    files of committed units are removed. What remains of such runs is cut again, so that files
+    which arrive one by one in a large folder do not become a unit each. A reopened unit is the same
+    run as when it was committed, however the plan cuts its files; it waits while the plan lacks one
+    of them. The same holds for rows of lists, but remainders of two runs stay separate units.
 
     Args:
         units: the plan.
         committed: what the log covers.
         files_per_unit: maximum number of files of a run that is cut again.
     """
+    forgotten = committed.forgotten
     remaining: list[WorkUnit] = []
     rows: list[WorkUnit] = []
     rest: dict[str, list[LooseFile]] = {}
@@ -38,6 +39,8 @@ def subtract(
     for unit in units:
         if unit.unit in committed.units or unit.tar_uri in committed.sources:
             continue
+        if unit.tar_uri and _is_forgotten(unit.tar_uri, unit, committed):
+            continue
         if unit.rows is not None:
             rows.append(unit)
             continue
@@ -46,6 +49,7 @@ def subtract(
             file
             for file in unit.files
             if file.uri not in committed.sources and file.uri not in reopened
+            if not (forgotten.has(unit.unit, file.key) or forgotten.has_source(file.uri))
         ]
         if len(files) == len(unit.files):
             remaining.append(unit)
@@ -61,6 +65,11 @@ def subtract(
     return remaining + list(_remaining_rows(rows, committed))
 
 
+def _is_forgotten(source: str, unit: WorkUnit, committed: Committed) -> bool:
+    """Return whether a source need not be planned; a reopened unit is done again without it."""
+    return unit.unit not in committed.reopened and committed.forgotten.has_source(source)
+
+
 def _remaining_rows(units: Iterable[WorkUnit], committed: Committed) -> Iterator[WorkUnit]:
     planned = RowRanges()
     reopened = RowRanges(chain.from_iterable(committed.reopened.values()))
@@ -73,6 +82,8 @@ def _remaining_rows(units: Iterable[WorkUnit], committed: Committed) -> Iterator
             yield unit
             continue
         rows = unit.rows
+        if _is_forgotten(rows.uri, unit, committed):
+            continue
         for start, stop in committed.rows.gaps(rows.uri, rows.start, rows.stop):
             for begin, end in reopened.gaps(rows.uri, start, stop):
                 yield rows_unit(replace(rows, start=begin, stop=end))

@@ -166,5 +166,6 @@ def write_config(store: Store, run: str, config: Section) -> None:
 
 
 def write_summary(store: Store, summary: Summary) -> None:
-    """Write the outcome of a run."""
-    store.write(f"reports/{summary.run}/summary.json", json_text(summary.to_dict()).encode())
+    """Write the outcome of a run, without examples: their keys could not be forgotten."""
+    values = {name: value for name, value in summary.to_dict().items() if name != "examples"}
+    store.write(f"reports/{summary.run}/summary.json", json_text(values).encode())

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
+from pipeline.dataset.forgotten import Forgotten, read_forgotten
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
-from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node
@@ -79,6 +81,8 @@ class WorkerSettings:
     proof: str = ""
     """Path of a file that the driver wrote into the output. A node that does not see it commits
     nothing. Empty: every node commits."""
+    forgets: Sequence[int] = ()
+    """Numbers of the log records that hold what decoding leaves out because it is forgotten."""
     log_level: int = logging.INFO
     """Level from which workers log."""
 
@@ -111,6 +115,8 @@ class DecodeWorker:
         configure_logging(settings.log_level)
         config = settings.config
         self._recorder = recorder
+        self._settings = settings
+        self._forgotten: Forgotten | None = None
         self._stage: DecodeStage | RowsStage
         if isinstance(config, EmbedConfig):
             self._stage = RowsStage(config.parent)
@@ -142,7 +148,10 @@ class DecodeWorker:
             time.sleep(min(_MAX_PAUSE_S, 2.0 ** (self._given_up - 2)))
         with self._clock.call():
             try:
-                for record in self._stage(unit, one_by_one=bool(batch["one_by_one"][0])):
+                records = self._stage(
+                    unit, one_by_one=bool(batch["one_by_one"][0]), forgotten=self._forgets()
+                )
+                for record in records:
                     if isinstance(record, Closing):
                         record = replace(record, node=this_node())
                         self._given_up = 0
@@ -154,6 +163,14 @@ class DecodeWorker:
             except Exception as error:
                 self._given_up += 1
                 yield decoded_row(_aborted(unit.unit, DECODE, error))
+
+    def _forgets(self) -> Forgotten:
+        """Return what is left out; read once from the output."""
+        if self._forgotten is None:
+            output = self._settings.config.output
+            store = Store(output.uri, output.storage_options)
+            self._forgotten = read_forgotten(store, self._settings.forgets)
+        return self._forgotten
 
 
 def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
@@ -209,7 +226,9 @@ class TokenizeWorker:
         ]
         stage = TokenizeStage(
             encoders,
-            videos=open_decoder(config.clip, config.decode) if config.clip.whole else None,
+            videos=open_decoder(config.clip.identity(), config.decode)
+            if config.clip.whole
+            else None,
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
             side=settings.side,

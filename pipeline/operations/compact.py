@@ -5,8 +5,10 @@
 
 A record moves all units of a group or none. It is put only if nothing was logged about any of them
 since their parts were read. So readers of the log see each row once, whatever other writers do
-meanwhile and wherever this process is killed. A merged part that no record names is an orphaned
-file, and so are the files that it replaces. `pipeline.operations.vacuum` deletes both.
+meanwhile and wherever this process is killed. Files with rows that no longer count, because their
+unit was done again or they were forgotten, are written again whatever their size. A merged part
+that no record names is an orphaned file, and so are the files that it replaces.
+`pipeline.operations.vacuum` deletes both.
 """
 
 import sys
@@ -50,7 +52,7 @@ class Compaction(Outcome):
     bytes_after: int = 0
     rows: int = 0
     rows_left_out: int = 0
-    """Number of rows in these files that no longer belong to a unit."""
+    """Number of rows in these files that no longer count: replaced or forgotten."""
     changed_meanwhile: int = 0
     """Number of merged parts that were abandoned, because a record changed one of their units."""
 
@@ -64,7 +66,7 @@ class Compaction(Outcome):
         elif not self.changed_meanwhile:
             lines.append(f"nothing to merge in {self.output}")
         if self.rows_left_out:
-            text = f"{counted(self.rows_left_out, 'row')} without a unit"
+            text = f"{counted(self.rows_left_out, 'row')} that no longer counted"
             lines.append(labelled("left out", text))
         if self.changed_meanwhile:
             text = (
@@ -84,8 +86,8 @@ def compact(
     Args:
         store: the dataset's root; put-if-absent is needed.
         part_bytes: size in bytes at which a merged part ends.
-        small_share: fraction of `part_bytes` below which a file is merged. Merged parts that hold
-            rows of no unit are merged whatever their size.
+        small_share: fraction of `part_bytes` below which a file is merged. Files with rows that no
+            longer count are written again whatever their size.
 
     Raises:
         ConfigError: there is no dataset.
@@ -151,9 +153,9 @@ def _groups(manifest: Manifest, part_bytes: int, small_share: float) -> Iterator
             bytes_kept = file.part.bytes * file.rows // held if held else 0
             small = bytes_kept < small_share * part_bytes
             # The next run replaces the rows of a reopened unit; merged, they would soon belong to
-            # no unit.
+            # no unit. Forgotten rows do not wait for that run.
             reopened = not manifest.reopened.isdisjoint(file.units)
-            if reopened or not (small or file.rows_left_out):
+            if not (file.rows_left_out or (small and not reopened)):
                 continue
             group.append(file)
             size += bytes_kept

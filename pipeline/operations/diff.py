@@ -148,8 +148,8 @@ def _common(a: Dataset, b: Dataset) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _digests(unit: UnitRecord) -> list[str]:
-    return [part.sha256 for part in unit.parts]
+def _digests(unit: UnitRecord) -> list[tuple[str, int]]:
+    return [(part.sha256, part.rows) for part in unit.parts]
 
 
 Clips = Iterator[tuple[str, tuple[bytes, ...]]]

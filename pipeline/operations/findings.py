@@ -20,6 +20,8 @@ KINDS: Final = {
     "non_finite": "a latent contains NaN or infinity",
     "statistics": "the statistics of a record differ from those of its rows",
     "quarantine": "the quarantine table differs from the counts of the record",
+    "forgotten": "rows of forgotten samples still count; run the same forget again",
+    "remains": "a file still holds forgotten samples that no longer count",
     "source": "a clip cannot be decoded from its source again",
     "tokens": "encoding the source's clip again gives other tokens",
 }

@@ -13,13 +13,13 @@ from pipeline.dataset.cells import row_cells
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.errors import ConfigError, DamagedFile, StoreError, one_line
 from pipeline.operations.findings import Finding
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Clip, ListRows, LooseFile, Sample, WorkUnit, parse_range
 from pipeline.sources.media_types import is_tar
 from pipeline.sources.reader import SampleReader
+from pipeline.stages.decode import open_decoder
 from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
@@ -116,8 +116,7 @@ class Recomputer:
         for spec, column in zip(config.tokenizers, dataset.tokenizers, strict=True):
             if spec.name in models:
                 self._encoders.append(encoder_of(models[spec.name], spec, column, device))
-        limits = DecodeLimits(**config.decode.limits())
-        self._decoder = Decoder(clip_rules(dataset.identity["clip"]), limits)
+        self._decoder = open_decoder(dataset.identity["clip"], config.decode)
 
     def close(self) -> None:
         """End the decoder's child process."""

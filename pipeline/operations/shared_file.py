@@ -28,7 +28,7 @@ class SharedFile:
 
     @property
     def rows_left_out(self) -> int:
-        """Number of rows that do not, because their unit was processed again."""
+        """Number of other rows: their unit was processed again, or they were forgotten."""
         place = self.part.place
         return place.of_rows - self.rows if place else 0
 

@@ -19,6 +19,7 @@ from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part
 from pipeline.dataset.row_sampling import DrawnRow, read_row
+from pipeline.dataset.statistics import clip_name
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted, labelled
 from pipeline.operations.findings import Finding
@@ -164,18 +165,26 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
 def find_row(store: Store, manifest: Manifest, clip_id: str) -> DrawnRow:
     """Return the place of a clip's row.
 
+    Args:
+        store: the dataset's root.
+        manifest: the units that count.
+        clip_id: id of the clip, or its `clip_name`.
+
     Raises:
         ConfigError: no unit has it.
         StoreError: a part of its unit is damaged.
     """
-    unit = manifest.unit(clip_id.partition("/")[0])
+    unit_id, mark, _ = clip_id.partition("/")[0].partition("#")
+    unit = manifest.unit(unit_id)
     for part in unit.parts if unit is not None else ():
         ids = _column(store, part, "clip_id")
+        if mark:
+            ids = list(map(clip_name, ids))
         if unit is not None and clip_id in ids:
             return DrawnRow(unit, part, ids.index(clip_id))
     raise ConfigError(
         f"--clip {clip_id}: no row of {store.uri} has this clip_id, which is unit/key/clip_index;"
-        " it may be quarantined or filtered"
+        " it may be quarantined, filtered or forgotten"
     )
 
 

@@ -63,6 +63,9 @@ class Stats(Outcome):
         total = self.tally.total
         several = len(self.tally.buckets) > 1
         lines = [labelled("dataset", self.output), *_clip_lines(total)]
+        if forgotten := self.tally.counts.clips_forgotten:
+            text = f"{counted(forgotten, 'clip')}, which these statistics still include"
+            lines.append(labelled("forgotten", text))
         for name, use in self.codebooks.items():
             used = f"{use.used} of {use.size} codes used ({use.used / use.size:.1%})"
             lines.append(labelled("codebook", f"{name}: {used}, perplexity {use.perplexity:.1f}"))

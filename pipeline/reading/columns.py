@@ -26,7 +26,8 @@ from torch import Tensor
 
 from pipeline.dataset.cells import as_tensor, column_cells, row_cells, tensor_dtype, to_tensor
 from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_scale
-from pipeline.dataset.schema import SideColumn, TokenizerColumn, clip_schema
+from pipeline.dataset.schema import TokenizerColumn, clip_schema
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import ConfigError
 from pipeline.reading.spans import Prefix, Window
 

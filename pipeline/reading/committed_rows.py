@@ -78,7 +78,8 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     for shares in by_path.values():
         runs: list[Part] = []
         for part in sorted(shares, key=lambda share: share.first_row):
-            if runs and runs[-1].first_row + runs[-1].rows == part.first_row:
+            whole = not part.left_out and runs and not runs[-1].left_out
+            if whole and runs[-1].first_row + runs[-1].rows == part.first_row:
                 runs[-1] = replace(runs[-1], rows=runs[-1].rows + part.rows)
             else:
                 runs.append(part)

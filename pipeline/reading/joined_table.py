@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.parquet_file import UNREADABLE
+from pipeline.dataset.part_reader import rows_of
 from pipeline.errors import ConfigError, one_line
 from pipeline.formatting import counted
 from pipeline.reading.committed_rows import CommittedRows
@@ -49,7 +50,7 @@ class JoinedTable:
         for bucket, rows in snapshot.buckets.items():
             files = read_texts(snapshot, bucket, self.on)
             parts = snapshot.parts(bucket)
-            texts = [files[part.path].slice(part.first_row, part.rows) for part in parts]
+            texts = [rows_of(part, files[part.path]) for part in parts]
             found[bucket] = index_in(pa.chunked_array(texts), self.names)
             unit_of = np.empty(rows, np.int64)
             for unit, shares in rows_by_unit(snapshot, bucket).items():

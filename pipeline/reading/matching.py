@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.dataset.part_reader import open_parquet
+from pipeline.dataset.part_reader import open_parquet, rows_of
 from pipeline.dataset.records import Part, state_of
 from pipeline.errors import StoreError
 from pipeline.formatting import counted
@@ -81,7 +81,7 @@ class Share:
 
     def of(self, column: pa.Array) -> pa.Array:
         """Return these rows of a column of the file."""
-        return column.slice(self.part.first_row, self.part.rows)
+        return rows_of(self.part, column)
 
     @property
     def numbers(self) -> Numbers:

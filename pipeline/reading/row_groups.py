@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -74,14 +75,16 @@ class RowGroups:
         return [rows.rows for rows in self.of(part)]
 
     def runs(self, part: Part) -> list[list[int]]:
-        """Return `sizes`, each row group as a run of its own; errors as `of`."""
-        return [[rows] for rows in self.sizes(part)]
+        """Return `sizes`, the rows of each row group as a run; errors as `of`."""
+        groups = groupby(self.of(part), lambda rows: rows.group)
+        return [[rows.rows for rows in run] for _, run in groups]
 
     def read(self, part: Part, groups: Sequence[int]) -> dict[int, Rows]:
         """Read row groups by their index in `of`, in one go; errors as `of`."""
         footer, known = self._footer(part), self.of(part)
         with self._open(part, footer) as parquet:
-            return {n: self._rows(parquet, part.bucket, known[n]) for n in groups}
+            read = lru_cache(1)(partial(self._read_group, parquet, part.bucket))
+            return {n: self._rows(part.bucket, known[n], read(known[n].group)) for n in groups}
 
     def batch(
         self, rows: Sequence[tuple[Rows, int]], draws: Sequence[int] | None = None
@@ -96,11 +99,15 @@ class RowGroups:
     def _find_groups(self, part: Part) -> list[GroupRows]:
         return rows_by_group(self._footer(part), part)
 
-    def _rows(self, parquet: pq.ParquetFile, bucket: str, rows: GroupRows) -> Rows:
-        shapes = self._shapes.get(bucket)
-        names = self._columns.names if shapes else self._columns.with_shapes
+    def _read_group(self, parquet: pq.ParquetFile, bucket: str, group: int) -> pa.Table:
+        known = bucket in self._shapes
+        names = self._columns.names if known else self._columns.with_shapes
         # Row groups are read side by side already.
-        table = rows.of(read_group(parquet, rows.group, names, use_threads=False))
+        return read_group(parquet, group, names, use_threads=False)
+
+    def _rows(self, bucket: str, rows: GroupRows, group: pa.Table) -> Rows:
+        shapes = self._shapes.get(bucket)
+        table = rows.of(group)
         if bucket.startswith("all") or self._columns.ragged:  # whole videos, or texts
             return self._columns.ragged_rows(table)
         if shapes is None:

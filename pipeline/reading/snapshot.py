@@ -12,6 +12,7 @@ from pipeline.dataset import Manifest, Tally, read_dataset, read_manifest
 from pipeline.dataset.records import Counts
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.errors import ConfigError, StoreError
+from pipeline.formatting import counted
 from pipeline.reading.columns import row_tensors
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.joined import Joined, join
@@ -91,8 +92,8 @@ def open_snapshot(
     Raises:
         ConfigError: there is no dataset, it is of another format version, or the log ends before
             this version.
-        StoreError: a part of this version was replaced by `retry` and then deleted by `vacuum`, the
-            log is damaged, or the store refuses.
+        StoreError: a part of this version was replaced by `retry` and then deleted by `vacuum`,
+            samples of this version were forgotten since, the log is damaged, or the store refuses.
     """
     store = Store(uri, storage_options or {})
     dataset = read_dataset(store)
@@ -107,14 +108,31 @@ def open_snapshot(
     return Snapshot(store, dataset, manifest)
 
 
+def _require_nothing_forgotten(store: Store, manifest: Manifest, newest: Manifest) -> None:
+    """Refuse a version with samples that a later record forgot."""
+    if newest.forgets:
+        then, now = (_forgotten_by_unit(each) for each in (manifest, newest))
+        if units := sum(count < now.get(unit, 0) for unit, count in then.items()):
+            raise StoreError(
+                f"{store.uri}: version {manifest.number} has samples in {counted(units, 'unit')}"
+                " that were forgotten since; open the newest version, and start without a state"
+            )
+
+
+def _forgotten_by_unit(manifest: Manifest) -> dict[str, int]:
+    columns = (manifest.table[name].to_pylist() for name in ("unit", "samples_forgotten"))
+    return dict(zip(*columns, strict=True))
+
+
 def _require_replaced_parts(store: Store, manifest: Manifest) -> None:
     """Refuse a version whose parts were deleted after a newer version replaced them."""
     newest = read_manifest(store)
+    _require_nothing_forgotten(store, manifest, newest)
     replaced = {part.path for part in manifest.parts()} - {part.path for part in newest.parts()}
     for path in sorted(replaced):
         if not store.exists(path):
             raise StoreError(
                 f"{store.locate(path)}: version {manifest.number} names it, but its unit was done"
-                " again and vacuum deleted it; open a newer version, up to"
+                " again or merged, and vacuum deleted it; open a newer version, up to"
                 f" {newest.number}"
             )

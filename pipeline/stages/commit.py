@@ -114,6 +114,7 @@ def commit_unit(
             clips_quarantined=closing.counts.clips_quarantined + moved,
         ),
         reasons=dict(sorted(Counter(record.reason for record in quarantined).items())),
+        dropped=dict(sorted(closing.dropped.items())),
         timings=dict(sorted(timings.items())),
         statistics=statistics,
     )
@@ -128,6 +129,10 @@ def _check_closing(unit: WorkUnit, closing: Closing) -> None:
         if record.unit != unit.unit:
             raise UnitRejected(f"{unit.unit}: a quarantine record belongs to {record.unit}")
     counts = closing.counts
+    if (dropped := sum(closing.dropped.values())) != counts.clips_filtered:
+        raise UnitRejected(
+            f"{unit.unit}: {counts.clips_filtered} clips counted as filtered, {dropped} by rule"
+        )
     filtered = sum(record.is_filtered for record in closing.quarantined)
     if filtered != counts.samples_filtered:
         raise UnitRejected(

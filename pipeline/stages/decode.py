@@ -19,9 +19,9 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -30,12 +30,25 @@ from numpy.typing import NDArray
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
+from pipeline.dataset.forgotten import NOTHING, Forgotten
 from pipeline.dataset.records import Counts
-from pipeline.dataset.schema import SideColumn, sound_columns, track_columns
+from pipeline.dataset.side_columns import (
+    SideColumn,
+    clip_columns,
+    sound_columns,
+    track_columns,
+)
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
 from pipeline.errors import StoreError
-from pipeline.quarantine import GIVEN_UP, Quarantined, QuarantineError, giving_up
-from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json
+from pipeline.quarantine import (
+    GIVEN_UP,
+    NO_SOUND,
+    TOO_SHORT,
+    Quarantined,
+    QuarantineError,
+    giving_up,
+)
+from pipeline.records import Bucket, Clip, Sample, WorkUnit, to_json, unit_sources
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.messages import BatchHeader, BatchRow, Closing, encode_rows, side_rows
 from pipeline.stages.whole_video import video_row, whole_clip
@@ -49,13 +62,36 @@ _log = logging.getLogger(__name__)
 
 
 def open_decoder(
-    clip: ClipConfig, decode: DecodeConfig, audio: AudioConfig | None = None
+    clip: Mapping[str, Any], decode: DecodeConfig, audio: AudioConfig | None = None
 ) -> Decoder:
-    """Return the decoder of a job, which a caller must close."""
+    """Return the decoder of a job, which a caller must close.
+
+    Args:
+        clip: the dataset's `identity.clip`, from `ClipConfig.identity`.
+        decode: when a video is given up.
+        audio: sound that is stored; None stores none.
+    """
     sound = None
     if audio is not None:
         sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
-    return Decoder(clip_rules(clip.identity()), DecodeLimits(**decode.limits()), sound)
+    numbers = {column.name: column.type for column in clip_columns(clip)}
+    return Decoder(clip_rules(clip), DecodeLimits(**decode.limits()), sound, numbers)
+
+
+def without_forgotten(unit: WorkUnit, forgotten: Forgotten) -> tuple[WorkUnit, int]:
+    """Return a unit without forgotten sources, which are not read, and the number of such files.
+
+    Samples of a forgotten tar or list are not counted, because nobody reads how many they are.
+    """
+    source = unit.tar_uri or (unit.rows and unit_sources(unit)[0])
+    if source and forgotten.has_source(source):
+        return WorkUnit(unit=unit.unit), 0
+    files = tuple(
+        file
+        for file in unit.files
+        if not (forgotten.has(unit.unit, file.key) or forgotten.has_source(file.uri))
+    )
+    return replace(unit, files=files), len(unit.files) - len(files)
 
 
 class DecodeStage(AbstractContextManager["DecodeStage"]):
@@ -81,8 +117,9 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         audio: AudioConfig | None = None,
         tracks: Sequence[TrackConfig] = (),
     ) -> None:
-        self._decoder = open_decoder(clip, decode, audio)
-        self._side = () if audio is None else sound_columns(audio.identity())
+        self._decoder = open_decoder(clip.identity(), decode, audio)
+        self._side = clip_columns(clip.identity())
+        self._side += () if audio is None else sound_columns(audio.identity())
         self._side += track_columns([track.name for track in tracks])
         self._tracks = tracks
         self._needs_sound = audio is not None and audio.required
@@ -97,20 +134,28 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
         """End the decoder's child process."""
         self._decoder.close()
 
-    def __call__(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[BatchRow | Closing]:
+    def __call__(
+        self, unit: WorkUnit, *, one_by_one: bool = False, forgotten: Forgotten = NOTHING
+    ) -> Iterator[BatchRow | Closing]:
         """Yield a unit's batch rows as they become full, then its closing row.
 
         Args:
             unit: the unit.
             one_by_one: whether a sample that fails is given up alone.
+            forgotten: samples that are counted and left out.
 
         Raises:
             StoreError: the source cannot be read now; there is no closing row.
         """
         accounting = _UnitAccounting(unit.unit)
         pending = _PendingRows(unit.unit, self._row_clips, self._side)
+        unit, files_left_out = without_forgotten(unit, forgotten)
+        accounting.forgotten(files_left_out)
         samples = self._reader.read(unit, one_by_one=one_by_one)
         for sample in accounting.timed("read", samples):
+            if forgotten.has(unit.unit, sample.key):
+                accounting.forgotten(1)
+                continue
             if accounting.last_s > SLOW_READ_S:
                 slow = f"slow source: reading took {accounting.last_s:.0f} s"
                 _log.warning("%s/%s: %s", unit.unit, sample.key, slow)
@@ -138,9 +183,9 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
             decoded = self._decoded(sample, accounting.unit, one_by_one)
             for clip, frames in accounting.timed("decode", decoded):
                 silent = self._needs_sound and clip.side.get("audio") is None
-                found.add(clip, kept=frames is not None and not silent)
-                found.silent += frames is not None and silent
-                if frames is not None and not silent:
+                rule = clip.dropped or (NO_SOUND if silent else "")
+                found.add(clip, rule)
+                if frames is not None and not rule:
                     yield self._with_tracks(clip, sample), frames
         except QuarantineError as error:
             broken = error
@@ -188,7 +233,7 @@ class DecodeStage(AbstractContextManager["DecodeStage"]):
                     if found is not None:
                         to_json(found[0])
                         row = video_row(sample, *found, pending.next_seq())
-                        counted.add(found[0], kept=True)
+                        counted.add(found[0], "")
             except QuarantineError as error:
                 broken = error
         accounting.sample(sample.key, counted, broken, self._decoder.shortest)
@@ -248,19 +293,19 @@ class _Found:
 
     written: int = 0
     """Number of clips with frames."""
-    filtered: int = 0
-    """Number of clips without frames: the end of a video that does not fill a clip; and of those
-    that lack the sound that they need."""
-    silent: int = 0
-    """Number of clips that lack the sound that they need."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Number of clips that become no row, by the rule that drops them."""
     frames: int = 0
     """Number of frames of the source in these clips."""
     microseconds: int = 0
     """Microseconds of source in these clips."""
 
-    def add(self, clip: Clip, *, kept: bool) -> None:
-        self.written += kept
-        self.filtered += not kept
+    def add(self, clip: Clip, rule: str) -> None:
+        """Count a clip that a rule drops; an empty rule keeps it."""
+        if rule:
+            self.dropped[rule] += 1
+        else:
+            self.written += 1
         self.frames += clip.num_frames - clip.padded_frames
         self.microseconds += round(1e6 * (clip.end_s - clip.start_s))
 
@@ -271,6 +316,7 @@ class _UnitAccounting:
     def __init__(self, unit: str) -> None:
         self.unit = unit
         self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
         self._quarantined: list[Quarantined] = []
         self._digests: list[str] = []
         self._timings: dict[str, float] = {}
@@ -302,6 +348,10 @@ class _UnitAccounting:
         self._digests.append(row.header.digest())
         return row
 
+    def forgotten(self, samples: int) -> None:
+        """Count samples that are left out because they are forgotten."""
+        self._counts.update(samples_read=samples, samples_forgotten=samples)
+
     def quarantined_sample(self, record: Quarantined) -> None:
         self._counts.update(samples_read=1, samples_quarantined=1)
         self._quarantine(record)
@@ -320,33 +370,33 @@ class _UnitAccounting:
         A sample that breaks after some clips keeps them, and loses the clip that it breaks in. One
         that breaks before its first clip is lost whole.
         """
-        written, filtered = found.written, found.filtered
+        written, dropped = found.written, found.dropped
         lost_clip = int(broken is not None and written > 0)
         if broken is not None:
-            index = written + filtered if written else None
+            index = written + dropped.total() if written else None
             self._quarantine(Quarantined.of(broken, unit=self.unit, key=key, clip_index=index))
         self._judge(None if broken is None else broken.reason)
         outcome = "with_clips" if written else "quarantined" if broken is not None else "filtered"
         if outcome == "filtered":
-            filtered = 1  # also of a video that has no frame at the rate of the clips
-            record = (
-                Quarantined.without_sound(unit=self.unit, key=key, clips=found.silent)
-                if found.silent
-                else Quarantined.too_short(
+            if silent := dropped[NO_SOUND]:
+                record = Quarantined.without_sound(unit=self.unit, key=key, clips=silent)
+            else:
+                dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
+                record = Quarantined.too_short(
                     unit=self.unit,
                     key=key,
                     frames=found.frames,
                     seconds=found.microseconds / 1e6,
                     shortest=shortest,
                 )
-            )
             _log.info("filtered %s", record)
             self._quarantined.append(record)
+        self._dropped.update(dropped)
         self._counts.update(["samples_read", f"samples_{outcome}"])
         self._counts.update(
-            clips_seen=written + filtered + lost_clip,
+            clips_seen=written + dropped.total() + lost_clip,
             clips_written=written,
-            clips_filtered=filtered,
+            clips_filtered=dropped.total(),
             clips_quarantined=lost_clip,
             microseconds_decoded=found.microseconds,
         )
@@ -363,5 +413,6 @@ class _UnitAccounting:
             digests=tuple(self._digests),
             counts=Counts(**self._counts),
             quarantined=tuple(self._quarantined),
+            dropped=dict(self._dropped),
             timings={stage: round(seconds, 6) for stage, seconds in self._timings.items()},
         )

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.records import Counts
-from pipeline.dataset.schema import SideColumn
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.dataset.statistics import PsnrSums
 from pipeline.quarantine import Quarantined
 from pipeline.records import Bucket, Clip, Span, from_json, to_json
@@ -112,6 +112,8 @@ class Closing:
     digests: tuple[str, ...]
     counts: Counts
     quarantined: tuple[Quarantined, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Number of filtered clips by the rule that dropped them."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of work by stage, for the summary."""
     node: str = ""

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config.embed import ROW_CLIPS, ParentConfig
+from pipeline.dataset.forgotten import NOTHING, Forgotten
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Counts, Part
 from pipeline.dataset.schema import CLIP_FIELDS
@@ -40,12 +41,15 @@ class RowsStage(AbstractContextManager["RowsStage"]):
     def close(self) -> None:
         """Do nothing; the decode stage has a process to end."""
 
-    def __call__(self, unit: WorkUnit, *, one_by_one: bool = False) -> Iterator[BatchRow | Closing]:
+    def __call__(
+        self, unit: WorkUnit, *, one_by_one: bool = False, forgotten: Forgotten = NOTHING
+    ) -> Iterator[BatchRow | Closing]:
         """Yield a unit's batch rows, then its closing row.
 
         Args:
             unit: the unit.
             one_by_one: ignored; no row is given up alone.
+            forgotten: samples that are counted and left out.
 
         Raises:
             DamagedFile: a part of the parent is missing or damaged.
@@ -53,10 +57,15 @@ class RowsStage(AbstractContextManager["RowsStage"]):
         """
         assert unit.parent is not None
         keys: set[str] = set()
+        lost: set[str] = set()
         digests: list[str] = []
         microseconds = rows = 0
         for part in from_json(tuple[Part, ...], unit.parent.parts):
-            for clips in self._clips(part):
+            for found in self._clips(part):
+                lost.update(c.key for c in found if forgotten.has(unit.unit, c.key))
+                clips = tuple(clip for clip in found if clip.key not in lost)
+                if not clips:
+                    continue
                 keys.update(clip.key for clip in clips)
                 microseconds += sum(round(1e6 * (clip.end_s - clip.start_s)) for clip in clips)
                 rows += len(clips)
@@ -69,8 +78,9 @@ class RowsStage(AbstractContextManager["RowsStage"]):
                 digests.append(header.digest())
                 yield BatchRow(header, np.zeros((1, 1, 1, 1, 3), np.uint8))
         counts = Counts(
-            samples_read=len(keys),
+            samples_read=len(keys) + len(lost),
             samples_with_clips=len(keys),
+            samples_forgotten=len(lost),
             clips_seen=rows,
             clips_written=rows,
             microseconds_decoded=microseconds,

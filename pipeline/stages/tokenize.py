@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.schema import SideColumn, clip_schema, packed_schema
+from pipeline.dataset.schema import clip_schema, packed_schema
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.decode import Decoder
 from pipeline.errors import one_line

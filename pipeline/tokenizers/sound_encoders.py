@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pipeline.config.job import AudioConfig, SoundEncoderSpec
 from pipeline.config.loading import Fault
-from pipeline.dataset.schema import SideColumn, index_dtype
+from pipeline.dataset.schema import index_dtype
+from pipeline.dataset.side_columns import SideColumn
 from pipeline.decode.sound_stream import decode_sound
 from pipeline.errors import ConfigError
 from pipeline.tokenizers.models import weights_digest

@@ -171,6 +171,7 @@ def deliver(
         digests=tuple(header.digest for header, _ in payloads),
         counts=counts,
         quarantined=(*broken, *short),
+        dropped={"tail": 1, **({"too_short": filtered} if filtered else {})},
         timings={"decode": 1.5},
     )
     return Delivery(unit, closing, payloads)

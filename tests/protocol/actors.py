@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.forgotten import Forgotten, read_forgotten
 from pipeline.dataset.log_records import numbers_in
 from pipeline.dataset.manifest import write_manifest
 from pipeline.dataset.metadata import open_dataset
@@ -21,13 +22,15 @@ from pipeline.errors import StoreError
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.remaining import subtract
 from pipeline.operations.compact import compact
+from pipeline.operations.forget import forget
+from pipeline.operations.forget_requests import read_requests
 from pipeline.operations.publish.publish import publish
 from pipeline.operations.retry import retry
 from pipeline.operations.shared_file import SharedFile
 from pipeline.operations.vacuum import vacuum
 from pipeline.quarantine import Quarantined
 from pipeline.reading.snapshot import open_snapshot
-from pipeline.records import LooseFile, WorkUnit, unit_sources
+from pipeline.records import Clip, LooseFile, WorkUnit, unit_sources
 from pipeline.sources.planning import cut_runs
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET
@@ -48,15 +51,28 @@ def plan_of(tars: int, files: int = FILES) -> list[WorkUnit]:
     ]
 
 
+KEYS = [f"t{n}.tar" for n in range(3)] + [f"f{n}.mp4" for n in range(FILES)]
+"""Keys of all samples: the names of the tars and files, each of which holds one."""
+
+
+def key_of(source: str) -> str:
+    """Return the key of the only sample of a tar or file."""
+    return source.rpartition("/")[2]
+
+
+def _clip(source: str) -> Clip:
+    return replace(make_clip(key_of(source), 0), key=key_of(source))
+
+
 def clip_of(source: str) -> str:
     """Return the only clip of a tar or file."""
-    return make_clip(source.rpartition("/")[2], 0).clip_id
+    return _clip(source).clip_id
 
 
 @cache
 def _rows(source: str, begun: int) -> pa.Table:
     """Return the rows of a tar or file; the caption tells which result they belong to."""
-    clips = [replace(make_clip(source.rpartition("/")[2], 0), caption=str(begun))]
+    clips = [replace(_clip(source), caption=str(begun))]
     return pa.Table.from_batches([clip_rows(clips, make_cells(clips, SMALL), SCHEMA)])
 
 
@@ -69,13 +85,16 @@ def driver(world: World, draw: random.Random, plan: Sequence[WorkUnit], passes: 
     for _ in range(passes):
         log.plan()
         units = subtract(plan, log.committed)
+        forgotten = read_forgotten(STORE, log.forgets)
         if not units:
             break
         draw.shuffle(units)
         try:
             for unit in units:
                 try:
-                    buffer.add(_written(unit, begun=world.laws.number, is_bad=draw.random() < 0.4))
+                    is_bad = draw.random() < 0.4
+                    begun = world.laws.number
+                    buffer.add(_written(unit, forgotten, begun=begun, is_bad=is_bad))
                 except StoreError:
                     continue  # the next pass tries it again
                 if draw.random() < 0.3:
@@ -85,23 +104,31 @@ def driver(world: World, draw: random.Random, plan: Sequence[WorkUnit], passes: 
     write_manifest(STORE)
 
 
-def _written(unit: WorkUnit, *, begun: int, is_bad: bool) -> UnitRecord:
+def _written(unit: WorkUnit, forgotten: Forgotten, *, begun: int, is_bad: bool) -> UnitRecord:
     sources = unit_sources(unit)
+    kept = [source for source in sources if not forgotten.has(unit.unit, key_of(source))]
     with PartWriter(STORE, SCHEMA, unit=unit.unit, bucket=SMALL.name) as writer:
-        for source in sources:
+        for source in kept:
             writer.add(_rows(source, begun))
         parts = writer.publish()
     bad = Quarantined(
         unit=unit.unit, key="k", clip_index=None, stage="decode", reason="corrupt", detail="-"
     )
     lost = [bad] if is_bad else []
-    rows = sum(part.rows for part in parts)
+    rows = len(kept)
     return UnitRecord(
         unit=unit.unit,
         sources=sources,
         parts=parts,
         quarantine=write_quarantine(STORE, unit.unit, lost),
-        counts=Counts(samples_read=rows, samples_with_clips=rows, clips_written=rows),
+        counts=Counts(
+            samples_read=len(sources) + is_bad,
+            samples_with_clips=rows,
+            samples_quarantined=int(is_bad),
+            samples_forgotten=len(sources) - rows,
+            clips_seen=rows,
+            clips_written=rows,
+        ),
         reasons={"corrupt": 1} if lost else {},
         timings={"begun": float(begun)},
         statistics={},
@@ -109,8 +136,12 @@ def _written(unit: WorkUnit, *, begun: int, is_bad: bool) -> UnitRecord:
 
 
 def reader(world: World) -> None:
-    """Read one version twice: the same rows, or an error if it is older than a day."""
+    """Read one version twice: the same rows, or an error if it is older than a day.
+
+    It holds no sample that was forgotten before it was opened.
+    """
     began = world.clock
+    forgotten = {clip_of(key) for key in world.laws.forgotten_for_readers}
     snapshot = open_snapshot(STORE.uri)
     parts = [(unit.unit, part) for unit in snapshot.manifest.units() for part in unit.parts]
     try:
@@ -120,8 +151,17 @@ def reader(world: World) -> None:
         if "missing" in str(error) and not old:
             world.laws.broken = f"a reader lost a file within a day: {error}"
         raise
+    if seen := sorted(forgotten.intersection(first)):
+        world.laws.broken = f"a reader saw {seen}, which were forgotten"
     if len(set(first)) != len(first) or first != second:
         world.laws.broken = f"a reader saw {first}, then {second}"
+
+
+def forgetter(world: World, keys: Sequence[str]) -> None:
+    """Forget samples; from its end on no reader may see them."""
+    world.laws.asked_to_forget.update(keys)
+    forget(STORE, read_requests(keys, ()))
+    world.laws.forgotten_for_readers.update(keys)
 
 
 def clip_ids(parts: Iterable[tuple[str, object]]) -> Iterator[str]:
@@ -130,6 +170,13 @@ def clip_ids(parts: Iterable[tuple[str, object]]) -> Iterator[str]:
         with open_parquet(STORE, part.path) as parquet:  # type: ignore[attr-defined]
             for rows in unit_rows(parquet, part, ["clip_id"]):  # type: ignore[arg-type]
                 yield from rows["clip_id"].to_pylist()
+
+
+def all_clips(path: str) -> list[str]:
+    """Return the clips of a file, also of rows that do not count."""
+    with open_parquet(STORE, path) as parquet:
+        ids: list[str] = parquet.read(columns=["clip_id"])["clip_id"].to_pylist()
+        return ids
 
 
 class ModelTable:
@@ -167,6 +214,7 @@ def bodies(world: World, draw: random.Random) -> dict[str, Callable[[], object]]
         ),
         "vacuum": lambda: vacuum(STORE, older_than_hours=world.vacuum_hours, delete=True),
         "checkpoint": lambda: write_manifest(STORE),
+        "forget": lambda: forgetter(world, draw.sample(KEYS, draw.randint(1, 2))),
         "publish": lambda: publish(STORE, "delta"),
         "reader": lambda: reader(world),
     }

@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.committed import Committed
-from pipeline.dataset.records import PartsMoved, UnitRecord
+from pipeline.dataset.records import PartsMoved, RowsForgotten, UnitRecord
 from pipeline.storage.store import Store
 
-_move = CommitLog.move
+_move, _trim = CommitLog.move, CommitLog.trim
 
 
 def _drop(log: CommitLog, paths: Iterable[str]) -> set[str]:
@@ -19,6 +19,12 @@ def _drop(log: CommitLog, paths: Iterable[str]) -> set[str]:
 
 def _move_blindly(log: CommitLog, units: Sequence[PartsMoved], known: Mapping[str, int]) -> bool:
     return _move(log, units, dict.fromkeys(known, 10**9))
+
+
+def _trim_blindly(
+    log: CommitLog, units: Sequence[RowsForgotten], known: Mapping[str, int]
+) -> tuple[str, ...]:
+    return _trim(log, units, dict.fromkeys(known, 10**9))
 
 
 def _covers(committed: Committed, record: UnitRecord) -> bool:
@@ -35,6 +41,8 @@ BREAKAGES: Final = {
     "stale-answers": _of(CommitLog, "is_stale", lambda log, unit: False),
     "move-blindly": _of(CommitLog, "move", _move_blindly),
     "table-without-record": _of(CommitLog, "announce", lambda log, table, paths: True),
+    "forget-ignored": _of(CommitLog, "holds_forgotten", lambda log, unit: False),
+    "trim-blindly": _of(CommitLog, "trim", _trim_blindly),
     "put-overwrites": _of(Store, "put_if_absent", Store.write),
     "sources-unchecked": _of(Committed, "covers", _covers),
 }

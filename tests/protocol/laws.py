@@ -1,12 +1,14 @@
 """What must hold after every write and deletion, checked by other code than the pipeline's.
 
 The laws are the promises of docs/architecture.md: every file that the log or a table names exists,
-no unit and no source counts twice, and only work that began after a retry answers it.
+no unit and no source counts twice, only work that began after a retry answers it, and what the log
+forgot comes back in no unit.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +29,9 @@ class Laws:
         units: unit → its record, with the parts that it has now.
         reopened: unit → number of the record that reopened it.
         table: paths that the newest version of the published table names.
+        forgotten: digests that records forgot.
+        asked_to_forget: keys that any command was asked to forget.
+        forgotten_for_readers: keys of the commands that ended well.
         announced: versions that tables follow which are announced and not published yet.
         broken: the first law that was broken.
     """
@@ -38,6 +43,9 @@ class Laws:
         self.units: dict[str, dict[str, Any]] = {}
         self.reopened: dict[str, int] = {}
         self.table: set[str] = set()
+        self.forgotten: set[str] = set()
+        self.asked_to_forget: set[str] = set()
+        self.forgotten_for_readers: set[str] = set()
         self.announced: list[int] = []
         self.broken = ""
 
@@ -71,6 +79,9 @@ class Laws:
         self.number += 1
         self._demand(name == f"log/{self.number:020d}.json", f"{name} leaves a gap")
         for unit in record["units"]:
+            keys = {key for part in unit["parts"] for key in self._values(part, "key")}
+            back = sorted(key for key in keys if _digest(key) in self.forgotten)
+            self._demand(not back, f"{unit['unit']} brings {back} back, which are forgotten")
             known, asked = unit["unit"] in self.units, self.reopened.get(unit["unit"])
             self._demand(not known or asked is not None, f"{unit['unit']} is committed twice")
             begun = int(unit["timings"]["begun"])
@@ -82,16 +93,28 @@ class Laws:
             )
             self.reopened.pop(unit["unit"], None)
             self.units[unit["unit"]] = unit
+        self.forgotten.update(record["forgotten"])
         self.announced += [table["base"] for table in record["published"]]
         for unit in record["reopened"]:
             self.reopened[unit["unit"]] = self.number
         for moved in record["moved"]:
             unit = self.units[moved["unit"]]
+            before = self._rows(unit)
             self.units[moved["unit"]] = {**unit, "parts": moved["parts"]}
-            results = [row for part in moved["parts"] for row in self._results(part)]
-            wanted = [str(int(unit["timings"]["begun"]))] * len(unit["sources"])
-            self._demand(results == wanted, f"{moved['unit']}: its rows change when they move")
-        for changed in (*record["units"], *record["moved"]):
+            after = self._rows(self.units[moved["unit"]])
+            self._demand(after == before, f"{moved['unit']}: its rows change when they move")
+        for trimmed in record["trimmed"]:
+            unit = self.units[trimmed["unit"]]
+            before = self._rows(unit)
+            self.units[trimmed["unit"]] = {**unit, **trimmed}
+            kept = [row for row in before if _digest(row[1]) not in self.forgotten]
+            lost = {_digest(row[1]) for row in before}.difference(_digest(row[1]) for row in kept)
+            after = self._rows(self.units[trimmed["unit"]])
+            self._demand(
+                set(kept) <= set(after) <= set(before) and after != before and bool(lost),
+                f"{trimmed['unit']}: other rows than the forgotten ones are left out",
+            )
+        for changed in (*record["units"], *record["moved"], *record["trimmed"]):
             for file in _files(self.units[changed["unit"]]):
                 self._exists(changed["unit"], file)
 
@@ -102,19 +125,34 @@ class Laws:
             digest = hashlib.sha256(held[0]).hexdigest()
             self._demand(digest == file["sha256"], f"{file['path']} holds other bytes")
 
-    def _results(self, part: dict[str, Any]) -> list[str]:
-        """Return for each row of a part which result it belongs to."""
+    def _rows(self, unit: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the rows of a unit: the result that each belongs to, and its key."""
+        return [
+            row
+            for part in unit["parts"]
+            for row in zip(self._values(part, "caption"), self._values(part, "key"), strict=True)
+        ]
+
+    def _values(self, part: dict[str, Any], name: str) -> list[str]:
+        """Return a column of the rows of a part that count."""
         held = self._files.get(ROOT + part["path"])
-        self._demand(held is not None, f"rows move into {part['path']}, which is gone")
+        self._demand(held is not None, f"{part['path']} is named, and is gone")
         assert held is not None
-        rows = pq.ParquetFile(pa.BufferReader(held[0])).read(["caption"])["caption"].to_pylist()
-        first = part["place"]["first_row"] if part["place"] else 0
-        return rows[first : first + part["rows"]]
+        values = pq.ParquetFile(pa.BufferReader(held[0])).read([name])[name].to_pylist()
+        place = part["place"] or {"first_row": 0, "left_out": []}
+        gone = {n for first, stop in place["left_out"] for n in range(first, stop)}
+        rows = [v for n, v in enumerate(values) if n >= place["first_row"] and n not in gone]
+        return rows[: part["rows"]]
 
     def _demand(self, holds: bool, text: str) -> None:
         if not holds:
             self.broken = self.broken or text
             raise Broken(text)
+
+
+@cache
+def _digest(key: str) -> str:
+    return hashlib.sha256(b"key\0" + key.encode()).hexdigest()[:32]
 
 
 def _files(unit: dict[str, Any]) -> list[dict[str, Any]]:

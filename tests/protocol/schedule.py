@@ -13,8 +13,10 @@ import fsspec
 import pyarrow.parquet as pq
 
 import pipeline.dataset.commit_log
+import pipeline.dataset.forgotten
 import pipeline.dataset.log_records
 import pipeline.job.log_buffer
+import pipeline.operations.forget
 import pipeline.operations.publish.publish
 import pipeline.operations.vacuum
 import pipeline.storage.store
@@ -26,10 +28,12 @@ from tests.protocol import world as worlds
 from tests.protocol.actors import (
     STORE,
     ModelTable,
+    all_clips,
     bodies,
     clip_ids,
     clip_of,
     driver,
+    forgetter,
     plan_of,
 )
 from tests.protocol.breakages import BREAKAGES
@@ -42,6 +46,7 @@ _KINDS: Final = {
     "retry": 4,
     "compact": 3,
     "publish": 3,
+    "forget": 2,
     "checkpoint": 1,
     "reader": 2,
 }
@@ -63,9 +68,12 @@ def model(breakage: str | None = None) -> Iterator[None]:
             pipeline.storage.store,
         ):
             patches.enter_context(patch.object(module, "time", clock))
-        patches.enter_context(
-            patch.object(pipeline.dataset.log_records, "ThreadPoolExecutor", _InTurn)
-        )
+        for module in (
+            pipeline.dataset.log_records,
+            pipeline.dataset.forgotten,
+            pipeline.operations.forget,
+        ):
+            patches.enter_context(patch.object(module, "ThreadPoolExecutor", _InTurn))
         # Most of the time of a step would go into finding the file system.
         patches.enter_context(
             patch.object(fsspec.core, "url_to_fs", lambda uri, **options: (files, name_of(uri)))
@@ -141,6 +149,8 @@ def _peace(world: World) -> None:
     verbs = bodies(world, own)
     acts = [
         lambda: driver(world, own, plan, passes=10),
+        *[lambda: forgetter(world, sorted(world.laws.asked_to_forget))]
+        * bool(world.laws.asked_to_forget),
         *map(verbs.get, ("compact", "publish")),
         clean,
         read,
@@ -150,13 +160,18 @@ def _peace(world: World) -> None:
     laws = world.laws
     if laws.broken:
         return
+    gone = {clip_of(key) for key in laws.asked_to_forget}
     wanted = [clip_of(source) for unit in plan for source in unit_sources(unit)]
+    wanted = [clip for clip in wanted if clip not in gone]
+    held = {clip for path in laws.named() if path.startswith("data/") for clip in all_clips(path)}
     parts = {path.removeprefix("root/") for path in world.files if "root/data/" in path}
     left = set() if laws.announced else parts - laws.named() - laws.table
     if laws.reopened:
         laws.broken = f"still reopened: {sorted(laws.reopened)}"
     elif sorted(found) != sorted(wanted):
         laws.broken = f"{sorted(found)} count, not {sorted(wanted)}"
+    elif not gone.isdisjoint(held):
+        laws.broken = f"{sorted(gone & held)} are forgotten and in a file"
     elif left:
         laws.broken = f"vacuum leaves {sorted(left)}"
 
@@ -176,6 +191,9 @@ class _InTurn:
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+    def map(self, act: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        return map(act, *arguments)
 
     def submit(self, act: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         future: Future[Any] = Future()

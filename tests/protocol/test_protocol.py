@@ -20,7 +20,16 @@ def test_no_law_is_broken() -> None:
     assert counts["steps"] >= STEPS
     for seen in ("refused", "answer lost", "cut off", "killed", "killed after", "stood still"):
         assert counts[seen] > 0, seen
-    for kind in ("driver", "vacuum", "retry", "compact", "publish", "checkpoint", "reader"):
+    for kind in (
+        "driver",
+        "vacuum",
+        "retry",
+        "compact",
+        "forget",
+        "publish",
+        "checkpoint",
+        "reader",
+    ):
         assert counts[f"{kind} done"] > 0, kind
 
 

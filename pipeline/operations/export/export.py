@@ -137,6 +137,7 @@ def export(
     exported = {unit: state for group in ledger.groups for unit, state in group.units.items()}
     units = list(snapshot.manifest.units())
     _require_unchanged(units, exported, out)
+    _require_nothing_forgotten(units, ledger, out)
     remaining, waiting = _pairs(units, exported, texts)
     reader = ItemReader(snapshot, chosen, form.normalized, texts)
     for group in _groups(remaining, shard_bytes):
@@ -287,6 +288,17 @@ def _require_unchanged(units: Iterable[UnitRecord], exported: dict[str, str], ou
             raise ConfigError(
                 f"--out {out}: holds unit {unit.unit}, which was done again since; export to an"
                 " empty folder"
+            )
+
+
+def _require_nothing_forgotten(units: Iterable[UnitRecord], ledger: Ledger, out: str) -> None:
+    """Refuse to continue if samples were forgotten after their units were exported."""
+    rows = {unit.unit: _rows(unit) for unit in units}
+    for group in ledger.groups:
+        if sum(rows[unit] for unit in group.units) != group.rows:
+            raise ConfigError(
+                f"--out {out}: holds clips that were forgotten since; export to an empty folder,"
+                " and delete this one"
             )
 
 

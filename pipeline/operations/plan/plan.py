@@ -11,7 +11,6 @@ from typing import Final
 from pipeline.config.job import JobConfig
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, read_dataset, require_same
-from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.job.remaining import subtract
 from pipeline.job.setup import Tokenizers, open_tokenizers, planned_units, with_absolute_paths
 from pipeline.operations.plan.estimate import Estimate, Stratum, total
@@ -19,6 +18,7 @@ from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.operations.plan.result import Plan, UnitCounts
 from pipeline.operations.plan.throughput import clip_seconds, device_here, device_name
 from pipeline.records import WorkUnit, unit_sources
+from pipeline.stages.decode import open_decoder
 from pipeline.storage.store import Store
 from pipeline.tokenizers.identity import expected_shape
 from pipeline.tokenizers.models import is_untrained
@@ -155,11 +155,10 @@ def _probe(
     config: JobConfig, drawn: Sequence[Sequence[WorkUnit]], seconds: float | None
 ) -> list[list[Probe]]:
     """Probe the units drawn of each kind; time that one does not use is left for the next ones."""
-    limits = DecodeLimits(**config.decode.limits())
     units_left = sum(map(len, drawn))
     spent = 0.0
     found: list[list[Probe]] = []
-    with Decoder(clip_rules(config.clip.identity()), limits) as decoder:
+    with open_decoder(config.clip.identity(), config.decode) as decoder:
         for kind in drawn:
             found.append([])
             for unit in kind:

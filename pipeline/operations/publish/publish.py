@@ -74,8 +74,8 @@ def publish(store: Store, table_format: str) -> Published:
 
     Raises:
         ConfigError: there is no dataset or no such format, or its library is not installed.
-        StoreError: rows of a merged part no longer belong to a unit, another commit of the table
-            came first, the log is damaged, or the store refuses. The table does not change.
+        StoreError: a part has rows that no longer count, another commit of the table came first,
+            the log is damaged, or the store refuses. The table does not change.
     """
     if table_format not in _FORMATS:
         raise ConfigError(
@@ -144,15 +144,16 @@ def _whole_files(store: Store, manifest: Manifest) -> list[SharedFile]:
     """Return the files of the parts that count, each once, in the order of commits.
 
     Raises:
-        StoreError: a merged part holds rows of no unit, and a table can only include whole files.
+        StoreError: a file has rows that no longer count, and a table can only include whole files.
     """
     files = shared_files(manifest)
     for file in files:
         if left_out := file.rows_left_out:
             raise StoreError(
                 f"{store.locate(file.part.path)}: {left_out} of its {file.rows + left_out} rows no"
-                " longer belong to a unit, because it was processed again, and a table includes"
-                " whole files; run `python -m pipeline compact`, then this command again"
+                " longer count, because they were forgotten or their unit was processed again, and"
+                " a table includes whole files; run `python -m pipeline compact`, then this command"
+                " again"
             )
     return files
 

@@ -19,7 +19,7 @@ from pipeline.operations.report.blocks import Block, Definitions, Table, markdow
 from pipeline.operations.stats import clip_facts
 from pipeline.operations.status import Status
 from pipeline.operations.status import status as read_status
-from pipeline.quarantine import FILTERED, REASONS
+from pipeline.quarantine import DROPPED, FILTERED, REASONS
 from pipeline.storage.store import Store
 
 _COUNT_ROWS: Final = (
@@ -81,6 +81,7 @@ class Page(Outcome):
         sections = {
             "Counts": self._counts(),
             "Filtered": self._lost("samples", self.status.tally.filtered, FILTERED),
+            "Dropped clips": self._dropped(),
             "Quarantine": self._lost("samples and clips", self.status.tally.reasons, REASONS),
             "Quality": self._quality(),
             "Files": self._files(),
@@ -120,6 +121,9 @@ class Page(Outcome):
         rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
         yield Table("llll", ("column", "model", "kind", "dtype"), rows)
         yield from (f"Does not add up: {problem}" for problem in tally.problems)
+        if counts.samples_forgotten:
+            clips = counted(counts.clips_forgotten, "clip")
+            yield f"{counted(counts.samples_forgotten, 'sample')} forgotten, {clips}."
         if manifest.reopened:
             yield f"{counted(len(manifest.reopened), 'unit')} reopened for the next run."
 
@@ -131,10 +135,14 @@ class Page(Outcome):
             came, *went = (getattr(counts, name) for name in names)
             rows.append((what, came, *(f"{n} ({percentage(n, came)})" for n in went)))
         yield Table("lrrrr", ("", "came in", "kept", "filtered", "quarantined"), rows)
-        if (tails := self.status.tally.tails) > 0:
-            ends = counted(tails, "filtered clip is", "filtered clips are")
-            yield f"{ends} the end of a video with other clips."
         yield Definitions(list(clip_facts(self.status.tally.total)))
+
+    def _dropped(self) -> Iterator[Block]:
+        rows = [
+            (rule, count, DROPPED.get(rule) or FILTERED.get(rule, "a rule of clip.filter"))
+            for rule, count in self.status.tally.dropped.most_common()
+        ]
+        yield Table("lrl", ("rule", "clips", "meaning"), rows)
 
     def _lost(
         self, what: str, reasons: Counter[str], meanings: Mapping[str, str]
@@ -160,9 +168,9 @@ class Page(Outcome):
             [(db, *(count.get(db, 0) for count in counts.values())) for db in decibels],
         )
         worst = [
-            (name, f"{value / 1000:.2f} dB", clip_id)
+            (name, f"{value / 1000:.2f} dB", clip)
             for name, sums in psnr.items()
-            for value, clip_id in sums.worst
+            for value, clip in sums.worst
         ]
         yield Table("lrl", ("", "PSNR", "clips with the lowest PSNR"), worst)
 

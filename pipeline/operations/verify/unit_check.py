@@ -17,6 +17,7 @@ from pipeline.dataset.embeddings import embedding_shapes
 from pipeline.dataset.metadata import Dataset, code_levels
 from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.dataset.part_reader import unit_rows
+from pipeline.dataset.part_writer import is_merged
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.dataset.row_statistics import row_statistics
 from pipeline.dataset.schema import QUARANTINE_SCHEMA
@@ -63,7 +64,7 @@ class UnitCheck:
 
     def part(self, part: Part) -> Iterator[Finding]:
         """Yield what is wrong with one part; call it for the parts of a bucket in order."""
-        if part.place is not None:
+        if is_merged(part.path):
             parquet, findings = self._merged.open(part)
             yield from findings
             yield from _guarded(part, parquet, self._rows)

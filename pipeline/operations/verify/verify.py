@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.dataset.forgotten import read_forgotten
 from pipeline.dataset.log_records import numbers_in
 from pipeline.dataset.manifest import (
     Manifest,
@@ -23,6 +24,7 @@ from pipeline.dataset.manifest import (
     replay_log,
 )
 from pipeline.dataset.metadata import Dataset, fingerprint_of, read_dataset
+from pipeline.dataset.part_writer import is_merged
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.row_sampling import DrawnRow, draw_rows
 from pipeline.dataset.tally import Tally
@@ -33,6 +35,7 @@ from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.recompute import Recomputer
 from pipeline.operations.unreferenced import unnamed_files
 from pipeline.operations.verify.checked_file import MergedFiles
+from pipeline.operations.verify.forgotten_check import check_forgotten
 from pipeline.operations.verify.unit_check import UnitCheck
 from pipeline.storage.store import Store
 
@@ -56,6 +59,8 @@ class Verification(Outcome):
     orphaned: list[str] = field(default_factory=list)
     """Paths of files that no record names. They are not a fault; `vacuum` deletes them."""
     orphaned_bytes: int = 0
+    forgets: int | None = None
+    """Number of forgotten keys and sources that files were searched for; None without search."""
     clips_retokenized: int = 0
     """Number of clips that were decoded from their source and encoded again."""
     psnr_db: dict[str, list[float]] = field(default_factory=dict)
@@ -79,6 +84,10 @@ class Verification(Outcome):
         if self.orphaned:
             size = f"{counted(len(self.orphaned), 'file')}, {format_bytes(self.orphaned_bytes)}"
             lines.append(labelled("orphaned", f"{size}, not a fault; see vacuum"))
+        if self.forgets is not None:
+            remains = sum(found.kind in ("forgotten", "remains") for found in self.findings)
+            text = f"{counted(self.forgets, 'key and source', 'keys and sources')} searched for"
+            lines.append(labelled("forgotten", f"{text} · {counted(remains, 'file')} hold some"))
         if self.clips_retokenized:
             text = f"{counted(self.clips_retokenized, 'clip')} from source"
             lines.append(labelled("recomputed", text))
@@ -106,6 +115,7 @@ def verify(
     retokenize: int = 0,
     decode: int = 0,
     seed: int = 0,
+    forgotten: bool = False,
 ) -> Verification:
     """Verify a dataset, also while a job adds to it.
 
@@ -117,6 +127,8 @@ def verify(
             dataset's own settings, and compared bit for bit.
         decode: number of random clips whose tokens are decoded and compared with the source.
         seed: random seed for the sampled files and clips.
+        forgotten: whether to read the keys of all files, orphaned ones included, and report those
+            that still hold forgotten samples.
 
     Raises:
         ConfigError: there is no dataset, a newer release wrote it, or its models cannot be loaded.
@@ -142,6 +154,9 @@ def verify(
             check = UnitCheck(store, dataset, unit, merged)
             _check_unit(unit, check, sizes, chosen, result)
         result.files_read += len(merged.seen)
+    if forgotten:
+        result.findings += check_forgotten(store, manifest, files)
+        result.forgets = len(read_forgotten(store, manifest.forgets).digests)
     if retokenize or decode:
         damaged = {found.where for found in result.findings}
         rows = draw_rows(manifest, max(retokenize, decode), seed, leave_out=damaged)
@@ -206,10 +221,11 @@ def _check_unit(
             text = f"{length} bytes, recorded {part.bytes}"
             result.findings.append(Finding("size", part.path, text))
         elif part.path in chosen:
-            result.files_read += part.place is None
+            result.files_read += not is_merged(part.path)
             result.findings += check.quarantine() if part is unit.quarantine else check.part(part)
     if len(result.findings) == before and check.num_rows == unit.counts.clips_written:
-        result.findings += check.statistics()  # only if all parts of the unit were read
+        # Only if all parts of the unit were read; statistics still hold forgotten rows.
+        result.findings += () if unit.counts.clips_forgotten else check.statistics()
     result.rows_checked += check.num_rows
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -306,3 +307,37 @@ def test_nothing_is_written_to_the_parents_output(capfd: pytest.CaptureFixture[s
     with Decoder(RULE) as decoder, pytest.raises(QuarantineError):
         list(decoder.decode(broken, "u"))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("forged", "says"),
+    [
+        ({"numbers": {"a": 1, "b": 2.5}}, None),
+        ({"numbers": {"a": -(2**31), "b": None}}, None),
+        ({"numbers": {"a": 1}}, "numbers ['a'], not ['a', 'b']"),
+        ({"numbers": {"a": 2**31, "b": 0.0}}, "a = 2147483648 is out of the range of int32"),
+        ({"numbers": {"a": 1.0, "b": 0.0}}, "a = 1.0, not a number of type int32"),
+        ({"numbers": {"a": True, "b": 0.0}}, "a = True, not a number of type int32"),
+        ({"numbers": {"a": 1, "b": float("inf")}}, "b = inf is out of the range of float32"),
+        ({"numbers": {"a": 1, "b": 1e39}}, "b = 1e+39 is out of the range of float32"),
+        ({"numbers": {"a": 1, "b": float("nan")}}, "b = nan is out of the range of float32"),
+        ({"numbers": {"a": 1, "b": "2"}}, "b = '2', not a number of type float32"),
+        ({"numbers": {"a": 1, "b": 2.0}, "dropped": "no rule"}, "dropped by 'no rule'"),
+    ],
+)
+def test_numbers_and_rules_of_a_forged_header(
+    forged: dict[str, Any], says: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    receive = Child.receive
+
+    def forge(child: Child, timeout_s: float) -> dict[str, Any]:
+        header = receive(child, timeout_s)
+        return header | forged if header["kind"] == "clip" else header
+
+    monkeypatch.setattr(Child, "receive", forge)
+    with Decoder(RULE, numbers={"a": "int32", "b": "float32"}) as decoder:
+        if says is None:
+            assert next(decoder.decode(GOOD, "u"))[0].side == forged["numbers"]
+            return
+        with pytest.raises(QuarantineError, match=re.escape(says)):
+            list(decoder.decode(GOOD, "u"))

@@ -32,6 +32,7 @@ UNIT = UnitRecord(
         microseconds_decoded=3_000_000,
     ),
     reasons={"corrupt": 1, "no_video": 1, "too_short": 1},
+    dropped={"too_short": 1},
     timings={"decode": 2.0, "tokenize fsq": 4.0},
     statistics={"5x8x8": BucketStatistics(clips=4, microseconds=2_000_000)},
 )
@@ -156,8 +157,17 @@ def test_the_error_budget_is_a_rate_and_waits_for_enough_samples() -> None:
 
 def test_the_ends_of_videos_are_told_apart_from_filtered_samples() -> None:
     counts = replace(UNIT.counts, clips_seen=7, clips_filtered=2)
-    lines = summary(tally(replace(UNIT, counts=counts))).lines()
-    assert "filtered   1 end of a video too short for another clip, see clip.short" in lines
+    dropped = {"tail": 1, "too_short": 1}
+    lines = summary(tally(replace(UNIT, counts=counts, dropped=dropped))).lines()
+    [line] = [line for line in lines if line.startswith("dropped")]
+    assert line.endswith(
+        "1 clips by tail: the end of a video is too short for another clip, see clip.short"
+    )
+
+
+def test_clips_that_no_rule_accounts_for_are_an_imbalance() -> None:
+    made = summary(tally(replace(UNIT, dropped={"too_short": 2})))
+    assert made.total.problems == ["u: 1 clips filtered, 2 by rule"]
 
 
 def test_nothing_to_do() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest, write_manifest
-from pipeline.dataset.statistics import PsnrSums
+from pipeline.dataset.statistics import PsnrSums, clip_name
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
 from pipeline.operations.stats import Stats, stats
@@ -70,7 +70,11 @@ def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
     found = stats(local)
     assert found.tally.buckets[WIDE.name].psnr == {
         "fsq": PsnrSums(
-            clips=1, failed=1, millidecibels=28_500, counts={28: 1}, worst=((28_500, "a/k1/1"),)
+            clips=1,
+            failed=1,
+            millidecibels=28_500,
+            counts={28: 1},
+            worst=((28_500, clip_name("a/k1/1")),),
         )
     }
     assert found.tally.total.psnr["fsq"] == PsnrSums(
@@ -78,11 +82,16 @@ def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
         failed=1,
         millidecibels=111_750,
         counts={8: 1, 9: 1, 28: 1, 31: 1, 35: 1},
-        worst=((8000, "b/k3/0"), (9000, "b/k0/0"), (28_500, "a/k1/1")),
+        worst=(
+            (8000, clip_name("b/k3/0")),
+            (9000, clip_name("b/k0/0")),
+            (28_500, clip_name("a/k1/1")),
+        ),
     )
     lines = found.lines()
     told = (
-        "psnr       fsq: 22.35 dB on average over 5 clips decoded back; 8.00 at least, of b/k3/0;"
+        "psnr       fsq: 22.35 dB on average over 5 clips decoded back; 8.00 at least, of"
+        f" {clip_name('b/k3/0')};"
         " 1 could not be decoded back"
     )
     at = lines.index(told)
@@ -95,9 +104,9 @@ def test_what_was_decoded_back_is_added_up_and_told(local: Store) -> None:
         "mean_db": 22.35,
         "counts": {"8": 1, "9": 1, "28": 1, "31": 1, "35": 1},
         "worst": [
-            {"clip_id": "b/k3/0", "psnr_db": 8.0},
-            {"clip_id": "b/k0/0", "psnr_db": 9.0},
-            {"clip_id": "a/k1/1", "psnr_db": 28.5},
+            {"clip": clip_name("b/k3/0"), "psnr_db": 8.0},
+            {"clip": clip_name("b/k0/0"), "psnr_db": 9.0},
+            {"clip": clip_name("a/k1/1"), "psnr_db": 28.5},
         ],
     }
     assert found.tally.total.psnr.keys() == {"fsq"}, "nothing is said of what was not decoded back"

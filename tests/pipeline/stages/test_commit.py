@@ -86,6 +86,7 @@ class TestCommit:
         )
         assert record.counts.imbalance() is None
         assert record.reasons == {"corrupt": 1, "non_finite": 2, "too_short": 1}
+        assert record.dropped == {"tail": 1, "too_short": 1}
         assert record.timings["decode"] == 1.5
         assert record.timings["tokenize"] == 0.75
         assert record.timings["commit"] > 0
@@ -309,6 +310,10 @@ REJECTED: dict[str, tuple[Change, str]] = {
     "closing row of another unit": (set_closing(unit="u-2"), "the closing row belongs to u-2"),
     "samples out of balance": (set_counts(samples_read=99), "99 samples read, 6 accounted for"),
     "clips out of balance": (set_counts(clips_seen=99), "99 clips seen, 10 accounted for"),
+    "a rule is not counted": (
+        set_counts(clips_seen=11, clips_filtered=3),
+        "3 clips counted as fil",
+    ),
     "more clips counted": (set_counts(clips_seen=11, clips_written=9), "8 clips arrived, 9 count"),
     "quarantine not recorded": (
         set_closing(quarantined=(SHORT,)),

@@ -35,7 +35,7 @@ Script = tuple[str, int, int, bool]
 class FakeDecoder:
     """Plays the script that is stored in a sample's bytes."""
 
-    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits, sound: object) -> None:
+    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits, *_: object) -> None:
         self.rules = rules
         self.shortest = 2
 
@@ -47,7 +47,7 @@ class FakeDecoder:
             value = (int(sample.key) * 16 + n) % 256
             yield clip(n, unit, sample.key), np.full(shape, value, np.uint8)
         for n in range(written, written + filtered):
-            yield clip(n, unit, sample.key), None
+            yield replace(clip(n, unit, sample.key), dropped="tail"), None
         if broken:
             raise QuarantineError("decode", "corrupt", "bad bits")
 
@@ -166,6 +166,7 @@ def test_a_video_without_a_whole_clip_is_filtered(monkeypatch: pytest.MonkeyPatc
     assert rows == []
     counts = closing.counts
     assert (counts.samples_filtered, counts.clips_filtered, counts.clips_seen) == (2, 2, 2)
+    assert closing.dropped == {"too_short": 2}
     assert all(record.is_filtered for record in closing.quarantined)
     assert [str(record) for record in closing.quarantined] == [
         "u/1: filter: too_short: frames: 5 in 0.50 s; a clip of the shortest bucket has 2",
@@ -239,6 +240,7 @@ def test_everything_is_accounted_for(
         rows, closing = run(patch, samples, row_clips, config)
     counts = closing.counts
     assert counts.imbalance() is None
+    assert sum(closing.dropped.values()) == counts.clips_filtered
     assert counts.samples_read == len(samples)
     assert counts.samples_filtered == sum(q.is_filtered for q in closing.quarantined)
     lost = [q for q in closing.quarantined if not q.is_filtered]

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from pipeline.config.job import AudioConfig, SoundEncoderSpec
-from pipeline.dataset.schema import sound_columns
+from pipeline.dataset.side_columns import sound_columns
 from pipeline.decode import SoundRule
 from pipeline.decode.sound_stream import encode_sound
 from pipeline.errors import ConfigError

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.statistics import clip_name
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StoreError
 from pipeline.job.summary import Summary, write_summary
@@ -122,8 +123,8 @@ def test_quality_with_the_worst_clips(local: Store) -> None:
         ["30", "1"],
         ["", "PSNR", "clips with the lowest PSNR"],
         ["---", "---:", "---"],
-        ["fsq", "20.51 dB", "a/k3/0"],
-        ["fsq", "30.50 dB", "a/k0/0"],
+        ["fsq", "20.51 dB", clip_name("a/k3/0")],
+        ["fsq", "30.50 dB", clip_name("a/k0/0")],
     ]
     assert page.to_dict()["psnr"]["fsq"]["clips"] == 2
 
@@ -136,7 +137,7 @@ def test_an_empty_dataset_and_one_that_does_not_add_up(local: Store) -> None:
         "- clips: 0\n- of source: 0.0 s\n- of 0.0 s decoded kept: -\n- of 0 samples kept: -\n"
         in text
     )
-    assert text.count("None.") == 6
+    assert text.count("None.") == 7
     record = commit(local, deliver("u"))
     write_log(local, [replace(record, counts=replace(record.counts, clips_seen=99))])
     page = report(local)
