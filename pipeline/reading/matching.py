@@ -201,8 +201,9 @@ def read_numbers(
     files = read_files(snapshot, bucket, columns, of)
     return np.concatenate(
         [
-            files[part.path][part.first_row : part.first_row + part.rows]
+            files[part.path][first:stop]
             for part in snapshot.parts(bucket)
+            for first, stop in part.spans
         ]
     )
 
