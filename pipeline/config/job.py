@@ -167,6 +167,17 @@ class TokenizerSpec(Section):
     fewer bytes, because the column is compressed."""
     logvar: bool = False
     """Whether KL log-variances are stored in addition to the means. Not with `dtype: uint8`."""
+    scale: Literal["1/2", "1/3", "1/4"] | None = None
+    """Size of the frames that this tokenizer gets, as a fraction of the clip's height and width.
+    Each of its pixels is the exact mean of a block of the clip's pixels. null: the clip's size."""
+    every: PositiveInt = 1
+    """Step through the clip's frames: 2 gives this tokenizer every second frame, beginning with the
+    first."""
+
+    @property
+    def divisor(self) -> int:
+        """Divisor of the clip's height and width that `scale` names."""
+        return 1 if self.scale is None else int(self.scale.removeprefix("1/"))
 
     @property
     def stored_bits(self) -> int | None:

@@ -155,4 +155,6 @@ def _tokenizer(column: TokenizerColumn) -> str:
     for name in column.scale_columns:
         holds += f" (low and step of each channel in `{name}`)"
     axes = " ".join(column.axes)
+    if column.input_text:
+        holds += f" of the clip at {column.input_text}"
     return f"| `{column.name}` | {column.model} | {holds}{logvar} | {column.dtype} | {axes} |"

@@ -289,6 +289,8 @@ def _agrees(column: TokenizerColumn, made_by: Mapping[str, Any]) -> bool:
     """Return whether a column holds the cells of a tokenizer or embedder of this identity."""
     if column.kind == "embeddings":
         return (column.axes, column.codebook_size) == (("n", "c"), None) and "float" in column.dtype
+    if any(getattr(column, name) != made_by.get(name, 1) for name in ("scale", "every")):
+        return False
     facts = made_by["facts"]
     axes, size, levels = ("t", "h", "w"), facts["codebook_size"], facts["levels"]
     if (column.kind, column.codebook_size) != (facts["kind"], size):

@@ -20,6 +20,12 @@ from pydantic import Field, StringConstraints
 from pipeline.dataset.format_version import FORMAT_VERSION, parse_versioned
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import ConfigError
+from pipeline.records import to_json
+
+
+def _is_one(value: int) -> bool:
+    return value == 1
+
 
 _STORED_AS: Final[dict[str, "np.dtype[Any]"]] = {
     "uint8": np.dtype("<u1"),
@@ -113,11 +119,31 @@ class TokenizerColumn:
     normalize: Normalize | None = None
     """Normalisation that the generator's authors apply. Stored latents are not normalised."""
     causal_factor: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
-    """Number of frames per latent frame, f, of a causal tokenizer: the first 1 + k latent frames of
-    1 + f·n frames are exactly those of the first 1 + f·k frames alone. None for others."""
+    """Number of the clip's frames per latent frame, f, of a causal tokenizer: the first 1 + k latent
+    frames of 1 + f·n frames are exactly those of the first 1 + f·k frames alone. None for others.
+    """
 
     bits: Annotated[int, Field(ge=5, le=8)] | None = None
     """Bits of a cell of latents in `uint8`, which `N_scale` turns into numbers. None for others."""
+
+    scale: Annotated[int, Field(ge=1, le=4, exclude_if=_is_one)] = 1
+    """Divisor of the clip's height and width: the tokenizer gets the means of blocks of
+    `scale` × `scale` pixels. JSON leaves out 1."""
+
+    every: Annotated[int, Field(ge=1, exclude_if=_is_one)] = 1
+    """Step through the clip's frames: the tokenizer gets the frames 0, `every`, 2·`every` and so
+    on. JSON leaves out 1."""
+
+    def input_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width that the tokenizer gets of a clip of this shape."""
+        return -(-frames // self.every), height // self.scale, width // self.scale
+
+    @property
+    def input_text(self) -> str:
+        """What the tokenizer gets of a clip, such as `1/2, every 2`; empty for all of it."""
+        scale = f"1/{self.scale}" if self.scale > 1 else ""
+        every = f"every {self.every}" if self.every > 1 else ""
+        return ", ".join(filter(None, (scale, every)))
 
     @property
     def stored_dtype(self) -> "np.dtype[Any]":
@@ -174,6 +200,8 @@ def clip_schema(
             fields.append(pa.field(name, pa.list_(pa.float32()), nullable=False))
             plain[f"vidtok.{column.name}.scale"] = name
             plain[f"vidtok.{column.name}.bits"] = str(column.bits)
+        if column.input_text:
+            plain[f"vidtok.{column.name}.input"] = column.input_text
         plain[f"vidtok.{column.name}.dtype"] = column.dtype
         plain[f"vidtok.{column.name}.axes"] = " ".join(column.axes)
         plain[f"vidtok.{column.name}.model"] = column.model
@@ -187,7 +215,7 @@ def clip_schema(
         raise ConfigError(f"tokenizers: two columns would be named {', '.join(twice)}; rename one")
     whole = {
         "format_version": FORMAT_VERSION,
-        "tokenizers": [asdict(column) for column in tokenizers],
+        "tokenizers": [json.loads(to_json(column)) for column in tokenizers],
         **({"side": [asdict(column) for column in side]} if side else {}),
     }
     return pa.schema(fields, metadata={"vidtok": json.dumps(whole), **plain})

@@ -218,4 +218,6 @@ def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fau
         # 1 is valid for every model that encodes chunks, so only the size is checked.
         frames = 1 if clip.whole else shape.frames
         if frames and shape.height and shape.width:
-            yield from clip_faults(facts, spec.model, frames, shape.height, shape.width, where)
+            size = (frames, shape.height, shape.width)
+            views = {"scale": spec.divisor, "every": spec.every}
+            yield from clip_faults(facts, spec.model, *size, where, **views)

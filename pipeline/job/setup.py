@@ -205,7 +205,8 @@ def open_tokenizers(config: JobConfig) -> Tokenizers:
             if faults := list(facts_faults(config, n, tokenizer.facts)):
                 raise ConfigError("\n".join(map(str, faults)))
             lengths = {config.clip.frames, *(bucket.frames for bucket in config.clip.buckets)}
-            prove_lengths(tokenizer, spec.model, filter(None, lengths))
+            left = (-(-frames // spec.every) for frames in lengths if frames)
+            prove_lengths(tokenizer, spec.model, left)
     columns = [
         tokenizer_column(spec, described[spec.name], config.clip) for spec in config.tokenizers
     ]

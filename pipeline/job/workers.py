@@ -213,19 +213,13 @@ class TokenizeWorker:
         start of this actor, and no unit pays for it.
         """
         from pipeline.stages.tokenize import TokenizeStage
-        from pipeline.tokenizers.models import open_encoder
+        from pipeline.tokenizers.models import open_encoders
 
         config = settings.config
         if isinstance(config, EmbedConfig):
             return _embed_stage(config, settings)
-        encoders = [
-            open_encoder(spec, column, digest=digest, device=settings.device)
-            for spec, column, digest in zip(
-                config.tokenizers, settings.columns, settings.digests, strict=True
-            )
-        ]
         stage = TokenizeStage(
-            encoders,
+            open_encoders(config.tokenizers, settings.columns, settings.digests, settings.device),
             videos=open_decoder(config.clip.identity(), config.decode)
             if config.clip.whole
             else None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.stages.whole_video import pieces, whole_cells, whole_clip
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.inputs import input_frames
 from pipeline.tokenizers.models import encoder_of, job_config, open_models
 from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
 
@@ -61,21 +63,44 @@ class SourceClip:
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """One clip among those that are shown side by side."""
+
+    label: str
+    """Name of the tokenizer, or `original` with what tokenizers get of it, such as `1/2`."""
+    frames: NDArray[np.uint8]
+    """Frames [T, h, w, 3]. A frame that a tokenizer does not get is shown as the one before it."""
+    psnr_db: float | None = None
+    """PSNR in dB against the original that the tokenizer gets; None for an original."""
+
+    def __str__(self) -> str:
+        return self.label if self.psnr_db is None else f"{self.label} {self.psnr_db:.2f} dB"
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedClip:
     """A clip of the source, and what its tokens decode to."""
 
     row: Row
-    original: NDArray[np.uint8]
-    """Frames [T, H, W, 3] of the source."""
-    decoded: dict[str, NDArray[np.uint8]]
-    """Frames of the same shape, by tokenizer."""
-    psnr_db: dict[str, float]
-    """PSNR of the decoded frames in dB, by tokenizer."""
+    panels: list[Panel]
+    """The original, then what each tokenizer's cells decode to. Tokenizers that get smaller or
+    fewer frames come last, after the original as they get it."""
+
+    @property
+    def psnr_db(self) -> dict[str, float]:
+        """PSNR in dB by tokenizer, in the order of the panels."""
+        return {one.label: one.psnr_db for one in self.panels if one.psnr_db is not None}
 
     @property
     def side_by_side(self) -> NDArray[np.uint8]:
-        """Frames [T, H, n · W, 3]: the original, then each tokenizer, left to right."""
-        return np.concatenate([self.original, *self.decoded.values()], axis=2)
+        """Frames [T, H, W, 3] of all panels, left to right, with black below smaller ones."""
+        height = max(one.frames.shape[1] for one in self.panels)
+        below = [height - one.frames.shape[1] for one in self.panels]
+        padded = [
+            np.pad(one.frames, ((0, 0), (0, rows), (0, 0), (0, 0)))
+            for one, rows in zip(self.panels, below, strict=True)
+        ]
+        return np.concatenate(padded, axis=2)
 
     @property
     def fps(self) -> float:
@@ -207,13 +232,17 @@ class Recomputer:
     def decode(self, found: SourceClip) -> DecodedClip:
         """Return the clip's frames, and those that its tokens decode to."""
         assert not isinstance(found.frames, Sample)  # the constructor refuses whole videos
-        original = eight_bits(found.frames)
-        decoded = {
-            name: decode_cells(model, self._columns[name], found.row, len(original))
-            for name, model in self._models.items()
-        }
-        psnr_db = {name: clip_psnr(original, frames) for name, frames in decoded.items()}
-        return DecodedClip(found.row, original, decoded, psnr_db)
+        clip = found.frames
+        panels = {"": [Panel("original", eight_bits(clip))]}
+        for name, model in self._models.items():
+            column = self._columns[name]
+            original = input_frames(clip, column)
+            frames = decode_cells(model, column, found.row, len(original))
+            shown = np.arange(len(clip)) // column.every
+            text = column.input_text
+            alike = panels.setdefault(text, [Panel(f"original {text}", original[shown])])
+            alike.append(Panel(name, frames[shown], clip_psnr(original, frames)))
+        return DecodedClip(found.row, list(chain.from_iterable(panels.values())))
 
 
 def _work_unit(unit: str, sources: Sequence[str], key: str) -> WorkUnit:

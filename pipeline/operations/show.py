@@ -47,7 +47,9 @@ class ShownClip(Outcome):
     row: dict[str, Any]
     """Values by column; for cells their number of bytes."""
     video: str | None = None
-    """Path of the video that was written: the original, then each tokenizer, left to right."""
+    """Path of the video that was written."""
+    panels: list[str] = field(default_factory=list)
+    """Labels of what the video shows, left to right: the original, then each tokenizer."""
     psnr_db: dict[str, float] = field(default_factory=dict)
     """PSNR in dB by tokenizer, in the order of the video."""
     is_first: bool = False
@@ -59,8 +61,7 @@ class ShownClip(Outcome):
         lines = [f"{name:{width}}{value}" for name, value in self.row.items()]
         lines.append(f"{'part':{width}}{self.part}")
         if self.video is not None:
-            shown = "".join(f" | {name} {value:.2f} dB" for name, value in self.psnr_db.items())
-            lines.append(f"{'video':{width}}{self.video}: original{shown}")
+            lines.append(f"{'video':{width}}{self.video}: {' | '.join(self.panels)}")
         if self.is_first:
             lines.append(f"{'choice':{width}}first clip of the first unit by name; or --clip ID")
         return lines
@@ -117,16 +118,19 @@ def show_clip(store: Store, clip_id: str | None = None, out: str | None = None) 
         name: f"{len(value)} bytes" if isinstance(value, bytes) else value
         for name, value in read_row(store, drawn).items()
     }
+    panels: list[str] = []
     psnr: dict[str, float] = {}
     if out is not None:
         [decoded] = _decoded(store, dataset, [drawn], "without --out its row is shown alone")
         with wrong_settings("--out", out):
             write_video(out, decoded.side_by_side, decoded.fps)
+        panels = list(map(str, decoded.panels))
         psnr = decoded.psnr_db
     return ShownClip(
         part=store.locate(drawn.part.path),
         row=row,
         video=out,
+        panels=panels,
         psnr_db=psnr,
         is_first=clip_id is None,
     )
@@ -149,9 +153,9 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
     found = _decoded(store, dataset, drawn, "it cannot be shown")
     strips: list[tuple[str, NDArray[np.uint8]]] = []
     for one in found:
-        strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", one.original))
-        for name, frames in one.decoded.items():
-            strips.append((f"{name}  {one.psnr_db[name]:.1f} dB", frames))
+        original, *others = one.panels
+        strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", original.frames))
+        strips += [(str(panel), panel.frames) for panel in others]
     with wrong_settings("--picture", path):
         write_strips(path, strips)
     return ShownPicture(

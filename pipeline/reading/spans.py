@@ -37,7 +37,9 @@ class Window:
     latent_frames: int
     """Number of latent frames."""
     factor: int
-    """Number of frames per latent frame."""
+    """Number of the video's frames per latent frame."""
+    every: int = 1
+    """Step through the video's frames that the tokenizer gets."""
 
     def first(self, draw: int, num_frames: int) -> int:
         """Return the first latent frame of a window in a video, by a random number; 0 for 0."""
@@ -46,10 +48,12 @@ class Window:
     def first_frame(self, latent_frame: int, num_frames: int) -> int:
         """Return the first frame that a latent frame stands for.
 
-        All latent frames but the first stand for f frames, and the last ends with the video.
+        All latent frames but the first stand for equally many frames, and the last ends with the
+        video.
         """
         following = -(-num_frames // self.factor) - latent_frame
-        return max(0, num_frames - following * self.factor)
+        taken = -(-num_frames // self.every)
+        return max(0, taken * self.every - following * self.factor)
 
 
 def prefix_of(
@@ -118,12 +122,14 @@ def window_of(
         raise ConfigError(
             f"{what}: bucket {clips[0]} holds clips of one length, not whole videos; use frames=…"
         )
-    factors = {name: column.causal_factor for name, column in columns.items()}
-    known = sorted({factor for factor in factors.values() if factor})
-    if len(known) != 1 or None in factors.values():
-        listed = ", ".join(f"{name} {factor or 'unknown'}" for name, factor in factors.items())
+    steps = {(column.causal_factor, column.every) for column in columns.values()}
+    factor, every = next(iter(steps), (None, 1))
+    if len(steps) != 1 or factor is None:
+        listed = ", ".join(
+            f"{name} {column.causal_factor or 'unknown'}" for name, column in columns.items()
+        )
         raise ConfigError(
             f"{what}: needs columns of causal tokenizers with one number of frames per latent"
             f" frame: {listed or 'none is read'}"
         )
-    return Window(latent_frames, known[0])
+    return Window(latent_frames, factor, every)

@@ -55,7 +55,15 @@ def known_facts(model: str) -> "Facts | None":
 
 
 def clip_faults(
-    facts: "Facts", model: str, frames: int, height: int, width: int, where: str = "clip"
+    facts: "Facts",
+    model: str,
+    frames: int,
+    height: int,
+    width: int,
+    where: str = "clip",
+    *,
+    scale: int = 1,
+    every: int = 1,
 ) -> Iterator[Fault]:
     """Yield the errors in the shape of a clip, as found by the model.
 
@@ -66,13 +74,19 @@ def clip_faults(
         height: in pixels.
         width: in pixels.
         where: section of the configuration that has the fields.
+        scale: divisor of height and width that gives the size of the model's frames.
+        every: step through the frames that gives the model's frames.
     """
-    if frames not in facts.lengths:
-        near = " or ".join(map(str, facts.lengths.near(frames)))
-        yield Fault(f"{where}.frames", frames, f"{model} takes {facts.lengths}", f"use {near}")
-    s = facts.spatial_factor
+    left = -(-frames // every)
+    if left not in facts.lengths:
+        near = " or ".join(map(str, facts.lengths.near(frames, every)))
+        of = f", and every = {every} leaves {left}" if every > 1 else ""
+        rule = f"{model} takes {facts.lengths}{of}"
+        yield Fault(f"{where}.frames", frames, rule, f"use {near}" if near else "")
+    s = facts.spatial_factor * scale
     for side, n in (("height", height), ("width", width)):
         if n < s or n % s:
             near = " or ".join(str(m) for m in sorted({max(s, n // s * s), max(s, -(-n // s) * s)}))
-            rule = f"{model} takes a multiple of {s} pixels"
+            of = f" with scale = 1/{scale}" if scale > 1 else ""
+            rule = f"{model}{of} takes a multiple of {s} pixels"
             yield Fault(f"{where}.{side}", n, rule, f"use {near}")

@@ -17,8 +17,9 @@ from torch import Tensor
 from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.tokenizers.inputs import area_means, input_frames
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
-from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
+from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class ClipEncoder:
         Args:
             frames: [N, T, H, W, 3] in [0, 255], uint8 or float32; N of any size.
         """
+        frames = frames[:, :: self.column.every]
         starts = range(0, len(frames), self._batch)
         cells, finite = _joined(
             [self._encode(frames[start : start + self._batch], self._batch) for start in starts]
@@ -64,26 +66,33 @@ class ClipEncoder:
 
         Args:
             row: the columns of one clip, as they are stored.
-            frames: [T, H, W, 3] in [0, 255], the frames that were encoded.
+            frames: [T, H, W, 3] in [0, 255], the frames of the clip.
         """
+        original = input_frames(frames, self.column)
         with torch.inference_mode():
-            decoded = decode_cells(self._model, self.column, row, len(frames))
-        return clip_psnr(eight_bits(frames), decoded)
+            decoded = decode_cells(self._model, self.column, row, len(original))
+        return clip_psnr(original, decoded)
 
     def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
         """Begin a clip whose frames arrive in pieces.
+
+        Args:
+            num_frames: number of frames of the clip, of which the column's `every` takes some.
+            chunk_frames: number of frames that the network gets at a time.
 
         Raises:
             ValueError: the model does not encode such clips in such chunks.
         """
         model = cast(ChunkedTokenizer, self._model)  # the configuration's check sees to it
-        return WholeClip(self, model.encode_stream(num_frames, chunk_frames))
+        taken = -(-num_frames // self.column.every)
+        return WholeClip(self, model.encode_stream(taken, chunk_frames))
 
     def video(self, frames: NDArray[Any], batch: int) -> Tensor:
-        """Return frames [N, T, H, W, 3] as the network's input [B, 3, T, H, W] in [-1, 1].
+        """Return frames [N, T, H, W, 3] as the network's input [B, 3, T, h, w] in [-1, 1].
 
-        The values are the reference's (x / 255 - 0.5) / 0.5, in float32. The result is a view: in
-        memory the channels stay last, as the network needs them.
+        h and w are those of the column's `scale`. The values are the reference's
+        (x / 255 - 0.5) / 0.5, in float32. The result is a view: in memory the channels stay last,
+        as the network needs them.
         """
         filled = np.zeros((batch, *frames.shape[1:]), frames.dtype)
         filled[: len(frames)] = frames
@@ -91,7 +100,7 @@ class ClipEncoder:
         if self._device.type == "cuda":
             # From pinned memory, the copy runs while the GPU computes the call before.
             video = video.pin_memory().to(self._device, non_blocking=True)
-        video = video.to(torch.float32).div_(255).sub_(0.5).div_(0.5)
+        video = area_means(video, self.column.scale).div_(255).sub_(0.5).div_(0.5)
         return video.permute(0, 4, 1, 2, 3)
 
     def cells(self, encoded: Encoded, num_clips: int) -> tuple[Cells, Finite]:
@@ -140,9 +149,17 @@ class WholeClip:
         self._encoder = encoder
         self._stream = stream
         self._parts: list[tuple[Cells, Finite]] = []
+        self._seen = 0
+        """Number of frames of the pieces so far."""
 
     def push(self, frames: NDArray[Any]) -> None:
         """Take in the next frames [n, H, W, 3] in [0, 255]."""
+        every = self._encoder.column.every
+        first = -self._seen % every
+        self._seen += len(frames)
+        if first >= len(frames):
+            return
+        frames = frames[first::every]
         with torch.inference_mode():
             encoded = self._stream.push(self._encoder.video(frames[np.newaxis], 1))
             if encoded is not None:

@@ -68,7 +68,9 @@ def tokenizer_column(
         codebook_size=size,
         normalize=facts.normalize,
         bits=spec.stored_bits if facts.kind == "latents" else None,
-        causal_factor=facts.temporal_factor if facts.causal else None,
+        causal_factor=facts.temporal_factor * spec.every if facts.causal else None,
+        scale=spec.divisor,
+        every=spec.every,
     )
 
 
@@ -85,7 +87,8 @@ def _tokenizer(spec: TokenizerSpec, described: Description) -> dict[str, Any]:
         values["logvar"] = spec.logvar
         if spec.stored_bits is not None:
             values["bits"] = spec.stored_bits
-    return values
+    input_rule = {"scale": spec.divisor, "every": spec.every}
+    return values | {name: value for name, value in input_rule.items() if value != 1}
 
 
 def expected_shape(
@@ -108,7 +111,7 @@ def expected_shape(
         length, *size = bucket.split("x")
         frames = num_frames if length == "all" else int(length)
         height, width = map(int, size)
-        shape = facts.latent_shape(frames, height, width)
+        shape = facts.latent_shape(*column.input_shape(frames, height, width))
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         why = one_line(error)
         raise StoreError(f"{where} and bucket {bucket!r}: {why}; restore them") from error

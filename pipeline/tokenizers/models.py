@@ -1,7 +1,7 @@
 """Tokenizers from their settings, the same on the driver and on every node."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -164,6 +164,23 @@ def open_encoder(
         ConfigError: this node has other weights under the same path, or another library.
     """
     return encoder_of(open_same_tokenizer(spec, digest), spec, column, device)
+
+
+def open_encoders(
+    specs: Sequence[TokenizerSpec],
+    columns: Sequence[TokenizerColumn],
+    digests: Sequence[Digest],
+    device: str,
+) -> list[ClipEncoder]:
+    """Return tokenizers as `open_encoder`. Those of one model and precision share its network."""
+    opened: dict[tuple[str | None, ...], VideoTokenizer] = {}
+    encoders = []
+    for spec, column, digest in zip(specs, columns, digests, strict=True):
+        network = spec.model, spec.weights, spec.precision
+        if network not in opened:
+            opened[network] = open_same_tokenizer(spec, digest)
+        encoders.append(encoder_of(opened[network], spec, column, device))
+    return encoders
 
 
 def encoder_of(

@@ -50,15 +50,19 @@ class Lengths:
         )
         return f"{' or '.join(rules)} frames"
 
-    def near(self, frames: int) -> list[int]:
-        """Return the valid lengths next to a length: one below and one above, where they exist."""
-        below = (n for n in range(frames, self.least - 1, -1) if n in self)
-        above = (
-            n
-            for n in range(max(frames, self.least), frames + self.least + self.multiple + 1)
-            if n in self
-        )
-        return sorted({n for n in (next(below, None), next(above, None)) if n is not None})
+    def near(self, frames: int, every: int = 1) -> list[int]:
+        """Return the valid lengths next to a length: one below and one above, where they exist.
+
+        Args:
+            frames: the length.
+            every: step through the frames. The number of frames that it leaves is also valid.
+        """
+        span = range(frames, frames + every * (self.least + self.multiple) + 1)
+        found = []
+        for candidates in (range(frames, 0, -1), span):
+            valid = (n for n in candidates if n in self and -(-n // every) in self)
+            found += [n for n in (next(valid, None),) if n is not None]
+        return sorted(set(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pipeline.stages.messages import Closing
 from pipeline.stages.tokenize import TokenizeStage
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
-from pipeline.tokenizers.models import open_encoder
+from pipeline.tokenizers.models import open_encoders
 from pipeline.tokenizers.sound_encoders import same_sound_encoder
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
@@ -44,10 +44,7 @@ def tokenized(config: JobConfig) -> Store:
     columns, head = tokenizers.columns, tokenizers.dataset(config)
     open_dataset(store, head)
     log = CommitLog(store, fingerprint=head.fingerprint)
-    encoders = [
-        open_encoder(spec, column, digest=digest, device="cpu")
-        for spec, column, digest in zip(config.tokenizers, columns, tokenizers.digests, strict=True)
-    ]
+    encoders = open_encoders(config.tokenizers, columns, tokenizers.digests, "cpu")
     sounds = {
         spec.name: same_sound_encoder(spec, column, "cpu")
         for spec in (config.audio.encoders if config.audio else ())

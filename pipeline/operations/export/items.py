@@ -22,11 +22,11 @@ class Item:
     """One clip to export."""
 
     fields: dict[str, Any]
-    """Values of the clip's own columns, by name."""
+    """Values of the clip's own columns, by name; numbers of frames are those of `bucket`."""
     bucket: Bucket
-    """Shape of the clip."""
+    """Shape of the clip as the tokenizer of the exported column got it."""
     fps: float
-    """Number of frames per second of the clip."""
+    """Number of these frames per second."""
     cells: Tensor
     """Latents `[C, t, h, w]` float32, normalised if the format takes them so; or indices
     `[t, h, w]` int64."""
@@ -124,13 +124,22 @@ class ItemReader:
                 if texts is not None and text is None:
                     yield None
                     continue
+                own, got = self._own(fields, bucket)
                 yield Item(
-                    fields=fields,
-                    bucket=Bucket.named(bucket),
-                    fps=self._fps or fields["source_fps"],
+                    fields=own,
+                    bucket=got,
+                    fps=(self._fps or fields["source_fps"]) / self._column.every,
                     cells=self._finished(cells),
                     text=None if text is None else text.float(),
                 )
+
+    def _own(self, fields: dict[str, Any], bucket: str) -> tuple[dict[str, Any], Bucket]:
+        """Return a clip's columns and its shape as the column's tokenizer got the clip."""
+        column, clip, frames = self._column, Bucket.named(bucket), fields["num_frames"]
+        shown, height, width = column.input_shape(frames, clip.height, clip.width)
+        kept, _, _ = column.input_shape(frames - fields["padded_frames"], clip.height, clip.width)
+        lengths = {"num_frames": shown, "padded_frames": shown - kept}
+        return fields | lengths, Bucket(frames=clip.frames and shown, height=height, width=width)
 
     def _finished(self, cells: Tensor) -> Tensor:
         if self._column.kind == "indices":

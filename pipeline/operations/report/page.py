@@ -118,7 +118,10 @@ class Page(Outcome):
         shapes = ", or ".join(f"{bucket.text} pixels" for bucket in dataset.buckets)
         made_by = f"Fingerprint {dataset.fingerprint}, log at record {manifest.number}."
         yield f"Clips of {shapes}, {fps}. {made_by}"
-        rows = [(c.name, c.model, c.kind, c.dtype) for c in dataset.tokenizers]
+        rows = [
+            (c.name, c.model, f"{c.kind} ({c.input_text})" if c.input_text else c.kind, c.dtype)
+            for c in dataset.tokenizers
+        ]
         yield Table("llll", ("column", "model", "kind", "dtype"), rows)
         yield from (f"Does not add up: {problem}" for problem in tally.problems)
         if counts.samples_forgotten:

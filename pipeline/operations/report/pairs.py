@@ -36,8 +36,9 @@ class Pair:
     caption: str
     psnr_db: dict[str, float]
     """PSNR in dB by tokenizer, in the order of the picture."""
+    panels: list[str]
+    """Labels of what the picture shows, left to right: the original, then each tokenizer."""
     webp: bytes
-    """Original, then what each tokenizer's tokens decode to, left to right."""
 
     @property
     def mean_db(self) -> float:
@@ -74,6 +75,7 @@ def draw_pairs(
                 clip_id=clip.row["clip_id"],
                 caption=clip.row["caption"] or "",
                 psnr_db=clip.psnr_db,
+                panels=[panel.label for panel in clip.panels],
                 webp=animated(clip.side_by_side, 1 / clip.fps),
             )
             pairs.append(pair)

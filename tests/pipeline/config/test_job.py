@@ -1,6 +1,7 @@
 """A wrong configuration is refused with lines that name the field, the rule and the fix."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
-from pipeline.job.config_checks import load_config
+from pipeline.job.config_checks import facts_faults, load_config
+from pipeline.tokenizers.protocol import Facts, Lengths
 
 GOOD = """
 source: {uri: "videos/*.mp4"}
@@ -158,6 +160,15 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "slice=0/0",
             "command line: slice = 0/0: slices are numbered from 0, so the last of 0 is -1",
         ),
+        (
+            "tokenizers.1.scale=0.5",
+            "command line: tokenizers.1.scale = 0.5: must be '1/2', '1/3' or '1/4'",
+        ),
+        (
+            "tokenizers.1.scale=1/5",
+            "command line: tokenizers.1.scale = 1/5: must be '1/2', '1/3' or '1/4'",
+        ),
+        ("tokenizers.1.every=0", "command line: tokenizers.1.every = 0: should be greater than 0"),
         ("clip.frames=null", "command line: clip.frames: is required; give it, or give clip"),
         ("clip.frames=true", "command line: clip.frames = True: should be a valid integer"),
         ("source.uri=[]", "command line: source.uri = []: should have at least 1 item"),
@@ -229,6 +240,61 @@ def test_a_released_model_needs_weights(good: str) -> None:
     for weights in ("hub", "random"):
         config = load_config(good, [released, f"tokenizers.0.weights={weights}"])
         assert config.tokenizers[0].weights == weights
+
+
+def test_sizes_and_rates(good: str) -> None:
+    shape = ["clip.height=144", "clip.width=192", "clip.frames=25"]
+    config = load_config(good, [*shape, "tokenizers.0.scale=1/3", "tokenizers.1.every=2"])
+    assert [(spec.divisor, spec.every) for spec in config.tokenizers] == [(3, 1), (1, 2)]
+    assert JobConfig.model_validate(config.public()) == config
+    kl = "vidtok_kl_causal_488_8chn_tiny"
+    [line] = faults(good, "clip.height=200", "tokenizers.1.scale=1/2")
+    rule = f"{kl} with scale = 1/2 takes a multiple of 16 pixels; use 192 or 208"
+    assert line == f"command line: clip.height = 200: {rule}"
+    [line] = faults(good, "clip.frames=21", "tokenizers.1.every=2")
+    rule = f"{kl} takes 1 + 4k frames, and every = 2 leaves 11; use 17 or 25"
+    assert line == f"command line: clip.frames = 21: {rule}"
+
+
+def test_the_example_of_a_staged_training_is_valid(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs/tokenizers.md").read_text()
+    [example] = re.findall(r"^```yaml\n(# staged\.yaml.*?)^```", text, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "staged.yaml"
+    path.write_text(example)
+    random = [f"tokenizers.{n}.weights=random" for n in range(4)]
+    config = load_config(str(path), random)
+    wan = Facts(
+        kind="latents",
+        channels=16,
+        temporal_factor=4,
+        spatial_factor=8,
+        lengths=Lengths(multiple=4, remainders=(1,)),
+    )
+    assert [fault for n in range(4) for fault in facts_faults(config, n, wan)] == []
+    smaller = load_config(str(path), [*random, "clip.height=720", "clip.frames=53"])
+    found = [str(fault) for n in range(4) for fault in facts_faults(smaller, n, wan)]
+    assert [line.partition(":")[0] for line in found] == ["clip.frames = 53"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "frames", "every", "near"),
+    [
+        (Lengths(multiple=4, remainders=(1,)), 16, 1, [13, 17]),
+        (Lengths(multiple=4, remainders=(1,)), 17, 2, [17]),
+        (Lengths(multiple=4, remainders=(1,)), 18, 3, [13, 25]),
+        (Lengths(multiple=16, least=16), 16, 2, [32]),
+        (Lengths(multiple=8, remainders=(0, 1)), 12, 2, [1, 16]),
+        (Lengths(least=3), 2, 2, [5]),
+        (Lengths(multiple=4, remainders=(2,), least=2), 6, 2, []),
+    ],
+)
+def test_the_next_lengths_are_valid_with_every(
+    lengths: Lengths, frames: int, every: int, near: list[int]
+) -> None:
+    assert lengths.near(frames, every) == near
+    for n in near:
+        assert n in lengths
+        assert len(range(0, n, every)) in lengths
 
 
 def test_whole_videos(good: str) -> None:
@@ -341,7 +407,7 @@ def test_what_a_run_writes_down_can_be_run_again(good: str) -> None:
 def test_a_typing_error_is_answered_without_torch_and_ray(good: str) -> None:
     program = (
         "import sys\n"
-        "from pipeline.job.config_checks import load_config\n"
+        "from pipeline.job.config_checks import facts_faults, load_config\n"
         "from pipeline.errors import ConfigError\n"
         "try: load_config(sys.argv[1], ['clip.framse=17'])\n"
         "except ConfigError as error: print(error)\n"

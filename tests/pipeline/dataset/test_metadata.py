@@ -152,6 +152,20 @@ def test_indices_have_no_bits(local: Store) -> None:
         read_dataset(local)
 
 
+@pytest.mark.parametrize("name", ["scale", "every"])
+def test_what_a_tokenizer_got_is_what_its_settings_say(local: Store, name: str) -> None:
+    made = {**IDENTITY["tokenizers"], "kl": IDENTITY["tokenizers"]["kl"] | {name: 3}}
+    for value, valid in ((3, True), (2, False), (1, False)):
+        kl = dataclasses.replace(KL, **{name: value})
+        head = new_dataset((FSQ, kl), IDENTITY | {"tokenizers": made})
+        local.write("dataset.json", to_json(head))
+        if valid:
+            assert read_dataset(local) == head
+        else:
+            with pytest.raises(StoreError, match="kl does not agree with its settings"):
+                read_dataset(local)
+
+
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_format(local: Store, version: int) -> None:
     local.write("dataset.json", to_json(dataclasses.replace(DATASET, format_version=version)))

@@ -80,7 +80,7 @@ def test_a_tokenizer_that_cannot_compute_does_not_start(monkeypatch: pytest.Monk
             shapes.append(frames.shape)
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
-    monkeypatch.setattr("pipeline.tokenizers.models.open_encoder", lambda *_, **__: Encoder())
+    monkeypatch.setattr("pipeline.tokenizers.models.open_encoders", lambda *_: [Encoder()])
     settings = replace(worker_settings(), columns=[FSQ], digests=[""])
     with pytest.raises(RuntimeError, match="ECC"):
         TokenizeWorker(settings, Recorded())

@@ -14,7 +14,8 @@ import vidtok
 from pipeline.config.job import JobConfig
 from pipeline.dataset.cells import clip_rows
 from pipeline.dataset.part_writer import PartWriter
-from pipeline.dataset.schema import Normalize, TokenizerColumn, clip_schema, track_columns
+from pipeline.dataset.schema import Normalize, TokenizerColumn, clip_schema
+from pipeline.dataset.side_columns import track_columns
 from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import ConfigError
 from pipeline.reading import Snapshot, TokenDataset
@@ -38,6 +39,7 @@ SPECS: list[dict[str, Any]] = [
     {"name": "fsq", "model": "vidtok_fsq_causal_488_262144_tiny"},
     {"name": "kl", "model": KL, "logvar": True},
     {"name": "kl8", "model": KL, "dtype": "uint8"},
+    {"name": "slow", "model": KL, "every": 2, "dtype": "float32"},
 ]
 
 
@@ -101,6 +103,18 @@ def test_a_prefix_is_what_its_frames_alone_are_encoded_to(
         half_step = (kl.max((1, 2, 3)) - kl.min((1, 2, 3))).reshape(-1, 1, 1, 1) / 255 / 2
         gap = np.abs(read["kl8"][n].numpy() - kl[:, : read["kl8"].shape[2]])
         assert (gap < half_step * 1.01 + 0.002).all()
+
+
+def test_a_prefix_of_every_second_frame(
+    config: JobConfig, snapshot: Snapshot, clips: list[np.ndarray]
+) -> None:
+    read = in_order(snapshot, ["slow", "fsq"], frames=9)
+    assert (read["slow"].shape[2], read["fsq"].shape[1]) == (2, 3)
+    for n, clip in enumerate(clips):
+        cells = encoded(config, "slow", clip[:9])["slow"]
+        np.testing.assert_allclose(read["slow"][n].numpy(), cells, atol=1e-4)
+    with pytest.raises(ConfigError, match="column slow has 8 frames per latent .* use 9 or 17"):
+        TokenDataset(snapshot, ["slow"], 2, frames=13)
 
 
 def test_sequences_of_prefixes(snapshot: Snapshot) -> None:

@@ -176,6 +176,15 @@ def test_windows_of_a_join_are_those_of_one_dataset(snapshot: Snapshot, tmp_path
     assert 0 < seen < len(LONG)
 
 
+@given(st.integers(1, 60), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4]))
+def test_the_first_frame_of_each_latent_frame(frames: int, every: int, f: int) -> None:
+    taken = range(0, frames, every)
+    latents = [taken[max(0, stop - f)] for stop in range(len(taken), 0, -f)][::-1]
+    window = Window(1, f * every, every)
+    assert [window.first_frame(n, frames) for n in range(len(latents))] == latents
+    assert {window.first(draw, frames) for draw in range(100)} == set(range(len(latents)))
+
+
 def test_what_cannot_be_cut_is_refused(snapshot: Snapshot) -> None:
     columns = {"a": KL, "b": replace(KL, causal_factor=8), "c": replace(KL, causal_factor=None)}
     buckets = ["allx16x16"]

@@ -1,5 +1,6 @@
 """The fingerprint changes with all that changes the tokens, and with nothing else."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,17 +9,21 @@ import torch
 import vidtok
 from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Digest, fingerprint_of, new_dataset
+from pipeline.dataset.schema import TokenizerColumn, clip_schema, tokenizer_columns
 from pipeline.errors import ConfigError
-from pipeline.records import Bucket
+from pipeline.records import Bucket, from_json, to_json
+from pipeline.tokenizers import models
 from pipeline.tokenizers.identity import identity, tokenizer_column
 from pipeline.tokenizers.models import (
     Description,
     describe,
     is_untrained,
     open_encoder,
+    open_same_tokenizer,
     open_tokenizer,
     weights_digest,
 )
+from pipeline.tokenizers.protocol import VideoTokenizer
 from pipeline.tokenizers.vidtok_adapter import VidTok
 
 SQUARE = {"frames": 17, "height": 128, "width": 128}
@@ -81,6 +86,8 @@ def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
         {"tokenizers__1__dtype": "uint8"},
         {"tokenizers__1__logvar": True},
         {"tokenizers__0__name": "codes"},
+        {"tokenizers__0__scale": "1/2"},
+        {"tokenizers__1__every": 2},
     ],
 )
 def test_it_changes_with_what_changes_tokens(change: dict[str, Any]) -> None:
@@ -100,6 +107,28 @@ def test_it_changes_with_the_bits_of_latents() -> None:
     ]
     described = {spec.name: described_as(spec, "") for spec in job().tokenizers}
     assert "bits" not in identity(job(), described)["tokenizers"]["kl"]
+
+
+def test_a_column_of_the_whole_clip_says_nothing_of_scale_and_every() -> None:
+    one, other = (
+        job(tokenizers__0__every=1),
+        job(tokenizers__0__scale="1/4", tokenizers__0__every=3),
+    )
+    described = {spec.name: described_as(spec, "a") for spec in one.tokenizers}
+    made, columns = [], []
+    for config in (one, other):
+        made.append(identity(config, described)["tokenizers"]["fsq"])
+        columns.append(tokenizer_column(config.tokenizers[0], described["fsq"], config.clip))
+    assert made[1] == made[0] | {"scale": 4, "every": 3}
+    assert fingerprint(one) == fingerprint(job()) != fingerprint(other)
+    assert columns[0].fingerprint != columns[1].fingerprint
+    plain, told = (json.loads(to_json(column)) for column in columns)
+    assert {"scale", "every"}.isdisjoint(plain)
+    assert (told["scale"], told["every"]) == (4, 3)
+    for column in columns:
+        assert tokenizer_columns(clip_schema([column])) == (column,)
+        assert from_json(TokenizerColumn, to_json(column)) == column
+    assert "scale" not in clip_schema([columns[0]]).metadata[b"vidtok"].decode()
 
 
 def test_it_changes_with_the_weights() -> None:
@@ -166,6 +195,28 @@ def test_a_node_with_other_weights_is_refused() -> None:
     column = tokenizer_column(spec, described_as(spec, "0" * 32), config.clip)
     with pytest.raises(ConfigError, match="bring the same file to every node"):
         open_encoder(spec, column, digest=Digest("0" * 32), device="cpu")
+
+
+def test_columns_of_one_model_share_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = job(
+        tokenizers=[
+            {"name": "a", "model": FSQ},
+            {"name": "b", "model": FSQ, "scale": "1/2"},
+            {"name": "c", "model": FSQ, "every": 2, "precision": "bf16"},
+        ]
+    )
+    described = describe(open_tokenizer(config.tokenizers[0]), config.tokenizers[0])
+    columns = [tokenizer_column(spec, described, config.clip) for spec in config.tokenizers]
+    opened = []
+
+    def counted(spec: TokenizerSpec, digest: Digest) -> VideoTokenizer:
+        opened.append(spec.name)
+        return open_same_tokenizer(spec, digest)
+
+    monkeypatch.setattr(models, "open_same_tokenizer", counted)
+    encoders = models.open_encoders(config.tokenizers, columns, [described.digest] * 3, "cpu")
+    assert opened == ["a", "c"]
+    assert [encoder.column.name for encoder in encoders] == ["a", "b", "c"]
 
 
 def test_weights_that_do_not_fit_are_a_fault_of_the_configuration(tmp_path: Any) -> None:
