@@ -113,7 +113,7 @@ def test_a_prefix_of_every_second_frame(
     for n, clip in enumerate(clips):
         cells = encoded(config, "slow", clip[:9])["slow"]
         np.testing.assert_allclose(read["slow"][n].numpy(), cells, atol=1e-4)
-    with pytest.raises(ConfigError, match="column slow has 8 frames per latent .* use 9 or 17"):
+    with pytest.raises(ConfigError, match=r"column slow has 8 frames per latent .* use 9 or 17"):
         TokenDataset(snapshot, ["slow"], 2, frames=13)
 
 
