@@ -48,8 +48,8 @@ def main() -> None:
                 opened[name].append((time.process_time() - start) / asked.clips)
                 read: Callable[[], Iterator[dict[str, Any]]] = data.__iter__
                 if name.startswith("mix"):
-                    halves = [TokenDataset(snapshot, ["fsq"], batch, seed=n) for n in (0, 1)]
-                    read = lambda: islice(mix(halves, [1, 1]), len(halves[0]))  # noqa: B023, E731
+                    twins = [TokenDataset(snapshot, ["fsq"], batch, seed=n) for n in (0, 1)]
+                    read = lambda: islice(mix(twins, [1, 1]), 2 * len(data))  # noqa: B023, E731
                 start = time.process_time()
                 clips = sum(rows["fsq"].flatten(0, -4).shape[0] for rows in read())
                 worked[name].append((time.process_time() - start) / clips)

@@ -117,7 +117,17 @@ def _in_sequences(corpus: Joined, length: int) -> Joined:
 
     Runs do not overlap. The clips of a sample that are left after its last whole run, or before a
     gap, are left out.
+
+    Raises:
+        ConfigError: `clip_index` also counts clips of other rates or buckets.
     """
+    clip = corpus.first.dataset.identity.get("clip", {})
+    if isinstance(clip.get("fps"), list) or clip.get("every_bucket"):
+        raise ConfigError(
+            f"sequence = {length}: the clips of a sample are of several rates or buckets"
+            " (clip.fps, clip.every_bucket), so clip_index does not say which of them follow each"
+            " other"
+        )
 
     def places(table: pa.Table) -> NDArray[np.uint64]:
         samples = pc.binary_join_element_wise(table["unit"], table["key"], "/")

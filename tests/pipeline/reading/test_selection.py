@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.errors import ConfigError
 from pipeline.operations.compact import compact
+from pipeline.operations.forget import forget
+from pipeline.operations.forget_requests import Requests
 from pipeline.reading import Snapshot, TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.reading.siblings import (
@@ -221,6 +223,32 @@ def test_sides_stay_when_a_dataset_grows_is_compacted_and_joined(tmp_path: Path)
     assert seen == grown & whole
 
 
+def test_forgotten_samples_are_in_no_selection(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    write_sibling(store, head("fsq"), made_units(Random(3)), row_group_bytes=500)
+    before = pipeline.open(store.uri)
+    wanted = wanted_runs(before, 2)
+    keys = [f"u-{unit}-{sample}" for unit in (0, 2) for sample in (1, 4)]
+    requests = Requests()
+    for key in keys:
+        requests.add_key(key)
+    forget(store, requests)
+    after = pipeline.open(store.uri)
+    assert len(after) < len(before)
+    seen = runs([list(maker(after, sequence=2)())])
+    left = {run for run in wanted if run[0].split("/")[1] not in keys}
+    assert sorted(seen) == sorted(left)
+    assert len(left) < len(wanted)
+    held = {
+        key
+        for split in ("train", "validation")
+        for batch in TokenDataset(after, ["key"], 3, split=split, holdout=0.5)
+        for key in batch["key"]
+    }
+    assert held
+    assert not held & set(keys)
+
+
 def test_real_workers_read_a_selection(worlds: list[Snapshot]) -> None:
     data = maker(worlds[1], batch=1, sequence=2, split="train", holdout=0.2)()
     alone = [batch["clip_id"] for batch in data]
@@ -251,6 +279,13 @@ def test_a_state_of_other_rows_is_refused(worlds: list[Snapshot]) -> None:
         maker(worlds[0], split="validation", holdout=0.2)().load_state_dict(state)
     with pytest.raises(ConfigError, match=r"state: "):
         maker(worlds[0])().load_state_dict(state)
+
+
+def test_clips_of_several_buckets_are_in_no_sequence(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    write_sibling(store, head("fsq", every_bucket=True), {"u": [(SMALL, make_clip("u", 0))]})
+    with pytest.raises(ConfigError, match="sequence = 2: the clips of a sample are of several"):
+        maker(pipeline.open(store.uri), sequence=2)()
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
