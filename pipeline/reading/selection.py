@@ -185,5 +185,6 @@ def _hashes(purpose: str, texts: pa.ChunkedArray) -> NDArray[np.uint64]:
         hashlib.sha256(f"{purpose} {text}".encode()).digest()[:8]
         for text in coded.dictionary.to_pylist()
     ]
-    hashes: NDArray[np.uint64] = np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-    return hashes[coded.indices.to_numpy()]
+    hashes = np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    found: NDArray[np.uint64] = hashes[coded.indices.to_numpy()]
+    return found
