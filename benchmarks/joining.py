@@ -57,13 +57,13 @@ def _compare(
 ) -> None:
     names = [column.name for column in columns]
     alone = {
-        name: _made(f"{folder}/{name}", [column], clips, seed)
+        name: make_dataset(f"{folder}/{name}", [column], clips, seed)
         for seed, (name, column) in enumerate(zip(names, columns, strict=True))
     }
     start = time.perf_counter()
     joined = alone[names[0]].join(alone[names[1]])
     opened = time.perf_counter() - start
-    one = _made(f"{folder}/one", columns, clips, 2)
+    one = make_dataset(f"{folder}/one", columns, clips, 2)
     readers: dict[str, tuple[Corpus, list[str]]] = {
         **{name: (snapshot, [name]) for name, snapshot in alone.items()},
         "one": (one, names),
@@ -91,7 +91,7 @@ def _compare(
     print(f"{', '.join(names)}: joined in {opened:.2f} s, {opened / clips * 1e6:.0f} µs a clip")
 
 
-def _made(uri: str, columns: Sequence[TokenizerColumn], clips: int, seed: int) -> Snapshot:
+def make_dataset(uri: str, columns: Sequence[TokenizerColumn], clips: int, seed: int) -> Snapshot:
     """Write a dataset."""
     store, schema = Store(uri), clip_schema(columns)
     made = {

@@ -57,6 +57,7 @@ FSQ = TokenizerColumn(
     model="drawn",
     fingerprint="0",
     codebook_size=1 << 18,
+    causal_factor=4,
 )
 KL = TokenizerColumn(
     name="kl",

@@ -118,6 +118,10 @@ class TokenizerColumn:
 
     normalize: Normalize | None = None
     """Normalisation that the generator's authors apply. Stored latents are not normalised."""
+    causal_factor: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    """Number of frames of the clip per latent frame of a causal tokenizer, f: the first 1 + k
+    latent frames of 1 + f·n frames are those of the first 1 + f·k frames alone. None for others."""
+
     bits: Annotated[int, Field(ge=5, le=8)] | None = None
     """Bits of a cell of latents in `uint8`, which `N_scale` turns into numbers. None for others."""
 

@@ -29,6 +29,14 @@ from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_sc
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import ConfigError
+from pipeline.reading.spans import Prefix, Window
+
+_WINDOW_OF = ("num_frames", "start_s", "end_s")
+"""Columns from which follows where a window begins."""
+
+WINDOW_COLUMNS = ("window_latent", "window_frame", "window_s")
+"""Columns of a batch that say where the window of a row begins: latent frame and frame of the
+video, from 0, and seconds in the source, at the video's mean frame rate."""
 
 Shapes = dict[str, tuple[int, ...]]
 """Cell column → shape of one row's cells."""
@@ -43,18 +51,20 @@ class Columns:
         normalize: whether latents are normalised as their generator's authors do.
         dtype: type of latents in tensors; None is that of the cells, float32 for those in uint8.
         side: side columns of the dataset.
+        span: first frames or window that is read of each clip; None reads all of it.
 
     Attributes:
         cells: tokenizer by cell column.
         ragged: whether the cells of one bucket have several shapes: embeddings of texts.
         plain: names of the other columns.
-        names: names of all columns, with those of scales.
+        names: names of all columns, and of those that they are made with, such as scales.
         schema: schema of the dataset's parts.
         with_shapes: names of all columns and of the columns of the cells' shapes.
 
     Raises:
         ConfigError: the dataset has no such column, no column was named, the normalisation of a
-            column is not known, or the `dtype` is not one of floats.
+            column is not known, the `dtype` is not one of floats, or a column is not known of the
+            first frames.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class Columns:
         normalize: bool = False,
         dtype: torch.dtype | None = None,
         side: Sequence[SideColumn] = (),
+        span: Prefix | Window | None = None,
     ) -> None:
         self.schema = clip_schema(tokenizers, side)
         known = self.schema.names
@@ -81,10 +92,15 @@ class Columns:
         self._cells = {column.name: column for column in side if column.holds == "cells"}
         held = {column.name for column in side if column.holds == "track"}
         self._tracks = held.intersection(names)
+        self._prefix = span if isinstance(span, Prefix) else None
+        self._window = span if isinstance(span, Window) else None
+        if self._prefix:
+            _require_known(self._prefix, names, side)
         shapes = [f"{column.name}_shape" for column in self.cells.values()]
-        shapes += ["num_frames"] * bool(self._tracks)
-        scales = (name for column in self.cells.values() for name in column.scale_columns)
-        self.names = list(dict.fromkeys([*names, *scales]))
+        more = [name for column in self.cells.values() for name in column.scale_columns]
+        more += ["num_frames"] * bool(self._tracks or span)
+        more += ["padded_frames"] * bool(self._prefix) + ["start_s", "end_s"] * bool(self._window)
+        self.names = list(dict.fromkeys([*names, *more]))
         latents = {column.name: column for column in tokenizers if column.kind == "latents"}
         self._normalized = [name for name in self.cells if normalize and name in latents]
         for name in self._normalized:
@@ -110,6 +126,9 @@ class Columns:
             name: column_cells(table[name], shapes[name], column)
             for name, column in self.cells.items()
         }
+        if self._prefix:
+            kept = {n: self._prefix.latent_frames(column) for n, column in self.cells.items()}
+            cells = {name: values[..., : kept[name], :, :] for name, values in cells.items()}
         return self._rows(table, cells)
 
     def ragged_rows(self, table: pa.Table) -> "Rows":
@@ -136,30 +155,52 @@ class Columns:
         return Rows(cells, scales, self._plain(table))
 
     def _plain(self, table: pa.Table) -> dict[str, list[Any]]:
-        plain = {name: table[name].to_pylist() for name in self.plain}
+        named = [*self.plain, *_WINDOW_OF] if self._window else self.plain
+        plain = {name: table[name].to_pylist() for name in named}
+        frames = self._prefix.frames if self._prefix else None
         for name in self._tracks:
             lengths = table["num_frames"].to_pylist()
             plain[name] = [
-                None if data is None else np.frombuffer(data, "<f4").reshape(frames, -1)
-                for data, frames in zip(plain[name], lengths, strict=True)
+                None if data is None else np.frombuffer(data, "<f4").reshape(length, -1)[:frames]
+                for data, length in zip(plain[name], lengths, strict=True)
             ]
+        if self._prefix:
+            counts = [table[name].to_pylist() for name in ("num_frames", "padded_frames")]
+            shorter = {
+                "num_frames": [self._prefix.frames] * len(table),
+                "padded_frames": list(map(self._prefix.padded_frames, *counts)),
+            }
+            plain |= {name: values for name, values in shorter.items() if name in plain}
         return plain
 
-    def batch(self, rows: Sequence[tuple["Rows", int]]) -> dict[str, Any]:
+    def batch(
+        self, rows: Sequence[tuple["Rows", int]], draws: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Return one batch of N rows of one bucket.
 
         Args:
             rows: each a number n and the `Rows` whose row n it is.
+            draws: random number of each row, which places its window; only with windows.
 
         Returns:
             Columns by name: tensors [N, …] of cells, tensors [N] of numbers, lists of other values.
-            The cells of whole videos and the embeddings of texts are a list of N tensors.
+            The cells of whole videos and the embeddings of texts are a list of N tensors. With
+            windows also `WINDOW_COLUMNS`, and the cells of videos are tensors.
         """
         batch: dict[str, Any] = {}
+        firsts = [0] * len(rows)
+        if self._window and draws is not None:
+            frames = [source.plain["num_frames"][n] for source, n in rows]
+            firsts = list(map(self._window.first, draws, frames))
+            batch |= self._places(rows, firsts)
         for name, kind in self.cells.items():
             if isinstance(rows[0][0].cells[name], list):
-                each = ((source.cells[name][n], source.scale(name, n)) for source, n in rows)
-                batch[name] = [self._finished(name, to_tensor(a, kind, scale)) for a, scale in each]
+                each = [
+                    self._row(name, kind, source, n, first)
+                    for (source, n), first in zip(rows, firsts, strict=True)
+                ]
+                windowed = self._window and kind.kind != "embeddings"
+                batch[name] = torch.stack(each) if windowed else each
                 continue
             shape = np.shape(rows[0][0].cells[name])[1:]
             values = np.empty((len(rows), *shape), tensor_dtype(kind))
@@ -185,23 +226,62 @@ class Columns:
                 batch[name] = column
         return batch
 
-    def _finished(self, name: str, cells: Tensor) -> Tensor:
+    def _row(self, name: str, kind: TokenizerColumn, source: "Rows", n: int, first: int) -> Tensor:
+        """Return the cells of a whole video, from latent frame `first` on, or of a text."""
+        cells = source.cells[name][n]
+        if self._window and kind.kind != "embeddings":
+            cells = cells[..., first : first + self._window.latent_frames, :, :]
+        return self._finished(name, to_tensor(cells, kind, source.scale(name, n)), first)
+
+    def _places(self, rows: Sequence[tuple["Rows", int]], firsts: Sequence[int]) -> dict[str, Any]:
+        """Return where windows begin: `WINDOW_COLUMNS`."""
+        assert self._window is not None
+        places = []
+        for (source, n), first in zip(rows, firsts, strict=True):
+            frames, start_s, end_s = (source.plain[name][n] for name in _WINDOW_OF)
+            frame = self._window.first_frame(first, frames)
+            places.append((first, frame, start_s + (end_s - start_s) * frame / frames))
+        columns = (torch.tensor(values) for values in zip(*places, strict=True))
+        return dict(zip(WINDOW_COLUMNS, columns, strict=True))
+
+    def _finished(self, name: str, cells: Tensor, first: int = 0) -> Tensor:
         if name in self._normalized:
-            cells = normalized(cells, self.cells[name])
+            cells = normalized(cells, self.cells[name], first)
         if self._dtype is not None and self.cells[name].kind == "latents":
             cells = cells.to(self._dtype)
         return cells
 
 
-def normalized(latent: Tensor, column: TokenizerColumn) -> Tensor:
-    """Return latents [..., C, t, h, w] with the column's normalisation, computed in float32."""
+def normalized(latent: Tensor, column: TokenizerColumn, first: int = 0) -> Tensor:
+    """Return latents [..., C, t, h, w] with the column's normalisation, computed in float32.
+
+    Args:
+        latent: latent frames from `first` on of the clip.
+        column: the tokenizer.
+        first: number of the first latent frame.
+    """
     assert column.normalize is not None
     channels, frames = latent.shape[-4:-2]
     shift, scale = (
-        torch.tensor(values).view(channels, -1)[:, :frames, None, None]
+        torch.tensor(values).view(channels, -1)[:, :, None, None]
         for values in (column.normalize.shift, column.normalize.scale)
     )
+    if shift.shape[1] > 1:  # one for each latent frame
+        shift, scale = (values[:, first : first + frames] for values in (shift, scale))
     return ((latent.float() - shift) * scale).to(latent.dtype)
+
+
+def _require_known(prefix: Prefix, names: Sequence[str], side: Sequence[SideColumn]) -> None:
+    """Refuse columns whose values are not known of the first frames of a clip."""
+    tracks = (column.name for column in side if column.holds == "track")
+    unknown = {"end_s": "time", **{f"{name}_outside": "number" for name in tracks}}
+    unknown |= {column.name: "sound" for column in side if column.holds in ("sound", "cells")}
+    unknown |= {"audio_silence": "number"} if "audio" in unknown else {}
+    if refused := [name for name in names if name in unknown]:
+        raise ConfigError(
+            f"frames = {prefix.frames}: column {refused[0]}: only the {unknown[refused[0]]} of the"
+            " whole stored clip is known; read it without frames"
+        )
 
 
 def sounds(streams: Sequence[bytes | None]) -> Tensor | list[Tensor | None]:

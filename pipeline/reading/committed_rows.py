@@ -55,6 +55,12 @@ class CommittedRows(Corpus):
             self.store, Columns(self.tokenizers, columns, side=self.dataset.side, **options)
         )
 
+    def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
+        """Return the tokenizers of videos among columns; see `Corpus.video_columns`."""
+        videos = (column for column in self.tokenizers if column.kind != "embeddings")
+        cells = {name: column for column in videos for name in column.cell_columns}
+        return {name: cells[name] for name in names if name in cells}
+
     def parts(self, bucket: str | None = None) -> list[Part]:
         """Return the parts of all buckets, or of one, in the order of commits.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.dataset.records import Part
+from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.reading.row_groups import RowReader
 
@@ -30,6 +31,10 @@ class Corpus(ABC):
         Raises:
             ConfigError: there is no such column, or no column was named.
         """
+
+    @abstractmethod
+    def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
+        """Return the tokenizers of videos among columns, by name of the cell column."""
 
     @property
     @abstractmethod

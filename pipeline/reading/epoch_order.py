@@ -33,6 +33,21 @@ PARTS: Final = 3
 GROUPS: Final = 4
 
 
+WINDOWS: Final = 5
+
+
+MIX: Final = 6
+
+
+def draws(count: int, *key: int) -> NDArray[np.uint64]:
+    """Return random numbers that follow from the key alone.
+
+    NumPy guarantees the raw bits of a seeded PCG64 across releases, but not what its generators
+    make of them. A resumed run may use another release.
+    """
+    return np.random.PCG64(np.random.SeedSequence(key)).random_raw(count)
+
+
 @dataclass(frozen=True, slots=True)
 class Shuffle:
     """Draws the permutations of one epoch."""
@@ -45,15 +60,10 @@ class Shuffle:
     """Whether to shuffle; False keeps the order."""
 
     def permutation(self, count: int, purpose: int, *key: int) -> NDArray[np.intp]:
-        """Return 0 … count − 1 in an order that follows from the key alone.
-
-        NumPy guarantees the raw bits of a seeded PCG64 across releases, but not what its generators
-        make of them. A resumed run may use another release.
-        """
+        """Return 0 … count − 1 in an order that follows from the key alone."""
         if not self.on:
             return np.arange(count)
-        seeds = np.random.SeedSequence([self.seed, self.epoch, purpose, *key])
-        return np.argsort(np.random.PCG64(seeds).random_raw(count), kind="stable")
+        return np.argsort(draws(count, self.seed, self.epoch, purpose, *key), kind="stable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pipeline.dataset.records import Part
-from pipeline.dataset.schema import CLIP_FIELDS
+from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.corpus import Corpus
@@ -45,12 +45,15 @@ class Joined(Corpus):
     columns: Mapping[str, tuple[int, str]]
     """Number of the side that has a column, and the column's name there, by name."""
     numbers: Mapping[str, tuple[Numbers, ...]] = field(repr=False)
-    """Number of each clip's row in each side, by bucket; -1 for no row in a table."""
+    """Number of each clip's row in each side, by bucket; -1 for no row in a table. With sequences
+    [rows, sequence]."""
     missing: tuple[Missing, ...] = ()
     """What only one side of each join has."""
+    sequence: int = 1
+    """Number of clips of a row."""
 
     def __len__(self) -> int:
-        """Return the number of rows, one per clip."""
+        """Return the number of rows, one per clip or sequence."""
         return sum(len(numbers[0]) for numbers in self.numbers.values())
 
     @property
@@ -80,10 +83,12 @@ class Joined(Corpus):
         found: list[Part] = []
         for name in self.numbers if bucket is None else {bucket} & self.numbers.keys():
             leader, parts = self._leader(name)
-            order = np.argsort(self.numbers[name][leader], kind="stable")
+            firsts = self.numbers[name][leader]
+            firsts = firsts if firsts.ndim == 1 else firsts[:, 0]
+            order = np.argsort(firsts, kind="stable")
             numbers = [each[order] for each in self.numbers[name]]
             ends = np.cumsum([part.rows for part in parts])
-            stops = np.searchsorted(numbers[leader], ends).tolist()
+            stops = np.searchsorted(firsts[order], ends).tolist()
             for part, start, stop in zip(parts, [0, *stops], stops, strict=False):
                 if start < stop:
                     found.append(JoinedPart.of(part, [each[start:stop] for each in numbers]))
@@ -98,8 +103,18 @@ class Joined(Corpus):
             number, own = self.columns[name]
             names.setdefault(number, {})[own] = name
         return JoinedGroups(
-            [self._side(number, names[number], options) for number in sorted(names)]
+            [self._side(number, names[number], options) for number in sorted(names)], self.sequence
         )
+
+    def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
+        """Return the tokenizers of videos among columns; see `Corpus.video_columns`."""
+        found = {}
+        for name in names:
+            number, own = self.columns.get(name, (0, ""))
+            side = self.sides[number]
+            if isinstance(side, CommittedRows) and (known := side.video_columns([own])):
+                found[name] = known[own]
+        return found
 
     def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
         """Return the rows with the columns of one more side; see `Snapshot.join`."""
@@ -134,10 +149,7 @@ def join(
     storage_options: Mapping[str, Any] | None = None,
 ) -> Joined:
     """Join a dataset or a table to a corpus; see `Snapshot.join`."""
-    if not isinstance(corpus, Joined):
-        columns = {name: (0, name) for name in corpus.schema.names}
-        numbers = {bucket: (np.arange(rows),) for bucket, rows in corpus.buckets.items()}
-        corpus = Joined((corpus,), columns, numbers)
+    corpus = as_joined(corpus)
     if isinstance(other, str):
         joined = _with_table(corpus, other, on, prefix, storage_options or {})
     elif not isinstance(other, CommittedRows) or on != "clip_id":
@@ -150,6 +162,16 @@ def join(
     if (missing := joined.missing[-1]).anything:
         _log.warning("join: %s", missing)
     return joined
+
+
+def as_joined(corpus: Corpus) -> Joined:
+    """Return a corpus as the rows of one side, unless several are joined already."""
+    if isinstance(corpus, Joined):
+        return corpus
+    assert isinstance(corpus, CommittedRows)
+    columns = {name: (0, name) for name in corpus.schema.names}
+    numbers = {bucket: (np.arange(rows),) for bucket, rows in corpus.buckets.items()}
+    return Joined((corpus,), columns, numbers)
 
 
 def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:

@@ -3,6 +3,8 @@
 A row group of a joined part ends where one of any dataset ends. Those in one row group of the
 dataset with the largest are a run, which a shuffle keeps together. So large row groups are read
 once, and of the small ones only those at the ends of runs are read twice.
+
+A row can also be a sequence of clips. It belongs to the row group of its first clip.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +22,19 @@ import torch
 
 from pipeline.dataset.part_reader import GroupRows
 from pipeline.dataset.records import Part
+from pipeline.reading.columns import WINDOW_COLUMNS
 from pipeline.reading.matching import Numbers
 from pipeline.reading.row_groups import RowGroups
 
 _PARTS_KEPT: Final = 256
 """Number of joined parts whose row groups are kept: each takes a few kB."""
+
+_GROUPS_TOGETHER: Final = 4
+"""Number of row groups that a shuffle keeps together where rows are sequences: a sequence that
+begins in one row group and ends in the next reads both."""
+
+
+_SAME_IN_ALL_SIDES: Final = {name: name for name in WINDOW_COLUMNS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +42,7 @@ class JoinedPart(Part):
     """A part of one dataset, with the rows of other datasets and tables that belong to its own."""
 
     numbers: tuple[Numbers, ...] = field(compare=False, repr=False)
-    """Number of each row in each side."""
+    """Number of each row in each side: [rows], or [rows, sequence]."""
 
     @classmethod
     def of(cls, part: Part, numbers: Sequence[Numbers]) -> "JoinedPart":
@@ -58,8 +68,8 @@ class Side(Protocol):
         """Read rows, for `batch`."""
         ...
 
-    def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
-        """Return one batch of this side's columns."""
+    def batch(self, rows: Sequence[tuple[Any, int]], draws: Sequence[int] | None) -> dict[str, Any]:
+        """Return one batch of this side's columns; see `RowReader.batch`."""
         ...
 
 
@@ -127,10 +137,11 @@ class DatasetSide:
         places = zip(parts.tolist(), groups.tolist(), rows.tolist(), strict=True)
         return [(loaded[part, group], row) for part, group, row in places]
 
-    def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
+    def batch(self, rows: Sequence[tuple[Any, int]], draws: Sequence[int] | None) -> dict[str, Any]:
         """Return one batch of this side's columns; see `pipeline.reading.columns.Columns.batch`."""
-        batch = self._reader.batch([(group.rows, n) for group, n in rows])
-        return {name: batch[own] for own, name in self._names.items()}
+        batch = self._reader.batch([(group.rows, n) for group, n in rows], draws)
+        names = self._names if draws is None else {**self._names, **_SAME_IN_ALL_SIDES}
+        return {name: batch[own] for own, name in names.items()}
 
     def _load(self, bucket: str, n: int, groups: Sequence[int]) -> list[tuple[int, LoadedGroup]]:
         """Return row groups of part n, ascending; read those that nobody holds, in one go."""
@@ -180,7 +191,7 @@ class TableSide:
         """Return each row by its number."""
         return [(None, n) for n in numbers.tolist()]
 
-    def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
+    def batch(self, rows: Sequence[tuple[Any, int]], draws: Sequence[int] | None) -> dict[str, Any]:
         """Return one batch: tensors [N] of numbers, NaN for none, and lists of other values."""
         numbers = np.array([n for _, n in rows])
         taken = pa.array(numbers, mask=numbers < 0)
@@ -204,10 +215,12 @@ class JoinedGroups:
 
     Args:
         sides: sides to read.
+        sequence: number of clips of a row.
     """
 
-    def __init__(self, sides: Sequence[Side]) -> None:
+    def __init__(self, sides: Sequence[Side], sequence: int = 1) -> None:
         self._sides = sides
+        self._sequence = sequence
         self._of = lru_cache(_PARTS_KEPT)(self._find_groups)
 
     def of(self, part: Part) -> list[GroupRows]:
@@ -230,28 +243,47 @@ class JoinedGroups:
         assert isinstance(part, JoinedPart)
         known = [self.of(part)[n] for n in groups]
         rows = np.concatenate([np.arange(each.first, each.first + each.rows) for each in known])
-        read = [side.read(part.bucket, part.numbers[side.number][rows]) for side in self._sides]
-        ends = np.cumsum([each.rows for each in known]).tolist()
+        read = [
+            side.read(part.bucket, part.numbers[side.number][rows].ravel()) for side in self._sides
+        ]
+        ends = np.cumsum([each.rows * self._sequence for each in known]).tolist()
         runs = zip(groups, [0, *ends], ends, strict=False)
         return {n: [each[start:stop] for each in read] for n, start, stop in runs}
 
-    def batch(self, rows: Sequence[tuple[JoinedRows, int]]) -> dict[str, Any]:
-        """Return one batch of all sides' columns."""
+    def batch(
+        self, rows: Sequence[tuple[JoinedRows, int]], draws: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """Return one batch of all sides' columns; of sequences with [N, sequence] in front."""
         batch: dict[str, Any] = {}
+        size = self._sequence
         for place, side in enumerate(self._sides):
-            batch |= side.batch([sides[place][n] for sides, n in rows])
+            clips = [sides[place][n * size + k] for sides, n in rows for k in range(size)]
+            batch |= side.batch(clips, draws)
+        if size > 1:
+            batch = {name: _in_sequences(values, size) for name, values in batch.items()}
         return batch
 
-    def __reduce__(self) -> tuple[type["JoinedGroups"], tuple[Sequence[Side]]]:
+    def __reduce__(self) -> tuple[type["JoinedGroups"], tuple[Sequence[Side], int]]:
         """Go to another process without what is kept here."""
-        return JoinedGroups, (self._sides,)
+        return JoinedGroups, (self._sides, self._sequence)
 
     def _find_groups(self, part: Part) -> list[GroupRows]:
         """Return the row groups of a part; `group` is the number of their run."""
         assert isinstance(part, JoinedPart)
-        found = (side.ends(part.bucket, part.numbers[side.number]) for side in self._sides)
+        numbers = [(side, part.numbers[side.number]) for side in self._sides]
+        found = (side.ends(part.bucket, n if n.ndim == 1 else n[:, 0]) for side, n in numbers)
         ends = [each for each in found if each is not None]
         cuts = [0, *sorted(set().union(*ends)), part.rows]
         run_ends = min(ends, key=len, default=[])
-        runs = np.searchsorted(run_ends, cuts, "right").tolist()
-        return [GroupRows(run, a, b - a) for run, (a, b) in zip(runs, pairwise(cuts), strict=False)]
+        runs = np.searchsorted(run_ends, cuts, "right")
+        if self._sequence > 1:
+            runs //= _GROUPS_TOGETHER
+        pairs = zip(runs.tolist(), pairwise(cuts), strict=False)
+        return [GroupRows(run, a, b - a) for run, (a, b) in pairs]
+
+
+def _in_sequences(values: Any, size: int) -> Any:
+    """Return a column of a batch with its rows in sequences: [N, size, …], or N lists."""
+    if isinstance(values, torch.Tensor):
+        return values.view(-1, size, *values.shape[1:])
+    return [values[start : start + size] for start in range(0, len(values), size)]

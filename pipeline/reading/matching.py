@@ -6,11 +6,11 @@ order. A row is named by its number in its bucket, in the order of the snapshot'
 """
 
 from bisect import bisect_right
-from collections.abc import Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from pipeline.formatting import counted
 from pipeline.reading.committed_rows import CommittedRows
 
 _FILES_AT_ONCE: Final = 8
+
+
+Value = TypeVar("Value")
 
 
 Numbers = NDArray[np.int64]
@@ -147,24 +150,62 @@ def rows_by_unit(snapshot: CommittedRows, bucket: str) -> dict[str, UnitRows]:
     return units
 
 
-def read_texts(snapshot: CommittedRows, bucket: str, column: str) -> dict[str, pa.Array]:
-    """Return the values of a text column in all files of a bucket, by path.
+def read_files(
+    snapshot: CommittedRows,
+    bucket: str,
+    columns: Sequence[str],
+    of: Callable[[pa.Table], Value],
+) -> dict[str, Value]:
+    """Return a value of some columns of each file of a bucket, by path.
+
+    Args:
+        snapshot: the dataset.
+        bucket: name of the bucket.
+        columns: names of the columns, none of which has nulls.
+        of: function that returns the value of a file's table.
 
     Raises:
         StoreError: a part cannot be read.
     """
     parts = {part.path: part for part in snapshot.parts(bucket)}
 
-    def read(part: Part) -> pa.Array:
+    def read(part: Part) -> Value:
         with open_parquet(snapshot.store, part.path, num_bytes=part.bytes) as parquet:
             groups = list(range(parquet.num_row_groups))
-            values = parquet.read_row_groups(groups, [column], use_threads=False)[column]
-            if len(values) != parquet.metadata.num_rows or values.null_count:
-                raise pa.ArrowInvalid(f"column {column}: values are missing")
-            return values.combine_chunks()
+            table = parquet.read_row_groups(groups, columns, use_threads=False)
+            for name in columns:
+                if len(table) != parquet.metadata.num_rows or table[name].null_count:
+                    raise pa.ArrowInvalid(f"column {name}: values are missing")
+            return of(table)
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
         return dict(zip(parts, threads.map(read, parts.values()), strict=True))
+
+
+def read_texts(snapshot: CommittedRows, bucket: str, column: str) -> dict[str, pa.Array]:
+    """Return the values of a text column in all files of a bucket, by path; as `read_files`."""
+    return read_files(snapshot, bucket, [column], lambda table: table[column].combine_chunks())
+
+
+def read_numbers(
+    snapshot: CommittedRows,
+    bucket: str,
+    columns: Sequence[str],
+    of: Callable[[pa.Table], NDArray[Any]],
+) -> NDArray[Any]:
+    """Return a number, or several, of each row of a bucket, in the order of the snapshot's parts.
+
+    A file's columns are in memory only while `of` makes its numbers. Arguments and errors are those
+    of `read_files`; `of` returns an array [rows, …].
+    """
+    files = read_files(snapshot, bucket, columns, of)
+    return np.concatenate(
+        [
+            files[part.path][first:stop]
+            for part in snapshot.parts(bucket)
+            for first, stop in part.spans
+        ]
+    )
 
 
 def match(here: CommittedRows, there: CommittedRows, bucket: str, leave_out: Set[str]) -> Numbers:

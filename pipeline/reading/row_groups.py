@@ -34,8 +34,15 @@ class RowReader(Protocol):
         """Read row groups by their index in `of`; what it returns for each is for `batch`."""
         ...
 
-    def batch(self, rows: Sequence[tuple[Any, int]]) -> dict[str, Any]:
-        """Return one batch of rows of one bucket, each given as row n of a row group."""
+    def batch(
+        self, rows: Sequence[tuple[Any, int]], draws: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """Return one batch of rows of one bucket, each given as row n of a row group.
+
+        Args:
+            rows: the rows.
+            draws: random number of each row, which places its window; only with windows.
+        """
         ...
 
 
@@ -79,9 +86,11 @@ class RowGroups:
             read = lru_cache(1)(partial(self._read_group, parquet, part.bucket))
             return {n: self._rows(part.bucket, known[n], read(known[n].group)) for n in groups}
 
-    def batch(self, rows: Sequence[tuple[Rows, int]]) -> dict[str, Any]:
+    def batch(
+        self, rows: Sequence[tuple[Rows, int]], draws: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Return one batch; see `Columns.batch`."""
-        return self._columns.batch(rows)
+        return self._columns.batch(rows, draws)
 
     def __reduce__(self) -> tuple[type["RowGroups"], tuple[Store, Columns]]:
         """Go to another process without what is kept here."""

@@ -6,8 +6,9 @@ turns in it. Ranks that took the same number of steps have together taken the ba
 position. This position is the whole state: another number of ranks or workers continues from it.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
 
 import torch
 from torch import distributed
@@ -15,9 +16,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.reading.corpus import Corpus
-from pipeline.reading.epoch_order import EpochOrder, Shuffle
+from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
 from pipeline.reading.pool_reader import PoolReader
 from pipeline.reading.row_stream import RowStream
+from pipeline.reading.selection import Selection
+from pipeline.reading.spans import Prefix, Window, prefix_of, window_of
 
 _STRANDS_PER_RANK = 8
 """Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
@@ -51,9 +54,29 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             (`TokenizerColumn.normalize`): in float32, returned in their own type.
         dtype: type of latents, such as torch.float16; None is that of the stored values, and
             float32 for those stored in uint8.
+        frames: number of frames of shorter clips, which are read from the beginning of the stored
+            ones: `num_frames`, `padded_frames`, latents and tracks are those of these clips. None
+            reads whole clips. Needs causal tokenizers and 1 + k·f frames.
+        first_frame: whether to read the first frame as an image; the same as `frames=1`.
+        window: number of latent frames of a window of each whole video; needs buckets of whole
+            videos, and leaves shorter ones out. Other columns are those of the whole video. A batch
+            also holds `pipeline.reading.columns.WINDOW_COLUMNS`.
+        start: where windows begin: `first` is the video's beginning, `random` a latent frame that
+            follows from the seed, the epoch and the place in the order.
+        sequence: number of consecutive clips of one sample that make a row, so that columns begin
+            with the axes [batch, sequence]; `batch` and `pool_rows` count such rows. Clips in no
+            whole sequence are left out.
+        split: `train` or `validation`: the samples that are read. The side of a sample follows from
+            its key.
+        holdout: share of the samples that are for validation; set with `split`.
+
+    Attributes:
+        left_out: number of clips that `sequence` or `window` leaves out.
 
     Raises:
-        ConfigError: an argument is wrong.
+        ConfigError: an argument is wrong, or two exclude each other.
+        StoreError: a part cannot be read; with `window`, `sequence` or `split` only, which read a
+            few columns of all rows.
     """
 
     def __init__(
@@ -72,6 +95,13 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         strands: int | None = None,
         normalized: bool = False,
         dtype: torch.dtype | None = None,
+        frames: int | None = None,
+        first_frame: bool = False,
+        window: int | None = None,
+        start: Literal["first", "random"] = "random",
+        sequence: int | None = None,
+        split: Literal["train", "validation"] | None = None,
+        holdout: float | None = None,
     ) -> None:
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
@@ -86,14 +116,27 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         ):
             if value < least:
                 raise ConfigError(f"{name} = {value}: must be {least} or more")
-        self._reader = snapshot.reader(columns, normalize=normalized, dtype=dtype)
+        if first_frame + (frames is not None) + (window is not None) > 1:
+            raise ConfigError("frames, first_frame and window: set one of them")
+        self._selection = Selection(
+            split=split, holdout=holdout, sequence=sequence, window=window, start=start
+        )
         self._buckets = snapshot.chosen_buckets(buckets)
-        self._parts = [snapshot.parts(bucket) for bucket in self._buckets]
+        videos = snapshot.video_columns(columns)
+        self._span: Prefix | Window | None = None
+        if window is not None:
+            self._span = window_of(window, start, videos, self._buckets)
+        elif first_frame or frames is not None:
+            self._span = prefix_of(1 if frames is None else frames, videos, self._buckets)
+        windows = self._span if isinstance(self._span, Window) else None
+        corpus, self.left_out = self._selection.rows(snapshot, self._buckets, windows)
+        self._reader = corpus.reader(columns, normalize=normalized, dtype=dtype, span=self._span)
+        self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
         self._batch = batch
         self._shuffle = shuffle
         self._seed = seed
-        self._drop_last = drop_last
+        self.drop_last = drop_last
         self._pool_rows = pool_rows
         self._strands = strands
         self._version, self._fingerprint = snapshot.version, snapshot.fingerprint
@@ -110,6 +153,11 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """Number of the epoch that the next iteration reads, from 0."""
         return int(self._epoch)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch, and position in its order, from which the next iteration reads."""
+        return self.epoch, self._starts(self.epoch)[1]
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the next iteration reads: another order of the same rows.
 
@@ -120,8 +168,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Return the number of batches that this rank has left in this epoch; reads no file."""
-        start, _ = self._starts(self.epoch)
-        return len(range(start + self.rank, self._stop(self._order(self.epoch), start), self.world))
+        return self.steps(self.epoch, self._starts(self.epoch)[0])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Return the batches of this rank, or of this worker's share, from the position on.
@@ -155,54 +202,81 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another order of batches.
         """
-        if self._strands is None:
-            self._strands = state["order"]["strands"]
-        for name, value in self._identity().items():
-            if value != state["order"][name]:
-                raise ConfigError(
-                    f"state: {name} = {state['order'][name]!r}, this dataset has {value!r}; use"
-                    " the same value, or start without a state"
-                )
+        self.require_order(state["order"])
         # The state of a worker is loaded into the worker with the same turn, in the same order.
         start = state["start"] if get_worker_info() else state["position"]
         self._loaded = state["epoch"], start, state["position"]
         self.set_epoch(state["epoch"])
 
+    def require_order(self, order: Mapping[str, Any]) -> None:
+        """Refuse the `order` of another dataset's state; its `strands` are taken over if not set.
+
+        Raises:
+            ConfigError: the state is of another order of batches.
+        """
+        if self._strands is None:
+            self._strands = order["strands"]
+        for name, value in self.order().items():
+            if value != order[name]:
+                raise ConfigError(
+                    f"state: {name} = {order[name]!r}, this dataset has {value!r}; use the same"
+                    " value, or start without a state"
+                )
+
     def _batches(self, epoch: int, start: int, position: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
+        first = start + self.rank
+        steps = range(turn, self.steps(epoch, start), turns)
+        left = (first + step * self.world for step in steps)
+        for batch in self.read(epoch, (i for i in left if i >= position), start):
+            self._at = epoch, batch["position"]
+            yield batch
+
+    def steps(self, epoch: int, start: int = 0) -> int:
+        """Return the number of batches of this rank in an epoch, from a position on."""
+        order = self._order(epoch)
+        stop = len(order)
+        if self.drop_last:
+            stop = start + (stop - start) // self.world * self.world
+        return len(range(start + self.rank, stop, self.world))
+
+    def read(self, epoch: int, places: Iterable[int], start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the batches at some places of the order of an epoch.
+
+        Args:
+            epoch: number of the epoch.
+            places: places of batches in the order, ascending.
+            start: position where the turns of the ranks begin.
+
+        Raises:
+            StoreError: a part cannot be read.
+        """
         shuffle = Shuffle(self._seed, epoch, self._shuffle)
         streams = [
             RowStream(parts, bucket, shuffle, self._reader.runs)
             for bucket, parts in enumerate(self._parts)
         ]
-        order = self._order(epoch)
-        mine = range(
-            start + self.rank + self.world * turn,
-            self._stop(order, start),
-            self.world * turns,
-        )
-        left = (i for i in mine if i >= position)
-        with PoolReader(order, streams, self._reader) as pools:
-            for i, place, rows in pools.batches(left):
-                steps = (i - start) // self.world + 1
-                position = start + steps * self.world
-                batch = self._reader.batch(rows)
-                self._at = epoch, position
-                yield batch | {
+        with PoolReader(self._order(epoch), streams, self._reader) as pools:
+            for i, place, rows in pools.batches(places):
+                yield self._reader.batch(rows, self._draws(epoch, i, len(rows))) | {
                     "bucket": self._buckets[place.pool.bucket],
                     "epoch": epoch,
-                    "position": position,
+                    "position": start + ((i - start) // self.world + 1) * self.world,
                 }
+
+    def _draws(self, epoch: int, place: int, rows: int) -> Sequence[int] | None:
+        """Return the random numbers that place the windows of a batch; None without windows."""
+        if not isinstance(self._span, Window):
+            return None
+        if self._selection.start == "first":
+            return [0] * rows
+        numbers: list[int] = draws(rows, self._seed, epoch, WINDOWS, place).tolist()
+        return numbers
 
     def _starts(self, epoch: int) -> tuple[int, int]:
         """Return the position where the turns of an epoch begin, and where this object begins."""
         return self._loaded[1:] if self._loaded[0] == epoch else (0, 0)
-
-    def _stop(self, order: EpochOrder, start: int) -> int:
-        if self._drop_last:
-            return start + (len(order) - start) // self.world * self.world
-        return len(order)
 
     def _order(self, epoch: int) -> EpochOrder:
         return EpochOrder(
@@ -211,7 +285,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             strands=self._num_strands(),
             pool_batches=self._pool_rows // self._batch,
             shuffle=Shuffle(self._seed, epoch, self._shuffle),
-            drop_last=self._drop_last,
+            drop_last=self.drop_last,
         )
 
     def _num_strands(self) -> int:
@@ -222,10 +296,10 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "epoch": epoch,
             "position": position,
             "start": self._starts(epoch)[0],
-            "order": self._identity(),
+            "order": self.order(),
         }
 
-    def _identity(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any]:
         """Return everything that decides which rows a position means."""
         return {
             "fingerprint": self._fingerprint,
@@ -236,5 +310,6 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "strands": self._num_strands(),
             "shuffle": self._shuffle,
             "seed": self._seed,
-            "drop_last": self._drop_last,
+            "drop_last": self.drop_last,
+            **asdict(self._selection),
         }

@@ -49,6 +49,9 @@ LENGTHS: Final[Mapping[str, Callable[[int], Lengths]]] = {
 """Supported classes, and their rule of valid lengths by temporal factor. Plans prove the lengths
 that they need; see `pipeline.tokenizers.probe`."""
 
+NOT_CAUSAL: Final = ("AutoencoderKLHunyuanVideo", "AutoencoderKLCogVideoX")
+"""Classes whose latent frames depend on later frames: they normalise over the frames of a clip."""
+
 REFUSED: Final = {
     "AutoencoderKLAllegro": "it encodes in overlapping tiles only, whose blended latents depend on"
     " the tiles",
@@ -267,6 +270,8 @@ def _facts(vae: Any, name: str) -> Facts:
         lengths=lengths,
         logvar=not fsq and name != _COSMOS,
         normalize=None if fsq else _normalize(known, name, channels),
+        causal=name not in NOT_CAUSAL
+        and all(known.get(setting, True) for setting in ("encoder_causal", "is_causal")),
     )
 
 

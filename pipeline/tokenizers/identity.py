@@ -68,6 +68,7 @@ def tokenizer_column(
         codebook_size=size,
         normalize=facts.normalize,
         bits=spec.stored_bits if facts.kind == "latents" else None,
+        causal_factor=facts.temporal_factor * spec.every if facts.causal else None,
         scale=spec.divisor,
         every=spec.every,
     )

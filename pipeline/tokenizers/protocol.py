@@ -90,6 +90,10 @@ class Facts:
     """Whether latents are means of a posterior whose log-variance `encode` can return."""
     normalize: Normalize | None = None
     """Normalisation that the generator's authors apply to latents. None if there is none."""
+    causal: bool = False
+    """Whether no latent frame depends on later frames: the first 1 + k latent frames of 1 + f·n
+    frames are those of the first 1 + f·k frames alone. It changes no cell, so it is recorded in
+    `TokenizerColumn.causal_factor` and not in the identity."""
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (Z, t, h, w) of a clip.
@@ -103,8 +107,8 @@ class Facts:
         return self.channels, -(-frames // self.temporal_factor), height // s, width // s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON, without `causal`."""
+        return {name: value for name, value in asdict(self).items() if name != "causal"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Facts":

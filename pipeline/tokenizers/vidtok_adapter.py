@@ -64,6 +64,7 @@ def vidtok_facts(config: vidtok.TokenizerConfig) -> Facts:
         lengths=lengths,
         chunkable=config.time_rule.chunkable,
         logvar=config.regularizer == "kl",
+        causal=config.causal,
     )
 
 

@@ -87,12 +87,18 @@ def write_unit(
             ) as writer:
                 writer.add(pa.Table.from_batches([clip_rows(here, {name: cells}, schema)]))
                 parts += writer.publish()
+    samples = len({clip.key for _, clip in clips})
     return UnitRecord(
         unit=unit,
         sources=(source or unit,),
         parts=tuple(parts),
         quarantine=None,
-        counts=Counts(clips_seen=len(clips), clips_written=len(clips)),
+        counts=Counts(
+            samples_read=samples,
+            samples_with_clips=samples,
+            clips_seen=len(clips),
+            clips_written=len(clips),
+        ),
         reasons={},
         timings={"decode": 1.0 + edition},
         statistics={},

@@ -38,6 +38,7 @@ FSQ = TokenizerColumn(
     model="m",
     fingerprint="0",
     codebook_size=1 << 18,
+    causal_factor=4,
 )
 KL8 = replace(KL, name="kl8", dtype="uint8", bits=8, logvar=False)
 ROWS = 24
@@ -131,6 +132,35 @@ def test_random_access(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixtu
     names = run("TokenMap(")
     assert capsys.readouterr().out == "24 u-0/k0/0 torch.Size([5, 16, 16])\n"
     assert same([row["fsq"].numpy().astype(np.uint32) for row in names["few"]], cells["fsq"][3:6])
+
+
+def test_shorter_clips_and_sequences(
+    cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run("short = TokenDataset")
+    [*short], [*images] = names["short"], names["images"]
+    assert same(torch.cat([batch["fsq"] for batch in short]), cells["fsq"][:, :3].astype("i8"))
+    assert {tuple(batch["num_frames"].tolist()) for batch in short} == {(9,) * 4}
+    assert same(torch.cat([batch["fsq"] for batch in images]), cells["fsq"][:, :1].astype("i8"))
+    pairs = torch.cat([batch["fsq"] for batch in names["pairs"]])
+    assert same(pairs, cells["fsq"].reshape(-1, 2, *cells["fsq"].shape[1:]).astype("i8"))
+    assert capsys.readouterr().out == f"{ROWS // 4} 0\n"
+
+
+def test_split(cells: dict[str, np.ndarray]) -> None:
+    names = run('split="validation"')
+    train, held = (
+        {key for batch in names[side] for key in batch["key"]} for side in ("train", "held")
+    )
+    assert train
+    assert held
+    assert len(train) + len(held) == len(train | held) == ROWS // 2
+
+
+def test_mix(cells: dict[str, np.ndarray]) -> None:
+    names = run("both = mix(")
+    assert names["state"]["step"] == 10
+    assert names["indices"].shape[1:] == ([5, 1][names["source"]], 16, 16)
 
 
 def test_join(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,10 @@ def write_units(store: Store, *units: int, first: int = 0) -> None:
 def as_worker(number: int, count: int) -> Iterator[None]:
     """Let a dataset see itself in worker `number` of `count`; 0 workers is none."""
     worker = SimpleNamespace(id=number, num_workers=count) if count else None
-    with patch("pipeline.reading.token_dataset.get_worker_info", return_value=worker):
+    with (
+        patch("pipeline.reading.token_dataset.get_worker_info", return_value=worker),
+        patch("pipeline.reading.mixing.get_worker_info", return_value=worker),
+    ):
         yield
 
 
