@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test suite lint clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
@@ -24,9 +26,10 @@ lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/python tools/words.py
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
+# pip compiles all modules one after another, for a minute of CPU; Python keeps those it imports.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 clean:

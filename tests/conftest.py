@@ -1,6 +1,7 @@
 """How the suite runs: threads, hypothesis, and which process of `-n auto` takes which file."""
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -61,31 +62,47 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
 
 
+_LIBRARIES = re.compile(r"small_vaes|small_codecs|text_models|tests\.lazy|torch\.compile")
+
+
 @cache
 def _text(path: Path) -> str:
     return path.read_text()
 
 
-def _ray_chain(path: Path) -> str | None:
-    """Name the chain of tests that starts Ray and takes this file; None for other files.
+def _starts_ray(path: Path) -> bool:
+    return "tests/jobs/" in path.as_posix() or "pytest.mark.ray" in _text(path)
 
-    The tests of a chain share the cluster of their process.
+
+def _chain(path: Path) -> str | None:
+    """Name the chain of files that one process takes; None for a file on its own.
+
+    The tests of a process share its Ray cluster, and libraries that take seconds to import.
     """
-    if "tests/jobs/" in path.as_posix() and path.name != "test_submit.py":
-        return "jobs"
-    if path.name == "test_submit.py" or "pytest.mark.ray" in _text(path):
-        return "clusters"
-    return None
+    if _starts_ray(path):
+        alone = path.name == "test_submit.py" or "tests/jobs/" not in path.as_posix()
+        return "clusters" if alone else "jobs"
+    return "libraries" if _LIBRARIES.search(_text(path)) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests that start Ray first, then files with slow tests: the longest work starts first."""
+    """Put the chains first, then files with slow tests: the longest work starts first."""
     items.sort(
         key=lambda item: (
-            _ray_chain(item.path) is None,
+            not _starts_ray(item.path),
+            _chain(item.path) is None,
             "pytest.mark.slow" not in _text(item.path),
         )
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop Ray after the last test that uses it: an idle cluster takes a tenth of a core."""
+    if _starts_ray(item.path) and nextitem is not None and not _starts_ray(nextitem.path):
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -96,17 +113,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, and the files that start Ray in two.
+    """Keep the tests of a file and of a chain in one process.
 
     The scheduler only knows paths, so the text of a file decides: groups made by marks
     (`--dist loadgroup`) do nothing under pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneProcessForRay(LoadScopeScheduling):
+    class Chains(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return _ray_chain(config.rootpath / path) or path
+            return _chain(config.rootpath / path) or path
 
     config.option.loadscopereorder = False  # the order of collection, see above
-    return OneProcessForRay(config, log)
+    return Chains(config, log)

@@ -1,7 +1,8 @@
 """From blocks to commits: the driver's side of a pass.
 
 The driver holds references only. An actor beside it, the desk, reads which unit each block belongs
-to. When all rows of a unit have arrived, a task gets the references and writes the parts.
+to. When all rows of a unit have arrived, a task gets the references and writes the parts. The
+processes of desk and commits import this module, so it does not import Ray Data.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from pipeline.job.metrics import DECODE
 from pipeline.job.node_book import NodeBook
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
-from pipeline.job.workers import OutputUnseen, WorkerSettings
+from pipeline.job.workers import OutputUnseen, WorkerSettings, commit_blocks
 from pipeline.records import WorkUnit, from_json
 from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
 
@@ -148,6 +149,13 @@ def _describe(ref: Any) -> _Described | None:
         aborted = from_json(Aborted, header)
         row.update(reason=aborted.reason, node=aborted.node)
     return _Described(**row)
+
+
+def commit_references(
+    unit: WorkUnit, refs: list[Any], settings: WorkerSettings
+) -> UnitRecord | Aborted | OutputUnseen:
+    """Commit a unit from references, closing row first; Ray does not fetch those of a list."""
+    return commit_blocks(unit, (ray.get(ref) for ref in refs), settings)
 
 
 @dataclass(slots=True)

@@ -187,7 +187,7 @@ class _Passes:
         now = units[:UNITS_PER_PASS]
         events = run_pass(
             now,
-            _worker_settings(self._job, allocation.device),
+            worker_settings(self._job, allocation.device),
             allocation,
             metrics.recorder,
             self._watch,
@@ -267,7 +267,8 @@ class _Passes:
             raise OverBudget(reason)
 
 
-def _worker_settings(job: Job, device: str) -> "WorkerSettings":
+def worker_settings(job: Job, device: str) -> "WorkerSettings":
+    """Return what every worker of a job is told; `device` is that of the tokenizers."""
     from pipeline.job.workers import WorkerSettings
 
     config = job.config

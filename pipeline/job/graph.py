@@ -23,23 +23,22 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from pipeline.dataset.records import UnitRecord
-from pipeline.job.collector import TASK_RETRIES, Collector, Event, not_on, open_desk
+from pipeline.job.collector import (
+    TASK_RETRIES,
+    Collector,
+    Event,
+    commit_references,
+    not_on,
+    open_desk,
+)
 from pipeline.job.health import Pool, StallWatch
 from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.node_book import NodeBook
 from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
 from pipeline.job.supervision import supervised
-from pipeline.job.workers import (
-    DecodeWorker,
-    OutputUnseen,
-    TokenizeWorker,
-    WorkerSettings,
-    commit_blocks,
-)
+from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings
 from pipeline.records import WorkUnit, to_json
-from pipeline.stages.messages import Aborted
 
 _FIRST_WAIT_S: Final = 6 * 3600
 """Seconds beyond `max_wait_s` after which Ray Data ends a pass that does not progress. Waiting for
@@ -158,10 +157,3 @@ def _dataset(
         num_gpus=allocation.tokenize_gpus,
         **common,
     )
-
-
-def commit_references(
-    unit: WorkUnit, refs: list[Any], settings: WorkerSettings
-) -> UnitRecord | Aborted | OutputUnseen:
-    """Commit a unit from references, closing row first; Ray does not fetch those of a list."""
-    return commit_blocks(unit, (ray.get(ref) for ref in refs), settings)

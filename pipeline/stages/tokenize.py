@@ -112,6 +112,11 @@ class TokenizeStage:
         schema = clip_schema([encoder.column for encoder in encoders], side)
         self._schema: pa.Schema = packed_schema(schema)
 
+    def close(self) -> None:
+        """End the decoder of whole videos."""
+        if self._videos is not None:
+            self._videos.close()
+
     def prove(self, frames: int, height: int, width: int) -> None:
         """Tokenize a black clip; an error shows that the models or their device are broken."""
         self._encode(np.zeros((1, frames, height, width, 3), np.uint8), {})

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.job.metrics import Recorder
-from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
+from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
 from pipeline.records import Sample, WorkUnit, from_json
 
 MARKS = "SABOTEUR_MARKS"
@@ -150,23 +149,3 @@ class LosesItsDevice(TokenizeWorker):
             mark("end")
             os._exit(1)
         return super().__call__(batch)
-
-
-class Narrow(TokenizeWorker):
-    """Its models of real size are narrow: they cost little, and compute nothing else."""
-
-    def __init__(self, settings: WorkerSettings, recorder: Recorder) -> None:
-        from vidtok.presets import PRESETS
-
-        for spec in settings.config.tokenizers:
-            PRESETS[spec.model] = narrow(spec.model)
-        super().__init__(settings, recorder)
-
-
-def narrow(model: str) -> "TokenizerConfig":  # noqa: F821
-    """Return the configuration of a model with a base width of 8."""
-    from dataclasses import replace
-
-    from vidtok.presets import PRESETS
-
-    return replace(PRESETS[model], ch=8)

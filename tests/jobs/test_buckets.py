@@ -1,9 +1,11 @@
 """A job with several clip shapes: each video whole in its bucket, with that bucket's tokens.
 
-The stages, run one after another without Ray, write the same bits, statistics and quality.
+One of its tokenizers is an autoencoder of diffusers. The workers, run one after another without
+Ray, write the same bits, statistics and quality.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +15,16 @@ import torch
 
 import vidtok
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import read_dataset
 from pipeline.decode import Decoder, clip_rules
+from pipeline.operations.stats import stats
 from pipeline.operations.verify.verify import verify
 from pipeline.records import Sample, to_json
 from pipeline.storage.store import Store
 from tests.assets import BIKES, HIKER, ROTATED, TEN_BITS, VFR, VIDTOK_EXAMPLE
-from tests.jobs.conftest import committed_rows, job, pack, tokenized
+from tests.jobs.conftest import JOB, committed_rows, job, pack, tokenized
 from tests.pipeline.tokenized import tokenized as tokenized_without_ray
+from tests.pipeline.tokenizers.small_vaes import save
 
 CLIP = {
     "fps": 8.0,
@@ -41,21 +46,25 @@ def committed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Committ
     """Tars; the output of a job with two actors of each kind; its rows."""
     folder = tmp_path_factory.mktemp("buckets")
     tars = pack(folder / "tars", [asset.path for asset in VIDEOS], per_tar=3)
+    weights = save(folder / "vae", "AutoencoderKLWan")
     config = job(
         tars[::-1],
         folder / "out",
         clip=CLIP,
+        tokenizers=tokenizers(weights, (3, 7, 5)),
         decode__actors=2,
         tokenize__actors=2,
         tokenize__decode_back_one_in=DECODED_BACK,
     )
-    specs = [
-        spec.model_copy(update={"batch": batch})
-        for spec, batch in zip(config.tokenizers, (3, 7), strict=True)
-    ]
-    summary = tokenized(config.model_copy(update={"tokenizers": specs}))
-    assert [line[:10] for line in summary.lines()].count("psnr      ") == 2
+    summary = tokenized(config)
+    assert [line[:10] for line in summary.lines()].count("psnr      ") == 3
     return tars, folder / "out", committed_rows(folder / "out")
+
+
+def tokenizers(weights: str, batches: tuple[int, int, int]) -> list[dict[str, Any]]:
+    wan = {"name": "wan", "model": "diffusers:AutoencoderKLWan", "weights": weights}
+    specs = [*JOB["tokenizers"], wan | {"logvar": True}]
+    return [spec | {"batch": batch} for spec, batch in zip(specs, batches, strict=True)]
 
 
 def test_each_video_lies_in_its_bucket(committed: Committed) -> None:
@@ -107,7 +116,7 @@ def test_verify_makes_the_same_tokens_again_from_the_sources(committed: Committe
     ).read_text(encoding="utf-8")
 
 
-def test_the_stages_alone_write_the_same_files_and_quality_in_other_batches_and_order(
+def test_the_workers_alone_write_the_same_files_and_quality_in_other_batches_and_order(
     committed: Committed, tmp_path: Path
 ) -> None:
     tars, output, rows = committed
@@ -115,6 +124,7 @@ def test_the_stages_alone_write_the_same_files_and_quality_in_other_batches_and_
         tars,
         tmp_path / "out",
         clip=CLIP,
+        tokenizers=tokenizers(str(output.parent / "vae"), (4, 4, 4)),
         tokenize__decode_back_one_in=DECODED_BACK,
     )
     stores = [Store(str(output)), tokenized_without_ray(config)]
@@ -122,6 +132,8 @@ def test_the_stages_alone_write_the_same_files_and_quality_in_other_batches_and_
     one, other = (read_manifest(store).parts() for store in stores)
     assert sorted(part.sha256 for part in one) == sorted(part.sha256 for part in other)
     assert {part.bucket for part in one} == {"9x32x32", "9x24x56", "5x56x32"}
+    assert [len(read_dataset(store).probes["wan"]) for store in stores] == [64, 64]
+    assert any("wan" in line for line in stats(stores[0]).lines())
     for unit, same in zip(*map(_units, stores), strict=True):
         assert unit == same
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.server import create_backend_app
 from werkzeug.serving import make_server
 
 Environ = dict[str, Any]
@@ -126,7 +126,7 @@ class S3Server:
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-        self.faults = Faults(DomainDispatcherApplication(create_backend_app))
+        self.faults = Faults(create_backend_app("s3"))
         self._server = make_server("127.0.0.1", 0, self.faults, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from tests.lazy import transformers
 
 CAPTIONS = ["a man walks", "two dogs run over the green field", ""]
 

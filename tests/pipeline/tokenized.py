@@ -1,21 +1,22 @@
-"""Datasets with real tokens, made by the stages of a job without Ray."""
+"""Datasets with real tokens, made by the workers of a job without Ray."""
 
 import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.config.job import JobConfig
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.metadata import code_levels, open_dataset
-from pipeline.job.setup import open_tokenizers
-from pipeline.sources.planning import plan_units
-from pipeline.stages.commit import commit_unit
-from pipeline.stages.decode import DecodeStage
-from pipeline.stages.messages import Closing
+from pipeline.dataset.records import UnitRecord
+from pipeline.job.driver import worker_settings
+from pipeline.job.metrics import Metric
+from pipeline.job.setup import open_job
+from pipeline.job.workers import DecodeWorker, TokenizeWorker, commit_blocks
+from pipeline.records import to_json
 from pipeline.stages.tokenize import TokenizeStage
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
-from pipeline.tokenizers.models import open_encoders
-from pipeline.tokenizers.sound_encoders import same_sound_encoder
 
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
@@ -38,35 +39,26 @@ def hikers(folder: Path) -> Store:
 
 
 def tokenized(config: JobConfig) -> Store:
-    """Do what a job does, without Ray."""
-    store = Store(config.output.uri)
-    tokenizers = open_tokenizers(config)
-    columns, head = tokenizers.columns, tokenizers.dataset(config)
-    open_dataset(store, head)
-    log = CommitLog(store, fingerprint=head.fingerprint)
-    encoders = open_encoders(config.tokenizers, columns, tokenizers.digests, "cpu")
-    sounds = {
-        spec.name: same_sound_encoder(spec, column, "cpu")
-        for spec in (config.audio.encoders if config.audio else ())
-        for column in head.side
-        if column.name == spec.name
-    }
-    one_in = config.tokenize.decode_back_one_in
-    stage = TokenizeStage(encoders, decode_back_one_in=one_in, side=head.side, sounds=sounds)
-    parts = config.source, config.clip, config.decode
-    with DecodeStage(*parts, row_clips=4, audio=config.audio, tracks=config.tracks) as decode:
-        for unit in plan_units(config.source):
-            *rows, closing = decode(unit)
-            assert isinstance(closing, Closing)
-            with job_arithmetic(config.tokenize.threads):  # another number changes last bits
-                payloads = [stage(row) for row in rows]
-            record = commit_unit(
-                unit,
-                closing,
-                ((payload.header, payload.rows) for payload in payloads),
-                store=store,
-                schema=head.schema,
-                levels=code_levels(head.identity),
-            )
-            log.append([record])
-    return store
+    """Do what a job does, without Ray: its own workers, one after another, in this process."""
+    job = open_job(config)
+    settings = replace(worker_settings(job, "cpu"), proof="")  # this is the driver's own node
+    with job_arithmetic(None):  # restores the number of threads, which the worker sets
+        tokenize = TokenizeWorker(settings, Unheard())
+        with closing(DecodeWorker(settings, Unheard())) as decode:
+            for unit in job.remaining():
+                row = {"unit": np.array([to_json(unit).decode()]), "one_by_one": np.array([False])}
+                *batches, last = map(tokenize, decode(row))
+                record = commit_blocks(unit, iter([last, *batches]), settings)
+                assert isinstance(record, UnitRecord), record
+                job.log.append([record])
+        assert isinstance(tokenize.stage, TokenizeStage)
+        tokenize.stage.close()
+    return job.store
+
+
+class Unheard:
+    """A recorder of metrics that forgets them."""
+
+    def add(self, metric: Metric, value: float, **labels: str) -> None: ...
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None: ...

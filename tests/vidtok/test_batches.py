@@ -59,7 +59,7 @@ def batches(draw: st.DrawFn, network: str) -> Tensor:
 
 
 @pytest.mark.parametrize("network", RULES)
-@settings(max_examples=20)
+@settings(max_examples=8)  # an example takes a tenth of a second
 @given(st.data(), st.sampled_from((torch.float32, *SPREAD)), st.booleans())
 def test_a_batch_equals_its_clips(
     network: str, data: st.DataObject, dtype: torch.dtype, as_reference: bool
@@ -80,7 +80,7 @@ def test_a_batch_equals_its_clips(
 
 
 @pytest.mark.parametrize("network", RULES)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.data())
 def test_gradients_of_a_batch_are_the_sums_of_its_clips(network: str, data: st.DataObject) -> None:
     model, video = model_of(network), data.draw(batches(network))

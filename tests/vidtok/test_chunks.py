@@ -16,7 +16,7 @@ FACTORS = {
 MODELS = {f: small("causal_v1_1", "kl", **levels) for f, levels in FACTORS.items()}
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)  # an example takes a tenth of a second
 @given(st.sampled_from(sorted(MODELS)), st.integers(1, 40), st.integers(1, 4))
 def test_chunked_equals_whole(factor: int, frames: int, chunks: int) -> None:
     model, chunk = MODELS[factor], factor * chunks
@@ -40,7 +40,7 @@ def test_a_chunked_clip_leaves_no_state_behind() -> None:
     assert torch.equal(model.encode(other, chunk_frames=4).latent, expected)
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)  # an example takes a tenth of a second
 @given(
     st.sampled_from(sorted(MODELS)),
     st.integers(1, 30),

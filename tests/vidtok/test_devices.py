@@ -99,9 +99,11 @@ def test_learns_away_from_the_cpu(network: str, regularizer: str, recompute: boo
 def test_is_captured_as_one_graph(network: str, half: str, device: str) -> None:
     """`fullgraph=True` refuses whatever splits the graph that a compiler works on.
 
-    The branches of a CPU are in layers that all networks share.
+    The branches of a CPU are in layers that all networks share. One level that resamples space and
+    time has every kind of layer.
     """
-    model = small(network, "kl", ch_mult=(1, 1, 1)).to(device)
+    resampled = {"spatial_ds": (0,), "spatial_us": (1,), "tempo_ds": (0,), "tempo_us": (1,)}
+    model = small(network, "kl", ch_mult=(1, 1), **resampled).to(device)
     rule = model.config.time_rule
     module: Callable[[Tensor, Stream], Tensor] = getattr(model, half)
     shape = (1, frames_of(model), 8, 8, 3) if half == "encoder" else (1, 4, 2, 2, 3)

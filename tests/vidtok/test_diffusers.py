@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 import vidtok
+from tests.lazy import diffusers
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import checkpoint
 from vidtok.__main__ import main
-
-diffusers = pytest.importorskip("diffusers")
 
 NETWORKS = ("causal_v1_1", "noncausal")
 LEVELS = {"fsq": {"fsq_levels": (8, 8, 8)}, "kl": {}}

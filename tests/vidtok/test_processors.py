@@ -13,7 +13,6 @@ import pytest
 
 FOLDER = Path(__file__).parent
 GOLDENS = (
-    "vidtok_fsq_causal_488_32768--t17_50x70--ch16",
     "vidtok_fsq_noncausal_488_262144--t19--ch16",
     "vidtok_fsq_causal_488_32768_v1_1--t18--ch16",
     "vidtok_kl_causal_288_8chn--t17--ch16",

@@ -19,8 +19,8 @@ from pipeline.decode import Decoder
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
 from pipeline.sources.reader import SampleReader
-from pipeline.stages.clip_filter import ClipFilter
 from pipeline.stages.accounting import Found
+from pipeline.stages.clip_filter import ClipFilter
 from pipeline.storage.files import file_size
 
 

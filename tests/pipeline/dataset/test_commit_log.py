@@ -210,6 +210,7 @@ class TestReopen:
     @given(
         st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), max_size=12)
     )
+    @settings(max_examples=25)
     def test_exactly_one_version_counts(self, acts: list[tuple[int, int, int]]) -> None:
         """Drivers commit, reopen, write checkpoints and restart in any order."""
         with tempfile.TemporaryDirectory() as folder:

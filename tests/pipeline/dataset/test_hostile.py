@@ -84,7 +84,7 @@ def outcome(act: Callable[[Store], Any], store: Store) -> Any:
 @pytest.mark.parametrize("path", [HEAD, record_path(1)])
 @given(data=st.data())
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_json_gives_the_right_rows_or_one_error(
     store: Store, path: str, data: st.DataObject

@@ -111,7 +111,7 @@ def check(video: bytes, times: Sequence[int], spans: Sequence[tuple[int, int]]) 
         same_from_the_beginning(video, Span(start_s=start / 1000, end_s=(start + length) / 1000))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(steps=STEPS, spans=st.lists(SPANS, min_size=1, max_size=3))
 @pytest.mark.parametrize("container", ["matroska", "flv", "mp4"])
 def test_a_clock_that_waits_and_pauses(
@@ -123,7 +123,7 @@ def test_a_clock_that_waits_and_pauses(
     check(with_times(times, container), times, spans)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(steps=BACK, spans=st.lists(SPANS, min_size=1, max_size=3))
 def test_a_clock_that_steps_back(steps: list[int], spans: list[tuple[int, int]]):
     times = sums(steps)
@@ -131,7 +131,7 @@ def test_a_clock_that_steps_back(steps: list[int], spans: list[tuple[int, int]])
     check(stepping_back(times), times, spans)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     before=st.integers(0, 20_000),
     restart=st.integers(0, 3),

@@ -237,7 +237,7 @@ acts = st.lists(
 
 
 @given(acts)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_whatever_comes_after_whatever(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int, int]]
 ) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
+
+from tests.lazy import diffusers, transformers
 
 RATE = 16_000
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
 from pipeline.config.job import JobConfig, TokenizerSpec
+from tests.lazy import diffusers
 
 _FOUR, _FIVE = (8,) * 4, (1,) * 5
 

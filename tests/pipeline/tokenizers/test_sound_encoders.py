@@ -1,11 +1,9 @@
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from pipeline.config.job import AudioConfig, SoundEncoderSpec
 from pipeline.dataset.side_columns import sound_columns
@@ -20,6 +18,7 @@ from pipeline.tokenizers.sound_encoders import (
     sound_encoder_faults,
     sound_identities,
 )
+from tests.lazy import diffusers, transformers
 from tests.pipeline.tokenizers.small_codecs import RATE, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

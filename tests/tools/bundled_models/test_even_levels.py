@@ -1,3 +1,6 @@
+from copy import deepcopy
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +20,11 @@ def clips() -> Tensor:
 
 def narrow(network: str, frames: int) -> Tokenizer:
     """A fitted tokenizer whose latents are squeezed into the middle levels."""
+    return deepcopy(_narrow(network, frames))
+
+
+@cache
+def _narrow(network: str, frames: int) -> Tokenizer:
     config = vidtok.TokenizerConfig(
         name="narrow",
         network=network,

@@ -1,4 +1,7 @@
-"""A job over lists: spans of videos, images beside them, videos inside Parquet."""
+"""A job over lists: spans of videos, images beside them, videos inside Parquet.
+
+Its workers run without Ray.
+"""
 
 import json
 import shutil
@@ -11,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.tally import Tally
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.assets import HIKER, VIDTOK_EXAMPLE
-from tests.jobs.conftest import committed_rows, job, tokenized
+from tests.jobs.conftest import committed_rows, job
+from tests.pipeline.tokenized import tokenized
 
 CLIP = {
     "fps": 8.0,
@@ -56,16 +62,17 @@ def list_job(uris: list[str], output: str, root: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def listed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+def listed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
     """Rows of a list, and of Parquet that holds its videos."""
     folder = tmp_path_factory.mktemp("lists")
     fill(folder / "videos")
     (folder / "list.csv").write_text(HEADER + ROWS)
     pq.write_table(inside_parquet(folder), folder / "videos.parquet", row_group_size=1)
     both = [f"{folder}/list.csv", f"{folder}/videos.parquet"]
-    done = tokenized(list_job(both, f"{folder}/out", f"{folder}/videos"))
-    assert (done.total.units, done.total.counts.samples_quarantined) == (3, 1)
-    return folder, committed_rows(folder / "out")
+    store = tokenized(list_job(both, f"{folder}/out", f"{folder}/videos"))
+    total = Tally.of(read_manifest(store))
+    assert (total.units, total.counts.samples_quarantined) == (3, 1)
+    return folder, committed_rows(store)
 
 
 def inside_parquet(folder: Path) -> pa.Table:
