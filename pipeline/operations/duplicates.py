@@ -85,7 +85,7 @@ def duplicates(store: Store, out: str, *, distance: int, samples: bool = False) 
             resemble clips of others.
 
     Raises:
-        ConfigError: the dataset has no hashes, or `out` is not at the name of a Parquet file.
+        ConfigError: the dataset has no hashes, or `out` does not name a Parquet file.
         StoreError: a part is missing or damaged, or a store refuses.
     """
     if not out.endswith(".parquet"):
