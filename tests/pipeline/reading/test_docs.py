@@ -101,12 +101,12 @@ def same(found: Any, wanted: np.ndarray) -> bool:
 
 
 def test_opening(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
-    names = run("corpus = pipeline.open")
+    names = run("print(corpus.version")
     latents = cells["kl"].astype(np.float64)
     np.testing.assert_allclose(names["latents"].mean(), latents.mean((0, 2, 3, 4)), rtol=1e-9)
     np.testing.assert_allclose(names["latents"].std(), latents.std((0, 2, 3, 4)), rtol=1e-9)
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert f"# {_counted(first)}" in _counted(block("corpus = pipeline.open"))
+    assert f"# {_counted(first)}" in _counted(block("print(corpus.version"))
     assert last.endswith("torch.Size([5, 16, 16])")
 
 
