@@ -20,7 +20,7 @@ from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Bucket, Sample, WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.stages.clip_filter import ClipFilter
-from pipeline.stages.decode import Found
+from pipeline.stages.found import Found
 from pipeline.storage.files import file_size
 
 
