@@ -42,6 +42,7 @@ _EXCEPTIONS = 2
 
 _Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
 _Rate = Annotated[float, Field(gt=0, le=1000)] | None
+_Rates = _Rate | Annotated[list[_Rate], Field(min_length=1)]
 
 
 class _Shape(BaseModel):
@@ -51,12 +52,12 @@ class _Shape(BaseModel):
 
 
 class _OneShape(_Shape):
-    fps: _Rate
+    fps: _Rates
     buckets: None = None
 
 
 class _Shapes(BaseModel):
-    fps: _Rate
+    fps: _Rates
     buckets: Annotated[list[_Shape], Field(min_length=1)]
 
 

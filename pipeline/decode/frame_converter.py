@@ -135,7 +135,8 @@ class FrameConverter:
             pixels = to_standard_range(pixels / GBRP16_WHITE, transfer) * 255
         if pixels.dtype == np.uint8 or self._float:
             return pixels
-        return np.rint(pixels).astype(np.uint8)
+        rounded: NDArray[Any] = np.rint(pixels).astype(np.uint8)
+        return rounded
 
     def _place(self, frame: VideoFrame) -> Fraction:
         """Find where a frame's pixels go only if that may differ from the previous frame.

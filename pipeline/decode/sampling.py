@@ -17,13 +17,14 @@ from fractions import Fraction
 from typing import Generic, TypeVar
 
 F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class DisplayedFrame(Generic[F]):
+class DisplayedFrame(Generic[F_co]):
     """A frame of the source and when it is displayed: [start_s, start_s + duration_s)."""
 
-    frame: F
+    frame: F_co
     start_s: Fraction
     duration_s: Fraction
 
@@ -34,13 +35,13 @@ class DisplayedFrame(Generic[F]):
 
 
 @dataclass(frozen=True, slots=True)
-class SampledFrame(Generic[F]):
+class SampledFrame(Generic[F_co]):
     """A frame of the output, shown in [start_s, end_s).
 
     It is one interval long, also the last one, unless every frame of the source is taken once.
     """
 
-    shown: DisplayedFrame[F]
+    shown: DisplayedFrame[F_co]
     start_s: Fraction
     end_s: Fraction
 

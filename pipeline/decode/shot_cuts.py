@@ -29,6 +29,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.sampling import DisplayedFrame
+from pipeline.decode.shots import Marked
 from pipeline.quarantine import QuarantineError
 
 FLOOR: Final = 5.0
@@ -55,8 +56,6 @@ _APART = 3
 WIDTH, HEIGHT = 32, 18
 
 F = TypeVar("F")
-Marked = tuple[DisplayedFrame[F], bool]
-"""A frame, and whether it begins a shot."""
 
 
 class LumaPlanes:
@@ -79,9 +78,11 @@ class LumaPlanes:
             interpolation=Interpolation.FAST_BILINEAR,
             threads=1,
         )
-        data = np.frombuffer(small.planes[0], np.uint8).reshape(2 * HEIGHT, -1)[:, : 2 * WIDTH]
+        luma: Any = small.planes[0]
+        data = np.frombuffer(luma, np.uint8).reshape(2 * HEIGHT, -1)[:, : 2 * WIDTH]
         rows = data[::2].astype(np.int16) + data[1::2]
-        return rows[:, ::2] + rows[:, 1::2]
+        plane: NDArray[np.int16] = rows[:, ::2] + rows[:, 1::2]
+        return plane
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ def network_cuts(
                 interpolation=Interpolation.BICUBIC,
                 threads=1,
             )
-            recent.append((shown.start_s, small.to_ndarray()))
+            recent.append((shown.start_s, small.to_ndarray().astype(np.uint8, copy=False)))
             if suspected and last:
                 suspects.append(last)
             if suspects and last - suspects[0] >= WINDOW - CONTEXT - 1:

@@ -175,14 +175,15 @@ class HeldBack:
 
     def push(self, sampled: Iterable[SampledFrame[Any]]) -> Iterator[SampledFrame[Any]]:
         """Take frames; yield those that no later cut can take away."""
+        if self._shot is None:
+            yield from sampled
+            return
         for frame in sampled:
             self._held.append(frame)
             if len(self._held) > HANDFUL:
                 before = self._held[-HANDFUL - 2] if len(self._held) > HANDFUL + 1 else None
                 self._held[-HANDFUL - 1] = self._shrink(self._held[-HANDFUL - 1], before)
-        if self._shot is None:
-            yield from self._until(None)
-        elif self._shot.sure_s - self._shot.start_s >= self._min_s:
+        if self._shot.sure_s - self._shot.start_s >= self._min_s:
             yield from self._until(self._shot.sure_s - self._trim_s)
 
     def rest(self) -> Iterator[SampledFrame[Any]]:

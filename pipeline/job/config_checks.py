@@ -212,10 +212,8 @@ def _held(config: JobConfig) -> Iterator[Fault]:
     clip = config.clip
     if clip.max_per_sample is None or clip.whole:
         return
-    sizes = [
-        3 * (shape.frames or 0) * (shape.height or 0) * (shape.width or 0)
-        for shape in clip.buckets or [clip]
-    ]
+    shapes: Sequence[ClipConfig | BucketConfig] = clip.buckets or [clip]
+    sizes = [3 * (s.frames or 0) * (s.height or 0) * (s.width or 0) for s in shapes]
     rates = len(clip.fps) if isinstance(clip.fps, list) else 1
     held = clip.max_per_sample * rates * (sum(sizes) if clip.every_bucket else max(sizes))
     held_mb = (held * (4 if clip.resize == "float32" else 1)) >> 20

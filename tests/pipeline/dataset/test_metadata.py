@@ -60,6 +60,16 @@ def test_first_run_writes_and_later_runs_go_on(local: Store) -> None:
     assert local.list() == ["dataset.json"]
 
 
+def test_several_rates_are_a_column(local: Store) -> None:
+    plain = DATASET.schema.names
+    windows = {"fps": [8.0, None], "stride_s": 0.5, "every_bucket": True}
+    identity = {**IDENTITY, "clip": {**IDENTITY["clip"], **windows}}
+    dataset = open_dataset(local, new_dataset((FSQ, KL), identity, CONFIG))
+    assert read_dataset(local) == dataset
+    assert [name for name in dataset.schema.names if name not in plain] == ["fps"]
+    assert str(dataset.schema.field("fps").type) == "double"
+
+
 def test_head_is_plain_json_with_the_schema(local: Store) -> None:
     open_dataset(local, DATASET)
     head = json.loads(local.read("dataset.json"))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,3 +210,26 @@ def test_the_decoder_passes_the_shots_of_a_sample_on() -> None:
         assert sides[2] == {"shot": 1, "shot_start_s": 0.48, "shot_end_s": None}
         list(decoder.decode(sample(video([12])), "unit"))
         assert decoder.shot_ends == pytest.approx([0.48])
+
+
+@pytest.mark.parametrize("fps", [None, 25.0])
+@pytest.mark.parametrize("trim", [0.0, 0.04, 0.12])
+def test_the_clips_of_a_shot_are_those_of_its_part_of_the_video(
+    trim: float, fps: float | None
+) -> None:
+    lengths = [14, 11, 23, 9]
+    data = video(lengths)
+    rule = replace(RULE, fps=fps, shots=replace(SHOTS, trim_s=trim))
+    split_up = [clip for clip in cut(data, rule) if not clip.dropped]
+    ends = [0, *np.cumsum(lengths).tolist()]
+    apart = []
+    for n, (start, stop) in enumerate(pairwise(ends)):
+        margin = round(trim * 25)
+        first = start + (margin if n else 0)
+        last = stop - (margin if n < 3 else 0)
+        span = Span(start_s=first / 25, end_s=last / 25)
+        apart += [clip for clip in cut(data, replace(rule, shots=None), span) if not clip.dropped]
+    assert len(split_up) == len(apart) > 5
+    for one, other in zip(split_up, apart, strict=True):
+        assert (one.start_s, one.end_s, one.times_s) == (other.start_s, other.end_s, other.times_s)
+        assert np.array_equal(one.frames, other.frames)

@@ -100,7 +100,7 @@ def test_an_offset_makes_a_span_begin_later(fps: float | None, grey: bytes) -> N
         (Span(start_s=0.4, end_s=4.1), Span(start_s=1.7, end_s=4.1)),
     ):
         assert list(cut(grey, later, span)) == list(cut(grey, plain, other))
-    assert list(cut(grey, later, Span(start_s=4))) == [], "it is too short, which is no damage"
+    assert list(cut(grey, later, Span(start_s=4))) == [], "it is too short, and not damaged"
 
 
 def test_a_video_is_decoded_once_whatever_it_fills(
