@@ -152,6 +152,8 @@ def _begins_shot(before: list[_Seen], after: list[_Seen], threshold: float) -> b
     near = [each for side in sides for each in _neighbours(side, _REPEATED * change)]
     near = sorted(near)[: max(1, len(near) - 1)]
     ratio = change / (sum(near) / max(1, len(near)) + _STILL)
+    if ratio < threshold:  # most frames that move; the rest costs more than the planes do
+        return False
     kept = max(0.0, min(_correlation(before[-1].plane, one.plane) for one in after[:2]))
     if ratio * math.sqrt(max(0.0, 1 - kept**2)) < threshold:
         return False

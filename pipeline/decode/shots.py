@@ -183,7 +183,9 @@ class HeldBack:
             if len(self._held) > HANDFUL:
                 before = self._held[-HANDFUL - 2] if len(self._held) > HANDFUL + 1 else None
                 self._held[-HANDFUL - 1] = self._shrink(self._held[-HANDFUL - 1], before)
-        if self._shot.sure_s - self._shot.start_s >= self._min_s:
+        if not self._held:
+            return
+        if not self._min_s or self._shot.sure_s - self._shot.start_s >= self._min_s:
             yield from self._until(self._shot.sure_s - self._trim_s)
 
     def rest(self) -> Iterator[SampledFrame[Any]]:
