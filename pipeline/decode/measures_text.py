@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from pipeline.errors import PipelineError
 
@@ -37,6 +36,8 @@ def text_area(frame: NDArray[Any]) -> float:
     Args:
         frame: `[H, W, 3]` in [0, 255], uint8 or float32, which is rounded.
     """
+    from PIL import Image, ImageDraw  # here, because actors that decode start without it
+
     pixels = np.rint(np.clip(frame, 0, 255)).astype(np.uint8)
     found = _detector()(pixels[..., ::-1], use_det=True, use_cls=False, use_rec=False)
     if found.boxes is None:

@@ -101,5 +101,5 @@ class TestDamage:
         compact(local)
         local.delete(manifest_path(5))
         edit_json(local, record_path(5), '"unit":"u-1"', '"unit":"u-9"')
-        with pytest.raises(StoreError, match="moves rows of u-9, which is not committed"):
+        with pytest.raises(StoreError, match="changes rows of u-9, which is not committed"):
             read_manifest(local)
