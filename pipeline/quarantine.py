@@ -105,6 +105,10 @@ def giving_up(stage: Stage, *, active: bool) -> Iterator[None]:
         raise QuarantineError(stage, GIVEN_UP, one_line(error)) from error
 
 
+def _rules(dropped: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} by {rule}" for rule, count in dropped.items())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
     """Why one sample (`clip_index` is None) or one clip is not a row; also of filtered samples."""
@@ -163,14 +167,25 @@ class Quarantined:
             key: its key.
             dropped: number of its clips by rule.
         """
-        rules = "; ".join(f"{count} by {rule}" for rule, count in dropped.items())
         return cls(
             unit=unit,
             key=key,
             clip_index=None,
             stage="filter",
             reason=CLIP_FILTER,
-            detail=f"clips dropped: {rules}",
+            detail=f"clips dropped: {_rules(dropped)}",
+        )
+
+    @classmethod
+    def by_shots(cls, *, unit: str, key: str, dropped: Mapping[str, int]) -> "Quarantined":
+        """Return the record of a sample of which no shot is long enough; as `by_filter`."""
+        return cls(
+            unit=unit,
+            key=key,
+            clip_index=None,
+            stage="filter",
+            reason=TOO_SHORT,
+            detail=f"no shot gives a clip; dropped: {_rules(dropped)}",
         )
 
     def __str__(self) -> str:

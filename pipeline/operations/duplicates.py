@@ -147,15 +147,16 @@ def _kept(hashes: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.int64],
 def _groups(clips: pa.Table, kept: NDArray[np.int64], bits: NDArray[np.uint8]) -> pa.Table:
     """Return all clips, group by group, with the clip of the group that is kept."""
     rows = np.argsort(kept, kind="stable")
-    found = clips.select(_ORDER).take(rows)
     size = np.bincount(kept, minlength=len(kept))
-    return (
-        found.add_column(0, "clip_id", _ids(found))
-        .append_column("resembles", _ids(clips.select(_ORDER).take(kept[rows])))
-        .append_column("bits", pa.array(bits[rows], pa.int32()))
-        .append_column("kept", pa.array(kept[rows] == rows))
-        .append_column("group_clips", pa.array(size[kept[rows]], pa.int32()))
-    )
+    ids = _ids(clips)
+    columns = {
+        "clip_id": ids.take(rows),
+        "resembles": ids.take(kept[rows]),
+        "bits": pa.array(bits[rows], pa.int32()),
+        "kept": pa.array(kept[rows] == rows),
+        "group_clips": pa.array(size[kept[rows]], pa.int32()),
+    }
+    return pa.table(columns)
 
 
 def _ids(clips: pa.Table) -> pa.ChunkedArray:

@@ -61,8 +61,9 @@ class Found:
             return Quarantined.without_sound(unit=unit, key=key, clips=silent)
         if self.dropped.keys() - DROPPED.keys():
             return Quarantined.by_filter(unit=unit, key=key, dropped=self.dropped)
-        if self.dropped.keys() <= {TAIL}:
-            self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
+        if self.dropped.keys() - {TAIL}:
+            return Quarantined.by_shots(unit=unit, key=key, dropped=self.dropped)
+        self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
         return Quarantined.too_short(
             unit=unit,
             key=key,

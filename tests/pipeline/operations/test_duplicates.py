@@ -6,9 +6,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.operations.duplicates import duplicates
+from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import sound
 from tests.pipeline.tokenized import VIDEOS, tokenized
@@ -54,7 +56,6 @@ def test_every_clip_that_is_left_out_resembles_one_that_is_kept(
     assert found.groups == sum(row["kept"] and row["group_clips"] > 1 for row in rows) > 0
     sizes = Counter(row["resembles"] for row in rows)
     for row in rows:
-        assert row["clip_id"] == f"{row['unit']}/{row['key']}/{row['clip_index']}"
         assert row["resembles"] in kept
         assert row["bits"] == bits(by_id[row["clip_id"]], by_id[row["resembles"]]) <= distance
         assert row["group_clips"] == sizes[row["resembles"]]
@@ -63,6 +64,15 @@ def test_every_clip_that_is_left_out_resembles_one_that_is_kept(
     assert all(
         bits(by_id[one], by_id[other]) > distance for one in alone for other in alone if one < other
     )
+
+
+def test_the_table_joins_the_dataset(corpus: Store, tmp_path: Path) -> None:
+    found = duplicates(corpus, str(tmp_path / "near.parquet"), distance=0)
+    joined = pipeline.open(corpus.uri).join(str(tmp_path / "near.parquet"), on="clip_id")
+    [batch] = list(TokenDataset(joined, ["clip_id", "kept", "resembles"], found.clips))
+    assert batch["kept"].count(False) == found.repeats > 0
+    pairs = zip(batch["clip_id"], batch["resembles"], batch["kept"], strict=True)
+    assert all((clip == other) == kept for clip, other, kept in pairs)
 
 
 def test_a_sample_of_which_nothing_is_kept_repeats_others(corpus: Store, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_each_row_has_its_shot_and_the_counts_balance(tmp_path: Path) -> None:
     assert tally.problems == []
 
 
+def test_a_sample_whose_shots_are_all_short_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "v.mkv").write_bytes(video([12, 7, 10]))
+    store = tokenized(job(tmp_path, shots={"min_s": 5.0}))
+    [unit] = read_manifest(store).units()
+    assert (unit.dropped, unit.reasons) == ({"shot_short": 3}, {"too_short": 1})
+    assert unit.quarantine is not None
+    [row] = pq.read_table(store.locate(unit.quarantine.path)).to_pylist()
+    assert row["detail"] == "no shot gives a clip; dropped: 3 by shot_short"
+    assert Tally.of(read_manifest(store)).problems == []
+
+
 def test_rows_get_the_ends_of_their_shots() -> None:
     rows = pa.table(
         {"key": ["a", "a", "b", "c"], "shot": pa.array([0, 1, 0, 0], pa.int32())}
