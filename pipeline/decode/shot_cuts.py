@@ -67,15 +67,15 @@ class LumaPlanes:
     def plane(self, frame: VideoFrame) -> NDArray[np.int16]:
         """Return the plane `[18, 32]` of a frame, in quarters of a level of 255.
 
-        A point is the mean of four, each between two pixels of the frame: a full mean of 720p costs
-        three times as much and finds the same cuts.
+        A point is the mean of four pixels of the frame: a mean of all pixels of 720p takes fifteen
+        times as long and finds the same cuts.
         """
         small = self._reformat(
             frame,
             width=2 * WIDTH,
             height=2 * HEIGHT,
             format="gray",
-            interpolation=Interpolation.FAST_BILINEAR,
+            interpolation=Interpolation.POINT,
             threads=1,
         )
         luma: Any = small.planes[0]
