@@ -5,29 +5,14 @@ of a core: far more than the other measures.
 """
 
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.errors import PipelineError
+from PIL import Image, ImageDraw
 
 _SMALLEST_SIDE: Final = 256
 """Shorter side in pixels to which smaller pictures are enlarged for the detector."""
-
-
-def require_detector() -> None:
-    """Check that the detector is installed, before a video could be blamed.
-
-    Raises:
-        PipelineError: it is not.
-    """
-    if find_spec("rapidocr") is None or find_spec("onnxruntime") is None:
-        raise PipelineError(
-            "text_area in clip.measure: needs rapidocr and onnxruntime on every node; run"
-            " pip install 'vidtok-pipeline[ocr]'"
-        )
 
 
 def text_area(frame: NDArray[Any]) -> float:
@@ -36,8 +21,6 @@ def text_area(frame: NDArray[Any]) -> float:
     Args:
         frame: `[H, W, 3]` in [0, 255], uint8 or float32, which is rounded.
     """
-    from PIL import Image, ImageDraw  # here, because actors that decode start without it
-
     pixels = np.rint(np.clip(frame, 0, 255)).astype(np.uint8)
     found = _detector()(pixels[..., ::-1], use_det=True, use_cls=False, use_rec=False)
     if found.boxes is None:

