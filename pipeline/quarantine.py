@@ -3,7 +3,7 @@
 A sample is quarantined if it failed, and filtered if the clip rule takes no clip of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -105,10 +105,6 @@ def giving_up(stage: Stage, *, active: bool) -> Iterator[None]:
         raise QuarantineError(stage, GIVEN_UP, one_line(error)) from error
 
 
-def _rules(dropped: Mapping[str, int]) -> str:
-    return "; ".join(f"{count} by {rule}" for rule, count in dropped.items())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
     """Why one sample (`clip_index` is None) or one clip is not a row; also of filtered samples."""
@@ -142,50 +138,13 @@ class Quarantined:
         detail = (
             f"frames: {frames} in {seconds:.2f} s; a clip of the shortest bucket has {shortest}"
         )
-        return cls(
-            unit=unit, key=key, clip_index=None, stage="filter", reason=TOO_SHORT, detail=detail
-        )
+        return cls.filtered(unit=unit, key=key, reason=TOO_SHORT, detail=detail)
 
     @classmethod
-    def without_sound(cls, *, unit: str, key: str, clips: int) -> "Quarantined":
-        """Return the record of a sample whose clips lack the sound that they need."""
+    def filtered(cls, *, unit: str, key: str, reason: str, detail: str) -> "Quarantined":
+        """Return the record of a sound sample without clips; the reason is one of `FILTERED`."""
         return cls(
-            unit=unit,
-            key=key,
-            clip_index=None,
-            stage="filter",
-            reason=NO_SOUND,
-            detail=f"clips without sound: {clips}; audio.required is set",
-        )
-
-    @classmethod
-    def by_filter(cls, *, unit: str, key: str, dropped: Mapping[str, int]) -> "Quarantined":
-        """Return the record of a sample all of whose clips `clip.filter` drops.
-
-        Args:
-            unit: its work unit.
-            key: its key.
-            dropped: number of its clips by rule.
-        """
-        return cls(
-            unit=unit,
-            key=key,
-            clip_index=None,
-            stage="filter",
-            reason=CLIP_FILTER,
-            detail=f"clips dropped: {_rules(dropped)}",
-        )
-
-    @classmethod
-    def by_shots(cls, *, unit: str, key: str, dropped: Mapping[str, int]) -> "Quarantined":
-        """Return the record of a sample of which no shot is long enough; as `by_filter`."""
-        return cls(
-            unit=unit,
-            key=key,
-            clip_index=None,
-            stage="filter",
-            reason=TOO_SHORT,
-            detail=f"no shot gives a clip; dropped: {_rules(dropped)}",
+            unit=unit, key=key, clip_index=None, stage="filter", reason=reason, detail=detail
         )
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pipeline.dataset.records import Counts
 from pipeline.errors import StoreError
 from pipeline.quarantine import (
+    CLIP_FILTER,
     DROPPED,
     GIVEN_UP,
     NO_SOUND,
@@ -57,20 +58,23 @@ class Found:
             key: its key.
             shortest: number of frames of a clip of the shortest bucket.
         """
+        rules = "; ".join(f"{count} by {rule}" for rule, count in self.dropped.items())
         if silent := self.dropped[NO_SOUND]:
-            return Quarantined.without_sound(unit=unit, key=key, clips=silent)
-        if self.dropped.keys() - DROPPED.keys():
-            return Quarantined.by_filter(unit=unit, key=key, dropped=self.dropped)
-        if self.dropped.keys() - {TAIL}:
-            return Quarantined.by_shots(unit=unit, key=key, dropped=self.dropped)
-        self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
-        return Quarantined.too_short(
-            unit=unit,
-            key=key,
-            frames=self.frames,
-            seconds=self.microseconds / 1e6,
-            shortest=shortest,
-        )
+            reason, detail = NO_SOUND, f"clips without sound: {silent}; audio.required is set"
+        elif self.dropped.keys() - DROPPED.keys():
+            reason, detail = CLIP_FILTER, f"clips dropped: {rules}"
+        elif self.dropped.keys() - {TAIL}:
+            reason, detail = TOO_SHORT, f"no shot gives a clip; dropped: {rules}"
+        else:
+            self.dropped = Counter([TOO_SHORT])  # also without a frame at the rate of the clips
+            return Quarantined.too_short(
+                unit=unit,
+                key=key,
+                frames=self.frames,
+                seconds=self.microseconds / 1e6,
+                shortest=shortest,
+            )
+        return Quarantined.filtered(unit=unit, key=key, reason=reason, detail=detail)
 
 
 class UnitAccounting:
