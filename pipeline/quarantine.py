@@ -63,8 +63,8 @@ DROPPED: dict[str, str] = {
     SHOT_SHORT: "a shot is too short, see clip.shots",
     MAX_PER_SAMPLE: "the video has more clips than clip.max_per_sample",
 }
-"""Every rule by which the decoder process drops a clip, with its meaning. Other rules by which
-clips are dropped are the reasons of `FILTERED`."""
+"""Every rule by which the decoder process drops a clip, with its meaning. Other clips are dropped
+for a reason of `FILTERED`, or by a rule of `clip.filter`, which is its own text."""
 
 
 GIVEN_UP = "given_up"

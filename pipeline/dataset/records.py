@@ -39,7 +39,8 @@ BucketName = Annotated[
 
 
 Rule = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-"""Rule that drops clips: a key of `pipeline.quarantine.DROPPED` or `FILTERED`."""
+"""Rule that drops clips: a key of `pipeline.quarantine.DROPPED` or `FILTERED`, or the text of a
+rule of `clip.filter`."""
 
 
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
