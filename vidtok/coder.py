@@ -17,7 +17,6 @@ from vidtok import ops
 from vidtok.config import TokenizerConfig
 from vidtok.layers import (
     Attention,
-    NormAct,
     ResBlock3d,
     SpatialBlock,
     SpatialDownsample,
@@ -27,6 +26,7 @@ from vidtok.layers import (
     TemporalUpsample,
     time_conv,
 )
+from vidtok.norm import NormAct
 from vidtok.temporal import Stream, TimeRule
 
 
