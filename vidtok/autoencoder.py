@@ -9,7 +9,7 @@ Source: VidTok, arXiv 2412.13061.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from vidtok import fsq, kl, ops, reference, tiles
+from vidtok.chunks import Chunks, Network
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
 from vidtok.temporal import Stream
-
-_Network = Callable[[Tensor, Stream], Tensor]
-"""An encoder or decoder: one chunk of a clip in channels-last, and its place in the clip."""
 
 _VALUE_SLACK = 0.01
 """Distance that rounding, also of bfloat16, can move a value outside [-1, 1]."""
@@ -88,18 +86,22 @@ class Tokenizer(nn.Module):
         chunk_frames: int | None = None,
         as_reference: bool = False,
         tile: int | None = None,
+        check_range: bool = True,
     ) -> Encoded:
         """Encode clips.
 
         Args:
-            video: `[B, 3, T, H, W]` float in [-1, 1], on any device; T, H, W as the configuration
-                allows.
+            video: `[B, 3, T, H, W]`, on any device and of any strides; T, H, W as the configuration
+                allows. Floats in [-1, 1], or uint8, which become x / 127.5 - 1 on the model's
+                device.
             chunk_frames: number of frames to encode at a time, so that memory does not grow with T.
                 Only v1.1 networks take it, and only multiples of the temporal factor.
             as_reference: take any length and size as the reference does: it lengthens T by its rule
                 and floors H and W. With `chunk_frames`, also tile as it does.
             tile: side in pixels of a square of a tile's maximum area, so that memory does not grow
                 with H and W. The result differs by float rounding alone. Not with `as_reference`.
+            check_range: whether to refuse floats outside [-1, 1]. On an accelerator this check
+                waits for all queued work; uint8 needs none.
 
         Returns:
             The latents, float32, on the model's device.
@@ -107,7 +109,7 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: the network does not take such clips; the text names the nearest valid size.
         """
-        self._check_video(video)
+        self._check_video(video, check_range)
         if not as_reference:
             self.config.check_frames(video.shape[2])
             self.config.check_size(video.shape[3], video.shape[4])
@@ -115,7 +117,7 @@ class Tokenizer(nn.Module):
         self._check_tile(tile, as_reference)
         parts = []
         for clips in torch.split(video, self._clips_at_once(video.shape[2:], tile)):
-            x = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+            x = self._network_input(clips)
             if as_reference and chunk_frames:
                 chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
             else:
@@ -124,7 +126,11 @@ class Tokenizer(nn.Module):
         return self._regularize(torch.cat(parts).float())
 
     def encode_stream(
-        self, num_frames: int, chunk_frames: int, tile: int | None = None
+        self,
+        num_frames: int,
+        chunk_frames: int,
+        tile: int | None = None,
+        check_range: bool = True,
     ) -> "EncodeStream":
         """Return an encoder for clips whose frames arrive in pieces (v1.1 only).
 
@@ -133,6 +139,7 @@ class Tokenizer(nn.Module):
             chunk_frames: number of frames to encode at a time. The results equal those of `encode`
                 with this number.
             tile: as in `encode`.
+            check_range: as in `encode`.
 
         Raises:
             ValueError: the network does not work in chunks, or not in chunks of this length.
@@ -140,7 +147,14 @@ class Tokenizer(nn.Module):
         self.config.check_frames(num_frames)
         self._check_chunk(chunk_frames)
         self._check_tile(tile)
-        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile))
+        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile), check_range)
+
+    def _network_input(self, video: Tensor) -> Tensor:
+        """Return clips as the networks take them: `[B, T, H, W, 3]` in the model's dtype."""
+        x = video.to(self.device)
+        if x.dtype == torch.uint8:
+            x = x.float().div_(127.5).sub_(1)
+        return x.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()
 
     def _clips_at_once(self, size: Sequence[int], tile: int | None) -> int:
         """Return the number of clips for one call of a network on an accelerator.
@@ -153,11 +167,11 @@ class Tokenizer(nn.Module):
 
     def _chunks_of(
         self, num_frames: int, chunk_frames: int | None, tile: int | None = None
-    ) -> "_Chunks":
-        encoder: _Network = self.encoder
+    ) -> Chunks:
+        encoder: Network = self.encoder
         if tile is not None:
             encoder = partial(tiles.encode, self.encoder, self.config, tile)
-        return _Chunks(encoder, self.config, num_frames, chunk_frames)
+        return Chunks(encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
         """Return what the regularizer makes of float32 encoder output `[B, t, h, w, C]`."""
@@ -234,7 +248,7 @@ class Tokenizer(nn.Module):
         return _channels_first(y)
 
     def _decode_chunks(self, z: Tensor, step: int | None, tile: int | None) -> Iterator[Tensor]:
-        decoder: _Network = self.decoder
+        decoder: Network = self.decoder
         if tile is not None:
             decoder = partial(tiles.decode, self.decoder, self.config, tile)
         stream, length = Stream(self.config.time_rule), z.shape[1]
@@ -275,18 +289,20 @@ class Tokenizer(nn.Module):
         latent = _channels_first(fsq.indices_to_codes(indices, self.config.fsq_levels))
         return self.decode(latent, num_frames, chunk_frames, as_reference, tile)
 
-    def _check_video(self, video: Tensor) -> None:
+    def _check_video(self, video: Tensor, check_range: bool) -> None:
         if video.dim() != 5 or video.shape[1] != 3:
             raise ValueError(f"video of shape {tuple(video.shape)}: must be [B, 3, T, H, W]")
-        if not video.is_floating_point():
-            raise ValueError(f"video of {video.dtype}: must be float in [-1, 1]; use x / 127.5 - 1")
+        if not video.is_floating_point() and video.dtype != torch.uint8:
+            raise ValueError(f"video of {video.dtype}: must be float in [-1, 1], or uint8")
         if video.numel() == 0:
             raise ValueError(f"video of shape {tuple(video.shape)} is empty")
+        if video.dtype == torch.uint8 or not check_range:
+            return
         low, high = (v.item() for v in torch.aminmax(video))
         if not (low >= -1 - _VALUE_SLACK and high <= 1 + _VALUE_SLACK):
             raise ValueError(
                 f"video with values from {low:.4g} to {high:.4g}: must lie in [-1, 1]; "
-                "for 8-bit frames use x / 127.5 - 1"
+                "for 8-bit frames use x / 127.5 - 1, or pass them as uint8"
             )
 
     def _check_chunk(self, chunk_frames: int | None) -> None:
@@ -314,68 +330,26 @@ class Tokenizer(nn.Module):
 class EncodeStream:
     """Encoder for clips whose frames arrive in pieces: see `Tokenizer.encode_stream`."""
 
-    def __init__(self, tokenizer: Tokenizer, chunks: "_Chunks") -> None:
+    def __init__(self, tokenizer: Tokenizer, chunks: Chunks, check_range: bool) -> None:
         self._tokenizer = tokenizer
         self._chunks = chunks
+        self._check_range = check_range
 
     @torch.no_grad()
     def push(self, video: Tensor) -> Encoded | None:
         """Take frames and return the next latent frames, or None if these frames complete none.
 
         Args:
-            video: `[B, 3, n, H, W]` float in [-1, 1], n of any length.
+            video: `[B, 3, n, H, W]` as in `Tokenizer.encode`, n of any length.
 
         Raises:
             ValueError: the network does not take such frames, or they are more than the clip has.
         """
         model = self._tokenizer
-        model._check_video(video)
+        model._check_video(video, self._check_range)
         model.config.check_size(video.shape[3], video.shape[4])
-        x = video.to(model.device, model.dtype).permute(0, 2, 3, 4, 1).contiguous()
-        latents = list(self._chunks.take(x))
+        latents = list(self._chunks.take(model._network_input(video)))
         return model._regularize(torch.cat(latents, 1).float()) if latents else None
-
-
-class _Chunks:
-    """Splits the frames of a clip into chunks and encodes each chunk."""
-
-    def __init__(
-        self,
-        encoder: "_Network",
-        config: TokenizerConfig,
-        num_frames: int,
-        chunk_frames: int | None,
-    ) -> None:
-        f = config.temporal_factor
-        # Where the fill is the first frame, its copies in front of a clip of 1 + kf frames stay
-        # equal through all layers. A compact stream leaves them out: 16 % less arithmetic.
-        compact = config.time_rule.fill == "first" and num_frames % f == 1 % f
-        self._encoder = encoder
-        self._config = config
-        self._stream = Stream(config.time_rule, compact=compact)
-        self._copies = 0 if compact else reference.copies_in_front(config, num_frames)
-        self._left = self._copies + num_frames
-        self._step = chunk_frames
-        self._next = self._left if chunk_frames is None else chunk_frames + (1 if compact else 0)
-        self._first = True
-        self._held: list[Tensor] = []
-
-    def take(self, x_BTHWC: Tensor) -> Iterator[Tensor]:
-        """Yield the encoder's output of each chunk that is full or is the last of the clip."""
-        self._held.append(reference.repeat_first(x_BTHWC, self._copies))
-        self._copies = 0
-        while (held := sum(piece.shape[1] for piece in self._held)) and self._left:
-            size = min(self._next, self._left)
-            if held < size:
-                return
-            x = self._held[0] if len(self._held) == 1 else torch.cat(self._held, 1)
-            x, rest = x[:, :size], x[:, size:]
-            self._held = [rest] if rest.shape[1] else []
-            self._left -= size
-            yield self._encoder(x, self._stream.chunk(first=self._first, last=not self._left))
-            self._first, self._next = False, self._step or size
-        if self._held:
-            raise ValueError("push: these are more frames than num_frames of encode_stream")
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ are those of the VidTok release. All arithmetic is float32, whatever the network
 """
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
@@ -27,7 +28,7 @@ def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
     Returns:
         Codes `[..., C]` float32: for L = 8 one of -1, -¾, …, ¾.
     """
-    L = torch.tensor(levels, dtype=torch.float32, device=z.device)
+    L = _constant(levels, z.device).float()
     smooth = bounded(z, L)
     rounded = smooth + (smooth.round() - smooth).detach()
     return rounded / (L // 2)
@@ -42,19 +43,27 @@ def bounded(z: Tensor, L: Tensor) -> Tensor:
 
 def codes_to_indices(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
     """Return int32 indices `[...]` in [0, prod(levels)) of codes `[..., C]`."""
-    width = torch.tensor([level // 2 for level in levels], device=codes.device)
+    width = _constant([level // 2 for level in levels], codes.device)
     digits = (codes.float() * width + width).round().to(torch.int32)
-    basis = torch.tensor(_basis(levels), dtype=torch.int32, device=codes.device)
+    basis = _constant(_basis(levels), codes.device).to(torch.int32)
     return (digits * basis).sum(-1, dtype=torch.int32)
 
 
 def indices_to_codes(indices: Tensor, levels: tuple[int, ...]) -> Tensor:
     """Return float32 codes `[..., C]`, bit for bit those of the integer indices `[...]`."""
-    basis = torch.tensor(_basis(levels), device=indices.device)
-    size = torch.tensor(levels, device=indices.device)
+    basis = _constant(_basis(levels), indices.device)
+    size = _constant(levels, indices.device)
     digits = indices.unsqueeze(-1).to(torch.int64) // basis % size
     width = size // 2
     return (digits - width).float() / width.float()
+
+
+def _constant(values: Sequence[int], device: torch.device) -> Tensor:
+    """Return int64 numbers, filled in on the device.
+
+    A copy from the host would wait for all work that the device has queued.
+    """
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def _basis(levels: tuple[int, ...]) -> list[int]:

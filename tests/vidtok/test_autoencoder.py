@@ -75,6 +75,30 @@ def test_causal_latents_do_not_see_the_future(model: vidtok.Tokenizer) -> None:
     assert not torch.equal(before[:, :, 3:], after[:, :, 3:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+def test_bytes_give_what_their_floats_give(regularizer: str, dtype: torch.dtype) -> None:
+    """All 256 values, in frames whose channels are last in memory."""
+    model = small("causal_v1_1", regularizer).to(dtype)
+    frames = (torch.arange(2 * 17 * 16 * 24 * 3) * 7 // 3 % 256).to(torch.uint8)
+    assert len(frames.unique()) == 256
+    video = frames.view(2, 17, 16, 24, 3).movedim(-1, 1)
+    before = video.clone()
+    expected = model.encode(video / 127.5 - 1).latent
+    assert torch.equal(model.encode(video).latent, expected)
+    assert torch.equal(model.encode((video / 255 - 0.5) / 0.5).latent, expected)
+    assert torch.equal(model.encode_stream(17, 20).push(video).latent, expected)
+    assert torch.equal(video, before)
+
+
+def test_the_range_is_checked_unless_the_caller_answers_for_it() -> None:
+    video = _video() * 2
+    assert CAUSAL.encode(video, check_range=False).latent.isfinite().all()
+    with pytest.raises(ValueError, match="or pass them as uint8"):
+        LONG.encode_stream(17, 4).push(video)
+    assert LONG.encode_stream(17, 20, check_range=False).push(video) is not None
+
+
 @pytest.mark.parametrize(
     ("model", "video", "text"),
     [
@@ -88,7 +112,11 @@ def test_causal_latents_do_not_see_the_future(model: vidtok.Tokenizer) -> None:
         (CAUSAL, _video(17, 4, 16), "height = 4: .* use 8"),
         (CAUSAL, _video() * 2, r"values from -2 to 2: must lie in \[-1, 1\]"),
         (CAUSAL, _video() * torch.nan, "values from nan"),
-        (CAUSAL, (_video() * 100).to(torch.int16), "video of torch.int16: must be float"),
+        (
+            CAUSAL,
+            (_video() * 100).to(torch.int16),
+            "video of torch.int16: must be float in .* or uint8",
+        ),
         (CAUSAL, _video()[0], r"shape \(3, 17, 16, 24\): must be \[B, 3, T, H, W\]"),
         (CAUSAL, _video()[:, :2], r"must be \[B, 3, T, H, W\]"),
         (CAUSAL, _video()[:0], "is empty"),

@@ -6,10 +6,13 @@ two devices meet or where a value is read back in the middle of a network.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
@@ -69,6 +72,45 @@ def test_encodes_a_stream_of_frames_away_from_the_cpu() -> None:
     stream = model.encode_stream(21, 8)
     found = [stream.push(piece) for piece in synthetic_video(1, 21, 16, 24).split(5, 2)]
     assert sum(encoded.latent.shape[2] for encoded in found if encoded is not None) == 6
+
+
+class BetweenDevices(TorchFunctionMode):
+    """Records the calls that copy between the host and a device, for which the host waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        if func is torch.tensor:
+            given = {"cpu"}
+        if isinstance(out, Tensor) and given and out.device.type not in given:
+            self.found.append(func.__name__)
+        return out
+
+
+@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_encoding_what_is_on_the_device_never_waits_for_it(network: str, regularizer: str) -> None:
+    """A value that is read back fails on `meta`, and constants are filled in on the device."""
+    model = small(network, regularizer).to("meta", torch.float16)
+    shape = (2, 3, frames_of(model), 16, 24)
+    with BetweenDevices() as copies:
+        model.encode(torch.empty(shape, dtype=torch.uint8, device="meta"))
+        model.encode(torch.empty(shape, device="meta"), check_range=False)
+        if network == "causal_v1_1":
+            stream = model.encode_stream(17, 4, check_range=False)
+            stream.push(torch.empty(shape, device="meta"))
+        assert copies.found == []
+        torch.tensor([1.0], device="meta")
+        torch.zeros(1).to("meta")
+        assert copies.found == ["tensor", "to"]
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        model.encode(torch.empty(shape, device="meta"))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
