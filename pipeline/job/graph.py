@@ -23,6 +23,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.config.job import JobConfig
 from pipeline.job.collector import (
     TASK_RETRIES,
     Collector,
@@ -37,7 +38,7 @@ from pipeline.job.node_book import NodeBook
 from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
 from pipeline.job.supervision import supervised
-from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings
+from pipeline.job.workers import GPU_CALLS, DecodeWorker, TokenizeWorker, WorkerSettings
 from pipeline.records import WorkUnit, to_json
 
 _FIRST_WAIT_S: Final = 6 * 3600
@@ -129,7 +130,7 @@ def _dataset(
         {"unit": to_json(unit).decode(), "one_by_one": unit.unit in one_by_one} for unit in units
     ]
     on_gpu = allocation.tokenize_gpus > 0
-    calls = 1 if careful or not on_gpu else 2
+    calls = 1 if careful or not on_gpu else GPU_CALLS
     in_flight = 1 if careful else 4 if on_gpu else 2
     common: dict[str, Any] = {
         "fn_constructor_args": arguments,
@@ -152,6 +153,8 @@ def _dataset(
             size=allocation.tokenize_actors,
             max_tasks_in_flight_per_actor=in_flight,
             max_concurrent_calls_per_actor=calls,
+            # Without it Ray runs the calls one after another. Text encoders have no lock.
+            enable_true_multi_threading=calls > 1 and isinstance(settings.config, JobConfig),
         ),
         num_cpus=allocation.tokenize_cpus,
         num_gpus=allocation.tokenize_gpus,

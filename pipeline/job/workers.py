@@ -52,6 +52,10 @@ RayBatch = dict[str, NDArray[Any]]
 
 _MIB = 1 << 20
 
+GPU_CALLS: Final = 2
+"""Number of rows that a tokenizer on a GPU works on at once: it packs one while the GPU computes
+the next."""
+
 _MAX_PAUSE_S: Final = 8.0
 """Maximum seconds that a decode actor waits after units that it gave up."""
 
@@ -191,6 +195,8 @@ def _embed_stage(config: EmbedConfig, settings: WorkerSettings) -> "EmbedStage":
 class TokenizeWorker:
     """A map from one decoded row to one payload row, for `map_batches`.
 
+    On a GPU its calls overlap.
+
     Attributes:
         stage: the stage that tokenizes or embeds.
         broken: whether the stage failed on a black clip; the process then ends at its next row.
@@ -220,9 +226,9 @@ class TokenizeWorker:
             return _embed_stage(config, settings)
         stage = TokenizeStage(
             open_encoders(config.tokenizers, settings.columns, settings.digests, settings.device),
-            videos=open_decoder(config.clip.identity(), config.decode)
+            videos=[open_decoder(config.clip.identity(), config.decode) for _ in range(GPU_CALLS)]
             if config.clip.whole
-            else None,
+            else (),
             chunk_frames=config.clip.chunk_frames,
             decode_back_one_in=config.tokenize.decode_back_one_in,
             side=settings.side,
@@ -252,7 +258,7 @@ class TokenizeWorker:
         try:
             payload = self.stage(record)
         except Exception as error:
-            self.broken = isinstance(error, TokenizerBroken)
+            self.broken |= isinstance(error, TokenizerBroken)
             return payload_row(_aborted(record.header.unit, TOKENIZE, error))
         clips = len(payload.header.clip_ids) - len(payload.header.quarantined)
         self._recorder.add(CLIPS, clips, stage=TOKENIZE)

@@ -27,7 +27,12 @@ from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.inputs import input_frames
 from pipeline.tokenizers.models import encoder_of, job_config, open_models
-from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells, eight_bits
+from pipeline.tokenizers.reconstruction import (
+    as_bytes,
+    clip_psnr,
+    decode_cells,
+    eight_bits,
+)
 
 _ANY_VIDEO_MB: Final = 1_000_000
 """Maximum size of a video: none, because the job's own limit admitted it."""
@@ -237,7 +242,7 @@ class Recomputer:
         for name, model in self._models.items():
             column = self._columns[name]
             original = input_frames(clip, column)
-            frames = decode_cells(model, column, found.row, len(original))
+            frames = as_bytes(decode_cells(model, column, found.row, len(original)))
             shown = np.arange(len(clip)) // column.every
             text = column.input_text
             alike = panels.setdefault(text, [Panel(f"original {text}", original[shown])])

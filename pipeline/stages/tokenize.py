@@ -7,8 +7,11 @@ broken, and no clip is quarantined.
 
 import hashlib
 import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -82,12 +85,38 @@ class TokenizerBroken(RuntimeError):
     """A tokenizer fails on any clip: its process must end, and no clip is to blame."""
 
 
+class _WorkClock:
+    """Adds up the seconds of work of calls that overlap: a moment counts for one of them.
+
+    A device works on one batch after another. So a call's share begins when the call before it
+    ends, or with the call.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_end = 0.0
+
+    @contextmanager
+    def counted(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+        """Add the seconds of a block of work to a stage of `timings`, also if it raises."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                now = time.monotonic()
+                seconds = now - max(began, self._last_end)
+                self._last_end = now
+            timings[stage] = timings.get(stage, 0.0) + seconds
+
+
 class TokenizeStage:
-    """Holds the tokenizers of a dataset.
+    """Holds the tokenizers of a dataset. Several threads can call it, each with its own row.
 
     Args:
         encoders: one per tokenizer, in the order of the schema's columns.
-        videos: decodes whole videos, if the rows carry those; it belongs to the stage.
+        videos: decoders of whole videos, if the rows carry those; they belong to the stage. A call
+            takes one of them, and waits while all are taken.
         chunk_frames: frames of a whole video that the networks get at a time.
         decode_back_one_in: one clip in N is decoded back; None decodes none. Rows of whole videos
             need None.
@@ -98,7 +127,7 @@ class TokenizeStage:
     def __init__(
         self,
         encoders: Sequence[ClipEncoder],
-        videos: Decoder | None = None,
+        videos: Sequence[Decoder] = (),
         chunk_frames: int = 0,
         decode_back_one_in: int | None = None,
         side: Sequence[SideColumn] = (),
@@ -107,15 +136,20 @@ class TokenizeStage:
         self._sounds = [(c, sounds[c.name]) for c in side if c.name in sounds] if sounds else []
         self._encoders = list(encoders)
         self._one_in = decode_back_one_in
-        self._videos = videos
+        self._videos = tuple(videos)
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        for decoder in videos:
+            self._free.put(decoder)
+        self._sound_lock = threading.Lock()
+        self._work = _WorkClock()
         self._chunk_frames = chunk_frames
         schema = clip_schema([encoder.column for encoder in encoders], side)
         self._schema: pa.Schema = packed_schema(schema)
 
     def close(self) -> None:
-        """End the decoder of whole videos."""
-        if self._videos is not None:
-            self._videos.close()
+        """End the decoders of whole videos."""
+        for decoder in self._videos:
+            decoder.close()
 
     def prove(self, frames: int, height: int, width: int) -> None:
         """Tokenize a black clip; an error shows that the models or their device are broken."""
@@ -177,10 +211,9 @@ class TokenizeStage:
         """Return the side columns of the clips that are kept, with the cells of their sound."""
         side = decode_rows(batch.side).to_batches()[0].take(kept)
         for column, encoder in self._sounds:
-            began = time.monotonic()
-            cells = [encoder.cells(stream.as_py(), column) for stream in side["audio"]]
+            with self._sound_lock, self._work.counted(f"tokenize {column.name}", timings):
+                cells = [encoder.cells(stream.as_py(), column) for stream in side["audio"]]
             side = side.append_column(column.name, pa.array(cells, pa.binary()))
-            timings[f"tokenize {column.name}"] = time.monotonic() - began
         return side
 
     def _encode(self, frames: NDArray[Any], timings: dict[str, float]) -> Encoded:
@@ -188,12 +221,10 @@ class TokenizeStage:
         cells: Cells = {}
         finite = {}
         for encoder in self._encoders:
-            began = time.monotonic()
-            made, ok = encoder(frames)
+            name = encoder.column.name
+            with self._work.counted(f"tokenize {name}", timings):
+                made, finite[name] = encoder(frames)
             cells.update(made)
-            finite[encoder.column.name] = ok
-            stage = f"tokenize {encoder.column.name}"
-            timings[stage] = timings.get(stage, 0.0) + time.monotonic() - began
         return cells, finite
 
     def _decode_back(
@@ -206,20 +237,18 @@ class TokenizeStage:
         drawn = [n for n, clip_id in enumerate(ids) if is_drawn(clip_id, self._one_in)]
         if not drawn:
             return {}
-        began = time.monotonic()
-        psnr = measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
-        timings["decode back"] = time.monotonic() - began
-        return psnr
+        with self._work.counted("decode back", timings):
+            return measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
 
     def _whole(self, batch: BatchRow, timings: dict[str, float]) -> Outcome:
         """Encode the video of a row; return what `_one_by_one` returns for clips."""
-        assert self._videos is not None
         [clip] = batch.header.clips
         bucket, chunk = batch.header.bucket, self._chunk_frames
-        began = time.monotonic()
+        decoder = self._free.get()
         try:
-            video = pieces(self._videos, sample_of(batch), clip.unit)
-            return *whole_cells(self._encoders, video, clip.num_frames, chunk), {}
+            with self._work.counted("tokenize whole", timings):
+                video = pieces(decoder, sample_of(batch), clip.unit)
+                return *whole_cells(self._encoders, video, clip.num_frames, chunk), {}
         except QuarantineError:
             raise
         except Exception as error:
@@ -230,7 +259,7 @@ class TokenizeStage:
                 raise _broken(error, other) from error
             return *place_holder, {0: one_line(error)}
         finally:
-            timings["tokenize whole"] = time.monotonic() - began
+            self._free.put(decoder)
 
     def _one_by_one(
         self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]

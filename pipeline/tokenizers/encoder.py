@@ -1,12 +1,14 @@
 """One tokenizer with one fixed batch shape: frames in, cells of its columns out.
 
 Every call of the network gets a batch of B clips. A smaller batch is filled with black clips, whose
-results are dropped. So a clip's cells do not depend on the number of clips beside it. Letters: N
+results are dropped. So a clip's cells do not depend on the number of clips beside it. Nothing waits
+for a GPU until the results of a batch are read, while the next batch computes (`lanes`). Letters: N
 clips given, B clips per call, T H W frames and pixels.
 """
 
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +20,9 @@ from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.inputs import area_means, input_frames
+from pipeline.tokenizers.lanes import Lane, lane_to
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
-from pipeline.tokenizers.reconstruction import clip_psnr, decode_cells
+from pipeline.tokenizers.reconstruction import as_bytes, clip_psnr, decode_cells
 
 _log = logging.getLogger(__name__)
 
@@ -30,23 +33,32 @@ Finite = NDArray[np.bool_]
 """Whether all values of a clip are finite, [N]."""
 
 
+Pending = Callable[[], tuple[Cells, Finite]]
+"""Waits for the results of a batch that was queued, and returns them."""
+
+
 class ClipEncoder:
-    """Encodes clips into the cells of one `TokenizerColumn`.
+    """Encodes clips into the cells of one `TokenizerColumn`. Several threads can use it.
 
     Args:
-        model: on `device`, in the dtype of its arithmetic.
+        model: on the device of `lane`, in the dtype of its arithmetic.
         column: the column that holds the cells.
         batch: B.
-        device: device of the model.
+        lane: the way to the device; None for a CPU. Encoders of one device share it.
     """
 
     def __init__(
-        self, model: VideoTokenizer, column: TokenizerColumn, *, batch: int, device: str = "cpu"
+        self,
+        model: VideoTokenizer,
+        column: TokenizerColumn,
+        *,
+        batch: int,
+        lane: Lane | None = None,
     ) -> None:
         self.column = column
         self._model = model
         self._batch = batch
-        self._device = torch.device(device)
+        self._lane = lane or lane_to("cpu")
 
     def __call__(self, frames: NDArray[Any]) -> tuple[Cells, Finite]:
         """Return the cells of N clips, and which of the clips are finite.
@@ -55,11 +67,11 @@ class ClipEncoder:
             frames: [N, T, H, W, 3] in [0, 255], uint8 or float32; N of any size.
         """
         frames = frames[:, :: self.column.every]
-        starts = range(0, len(frames), self._batch)
-        cells, finite = _joined(
-            [self._encode(frames[start : start + self._batch], self._batch) for start in starts]
-        )
-        return _quantized(cells, finite, self.column)
+        results = self.in_order()
+        for start in range(0, len(frames), self._batch):
+            for pending in self._queued(frames[start : start + self._batch], self._batch):
+                results.add(pending)
+        return _quantized(*_joined(results.all()), self.column)
 
     def psnr(self, row: Mapping[str, Any], frames: NDArray[Any]) -> float:
         """Return the PSNR of a row's cells, decoded back, against the frames of its clip, in dB.
@@ -70,7 +82,9 @@ class ClipEncoder:
         """
         original = input_frames(frames, self.column)
         with torch.inference_mode():
-            decoded = decode_cells(self._model, self.column, row, len(original))
+            with self._lane.network:
+                video = decode_cells(self._model, self.column, row, len(original))
+            decoded = as_bytes(video)
         return clip_psnr(original, decoded)
 
     def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
@@ -87,24 +101,41 @@ class ClipEncoder:
         taken = -(-num_frames // self.column.every)
         return WholeClip(self, model.encode_stream(taken, chunk_frames))
 
-    def video(self, frames: NDArray[Any], batch: int) -> Tensor:
-        """Return frames [N, T, H, W, 3] as the network's input [B, 3, T, h, w] in [-1, 1].
+    def in_order(self) -> "InOrder":
+        """Return a queue of results that is as long as the device's lane allows."""
+        return InOrder(self._lane.ahead)
+
+    def queue(
+        self, frames: NDArray[Any], batch: int, encode: Callable[[Tensor], Encoded | None]
+    ) -> Pending | None:
+        """Queue all work of a batch, from its frames to its cells in the memory of the host.
+
+        Args:
+            frames: [N, T, H, W, 3] in [0, 255], uint8 or float32.
+            batch: B ≥ N; black clips fill it up.
+            encode: takes the network's input [B, 3, T, h, w] in [-1, 1].
+
+        Returns:
+            A call that waits for the results of the N clips; None if `encode` returns None.
+        """
+        with torch.inference_mode():
+            sent = self._lane.send(frames, batch)
+            with self._lane.network:
+                encoded = encode(self._video(sent))
+                return None if encoded is None else self._fetched(encoded, len(frames))
+
+    def _video(self, frames: Tensor) -> Tensor:
+        """Return frames [B, T, H, W, 3] as the network's input [B, 3, T, h, w] in [-1, 1].
 
         h and w are those of the column's `scale`. The values are the reference's
         (x / 255 - 0.5) / 0.5, in float32. The result is a view: in memory the channels stay last,
         as the network needs them.
         """
-        filled = np.zeros((batch, *frames.shape[1:]), frames.dtype)
-        filled[: len(frames)] = frames
-        video = torch.from_numpy(filled)
-        if self._device.type == "cuda":
-            # From pinned memory, the copy runs while the GPU computes the call before.
-            video = video.pin_memory().to(self._device, non_blocking=True)
-        video = area_means(video, self.column.scale).div_(255).sub_(0.5).div_(0.5)
+        video = area_means(frames, self.column.scale).div_(255).sub_(0.5).div_(0.5)
         return video.permute(0, 4, 1, 2, 3)
 
-    def cells(self, encoded: Encoded, num_clips: int) -> tuple[Cells, Finite]:
-        """Return the cells of the first clips of a batch, and which of them are finite.
+    def _fetched(self, encoded: Encoded, num_clips: int) -> Pending:
+        """Begin to fetch the cells of the first clips of a batch, and which of them are finite.
 
         Latents of a column with scales are float32, because a range is that of the whole clip.
         """
@@ -112,26 +143,37 @@ class ClipEncoder:
         finite = _finite(encoded.latent[:num_clips])
         if column.kind == "indices":
             assert encoded.indices is not None
-            assert column.codebook_size is not None
-            indices: NDArray[np.int32] = encoded.indices[:num_clips].cpu().numpy()
-            inside: Finite = (indices >= 0) & (indices < column.codebook_size)
-            # Only clips that are not finite may have indices without a meaning.
-            assert inside[finite].all(), "a code index lies outside the codebook"
-            return {column.name: np.where(inside, indices, 0).astype(column.stored_dtype)}, finite
-        cells = {}
+            wait = self._lane.fetch([finite, encoded.indices[:num_clips]])
+            return lambda: self._index_cells(*wait())
         dtype = getattr(torch, "float32" if column.bits else column.dtype)
-        for name, value in zip(column.cell_columns, (encoded.mean, encoded.logvar), strict=False):
+        values = []
+        for _, value in zip(column.cell_columns, (encoded.mean, encoded.logvar), strict=False):
             assert value is not None
-            stored = value[:num_clips].to(dtype)
-            finite &= _finite(stored)  # float16 overflows where float32 does not
-            cells[name] = from_tensor(stored, column)
-        return cells, finite
+            values.append(value[:num_clips].to(dtype))
+            finite = finite & _finite(values[-1])  # float16 overflows where float32 does not
+        wait = self._lane.fetch([finite, *values])
+        return lambda: self._latent_cells(*wait())
 
-    def _encode(self, frames: NDArray[Any], batch: int) -> tuple[Cells, Finite]:
-        """Encode one batch; where the GPU's memory is too small, in two halves."""
+    def _index_cells(self, finite: Tensor, fetched: Tensor) -> tuple[Cells, Finite]:
+        column, kept = self.column, finite.numpy()
+        assert column.codebook_size is not None
+        indices: NDArray[np.int32] = fetched.numpy()
+        inside: Finite = (indices >= 0) & (indices < column.codebook_size)
+        # Only clips that are not finite may have indices without a meaning.
+        assert inside[kept].all(), "a code index lies outside the codebook"
+        return {column.name: np.where(inside, indices, 0).astype(column.stored_dtype)}, kept
+
+    def _latent_cells(self, finite: Tensor, *values: Tensor) -> tuple[Cells, Finite]:
+        column = self.column
+        named = zip(column.cell_columns, values, strict=True)
+        return {name: from_tensor(value, column) for name, value in named}, finite.numpy()
+
+    def _queued(self, frames: NDArray[Any], batch: int) -> list[Pending]:
+        """Queue one batch; where the GPU's memory is too small, two halves."""
         try:
-            with torch.inference_mode():
-                return self.cells(self._model.encode(self.video(frames, batch)), len(frames))
+            pending = self.queue(frames, batch, self._model.encode)
+            assert pending is not None
+            return [pending]
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -139,7 +181,30 @@ class ClipEncoder:
         half = -(-batch // 2)
         _log.warning("%s: no memory for %d clips; trying %d", self.column.name, batch, half)
         halves = (frames[:half], frames[half:])
-        return _joined([self._encode(part, half) for part in halves if len(part)])
+        return [pending for part in halves if len(part) for pending in self._queued(part, half)]
+
+
+class InOrder:
+    """Results in the order of their batches; the last `ahead` of them may still be computed."""
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+        self._pending: deque[Pending] = deque()
+        self._done: list[tuple[Cells, Finite]] = []
+
+    def add(self, pending: Pending) -> None:
+        """Take in a batch that was queued, and read those that have enough work behind them."""
+        self._pending.append(pending)
+        self._read(self._ahead)
+
+    def all(self) -> list[tuple[Cells, Finite]]:
+        """Return all results."""
+        self._read(0)
+        return self._done
+
+    def _read(self, left: int) -> None:
+        while len(self._pending) > left:
+            self._done.append(self._pending.popleft()())
 
 
 class WholeClip:
@@ -148,7 +213,7 @@ class WholeClip:
     def __init__(self, encoder: ClipEncoder, stream: EncodeStream) -> None:
         self._encoder = encoder
         self._stream = stream
-        self._parts: list[tuple[Cells, Finite]] = []
+        self._results = encoder.in_order()
         self._seen = 0
         """Number of frames of the pieces so far."""
 
@@ -160,16 +225,15 @@ class WholeClip:
         if first >= len(frames):
             return
         frames = frames[first::every]
-        with torch.inference_mode():
-            encoded = self._stream.push(self._encoder.video(frames[np.newaxis], 1))
-            if encoded is not None:
-                self._parts.append(self._encoder.cells(encoded, 1))
+        pending = self._encoder.queue(frames[np.newaxis], 1, self._stream.push)
+        if pending is not None:
+            self._results.add(pending)
 
     def cells(self) -> tuple[Cells, Finite]:
         """Return the cells of the clip, N = 1, and whether they are finite."""
-        column = self._encoder.column
-        cells, _ = _joined(self._parts, 1 + column.axes.index("t"))
-        finite = np.logical_and.reduce([finite for _, finite in self._parts])
+        column, parts = self._encoder.column, self._results.all()
+        cells, _ = _joined(parts, 1 + column.axes.index("t"))
+        finite = np.logical_and.reduce([finite for _, finite in parts])
         return _quantized(cells, finite, column)
 
 
@@ -191,6 +255,6 @@ def _quantized(cells: Cells, finite: Finite, column: TokenizerColumn) -> tuple[C
     return {column.name: stored, name: scales}, finite & [fault is None for fault in faults]
 
 
-def _finite(values: Tensor) -> Finite:
-    finite: Finite = torch.isfinite(values).flatten(1).all(1).cpu().numpy()
-    return finite
+def _finite(values: Tensor) -> Tensor:
+    """Return which clips of [N, …] have finite values only, [N]."""
+    return torch.isfinite(values).flatten(1).all(1)

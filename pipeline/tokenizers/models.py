@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.checks import registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.lanes import lane_to
 from pipeline.tokenizers.protocol import Facts, VideoTokenizer
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -190,4 +191,4 @@ def encoder_of(
     tokenizer.module().to(device=device, dtype=DTYPES[spec.precision])
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch
-    return ClipEncoder(tokenizer, column, batch=batch, device=device)
+    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device))

@@ -125,7 +125,10 @@ _FACTS = TypeAdapter(Facts)
 
 @runtime_checkable
 class VideoTokenizer(Protocol):
-    """A video tokenizer. Calls of one object are never concurrent unless it has a lock."""
+    """A video tokenizer. Calls of one object are never concurrent.
+
+    On a GPU, `encode` should only queue work: reading a value back waits for all queued work.
+    """
 
     @property
     def facts(self) -> Facts:

@@ -17,8 +17,8 @@ from vidtok.evaluation.fidelity import psnr
 
 def decode_cells(
     model: VideoTokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
-) -> NDArray[np.uint8]:
-    """Return the frames [T, H, W, 3] that a row's cells decode to.
+) -> Tensor:
+    """Return the clip `[1, 3, T, H, W]` that a row's cells decode to, on the model's device.
 
     Args:
         model: the tokenizer that made the cells.
@@ -28,7 +28,7 @@ def decode_cells(
     """
     cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
     values = to_tensor(cells, column, row_scale(row, column))[None]
-    return as_bytes(model.decode(values if column.kind == "indices" else values.float(), frames))
+    return model.decode(values if column.kind == "indices" else values.float(), frames)
 
 
 def as_bytes(video: Tensor) -> NDArray[np.uint8]:

@@ -95,8 +95,8 @@ class VidTok:
     def encode(
         self, video: Tensor, chunk_frames: int | None = None, as_reference: bool = False
     ) -> Encoded:
-        """Encode clips; see `vidtok.Tokenizer.encode`."""
-        return self._model.encode(video, chunk_frames, as_reference)
+        """Encode clips; see `vidtok.Tokenizer.encode`. Values are in range by construction."""
+        return self._model.encode(video, chunk_frames, as_reference, check_range=False)
 
     def decode(
         self,
@@ -112,4 +112,4 @@ class VidTok:
 
     def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
         """Begin a clip whose frames arrive in pieces."""
-        return self._model.encode_stream(num_frames, chunk_frames)
+        return self._model.encode_stream(num_frames, chunk_frames, check_range=False)

@@ -81,7 +81,7 @@ def test_a_video_is_one_clip_with_the_tokens_of_all_its_frames(
     assert closing.digests == tuple(row.header.digest() for row in rows)
     assert closing.counts.clips_written == closing.counts.samples_with_clips == 2
     encoder = ClipEncoder(VidTok(model), KL, batch=1)
-    stage = TokenizeStage([encoder], decoder, chunk_frames=8)
+    stage = TokenizeStage([encoder], [decoder], chunk_frames=8)
     for row, asset in zip(rows, (HIKER, VIDTOK_EXAMPLE), strict=True):
         [clip] = row.header.clips
         assert (clip.num_frames, clip.padded_frames) == (asset.picks_at_8_fps, 0)
@@ -104,7 +104,7 @@ def test_the_range_of_latents_is_that_of_the_whole_video(
     row = sound[0][0]
     made = {}
     for column in (replace(KL, logvar=False), replace(KL, dtype="uint8", bits=8, logvar=False)):
-        stage = TokenizeStage([ClipEncoder(model, column, batch=1)], decoder, chunk_frames=8)
+        stage = TokenizeStage([ClipEncoder(model, column, batch=1)], [decoder], chunk_frames=8)
         [made[column.dtype]] = decode_rows(stage(row).rows).to_pylist()
     exact = np.frombuffer(made["float32"]["kl"], "<f4").reshape(1, *made["float32"]["kl_shape"])
     cells, scales = quantize(exact, 8)
@@ -178,14 +178,14 @@ class TestFaults:
 
         rows, _ = sound
         encoder = ClipEncoder(Failing(), KL, batch=1)  # type: ignore[arg-type]
-        return rows[0], TokenizeStage([encoder], decoder, chunk_frames=8)(rows[0])
+        return rows[0], TokenizeStage([encoder], [decoder], chunk_frames=8)(rows[0])
 
     def test_a_video_that_is_sound_no_more_costs_no_record(
         self, model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
     ) -> None:
         rows, _ = sound
         cut = BatchRow(rows[0].header, rows[0].frames[:, :, :, :-20_000])
-        stage = TokenizeStage([ClipEncoder(VidTok(model), KL, batch=1)], decoder, chunk_frames=8)
+        stage = TokenizeStage([ClipEncoder(VidTok(model), KL, batch=1)], [decoder], chunk_frames=8)
         with pytest.raises(QuarantineError):
             stage(cut)
 
