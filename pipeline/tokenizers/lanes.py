@@ -82,7 +82,7 @@ class CudaStreams:
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
-        self._copies = torch.cuda.Stream(self._device)
+        self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def pinned(self, size: int) -> Tensor:
         """Return page-locked memory."""
@@ -93,8 +93,7 @@ class CudaStreams:
         computing = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._copies):
             sent = host.to(self._device, non_blocking=True)
-            done = torch.cuda.Event(blocking=True)
-            done.record(self._copies)
+            done = _recorded(self._copies)
         computing.wait_event(done)
         sent.record_stream(computing)  # or its memory is reused once the copy stream is done
         return sent, done.synchronize
@@ -105,9 +104,14 @@ class CudaStreams:
         hosts = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in made]
         for host, tensor in zip(hosts, made, strict=True):
             host.copy_(tensor, non_blocking=True)
-        done = torch.cuda.Event(blocking=True)
-        done.record(computing)
-        return hosts, done.synchronize
+        return hosts, _recorded(computing).synchronize
+
+
+def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """Return an event behind the work of a stream; who waits for it sleeps."""
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(stream)
+    return event
 
 
 @dataclass(slots=True)

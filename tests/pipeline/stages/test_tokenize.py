@@ -1,10 +1,17 @@
 """A clip's tokens are its own: whatever its neighbours are, and whatever becomes of them."""
 
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.dataset.quantized import quantize
 from pipeline.stages.messages import (
@@ -19,7 +26,9 @@ from pipeline.stages.messages import (
 )
 from pipeline.stages.tokenize import TokenizerBroken, TokenizeStage
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.lanes import StreamedLane, Wait
 from tests.pipeline.fakes import FSQ, KL, NOT_A_NUMBER, POISON, FakeModel, batch_row
+from tests.pipeline.streams import RecordedDevice
 
 
 def stage(
@@ -123,6 +132,78 @@ def test_latents_with_a_scale() -> None:
     table = decode_rows(payload.rows)
     assert table["kl"][1].as_py() == cells["kl"][2].tobytes()
     assert table["kl_scale"][1].as_py() == cells["kl_scale"][2].tolist()
+
+
+def on_streams(device: RecordedDevice, batch: int, memory: int, **model: Any) -> TokenizeStage:
+    lane = StreamedLane(device)
+    fakes = {"fsq": FakeModel("fsq"), "kl": FakeModel("kl")} | model
+    for fake in fakes.values():
+        fake.memory = memory
+    return TokenizeStage(
+        [ClipEncoder(fakes[column.name], column, batch=batch, lane=lane) for column in (FSQ, KL)]
+    )
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0, 0, POISON, NOT_A_NUMBER]), min_size=1, max_size=7),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 4),
+    st.integers(1, 5),
+)
+@settings(max_examples=30)
+def test_overlapping_rows_have_the_results_and_failures_of_rows_alone(
+    marks: list[list[int]], batch: int, memory: int
+) -> None:
+    rows = [batch_row(len(row), {n: m for n, m in enumerate(row) if m}) for row in marks]
+    overlapping = on_streams(RecordedDevice(), batch, memory)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(overlapping, rows))
+    for row, payload in zip(rows, found, strict=True):
+        alone = stage(batch)[0](row)
+        assert payload.rows == alone.rows
+        assert payload.header.quarantined == alone.header.quarantined
+        assert payload.header.digest == alone.header.digest
+
+
+def test_a_row_is_computed_while_another_is_read() -> None:
+    """The first row waits for its results until the second row has been through the network."""
+    computed = threading.Event()
+    in_time = []
+
+    class Patient(RecordedDevice):
+        def download(self, made: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], Wait]:
+            hosts, _ = super().download(made)
+            if self.downloads > 1:
+                return hosts, lambda: None
+            return hosts, lambda: in_time.append(computed.wait(20))
+
+    class Model(FakeModel):
+        def encode(self, video: torch.Tensor) -> Any:
+            if len(self.batches) == 1:
+                computed.set()
+            return super().encode(video)
+
+    rows = [batch_row(3), batch_row(4)]
+    tokenize = on_streams(Patient(), 4, 4, fsq=Model("fsq"))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(tokenize, rows))
+    assert in_time == [True]
+    assert [payload.rows for payload in found] == [stage()[0](row).rows for row in rows]
+
+
+def test_seconds_of_overlapping_rows_count_once() -> None:
+    rows = [batch_row(4) for _ in range(6)]
+    tokenize = on_streams(RecordedDevice(), 1, 1)
+    began = time.monotonic()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(tokenize, rows))
+    elapsed = time.monotonic() - began
+    seconds = [payload.header.timings for payload in found]
+    assert all(timings.keys() == {"tokenize fsq", "tokenize kl"} for timings in seconds)
+    assert 0 < sum(sum(timings.values()) for timings in seconds) <= elapsed
 
 
 def test_all_clips_of_a_batch_can_be_lost() -> None:
