@@ -32,7 +32,7 @@ PROGRAMS = 1024
 that the order of the sums does not depend on the device."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def place(block, blocks, frames, positions, column, C: tl.constexpr, ROWS: tl.constexpr):
     """Return a block's clip, frame, offsets in the frame with mask, and positions with mask."""
     frame = (block // blocks).to(tl.int64)
@@ -43,7 +43,7 @@ def place(block, blocks, frames, positions, column, C: tl.constexpr, ROWS: tl.co
     return frame // frames, frame % frames, at, inside, frame * positions + row, real
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def norm_forward(
     x,
     shift,
@@ -101,7 +101,7 @@ def norm_forward(
             tl.store(base + (frames + FRONT + i) * out_frame, zeros, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def norm_backward(
     x,
     shift,
@@ -170,7 +170,7 @@ def norm_backward(
     tl.store(base + 2 * C, tl.sum(of_shift, 0), mask=column < C)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def add_forward(
     x,
     branch,
@@ -247,7 +247,7 @@ class _NormSilu(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, weight, bias, mean, rstd = ctx.saved_tensors
         shape, grad = _Shape.of(x), grad.contiguous()
@@ -368,7 +368,7 @@ class _Add(torch.autograd.Function):
         return _add(x, branch, bias, torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         of_bias = grad.sum(tuple(range(grad.dim() - 1)), dtype=torch.float32)
         grads = (grad, grad, of_bias)
