@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vidtok import fsq, kl, ops, reference, tiles
+from vidtok import fsq, half, kl, ops, reference, tiles
 from vidtok.chunks import Chunks, Network
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
@@ -69,13 +69,17 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that the network computes in."""
+        """Type of the parameters. The network computes in it, or as `vidtok.half` says on a CPU."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Device that the network computes on."""
         return next(self.parameters()).device
+
+    @property
+    def _arithmetic(self) -> torch.dtype:
+        return half.arithmetic(self.device, self.dtype)
 
     @torch.no_grad()
     def encode(
@@ -117,7 +121,8 @@ class Tokenizer(nn.Module):
         for clips in torch.split(video, self._clips_at_once(video.shape[2:], tile)):
             x = self._network_input(clips)
             if as_reference and chunk_frames:
-                chunks = reference.encode_tiles(self.encoder, self.config, x, chunk_frames)
+                encoder = half.in_arithmetic(self.encoder)
+                chunks = reference.encode_tiles(encoder, self.config, x, chunk_frames)
             else:
                 chunks = self._chunks_of(x.shape[1], chunk_frames, tile).take(x)
             parts.append(torch.cat(list(chunks), 1))
@@ -148,11 +153,11 @@ class Tokenizer(nn.Module):
         return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile), check_range)
 
     def _network_input(self, video: Tensor) -> Tensor:
-        """Return clips as the networks take them: `[B, T, H, W, 3]` in the model's dtype."""
+        """Return clips as the networks take them: `[B, T, H, W, 3]` in their arithmetic."""
         x = video.to(self.device)
         if x.dtype == torch.uint8:
             x = x.float().div_(127.5).sub_(1)
-        return x.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+        return x.to(self._arithmetic).permute(0, 2, 3, 4, 1).contiguous()
 
     def _clips_at_once(self, size: Sequence[int], tile: int | None) -> int:
         """Return the number of clips for one call of a network on an accelerator.
@@ -166,9 +171,10 @@ class Tokenizer(nn.Module):
     def _chunks_of(
         self, num_frames: int, chunk_frames: int | None, tile: int | None = None
     ) -> Chunks:
-        encoder: Network = self.encoder
+        whole = half.in_arithmetic(self.encoder)
+        encoder: Network = whole
         if tile is not None:
-            encoder = partial(tiles.encode, self.encoder, self.config, tile)
+            encoder = partial(tiles.encode, whole, self.config, tile)
         return Chunks(encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
@@ -232,9 +238,10 @@ class Tokenizer(nn.Module):
         s = config.spatial_factor
         size = [n * factor for n, factor in zip(latent.shape[2:], (f, s, s), strict=True)]
         for clips in torch.split(latent, self._clips_at_once(size, tile)):
-            z = clips.to(self.device, self.dtype).permute(0, 2, 3, 4, 1).contiguous()
+            z = clips.to(self.device, self._arithmetic).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and step:
-                chunks = reference.decode_tiles(self.decoder, config, z, step)
+                decoder = half.in_arithmetic(self.decoder)
+                chunks = reference.decode_tiles(decoder, config, z, step)
             else:
                 chunks = self._decode_chunks(z, step, tile)
             parts.append(torch.cat(list(chunks), 1))
@@ -243,12 +250,13 @@ class Tokenizer(nn.Module):
             y = y[:, f - 1 :]
         if num_frames is not None:
             y = y[:, max(0, y.shape[1] - num_frames) :]
-        return _channels_first(y)
+        return _channels_first(y.to(self.dtype))
 
     def _decode_chunks(self, z: Tensor, step: int | None, tile: int | None) -> Iterator[Tensor]:
-        decoder: Network = self.decoder
+        whole = half.in_arithmetic(self.decoder)
+        decoder: Network = whole
         if tile is not None:
-            decoder = partial(tiles.decode, self.decoder, self.config, tile)
+            decoder = partial(tiles.decode, whole, self.config, tile)
         stream, length = Stream(self.config.time_rule), z.shape[1]
         for start in range(0, length, step or length):
             end = min(length, start + (step or length))
