@@ -26,6 +26,9 @@ def check_training(config: TrainConfig) -> list[Fault]:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         faults.append(Fault("stages", names, rule="the names of stages must differ"))
+    if (least := config.min_workers) is not None and least > config.workers:
+        rule = f"must be at most workers = {config.workers}"
+        faults.append(Fault("min_workers", least, rule))
     for number, stage in enumerate(config.stages):
         faults += _stage_faults(config, stage, f"stages.{number}")
     faults += job_only_faults(config.source, "source")

@@ -11,8 +11,9 @@ import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing import get_context
 from typing import Any, Self
 
 import torch
@@ -24,10 +25,7 @@ from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import source_keys
-from pipeline.training.stream import ClipStream
-
-Cursor = dict[str, Any] | None
-"""Cursor of a `ClipStream`; None before its first clip."""
+from pipeline.training.stream import ClipStream, Cursor, dealt_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,10 @@ class _Batch:
     cursor: Cursor
     skipped: dict[str, str]
     """Videos found broken since the worker's previous batch: `unit/key` → reason and detail."""
+
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory: the DataLoader's thread calls this."""
+        return replace(self, clips=self.clips.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class TrainingClips:
     """An endless iterator over batches of clips, uint8 `[B, T, H, W, 3]`.
 
     The batches depend on the source's names and contents, on the configuration (except `keep_mb`
-    and `storage_options`), and on batch, rank, world and workers.
+    and `storage_options`), on batch, rank, world and workers, and on earlier numbers of these.
 
     Args:
         config: the source and the shape of a clip.
@@ -83,6 +85,9 @@ class TrainingClips:
         rank: number of this process among those that share the corpus, from 0.
         world: number of these processes.
         workers: number of processes that decode ahead; 0 decodes in this process.
+        ahead: number of batches that each of them decodes ahead.
+        pin_memory: whether batches are in page-locked memory, from which a copy to a GPU does not
+            wait.
 
     Attributes:
         skipped: broken videos in the batches so far, each once: `unit/key` → reason and detail.
@@ -99,6 +104,8 @@ class TrainingClips:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        ahead: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         if batch < 1 or not 0 <= rank < world or workers < 0:
             raise ConfigError(
@@ -107,8 +114,11 @@ class TrainingClips:
             )
         self._config = config
         self._batch = batch
+        self._rank = rank
         self._world = world
         self._workers = workers
+        self._ahead = ahead
+        self._pin_memory = pin_memory
         self._units = plan_units(config, single=True)
         streams = max(1, workers)
         self._lanes = range(rank * streams, (rank + 1) * streams)
@@ -149,22 +159,35 @@ class TrainingClips:
             "skipped": dict(self.skipped),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue behind the batch after which the state was taken.
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
+        """Continue behind the batches after which the states of all ranks were taken.
+
+        With the same numbers of ranks and workers, exactly the same batches follow. With others,
+        the rest of the epoch is dealt again; see `dealt_again`.
+
+        Args:
+            states: `state_dict` of every rank, in order.
 
         Raises:
-            ConfigError: the state belongs to another configuration, corpus, or number of processes.
+            ConfigError: the states belong to another configuration or corpus.
         """
         for field, value in self._identity().items():
-            if (saved := state["of"].get(field)) != value:
+            if (saved := states[0]["of"].get(field)) != value:
                 raise ConfigError(
                     f"{field} = {value}: the saved state of the training clips has {field} ="
                     f" {saved}; continue with that value, or start a new run"
                 )
         self.close()
-        self._cursors = list(state["cursors"])
-        self._turn = state["turn"]
-        self.skipped = dict(state["skipped"])
+        streams = len(self._cursors)
+        if [len(state["cursors"]) for state in states] == [streams] * self._world:
+            own = states[self._rank]
+            self._cursors, self._turn = list(own["cursors"]), own["turn"]
+            self.skipped = dict(own["skipped"])
+        else:
+            cursors = [cursor for state in states for cursor in state["cursors"]]
+            self._cursors = [dealt_again(cursors, len(self._units))] * streams
+            self._turn = 0
+            self.skipped = {k: why for state in states for k, why in state["skipped"].items()}
 
     def _start(self) -> Iterator[_Batch]:
         # The loader begins with its first worker, so the stream of the next turn comes first.
@@ -181,7 +204,9 @@ class TrainingClips:
             batches,
             batch_size=None,
             num_workers=self._workers,
-            multiprocessing_context="spawn" if self._workers else None,
+            prefetch_factor=self._ahead if self._workers else None,
+            pin_memory=self._pin_memory,
+            multiprocessing_context=_fork_server() if self._workers else None,
             worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # not the training's generator
         )
@@ -198,9 +223,17 @@ class TrainingClips:
             **how,
             "videos": hashlib.sha256("\0".join(names).encode()).hexdigest()[:16],
             "batch": self._batch,
-            "lanes": [*self._lanes],
-            "world": self._world,
         }
+
+
+def _fork_server() -> Any:
+    """Return the way to start workers: forks of a process that has imported what they need.
+
+    A fork of the training itself could inherit locks that its threads hold.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -134,17 +134,23 @@ class TrainConfig(Section):
     `model`. `random`: an initialisation by `seed`."""
     workers: NonNegativeInt = 0
     """Number of ranks that Ray Train runs on the cluster. 0: train in this process."""
+    min_workers: PositiveInt | None = None
+    """Minimum number of ranks, with which a run continues after the loss of nodes. It returns to
+    `workers` when nodes return. null: `workers`, so a run waits for lost nodes."""
     gpu: bool | None = None
     """Whether each rank gets a GPU. null: if there is one."""
     max_failures: NonNegativeInt = 3
     """Number of times that Ray Train restarts the ranks from the last checkpoint."""
     loaders: NonNegativeInt = 2
     """Number of processes per rank that decode ahead. 0: decode in the rank itself."""
+    loader_batches: PositiveInt = 2
+    """Number of batches that each loader decodes ahead."""
     keep_mb: NonNegativeInt = 0
     """Decoded video in MiB that each loader keeps in memory, so that a small corpus is decoded
     once."""
     checkpoint_every: PositiveInt = 1000
-    """Number of batches between checkpoints. A killed run loses at most this many."""
+    """Number of batches between checkpoints. A killed run loses at most this many, and those of a
+    checkpoint that was being written."""
     keep_checkpoints: PositiveInt = 2
     """Number of checkpoints to keep. Older ones are deleted."""
     log_every: PositiveInt = 20

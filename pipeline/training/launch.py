@@ -35,6 +35,7 @@ def launch(config: TrainConfig, tell: Tell) -> None:
             partial(train_stages, _with_absolute_paths(config)),
             tell,
             ranks=config.workers,
+            min_ranks=config.min_workers,
             max_failures=config.max_failures,
             gpu=config.gpu,
         )

@@ -1,8 +1,9 @@
 """Ranks of a training on a Ray cluster, by Ray Train.
 
 Ray Train places one worker per GPU and sets up the process group. When a worker dies, it restarts
-all of them on the nodes that exist then. The ranks resume from their own checkpoint, so nothing is
-reported to Ray Train, and its own files go to a temporary folder.
+all of them on the nodes that exist then, with a smaller number if the run allows it. The ranks
+resume from their own checkpoint, so nothing is reported to Ray Train, and its own files go to a
+temporary folder.
 """
 
 import tempfile
@@ -24,6 +25,9 @@ Tell = Callable[[str], None]
 """Takes lines about progress."""
 
 _POLL_SECONDS: Final = 0.5
+_GROW_SECONDS: Final = 600.0
+"""Seconds between two looks for more nodes. A change of ranks repeats the batches since the last
+checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ def run_ranks(
     *,
     ranks: int,
     max_failures: int,
+    min_ranks: int | None = None,
     gpu: bool | None = None,
 ) -> T:
     """Run the same work on every rank, and return the first rank's result.
@@ -53,6 +58,8 @@ def run_ranks(
         tell: takes the lines.
         ranks: number of processes.
         max_failures: number of restarts after failures; a `ConfigError` ends the run at once.
+        min_ranks: minimum number of processes, with which the run starts or continues if the
+            cluster has no room for `ranks`. None: `ranks`.
         gpu: whether each rank gets a GPU; None: if the cluster has one.
 
     Raises:
@@ -69,9 +76,11 @@ def run_ranks(
         tell(labelled("ray", cluster))
         use_gpu = cluster.gpus > 0 if gpu is None else gpu
         have, unit = (cluster.gpus, "GPUs") if use_gpu else (cluster.cpus, "CPUs")
-        if cluster.is_own and have < ranks:
+        least = ranks if min_ranks is None else min_ranks
+        if cluster.is_own and have < least:
+            name = "workers" if min_ranks is None else "min_workers"
             raise ConfigError(
-                f"workers = {ranks}: this machine has {have:g} {unit}; each rank takes one"
+                f"{name} = {least}: this machine has {have:g} {unit}; each rank takes one"
             )
         # The queue is on the driver's node: the loss of that node ends the run in any case.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -79,7 +88,11 @@ def run_ranks(
         trainer = TorchTrainer(
             _run_rank,
             train_loop_config={"work": work, "lines": lines},
-            scaling_config=ray.train.ScalingConfig(num_workers=ranks, use_gpu=use_gpu),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=ranks if least == ranks else (least, ranks),
+                use_gpu=use_gpu,
+                elastic_resize_monitor_interval_s=_GROW_SECONDS,
+            ),
             run_config=_run_config(scratch, max_failures),
         )
         outcome = _in_thread(trainer.fit)

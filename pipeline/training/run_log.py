@@ -8,6 +8,7 @@ tensorboard/            the same scalars and pictures, if the output is a local 
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from pipeline.errors import StoreError
@@ -46,8 +47,18 @@ class RunLog:
                 raise StoreError(f"{folder}: {error}") from error
         self._values: dict[str, list[float]] = {}
 
-    def batch(self, step: int, values: dict[str, float], *, due: bool) -> dict[str, float] | None:
-        """Add one batch; where a line is due, return the means since the last line."""
+    def batch(
+        self,
+        step: int,
+        values: dict[str, float],
+        *,
+        due: bool,
+        pace: Callable[[], dict[str, float]] = dict,
+    ) -> dict[str, float] | None:
+        """Add one batch; where a line is due, return it: the means since the last line, and `pace`.
+
+        `pace` is called after the means, which wait for a GPU.
+        """
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         if not due:
@@ -55,8 +66,9 @@ class RunLog:
         # A term may begin between two lines: each mean is over the batches that have the term.
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values = {}
-        self._add(step, "train", means)
-        return means
+        line = means | pace()
+        self._add(step, "train", line)
+        return line
 
     def validation(self, step: int, values: dict[str, float], picture: bytes) -> None:
         """Add a measurement of the held-out clips, and its picture as PNG."""

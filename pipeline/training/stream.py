@@ -7,11 +7,14 @@ an epoch.
 
 The clips depend only on the seed, the epoch and the lane. So a cursor holds the segments in the
 pool and the number of windows that each has given; their pixels are decoded again.
+
+Another number of lanes continues within the epoch: `dealt_again` deals what no lane has begun.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +27,9 @@ from pipeline.training.windows import draw_window
 
 Address = tuple[int, int, int]
 """Position of a segment in a lane's epoch: number of the unit, the sample, the segment."""
+
+Cursor = dict[str, Any] | None
+"""Position of a lane behind a clip, as JSON-like values; None before its first clip."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +60,7 @@ class ClipStream:
         *,
         lane: int,
         lanes: int,
-        cursor: dict[str, Any] | None = None,
+        cursor: Cursor = None,
     ) -> None:
         self._config = config
         self._units = units
@@ -66,10 +72,13 @@ class ClipStream:
         self._last: Address | None = None
         self._pool: list[_Pooled] = []
         self._restore: dict[Address, int] = {}
+        self._taken: list[list[int]] = []
+        """Number of units that each lane took, for each earlier number of lanes in this epoch."""
         if cursor is not None:
             self._epoch, self._drawn = cursor["epoch"], cursor["drawn"]
             self._last = None if cursor["last"] is None else tuple(cursor["last"])
             self._restore = {(u, s, n): taken for u, s, n, taken in cursor["pool"]}
+            self._taken = cursor["taken"]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -83,6 +92,7 @@ class ClipStream:
             "drawn": self._drawn,
             "last": None if self._last is None else list(self._last),
             "pool": [[*pooled.address, pooled.taken] for pooled in self._pool],
+            "taken": self._taken,
         }
 
     def close(self) -> None:
@@ -104,7 +114,7 @@ class ClipStream:
                     f"uri = {self._config.uri}: none of {len(self._units)} sources gives a frame;"
                     f" {name}: {why}"
                 )
-            self._epoch, self._drawn, self._last = self._epoch + 1, 0, None
+            self._epoch, self._drawn, self._last, self._taken = self._epoch + 1, 0, None, []
 
     def _rest_of_epoch(self) -> Iterator[Tensor]:
         config = self._config
@@ -133,9 +143,12 @@ class ClipStream:
         """Return this epoch's units of this lane, and its number among lanes that share them."""
         order = list(self._units)
         self._rng("order").shuffle(order)
-        if len(order) >= self._lanes:
-            return order[self._lane :: self._lanes], 0
-        return [order[self._lane % len(order)]], self._lane // len(order)
+        if not self._taken and len(order) < self._lanes:
+            return [order[self._lane % len(order)]], self._lane // len(order)
+        for taken in self._taken:
+            lanes = (order[lane :: len(taken)][done:] for lane, done in enumerate(taken))
+            order = list(chain.from_iterable(lanes))
+        return order[self._lane :: self._lanes], 0
 
     def _segments(self, units: Sequence[WorkUnit]) -> Iterator[_Pooled]:
         """Yield the epoch's segments from the current position, first those of a cursor's pool.
@@ -159,3 +172,26 @@ class ClipStream:
     def _rng(self, *what: object) -> random.Random:
         """Return a generator that depends only on the seed, the epoch and the arguments."""
         return random.Random("/".join(map(str, (self._config.seed, self._epoch, *what))))
+
+
+def dealt_again(cursors: Sequence[Cursor], num_units: int) -> Cursor:
+    """Return the cursor with which every lane of another number of lanes continues.
+
+    The lanes continue in the latest epoch that a lane has reached, with the units that no lane of
+    this epoch has begun. So no video is shown in two lanes' shares of an epoch. What a lane had
+    left of a unit, or of an earlier epoch, is not shown before the next epoch.
+
+    Args:
+        cursors: positions of all lanes so far, in order.
+        num_units: number of units of the source.
+    """
+    epoch = max((cursor["epoch"] for cursor in cursors if cursor), default=None)
+    if epoch is None:
+        return None
+    there = [cursor if cursor and cursor["epoch"] == epoch else None for cursor in cursors]
+    before: list[list[int]] = next(cursor["taken"] for cursor in there if cursor)
+    taken = [cursor["last"][0] + 1 if cursor and cursor["last"] else 0 for cursor in there]
+    start = {"epoch": epoch, "drawn": 0, "last": None, "pool": [], "taken": [*before, taken]}
+    if not before and num_units < len(cursors):  # the lanes shared units: nothing is left of them
+        start |= {"epoch": epoch + 1, "taken": []}
+    return start

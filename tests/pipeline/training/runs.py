@@ -2,11 +2,23 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.training.config import TrainConfig
+from pipeline.training.pace import PACE
 from tests.assets import HIKER, ONE_FRAME, VIDEOS
+from vidtok.presets import PRESETS
+
+FSQ, KL, KL_V1_1 = "small_fsq", "small_kl", "small_kl_v1_1"
+_FSQ, _KL = (PRESETS[f"vidtok_{n}_tiny"] for n in ("fsq_causal_488_262144", "kl_causal_488_8chn"))
+SMALL = {
+    FSQ: replace(_FSQ, name=FSQ, ch=8),
+    KL: replace(_KL, name=KL, ch=8),
+    KL_V1_1: replace(_KL, name=KL_V1_1, ch=8, network="causal_v1_1"),
+}
+"""Networks of width 8. A test adds them to `PRESETS` in its process."""
 
 BROKEN = VIDEOS / "broken" / "text.mp4"
 
@@ -54,9 +66,10 @@ def training(output: Path, **changes: Any) -> TrainConfig:
 
 
 def rows(output: Path, stage: str = "1-low", of: str | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a stage's record: all, or those of one kind."""
+    """Return the lines of a stage's record, without times: all, or those of one kind."""
     lines = (output / stage / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if of is None or row["of"] == of]
+    found = [row for row in map(json.loads, lines) if of is None or row["of"] == of]
+    return [{name: row[name] for name in row if name not in PACE} for row in found]
 
 
 def measured(output: Path) -> list[dict[str, Any]]:

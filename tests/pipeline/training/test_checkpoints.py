@@ -1,112 +1,135 @@
 """A checkpoint is complete or not there; on disks and on object stores."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import StoreError
 from pipeline.storage.store import Store
 from pipeline.training import checkpoints
+from pipeline.training.checkpoints import CheckpointWriter
 
 
-def save(store: Store, step: int, *, keep: int = 2, rank: int = 0) -> None:
-    shared = {"step": step, "weights": torch.full((3,), float(step))}
-    checkpoints.save(store, step, shared, {"clips": {"turn": step}}, rank=rank, keep=keep)
+def shared(step: int) -> dict[str, Any]:
+    return {"step": step, "weights": torch.full((3,), float(step)), "betas": [(0.9, 0.99)]}
+
+
+def save(store: Store, *steps: int, keep: int = 2) -> None:
+    writer = CheckpointWriter(store, keep=keep)
+    for step in steps:
+        writer.save(step, shared(step), {"clips": {"turn": step}})
+    writer.wait()
+    writer.close()
 
 
 def files(store: Store) -> list[str]:
-    return [path.removeprefix("checkpoints/") for path in store.list("checkpoints")]
+    found = [file.path.removeprefix("checkpoints/") for file in store.files("checkpoints")]
+    return sorted(found)
+
+
+def last_step(store: Store) -> int:
+    loaded = checkpoints.load_last(store)
+    assert loaded is not None
+    return int(loaded.shared["step"])
 
 
 def test_the_last_of_them_comes_back(store: Store) -> None:
-    assert checkpoints.load_last(store, rank=0) is None
-    for step in (1, 2, 10):
-        save(store, step)
-    loaded = checkpoints.load_last(store, rank=0)
+    assert checkpoints.load_last(store) is None
+    save(store, 1, 2, 10)
+    loaded = checkpoints.load_last(store)
     assert loaded is not None
-    shared, own = loaded
-    assert shared["step"] == 10
-    assert torch.equal(shared["weights"], torch.full((3,), 10.0))
-    assert own["clips"] == {"turn": 10}
-    kept = ["00000002", "00000010"]
-    assert files(store) == [f"{n}/{name}" for n in kept for name in ("rank-0.pt", "train.pt")]
+    assert loaded.shared["step"] == 10
+    assert loaded.shared["betas"] == [(0.9, 0.99)]
+    assert torch.equal(loaded.shared["weights"], torch.full((3,), 10.0))
+    assert [own["clips"] for own in loaded.ranks] == [{"turn": 10}]
+    assert files(store) == ["00000002.pt", "00000010.pt"]
 
 
-def test_what_has_no_marker_does_not_count_and_goes_with_time(store: Store) -> None:
+class Gated(Store):
+    """A store whose writes wait for a gate, and that may end them in an error."""
+
+    gate: threading.Event
+    fails = False
+
+    def write(self, path: str, data: bytes) -> None:
+        assert self.gate.wait(60)
+        if self.fails:
+            raise StoreError("the disk is full")
+        super().write(path, data)
+
+
+def test_training_continues_while_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gated, "gate", threading.Event(), raising=False)
+    writer = CheckpointWriter(Gated(str(tmp_path)), keep=9)
+    state = shared(1)
+    writer.save(1, state, {})
+    state["weights"] += 7  # a step, before anything is written
+    assert files(Store(str(tmp_path))) == []
+    Gated.gate.set()
+    writer.save(2, shared(2), {})  # waits for the first
+    assert "00000001.pt" in files(Store(str(tmp_path)))
+    writer.wait()
+    (tmp_path / "checkpoints/00000002.pt").unlink()
+    loaded = checkpoints.load_last(Store(str(tmp_path)))
+    assert loaded is not None
+    assert torch.equal(loaded.shared["weights"], torch.full((3,), 1.0))
+    writer.close()
+
+
+def test_an_error_in_writing_comes_with_the_next_checkpoint_or_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Gated(str(tmp_path))
+    monkeypatch.setattr(Gated, "gate", threading.Event(), raising=False)
+    Gated.gate.set()
     save(store, 1)
-    save(store, 2)
-    for half in (1, 2):  # killed between two files, in deleting and in writing
-        store.delete(f"checkpoints/{half:08d}/train.pt")
-    assert checkpoints.load_last(store, rank=0) is None
-    save(store, 3)
-    store.write("checkpoints/00000004/rank-0.pt", b"killed in mid-write")
-    loaded = checkpoints.load_last(store, rank=0)
-    assert loaded is not None
-    assert loaded[0]["step"] == 3
-    save(store, 4, keep=1)
-    assert files(store) == ["00000004/rank-0.pt", "00000004/train.pt"]
+    monkeypatch.setattr(Gated, "fails", True)
+    says = "checkpoint of batch 2 cannot be written: the disk is full; repair the output, and run"
+    for end in ("next", "end"):
+        writer = CheckpointWriter(store, keep=1)
+        writer.save(2, shared(2), {})
+        with pytest.raises(StoreError, match=says):
+            writer.save(3, shared(3), {}) if end == "next" else writer.wait()
+        writer.wait()  # it is said once
+        writer.close()
+    assert last_step(store) == 1
 
 
 class Killed(Store):
-    """A store whose process dies before it writes a marker, and before it deletes another file."""
+    """A store whose process dies in the middle of a write, which leaves a file behind."""
 
     def write(self, path: str, data: bytes) -> None:
-        if path.endswith("train.pt"):
-            raise KeyboardInterrupt
-        super().write(path, data)
-
-    def delete(self, path: str) -> None:
-        if not path.endswith("train.pt"):
-            raise KeyboardInterrupt
-        super().delete(path)
+        staged = self.stage("checkpoints")
+        staged.file.write(data[: len(data) // 2])
+        staged.file.close()
+        raise KeyboardInterrupt
 
 
-def test_the_marker_goes_first(tmp_path: Any) -> None:
-    class KilledInDeleting(Killed):
-        write = Store.write
-
-    store = Store(str(tmp_path))
-    save(store, 1)
-    with pytest.raises(KeyboardInterrupt):
-        save(KilledInDeleting(str(tmp_path)), 2, keep=1)
-    assert files(store) == ["00000001/rank-0.pt", "00000002/rank-0.pt", "00000002/train.pt"]
-    save(store, 3, keep=1)
-    assert files(store) == ["00000003/rank-0.pt", "00000003/train.pt"]
-
-
-def test_the_marker_comes_last(tmp_path: Any) -> None:
+def test_a_kill_in_writing_leaves_the_one_before(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     save(store, 1)
     with pytest.raises(KeyboardInterrupt):
         save(Killed(str(tmp_path)), 2)
-    assert "00000002/rank-0.pt" in files(store)
-    loaded = checkpoints.load_last(store, rank=0)
-    assert loaded is not None
-    assert loaded[0]["step"] == 1
+    assert len(files(store)) == 2
+    assert last_step(store) == 1
+    save(store, 3, keep=1)
+    assert files(store) == ["00000003.pt"]
 
 
-def test_noise_goes_on_from_where_it_was(tmp_path: Any) -> None:
+def test_noise_goes_on_from_where_it_was(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     torch.manual_seed(3)
     torch.rand(5)
     save(store, 1)
     expected = torch.rand(4)
     torch.manual_seed(99)
-    loaded = checkpoints.load_last(store, rank=0)
+    loaded = checkpoints.load_last(store)
     assert loaded is not None
     torch.nn.Linear(5, 5)  # what a resumed stage initialises meanwhile
-    checkpoints.set_random_state(loaded[1]["random"])
+    checkpoints.set_random_state(loaded.ranks[0]["random"])
     assert torch.equal(torch.rand(4), expected)
-
-
-def test_every_rank_has_its_own_part(tmp_path: Any) -> None:
-    store = Store(str(tmp_path))
-    save(store, 5, rank=1)
-    assert files(store) == ["00000005/rank-1.pt"]
-    torch.rand(1)
-    save(store, 5, rank=0)
-    parts = [checkpoints.load_last(store, rank=rank) for rank in (0, 1)]
-    assert not torch.equal(parts[0][1]["random"]["cpu"], parts[1][1]["random"]["cpu"])
-    with pytest.raises(ConfigError, match=r"written by fewer ranks, and holds nothing of rank 2"):
-        checkpoints.load_last(store, rank=2)

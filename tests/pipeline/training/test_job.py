@@ -31,15 +31,15 @@ def write(folder: Path, **changes: Any) -> Path:
 
 HELD_AT = """
 import runpy, sys, time
-from pipeline.training import checkpoints
-save, step = checkpoints.save, int(sys.argv.pop())
+from pipeline.training.checkpoints import CheckpointWriter
+save, step = CheckpointWriter.save, int(sys.argv.pop())
 
-def save_and_wait(store, at, *args, **more):
-    save(store, at, *args, **more)
+def save_and_wait(writer, at, *state):
+    save(writer, at, *state)
     while at == step:
         time.sleep(0.1)
 
-checkpoints.save = save_and_wait
+CheckpointWriter.save = save_and_wait
 sys.path.insert(0, "jobs")
 sys.argv[0] = "jobs/train_tokenizer.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -66,7 +66,7 @@ class Job:
 
     def signal_at(self, step: int, number: signal.Signals) -> None:
         """Send a signal to the whole group once the checkpoint of a step is there."""
-        marker = self._checkpoints / f"{step:08d}/train.pt"
+        marker = self._checkpoints / f"{step:08d}.pt"
         deadline = time.monotonic() + 250
         while not marker.exists():
             assert self._process.poll() is None, "it ended before"

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,13 @@ from pipeline.training.stage import Rank, train_stages
 from tests.assets import HIKER
 from tests.pipeline.training.runs import (
     BROKEN,
+    FSQ,
     HELD_OUT,
     HIGH,
+    KL,
+    KL_V1_1,
     LOW,
+    SMALL,
     interrupt_at,
     measured,
     rows,
@@ -31,16 +34,12 @@ from tests.pipeline.training.runs import (
 )
 from vidtok.presets import PRESETS
 
-FSQ, KL, KL_V1_1 = "small_fsq", "small_kl", "small_kl_v1_1"
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
-    fsq, kl = (PRESETS[f"vidtok_{n}_tiny"] for n in ("fsq_causal_488_262144", "kl_causal_488_8chn"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, FSQ, replace(fsq, name=FSQ, ch=8))
-        patch.setitem(PRESETS, KL, replace(kl, name=KL, ch=8))
-        patch.setitem(PRESETS, KL_V1_1, replace(kl, name=KL_V1_1, ch=8, network="causal_v1_1"))
+        for name, config in SMALL.items():
+            patch.setitem(PRESETS, name, config)
         yield
 
 
@@ -103,7 +102,7 @@ def test_a_whole_run(whole: tuple[TrainConfig, list[str]]) -> None:
     assert {path.name for path in low.iterdir()} == {
         "checkpoints", "curve.png", "metrics.jsonl", "model.safetensors", "samples", "tensorboard",
     }  # fmt: skip
-    assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004"}
+    assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004.pt"}
     sample = Image.open(io.BytesIO((low / "samples/00000008.png").read_bytes()))
     assert sample.width >= 5 * 32
     assert sample.height >= 2 * 32
@@ -195,7 +194,6 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
         ({"model": FSQ}, "holds checkpoints of another network or objective"),
         ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network or objective"),
         ({"source": {"uri": str(HIKER.path)}}, "videos = "),
-        ({"loaders": 2}, "lanes = "),
         ({"seed": 1}, "seed = 1: the saved state of the training clips has seed = 23"),
     ):
         with pytest.raises(ConfigError, match=says):

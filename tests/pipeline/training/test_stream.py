@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from pipeline.records import WorkUnit
 from pipeline.training import stream as module
 from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.segments import Segment
-from pipeline.training.stream import ClipStream
+from pipeline.training.stream import ClipStream, dealt_again
 from tests.pipeline.training.sources import source
 
 Corpus = dict[str, list[int]]
@@ -157,6 +157,37 @@ def test_a_cursor_goes_on_with_the_very_same_clips(
     for clip, again in zip(islice(clips, 30), other, strict=False):
         assert clip.tolist() == again.tolist()
         assert stream.cursor() == other.cursor()
+
+
+@given(
+    CORPORA,
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(0, 9),
+)
+def test_other_numbers_of_lanes_share_what_no_lane_has_begun(
+    corpus: Corpus, runs: list[tuple[int, int]], windows: int, seed: int
+):
+    """A run has a number of lanes, and stops after a number of clips."""
+    corpus = {unit: [1 + num for num in samples] for unit, samples in corpus.items()}
+    how = {"windows_per_segment": windows, "shuffle_segments": 2, "seed": seed}
+    start, shown = None, Counter()
+    for lanes, clips in runs:
+        streams = [made(corpus, lane, lanes, start, **how) for lane in range(lanes)]
+        begun = [(stream, iter(stream)) for stream in streams]
+        for stream, taken in islice(cycle(begun), clips):
+            unit, sample, index = next(taken)[0, 0, 0].tolist()
+            shown[stream.cursor()["epoch"], unit, sample, index % 100] += 1
+        start = json.loads(json.dumps(dealt_again([s.cursor() for s in streams], len(corpus))))
+    epoch = start["epoch"] if start else 0
+    rest = Counter(owners(made(corpus, cursor=start, **how), epoch + 1))
+    begun_units = sum(map(sum, start["taken"])) if start else 0
+    left = {unit for unit, _, _ in rest}
+    assert len(left) == len(corpus) - begun_units
+    assert not left & {unit for at, unit, _, _ in shown if at == epoch}
+    assert rest == {part: windows for part in segments_of(corpus) if part[0] in left}
+    if max(lanes for lanes, _ in runs) <= len(corpus):  # more lanes cut more windows of a video
+        assert max(shown.values(), default=0) <= windows
 
 
 def test_seeds_differ_and_repeat():
