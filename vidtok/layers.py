@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vidtok import ops, winograd
 from vidtok.norm import NormAct
-from vidtok.temporal import Rows, Stream, TimeRule
+from vidtok.temporal import Rows, Stream
+from vidtok.time_rule import TimeRule
 
 
 class _Wrapped(nn.Module):
