@@ -46,6 +46,14 @@ ENVIRONMENT = {
 }
 
 
+PROGRAM = """
+import gc, sys
+gc.disable()  # importing torch leaves no garbage, and looking for it takes a tenth of the time
+from pipeline.decode.child_main import main
+main(int(sys.argv[1]))
+"""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +70,7 @@ class ForkServer:
         self._owner = os.getpid()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.decode.child_main", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,

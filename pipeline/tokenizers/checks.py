@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final
 
-from pipeline.config.job import HUB, RANDOM
+from pipeline.config.job import HUB, RANDOM, TokenizerSpec
 from pipeline.config.loading import Fault
 from pipeline.tokenizers.facts import Facts, vidtok_facts
 from vidtok.presets import PRESETS, bundled_weights
@@ -18,6 +18,26 @@ from vidtok.presets import PRESETS, bundled_weights
 GROUP: Final = "vidtok_pipeline.tokenizers"
 """Group of entry points of other packages. Each is called with the text behind the colon of
 `model` and with `weights`, and returns a `VideoTokenizer` in float32 on the CPU."""
+
+
+def is_foreign(spec: TokenizerSpec) -> bool:
+    """Return whether another package computes the tokens, so that its results are probed."""
+    return ":" in spec.model
+
+
+def absolute_path(weights: str | None) -> str | None:
+    """Return a path of weights as an absolute path, which every process opens alike.
+
+    `hub`, `random` and ids of the Hub stay as they are.
+    """
+    if weights in (None, HUB, RANDOM) or not Path(weights).exists():
+        return weights
+    return str(Path(weights).resolve())
+
+
+def is_untrained(spec: TokenizerSpec) -> bool:
+    """Return whether a tokenizer runs on a seeded initialisation instead of weights."""
+    return spec.weights == RANDOM
 
 
 def registered() -> dict[str, EntryPoint]:
