@@ -106,14 +106,12 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
 
 
 def _open_ray(stack: ExitStack, progress: Progress) -> "Cluster":
-    """Connect to Ray until the stack is closed, and import what a pass needs."""
+    """Connect to Ray until the stack is closed."""
     from pipeline.cluster import connect
 
     progress.say(labelled("starting", "Ray"))
     cluster = stack.enter_context(connect())
     progress.say(labelled("ray", cluster))
-    from pipeline.job import graph  # noqa: F401  # Ray Data takes a second, beside torch
-
     return cluster
 
 

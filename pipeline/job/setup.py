@@ -112,10 +112,12 @@ def open_job(config: JobConfig, beside: Callable[[], object] | None = None) -> J
     notes += [f"left aside {line}" for line in aside]
     store = open_output(config.output)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
-    opened = _in_thread(lambda: open_tokenizers(config))
-    if beside is not None and not store.exists(PATH):
+    if beside is None or store.exists(PATH):
+        tokenizers = open_tokenizers(config)
+    else:
+        opened = _in_thread(lambda: _open_all(config))
         beside()
-    tokenizers = opened()
+        tokenizers = opened()
     dataset = open_dataset(store, tokenizers.dataset(config))
     run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
@@ -141,6 +143,14 @@ def open_job(config: JobConfig, beside: Callable[[], object] | None = None) -> J
         untrained=untrained,
         notes=notes,
     )
+
+
+def _open_all(config: JobConfig) -> Tokenizers:
+    """Load each tokenizer once, and import what a pass needs."""
+    tokenizers = open_tokenizers(config)
+    from pipeline.job import graph  # noqa: F401  # Ray Data takes a second
+
+    return tokenizers
 
 
 def _in_thread(call: Callable[[], T]) -> Callable[[], T]:
