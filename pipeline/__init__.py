@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.config.job import JobConfig
 
 if TYPE_CHECKING:
+    from pipeline.config.job import JobConfig
     from pipeline.job.progress import Progress
     from pipeline.job.summary import Summary
     from pipeline.reading.snapshot import Snapshot
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["JobConfig", "errors", "load_config", "open", "run"]
 
 # Imports are inside the functions: every process of a job imports this package, and few need torch.
+
+
+def __getattr__(name: str) -> Any:
+    if name != "JobConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.config.job import JobConfig
+
+    return JobConfig
 
 
 def open(
@@ -34,14 +42,14 @@ def open(
     return open_snapshot(uri, version, storage_options)
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
+def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":
     """Read and check the configuration of a job; see `pipeline.job.config_checks.load_config`."""
     from pipeline.job.config_checks import load_config as load
 
     return load(path, overrides)
 
 
-def run(config: JobConfig, progress: "Progress | None" = None) -> "Summary":
+def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
     """Tokenize what the output does not hold yet; see `pipeline.job.driver.run`.
 
     Args:

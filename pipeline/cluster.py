@@ -23,6 +23,10 @@ LOCAL: Final = "local"
 """Address that stands for a new Ray on this machine."""
 
 _HOST_PORT: Final = re.compile(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)")
+_IDLE_MS: Final = 60_000
+"""Milliseconds for which an idle process of a local Ray waits for work. With Ray's own default of
+one second, almost every commit of a small job starts a process, which costs a second of CPU."""
+
 _ANSWER_S: Final = 10.0
 """Seconds in which the port of a cluster must answer. Ray itself waits for minutes."""
 
@@ -75,6 +79,7 @@ def connect() -> Iterator[Cluster]:
         # for every later `ray start`, but not for the `ray job submit` that follows.
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_MS))
         with _core_is_silent():
             ray.init(address=LOCAL, include_dashboard=False, **quiet)
     else:

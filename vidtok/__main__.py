@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from vidtok.checkpoint import bundled_weights, load, save, save_for_diffusers
-from vidtok.presets import PRESETS, named_config
+from vidtok.checkpoint import load, save, save_for_diffusers
+from vidtok.presets import PRESETS, bundled_weights, named_config
 
 
 def main(arguments: list[str] | None = None) -> int:

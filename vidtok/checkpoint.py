@@ -8,7 +8,6 @@ writes), or the file's name. A pickle is always read with `weights_only=True`.
 import json
 import pickle
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from vidtok import diffusers_folder
 from vidtok.autoencoder import Tokenizer
 from vidtok.config import TokenizerConfig
-from vidtok.presets import HUB_REPO, PRESETS, hub_path, named_config
+from vidtok.presets import HUB_REPO, PRESETS, bundled_weights, hub_path, named_config
 
 _CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
 _NOT_THE_NETWORK = ("loss.", "model_ema.")
@@ -108,12 +107,6 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def bundled_weights(name: str) -> Path | None:
-    """Return the file with the weights that this package has for a name, or None."""
-    path = Path(str(resources.files("vidtok"))) / "weights" / f"{name}.safetensors"
-    return path if path.exists() else None
 
 
 def _locate(name_or_path: str) -> Path:

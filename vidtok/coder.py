@@ -27,7 +27,8 @@ from vidtok.layers import (
     time_conv,
 )
 from vidtok.norm import NormAct
-from vidtok.temporal import Stream, TimeRule
+from vidtok.temporal import Stream
+from vidtok.time_rule import TimeRule
 
 
 class _Level(nn.Module):

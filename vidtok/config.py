@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from vidtok.temporal import RULES, TimeRule
+from vidtok.time_rule import RULES, TimeRule
 
 Network = Literal["causal_v1_0", "causal_v1_1", "noncausal"]
 

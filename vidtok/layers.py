@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from vidtok import ops, winograd
 from vidtok.derived import Derived
 from vidtok.norm import NormAct, add, split_bias
-from vidtok.temporal import Rows, Stream, TimeRule
+from vidtok.temporal import Rows, Stream
+from vidtok.time_rule import TimeRule
 
 
 class _Wrapped(nn.Module):

@@ -4,6 +4,8 @@
 Source: the configuration files of the VidTok release (v1.0 and v1.1).
 """
 
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from vidtok.config import Network, TokenizerConfig
@@ -86,3 +88,9 @@ def hub_path(name: str) -> str | None:
         return None
     folder = "checkpoints/vidtok_v1_1" if name.endswith("_v1_1") else "checkpoints"
     return f"{folder}/{name}.ckpt"
+
+
+def bundled_weights(name: str) -> Path | None:
+    """Return the file with the weights that this package has for a name, or None."""
+    path = Path(str(resources.files("vidtok"))) / "weights" / f"{name}.safetensors"
+    return path if path.exists() else None

@@ -1,8 +1,8 @@
 """Time: how the three networks differ, and how a clip is processed in chunks.
 
 The networks share every tensor and every formula. They differ in what lies before the first and
-behind the last frame of a clip, and in how they double time. `TimeRule` describes the difference,
-`Stream` implements it.
+behind the last frame of a clip, and in how they double time. `vidtok.time_rule` describes the
+difference, `Stream` implements it.
 
 A whole clip is a stream of one chunk. For several chunks, the stream holds what each layer must
 remember. This state is passed from call to call and never kept in a module. The results for
@@ -11,42 +11,13 @@ chunks equal those for the whole clip, except for float rounding.
 Layout: `[B, T, H, W, C]`, channels last. Source: VidTok, arXiv 2412.13061, and its v1.1 release.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vidtok.norm import NormAct, kernels
-
-
-@dataclass(frozen=True)
-class TimeRule:
-    """How one network treats the beginning and the end of a clip."""
-
-    causal: bool
-    """Whether a frame depends on no later frame."""
-    fill: Literal["zeros", "first"]
-    """Content of frames outside the clip: zeros, or copies of a layer's first input frame."""
-    upsampling: Literal["nearest", "linear"]
-    """Interpolation where time is doubled."""
-    length_remainder: int | None
-    """Remainder of valid lengths modulo the temporal factor. None allows any length."""
-    chunkable: bool
-    """Whether a clip can be processed in chunks."""
-
-    def padding(self, stride: int) -> tuple[int, int]:
-        """Return the number of frames that a kernel of three needs in front and behind."""
-        if self.causal:
-            return 3 - stride, 0
-        return (1, 1) if stride == 1 else (0, 1)
-
-
-RULES = {
-    "causal_v1_0": TimeRule(True, "zeros", "nearest", 1, chunkable=False),
-    "causal_v1_1": TimeRule(True, "first", "linear", None, chunkable=True),
-    "noncausal": TimeRule(False, "zeros", "nearest", 0, chunkable=False),
-}
+from vidtok.time_rule import TimeRule
 
 
 class Rows(NamedTuple):

@@ -1,9 +1,8 @@
 """The fork server and the decoder processes that it forks.
 
-`fork_server.ForkServer` starts it as `python -P -m pipeline.decode.child_main FD`. The server
-imports everything, says `ready`, and forks one process per request. A decoder process takes one
-file at a time: for each job it sends any number of `alive` and `clip`, and one `end`, `fail` or
-`unread`. It exits when its socket closes.
+`fork_server.ForkServer` starts it. The server imports everything, says `ready`, and forks one
+process per request. A decoder process takes one file at a time: for each job it sends any number of
+`alive` and `clip`, and one `end`, `fail` or `unread`. It exits when its socket closes.
 """
 
 import gc
@@ -245,7 +244,4 @@ def _warm_up() -> None:
         resize(np.zeros((64, 96, 3), dtype), fit, Orientation())
     gc.collect()
     gc.freeze()  # otherwise each collection walks all of torch, for 50 ms, and unshares its pages
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    gc.enable()

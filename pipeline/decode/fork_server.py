@@ -46,6 +46,13 @@ ENVIRONMENT = {
 }
 
 
+PROGRAM = (
+    "import gc, sys; gc.disable(); "
+    "from pipeline.decode.child_main import main; main(int(sys.argv[1]))"
+)
+"""What the server runs. Imports leave no garbage; looking for it takes a tenth of their time."""
+
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +69,7 @@ class ForkServer:
         self._owner = os.getpid()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.decode.child_main", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,

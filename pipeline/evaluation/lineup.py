@@ -16,13 +16,8 @@ from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.evaluation.candidate import Candidate, Reconstruction
 from pipeline.evaluation.checks import clip_frames, facts_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluatedTokenizer, EvaluationConfig
-from pipeline.tokenizers.models import (
-    DTYPES,
-    is_foreign,
-    is_untrained,
-    open_tokenizer,
-    weights_digest,
-)
+from pipeline.tokenizers.checks import is_foreign, is_untrained
+from pipeline.tokenizers.models import DTYPES, open_tokenizer, weights_digest
 from pipeline.tokenizers.probe import prove_lengths
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, Facts
 

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
 from pipeline.job.health import Health, HealthReport, StallWatch
-from pipeline.job.metrics import DECODE
+from pipeline.job.metrics import DECODE, TOKENIZE
 from pipeline.job.node_book import NodeBook
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
@@ -158,6 +158,10 @@ def commit_references(
     return commit_blocks(unit, (ray.get(ref) for ref in refs), settings)
 
 
+def _imported() -> None:
+    """Do nothing: the process that runs this has imported what commits need."""
+
+
 @dataclass(slots=True)
 class _OpenUnit:
     """The rows of a unit that have arrived."""
@@ -202,6 +206,8 @@ class Collector:
         self._asked: Any = None
         """Question for the health of the actors that is not answered yet."""
         self._ask_at = 0.0
+        self._commits_ready = False
+        """Whether a process imports what commits need, while the first row is tokenized."""
         self._commit = ray.remote(commit)
         self._commit_options = {
             "num_cpus": commit_cpus,
@@ -310,6 +316,9 @@ class Collector:
             return
         report: HealthReport = ray.get(self._asked)
         self._asked, self._ask_at = None, time.monotonic() + _HEALTH_EVERY_S
+        if report.running.get(TOKENIZE) and not self._commits_ready:
+            self._commits_ready = True
+            ray.remote(num_cpus=0, max_retries=0)(_imported).remote()
 
         def needed(stage: str) -> bool:
             if source.is_dry or self._committing:

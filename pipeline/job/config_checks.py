@@ -1,21 +1,18 @@
 """Rules between the settings of a job, and between settings and models.
 
-Tokenizers are imported inside the checks that need them, so that a typing error in a file is
-reported without a wait for torch.
+No check imports torch, except those of models of other packages: an error in a file is reported at
+once.
 """
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import BucketConfig, ClipConfig, JobConfig
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
 from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
-
-if TYPE_CHECKING:
-    from pipeline.tokenizers.protocol import Facts
+from pipeline.tokenizers.facts import Facts
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -270,7 +267,7 @@ def _tracks(config: JobConfig) -> Iterator[Fault]:
             yield Fault(f"tracks.{n}", rule=rule, fix="give one of the two")
 
 
-def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:
+def facts_faults(config: JobConfig, number: int, facts: Facts) -> Iterator[Fault]:
     """Yield the settings of a job that one of its tokenizers does not take."""
     spec, field = config.tokenizers[number], f"tokenizers.{number}"
     if spec.bits is not None and spec.dtype != "uint8":

@@ -11,6 +11,8 @@ run, not from what Ray reported on the way.
 import logging
 import time
 from collections import Counter
+from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from pipeline.config.embed import EmbedConfig
@@ -23,7 +25,6 @@ from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
 from pipeline.formatting import counted, labelled
-from pipeline.job.embedding import open_embedding
 from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.node_book import NodeBook
@@ -66,14 +67,21 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
         OverBudget: too many samples went to the quarantine; committed units remain.
     """
     began = time.monotonic()
-    job = open_job(config) if isinstance(config, JobConfig) else open_embedding(config)
-    for note in job.notes:
-        progress.say(note)
-    passes = _Passes(job, progress)
-    remaining = job.remaining()
-    if remaining:
-        write_config(job.store, job.run, job.config)
-        passes.run(remaining)
+    with ExitStack() as stack:
+        ray = cache(lambda: _open_ray(stack, progress))
+        if isinstance(config, JobConfig):
+            job = open_job(config, beside=ray)
+        else:
+            from pipeline.job.embedding import open_embedding
+
+            job = open_embedding(config)
+        for note in job.notes:
+            progress.say(note)
+        passes = _Passes(job, progress)
+        remaining = job.remaining()
+        if remaining:
+            write_config(job.store, job.run, job.config)
+            passes.run(remaining, ray())
     total = Tally.of(write_manifest(job.store))
     summary = Summary(
         output=job.config.output.uri,
@@ -95,6 +103,16 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
         write_card(job.store, job.dataset, total)
         write_summary(job.store, summary)
     return summary
+
+
+def _open_ray(stack: ExitStack, progress: Progress) -> "Cluster":
+    """Connect to Ray until the stack is closed."""
+    from pipeline.cluster import connect
+
+    progress.say(labelled("starting", "Ray"))
+    cluster = stack.enter_context(connect())
+    progress.say(labelled("ray", cluster))
+    return cluster
 
 
 class _Passes:
@@ -134,36 +152,32 @@ class _Passes:
         """Return a line for each node that is at fault."""
         return [*map(str, self._watch.troubles.values()), *self._book.lines()]
 
-    def run(self, units: list[WorkUnit]) -> None:
+    def run(self, units: list[WorkUnit], cluster: "Cluster") -> None:
         """Run passes until no unit remains that can be retried."""
-        from pipeline.cluster import connect
         from pipeline.job.ray_metrics import RayRecorder
 
         failures, remaining = self._failures, units
         recorder = RayRecorder(self._job.run)
-        self._progress.say(labelled("starting", "Ray"))
         metrics = JobMetrics(recorder, len(self._job.plan), self._attempts, failures)
-        with connect() as cluster:
-            self._progress.say(labelled("ray", cluster))
-            require_shared(self._job.store, config_path(self._job.run))
-            while units:
-                units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones
-                metrics.begin(len(units), len(remaining), self.buffer)
-                self._pass(units, cluster, metrics)
-                # The plan is cut again: another driver may have committed units, or some files of
-                # a run.
-                remaining = self._job.remaining()
-                units = [unit for unit in remaining if failures[unit.unit] < self._attempts]
-                if units:
-                    counts = [count for unit in units if (count := failures[unit.unit])]
-                    self._progress.say(
-                        labelled(
-                            "next pass",
-                            f"{counted(len(units), 'unit remains', 'units remain')},"
-                            f" {len(counts)} retried",
-                        )
+        require_shared(self._job.store, config_path(self._job.run))
+        while units:
+            units.sort(key=lambda unit: failures[unit.unit])  # new units before retried ones
+            metrics.begin(len(units), len(remaining), self.buffer)
+            self._pass(units, cluster, metrics)
+            # The plan is cut again: another driver may have committed units, or some files of
+            # a run.
+            remaining = self._job.remaining()
+            units = [unit for unit in remaining if failures[unit.unit] < self._attempts]
+            if units:
+                counts = [count for unit in units if (count := failures[unit.unit])]
+                self._progress.say(
+                    labelled(
+                        "next pass",
+                        f"{counted(len(units), 'unit remains', 'units remain')},"
+                        f" {len(counts)} retried",
                     )
-                    time.sleep(_BACKOFF_S * max(counts, default=0))
+                )
+                time.sleep(_BACKOFF_S * max(counts, default=0))
 
     def _pass(self, units: list[WorkUnit], cluster: "Cluster", metrics: JobMetrics) -> None:
         from pipeline.job.collector import BatchDone, InFlight, Said, UnitDone, UnitFailed

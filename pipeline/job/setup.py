@@ -1,16 +1,21 @@
-"""Everything that a job decides before Ray starts: paths, plan, models, output, what remains."""
+"""Everything that a job decides before its first pass: paths, plan, models, output, what remains.
 
+Opening the models takes seconds, most of them for importing torch. Ray starts meanwhile.
+"""
+
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig, OutputConfig
 from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.metadata import Dataset, Digest, new_dataset, open_dataset
+from pipeline.dataset.metadata import PATH, Dataset, Digest, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.formatting import counted
@@ -21,16 +26,12 @@ from pipeline.sources.planning import plan_units
 from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
-from pipeline.tokenizers.identity import identity, tokenizer_column
-from pipeline.tokenizers.models import (
-    Description,
-    absolute_path,
-    describe,
-    is_foreign,
-    is_untrained,
-    open_tokenizer,
-)
-from pipeline.tokenizers.probe import prove_lengths
+from pipeline.tokenizers.checks import absolute_path, is_foreign, is_untrained
+
+if TYPE_CHECKING:
+    from pipeline.tokenizers.models import Description
+
+T = TypeVar("T")
 
 _RAY_JOB_FOLDER: Final = "/runtime_resources/"
 """Part of the path of the temporary folder in which Ray runs a submitted job."""
@@ -86,13 +87,14 @@ class Job:
         return subtract(self.plan, self.log.committed, files_per_unit=files)
 
 
-def open_job(config: JobConfig) -> Job:
-    """Decide everything that can be decided before Ray starts.
+def open_job(config: JobConfig, beside: Callable[[], object] | None = None) -> Job:
+    """Decide everything that can be decided before the first pass.
 
     The output gets its `dataset.json` if it has none; nothing else is written.
 
     Args:
         config: the job; relative paths start at the working directory.
+        beside: called while a thread opens the models, if the output is new: then units remain.
 
     Raises:
         ConfigError: the configuration does not fit the sources, the models or the output.
@@ -110,7 +112,12 @@ def open_job(config: JobConfig) -> Job:
     notes += [f"left aside {line}" for line in aside]
     store = open_output(config.output)
     untrained = [spec.name for spec in config.tokenizers if is_untrained(spec)]
-    tokenizers = open_tokenizers(config)
+    if beside is None or store.exists(PATH):
+        tokenizers = open_tokenizers(config)
+    else:
+        opened = _in_thread(lambda: _open_all(config))
+        beside()
+        tokenizers = opened()
     dataset = open_dataset(store, tokenizers.dataset(config))
     run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
@@ -136,6 +143,28 @@ def open_job(config: JobConfig) -> Job:
         untrained=untrained,
         notes=notes,
     )
+
+
+def _open_all(config: JobConfig) -> Tokenizers:
+    """Load each tokenizer once, and import what a pass needs."""
+    tokenizers = open_tokenizers(config)
+    from pipeline.job import graph  # noqa: F401  # Ray Data takes a second
+
+    return tokenizers
+
+
+def _in_thread(call: Callable[[], T]) -> Callable[[], T]:
+    """Start a call in a thread; return a function that waits for its result or its error."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future.result
 
 
 def run_name() -> str:
@@ -196,6 +225,10 @@ def open_tokenizers(config: JobConfig) -> Tokenizers:
     Raises:
         ConfigError: weights are missing, belong to another model, or do not take the clips.
     """
+    from pipeline.tokenizers.identity import identity, tokenizer_column
+    from pipeline.tokenizers.models import describe, open_tokenizer
+    from pipeline.tokenizers.probe import prove_lengths
+
     described: dict[str, Description] = {}
     for n, spec in enumerate(config.tokenizers):
         tokenizer = open_tokenizer(spec)

@@ -21,6 +21,7 @@ from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.side_columns import SideColumn
+from pipeline.decode.fork_server import fork_server
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node
@@ -125,6 +126,7 @@ class DecodeWorker:
         if isinstance(config, EmbedConfig):
             self._stage = RowsStage(config.parent)
         else:
+            fork_server()  # it imports torch while this process waits for its first unit
             self._stage = DecodeStage(
                 config.source,
                 config.clip,

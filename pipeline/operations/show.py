@@ -27,7 +27,8 @@ from pipeline.operations.outcome import Outcome
 from pipeline.operations.recompute import DecodedClip, Recomputer
 from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
-from pipeline.tokenizers.models import is_untrained, job_config
+from pipeline.tokenizers.checks import is_untrained
+from pipeline.tokenizers.models import job_config
 
 _H264: Final = {"crf": "12", "preset": "fast"}
 """Options of the encoder: its loss must be invisible beside that of a tokenizer."""

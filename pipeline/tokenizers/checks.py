@@ -4,18 +4,40 @@
 an entry point of the group `vidtok_pipeline.tokenizers`. Heavy packages are imported inside.
 """
 
+import difflib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
+from pipeline.config.job import HUB, RANDOM, TokenizerSpec
 from pipeline.config.loading import Fault
-
-if TYPE_CHECKING:
-    from pipeline.tokenizers.protocol import Facts
+from pipeline.tokenizers.facts import Facts, vidtok_facts
+from vidtok.presets import PRESETS, bundled_weights
 
 GROUP: Final = "vidtok_pipeline.tokenizers"
 """Group of entry points of other packages. Each is called with the text behind the colon of
 `model` and with `weights`, and returns a `VideoTokenizer` in float32 on the CPU."""
+
+
+def is_foreign(spec: TokenizerSpec) -> bool:
+    """Return whether another package computes the tokens, so that its results are probed."""
+    return ":" in spec.model
+
+
+def absolute_path(weights: str | None) -> str | None:
+    """Return a path of weights as an absolute path, which every process opens alike.
+
+    `hub`, `random` and ids of the Hub stay as they are.
+    """
+    if weights in (None, HUB, RANDOM) or not Path(weights).exists():
+        return weights
+    return str(Path(weights).resolve())
+
+
+def is_untrained(spec: TokenizerSpec) -> bool:
+    """Return whether a tokenizer runs on a seeded initialisation instead of weights."""
+    return spec.weights == RANDOM
 
 
 def registered() -> dict[str, EntryPoint]:
@@ -33,8 +55,6 @@ def tokenizer_faults(model: str, weights: str | None, where: str = "") -> Iterat
     """
     package, colon, name = model.partition(":")
     if not colon:
-        from pipeline.tokenizers.vidtok_adapter import vidtok_faults
-
         yield from vidtok_faults(model, weights, where)
     elif package == "diffusers":
         from pipeline.tokenizers.diffusers_adapter import diffusers_faults
@@ -46,16 +66,44 @@ def tokenizer_faults(model: str, weights: str | None, where: str = "") -> Iterat
         yield Fault(f"{where}model", model, rule, f"see the entry points {GROUP}")
 
 
-def known_facts(model: str) -> "Facts | None":
-    """Return the facts of a model that its name tells; None where its weights must be opened."""
-    from pipeline.tokenizers.vidtok_adapter import vidtok_facts
-    from vidtok.presets import PRESETS
+def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[Fault]:
+    """Yield the errors in the name of a VidTok model and in its weights.
 
+    Args:
+        model: a name, which should be one of `vidtok.list_models()`.
+        weights: path of a checkpoint, `hub`, `random`, or None for the weights in the package.
+        where: text before the fields `model` and `weights`, such as `tokenizers.0.`.
+    """
+    if model not in PRESETS:
+        close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
+        fix = f"did you mean {' or '.join(close)}?" if close else ""
+        yield Fault(f"{where}model", model, "no model has this name", fix)
+    elif weights is None:
+        if bundled_weights(model) is None:
+            bundled = " and ".join(name for name in PRESETS if bundled_weights(name))
+            yield Fault(
+                f"{where}weights",
+                rule=f"the package has no weights of {model}, only of {bundled}",
+                fix="set hub, which downloads the released checkpoint; or the path of a file, as"
+                f" `python -m vidtok convert {model} FILE.safetensors` writes it; or random, for"
+                " tokens without a meaning",
+            )
+    elif weights in (HUB, RANDOM):
+        pass
+    elif "://" in weights:
+        rule = "must be a path that every node can read"
+        yield Fault(f"{where}weights", weights, rule, "copy the file to such a path first")
+    elif not Path(weights).exists():
+        yield Fault(f"{where}weights", weights, "no such file")
+
+
+def known_facts(model: str) -> Facts | None:
+    """Return the facts of a model that its name tells; None where its weights must be opened."""
     return vidtok_facts(PRESETS[model]) if model in PRESETS else None
 
 
 def clip_faults(
-    facts: "Facts",
+    facts: Facts,
     model: str,
     frames: int,
     height: int,

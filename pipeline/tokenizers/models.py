@@ -3,18 +3,17 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from pipeline.config.job import HUB, RANDOM, JobConfig, TokenizerSpec
+from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
-from pipeline.tokenizers.checks import registered, tokenizer_faults
+from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.lanes import lane_to
 from pipeline.tokenizers.protocol import Facts, VideoTokenizer
@@ -40,26 +39,6 @@ def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
 def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
     values = probe.numbers(tokenizer) if is_foreign(spec) else ()
     return Digest(weights_digest(tokenizer.module()), values)
-
-
-def is_foreign(spec: TokenizerSpec) -> bool:
-    """Return whether another package computes the tokens, so that its results are probed."""
-    return ":" in spec.model
-
-
-def absolute_path(weights: str | None) -> str | None:
-    """Return a path of weights as an absolute path, which every process opens alike.
-
-    `hub`, `random` and ids of the Hub stay as they are.
-    """
-    if weights in (None, HUB, RANDOM) or not Path(weights).exists():
-        return weights
-    return str(Path(weights).resolve())
-
-
-def is_untrained(spec: TokenizerSpec) -> bool:
-    """Return whether a tokenizer runs on a seeded initialisation instead of weights."""
-    return spec.weights == RANDOM
 
 
 def open_tokenizer(spec: TokenizerSpec) -> VideoTokenizer:

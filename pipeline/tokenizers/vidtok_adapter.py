@@ -1,75 +1,21 @@
 """VidTok as a `ChunkedTokenizer`: the models of this package, by their plain names."""
 
-import difflib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 from torch import Tensor, nn
 
 import vidtok
 from pipeline.config.job import HUB, RANDOM
-from pipeline.config.loading import Fault
-from pipeline.tokenizers.protocol import Encoded, EncodeStream, Facts, Lengths
-from vidtok.presets import PRESETS
+from pipeline.tokenizers.facts import vidtok_facts
+from pipeline.tokenizers.protocol import Encoded, EncodeStream
 
 UNTRAINED_SEED: Final = 0
 """Seed of the initialisation with `weights: random`."""
 
 
-def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[Fault]:
-    """Yield the errors in the name of a VidTok model and in its weights.
-
-    Args:
-        model: a name, which should be one of `vidtok.list_models()`.
-        weights: path of a checkpoint, `hub`, `random`, or None for the weights in the package.
-        where: text before the fields `model` and `weights`, such as `tokenizers.0.`.
-    """
-    if model not in PRESETS:
-        close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
-        fix = f"did you mean {' or '.join(close)}?" if close else ""
-        yield Fault(f"{where}model", model, "no model has this name", fix)
-    elif weights is None:
-        if vidtok.bundled_weights(model) is None:
-            bundled = " and ".join(name for name in PRESETS if vidtok.bundled_weights(name))
-            yield Fault(
-                f"{where}weights",
-                rule=f"the package has no weights of {model}, only of {bundled}",
-                fix="set hub, which downloads the released checkpoint; or the path of a file, as"
-                f" `python -m vidtok convert {model} FILE.safetensors` writes it; or random, for"
-                " tokens without a meaning",
-            )
-    elif weights in (HUB, RANDOM):
-        pass
-    elif "://" in weights:
-        rule = "must be a path that every node can read"
-        yield Fault(f"{where}weights", weights, rule, "copy the file to such a path first")
-    elif not Path(weights).exists():
-        yield Fault(f"{where}weights", weights, "no such file")
-
-
-def vidtok_facts(config: vidtok.TokenizerConfig) -> Facts:
-    """Return the facts of a VidTok model."""
-    f, rest = config.temporal_factor, config.time_rule.length_remainder
-    lengths = Lengths()
-    if rest is not None:
-        lengths = Lengths(multiple=f, remainders=(rest % f,), least=rest or f)
-    return Facts(
-        kind="indices" if config.regularizer == "fsq" else "latents",
-        channels=config.z_channels,
-        codebook_size=config.codebook_size,
-        levels=config.fsq_levels,
-        temporal_factor=f,
-        spatial_factor=config.spatial_factor,
-        lengths=lengths,
-        chunkable=config.time_rule.chunkable,
-        logvar=config.regularizer == "kl",
-        causal=config.causal,
-    )
-
-
 def open_vidtok(model: str, weights: str | None) -> "VidTok":
-    """Return a VidTok model; its name and weights have no `vidtok_faults`."""
+    """Return a VidTok model; its name and weights have no `checks.vidtok_faults`."""
     if weights == RANDOM:
         return VidTok(vidtok.build(model, seed=UNTRAINED_SEED))
     source = model if weights is None or weights == HUB else weights

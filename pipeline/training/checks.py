@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pipeline.config.job import RANDOM
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
-from pipeline.tokenizers.checks import clip_faults
-from pipeline.tokenizers.vidtok_adapter import vidtok_facts, vidtok_faults
+from pipeline.tokenizers.checks import clip_faults, vidtok_faults
+from pipeline.tokenizers.facts import vidtok_facts
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE

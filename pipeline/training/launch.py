@@ -9,7 +9,7 @@ import torch
 from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
-from pipeline.tokenizers.models import absolute_path
+from pipeline.tokenizers.checks import absolute_path
 from pipeline.training.config import TrainConfig
 from pipeline.training.ray_ranks import Rank, Tell, run_ranks
 from pipeline.training.stage import train_stages

@@ -14,7 +14,7 @@ from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import UnitRecord
 from pipeline.stages.commit import commit_unit
 from pipeline.storage.store import Store
-from pipeline.tokenizers.vidtok_adapter import vidtok_facts
+from pipeline.tokenizers.facts import vidtok_facts
 from tests.pipeline.units import FSQ, KL, LEVELS, SCHEMA, Delivery, deliver
 from vidtok.presets import named_config
 

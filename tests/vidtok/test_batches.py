@@ -18,7 +18,8 @@ from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import Tokenizer, bundled_weights, list_models, load
 from vidtok.reference import lengthen
-from vidtok.temporal import RULES, Stream
+from vidtok.temporal import Stream
+from vidtok.time_rule import RULES
 from vidtok.winograd import suits
 
 ATOL = 1e-4

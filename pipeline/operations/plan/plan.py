@@ -21,8 +21,8 @@ from pipeline.records import WorkUnit
 from pipeline.stages.clip_filter import open_filter
 from pipeline.stages.decode import open_decoder
 from pipeline.storage.store import Store
+from pipeline.tokenizers.checks import is_untrained
 from pipeline.tokenizers.identity import expected_shape
-from pipeline.tokenizers.models import is_untrained
 
 _DECODE_SHARE: Final = 0.6
 """Fraction of the time budget for decoding; the rest is for tokenizing."""

@@ -19,7 +19,7 @@ from pipeline.evaluation.baseline_codecs import (
     without_sei,
 )
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge, run_bounds
-from pipeline.tokenizers.vidtok_adapter import vidtok_facts
+from pipeline.tokenizers.facts import vidtok_facts
 from tests.vidtok.deterministic import synthetic_video
 from vidtok.presets import PRESETS
 

@@ -25,9 +25,10 @@ from pipeline.reading.spans import Prefix, prefix_of
 from pipeline.records import Sample
 from pipeline.storage.store import Store
 from pipeline.tokenizers.diffusers_adapter import NOT_CAUSAL, Diffusers
+from pipeline.tokenizers.facts import vidtok_facts
 from pipeline.tokenizers.identity import tokenizer_column
 from pipeline.tokenizers.models import describe, encoder_of, open_tokenizer
-from pipeline.tokenizers.vidtok_adapter import VidTok, vidtok_facts
+from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.assets import VIDEOS
 from tests.pipeline.tokenized import tokenized
 from tests.pipeline.tokenizers.small_vaes import SMALL, make

@@ -13,11 +13,11 @@ from pipeline.dataset.schema import TokenizerColumn, clip_schema, tokenizer_colu
 from pipeline.errors import ConfigError
 from pipeline.records import Bucket, from_json, to_json
 from pipeline.tokenizers import models
+from pipeline.tokenizers.checks import is_untrained
 from pipeline.tokenizers.identity import identity, tokenizer_column
 from pipeline.tokenizers.models import (
     Description,
     describe,
-    is_untrained,
     open_encoder,
     open_same_tokenizer,
     open_tokenizer,

@@ -1,0 +1,131 @@
+"""Facts of a tokenizer, which decide what clips it takes; without torch, for checks of settings.
+
+Letters: `Z` latent channels, `T` frames, `t h w` cells of the latent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from pipeline.dataset.schema import Normalize
+from vidtok.config import TokenizerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Rule of valid lengths: T ≥ `least` whose remainder modulo `multiple` is in `remainders`."""
+
+    multiple: int = 1
+    """Modulus of the rule. 1 allows every length."""
+    remainders: tuple[int, ...] = (0,)
+    """Valid remainders of a length modulo `multiple`, sorted."""
+    least: int = 1
+    """Smallest valid length in frames."""
+
+    def __contains__(self, frames: int) -> bool:
+        return frames >= self.least and frames % self.multiple in self.remainders
+
+    def __str__(self) -> str:
+        if self.multiple == 1:
+            return f"{self.least} frame{'s' * (self.least > 1)} or more"
+        if self.remainders == (0,):
+            return f"a multiple of {self.multiple} frames"
+        rules = (
+            f"{rest} + {self.multiple}k" if rest else f"{self.multiple}k"
+            for rest in self.remainders
+        )
+        return f"{' or '.join(rules)} frames"
+
+    def near(self, frames: int, every: int = 1) -> list[int]:
+        """Return the valid lengths next to a length: one below and one above, where they exist.
+
+        Args:
+            frames: the length.
+            every: step through the frames. The number of frames that it leaves is also valid.
+        """
+        span = range(frames, frames + every * (self.least + self.multiple) + 1)
+        found = []
+        for candidates in (range(frames, 0, -1), span):
+            valid = (n for n in candidates if n in self and -(-n // every) in self)
+            found += [n for n in (next(valid, None),) if n is not None]
+        return sorted(set(found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Facts of a video tokenizer. They are part of a dataset's identity, as JSON."""
+
+    kind: Literal["indices", "latents"]
+    """Kind of cells: code indices `[t, h, w]`, or latents `[Z, t, h, w]`."""
+    channels: int
+    """Number of latent channels Z."""
+    codebook_size: int | None = None
+    """Number of different code indices. None for latents."""
+    levels: tuple[int, ...] = ()
+    """Number of levels of each channel (FSQ), of which an index is the mixed-radix number with the
+    first channel the fastest. Empty for latents and for learned codebooks."""
+    temporal_factor: int
+    """Number of frames per latent frame, f: T frames have ⌈T / f⌉ latent frames."""
+    spatial_factor: int
+    """Number of pixels per latent cell, in height and in width."""
+    lengths: Lengths = Lengths()
+    """Rule of the lengths T for which decoding gives T frames again."""
+    chunkable: bool = False
+    """Whether it is a `ChunkedTokenizer`, which encodes a clip in pieces exactly."""
+    logvar: bool = False
+    """Whether latents are means of a posterior whose log-variance `encode` can return."""
+    normalize: Normalize | None = None
+    """Normalisation that the generator's authors apply to latents. None if there is none."""
+    causal: bool = False
+    """Whether no latent frame depends on later frames: the first 1 + k latent frames of 1 + f·n
+    frames are those of the first 1 + f·k frames alone. It changes no cell, so it is recorded in
+    `TokenizerColumn.causal_factor` and not in the identity."""
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (Z, t, h, w) of a clip.
+
+        Raises:
+            ValueError: the tokenizer does not take such a clip.
+        """
+        s = self.spatial_factor
+        if frames not in self.lengths or height % s or width % s or min(height, width) < s:
+            raise ValueError(f"{frames}x{height}x{width}: not a clip that the tokenizer takes")
+        return self.channels, -(-frames // self.temporal_factor), height // s, width // s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without `causal`."""
+        return {name: value for name, value in asdict(self).items() if name != "causal"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Facts":
+        """Return the facts that `to_dict` gave the values of.
+
+        Raises:
+            ValueError: a field is unknown, missing or of another type.
+        """
+        return _FACTS.validate_python(values)
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+def vidtok_facts(config: TokenizerConfig) -> Facts:
+    """Return the facts of a VidTok model."""
+    f, rest = config.temporal_factor, config.time_rule.length_remainder
+    lengths = Lengths()
+    if rest is not None:
+        lengths = Lengths(multiple=f, remainders=(rest % f,), least=rest or f)
+    return Facts(
+        kind="indices" if config.regularizer == "fsq" else "latents",
+        channels=config.z_channels,
+        codebook_size=config.codebook_size,
+        levels=config.fsq_levels,
+        temporal_factor=f,
+        spatial_factor=config.spatial_factor,
+        lengths=lengths,
+        chunkable=config.time_rule.chunkable,
+        logvar=config.regularizer == "kl",
+        causal=config.causal,
+    )
