@@ -191,7 +191,7 @@ def encoder_of(
 ) -> ClipEncoder:
     """Return a tokenizer as encoder on a device, in the precision of its settings."""
     tokenizer.module().to(device=device, dtype=DTYPES[spec.precision])
-    if spec.compile:
+    if spec.compile and device != "cpu":  # a CPU computes the same up to rounding
         cast("VidTok", tokenizer).compile()  # the configuration's check refuses other tokenizers
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch

@@ -11,12 +11,14 @@ from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.job.config_checks import facts_faults
+from pipeline.job.resources import allocate
 from pipeline.tokenizers import vidtok_adapter
 from pipeline.tokenizers.checks import known_facts
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import encoder_of
 from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.vidtok.small import small
+from vidtok import ops
 
 COLUMN = TokenizerColumn(
     name="fsq",
@@ -30,16 +32,30 @@ COLUMN = TokenizerColumn(
 ONE_LEVEL = {"spatial_ds": (0,), "spatial_us": (1,), "tempo_ds": (0,), "tempo_us": (1,)}
 
 
+VALUES: dict[str, Any] = {
+    "source": {"uri": "x"},
+    "clip": {"height": 64, "width": 64, "whole": True},
+    "tokenizers": [
+        {"name": "a", "model": "vidtok_fsq_causal_488_32768_v1_1", "compile": True},
+        {"name": "b", "model": "other:model", "compile": True},
+    ],
+    "output": {"uri": "out"},
+}
+
+
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(ops, "is_cpu", lambda _: False)
     torch.compiler.reset()
     yield
     torch.compiler.reset()
 
 
-def encoder(network: str, **settings: Any) -> ClipEncoder:
+def encoder(network: str, *, compiled: bool) -> ClipEncoder:
     model = VidTok(small(network, ch_mult=(1, 1), **ONE_LEVEL))
-    return encoder_of(model, TokenizerSpec(name="fsq", model="m", **settings), COLUMN, "cpu")
+    if compiled:
+        model.compile()
+    return ClipEncoder(model, COLUMN, batch=2)
 
 
 def frames(network: str, width: int) -> np.ndarray:
@@ -61,7 +77,7 @@ def test_each_shape_is_captured_whole_and_once(
         return graph.forward
 
     monkeypatch.setattr(vidtok_adapter, "COMPILER", kept)
-    plain, compiled = encoder(network), encoder(network, compile=True)
+    plain, compiled = (encoder(network, compiled=compiled) for compiled in (False, True))
     for width in widths:
         clips = frames(network, width)
         cells, finite = compiled(clips)
@@ -72,16 +88,7 @@ def test_each_shape_is_captured_whole_and_once(
 
 
 def test_other_tokenizers_and_whole_videos_are_refused() -> None:
-    values: dict[str, Any] = {
-        "source": {"uri": "x"},
-        "clip": {"height": 64, "width": 64, "whole": True},
-        "tokenizers": [
-            {"name": "a", "model": "vidtok_fsq_causal_488_32768_v1_1", "compile": True},
-            {"name": "b", "model": "other:model", "compile": True},
-        ],
-        "output": {"uri": "out"},
-    }
-    config = JobConfig.model_validate(values)
+    config = JobConfig.model_validate(VALUES)
     facts = known_facts(config.tokenizers[0].model)
     assert facts is not None
     [whole] = facts_faults(config, 0, facts)
@@ -92,6 +99,25 @@ def test_other_tokenizers_and_whole_videos_are_refused() -> None:
     )
 
 
+def test_only_a_gpu_gets_a_compiled_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(VidTok, "compile", lambda self: compiled.append(self))
+    model = VidTok(small("causal_v1_1"))
+    for device in ("cpu", "meta"):
+        spec = TokenizerSpec(name="fsq", model="m", compile=True)
+        encoder_of(model, spec, COLUMN, device)
+        assert compiled == [model] * (device == "meta")
+    encoder_of(model, TokenizerSpec(name="fsq", model="m"), COLUMN, "meta")
+    assert len(compiled) == 1
+
+
+def test_a_job_on_cpus_is_refused() -> None:
+    config = JobConfig.model_validate(VALUES)
+    with pytest.raises(ConfigError, match=r"compile = true: needs GPUs; leave it out on CPUs"):
+        allocate(config, cpus=4, gpus=0, units=1)
+    assert allocate(config, cpus=4, gpus=1, units=1).device == "cuda"
+
+
 def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Any:
         raise OSError("no compiler\nhere")
@@ -100,5 +126,5 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         ConfigError, match=r"^compile = true: .*no compiler here.*; leave it out"
     ) as it:
-        encoder("causal_v1_1", compile=True)(frames("causal_v1_1", 8))
+        encoder("causal_v1_1", compiled=True)(frames("causal_v1_1", 8))
     assert "\n" not in str(it.value)
