@@ -66,10 +66,8 @@ class Tokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         for parameter in self.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-            elif parameter.dim() == 5:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            if parameter.dim() > 2:
+                parameter.data = ops.channels_last(parameter.data)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -104,8 +104,8 @@ class Encoder(nn.Module):
 
     def head(self, h_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Return the encoder's output for that of all its levels."""
-        h = self.norm_out(self.mid(h_BTHWC, stream))
-        return ops.conv3d(stream.window(self.conv_out, h), *ops.weight_and_bias(self.conv_out))
+        window = stream.window(self.conv_out, self.mid(h_BTHWC, stream), norm=self.norm_out)
+        return ops.conv3d(window, *ops.weight_and_bias(self.conv_out))
 
 
 class Decoder(nn.Module):
@@ -153,5 +153,5 @@ class Decoder(nn.Module):
                 h = spatial.upsample(h)
             if temporal.upsample is not None:
                 h = temporal.upsample(h, stream)
-        h = self.norm_out(h)
-        return ops.conv3d(stream.window(self.conv_out, h), *ops.weight_and_bias(self.conv_out))
+        window = stream.window(self.conv_out, h, norm=self.norm_out)
+        return ops.conv3d(window, *ops.weight_and_bias(self.conv_out))

@@ -43,7 +43,7 @@ def conv2d(
 
 
 def conv3d(
-    x_BTHWC: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 1
+    x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 1
 ) -> Tensor:
     """3-D convolution of channels-last clips; `padding` applies to space, `stride` to time."""
     if padding == 1 and winograd.suits(x_BTHWC, weight.shape[1], weight.shape[0]):
@@ -58,7 +58,9 @@ def conv3d(
     return torch.cat([_conv3d(x, weight, bias, stride, padding) for x in pieces], 1)
 
 
-def _conv3d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+def _conv3d(
+    x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+) -> Tensor:
     if x_BTHWC.shape[-1] <= _FEW_CHANNELS and stride == 1:
         return _conv3d_as_2d(x_BTHWC, weight, bias, padding)
     y = F.conv3d(
@@ -71,7 +73,7 @@ _FEW_CHANNELS = 16
 """Number of channels up to which the libraries' 3-D kernels leave most of a vector empty."""
 
 
-def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Convolve in 2-D, with the frames that a kernel sees concatenated along the channels."""
     B, T = x_BTHWC.shape[:2]
     taps = weight.shape[2]
@@ -81,7 +83,8 @@ def _conv3d_as_2d(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, padding: int) -
     return y.view(B, -1, *y.shape[1:])
 
 
-def _conv3d_winograd(x_BTHWC: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+def _conv3d_winograd(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    assert bias is not None  # a CPU leaves no bias to the next layer
     B, T, H, W, C = x_BTHWC.shape
     taps = weight.shape[2]
     conv = winograd.Conv3x3(weight, bias, stride)
@@ -97,22 +100,27 @@ _FRAMES_AT_ONCE = 16
 """Number of pieces to transform together, so that frames in their overlap are done once."""
 
 
-class TimeConv:
+def time_conv(x_BTHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution over time alone, weight `[K, C, 3]`, no padding: T + 2 frames become T.
 
     It is a 2-D convolution over (T, H·W), where the channels stay in place: several times faster
     than a 1-D convolution.
     """
+    B, T, H, W, C = x_BTHWC.shape
+    tall = weight.movedim(1, -1).unsqueeze(2).movedim(-1, 1)  # [K, C, 3, 1], channels last
+    y = conv2d(x_BTHWC.reshape(B, T, H * W, C), tall, bias)
+    return y.view(B, T - 2, H, W, -1)
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight = weight.unsqueeze(-1).contiguous(memory_format=torch.channels_last)
-        self._bias = bias
 
-    def __call__(self, x_BTHWC: Tensor) -> Tensor:
-        """Return `[B, T, H, W, K]` for x `[B, T + 2, H, W, C]`."""
-        B, T, H, W, C = x_BTHWC.shape
-        y = conv2d(x_BTHWC.reshape(B, T, H * W, C), self._weight, self._bias)
-        return y.view(B, T - 2, H, W, -1)
+def double_and_conv2d(x_NHWC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Transposed convolution of channels-last pictures, weight `[C, K, 4, 4]`: H·W become 2H·2W."""
+    y = F.conv_transpose2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, stride=2, padding=1)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def channels_last(weight: Tensor) -> Tensor:
+    """Return a convolution's weight with the channels of axis 1 last in memory."""
+    return weight.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def autocast(

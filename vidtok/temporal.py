@@ -11,12 +11,13 @@ chunks equal those for the whole clip, except for float rounding.
 Layout: `[B, T, H, W, C]`, channels last. Source: VidTok, arXiv 2412.13061, and its v1.1 release.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from vidtok.norm import NormAct, kernels
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,6 @@ class Rows(NamedTuple):
     height: int
 
 
-def _copy(x: Tensor, out: Tensor) -> None:
-    out.copy_(x)
-
-
 class Stream:
     """Position of a chunk in its clip, and what the layers remember of earlier chunks.
 
@@ -93,7 +90,8 @@ class Stream:
         layer: nn.Module,
         x_BTHWC: Tensor,
         *,
-        through: Callable[[Tensor, Tensor], object] = _copy,
+        norm: NormAct | None = None,
+        bias: Tensor | None = None,
         stride: int = 1,
         rows: Rows | None = None,
     ) -> Tensor:
@@ -102,32 +100,37 @@ class Stream:
         Args:
             layer: the layer whose input x is; it is the key in the stream's memory.
             x_BTHWC: the chunk, or those of its rows that `rows` names.
-            through: function that writes values for its first argument into its second, of the same
-                shape. A norm before the convolution thus needs no pass of its own.
+            norm: norm between x and the layer. Its result is written into the window, so that the
+                window needs no pass of its own.
+            bias: bias to add to x before the norm: see `norm.split_bias`.
             stride: stride of the layer in time.
             rows: rows that x holds, if a layer processes pictures in strips.
         """
         front, behind = self.rule.padding(stride)
         if self.first and self.compact and stride == 2:
             front = 2
-        window = x_BTHWC.new_empty(
-            (x_BTHWC.shape[0], front + x_BTHWC.shape[1] + behind, *x_BTHWC.shape[2:])
-        )
-        inside = window[:, front : front + x_BTHWC.shape[1]]
-        through(x_BTHWC, inside)
-        if front:
-            window[:, :front] = self._before(layer, inside, rows)
-        if behind:
-            window[:, -behind:] = 0
+        if norm is not None and kernels(x_BTHWC) is not None:
+            fill = self.rule.fill if self.first else "nothing"
+            window = norm.window(x_BTHWC, bias, front=front, behind=behind, fill=fill)
+        else:
+            window = x_BTHWC.new_empty(
+                (x_BTHWC.shape[0], front + x_BTHWC.shape[1] + behind, *x_BTHWC.shape[2:])
+            )
+            inside = window[:, front : front + x_BTHWC.shape[1]]
+            if norm is None:
+                inside.copy_(x_BTHWC)
+            else:
+                norm.into(x_BTHWC if bias is None else x_BTHWC + bias, inside)
+            if front and self.first:
+                window[:, :front] = 0.0 if self.rule.fill == "zeros" else inside[:, :1]
+            if behind:
+                window[:, -behind:] = 0
+        if front and not self.first:
+            tail = self._tails[layer]
+            window[:, :front] = tail if rows is None else tail[:, :, rows.start : rows.stop]
         if not self.last:
             self._remember(layer, window, 3 - stride, rows)
         return window
-
-    def _before(self, layer: nn.Module, inside: Tensor, rows: Rows | None) -> Tensor | float:
-        if not self.first:
-            tail = self._tails[layer]
-            return tail if rows is None else tail[:, :, rows.start : rows.stop]
-        return 0.0 if self.rule.fill == "zeros" else inside[:, :1]
 
     def _remember(self, layer: nn.Module, window: Tensor, keep: int, rows: Rows | None) -> None:
         tail = window[:, window.shape[1] - keep :]

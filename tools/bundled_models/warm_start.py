@@ -104,8 +104,8 @@ def _before_each_layer(model: Tokenizer, fit: "_Fit") -> Iterator[None]:
         fit.layer(_plain(conv), window(conv, inputs[0]), Taps(3, 3), inputs[0].shape[1:4])
 
     def conv_out(coder: Encoder | Decoder) -> Callable[..., None]:
-        def hook(norm: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> None:
-            conv = coder.conv_out
+        def hook(last: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> None:
+            conv, h = coder.conv_out, coder.norm_out(h)
             x, size = window(conv, h), h.shape[1:4]
             if coder is model.decoder:
                 fit.layer(_plain(conv), x, Taps(3, 3), size, pixels=True)
@@ -147,9 +147,10 @@ def _before_each_layer(model: Tokenizer, fit: "_Fit") -> Iterator[None]:
         fit.layer(_blended(layer), window(layer.conv, doubled), Taps(3, 3), doubled.shape[1:4])
 
     hooks = []
-    for coder in (model.encoder, model.decoder):
+    last_layers = model.encoder.mid, model.decoder.up_temporal[0].block[-1]
+    for coder, last in zip((model.encoder, model.decoder), last_layers, strict=True):
         hooks.append(coder.register_forward_pre_hook(conv_in))
-        hooks.append(coder.norm_out.register_forward_hook(conv_out(coder)))
+        hooks.append(last.register_forward_hook(conv_out(coder)))
     by_kind: dict[type, Callable[..., None]] = {
         SpatialBlock: shortcut,
         SpatialDownsample: spatial_down,
@@ -188,7 +189,7 @@ def _blended(layer: TemporalDownsample | TemporalUpsample) -> tuple[nn.Module, S
     nn.init.zeros_(layer.mix_factor)  # α = ½, so the learned kernel is doubled
 
     def put(rows: Tensor, w: Tensor, b: Tensor) -> None:
-        plain = layer.kernel()[0] - weight / 2
+        plain = layer.blended()[0] - weight / 2
         weight[rows] = 2 * (w.view(-1, *weight.shape[1:]) - plain[rows])
         bias[rows] = 2 * b
 
