@@ -4,13 +4,18 @@
 
 The `meta` device takes the branches of a GPU and computes nothing. TFLOP are multiplications and
 additions of convolutions and matrix products. GB are the bytes that an operation reads and writes
-if no cache holds them. The largest tensor shows whether a kernel gets more elements than it counts.
+if no cache holds them; torch adds a convolution's bias in a pass of its own on CUDA. The largest
+tensor shows whether a kernel gets more elements than it counts. `--plain` counts norms by torch's
+operations instead of this package's kernels.
 """
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -19,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import vidtok
-from vidtok import ops
+from vidtok import norm, ops
 from vidtok.presets import named_config
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
@@ -78,21 +83,60 @@ class Operations(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name.startswith(("empty", "new_empty", "detach")):
             return out
-        count = self.kinds.setdefault(_kind(func, args), Count())
         taken = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         given = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         changed = name.endswith("_") and name not in _ONLY_WRITTEN
         made = given if changed else [x for x in given if all(x is not y for y in taken)]
-        count.calls += 1
-        count.gigabytes += sum(x.numel() * x.element_size() for x in (*taken, *made)) / 1e9
-        count.largest = max(count.largest, *(x.numel() for x in (*taken, *given)), 0)
+        count = self.add(_kind(func, args), [*taken, *made])
         if func.overloadpacket in flop_registry:
             flop = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
             count.tflop += flop / 1e12
         if name == "convolution":
             shape = Convolution(*map(tuple, (args[0].shape, args[1].shape, args[3], args[4])))
             self.convolutions[shape] = self.convolutions.get(shape, 0) + 1
+            if args[2] is not None:
+                self.add("biases of convolutions", [out, out])
         return out
+
+    def add(self, kind: str, tensors: list[Tensor]) -> Count:
+        """Count one operation that reads or writes some tensors."""
+        count = self.kinds.setdefault(kind, Count())
+        count.calls += 1
+        count.gigabytes += sum(x.numel() * x.element_size() for x in tensors) / 1e9
+        count.largest = max(count.largest, *(x.numel() for x in tensors), 0)
+        return count
+
+
+class FusedNorms:
+    """Stands for `vidtok.norm_triton`, whose kernels need a device, and counts their passes."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    def norm_silu(
+        self, x: Tensor, *_: object, front: int = 0, behind: int = 0, **__: object
+    ) -> Tensor:
+        """Return a tensor of the result's shape, and count one pass."""
+        out = x.new_empty((x.shape[0], x.shape[1] + front + behind, *x.shape[2:]))
+        self._operations.add("fused norms", [x, out])
+        return out
+
+    def add(self, x: Tensor, branch: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return a tensor of the sum's shape, and count one pass."""
+        out = torch.empty_like(x) if out is None else out
+        self._operations.add("additions", [x, branch, out])
+        return out
+
+
+@contextmanager
+def norms_by(kernels: object | None) -> Iterator[None]:
+    """Have networks compute norms by an object like `vidtok.norm_triton`; None: by torch."""
+    replaced = norm.kernels
+    with ExitStack() as stack:
+        for module in [sys.modules[name] for name in sys.modules if name.startswith("vidtok.")]:
+            if getattr(module, "kernels", None) is replaced:
+                stack.enter_context(patch.object(module, "kernels", lambda x: kernels))
+        yield
 
 
 def _kind(func: Any, args: Any) -> str:
@@ -110,19 +154,24 @@ def _kind(func: Any, args: Any) -> str:
 
 
 def counted(
-    config: vidtok.TokenizerConfig, batch: int, size: int, dtype: torch.dtype
+    config: vidtok.TokenizerConfig, batch: int, size: int, dtype: torch.dtype, *, fused: bool = True
 ) -> dict[str, Operations]:
-    """Return the operations of encoding and of decoding clips of 17 (or 16) frames."""
+    """Return the operations of encoding and of decoding clips of 17 (or 16) frames.
+
+    Args:
+        fused: whether norms run in this package's kernels, as on CUDA.
+    """
     with torch.device("meta"):
         model = vidtok.Tokenizer(config).eval().to(dtype)
     frames = 17 if config.causal else 16
     found = {"encode": Operations(), "decode": Operations()}
     video = torch.zeros(batch, 3, 1, 1, 1).expand(-1, -1, frames, size, size)
-    with found["encode"]:
-        model.encode(video)
     latent = torch.empty(batch, *config.latent_shape(frames, size, size), device="meta")
-    with found["decode"]:
-        model.decode(latent, frames)
+    calls = {"encode": lambda: model.encode(video), "decode": lambda: model.decode(latent, frames)}
+    for direction, call in calls.items():
+        operations = found[direction]
+        with norms_by(FusedNorms(operations) if fused else None), operations:
+            call()
     return found
 
 
@@ -159,10 +208,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
     parser.add_argument("--precision", choices=DTYPES, default="fp16")
+    parser.add_argument("--plain", action="store_true", help="norms by torch's operations")
     asked = parser.parse_args()
     print(f"{asked.model}, batch {asked.batch}, 17×{asked.size}×{asked.size}, {asked.precision}\n")
     config = named_config(asked.model)
-    print(table(counted(config, asked.batch, asked.size, DTYPES[asked.precision])))
+    dtype = DTYPES[asked.precision]
+    print(table(counted(config, asked.batch, asked.size, dtype, fused=not asked.plain)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from benchmarks.gpu import checks
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.speed import Speed
 from benchmarks.gpu.ways import OURS, Setup
-from benchmarks.operations import counted, table
+from benchmarks.operations import Operations, counted, table
 from benchmarks.waiting import waited
 from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS
 from vidtok.presets import named_config
@@ -96,7 +96,9 @@ def test_memory_that_is_too_small_is_a_cell(
 
 def test_operations_are_those_of_a_convolution_by_hand() -> None:
     config = replace(named_config("vidtok_fsq_causal_488_32768"), ch=8, num_res_blocks=1)
-    found = counted(config, 2, 64, torch.float16)["encode"]
+    fused, found = (
+        counted(config, 2, 64, torch.float16, fused=fused)["encode"] for fused in (True, False)
+    )
     [(shape, calls)] = [
         each for each in found.convolutions.items() if each[0].weight == (16, 8, 3, 3)
     ]
@@ -105,3 +107,12 @@ def test_operations_are_those_of_a_convolution_by_hand() -> None:
     assert norms.tflop == 0
     assert norms.largest == 2 * 20 * 64 * 64 * 8
     assert "| encode | layer_norm |" in table({"encode": found})
+    # One pass reads x and writes the result; attention's norm has no activation and stays.
+    assert fused.kinds["fused norms"].calls == norms.calls - 1
+    assert "SiLU" not in fused.kinds
+    assert fused.convolutions == found.convolutions
+    assert _gigabytes(fused) < _gigabytes(found)
+
+
+def _gigabytes(operations: Operations) -> float:
+    return sum(count.gigabytes for count in operations.kinds.values())

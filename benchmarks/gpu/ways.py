@@ -3,18 +3,19 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor
 
 import vidtok
+from benchmarks.operations import norms_by
 from tests.vidtok.deterministic import fill_weights, synthetic_video
 from vidtok import norm
 from vidtok.diffusers_folder import class_config
@@ -138,7 +139,7 @@ def open_way(way: str, name: str, precision: str, setup: Setup) -> Way:
     if way == COMPILED:
         for half in (ours.encoder, ours.decoder):
             half.compile(fullgraph=True, dynamic=False)
-    context = {SEARCHED: _searching, PLAIN: plain_norms}.get(way, nullcontext)
+    context = {SEARCHED: _searching, PLAIN: partial(norms_by, None)}.get(way, nullcontext)
 
     def encode(video: Tensor) -> Tensor:
         with context():
@@ -155,19 +156,7 @@ def open_way(way: str, name: str, precision: str, setup: Setup) -> Way:
 
 def has_fused_norms(setup: Setup) -> bool:
     """Return whether norms of this device run in kernels of this package."""
-    found = getattr(norm, "kernels", None)
-    return found is not None and found(torch.zeros(1, 128, device=setup.device)) is not None
-
-
-@contextmanager
-def plain_norms() -> Iterator[None]:
-    """Compute norms with torch's operations alone."""
-    found = norm.kernels
-    with ExitStack() as stack:
-        for module in [sys.modules[name] for name in sys.modules if name.startswith("vidtok.")]:
-            if getattr(module, "kernels", None) is found:
-                stack.enter_context(patch.object(module, "kernels", lambda x: None))
-        yield
+    return norm.kernels(torch.zeros(1, 128, device=setup.device)) is not None
 
 
 @contextmanager
