@@ -1,9 +1,9 @@
 """From blocks to commits: the driver's side of a pass.
 
-The driver holds references only. An actor beside it, the desk, reads which unit each block belongs
+The driver holds references only. The desk (`pipeline.job.desk`) reads which unit each block belongs
 to. When all rows of a unit have arrived, a task gets the references and writes the parts. Units
-whose rows are all packed are small: one task commits several of them. The processes of desk and
-commits import this module, so it does not import Ray Data.
+whose rows are all packed are small: one task commits several of them. The processes of commits
+import this module, so it does not import Ray Data.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from typing import Any, Final
 
 import pyarrow as pa
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
-from pipeline.job.health import Health, HealthReport, StallWatch
+from pipeline.job.desk import Described
+from pipeline.job.health import HealthReport, StallWatch
 from pipeline.job.metrics import DECODE
 from pipeline.job.node_book import NodeBook
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
 from pipeline.job.workers import OutputUnseen, WorkerSettings, commit_blocks
-from pipeline.records import WorkUnit, from_json
-from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
+from pipeline.records import WorkUnit
+from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted
 from pipeline.stages.packing import unpack_payloads
 
 TASK_RETRIES: Final = 2
@@ -45,8 +45,13 @@ _COMMIT_AT_ONCE: Final = 32
 """Maximum number of small units that one task commits."""
 
 
-_COMMIT_THREADS: Final = 4
+_COMMIT_THREADS: Final = 8
 """Number of small units that a task writes at once, since most of a small write is waiting."""
+
+
+_SMALL_COMMITS: Final = 2
+"""Maximum number of tasks that commit small units; each is a process, and takes a second to start.
+Small units that are complete wait for one of them."""
 
 
 _POLL_S: Final = 0.2
@@ -107,64 +112,6 @@ def not_on(names: Collection[str]) -> dict[str, Any]:
     return {"label_selector": {"ray.io/node-id": f"!in({','.join(ids)})"}} if ids else {}
 
 
-def open_desk() -> Any:
-    """Start the actor that describes blocks and collects the reports of actors, on this node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return _Desk.options(  # type: ignore[attr-defined]
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    ).remote()
-
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """Which row a block holds: columns of `PAYLOAD_SCHEMA`, and what its header adds."""
-
-    kind: str
-    unit: str
-    seq: int
-    num_clips: int
-    waiting_s: float
-    busy_s: float
-    num_rows: int = 0
-    """Number of batch rows of the unit, in its closing row."""
-    reason: str = ""
-    """Why the unit was given up, in the row of an aborted unit."""
-    node: str = ""
-    """Name of the node that decoded the unit or gave it up."""
-    unreadable: bool = False
-    """Whether no file of the unit can be read, in its closing row."""
-
-
-@ray.remote(max_concurrency=8)
-class _Desk(Health):
-    """Describes blocks, and collects the reports of actors."""
-
-    def describe(self, refs: list[Any]) -> list[list[_Described]]:
-        """Return which rows each block holds; a lost block has none."""
-        return [list(_describe(ref)) for ref in refs]
-
-
-def _describe(ref: Any) -> Iterator[_Described]:
-    try:
-        block: pa.Table = ray.get(ref)
-    except ray.exceptions.RayError:
-        return
-    for row in unpack_payloads(block).drop_columns(["rows"]).to_pylist():
-        yield _with_header(row, row.pop("header"))
-
-
-def _with_header(row: dict[str, Any], header: bytes) -> _Described:
-    if row["kind"] == CLOSING:
-        closing = from_json(Closing, header)
-        row.update(num_rows=len(closing.digests), node=closing.node)
-        reasons = [record.reason for record in closing.quarantined]
-        row["unreadable"] = reasons == ["file_unreadable"] * closing.counts.samples_read != []
-    elif row["kind"] == ABORTED:
-        aborted = from_json(Aborted, header)
-        row.update(reason=aborted.reason, node=aborted.node)
-    return _Described(**row)
-
-
 Place = tuple[Any, int | None]
 """Where a payload row is: the reference of its block, and its number if the block is packed."""
 
@@ -209,6 +156,11 @@ class _OpenUnit:
         return [self.closing, *(self.rows[seq] for seq in range(self.num_rows))]
 
 
+def _is_small(whole: Sequence[Place]) -> bool:
+    """Return whether all rows of a unit are packed with those of others."""
+    return all(number is not None for _, number in whole)
+
+
 class Collector:
     """Turns a stream of references into commits."""
 
@@ -232,6 +184,8 @@ class Collector:
         self._describing: dict[Any, list[Any]] = {}
         self._committing: dict[Any, dict[str, list[Place]]] = {}
         """Running task → its units, and the places of their rows."""
+        self._small: dict[str, list[Place]] = {}
+        """Small units that are complete and wait for a task, and the places of their rows."""
         self._desk = desk
         self._watch = watch
         self._book = book
@@ -256,7 +210,11 @@ class Collector:
 
     def _collect(self, source: References) -> Iterator[Event]:
         while not (source.is_dry and not self._describing and not self._committing):
-            if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
+            if (
+                len(self._committing) < self._open_units
+                and len(self._describing) < _DESCRIBES_OPEN
+                and len(self._small) < _COMMIT_AT_ONCE
+            ):
                 idle = not self._describing and not self._committing
                 if refs := source.take(_DESCRIBE_AT_ONCE, _POLL_S if idle else 0):
                     self._describing[self._desk.describe.remote(refs)] = refs
@@ -267,6 +225,7 @@ class Collector:
                     yield from self._described(future)
                 else:
                     yield from self._committed(future)
+            self._commit_small()
             yield from self._health(source)
             yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
         reason = source.error or (
@@ -277,21 +236,18 @@ class Collector:
             yield self._failed(unit, reason)
 
     def _described(self, future: Any) -> Iterator[Event]:
-        small: dict[str, list[Place]] = {}
         for ref, rows in zip(self._describing.pop(future), ray.get(future), strict=True):
             for number, row in enumerate(rows):
                 place = ref, None if len(rows) == 1 else number
                 yield from self._arrived(row, place)
                 if row.unit in self._open and (whole := self._open[row.unit].complete()):
                     del self._open[row.unit]
-                    if any(number is None for _, number in whole):
-                        self._start_commit({row.unit: whole})
+                    if _is_small(whole):
+                        self._small[row.unit] = whole
                     else:
-                        small[row.unit] = whole
-        while small:
-            self._start_commit({unit: small.pop(unit) for unit in [*small][:_COMMIT_AT_ONCE]})
+                        self._start_commit({row.unit: whole})
 
-    def _arrived(self, row: _Described, place: Place) -> Iterator[Event]:
+    def _arrived(self, row: Described, place: Place) -> Iterator[Event]:
         if row.unit not in self._open:
             return  # a repeated row of a unit that is complete
         if row.kind == ABORTED or not self._credible(row):
@@ -306,7 +262,7 @@ class Collector:
         elif row.kind == CLOSING and unit.closing is None:
             unit.closing, unit.num_rows = place, row.num_rows
 
-    def _credible(self, row: _Described) -> bool:
+    def _credible(self, row: Described) -> bool:
         """Note that a unit was decoded; return False if its files may be away on one node only."""
         if row.unreadable:
             return self._book.believes(row.unit, row.node, len(alive_nodes()))
@@ -314,11 +270,18 @@ class Collector:
             self._book.decoded(row.node)
         return True
 
-    def _gave_up(self, row: _Described) -> Iterator[Event]:
+    def _gave_up(self, row: Described) -> Iterator[Event]:
         reason = row.reason or "decode: no file of the unit can be read there"
         if reason.startswith(DECODE):
             self._book.gave_up(row.node, reason)
         yield self._failed(row.unit, _located(reason, row.node))
+
+    def _commit_small(self) -> None:
+        running = sum(all(map(_is_small, whole.values())) for whole in self._committing.values())
+        while self._small and running < _SMALL_COMMITS:
+            some = [*self._small][:_COMMIT_AT_ONCE]
+            self._start_commit({unit: self._small.pop(unit) for unit in some})
+            running += 1
 
     def _start_commit(self, whole: dict[str, list[Place]]) -> None:
         options = self._commit_options | not_on(self._book.blind)

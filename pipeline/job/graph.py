@@ -31,8 +31,8 @@ from pipeline.job.collector import (
     Event,
     commit_references,
     not_on,
-    open_desk,
 )
+from pipeline.job.desk import open_desk
 from pipeline.job.health import Pool, StallWatch
 from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.node_book import NodeBook
