@@ -79,6 +79,7 @@ class EmbedConfig(Section):
     """Part of the parent's units that this driver works on, for example `3/16`, counted from 0. All
     drivers write to one output. null: all units."""
 
+    row_clips: ClassVar[int] = ROW_CLIPS
     max_quarantine_rate: ClassVar[float] = 1.0
     max_alike_units: ClassVar[int | None] = None
     """Nothing is quarantined: a sibling has every row of its parent, or the unit fails."""

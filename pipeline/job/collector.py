@@ -1,29 +1,32 @@
 """From blocks to commits: the driver's side of a pass.
 
-The driver holds references only. An actor beside it, the desk, reads which unit each block belongs
-to. When all rows of a unit have arrived, a task gets the references and writes the parts. The
-processes of desk and commits import this module, so it does not import Ray Data.
+The driver holds references only. The desk (`pipeline.job.desk`) reads which unit each block belongs
+to. When all rows of a unit have arrived, a task gets the references and writes the parts. Units
+whose rows are all packed are small: one task commits several of them. The processes of commits
+import this module, so it does not import Ray Data.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.records import UnitRecord
-from pipeline.job.health import Health, HealthReport, StallWatch
+from pipeline.job.desk import Described
+from pipeline.job.health import HealthReport, StallWatch
 from pipeline.job.metrics import DECODE, TOKENIZE
 from pipeline.job.node_book import NodeBook
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
 from pipeline.job.workers import OutputUnseen, WorkerSettings, commit_blocks
-from pipeline.records import WorkUnit, from_json
-from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted, Closing
+from pipeline.records import WorkUnit
+from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted
+from pipeline.stages.packing import unpack_payloads
 
 TASK_RETRIES: Final = 2
 """A row or unit that kills its actor is tried 1 + 2 times; Ray's own default never ends."""
@@ -36,6 +39,19 @@ _DESCRIBES_OPEN: Final = 2
 
 
 _COMMIT_RETRIES: Final = 5
+
+
+_COMMIT_AT_ONCE: Final = 32
+"""Maximum number of small units that one task commits."""
+
+
+_COMMIT_THREADS: Final = 8
+"""Number of small units that a task writes at once, since most of a small write is waiting."""
+
+
+_SMALL_COMMITS: Final = 2
+"""Maximum number of tasks that commit small units; each is a process, and takes a second to start.
+Small units that are complete wait for one of them."""
 
 
 _POLL_S: Final = 0.2
@@ -96,66 +112,33 @@ def not_on(names: Collection[str]) -> dict[str, Any]:
     return {"label_selector": {"ray.io/node-id": f"!in({','.join(ids)})"}} if ids else {}
 
 
-def open_desk() -> Any:
-    """Start the actor that describes blocks and collects the reports of actors, on this node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return _Desk.options(  # type: ignore[attr-defined]
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    ).remote()
+Place = tuple[Any, int | None]
+"""Where a payload row is: the reference of its block, and its number if the block is packed."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """Which row a block holds: columns of `PAYLOAD_SCHEMA`, and what its header adds."""
-
-    kind: str
-    unit: str
-    seq: int
-    num_clips: int
-    waiting_s: float
-    busy_s: float
-    num_rows: int = 0
-    """Number of batch rows of the unit, in its closing row."""
-    reason: str = ""
-    """Why the unit was given up, in the row of an aborted unit."""
-    node: str = ""
-    """Name of the node that decoded the unit or gave it up."""
-    unreadable: bool = False
-    """Whether no file of the unit can be read, in its closing row."""
-
-
-@ray.remote(max_concurrency=8)
-class _Desk(Health):
-    """Describes blocks, and collects the reports of actors."""
-
-    def describe(self, refs: list[Any]) -> list[_Described | None]:
-        """Return which rows the blocks hold; None for a lost block."""
-        return [_describe(ref) for ref in refs]
-
-
-def _describe(ref: Any) -> _Described | None:
-    try:
-        block: pa.Table = ray.get(ref)
-    except ray.exceptions.RayError:
-        return None
-    [row] = block.drop_columns(["rows"]).to_pylist()
-    header = row.pop("header")
-    if row["kind"] == CLOSING:
-        closing = from_json(Closing, header)
-        row.update(num_rows=len(closing.digests), node=closing.node)
-        reasons = [record.reason for record in closing.quarantined]
-        row["unreadable"] = reasons == ["file_unreadable"] * closing.counts.samples_read != []
-    elif row["kind"] == ABORTED:
-        aborted = from_json(Aborted, header)
-        row.update(reason=aborted.reason, node=aborted.node)
-    return _Described(**row)
+Outcome = UnitRecord | Aborted | OutputUnseen
 
 
 def commit_references(
-    unit: WorkUnit, refs: list[Any], settings: WorkerSettings
-) -> UnitRecord | Aborted | OutputUnseen:
-    """Commit a unit from references, closing row first; Ray does not fetch those of a list."""
-    return commit_blocks(unit, (ray.get(ref) for ref in refs), settings)
+    units: Sequence[WorkUnit], places: Sequence[Sequence[Place]], settings: WorkerSettings
+) -> list[Outcome]:
+    """Commit units from references, each closing row first; Ray does not fetch those of a list."""
+    packed: dict[Any, pa.Table] = {}
+
+    def block(place: Place) -> pa.Table:
+        ref, number = place
+        if number is None:
+            return ray.get(ref)
+        if ref not in packed:
+            packed[ref] = unpack_payloads(ray.get(ref))
+        return packed[ref].slice(number, 1)
+
+    def commit(unit: WorkUnit, places: Sequence[Place]) -> Outcome:
+        return commit_blocks(unit, map(block, places), settings)
+
+    if len(units) == 1:
+        return [commit(units[0], places[0])]
+    with ThreadPoolExecutor(_COMMIT_THREADS) as pool:
+        return list(pool.map(commit, units, places))
 
 
 def _imported() -> None:
@@ -166,15 +149,20 @@ def _imported() -> None:
 class _OpenUnit:
     """The rows of a unit that have arrived."""
 
-    closing: Any = None
+    closing: Place | None = None
     num_rows: int = -1
-    refs: dict[int, Any] = field(default_factory=dict)
+    rows: dict[int, Place] = field(default_factory=dict)
 
-    def complete(self) -> list[Any] | None:
-        """Return all references, the closing row's first; None if one is missing."""
-        if self.closing is None or any(seq not in self.refs for seq in range(self.num_rows)):
+    def complete(self) -> list[Place] | None:
+        """Return the places of all rows, the closing row's first; None if one is missing."""
+        if self.closing is None or any(seq not in self.rows for seq in range(self.num_rows)):
             return None
-        return [self.closing, *(self.refs[seq] for seq in range(self.num_rows))]
+        return [self.closing, *(self.rows[seq] for seq in range(self.num_rows))]
+
+
+def _is_small(whole: Sequence[Place]) -> bool:
+    """Return whether all rows of a unit are packed with those of others."""
+    return all(number is not None for _, number in whole)
 
 
 class Collector:
@@ -198,8 +186,10 @@ class Collector:
         self._rows_held: dict[str, int] = {}
         """Unit → number of its rows that arrived, of units that are not done."""
         self._describing: dict[Any, list[Any]] = {}
-        self._committing: dict[Any, tuple[str, list[Any]]] = {}
-        """Running task → its unit, and the references that it gets."""
+        self._committing: dict[Any, dict[str, list[Place]]] = {}
+        """Running task → its units, and the places of their rows."""
+        self._small: dict[str, list[Place]] = {}
+        """Small units that are complete and wait for a task, and the places of their rows."""
         self._desk = desk
         self._watch = watch
         self._book = book
@@ -226,7 +216,11 @@ class Collector:
 
     def _collect(self, source: References) -> Iterator[Event]:
         while not (source.is_dry and not self._describing and not self._committing):
-            if len(self._committing) < self._open_units and len(self._describing) < _DESCRIBES_OPEN:
+            if (
+                len(self._committing) < self._open_units
+                and len(self._describing) < _DESCRIBES_OPEN
+                and len(self._small) < _COMMIT_AT_ONCE
+            ):
                 idle = not self._describing and not self._committing
                 if refs := source.take(_DESCRIBE_AT_ONCE, _POLL_S if idle else 0):
                     self._describing[self._desk.describe.remote(refs)] = refs
@@ -237,6 +231,7 @@ class Collector:
                     yield from self._described(future)
                 else:
                     yield from self._committed(future)
+            self._commit_small()
             yield from self._health(source)
             yield InFlight(len(self._rows_held), sum(self._rows_held.values()))
         reason = source.error or (
@@ -247,26 +242,33 @@ class Collector:
             yield self._failed(unit, reason)
 
     def _described(self, future: Any) -> Iterator[Event]:
-        refs = self._describing.pop(future)
-        for ref, row in zip(refs, ray.get(future), strict=True):
-            if row is None or row.unit not in self._open:
-                continue  # a lost block, or a repeated row of a unit that is complete
-            if row.kind == ABORTED or not self._credible(row):
-                yield from self._gave_up(row)
-                continue
-            unit = self._open[row.unit]
-            if row.kind == BATCH and row.seq not in unit.refs:
-                unit.refs[row.seq] = ref
-                self._rows_held[row.unit] = len(unit.refs)
-                self._watch.progress()
-                yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
-            elif row.kind == CLOSING and unit.closing is None:
-                unit.closing, unit.num_rows = ref, row.num_rows
-            if whole := unit.complete():
-                del self._open[row.unit]
-                self._start_commit(row.unit, whole)
+        for ref, rows in zip(self._describing.pop(future), ray.get(future), strict=True):
+            for number, row in enumerate(rows):
+                place = ref, None if len(rows) == 1 else number
+                yield from self._arrived(row, place)
+                if row.unit in self._open and (whole := self._open[row.unit].complete()):
+                    del self._open[row.unit]
+                    if _is_small(whole):
+                        self._small[row.unit] = whole
+                    else:
+                        self._start_commit({row.unit: whole})
 
-    def _credible(self, row: _Described) -> bool:
+    def _arrived(self, row: Described, place: Place) -> Iterator[Event]:
+        if row.unit not in self._open:
+            return  # a repeated row of a unit that is complete
+        if row.kind == ABORTED or not self._credible(row):
+            yield from self._gave_up(row)
+            return
+        unit = self._open[row.unit]
+        if row.kind == BATCH and row.seq not in unit.rows:
+            unit.rows[row.seq] = place
+            self._rows_held[row.unit] = len(unit.rows)
+            self._watch.progress()
+            yield BatchDone(row.num_clips, row.waiting_s, row.busy_s)
+        elif row.kind == CLOSING and unit.closing is None:
+            unit.closing, unit.num_rows = place, row.num_rows
+
+    def _credible(self, row: Described) -> bool:
         """Note that a unit was decoded; return False if its files may be away on one node only."""
         if row.unreadable:
             return self._book.believes(row.unit, row.node, len(alive_nodes()))
@@ -274,37 +276,53 @@ class Collector:
             self._book.decoded(row.node)
         return True
 
-    def _gave_up(self, row: _Described) -> Iterator[Event]:
+    def _gave_up(self, row: Described) -> Iterator[Event]:
         reason = row.reason or "decode: no file of the unit can be read there"
         if reason.startswith(DECODE):
             self._book.gave_up(row.node, reason)
         yield self._failed(row.unit, _located(reason, row.node))
 
-    def _start_commit(self, unit: str, whole: list[Any]) -> None:
+    def _commit_small(self) -> None:
+        running = sum(all(map(_is_small, whole.values())) for whole in self._committing.values())
+        while self._small and running < _SMALL_COMMITS:
+            some = [*self._small][:_COMMIT_AT_ONCE]
+            self._start_commit({unit: self._small.pop(unit) for unit in some})
+            running += 1
+
+    def _start_commit(self, whole: dict[str, list[Place]]) -> None:
         options = self._commit_options | not_on(self._book.blind)
-        task = self._commit.options(**options).remote(self._units[unit], whole, self._settings)
-        self._committing[task] = unit, whole
+        units = [self._units[unit] for unit in whole]
+        places = list(whole.values())
+        task = self._commit.options(**options).remote(units, places, self._settings)
+        self._committing[task] = whole
 
     def _committed(self, future: Any) -> Iterator[Event]:
-        unit, whole = self._committing.pop(future)
+        whole = self._committing.pop(future)
         try:
-            outcome: UnitRecord | Aborted | OutputUnseen = ray.get(future)
+            outcomes: list[Outcome] = ray.get(future)
         except ray.exceptions.RayError as error:
-            outcome = Aborted(unit=unit, reason=f"commit: {ray_cause(error)}")
-        if isinstance(outcome, OutputUnseen):
-            if outcome.node not in self._book.blind:
-                self._book.blind.add(outcome.node)
-                yield Said(
-                    f"trouble    node {outcome.node} does not see the output: it commits no unit"
-                )
-            if any(node.name not in self._book.blind for node in alive_nodes()):
-                return self._start_commit(unit, whole)
-            outcome = Aborted(unit=unit, reason="commit: no node sees the output")
-        self._rows_held.pop(unit, None)
-        if isinstance(outcome, UnitRecord):
-            yield UnitDone(outcome)
-        else:
-            yield UnitFailed(unit, _located(outcome.reason, outcome.node))
+            reason = f"commit: {ray_cause(error)}"
+            outcomes = [Aborted(unit=unit, reason=reason) for unit in whole]
+        again: dict[str, list[Place]] = {}
+        for unit, outcome in zip(whole, outcomes, strict=True):
+            if isinstance(outcome, OutputUnseen):
+                if outcome.node not in self._book.blind:
+                    self._book.blind.add(outcome.node)
+                    node = outcome.node
+                    yield Said(
+                        f"trouble    node {node} does not see the output: it commits no unit"
+                    )
+                if any(node.name not in self._book.blind for node in alive_nodes()):
+                    again[unit] = whole[unit]
+                    continue
+                outcome = Aborted(unit=unit, reason="commit: no node sees the output")
+            self._rows_held.pop(unit, None)
+            if isinstance(outcome, UnitRecord):
+                yield UnitDone(outcome)
+            else:
+                yield UnitFailed(unit, _located(outcome.reason, outcome.node))
+        if again:
+            self._start_commit(again)
 
     def _health(self, source: References) -> Iterator[Said]:
         """Ask for the health of the actors now and then; say what is wrong with them."""

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from pipeline.config.embed import EmbedConfig
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from pipeline.cluster import Cluster
     from pipeline.job.workers import WorkerSettings
 
-UNITS_PER_PASS: Final = 10_000
-"""Maximum units of one pass. Ray makes the blocks of a pass before it begins, at a millisecond and
+TASKS_PER_PASS: Final = 10_000
+"""Maximum decode tasks of one pass. Ray makes their blocks before it begins, at a millisecond and
 some KiB of memory each."""
 
 _BACKOFF_S: Final = 1.0
@@ -180,6 +181,7 @@ class _Passes:
                 time.sleep(_BACKOFF_S * max(counts, default=0))
 
     def _pass(self, units: list[WorkUnit], cluster: "Cluster", metrics: JobMetrics) -> None:
+        from pipeline.job.bundles import bundled
         from pipeline.job.collector import BatchDone, InFlight, Said, UnitDone, UnitFailed
         from pipeline.job.graph import run_pass
         from pipeline.job.resources import allocate
@@ -198,15 +200,17 @@ class _Passes:
             )
         names = ", ".join(column.name for column in self._job.tokenizers.columns)
         self._progress.say(labelled("starting", allocation.starts(names)))
-        now = units[:UNITS_PER_PASS]
+        # A unit that runs alone takes no other one along. Without a retry, none can run alone.
+        alone = self._failures if self._attempts > 1 else {unit.unit for unit in units}
+        bundles = list(islice(bundled(units, alone, allocation.decode_actors), TASKS_PER_PASS))
         events = run_pass(
-            now,
+            bundles,
             worker_settings(self._job, allocation.device),
             allocation,
             metrics.recorder,
             self._watch,
             self._book,
-            careful=any(self._failures[unit.unit] for unit in now),
+            careful=any(self._failures[unit.unit] for bundle in bundles for unit in bundle),
             one_by_one={
                 unit for unit, count in self._failures.items() if count >= self._one_by_one_after
             },

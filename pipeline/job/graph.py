@@ -5,6 +5,7 @@
 No other module uses Ray Data. Tests kill processes and nodes to check each of these rules:
 
 - `target_max_block_size = 1` makes every row a block of its own: rows are never split or merged.
+- Small units share a task and their rows a block (`pipeline.job.bundles`); retried units do not.
 - The driver handles references only (`pipeline.job.collector`).
 - Rows arrive in any order, and twice after an actor was lost. The first reference of a number
   counts; the commit's digests decide whether rows of two attempts fit together.
@@ -24,14 +25,15 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.config.job import JobConfig
+from pipeline.job.bundles import Bundle, bundle_row, decoding, tokenizing
 from pipeline.job.collector import (
     TASK_RETRIES,
     Collector,
     Event,
     commit_references,
     not_on,
-    open_desk,
 )
+from pipeline.job.desk import open_desk
 from pipeline.job.health import Pool, StallWatch
 from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.node_book import NodeBook
@@ -39,7 +41,6 @@ from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
 from pipeline.job.supervision import supervised
 from pipeline.job.workers import GPU_CALLS, DecodeWorker, TokenizeWorker, WorkerSettings
-from pipeline.records import WorkUnit, to_json
 
 _FIRST_WAIT_S: Final = 6 * 3600
 """Seconds beyond `max_wait_s` after which Ray Data ends a pass that does not progress. Waiting for
@@ -47,7 +48,7 @@ the first nodes counts."""
 
 
 def run_pass(
-    units: Sequence[WorkUnit],
+    bundles: Sequence[Bundle],
     settings: WorkerSettings,
     allocation: Allocation,
     recorder: Recorder,
@@ -60,7 +61,7 @@ def run_pass(
     """Run units through the graph. Ray must be connected.
 
     Args:
-        units: the units of the pass.
+        bundles: the units of the pass; those of a bundle share a task.
         settings: sent to every worker.
         allocation: the actors, and what each asks of the cluster.
         recorder: sent to every actor.
@@ -82,9 +83,10 @@ def run_pass(
         # The only way to set `max_task_retries`; this package's range of Ray ends before 2.64.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         dataset = _dataset(
-            units, settings, allocation, (settings, recorder, desk), book, careful, one_by_one
+            bundles, settings, allocation, (settings, recorder, desk), book, careful, one_by_one
         )
     watch.begin(_pools(allocation))
+    units = [unit for bundle in bundles for unit in bundle]
     collector = Collector(
         units, settings, commit_references, allocation.commit_cpus, desk, watch, book
     )
@@ -110,6 +112,7 @@ def _quiet_context(no_progress_s: float) -> DataContext:
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = no_progress_s
     context.custom_execution_callback_classes = [Stopper]
+    context.memory_usage_poll_interval_s = None  # reading it costs milliseconds in each task
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # The collector reports lost blocks, with their reasons.
@@ -118,7 +121,7 @@ def _quiet_context(no_progress_s: float) -> DataContext:
 
 
 def _dataset(
-    units: Sequence[WorkUnit],
+    bundles: Sequence[Bundle],
     settings: WorkerSettings,
     allocation: Allocation,
     arguments: tuple[Any, ...],
@@ -126,9 +129,7 @@ def _dataset(
     careful: bool,
     one_by_one: Collection[str],
 ) -> Dataset:
-    rows = [
-        {"unit": to_json(unit).decode(), "one_by_one": unit.unit in one_by_one} for unit in units
-    ]
+    rows = [bundle_row(bundle, one_by_one) for bundle in bundles]
     on_gpu = allocation.tokenize_gpus > 0
     calls = 1 if careful or not on_gpu else GPU_CALLS
     in_flight = 1 if careful else 4 if on_gpu else 2
@@ -140,15 +141,15 @@ def _dataset(
     }
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset = dataset.map_batches(
-        supervised(DecodeWorker, DECODE),
-        # One unit in flight: of two, one that kills its actor takes the other along.
+        supervised(decoding(DecodeWorker), DECODE),
+        # One bundle in flight: of two, one that kills its actor takes the other along.
         compute=ActorPoolStrategy(size=allocation.decode_actors, max_tasks_in_flight_per_actor=1),
         num_cpus=allocation.decode_cpus,
         **not_on(book.avoided()),
         **common,
     )
     return dataset.map_batches(
-        supervised(TokenizeWorker, TOKENIZE),
+        supervised(tokenizing(TokenizeWorker), TOKENIZE),
         compute=ActorPoolStrategy(
             size=allocation.tokenize_actors,
             max_tasks_in_flight_per_actor=in_flight,

@@ -88,10 +88,10 @@ class Health:
             self._troubles[stage, node] = replace(known, times=known.times + 1, error=error)
             return self._failed[stage, actor]
 
-    def decoded(self, unit: str) -> None:
-        """Note that a unit needs no decode actor any more."""
+    def decoded(self, *units: str) -> None:
+        """Note that units need no decode actor any more."""
         with self._lock:
-            self._decoded.add(unit)
+            self._decoded.update(units)
 
     def report(self) -> HealthReport:
         """Return what is known."""

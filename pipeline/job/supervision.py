@@ -16,6 +16,7 @@ from typing import Any, Final
 import ray
 
 from pipeline.errors import one_line
+from pipeline.job.bundles import bundle_of
 from pipeline.job.health import BEAT_S
 from pipeline.job.metrics import DECODE, Recorder
 from pipeline.job.nodes import this_node
@@ -51,7 +52,8 @@ def supervised(worker: type[Any], stage: str) -> type[Any]:
     class Decoding(Supervised):
         def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
             yield from super().__call__(batch)
-            self.desk.decoded.remote(from_json(WorkUnit, str(batch["unit"][0])).unit)
+            units = (from_json(WorkUnit, str(row["unit"][0])) for row in bundle_of(batch))
+            self.desk.decoded.remote(*(unit.unit for unit in units))
 
     made = Decoding if stage == DECODE else Supervised
     made.__name__ = worker.__name__  # Ray shows it in the names of processes

@@ -10,16 +10,16 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset.records import UnitRecord
 from pipeline.decode.child_process import Child
 from pipeline.decode.decoder import Decoder
 from pipeline.job import graph
+from pipeline.job.collector import Outcome, Place
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit
 
@@ -71,14 +71,16 @@ class ChaosTokenize(TokenizeWorker):
         return super().__call__(batch)
 
 
-def chaos_commit(unit: WorkUnit, refs: list[Any], settings: WorkerSettings) -> UnitRecord | str:
+def chaos_commit(
+    units: Sequence[WorkUnit], places: Sequence[Sequence[Place]], settings: WorkerSettings
+) -> list[Outcome]:
     """Commit; at some calls the process dies before it, at others with all parts written."""
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    record = _commit(unit, refs, settings)
+    outcomes = _commit(units, places, settings)
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    return record
+    return outcomes
 
 
 def install() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.job.collector import TASK_RETRIES
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
 from pipeline.records import Sample, WorkUnit, from_json
 
@@ -48,6 +49,38 @@ class DiesOnOneUnit(DecodeWorker):
                 yield next(rows)
             os._exit(139)
         yield from rows
+
+
+def row_of(batch: RayBatch) -> int:
+    """Return the list row that a unit of one row is, or that a decoded row comes from."""
+    from pipeline.stages.messages import BatchRow, read_decoded_row
+
+    if "one_by_one" in batch:
+        rows = from_json(WorkUnit, str(batch["unit"][0])).rows
+        return -1 if rows is None else rows.start
+    row = read_decoded_row(batch)
+    return int(row.header.clips[0].key) if isinstance(row, BatchRow) else -1
+
+
+class DiesInABundle(DecodeWorker):
+    """Its process ends at list row 4 as often as Ray tries a task; then no more."""
+
+    def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
+        if row_of(batch) == 4:
+            if mark("start") <= 1 + TASK_RETRIES:
+                os._exit(139)
+            mark("alone")
+        yield from super().__call__(batch)
+
+
+class DiesInAPackedRow(TokenizeWorker):
+    """Its first process ends at list row 30."""
+
+    def __call__(self, batch: RayBatch) -> pa.Table:
+        if row_of(batch) == 30 and not has_marks("lost"):
+            mark("lost")
+            os._exit(1)
+        return super().__call__(batch)
 
 
 class NeverEndsOneUnit(DecodeWorker):

@@ -50,18 +50,21 @@ class Passes:
 
     def __init__(self, outcome: Callable[[WorkUnit], Event]) -> None:
         self.units: list[list[str]] = []
+        self.most_together: list[int] = []
         self.careful: list[bool] = []
         self.one_by_one: list[int] = []
         self._outcome = outcome
 
     def __call__(
         self,
-        units: list[WorkUnit],
+        bundles: list[tuple[WorkUnit, ...]],
         *given: Any,
         careful: bool,
         one_by_one: Collection[str],
     ) -> Iterator[Event]:
+        units = [unit for bundle in bundles for unit in bundle]
         self.units.append([unit.unit for unit in units])
+        self.most_together.append(max(map(len, bundles)))
         self.careful.append(careful)
         self.one_by_one.append(len(one_by_one))
         yield from map(self._outcome, units)
@@ -125,7 +128,7 @@ def job(folder: Path, rows: int, **changes: Any) -> JobConfig:
 def test_units_beyond_a_pass_have_the_next_one(
     passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "UNITS_PER_PASS", 2)
+    monkeypatch.setattr(driver, "TASKS_PER_PASS", 2)
     made, progress = passes(lambda unit: UnitDone(record(unit))), Progress()
     summary = run(job(tmp_path, 3), progress)
     assert (summary.exit_code, summary.done.units, summary.retried) == (0, 3, 0)
@@ -138,7 +141,7 @@ def test_units_beyond_a_pass_have_the_next_one(
 def test_a_failed_unit_comes_after_new_ones_and_then_sample_by_sample(
     passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "UNITS_PER_PASS", 2)
+    monkeypatch.setattr(driver, "TASKS_PER_PASS", 2)
     bad: list[str] = []
 
     def outcome(unit: WorkUnit) -> Event:
@@ -153,6 +156,17 @@ def test_a_failed_unit_comes_after_new_ones_and_then_sample_by_sample(
     assert [bad[0] in units for units in made.units] == [True, False, True, True]
     assert made.careful == [False, False, True, True]
     assert made.one_by_one == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("attempts", "together"), [(2, [2, 1]), (1, [1])])
+def test_units_share_tasks_unless_one_failed_or_none_gets_another_attempt(
+    passes: Put, tmp_path: Path, attempts: int, together: list[int]
+) -> None:
+    """The one that fails could take those along that share its task."""
+    made = passes(lambda unit: UnitFailed(unit.unit, "decode: x"))
+    commit = {"unit_attempts": attempts}
+    run(job(tmp_path, 32, decode={"actors": 1}, commit=commit), Progress())
+    assert made.most_together == together
 
 
 def test_a_job_whose_source_is_away_commits_nothing(passes: Put, tmp_path: Path) -> None:
