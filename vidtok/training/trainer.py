@@ -6,6 +6,7 @@ device: the values that it returns stay there.
 Source: VidTok, arXiv 2412.13061; constants of the released configurations are the defaults.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from vidtok.autoencoder import Tokenizer
+from vidtok.training import memory
 from vidtok.training.ema import MovingAverage
 from vidtok.training.network import TrainedTokenizer
 from vidtok.training.objective import Objective, ObjectiveConfig, Perceptual
 from vidtok.training.ranks import averaging, data_parallel, trained_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,9 @@ class TrainerConfig:
     products to 10 bits. Losses are float32; with `tf32` their products are rounded, too."""
     accumulate: int = 1
     """Number of equal parts of a batch. They pass one after another before the weights move."""
-    recompute: bool = False
-    """Whether the backward pass recomputes activations: less memory, more time."""
+    recompute: Literal["auto"] | bool = "auto"
+    """Whether the backward pass computes activations again: less memory, more time. `auto`: as many
+    blocks as the free memory of the device requires, the largest first."""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate after `step` batches."""
@@ -90,7 +95,6 @@ class Trainer:
             tokenizer.train(),
             freeze_encoder=config.train == "decoder",
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
-            recompute=config.recompute,
         )
         self._objective = Objective(objective, perceptual).to(device)
         weights = [*self._network.parameters(), self._objective.logvar]
@@ -106,6 +110,9 @@ class Trainer:
             torch.optim.Adam(trained_weights(learner), config.lr, config.betas, fused=fused)
             for learner in learners
         ]
+        self._undecided = config.recompute == "auto"
+        if config.recompute is True:
+            memory.recompute(self._network.blocks)
 
     @property
     def averaged(self) -> Tokenizer:
@@ -132,6 +139,8 @@ class Trainer:
         lr = self.config.lr_at(self.step)
         clips = clips.to(self._objective.logvar.device, non_blocking=True)
         with _arithmetic(tf32=self.config.precision == "tf32"):
+            if self._undecided:
+                self._fit(clips[: len(clips) // parts])
             log = self._add_gradients(clips.chunk(parts))
             log["gradient_norm"] = self._move(self._optimizers[0], lr)
             if self._objective.adversarial_at(self.step):
@@ -139,6 +148,32 @@ class Trainer:
         self._average.update(self._network.tokenizer, self.step)
         self.step += 1
         return {"lr": lr, **log}
+
+    def _fit(self, part: Tensor) -> None:
+        """Compute blocks again if passes over parts like this one take too much memory."""
+        self._undecided = False
+        device, objective, blocks = part.device, self._objective, self._network.blocks
+        if (free := memory.free_bytes(device)) is None:
+            return
+        step = max(self.step, objective.config.discriminator_start)
+        weights = [*self._network.parameters(), *objective.parameters()]
+        objective.eval()  # a measurement leaves no trace in the discriminator's statistics
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            kept = memory.estimate(
+                lambda clips: self._autoencoder_loss(clips, step), part, blocks, weights
+            )
+        objective.train()
+        if not self._optimizers[0].state:  # gradients and two moments are still to come
+            free -= 3 * sum(p.nbytes for p in weights if p.requires_grad)
+        chosen, takes = memory.to_fit(kept, free)
+        memory.recompute(blocks[i] for i in chosen)
+        level = logging.WARNING if takes > free else logging.INFO
+        _log.log(
+            level,
+            "a pass keeps %.1f GiB for its backward pass and may take %.1f: %d of %d blocks are"
+            " computed again, which leaves %.1f",
+            *(kept.total / 2**30, free / 2**30, len(chosen), len(blocks), takes / 2**30),
+        )
 
     def _add_gradients(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute the gradients of the mean of the parts' losses. Return the means for the log."""

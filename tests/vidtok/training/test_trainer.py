@@ -99,6 +99,31 @@ def test_a_step_never_waits_for_the_device(
         float(values["loss"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_arithmetic_is_set_during_a_step_and_restored_after_it(precision: str) -> None:
+    backends = torch.backends
+
+    def flags() -> tuple[bool, bool, bool]:
+        return (
+            backends.cudnn.allow_tf32,
+            backends.cuda.matmul.allow_tf32,
+            backends.cudnn.benchmark,
+        )
+
+    tokenizer = small("causal_v1_0")
+    seen: list[tuple[bool, bool, bool]] = []
+    tokenizer.decoder.register_forward_hook(lambda *_: seen.append(flags()))
+    before = flags()
+    run = trainer(tokenizer, precision=precision, recompute=False)
+    run.train_on(clips())
+    tf32 = precision == "tf32"
+    assert seen == [(tf32, tf32, True)]
+    assert flags() == before
+    with pytest.raises(RuntimeError):
+        run.train_on(clips()[..., :2])
+    assert flags() == before != seen[0]
+
+
 def test_gradients_longer_than_the_limit_are_shortened() -> None:
     moves = []
     for clip_norm in (1e-9, 1e9):
