@@ -60,20 +60,26 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def save(model: Tokenizer, target: Path, dtype: torch.dtype | None = None) -> None:
+def save(
+    model: Tokenizer,
+    target: Path,
+    dtype: torch.dtype | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
     """Write the weights of a model as safetensors, with configuration and digest as metadata.
 
     Args:
         model: the model.
         target: file to write.
         dtype: type of the stored tensors. None keeps their types.
+        about: more metadata.
     """
     tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
     metadata = {
         "format": "pt",
         _CONFIG_KEY: json.dumps(model.config.to_dict()),
         _DIGEST_KEY: model.config.digest,
-    }
+    } | dict(about or {})
     save_file(tensors, target, metadata)
 
 

@@ -8,12 +8,14 @@ these cursors and the number of the next worker.
 """
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import Any, Self
 
 import torch
@@ -207,7 +209,7 @@ class TrainingClips:
             prefetch_factor=self._ahead if self._workers else None,
             pin_memory=self._pin_memory,
             multiprocessing_context=_fork_server() if self._workers else None,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # not the training's generator
         )
         return iter(loader)
@@ -236,6 +238,18 @@ def _fork_server() -> Any:
     return context
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal, so that only the parent reacts."""
+def _begin_worker(worker: int) -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent, and end with it.
+
+    A DataLoader's worker notices the death of the process that it was forked from only, which is
+    the server. The server lives as long as a worker does.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()

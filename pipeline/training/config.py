@@ -18,6 +18,8 @@ from vidtok.training.trainer import TrainerConfig
 
 Weight = Annotated[NonNegativeFloat, BeforeValidator(as_float)]
 
+BestBy = Literal["psnr", "ssim", "lpips"]
+"""Score of the held-out clips by which weights are compared. Less LPIPS is better."""
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -29,6 +31,9 @@ class ValidationConfig(VideoSource):
     """Frame rate of the measured clips in frames per second of presentation time."""
     every: PositiveInt = 500
     """Number of batches between two measurements."""
+    best_by: BestBy = "psnr"
+    """Score that decides which weights `best.safetensors` keeps: the mean over the held-out clips.
+    `lpips` needs the weights of VGG16; see `objective.vgg16`."""
     height: PositiveInt | None = None
     """Height of the measured clips in pixels. null: the height of the stage's clips."""
     width: PositiveInt | None = None

@@ -68,11 +68,23 @@ def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tok
 
 
 def find_lpips(terms: ObjectiveSection, device: str) -> tuple[LPIPS | None, str]:
-    """Return LPIPS if its weights are found, otherwise why not."""
+    """Return LPIPS if its weights are found, or None and why not."""
     try:
         return load_lpips(Path(terms.vgg16) if terms.vgg16 else None).to(device), ""
     except (FileNotFoundError, ValueError) as error:
         return None, str(error)
+
+
+def validation_lpips(config: TrainConfig, stage: StageConfig, device: str) -> LPIPS | None:
+    """Return LPIPS for the held-out clips; None if its weights are not found.
+
+    Raises:
+        ConfigError: they are not found, and LPIPS decides which weights are best.
+    """
+    lpips, missing = find_lpips(stage.objective, device)
+    if lpips is None and config.validation is not None and config.validation.best_by == "lpips":
+        raise ConfigError(f"validation.best_by = lpips: {missing}")
+    return lpips
 
 
 def perceptual_term(terms: ObjectiveSection, device: str) -> tuple[Perceptual | None, str]:

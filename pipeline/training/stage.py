@@ -1,13 +1,10 @@
 """One stage on one rank: batches in, weights out, resumed from the last checkpoint."""
 
 import random
-import tempfile
-from pathlib import Path
 from typing import Final
 
 import torch
 
-import vidtok
 from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import set_arithmetic
@@ -21,12 +18,16 @@ from pipeline.training.checkpoints import (
 )
 from pipeline.training.clips import TrainingClips
 from pipeline.training.config import StageConfig, TrainConfig
-from pipeline.training.initial import WEIGHTS, initial_weights, perceptual_term
+from pipeline.training.initial import (
+    WEIGHTS,
+    initial_weights,
+    perceptual_term,
+    validation_lpips,
+)
 from pipeline.training.pace import Pace, told
 from pipeline.training.ray_ranks import Rank, Tell
 from pipeline.training.run_log import RunLog
-from pipeline.training.validation import held_out_clips, validate
-from vidtok.checkpoint import save
+from pipeline.training.validation import BestWeights, held_out_clips, safetensors, validate
 from vidtok.training.trainer import Trainer
 
 _SHOWN: Final = ("loss", "pixel", "perceptual", "adversarial", "gradient_norm", "lr")
@@ -87,10 +88,17 @@ class _Stage:
         if self._saved is not None:
             self._resume(self._saved)
         self._log: RunLog | None = None
-        self._held_out = []
+        self._best: BestWeights | None = None
         if rank.rank == 0:
             if config.validation is not None and (held_out := config.held_out(stage)):
                 self._held_out = held_out_clips(held_out, fps=config.validation.fps)
+                self._lpips = validation_lpips(config, stage, rank.device)
+                self._best = BestWeights(
+                    store,
+                    config.validation.best_by,
+                    self._held_out,
+                    resumed=self._saved is not None,
+                )
             self._log = RunLog(store, self._trainer.step)
 
     def _resume(self, saved: Checkpoint) -> None:
@@ -144,7 +152,7 @@ class _Stage:
             for video, why in {k: why for videos in skipped for k, why in videos.items()}.items():
                 self._log.note(trainer.step, {"skipped": video, "why": why})
             self._log.save()
-            self._store.write(WEIGHTS, _safetensors(trainer.averaged))
+            self._store.write(WEIGHTS, safetensors(trainer.averaged))
             self._tell(f"{stage.name}: {self._store.locate(WEIGHTS)}")
         wait_for_all_ranks()
 
@@ -169,13 +177,15 @@ class _Stage:
         self._saved = None
 
     def _validate(self) -> None:
-        if not self._held_out or self._log is None:
+        if self._best is None or self._log is None or not self._held_out:
             return
         self._pace.pause()
-        scores, picture = validate(self._trainer.averaged, self._held_out)
-        self._log.validation(self._trainer.step, scores, picture)
+        step, averaged = self._trainer.step, self._trainer.averaged
+        scores, picture = validate(averaged, self._held_out, self._lpips)
+        self._log.validation(step, scores, picture)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._tell(f"{self._stage.name} {self._trainer.step}: held out: {text}")
+        best = " (best)" if self._best.offer(averaged, step, scores) else ""
+        self._tell(f"{self._stage.name} {step}: held out: {text}{best}")
 
     def _checkpoint(self) -> None:
         self._pace.pause()
@@ -183,10 +193,3 @@ class _Stage:
             self._log.save()
         own = {"clips": self._clips.state_dict()}
         self._checkpoints.save(self._trainer.step, self._trainer.state_dict(), own)
-
-
-def _safetensors(tokenizer: vidtok.Tokenizer) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        save(tokenizer, path)
-        return path.read_bytes()

@@ -1,6 +1,11 @@
-"""Scores of a tokenizer in training on held-out clips, and a picture of them."""
+"""Scores of a tokenizer in training on held-out clips, a picture of them, and the best weights."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,29 +16,37 @@ from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
 from pipeline.sources.planning import plan_units
 from pipeline.sources.reader import SampleReader
+from pipeline.storage.store import Store
 from pipeline.tokenizers.pictures import Strip, draw
 from pipeline.training.clip_config import ClipSourceConfig
+from pipeline.training.config import BestBy
 from vidtok import Tokenizer
+from vidtok.checkpoint import save
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
+from vidtok.lpips import LPIPS
+
+BEST: Final = "best.safetensors"
+"""Name of the file in a stage's folder with the best averaged weights."""
 
 _SHOWN = 4
 
 
 @torch.no_grad()
 def validate(
-    tokenizer: Tokenizer, clips: Sequence[tuple[str, Tensor]]
+    tokenizer: Tokenizer, clips: Sequence[tuple[str, Tensor]], lpips: LPIPS | None = None
 ) -> tuple[dict[str, float], bytes]:
     """Reconstruct held-out clips one by one.
 
     Args:
         tokenizer: in eval mode.
         clips: name and frames, uint8 `[T, H, W, 3]`.
+        lpips: network on the tokenizer's device; None omits LPIPS.
 
     Returns:
-        PSNR in dB and SSIM, means over clips; for FSQ also `code_bits`, the sum of the channels'
-        entropies in bits per token, and `levels_used`, the fraction of levels in use. Then a PNG of
-        some clips with their reconstructions and errors.
+        PSNR in dB, SSIM and, with a network, LPIPS, means over clips; for FSQ also `code_bits`, the
+        sum of the channels' entropies in bits per token, and `levels_used`, the fraction of levels
+        in use. Then a PNG of some clips with their reconstructions and errors.
     """
     levels = tokenizer.config.fsq_levels
     use = CodebookUse(levels) if levels else None
@@ -43,7 +56,7 @@ def validate(
         x = (frames.to(tokenizer.device).float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
         encoded = tokenizer.encode(x)
         y = tokenizer.decode(encoded.latent, num_frames=x.shape[2]).float()
-        for metric, values in score_clip(x, y).items():
+        for metric, values in score_clip(x, y, lpips).items():
             scores.setdefault(metric, []).append(float(values.mean()))
         if use is not None:
             assert encoded.indices is not None
@@ -59,6 +72,57 @@ def validate(
         means["levels_used"] = used / sum(levels)
         means["code_bits"] = float(use.summary()["channel_bound_bits"])
     return means, draw(strips)
+
+
+class BestWeights:
+    """The weights with the best score so far, in `best.safetensors` of a stage's folder.
+
+    Step and score are metadata of the file. So weights and record never differ, and a run that
+    resumes compares with what the file holds.
+
+    Args:
+        store: the stage's folder.
+        by: score that decides, the mean over the clips.
+        clips: held-out clips. Scores on other clips do not compare.
+        resumed: whether the run continues from a checkpoint; otherwise an older file is replaced.
+    """
+
+    def __init__(
+        self, store: Store, by: BestBy, clips: Sequence[tuple[str, Tensor]], *, resumed: bool
+    ) -> None:
+        self._store = store
+        self._by = by
+        what = "\0".join(f"{name} {list(frames.shape)}" for name, frames in clips)
+        self._of = {"best_by": by, "best_of": hashlib.sha256(what.encode()).hexdigest()[:16]}
+        known = _metadata(store) if resumed and store.exists(BEST) else {}
+        same = self._of.items() <= known.items()
+        self._score = float(known["best_score"]) if same else None
+
+    def offer(self, tokenizer: Tokenizer, step: int, scores: dict[str, float]) -> bool:
+        """Keep the weights if their score is the best so far, and return whether it is."""
+        score, best = scores[self._by], self._score
+        if best is not None and (score >= best if self._by == "lpips" else score <= best):
+            return False
+        about = {**self._of, "best_score": repr(score), "best_step": str(step)}
+        self._store.write(BEST, safetensors(tokenizer, about))
+        self._score = score
+        return True
+
+
+def _metadata(store: Store) -> dict[str, str]:
+    """Return the metadata of the file, which begins with the length of its JSON header."""
+    with store.open(BEST) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    found: dict[str, str] = header["__metadata__"]
+    return found
+
+
+def safetensors(tokenizer: Tokenizer, about: Mapping[str, str] | None = None) -> bytes:
+    """Return a file of weights that `vidtok.load` reads, with more metadata."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / BEST
+        save(tokenizer, path, about=about)
+        return path.read_bytes()
 
 
 def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple[str, Tensor]]:

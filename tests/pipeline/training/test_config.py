@@ -138,6 +138,8 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.accumulate=3", "stages.0.accumulate = 3: must divide batch = 2"),
         ("stages.0.objective.perceptual=vgg", "stages.0.objective.perceptual = vgg: must be 'au"),
         ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
+        ("min_workers=2", "min_workers = 2: must be at most workers = 0"),
+        ("validation={uri: v, best_by: mse}", "validation.best_by = mse: must be 'psnr', 'ssim'"),
         ("weights=nowhere.ckpt", "weights = nowhere.ckpt: no such file"),
         ("weights=null", "weights = None: should be a valid string"),
         ("worker=2", "worker: no such key; did you mean workers?"),

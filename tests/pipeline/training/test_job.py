@@ -50,10 +50,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class Job:
     """A training in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, path: Path, hold_at: int, *overrides: str) -> None:
+    def __init__(self, path: Path, hold_at: int) -> None:
         self._checkpoints = path.parent / "out/1-low/checkpoints"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", HELD_AT, path, *overrides, str(hold_at)],
+            [sys.executable, "-c", HELD_AT, path, str(hold_at)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -111,7 +111,7 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     )
 
     path = write(tmp_path / "cut")
-    killed = Job(path, 4, "loaders=0")  # the interrupted one has a loader that must end, too
+    killed = Job(path, 4)  # with a loader, which must end, too
     killed.signal_at(4, signal.SIGKILL)
     assert killed.end()[0] == -signal.SIGKILL
     assert not (tmp_path / "cut/out/1-low/model.safetensors").exists()

@@ -100,7 +100,8 @@ def test_a_whole_run(whole: tuple[TrainConfig, list[str]]) -> None:
     assert "hinge" in rows(tmp_path, of="train")[2]
 
     assert {path.name for path in low.iterdir()} == {
-        "checkpoints", "curve.png", "metrics.jsonl", "model.safetensors", "samples", "tensorboard",
+        "best.safetensors", "checkpoints", "curve.png", "metrics.jsonl", "model.safetensors",
+        "samples", "tensorboard",
     }  # fmt: skip
     assert {path.name for path in (low / "checkpoints").iterdir()} == {"00000004.pt"}
     sample = Image.open(io.BytesIO((low / "samples/00000008.png").read_bytes()))
@@ -129,8 +130,9 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(
     assert run(cut)[0].startswith("low: 4 of 8 batches done")
     outputs = Path(whole[0].output), tmp_path
     assert measured(outputs[0]) == measured(outputs[1])
-    ends = [load_file(output / "2-high/model.safetensors") for output in outputs]
-    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+    for name in ("2-high/model.safetensors", "1-low/best.safetensors"):
+        ends = [load_file(output / name) for output in outputs]
+        assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
 
 
 def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
@@ -167,11 +169,15 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
             {"stages": [{**LOW, "objective": {"perceptual": "lpips", "vgg16": "nowhere.pth"}}]},
             "perceptual = lpips: .*nowhere.pth",
         ),
+        ({"validation": {**HELD_OUT, "best_by": "lpips"}}, "validation.best_by = lpips: .*VGG16"),
         ({"weights": "nowhere.ckpt"}, "weights = nowhere.ckpt: "),
     ],
 )
 @pytest.mark.usefixtures("no_children_left")
-def test_what_is_not_there_is_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_what_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=says):
         run(one_stage(tmp_path / "out", **changes))
     assert not (tmp_path / "out/1-low/metrics.jsonl").exists()

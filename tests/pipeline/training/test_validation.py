@@ -1,12 +1,19 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 
+import vidtok
 from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import ConfigError
 from pipeline.records import Sample
-from pipeline.training.validation import held_out_clips
+from pipeline.storage.store import Store
+from pipeline.training.validation import BEST, BestWeights, held_out_clips, validate
 from tests.assets import BIKES, ONE_FRAME, VIDEOS
+from tests.pipeline.training.runs import KL, SMALL
 from tests.pipeline.training.sources import source
+from vidtok.lpips import LPIPS
 
 
 def test_held_out_clips_are_those_of_the_corpus_job():
@@ -29,3 +36,49 @@ def test_a_broken_held_out_video_is_named():
     # Its first clip ends before the damage.
     (good,) = held_out_clips(source(uri=broken, exclude="text.mp4"), fps=None)
     assert good[1].shape == (5, 24, 24, 3)
+
+
+CLIPS = [("a", torch.zeros(5, 32, 32, 3, dtype=torch.uint8)), ("b", torch.zeros(5, 32, 32, 3))]
+
+
+def about(folder: Path) -> dict[str, str]:
+    with safe_open(folder / BEST, framework="pt") as file:
+        return {name: text for name, text in file.metadata().items() if name.startswith("best")}
+
+
+@pytest.mark.parametrize(
+    ("by", "scores", "best"), [("psnr", [20.0, 21.5, 21.5, 19.0], 1), ("lpips", [0.3, 0.4, 0.2], 2)]
+)
+def test_the_best_weights_are_kept_with_step_and_score(
+    tmp_path: Path, by: str, scores: list[float], best: int
+):
+    models = [vidtok.Tokenizer(SMALL[KL]) for _ in scores]
+    kept = BestWeights(Store(str(tmp_path)), by, CLIPS, resumed=False)
+    for step, (model, score) in enumerate(zip(models, scores, strict=True)):
+        kept.offer(model, step, {"psnr": 0.0, "lpips": 0.0, by: score})
+    assert about(tmp_path)["best_step"] == str(best)
+    assert float(about(tmp_path)["best_score"]) == scores[best]
+    loaded = vidtok.load(tmp_path / BEST).state_dict()
+    assert all(loaded[name].equal(t) for name, t in models[best].state_dict().items())
+
+
+def test_a_run_that_resumes_compares_with_the_best_before(tmp_path: Path):
+    store, model = Store(str(tmp_path)), vidtok.Tokenizer(SMALL[KL])
+    BestWeights(store, "psnr", CLIPS, resumed=False).offer(model, 5, {"psnr": 20.0})
+    assert not BestWeights(store, "psnr", CLIPS, resumed=True).offer(model, 9, {"psnr": 19.0})
+    assert about(tmp_path)["best_step"] == "5"
+    # On other clips, by another score, or from the start there is no best yet.
+    for by, clips, resumed in (
+        ("psnr", CLIPS[:1], True),
+        ("ssim", CLIPS, True),
+        ("psnr", CLIPS, False),
+    ):
+        again = BestWeights(store, by, clips, resumed=resumed)
+        assert again.offer(model, 9, {"psnr": 19.0, "ssim": 0.1})
+
+
+def test_lpips_is_measured_where_its_network_is():
+    model = vidtok.Tokenizer(SMALL[KL]).eval()
+    clips = [(name, frames.byte()) for name, frames in CLIPS[:1]]
+    scores, _ = validate(model, clips, LPIPS())
+    assert set(scores) == {"psnr", "ssim", "lpips"}
