@@ -91,7 +91,9 @@ class Operations(TorchDispatchMode):
         if func.overloadpacket in flop_registry:
             flop = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
             count.tflop += flop / 1e12
-        if name == "convolution":
+        if name == "convolution":  # cuDNN keeps channels last; a build without it does not know
+            last = torch.channels_last if out.dim() == 4 else torch.channels_last_3d
+            out = torch.empty_like(out, memory_format=last)
             shape = Convolution(*map(tuple, (args[0].shape, args[1].shape, args[3], args[4])))
             self.convolutions[shape] = self.convolutions.get(shape, 0) + 1
             if args[2] is not None:
