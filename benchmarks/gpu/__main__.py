@@ -30,6 +30,9 @@ MODELS = ["vidtok_fsq_causal_488_32768", "vidtok_fsq_causal_488_32768_v1_1"]
 ALL = (OURS, REFERENCE, DIFFUSERS)
 Task = tuple[str, Callable[[], None]]
 
+_COMPILE_S = 150
+"""Seconds that torch.compile may take; with fewer left it does not begin."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
@@ -126,7 +129,8 @@ def _tasks(report: Report, setup: Setup, speed: Speed, names: list[str]) -> Iter
         for recompute in (True,) if setup.quick else (False, True):
             run = partial(train, report, setup, last, shape, recompute)
             yield f"training step {shape}, recompute {recompute}", run
-    yield from cells(last, half, batch, (COMPILED,))
+    if report.left_s > _COMPILE_S:
+        yield from cells(last, half, batch, (COMPILED,))
     yield from cells(last, "bf16", batch, ALL)
     for precision in ("float32",) if setup.quick else ("float32", "tf32"):
         yield from cells(last, precision, batch, ALL)

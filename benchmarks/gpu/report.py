@@ -24,9 +24,14 @@ class Report:
         self._until = self._started + 60 * minutes
 
     @property
+    def left_s(self) -> float:
+        """Seconds in which measurements may begin."""
+        return max(0.0, self._until - time.monotonic())
+
+    @property
     def over(self) -> bool:
         """Whether the time is used up."""
-        return time.monotonic() > self._until
+        return not self.left_s
 
     def add(self, section: str, **values: Any) -> None:
         """Add a row to a section. The first row of a section names the columns of its table."""

@@ -39,8 +39,9 @@ _CARDS = {
 sheet says. The first that fits counts."""
 
 
-def nominal(card: str, precision: str) -> float | None:
+def nominal(setup: Setup, precision: str) -> float | None:
     """Return the TFLOP/s of a card's data sheet, or None if the card is not known."""
+    card = torch.cuda.get_device_name(setup.device) if setup.cuda else "cpu"
     for name, (half, tf32, single) in _CARDS.items():
         if name in card:
             return {"tf32": tf32, "float32": single}.get(precision, half)
@@ -49,7 +50,6 @@ def nominal(card: str, precision: str) -> float | None:
 
 def peaks(report: Report, setup: Setup) -> dict[str, float]:
     """Measure a large matrix product in each precision, and a large copy. Return TFLOP/s."""
-    card = torch.cuda.get_device_name() if setup.cuda else "cpu"
     side = 8192 if setup.cuda else 256
     found = {}
     for precision, dtype in PRECISIONS.items():
@@ -61,7 +61,7 @@ def peaks(report: Report, setup: Setup) -> dict[str, float]:
             "peak",
             precision=precision,
             matmul_tflops=found[precision],
-            data_sheet_tflops=nominal(card, precision) or "unknown",
+            data_sheet_tflops=nominal(setup, precision) or "unknown",
         )
     source = torch.empty(1 << (30 if setup.cuda else 24), dtype=torch.uint8, device=setup.device)
     out = torch.empty_like(source)
@@ -111,6 +111,7 @@ class Speed:
         self._peaks = peaks
         self._opened: dict[tuple[str, str, str], Way] = {}
         self._done: set[tuple[str, str, str, str, int]] = set()
+        self._tflop_per_clip: dict[tuple[str, str], float] = {}
 
     def cell(
         self, direction: str, name: str, precision: str, batch: int, ways: Sequence[str]
@@ -141,7 +142,10 @@ class Speed:
                 return
         for way, each in seconds.items():
             middle = statistics.median(each)
-            tflop = facts[way]["tflop"] if way != COMPILED else _known(facts)
+            if (tflop := facts[way]["tflop"]) is not None:
+                self._tflop_per_clip.setdefault((direction, name), tflop / batch)
+            elif (one := self._tflop_per_clip.get((direction, name))) is not None:
+                tflop = one * batch  # a compiled graph is not counted
             rate = None if tflop is None else tflop / middle
             self._report.add(
                 direction,
@@ -151,7 +155,9 @@ class Speed:
                 lowest=batch / max(each),
                 highest=batch / min(each),
                 tflop_per_clip=None if tflop is None else tflop / batch,
-                of_matmul=None if rate is None else f"{rate / self._peaks[precision]:.0%}",
+                tflops=rate,
+                of_matmul=_share(rate, self._peaks[precision]),
+                of_data_sheet=_share(rate, nominal(setup, precision)),
                 gib_above_weights=facts[way]["gib"],
                 first_call_s=facts[way]["seconds"],
             )
@@ -234,8 +240,8 @@ def _first(call: Call, setup: Setup, *, counted: bool) -> dict[str, Any]:
     return {"tflop": tflop, "gib": gib, "seconds": seconds}
 
 
-def _known(facts: Mapping[str, Mapping[str, Any]]) -> float | None:
-    return next((each["tflop"] for each in facts.values() if each["tflop"] is not None), None)
+def _share(rate: float | None, of: float | None) -> str | None:
+    return None if rate is None or of is None else f"{rate / of:.0%}"
 
 
 def _why(error: Exception) -> str:
