@@ -37,11 +37,11 @@ def bundled(
         alone: names of units that get a bundle of their own.
         decode_actors: number of actors that share the bundles.
     """
-    most = min(MAX_SAMPLES, len(units) // (_TASKS_PER_ACTOR * decode_actors))
+    most = max(1, min(MAX_SAMPLES, len(units) // (_TASKS_PER_ACTOR * decode_actors)))
     bundle: list[WorkUnit] = []
     room = most
     for unit in units:
-        samples = most if unit.unit in alone else _samples(unit)
+        samples = most if unit.unit in alone else max(1, _samples(unit))
         if bundle and samples > room:
             yield tuple(bundle)
             bundle, room = [], most

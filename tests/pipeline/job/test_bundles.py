@@ -41,22 +41,26 @@ def as_batch(row: dict[str, str]) -> RayBatch:
 
 
 @given(
-    sizes=st.lists(st.integers(1, MAX_SAMPLES + 3), max_size=400),
-    alone=st.sets(st.integers(0, 400)),
+    given_units=st.lists(st.tuples(st.integers(0, MAX_SAMPLES + 3), st.booleans()), max_size=400),
+    few=st.integers(0, 20),
     actors=st.integers(1, 30),
 )
 def test_bundles_are_small_and_hold_every_unit_once(
-    sizes: list[int], alone: set[int], actors: int
+    given_units: list[tuple[int, bool]], few: int, actors: int
 ) -> None:
-    units = [rows_unit(f"u-{n}", size) for n, size in enumerate(sizes)]
-    names = {f"u-{n}" for n in alone}
-    bundles = list(bundled(units, names, actors))
-    assert [unit for bundle in bundles for unit in bundle] == units
-    several = [bundle for bundle in bundles if len(bundle) > 1]
-    assert all(sum(u.rows.stop for u in bundle if u.rows) <= MAX_SAMPLES for bundle in several)
-    assert not any(unit.unit in names for bundle in several for unit in bundle)
-    # No actor waits for the bundles of the others.
-    assert not several or len(bundles) >= 16 * actors
+    """Also many units of one sample, of which only few run alone: these make full bundles."""
+    for drawn in (given_units, [(1, n < few) for n in range(40 * actors)]):
+        units = [rows_unit(f"u-{n}", size) for n, (size, _) in enumerate(drawn)]
+        names = {f"u-{n}" for n, (_, alone) in enumerate(drawn) if alone}
+        bundles = list(bundled(units, names, actors))
+        assert [unit for bundle in bundles for unit in bundle] == units
+        several = [bundle for bundle in bundles if len(bundle) > 1]
+        assert all(sum(u.rows.stop for u in bundle if u.rows) <= MAX_SAMPLES for bundle in several)
+        assert all(len(bundle) <= MAX_SAMPLES for bundle in several)
+        assert not any(unit.unit in names for bundle in several for unit in bundle)
+        # No actor waits for the bundles of the others.
+        assert not several or len(bundles) >= 16 * actors
+    assert several
 
 
 @pytest.mark.parametrize(
