@@ -58,7 +58,7 @@ def expected(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, around: str
 
 CASES = [
     *((torch.float32, 24, around) for around in AROUND),
-    *((torch.float32, width, "copies") for width in (8, 128, 512)),
+    (torch.float32, 512, "copies"),
     *((torch.float16, width, "zeros") for width in (96, 256)),
     *((torch.bfloat16, width, "copies") for width in (24, 128)),
 ]
@@ -74,7 +74,7 @@ def test_values_and_gradients_are_those_of_torch(
     monkeypatch.setattr(norm_triton, "BACKWARD_ELEMENTS", 4 * columns)
     monkeypatch.setattr(norm_triton, "PROGRAMS", 5)
     front, behind, fill = AROUND[around]
-    x = drawn(2, 3, 3, 5, width, dtype=dtype)
+    x = drawn(2, 2, 3, 3, width, dtype=dtype)
     shift, weight, bias = (drawn(width, dtype=dtype, seed=seed) for seed in (1, 2, 3))
     found = norm_triton.norm_silu(
         x, weight, bias, 1e-6, shift=shift, front=front, behind=behind, fill=fill
@@ -136,11 +136,11 @@ def test_a_sum_is_written_where_it_belongs(dtype: torch.dtype) -> None:
 
 
 def test_offsets_have_64_bits() -> None:
-    """The second clip and its result lie behind 2³¹ elements; untouched pages take no memory."""
+    """The third clip begins behind 2³¹ elements; pages that nobody touches take no memory."""
     frame = 2 * 8
-    apart = (1 << 31) + frame
-    store = torch.empty(2 * apart, dtype=torch.float16)
-    x = store.as_strided((2, 1, 2, 1, 8), (apart, frame, 8, 8, 1))
+    apart = (1 << 30) + frame
+    store = torch.empty(2 * apart + frame, dtype=torch.float16)
+    x = store.as_strided((3, 1, 2, 1, 8), (apart, frame, 8, 8, 1))
     x.copy_(drawn(*x.shape).detach())
     bias = drawn(8).detach()
     wanted = x.float() + x.float() + bias
