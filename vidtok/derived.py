@@ -15,7 +15,7 @@ class Derived:
 
     It is computed again after a change that torch counts (`load_state_dict`, an optimizer's step)
     and for other memory (`to`). A call with gradients drops it, because fused optimizers change
-    parameters without counting. It is no part of a state dict, of a copy or of a pickled layer.
+    parameters without counting. A state dict, a copy and a pickled layer do not contain it.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,10 @@ class Derived:
             self._kept = None
             return compute(*parameters)
         # A weak reference keeps the identity of a storage from being used again, not its memory.
-        now = [(StorageWeakRef(p.untyped_storage()), p.dtype, p._version) for p in parameters]
+        now = [
+            (StorageWeakRef(p.untyped_storage()), p.dtype, p._version)  # type: ignore[no-untyped-call]
+            for p in parameters
+        ]
         if self._kept is None or self._kept[0] != now:
             self._kept = now, compute(*parameters)  # type: ignore[assignment]
         return self._kept[1]  # type: ignore[return-value, index]

@@ -73,8 +73,8 @@ class SpatialBlock(nn.Module):
         for (norm, conv), quick in zip(pairs, fast, strict=True):
             if quick is None:
                 x = norm(x, late)
-                bias, late = split_bias(x, conv.bias)
-                x = ops.conv2d(x, conv.weight, bias, padding=1)
+                now, late = split_bias(x, conv.bias)
+                x = ops.conv2d(x, conv.weight, now, padding=1)
             else:
                 norm.into(x, quick.interior(1, *x.shape[:3])[0])
                 x = quick()[0]
@@ -128,8 +128,8 @@ class TemporalBlock(nn.Module):
             x = stream.window(conv, x, norm=norm, bias=late, rows=rows)
             if quick is None:
                 weight, bias = ops.weight_and_bias(conv)
-                bias, late = split_bias(x, bias)
-                x = ops.time_conv(x, weight, bias)
+                now, late = split_bias(x, bias)
+                x = ops.time_conv(x, weight, now)
             else:
                 x = quick(x)
         return x, late
@@ -151,8 +151,8 @@ class ResBlock3d(nn.Module):
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
             window = stream.window(conv, h, norm=norm, bias=late)
             weight, bias = ops.weight_and_bias(conv)
-            bias, late = split_bias(window, bias)
-            h = ops.conv3d(window, weight, bias)
+            now, late = split_bias(window, bias)
+            h = ops.conv3d(window, weight, now)
         return add(x_BTHWC, h, late)
 
 
@@ -319,16 +319,16 @@ class TemporalUpsample(_Blend):
 
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Return `[B, 2T, H, W, C]`; for a chunk, the frames that are complete."""
-        *weights, bias = self.kernels()
+        kernels = self.kernels()
         if not self.nearest:
             doubled = stream.interpolate(self, x_BTHWC, self.latent_frame)
-            return ops.conv3d(stream.window(self.conv, doubled), *weights, bias)
+            return ops.conv3d(stream.window(self.conv, doubled), *kernels)
         B, T, H, W, C = x_BTHWC.shape
         window = stream.window(self.conv, x_BTHWC)
         if self.causal:
-            both = ops.conv3d(window[:, 1:], *weights, bias)
+            both = ops.conv3d(window[:, 1:], *kernels)
             doubled = both.view(B, T, H, W, 2, C).movedim(4, 2)
             return doubled.contiguous().flatten(1, 2)  # of one frame, flatten alone makes a view
-        even, odd = weights
+        even, odd, bias = kernels
         phases = [ops.conv3d(window[:, :-1], odd, bias), ops.conv3d(window[:, 1:], even, bias)]
         return torch.stack(phases, 2).flatten(1, 2)

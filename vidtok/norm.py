@@ -39,7 +39,8 @@ def _kernels_of(device: torch.device) -> ModuleType | None:
         x = torch.linspace(-3, 3, 512, device=device).view(4, 128)
         one, zero = torch.ones_like(x[0]), torch.zeros_like(x[0])
         found = norm_triton.norm_silu(x, one, zero, 1e-6)
-        torch.testing.assert_close(found, F.silu(F.layer_norm(x, (128,), one, zero, 1e-6)))
+        wanted = F.silu(F.layer_norm(x, (128,), one, zero, 1e-6))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     except Exception as error:  # no Triton, no C compiler, a device that it does not know
         _log.warning(
             "no fused norms on %s, which takes more memory bandwidth: %s: %s",

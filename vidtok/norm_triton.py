@@ -1,4 +1,4 @@
-"""Triton kernels: norm, activation and the frames around a clip in one pass, forward and backward.
+"""Norm, activation and the frames around a clip in one pass of Triton, forward and backward.
 
 Plain torch takes four passes over memory from one convolution to the next: the first one's bias
 (cuDNN adds none), LayerNorm, SiLU, and a copy into the window of the next convolution. Here it is
@@ -8,8 +8,7 @@ The backward pass keeps the input and two float32 numbers per position, and comp
 `vidtok.norm` decides where these kernels are used. They were run in Triton's interpreter and
 compiled for NVIDIA GPUs, but never run on one.
 
-An activation is `[B, T, H, W, C]`: a program takes some positions of one frame of one clip. All
-offsets are 64-bit, so no tensor is too large.
+Triton starts a kernel on the current device, so the device of the input becomes the current one.
 """
 
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from vidtok.norm_kernels import add_forward, norm_backward, norm_forward
 
 Fill = Literal["nothing", "zeros", "first"]
 """Content of the frames in front: not written, zeros, or copies of the result for frame 0."""
@@ -30,174 +30,6 @@ FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 4096, 2048
 PROGRAMS = 1024
 """Maximum number of programs of a backward pass; each has a row of partial sums. A constant, so
 that the order of the sums does not depend on the device."""
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def place(block, blocks, frames, positions, column, C: tl.constexpr, ROWS: tl.constexpr):
-    """Return a block's clip, frame, offsets in the frame with mask, and positions with mask."""
-    frame = (block // blocks).to(tl.int64)
-    row = (block % blocks) * ROWS + tl.arange(0, ROWS)
-    real = row < positions
-    at = row.to(tl.int64)[:, None] * C + column
-    inside = real[:, None] & (column < C)
-    return frame // frames, frame % frames, at, inside, frame * positions + row, real
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def norm_forward(
-    x,
-    shift,
-    weight,
-    bias,
-    out,
-    mean,
-    rstd,
-    blocks,
-    frames,
-    positions,
-    x_clip,
-    x_frame,
-    out_clip,
-    out_frame,
-    eps,
-    C: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    KEEP: tl.constexpr,
-    FRONT: tl.constexpr,
-    BEHIND: tl.constexpr,
-    FILL: tl.constexpr,
-):
-    """Normalise and activate one block, and write the frames around the clip."""
-    column = tl.arange(0, COLUMNS)[None, :]
-    clip, t, at, inside, position, real = place(
-        tl.program_id(0), blocks, frames, positions, column, C, ROWS
-    )
-    value = tl.load(x + clip * x_clip + t * x_frame + at, mask=inside, other=0.0).to(tl.float32)
-    if SHIFTED:
-        value += tl.load(shift + column, mask=column < C, other=0.0).to(tl.float32)
-    centre = tl.sum(value, 1) / C
-    value = tl.where(inside, value - centre[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(value * value, 1) / C + eps)
-    if KEEP:
-        tl.store(mean + position, centre, mask=real)
-        tl.store(rstd + position, scale, mask=real)
-    gain = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
-    offset = tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
-    y = value * scale[:, None] * gain + offset
-    y = (y * tl.sigmoid(y)).to(out.dtype.element_ty)
-    base = out + clip * out_clip + at
-    tl.store(base + (t + FRONT) * out_frame, y, mask=inside)
-    zeros = tl.full([ROWS, COLUMNS], 0.0, out.dtype.element_ty)
-    if t == 0:
-        for i in tl.static_range(FRONT):
-            if FILL == "first":
-                tl.store(base + i * out_frame, y, mask=inside)
-            elif FILL == "zeros":
-                tl.store(base + i * out_frame, zeros, mask=inside)
-    if t == frames - 1:
-        for i in tl.static_range(BEHIND):
-            tl.store(base + (frames + FRONT + i) * out_frame, zeros, mask=inside)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def norm_backward(
-    x,
-    shift,
-    weight,
-    bias,
-    mean,
-    rstd,
-    grad,
-    dx,
-    sums,
-    all_blocks,
-    blocks,
-    frames,
-    positions,
-    x_clip,
-    x_frame,
-    out_clip,
-    out_frame,
-    C: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    FRONT: tl.constexpr,
-    FILL: tl.constexpr,
-):
-    """Write the gradient of x, and partial sums for weight, bias and shift: `[programs, 3, C]`."""
-    column = tl.arange(0, COLUMNS)[None, :]
-    gain = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
-    offset = tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
-    of_weight = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
-    of_bias = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
-    of_shift = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
-    for block in range(tl.program_id(0), all_blocks, tl.num_programs(0)):
-        clip, t, at, inside, position, real = place(
-            block, blocks, frames, positions, column, C, ROWS
-        )
-        value = tl.load(x + clip * x_clip + t * x_frame + at, mask=inside, other=0.0).to(tl.float32)
-        if SHIFTED:
-            value += tl.load(shift + column, mask=column < C, other=0.0).to(tl.float32)
-        centre = tl.load(mean + position, mask=real, other=0.0)[:, None]
-        scale = tl.load(rstd + position, mask=real, other=0.0)[:, None]
-        normal = tl.where(inside, (value - centre) * scale, 0.0)
-        base = grad + clip * out_clip + at
-        g = tl.load(base + (t + FRONT) * out_frame, mask=inside, other=0.0).to(tl.float32)
-        if FILL == "first":  # noqa: SIM102 - one is a constant, the other is not
-            if t == 0:
-                for i in tl.static_range(FRONT):
-                    g += tl.load(base + i * out_frame, mask=inside, other=0.0).to(tl.float32)
-        y = normal * gain + offset
-        s = tl.sigmoid(y)
-        g *= s * (1.0 + y * (1.0 - s))
-        of_weight += g * normal
-        of_bias += g
-        g *= gain
-        along = tl.sum(g * normal, 1)[:, None] / C
-        g = (g - tl.sum(g, 1)[:, None] / C - normal * along) * scale
-        if SHIFTED:
-            of_shift += tl.where(inside, g, 0.0)
-        frame = clip * frames + t
-        to = dx + frame * out_frame + at
-        tl.store(to, g.to(dx.dtype.element_ty), mask=inside)
-    column = tl.arange(0, COLUMNS)
-    base = sums + tl.program_id(0) * 3 * C + column
-    tl.store(base, tl.sum(of_weight, 0), mask=column < C)
-    tl.store(base + C, tl.sum(of_bias, 0), mask=column < C)
-    tl.store(base + 2 * C, tl.sum(of_shift, 0), mask=column < C)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def add_forward(
-    x,
-    branch,
-    bias,
-    out,
-    blocks,
-    frames,
-    positions,
-    x_clip,
-    x_frame,
-    branch_clip,
-    branch_frame,
-    out_clip,
-    out_frame,
-    C: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Write x + branch + bias for one block. `out` can be x."""
-    column = tl.arange(0, COLUMNS)[None, :]
-    clip, t, at, inside, _, _ = place(tl.program_id(0), blocks, frames, positions, column, C, ROWS)
-    value = tl.load(x + clip * x_clip + t * x_frame + at, mask=inside, other=0.0).to(tl.float32)
-    more = tl.load(branch + clip * branch_clip + t * branch_frame + at, mask=inside, other=0.0)
-    value += tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
-    value += more.to(tl.float32)
-    to = out + clip * out_clip + t * out_frame + at
-    tl.store(to, value.to(out.dtype.element_ty), mask=inside)
 
 
 class _Shape(NamedTuple):
@@ -247,7 +79,7 @@ class _NormSilu(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, weight, bias, mean, rstd = ctx.saved_tensors
         shape, grad = _Shape.of(x), grad.contiguous()
@@ -256,28 +88,29 @@ class _NormSilu(torch.autograd.Function):
         programs = min(all_blocks, PROGRAMS)
         sums = torch.empty((programs, 3, shape.channels), dtype=torch.float32, device=x.device)
         frame = shape.positions * shape.channels
-        norm_backward[(programs,)](
-            x,
-            x if shift is None else shift,
-            weight,
-            bias,
-            mean,
-            rstd,
-            grad,
-            dx,
-            sums,
-            all_blocks,
-            blocks,
-            shape.frames,
-            shape.positions,
-            *shape.strides(x),
-            grad.numel() // shape.clips,
-            frame,
-            **constants,
-            SHIFTED=shift is not None,
-            FRONT=ctx.front,
-            FILL=ctx.fill,
-        )
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            norm_backward[(programs,)](
+                x,
+                x if shift is None else shift,
+                weight,
+                bias,
+                mean,
+                rstd,
+                grad,
+                dx,
+                sums,
+                all_blocks,
+                blocks,
+                shape.frames,
+                shape.positions,
+                *shape.strides(x),
+                grad.numel() // shape.clips,
+                frame,
+                **constants,
+                SHIFTED=shift is not None,
+                FRONT=ctx.front,
+                FILL=ctx.fill,
+            )
         of_weight, of_bias, of_shift = sums.sum(0)
         of_shift = None if shift is None else of_shift.to(shift.dtype)
         none = (None,) * 4
@@ -302,28 +135,29 @@ def _norm(
     out = torch.empty(longer, dtype=x.dtype, device=x.device)
     kept = shape.clips * shape.frames * shape.positions if keep else 0
     mean, rstd = torch.empty((2, kept), dtype=torch.float32, device=x.device)
-    norm_forward[(all_blocks,)](
-        x,
-        x if shift is None else shift,
-        weight,
-        bias,
-        out,
-        mean,
-        rstd,
-        blocks,
-        shape.frames,
-        shape.positions,
-        *shape.strides(x),
-        out.numel() // shape.clips,
-        shape.positions * shape.channels,
-        eps,
-        **constants,
-        SHIFTED=shift is not None,
-        KEEP=keep,
-        FRONT=front,
-        BEHIND=behind,
-        FILL=fill,
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        norm_forward[(all_blocks,)](
+            x,
+            x if shift is None else shift,
+            weight,
+            bias,
+            out,
+            mean,
+            rstd,
+            blocks,
+            shape.frames,
+            shape.positions,
+            *shape.strides(x),
+            out.numel() // shape.clips,
+            shape.positions * shape.channels,
+            eps,
+            **constants,
+            SHIFTED=shift is not None,
+            KEEP=keep,
+            FRONT=front,
+            BEHIND=behind,
+            FILL=fill,
+        )
     return out, mean, rstd
 
 
@@ -368,7 +202,7 @@ class _Add(torch.autograd.Function):
         return _add(x, branch, bias, torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         of_bias = grad.sum(tuple(range(grad.dim() - 1)), dtype=torch.float32)
         grads = (grad, grad, of_bias)
@@ -379,9 +213,10 @@ def _add(x: Tensor, branch: Tensor, bias: Tensor, out: Tensor) -> Tensor:
     shape = _Shape.of(x)
     all_blocks, blocks, constants = shape.blocks(FORWARD_ELEMENTS)
     strides = [stride for tensor in (x, branch, out) for stride in shape.strides(tensor)]
-    add_forward[(all_blocks,)](
-        x, branch, bias, out, blocks, shape.frames, shape.positions, *strides, **constants
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        add_forward[(all_blocks,)](
+            x, branch, bias, out, blocks, shape.frames, shape.positions, *strides, **constants
+        )
     return out
 
 

@@ -219,6 +219,10 @@ class TokenizerSpec(Section):
     meaning. null: the weights bundled with the package; an error for a model without."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
+    compile: bool = False
+    """Whether torch.compile rewrites the encoder for its GPU and the clips' shape. Values change by
+    rounding, so it is part of the fingerprint. Each actor compiles each shape once, which can take
+    minutes. Only for models of this package on GPUs, and not with `clip.whole`."""
     batch: PositiveInt = 8
     """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. Decode
     actors send clips in blocks of this size; of several tokenizers the largest counts."""

@@ -273,6 +273,12 @@ def _tracks(config: JobConfig) -> Iterator[Fault]:
 def facts_faults(config: JobConfig, number: int, facts: "Facts") -> Iterator[Fault]:
     """Yield the settings of a job that one of its tokenizers does not take."""
     spec, field = config.tokenizers[number], f"tokenizers.{number}"
+    if spec.compile and ":" in spec.model:
+        rule = "only models of this package are compiled"
+        yield Fault(f"{field}.compile", "true", rule, "leave it out")
+    if spec.compile and config.clip.whole:
+        rule = "chunks of whole videos have several shapes, and each would be compiled"
+        yield Fault(f"{field}.compile", "true", rule, "leave it out")
     if spec.bits is not None and spec.dtype != "uint8":
         yield Fault(f"{field}.bits", spec.bits, "only dtype = uint8 has bits", "leave it out")
     if spec.logvar and spec.dtype == "uint8":

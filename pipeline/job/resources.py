@@ -58,7 +58,7 @@ def allocate(
             shares of the CPUs, since an actor that never starts would stop the job.
 
     Raises:
-        ConfigError: the settings ask for GPUs and the cluster has too few.
+        ConfigError: the settings ask for GPUs and the cluster has too few or none.
     """
     settings = config.tokenize
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
@@ -71,6 +71,8 @@ def allocate(
             )
         tokenizers = settings.actors or max(1, fitting)
         tokenize_cpus = 0.0
+    elif isinstance(config, JobConfig) and any(spec.compile for spec in config.tokenizers):
+        raise ConfigError("tokenizers: compile = true: needs GPUs; leave it out on CPUs")
     else:
         tokenizers = settings.actors or max(1, int(cpus / 2 / settings.threads))
         tokenize_cpus = float(settings.threads)

@@ -16,6 +16,7 @@ from pipeline.dataset.schema import TokenizerColumn, index_dtype
 from pipeline.errors import StoreError, one_line
 from pipeline.tokenizers.models import Description
 from pipeline.tokenizers.protocol import Facts
+from pipeline.tokenizers.vidtok_adapter import COMPILER
 
 PREPROCESSING: Final = 1
 """Version of decoding, resizing and normalising; every change that moves a pixel raises it."""
@@ -88,6 +89,8 @@ def _tokenizer(spec: TokenizerSpec, described: Description) -> dict[str, Any]:
         values["logvar"] = spec.logvar
         if spec.stored_bits is not None:
             values["bits"] = spec.stored_bits
+    if spec.compile:
+        values["compile"] = COMPILER
     input_rule = {"scale": spec.divisor, "every": spec.every}
     return values | {name: value for name, value in input_rule.items() if value != 1}
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from pipeline.tokenizers import probe
 from pipeline.tokenizers.checks import registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.protocol import Facts, VideoTokenizer
+
+if TYPE_CHECKING:
+    from pipeline.tokenizers.vidtok_adapter import VidTok
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
@@ -173,10 +176,10 @@ def open_encoders(
     device: str,
 ) -> list[ClipEncoder]:
     """Return tokenizers as `open_encoder`. Those of one model and precision share its network."""
-    opened: dict[tuple[str | None, ...], VideoTokenizer] = {}
+    opened: dict[tuple[str | bool | None, ...], VideoTokenizer] = {}
     encoders = []
     for spec, column, digest in zip(specs, columns, digests, strict=True):
-        network = spec.model, spec.weights, spec.precision
+        network = spec.model, spec.weights, spec.precision, spec.compile
         if network not in opened:
             opened[network] = open_same_tokenizer(spec, digest)
         encoders.append(encoder_of(opened[network], spec, column, device))
@@ -188,6 +191,8 @@ def encoder_of(
 ) -> ClipEncoder:
     """Return a tokenizer as encoder on a device, in the precision of its settings."""
     tokenizer.module().to(device=device, dtype=DTYPES[spec.precision])
+    if spec.compile and device != "cpu":  # a CPU computes the same up to rounding
+        cast("VidTok", tokenizer).compile()  # the configuration's check refuses other tokenizers
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch
     return ClipEncoder(tokenizer, column, batch=batch, device=device)

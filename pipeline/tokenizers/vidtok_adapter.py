@@ -10,11 +10,19 @@ from torch import Tensor, nn
 import vidtok
 from pipeline.config.job import HUB, RANDOM
 from pipeline.config.loading import Fault
+from pipeline.errors import ConfigError, one_line
 from pipeline.tokenizers.protocol import Encoded, EncodeStream, Facts, Lengths
 from vidtok.presets import PRESETS
 
 UNTRAINED_SEED: Final = 0
 """Seed of the initialisation with `weights: random`."""
+
+
+COMPILER: Final = "inductor"
+"""Name of torch's compiler for `compile: true`, as the identity of a dataset has it."""
+
+_MAX_SHAPES: Final = 64
+"""Maximum number of shapes of clips that an encoder is compiled for."""
 
 
 def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[Fault]:
@@ -92,11 +100,29 @@ class VidTok:
         """Return the network."""
         return self._model
 
+    def compile(self) -> None:
+        """Have the encoder compiled as one graph at its first call with each shape."""
+        self._model.encoder.compile(
+            fullgraph=True, dynamic=False, backend=COMPILER, recompile_limit=_MAX_SHAPES
+        )
+
     def encode(
         self, video: Tensor, chunk_frames: int | None = None, as_reference: bool = False
     ) -> Encoded:
-        """Encode clips; see `vidtok.Tokenizer.encode`."""
-        return self._model.encode(video, chunk_frames, as_reference)
+        """Encode clips; see `vidtok.Tokenizer.encode`.
+
+        Raises:
+            ConfigError: the encoder could not be compiled on this machine.
+        """
+        try:
+            return self._model.encode(video, chunk_frames, as_reference)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise ConfigError(
+                f"compile = true: {one_line(error, max_chars=200)}; leave it out, or install Triton"
+                " and a C++ compiler on every node"
+            ) from error
 
     def decode(
         self,

@@ -59,7 +59,7 @@ def expected(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, around: str
 
 CASES = [
     *((torch.float32, 24, around) for around in AROUND),
-    *((torch.float32, width, "copies") for width in (8, 128, 512)),
+    (torch.float32, 512, "copies"),
     *((torch.float16, width, "zeros") for width in (96, 256)),
     *((torch.bfloat16, width, "copies") for width in (24, 128)),
 ]
@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_torch(
     monkeypatch.setattr(norm_triton, "BACKWARD_ELEMENTS", 4 * columns)
     monkeypatch.setattr(norm_triton, "PROGRAMS", 5)
     front, behind, fill = AROUND[around]
-    x = drawn(2, 3, 3, 5, width, dtype=dtype)
+    x = drawn(2, 2, 3, 3, width, dtype=dtype)
     shift, weight, bias = (drawn(width, dtype=dtype, seed=seed) for seed in (1, 2, 3))
     found = norm_triton.norm_silu(
         x, weight, bias, 1e-6, shift=shift, front=front, behind=behind, fill=fill

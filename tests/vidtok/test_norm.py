@@ -51,12 +51,12 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from vidtok import norm_triton
+from vidtok import norm_kernels
 
 vectors = ("x", "shift", "weight", "bias", "out", "branch", "grad", "dx")
 sizes = {"C": 128, "COLUMNS": 128, "ROWS": 16}
 flags = {"SHIFTED": True, "KEEP": True, "FRONT": 2, "BEHIND": 1, "FILL": "first"}
-for kernel in (norm_triton.norm_forward, norm_triton.norm_backward, norm_triton.add_forward):
+for kernel in (norm_kernels.norm_forward, norm_kernels.norm_backward, norm_kernels.add_forward):
     constants = {n: v for n, v in (sizes | flags).items() if n in kernel.arg_names}
     types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
     for name in types:

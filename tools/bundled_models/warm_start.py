@@ -146,11 +146,10 @@ def _before_each_layer(model: Tokenizer, fit: "_Fit") -> Iterator[None]:
             doubled = Stream(rule).interpolate(layer, x, layer.latent_frame)
         fit.layer(_blended(layer), window(layer.conv, doubled), Taps(3, 3), doubled.shape[1:4])
 
-    hooks = []
-    last_layers = model.encoder.mid, model.decoder.up_temporal[0].block[-1]
-    for coder, last in zip((model.encoder, model.decoder), last_layers, strict=True):
-        hooks.append(coder.register_forward_pre_hook(conv_in))
-        hooks.append(last.register_forward_hook(conv_out(coder)))
+    hooks = [coder.register_forward_pre_hook(conv_in) for coder in (model.encoder, model.decoder)]
+    last = model.decoder.get_submodule("up_temporal.0.block")[-1]  # type: ignore[index]
+    hooks.append(model.encoder.mid.register_forward_hook(conv_out(model.encoder)))
+    hooks.append(last.register_forward_hook(conv_out(model.decoder)))
     by_kind: dict[type, Callable[..., None]] = {
         SpatialBlock: shortcut,
         SpatialDownsample: spatial_down,

@@ -82,6 +82,7 @@ def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
         {"clip__resize": "float32"},
         {"clip": {"fps": 8.0, "buckets": [SQUARE, WIDE]}},
         {"tokenizers__0__precision": "bf16"},
+        {"tokenizers__0__compile": True},
         {"tokenizers__1__dtype": "float32"},
         {"tokenizers__1__dtype": "uint8"},
         {"tokenizers__1__logvar": True},
@@ -106,6 +107,7 @@ def test_it_changes_with_the_bits_of_latents() -> None:
         ("uint8", 7, ("kl_scale",)),
     ]
     described = {spec.name: described_as(spec, "") for spec in job().tokenizers}
+    assert "compile" not in identity(job(), described)["tokenizers"]["kl"]
     assert "bits" not in identity(job(), described)["tokenizers"]["kl"]
 
 

@@ -1,0 +1,1 @@
+"""Speed, correctness and memory on one accelerator: `python -m benchmarks.gpu`."""
