@@ -43,7 +43,8 @@ class TrainerConfig:
     ema_decay: float = 0.999
     """Fraction of the averaged weights that each step keeps."""
     precision: Literal["float32", "bf16"] = "bf16"
-    """Type that the convolutions compute in. Losses are always float32."""
+    """Type that the convolutions compute in; float32 on CPUs that are slower in bfloat16. Losses
+    are always float32."""
     recompute: bool = False
     """Whether the backward pass recomputes activations: less memory, more time."""
 
