@@ -75,7 +75,7 @@ def norm_forward(
                 tl.store(base + i * out_frame, zeros, mask=inside)
     if t == frames - 1:
         for i in tl.static_range(BEHIND):
-            tl.store(base + (frames + FRONT + i) * out_frame, zeros, mask=inside)
+            tl.store(base + (t + FRONT + 1 + i) * out_frame, zeros, mask=inside)
 
 
 @triton.jit

@@ -137,11 +137,11 @@ def test_a_sum_is_written_where_it_belongs(dtype: torch.dtype) -> None:
 
 
 def test_offsets_have_64_bits() -> None:
-    """The second clip and its result lie behind 2³¹ elements; untouched pages take no memory."""
+    """The third clip begins behind 2³¹ elements; pages that nobody touches take no memory."""
     frame = 2 * 8
-    apart = (1 << 31) + frame
-    store = torch.empty(2 * apart, dtype=torch.float16)
-    x = store.as_strided((2, 1, 2, 1, 8), (apart, frame, 8, 8, 1))
+    apart = (1 << 30) + frame
+    store = torch.empty(2 * apart + frame, dtype=torch.float16)
+    x = store.as_strided((3, 1, 2, 1, 8), (apart, frame, 8, 8, 1))
     x.copy_(drawn(*x.shape).detach())
     bias = drawn(8).detach()
     wanted = x.float() + x.float() + bias
