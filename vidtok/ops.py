@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidtok import winograd
+from vidtok import half, winograd
 
 PIECE_BYTES = 8 << 20
 """Maximum size of one piece of an activation on a CPU."""
@@ -128,10 +128,13 @@ def autocast(
 ) -> AbstractContextManager[object]:
     """Return a context in which convolutions and matrix products compute in `dtype`.
 
-    With None they compute in the type of their inputs, even inside another such context.
+    With None, or on a CPU that is slower in `dtype`, they compute in the type of their inputs, even
+    inside another such context.
     """
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
+    if dtype is not None and half.arithmetic(device, dtype) != dtype:
+        dtype = None
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

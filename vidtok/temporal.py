@@ -83,6 +83,9 @@ class Stream:
         if norm is not None and kernels(x_BTHWC) is not None:
             fill = self.rule.fill if self.first else "nothing"
             window = norm.window(x_BTHWC, bias, front=front, behind=behind, fill=fill)
+        elif torch.is_grad_enabled():
+            inside = x_BTHWC if norm is None else norm(x_BTHWC, bias).to(x_BTHWC.dtype)
+            window = self._joined(inside, front, behind)
         else:
             window = x_BTHWC.new_empty(
                 (x_BTHWC.shape[0], front + x_BTHWC.shape[1] + behind, *x_BTHWC.shape[2:])
@@ -102,6 +105,20 @@ class Stream:
         if not self.last:
             self._remember(layer, window, 3 - stride, rows)
         return window
+
+    def _joined(self, inside: Tensor, front: int, behind: int) -> Tensor:
+        """Return the window of a layer with gradients, as one concatenation.
+
+        A slice that is written into a tensor costs the backward pass a copy of the whole gradient.
+        """
+        first, parts = inside[:, :1], [inside]
+        if front:
+            like_first = self.first and self.rule.fill == "first"
+            edge = first if like_first else torch.zeros_like(first)
+            parts.insert(0, edge.expand(-1, front, -1, -1, -1))
+        if behind:
+            parts.append(torch.zeros_like(first).expand(-1, behind, -1, -1, -1))
+        return torch.cat(parts, 1)
 
     def _remember(self, layer: nn.Module, window: Tensor, keep: int, rows: Rows | None) -> None:
         tail = window[:, window.shape[1] - keep :]

@@ -218,7 +218,8 @@ class TokenizerSpec(Section):
     Hub. `hub`: the released checkpoint. `random`: a seeded initialisation, whose tokens carry no
     meaning. null: the weights bundled with the package; an error for a model without."""
     precision: Precision = "float32"
-    """Arithmetic of the encoder. The half precisions are faster and change some tokens."""
+    """Arithmetic of the encoder. The half precisions change some tokens. They are faster on GPUs,
+    `bf16` also on CPUs with AMX or AMD's AVX-512. Other CPUs take `float32` alone."""
     compile: bool = False
     """Whether torch.compile rewrites the encoder for its GPU and the clips' shape. Values change by
     rounding, so it is part of the fingerprint. Each actor compiles each shape once, which can take

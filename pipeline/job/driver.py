@@ -184,6 +184,7 @@ class _Passes:
         from pipeline.job.bundles import bundled
         from pipeline.job.collector import BatchDone, InFlight, Said, UnitDone, UnitFailed
         from pipeline.job.graph import run_pass
+        from pipeline.job.precision import require_fast_precision
         from pipeline.job.resources import allocate
 
         allocation = allocate(
@@ -193,6 +194,7 @@ class _Passes:
             units=len(units),
             may_grow=not cluster.is_own,
         )
+        require_fast_precision(self._job.config, allocation.device)
         if allocation.cpus > cluster.cpus:
             self._progress.say(
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs and the cluster has"

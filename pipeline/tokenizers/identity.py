@@ -2,8 +2,9 @@
 
 It covers the clip rule, the preprocessing, and for each tokenizer its facts, configuration,
 weights, arithmetic and the storage of its cells. It does not cover batch size, devices and numbers
-of actors, which change nothing or the last bits of a float. It does not cover the sources, so that
-a dataset can grow.
+of actors, which change nothing or the last bits of a float; in half precision, two devices also
+give some different tokens. A job computes in the precision that is named here: it does not start on
+CPUs that are slower in it. It does not cover the sources, so that a dataset can grow.
 """
 
 from collections.abc import Mapping

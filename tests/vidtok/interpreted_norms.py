@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
-from vidtok import Tokenizer, norm, norm_triton, ops
+from vidtok import Tokenizer, half, norm, norm_triton, ops
 from vidtok.norm import NormAct, add
 from vidtok.temporal import RULES, Rows, Stream
 from vidtok.training.network import TrainedTokenizer
@@ -31,6 +31,7 @@ AROUND = {"alone": (0, 0, "nothing"), "copies": (2, 0, "first"), "zeros": (1, 1,
 @pytest.fixture(autouse=True)
 def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "is_cpu", lambda _: False)
+    monkeypatch.setattr(half, "cpu_is_fast", lambda _: True)
 
 
 @contextmanager

@@ -50,7 +50,8 @@ class TrainerConfig:
     """Fraction of the averaged weights that each step keeps."""
     precision: Literal["float32", "tf32", "bf16"] = "bf16"
     """Arithmetic of the convolutions. `tf32` is float32 in which a GPU may round the factors of
-    products to 10 bits. Losses are float32; with `tf32` their products are rounded, too."""
+    products to 10 bits. CPUs that are slower in bfloat16 compute in float32. Losses are float32;
+    with `tf32` their products are rounded, too."""
     accumulate: int = 1
     """Number of equal parts of a batch. They pass one after another before the weights move."""
     recompute: Literal["auto"] | bool = "auto"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
-from vidtok import Tokenizer, ops
+from vidtok import Tokenizer, half, ops
 from vidtok.training import memory
 from vidtok.training.network import Reconstruction, TrainedTokenizer
 
@@ -118,7 +118,10 @@ def test_recomputing_changes_neither_the_result_nor_the_gradients(network: str) 
 
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("regularizer", ["fsq", "kl"])
-def test_bfloat16_is_for_convolutions_alone(regularizer: str, freeze: bool) -> None:
+def test_bfloat16_is_for_convolutions_alone(
+    regularizer: str, freeze: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half, "cpu_is_fast", lambda dtype: True)
     tokenizer = (
         without_noise(small("causal_v1_0", "kl")) if regularizer == "kl" else small("causal_v1_0")
     )
@@ -135,6 +138,16 @@ def test_bfloat16_is_for_convolutions_alone(regularizer: str, freeze: bool) -> N
     found = gradients(tokenizer, made)
     assert found["decoder.conv_out.conv.weight"].dtype == torch.float32
     assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_a_cpu_without_units_for_bfloat16_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(half, "cpu_is_fast", lambda dtype: dtype == torch.float32)
+    network = TrainedTokenizer(small("causal_v1_0"), autocast=torch.bfloat16)
+    exact = TrainedTokenizer(small("causal_v1_0"))
+    given = clips("causal_v1_0")
+    assert torch.equal(network(given, 0).x_hat, exact(given, 0).x_hat)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
