@@ -86,6 +86,16 @@ def test_decode_actors_and_commits_start_without_torch() -> None:
     assert imported("import pipeline.job.graph", *heavy) == "\n"
 
 
+def test_a_fork_server_imports_what_decoding_needs_alone() -> None:
+    """A decode actor waits for it, and each of its decoder processes shares its memory."""
+    others = "pydantic", "omegaconf", "pyarrow", "fsspec", "ray"
+    assert imported("import pipeline.decode.child_main", "torch", *others) == "torch\n"
+
+
+def test_a_driver_can_start_ray_before_it_imports_torch() -> None:
+    assert imported("import pipeline.job.driver", "torch", "ray.data") == "\n"
+
+
 def test_settings_are_checked_without_torch_and_ray() -> None:
     check = "from pipeline.job.config_checks import load_config; load_config('examples/demo.yaml')"
     assert imported(check, "torch", "ray", "av") == "\n"
