@@ -1,9 +1,7 @@
 """Tokenizers from their settings, the same on the driver and on every node."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import nn
@@ -15,19 +13,11 @@ from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
-from pipeline.tokenizers.protocol import Facts, VideoTokenizer
+from pipeline.tokenizers.facts import Description, tensors_digest
+from pipeline.tokenizers.protocol import VideoTokenizer
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the driver keeps of a tokenizer after it has opened it once."""
-
-    facts: Facts
-    config: Mapping[str, Any]
-    digest: Digest
 
 
 def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
@@ -121,11 +111,8 @@ def weights_digest(model: nn.Module) -> str:
     The digest is of float32 values, so weights in half precision have one digest however they were
     loaded.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    tensors = model.state_dict().items()
+    return tensors_digest({name: tensor.detach().float().numpy() for name, tensor in tensors})
 
 
 def open_encoder(

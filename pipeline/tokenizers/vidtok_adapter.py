@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import vidtok
 from pipeline.config.job import HUB, RANDOM
-from pipeline.tokenizers.facts import vidtok_facts
+from pipeline.tokenizers.facts import vidtok_facts, vidtok_settings
 from pipeline.tokenizers.protocol import Encoded, EncodeStream
 
 UNTRAINED_SEED: Final = 0
@@ -32,7 +32,7 @@ class VidTok:
     @property
     def config(self) -> Mapping[str, Any]:
         """Configuration of the network, without its name."""
-        return {k: v for k, v in self._model.config.to_dict().items() if k != "name"}
+        return vidtok_settings(self._model.config)
 
     def module(self) -> nn.Module:
         """Return the network."""
