@@ -26,6 +26,8 @@ import psutil
 from benchmarks import start_probe
 
 HERE = Path(__file__).parents[1]
+VIDEOS = HERE / "tests/data/videos/*.mp4"
+"""The same paths in both trees: they are part of the names that decide which clips are drawn."""
 
 ORDER = [
     "Python up",
@@ -84,7 +86,7 @@ def start(tree: Path, settings: Sequence[str], until: str) -> dict[str, float]:
         command = [sys.executable, "jobs/tokenize_corpus.py", "examples/demo.yaml", *settings]
         began = time.monotonic()
         job = subprocess.Popen(
-            [*command, f"output.uri={folder / 'out'}"],
+            [*command, f"source.uri={VIDEOS}", f"output.uri={folder / 'out'}"],
             cwd=tree,
             env=os.environ | {"PYTHONPATH": f"{folder}:{tree}", start_probe.FILE: str(marks)},
             stdout=subprocess.DEVNULL,

@@ -86,7 +86,20 @@ def test_decode_actors_and_commits_start_without_torch() -> None:
     assert imported("import pipeline.job.graph", *heavy) == "\n"
 
 
+def test_a_fork_server_imports_what_decoding_needs_alone() -> None:
+    """A decode actor waits for it, and each of its decoder processes shares its memory."""
+    others = "pydantic", "omegaconf", "pyarrow", "fsspec", "ray"
+    assert imported("import pipeline.decode.child_main", "torch", *others) == "torch\n"
+
+
+CHECK = "from pipeline.job.config_checks import load_config; c = load_config('examples/demo.yaml')"
+OPEN = "; from pipeline.job.driver import *; from pipeline.job.setup import *; open_tokenizers(c)"
+
+
 def test_settings_are_checked_without_torch_and_ray() -> None:
-    check = "from pipeline.job.config_checks import load_config; load_config('examples/demo.yaml')"
-    assert imported(check, "torch", "ray", "av") == "\n"
+    assert imported(CHECK, "torch", "ray", "av") == "\n"
     assert imported("import vidtok; vidtok.load", "torch") == "torch\n"
+
+
+def test_a_driver_describes_the_weights_of_this_package_without_torch() -> None:
+    assert imported(CHECK + OPEN, "torch", "ray.data") == "\n"

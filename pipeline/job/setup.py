@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig, OutputConfig
@@ -27,9 +27,8 @@ from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from pipeline.tokenizers.checks import absolute_path, is_foreign, is_untrained
-
-if TYPE_CHECKING:
-    from pipeline.tokenizers.models import Description
+from pipeline.tokenizers.facts import Description, describe_bundled
+from pipeline.tokenizers.identity import identity, tokenizer_column
 
 T = TypeVar("T")
 
@@ -218,19 +217,21 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def open_tokenizers(config: JobConfig) -> Tokenizers:
-    """Load each tokenizer once, for its column and its digest.
+    """Load each tokenizer once, for its column and its digest; of this package's weights the file.
 
     A tokenizer of another package also encodes and decodes a small clip of each length.
 
     Raises:
         ConfigError: weights are missing, belong to another model, or do not take the clips.
     """
-    from pipeline.tokenizers.identity import identity, tokenizer_column
-    from pipeline.tokenizers.models import describe, open_tokenizer
-    from pipeline.tokenizers.probe import prove_lengths
-
     described: dict[str, Description] = {}
     for n, spec in enumerate(config.tokenizers):
+        if (bundled := describe_bundled(spec)) is not None:
+            described[spec.name] = bundled
+            continue
+        from pipeline.tokenizers.models import describe, open_tokenizer
+        from pipeline.tokenizers.probe import prove_lengths
+
         tokenizer = open_tokenizer(spec)
         described[spec.name] = describe(tokenizer, spec)
         if is_foreign(spec):  # the facts of others are known since the configuration's check

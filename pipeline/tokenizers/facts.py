@@ -3,14 +3,24 @@
 Letters: `Z` latent channels, `T` frames, `t h w` cells of the latent.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
 
+from pipeline.config.job import TokenizerSpec
+from pipeline.dataset.metadata import Digest
 from pipeline.dataset.schema import Normalize
 from vidtok.config import TokenizerConfig
+from vidtok.presets import PRESETS, bundled_weights
+
+COMPILER: Final = "inductor"
+"""Name of torch's compiler for `compile: true`, as the identity of a dataset has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +139,48 @@ def vidtok_facts(config: TokenizerConfig) -> Facts:
         logvar=config.regularizer == "kl",
         causal=config.causal,
     )
+
+
+def vidtok_settings(config: TokenizerConfig) -> dict[str, Any]:
+    """Return the configuration of a VidTok network, without its name."""
+    return {name: value for name, value in config.to_dict().items() if name != "name"}
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the driver keeps of a tokenizer."""
+
+    facts: Facts
+    config: Mapping[str, Any]
+    digest: Digest
+
+
+def describe_bundled(spec: TokenizerSpec) -> Description | None:
+    """Return what identifies weights of this package; None for other or damaged weights.
+
+    Torch is not imported. The package's tests see to it that its weights fit their models, and
+    each process that opens them compares their digest.
+    """
+    path = bundled_weights(spec.model) if spec.weights is None else None
+    if path is None:
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return None
+    config = PRESETS[spec.model]
+    digest = Digest(tensors_digest(tensors))
+    return Description(vidtok_facts(config), vidtok_settings(config), digest)
+
+
+def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Return 32 hex digits of tensors and their names.
+
+    It is of float32 values, so weights in half precision have one digest however they were loaded.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(tensor.astype(np.float32).tobytes())
+    return digest.hexdigest()[:32]

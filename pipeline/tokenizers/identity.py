@@ -14,9 +14,7 @@ from pipeline.config.job import ClipConfig, JobConfig, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, fingerprint_of
 from pipeline.dataset.schema import TokenizerColumn, index_dtype
 from pipeline.errors import StoreError, one_line
-from pipeline.tokenizers.models import Description
-from pipeline.tokenizers.protocol import Facts
-from pipeline.tokenizers.vidtok_adapter import COMPILER
+from pipeline.tokenizers.facts import COMPILER, Description, Facts
 
 PREPROCESSING: Final = 1
 """Version of decoding, resizing and normalising; every change that moves a pixel raises it."""

@@ -1,9 +1,7 @@
 """Tokenizers from their settings, the same on the driver and on every node."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import nn
@@ -15,23 +13,15 @@ from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
+from pipeline.tokenizers.facts import Description, tensors_digest
 from pipeline.tokenizers.lanes import lane_to
-from pipeline.tokenizers.protocol import Facts, VideoTokenizer
+from pipeline.tokenizers.protocol import VideoTokenizer
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the driver keeps of a tokenizer after it has opened it once."""
-
-    facts: Facts
-    config: Mapping[str, Any]
-    digest: Digest
 
 
 def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
@@ -125,11 +115,8 @@ def weights_digest(model: nn.Module) -> str:
     The digest is of float32 values, so weights in half precision have one digest however they were
     loaded.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    tensors = model.state_dict().items()
+    return tensors_digest({name: tensor.detach().float().numpy() for name, tensor in tensors})
 
 
 def open_encoder(

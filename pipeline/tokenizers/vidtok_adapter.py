@@ -8,15 +8,11 @@ from torch import Tensor, nn
 import vidtok
 from pipeline.config.job import HUB, RANDOM
 from pipeline.errors import ConfigError, one_line
-from pipeline.tokenizers.facts import vidtok_facts
+from pipeline.tokenizers.facts import COMPILER, vidtok_facts, vidtok_settings
 from pipeline.tokenizers.protocol import Encoded, EncodeStream
 
 UNTRAINED_SEED: Final = 0
 """Seed of the initialisation with `weights: random`."""
-
-
-COMPILER: Final = "inductor"
-"""Name of torch's compiler for `compile: true`, as the identity of a dataset has it."""
 
 _MAX_SHAPES: Final = 64
 """Maximum number of shapes of clips that an encoder is compiled for."""
@@ -40,7 +36,7 @@ class VidTok:
     @property
     def config(self) -> Mapping[str, Any]:
         """Configuration of the network, without its name."""
-        return {k: v for k, v in self._model.config.to_dict().items() if k != "name"}
+        return vidtok_settings(self._model.config)
 
     def module(self) -> nn.Module:
         """Return the network."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -169,6 +170,20 @@ def test_the_working_directory_is_not_imported_from(
     (tmp_path / "pipeline.py").write_text("raise ImportError('of the working directory')")
     monkeypatch.chdir(tmp_path)
     Child().kill()
+
+
+STARTING = (
+    "from pipeline.decode.fork_server import *; print(fork_server().pid, flush=True); input()"
+)
+
+
+def test_a_server_that_still_starts_does_not_outlive_a_killed_parent():
+    command = [sys.executable, "-c", STARTING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert psutil.wait_procs([server], timeout=60)[1] == []
 
 
 def test_a_process_id_is_freed_once():

@@ -14,7 +14,7 @@ import pytest
 from pipeline.cluster import Cluster
 from pipeline.config.job import JobConfig
 from pipeline.dataset.records import Counts, UnitRecord
-from pipeline.errors import OverBudget
+from pipeline.errors import ConfigError, OverBudget
 from pipeline.job import driver
 from pipeline.job.collector import Event, UnitDone, UnitFailed
 from pipeline.job.driver import run
@@ -200,3 +200,52 @@ def test_a_job_stops_if_its_error_budget_is_spent(
     kept = status(Store(str(tmp_path / "out"))).to_dict()
     assert kept["units"] >= 5, "it keeps what it has"
     assert kept["samples_quarantined"] == kept["units"]
+
+
+def test_ray_starts_beside_the_models_and_only_for_a_sound_job(
+    passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes(lambda unit: UnitDone(record(unit)))
+    starts: list[str] = []
+
+    @contextmanager
+    def connect() -> Iterator[Cluster]:
+        starts.append("opened" if (tmp_path / "out" / "dataset.json").exists() else "beside")
+        yield Cluster(cpus=4, gpus=0, is_own=True)
+        starts.append("closed")
+
+    monkeypatch.setattr("pipeline.cluster.connect", connect)
+    empty = {"uri": [str(tmp_path / "no/*.mp4")]}
+    with pytest.raises(ConfigError, match="matches no file"):
+        run(job(tmp_path, 2, source=empty), Progress())
+    assert starts == []
+    run(job(tmp_path, 2), Progress())
+    assert starts == ["beside", "closed"]
+    run(job(tmp_path, 2), Progress())  # nothing remains
+    assert starts == ["beside", "closed"]
+    run(job(tmp_path, 3), Progress())
+    assert starts == ["beside", "closed", "opened", "closed"]
+
+
+def test_a_model_that_cannot_be_opened_ends_the_ray_beside_it(
+    passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = passes(lambda unit: UnitDone(record(unit)))
+    ended: list[bool] = []
+
+    @contextmanager
+    def connect() -> Iterator[Cluster]:
+        try:
+            yield Cluster(cpus=4, gpus=0, is_own=True)
+        finally:
+            ended.append(True)
+
+    def fails(_: JobConfig) -> None:
+        raise ConfigError("the weights are of another model")
+
+    monkeypatch.setattr("pipeline.cluster.connect", connect)
+    monkeypatch.setattr("pipeline.job.setup.open_tokenizers", fails)
+    with pytest.raises(ConfigError, match="of another model"):
+        run(job(tmp_path, 1), Progress())
+    assert (ended, made.units) == ([True], [])
+    assert not (tmp_path / "out" / "dataset.json").exists()

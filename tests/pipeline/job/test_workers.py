@@ -36,6 +36,15 @@ from tests.pipeline.units import FSQ
 ROOT = Path(__file__).parents[3]
 
 
+def test_a_decode_worker_starts_the_fork_server_before_its_first_unit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts: list[str] = []
+    monkeypatch.setattr(workers, "fork_server", lambda: starts.append("now"))
+    DecodeWorker(worker_settings(), Recorded()).close()
+    assert starts == ["now"]
+
+
 def test_a_unit_whose_source_is_gone_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,13 +1,18 @@
 """The weights in the package: what they are worth on real clips that training never saw."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 import vidtok
+from pipeline.config.job import TokenizerSpec
 from pipeline.decode import ClipRule, Decoder
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.records import Sample
+from pipeline.tokenizers.facts import describe_bundled
+from pipeline.tokenizers.models import describe, open_tokenizer
 from tests.assets import VIDEOS
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
@@ -67,3 +72,18 @@ def test_a_bundled_model_is_small(name: str) -> None:
     path = vidtok.bundled_weights(name)
     assert path is not None
     assert path.stat().st_size < 6e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_driver_describes_bundled_weights_as_their_model_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TokenizerSpec(name="t", model=name)
+    found = describe_bundled(spec)
+    assert found is not None
+    assert found == describe(open_tokenizer(spec), spec)
+    assert describe_bundled(spec.model_copy(update={"weights": "random"})) is None
+    pointer = tmp_path / "w.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+    monkeypatch.setattr("pipeline.tokenizers.facts.bundled_weights", lambda _: pointer)
+    assert describe_bundled(spec) is None, "the model is opened, which says what is wrong"
