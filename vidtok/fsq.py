@@ -27,7 +27,8 @@ def quantize(z: Tensor, levels: tuple[int, ...]) -> Tensor:
     Returns:
         Codes `[..., C]` float32: for L = 8 one of -1, -¾, …, ¾.
     """
-    L = torch.tensor(levels, dtype=torch.float32, device=z.device)
+    # Filled on the device: a copy from the host would wait for it.
+    L = torch.stack([torch.full((), float(level), device=z.device) for level in levels])
     smooth = bounded(z, L)
     rounded = smooth + (smooth.round() - smooth).detach()
     return rounded / (L // 2)

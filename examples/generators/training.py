@@ -27,7 +27,7 @@ from examples.generators.samples import draw_samples
 from pipeline.errors import ConfigError
 from pipeline.reading import Snapshot, TokenizerColumn
 from pipeline.storage import Store
-from vidtok.training.ema import averaged_model
+from vidtok.training.ema import MovingAverage
 
 _WARM_UP = 20
 _MAY_CHANGE = frozenset({"corpus", "out", "samples", "loaders", "workers", "save_every"})
@@ -114,14 +114,14 @@ def train(
     data = open_clips(corpus, column, settings.batch, settings.seed)
     torch.manual_seed(settings.seed)
     generator = build(corpus, column, settings).to(device)
-    averaged = averaged_model(generator, settings.ema)
+    averaged = MovingAverage(generator, settings.ema)
     optimizer = torch.optim.AdamW(generator.parameters(), settings.lr, betas=(0.9, 0.95))
     trained: list[float] = []
     held_out: list[float] = []
     seconds = 0.0
     if saved := checkpoint.load(store, settings.identity(kind)):
         generator.load_state_dict(saved["generator"])
-        averaged.load_state_dict(saved["averaged"])
+        averaged.model.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
         data.load_state_dict(saved["reader"])
         trained, held_out, seconds = (saved[name] for name in ("trained", "held_out", "seconds"))
@@ -143,7 +143,7 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
         optimizer.step()
-        averaged.update_parameters(generator)
+        averaged.update(generator, step)
         values = each.detach().cpu()
         trained.append(values[~held].mean().item())
         held_out.append(values[held].mean().item())
@@ -154,7 +154,7 @@ def train(
                 state = {
                     "version": version,
                     "generator": generator.state_dict(),
-                    "averaged": averaged.state_dict(),
+                    "averaged": averaged.model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "reader": data.state_after(batch),
                     "trained": trained,
@@ -174,10 +174,9 @@ def train(
     }
     if data.rank == 0:
         store.write("loss.png", losses.curve(trained, held_out, generator.loss_unit))
-        store.write("model.pt", checkpoint.packed(averaged.module.state_dict()))
+        store.write("model.pt", checkpoint.packed(averaged.model.state_dict()))
         torch.manual_seed(settings.seed)
-        sampler = averaged.module.eval()
-        result |= draw_samples(sampler, corpus, column, settings.samples, store)
+        result |= draw_samples(averaged.model, corpus, column, settings.samples, store)
     return result
 
 

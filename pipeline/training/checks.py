@@ -41,6 +41,10 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
     clips, model = stage.clips, named_config(config.model_of(stage))
     shape = clips.frames, clips.height, clips.width
     yield from clip_faults(vidtok_facts(model), model.name, *shape, f"{where}.clips")
+    if stage.batch % stage.accumulate:
+        yield Fault(
+            f"{where}.accumulate", stage.accumulate, rule=f"must divide batch = {stage.batch}"
+        )
     shorter = min(clips.height, clips.width)
     terms, least = stage.objective, {}
     if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:

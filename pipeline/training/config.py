@@ -78,6 +78,9 @@ class StageConfig(Section):
     """Number of batches that each rank trains on."""
     batch: PositiveInt
     """Number of clips in a batch of one rank."""
+    accumulate: PositiveInt = 1
+    """Number of equal parts of a batch that pass through the network one after another. It must
+    divide `batch`. More parts take less memory; the weights move once per batch."""
     clips: ClipShape
     """Size, frame rate and random choices of the clips."""
     lr: Weight = 1e-5
@@ -95,10 +98,12 @@ class StageConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Decay rate of the averaged weights, which are measured and kept. The release kept the last
     weights."""
-    precision: Literal["float32", "bf16"] = "bf16"
-    """Arithmetic of the network. Losses are always float32."""
-    recompute: bool = False
-    """Whether activations are checkpointed: less memory for about a third more time."""
+    precision: Literal["float32", "tf32", "bf16"] = "bf16"
+    """Arithmetic of the network. Losses are float32. `tf32`: a GPU rounds the factors of products
+    of float32 numbers to 10 bits, those of losses too."""
+    recompute: Literal["auto", True, False] = "auto"
+    """Whether the backward pass computes activations again: less memory for up to a third more
+    time. `auto`: as many blocks, the largest first, as the free memory of the device requires."""
     objective: ObjectiveSection = ObjectiveSection()
 
     def trainer(self) -> TrainerConfig:

@@ -11,6 +11,9 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
+from torch import Tensor
+
 from pipeline.errors import StoreError
 from pipeline.storage.files import canonical_uri, is_local
 from pipeline.storage.store import Store
@@ -45,26 +48,31 @@ class RunLog:
                 self._board = SummaryWriter(folder, purge_step=step + 1)
             except OSError as error:
                 raise StoreError(f"{folder}: {error}") from error
-        self._values: dict[str, list[float]] = {}
+        self._values: dict[str, list[Tensor | float]] = {}
 
     def batch(
         self,
         step: int,
-        values: dict[str, float],
+        values: dict[str, Tensor | float],
         *,
         due: bool,
         pace: Callable[[], dict[str, float]] = dict,
     ) -> dict[str, float] | None:
         """Add one batch; where a line is due, return it: the means since the last line, and `pace`.
 
-        `pace` is called after the means, which wait for a GPU.
+        Scalars on a device are fetched there, all together. `pace` is called after that.
         """
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         if not due:
             return None
         # A term may begin between two lines: each mean is over the batches that have the term.
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        on_device = [v for vs in self._values.values() for v in vs if isinstance(v, Tensor)]
+        fetched = iter(torch.stack(on_device).tolist() if on_device else [])
+        means = {
+            name: sum(next(fetched) if isinstance(v, Tensor) else v for v in vs) / len(vs)
+            for name, vs in self._values.items()
+        }
         self._values = {}
         line = means | pace()
         self._add(step, "train", line)

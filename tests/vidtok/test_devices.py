@@ -15,6 +15,7 @@ from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import Tokenizer
 from vidtok.temporal import Stream
+from vidtok.training import memory
 from vidtok.training.network import TrainedTokenizer
 from vidtok.training.objective import Objective, ObjectiveConfig
 
@@ -76,7 +77,9 @@ def test_encodes_a_stream_of_frames_away_from_the_cpu() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_learns_away_from_the_cpu(network: str, regularizer: str, recompute: bool) -> None:
     model = small(network, regularizer).to("meta").train()
-    trained = TrainedTokenizer(model, recompute=recompute)
+    trained = TrainedTokenizer(model)
+    if recompute:
+        memory.recompute(trained.blocks)
     config = ObjectiveConfig(perceptual_weight=0, discriminator_start=0)
     objective = Objective(config, None).to("meta")
     clips = torch.empty(2, frames_of(model), 32, 32, 3, dtype=torch.uint8, device="meta")

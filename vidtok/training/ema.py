@@ -1,26 +1,42 @@
 """Moving average of the weights over training, for evaluation: smoother than the last weights."""
 
+from copy import deepcopy
+from typing import Generic, TypeVar
+
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
-def averaged_model(model: nn.Module, decay: float = 0.999) -> AveragedModel:
-    """Return a copy of the model whose `update_parameters(model)` updates a moving average.
+class MovingAverage(Generic[M]):
+    """Average of a model's weights over steps. Frozen parameters stay equal bit for bit.
 
-    Update k = 1, 2, … keeps the fraction min(decay, (1 + k) / (10 + k)) of the average, so that the
-    initial weights soon have no influence. `.module` is the averaged model; `state_dict()` includes
-    k. Parameters that do not change stay equal bit for bit; buffers are copied.
+    `AveragedModel` of torch counts updates on the device, and waits for it in every one.
+
+    Args:
+        model: model whose weights the average starts with. Its buffers are copied once.
+        decay: fraction of the average that an update keeps. The first updates keep less, so that
+            the initial weights soon have no influence.
+
+    Attributes:
+        model: copy with the averaged weights, in eval mode.
     """
 
-    @torch.no_grad()
-    def blend(averages: _Tensors, currents: _Tensors, k: Tensor | int) -> None:
-        keep = min(decay, (1 + int(k)) / (10 + int(k)))
-        torch._foreach_lerp_(averages, currents, 1 - keep)
+    def __init__(self, model: M, decay: float = 0.999) -> None:
+        self.model = deepcopy(model).requires_grad_(False).eval()
+        self._decay = decay
 
-    averaged = AveragedModel(model, multi_avg_fn=blend)
-    # At 0, the first update would replace the initial weights instead of averaging with them.
-    averaged.n_averaged.fill_(1)
-    return averaged
+    @torch.no_grad()
+    def update(self, model: M, step: int) -> None:
+        """Move the average towards the model, keeping min(decay, (2 + step) / (11 + step)) of it.
+
+        Args:
+            model: model with the weights of now.
+            step: number of earlier updates.
+        """
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        moving = [(average, now) for average, now in pairs if now.requires_grad]
+        if moving:
+            averages, current = map(list, zip(*moving, strict=True))
+            torch._foreach_lerp_(averages, current, 1 - min(self._decay, (2 + step) / (11 + step)))

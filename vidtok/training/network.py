@@ -1,11 +1,9 @@
 """A tokenizer in training: from pixels to their reconstruction, with gradients."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vidtok import fsq, kl, ops
 from vidtok.autoencoder import Tokenizer
@@ -38,8 +36,6 @@ class TrainedTokenizer(nn.Module):
             without a graph, and FSQ's auxiliary loss, which has no gradient, is not computed.
         autocast: type that the convolutions compute in. None computes in float32, as losses always
             do.
-        recompute: whether the backward pass computes each block again from its input. This takes
-            far less memory and about a third more time.
     """
 
     def __init__(
@@ -48,7 +44,6 @@ class TrainedTokenizer(nn.Module):
         *,
         freeze_encoder: bool = False,
         autocast: torch.dtype | None = None,
-        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -57,12 +52,13 @@ class TrainedTokenizer(nn.Module):
         levels = tokenizer.config.fsq_levels
         self._fsq = FsqRegularizer(levels) if levels else None
         tokenizer.encoder.requires_grad_(not freeze_encoder)
-        if recompute:
-            for block in tokenizer.modules():
-                if isinstance(block, SpatialBlock | TemporalBlock | ResBlock3d):
-                    block.forward = partial(  # type: ignore[method-assign]
-                        checkpoint, block.forward, use_reentrant=False
-                    )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Blocks with a gradient. The backward pass can compute each again from its input."""
+        half = self.tokenizer.decoder if self._freeze_encoder else self.tokenizer
+        kinds = SpatialBlock | TemporalBlock | ResBlock3d
+        return [block for block in half.modules() if isinstance(block, kinds)]
 
     @property
     def last_weight(self) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidtok import ops
+
 _SCALES = 3
 _WINDOW = 7
 SHORTEST_SIDE = _WINDOW << (_SCALES - 1)
@@ -34,7 +36,7 @@ def structural_distance(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"pictures of {x.shape[-2]}×{x.shape[-1]}: both sides must be at least {SHORTEST_SIDE}"
         )
-    with torch.autocast(x.device.type, enabled=False):
+    with ops.autocast(x.device):
         x, y = x.float(), y.float()
         total = x.new_zeros(len(x))
         for scale in range(_SCALES):

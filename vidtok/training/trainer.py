@@ -1,23 +1,29 @@
 """Training steps of a tokenizer, and their state.
 
 The caller provides the batches and starts the processes. With a process group, every rank takes its
-own clips, and gradients are averaged over ranks.
+own clips, and gradients are averaged over ranks while they are computed. No step waits for the
+device: the values that it returns stay there.
 Source: VidTok, arXiv 2412.13061; constants of the released configurations are the defaults.
 """
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from vidtok.autoencoder import Tokenizer
-from vidtok.training.ema import averaged_model
-from vidtok.training.network import Reconstruction, TrainedTokenizer
+from vidtok.training import memory
+from vidtok.training.ema import MovingAverage
+from vidtok.training.network import TrainedTokenizer
 from vidtok.training.objective import Objective, ObjectiveConfig, Perceptual
-from vidtok.training.ranks import in_group
+from vidtok.training.ranks import averaging, data_parallel, trained_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,14 @@ class TrainerConfig:
     """Maximum norm of the gradients of each optimizer; longer gradients are scaled to it."""
     ema_decay: float = 0.999
     """Fraction of the averaged weights that each step keeps."""
-    precision: Literal["float32", "bf16"] = "bf16"
-    """Type that the convolutions compute in. Losses are always float32."""
-    recompute: bool = False
-    """Whether the backward pass recomputes activations: less memory, more time."""
+    precision: Literal["float32", "tf32", "bf16"] = "bf16"
+    """Arithmetic of the convolutions. `tf32` is float32 in which a GPU may round the factors of
+    products to 10 bits. Losses are float32; with `tf32` their products are rounded, too."""
+    accumulate: int = 1
+    """Number of equal parts of a batch. They pass one after another before the weights move."""
+    recompute: Literal["auto"] | bool = "auto"
+    """Whether the backward pass computes activations again: less memory, more time. `auto`: as many
+    blocks as the free memory of the device requires, the largest first."""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate after `step` batches."""
@@ -85,68 +95,119 @@ class Trainer:
             tokenizer.train(),
             freeze_encoder=config.train == "decoder",
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
-            recompute=config.recompute,
         )
         self._objective = Objective(objective, perceptual).to(device)
-        judges = "discriminator."
-        self._weights = [
-            p for p in (*self._network.parameters(), self._objective.logvar) if p.requires_grad
-        ]
-        self._judging = [
-            p for name, p in self._objective.named_parameters() if name.startswith(judges)
-        ]
-        for tensor in (*self._network.parameters(), *self._objective.parameters()):
-            _broadcast(tensor)
-        self._average = averaged_model(tokenizer, config.ema_decay)
+        weights = [*self._network.parameters(), self._objective.logvar]
+        self._autoencoder = data_parallel(weights, self._autoencoder_loss)
+        learners = [self._autoencoder]
+        if objective.discriminator is not None:
+            judging = self._objective.discriminator.parameters()
+            self._judge = data_parallel(judging, self._objective.discriminator_loss)
+            learners.append(self._judge)
+        self._average = MovingAverage(tokenizer, config.ema_decay)
+        fused = device.type in ("cpu", "cuda")  # one pass over all weights and moments
         self._optimizers = [
-            torch.optim.Adam(weights, config.lr, config.betas)
-            for weights in (self._weights, self._judging)
-            if weights
+            torch.optim.Adam(trained_weights(learner), config.lr, config.betas, fused=fused)
+            for learner in learners
         ]
+        self._undecided = config.recompute == "auto"
+        if config.recompute is True:
+            memory.recompute(self._network.blocks)
 
     @property
     def averaged(self) -> Tokenizer:
         """Tokenizer with the averaged weights, in eval mode. It is shared, not a copy."""
-        module = self._average.module
-        assert isinstance(module, Tokenizer)
-        return module.eval()
+        return self._average.model
 
-    def train_on(self, clips: Tensor) -> dict[str, float]:
-        """Take one step of the autoencoder, then one of the discriminator.
+    def train_on(self, clips: Tensor) -> dict[str, Tensor | float]:
+        """Take one step of the autoencoder and one of the discriminator.
 
         Both use one reconstruction, which is made before the first step, as in the release.
 
         Args:
-            clips: uint8 `[B, T, H, W, 3]`.
+            clips: uint8 `[B, T, H, W, 3]`; B must be a multiple of `accumulate`.
 
         Returns:
-            The losses of this rank and their parts.
+            The losses of this rank and their parts, as float32 scalars on the device; `lr` is a
+            float.
+
+        Raises:
+            ValueError: `accumulate` does not divide the batch.
         """
+        if len(clips) % (parts := self.config.accumulate):
+            raise ValueError(f"accumulate = {parts}: must divide the batch of {len(clips)} clips")
         lr = self.config.lr_at(self.step)
         clips = clips.to(self._objective.logvar.device, non_blocking=True)
-        made: Reconstruction = self._network(clips, self.step)
-        loss, log = self._objective.autoencoder_loss(
-            made.x, made.x_hat, made.regularizer, self._network.last_weight, self.step
-        )
-        norm = self._move(0, loss, self._weights, lr)
-        log |= made.parts | {"gradient_norm": norm}
-        if self._objective.adversarial_at(self.step):
-            loss, judged = self._objective.discriminator_loss(made.x, made.x_hat, self.step)
-            norm = self._move(1, loss, self._judging, lr)
-            log |= judged | {"discriminator_gradient_norm": norm}
-        self._average.update_parameters(self._network.tokenizer)
+        with _arithmetic(tf32=self.config.precision == "tf32"):
+            if self._undecided:
+                self._fit(clips[: len(clips) // parts])
+            log = self._add_gradients(clips.chunk(parts))
+            log["gradient_norm"] = self._move(self._optimizers[0], lr)
+            if self._objective.adversarial_at(self.step):
+                log["discriminator_gradient_norm"] = self._move(self._optimizers[1], lr)
+        self._average.update(self._network.tokenizer, self.step)
         self.step += 1
-        return {"lr": lr} | {name: float(value) for name, value in log.items()}
+        return {"lr": lr, **log}
 
-    def _move(self, which: int, loss: Tensor, weights: list[nn.Parameter], lr: float) -> Tensor:
-        optimizer = self._optimizers[which]
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        _average_gradients(weights)
-        norm = nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    def _fit(self, part: Tensor) -> None:
+        """Compute blocks again if passes over parts like this one take too much memory."""
+        self._undecided = False
+        device, objective, blocks = part.device, self._objective, self._network.blocks
+        if (free := memory.free_bytes(device)) is None:
+            return
+        step = max(self.step, objective.config.discriminator_start)
+        weights = [*self._network.parameters(), *objective.parameters()]
+        objective.eval()  # a measurement leaves no trace in the discriminator's statistics
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            kept = memory.estimate(
+                lambda clips: self._autoencoder_loss(clips, step), part, blocks, weights
+            )
+        objective.train()
+        if not self._optimizers[0].state:  # gradients and two moments are still to come
+            free -= 3 * sum(p.nbytes for p in weights if p.requires_grad)
+        chosen, takes = memory.to_fit(kept, free)
+        memory.recompute(blocks[i] for i in chosen)
+        level = logging.WARNING if takes > free else logging.INFO
+        _log.log(
+            level,
+            "a pass keeps %.1f GiB for its backward pass and may take %.1f: %d of %d blocks are"
+            " computed again, which leaves %.1f",
+            *(kept.total / 2**30, free / 2**30, len(chosen), len(blocks), takes / 2**30),
+        )
+
+    def _add_gradients(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Compute the gradients of the mean of the parts' losses. Return the means for the log."""
+        sums = torch.zeros((), device=parts[0].device)
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with averaging(self._autoencoder, when=last):
+                loss, log, x, x_hat = self._autoencoder(part, self.step)
+                (loss / len(parts)).backward()
+            if self._objective.adversarial_at(self.step):
+                with averaging(self._judge, when=last):
+                    loss, judged = self._judge(x, x_hat, self.step)
+                    (loss / len(parts)).backward()
+                log |= judged
+            sums = sums + torch.stack([*log.values()])
+        return dict(zip(log, (sums / len(parts)).unbind(), strict=True))
+
+    def _autoencoder_loss(
+        self, clips: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """Return the loss, its parts, the clips as the network sees them, and what it makes."""
+        made = self._network(clips, step)
+        loss, log = self._objective.autoencoder_loss(
+            made.x, made.x_hat, made.regularizer, self._network.last_weight, step
+        )
+        return loss, log | made.parts, made.x, made.x_hat.detach()
+
+    def _move(self, optimizer: torch.optim.Optimizer, lr: float) -> Tensor:
+        """Take one step, and drop the gradients. Return their norm before it was limited."""
+        (group,) = optimizer.param_groups
+        norm = nn.utils.clip_grad_norm_(group["params"], self.config.clip_norm)
+        group["lr"] = lr
         optimizer.step()
+        optimizer.zero_grad()
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,7 +219,7 @@ class Trainer:
             "step": self.step,
             "tokenizer": self._network.tokenizer.state_dict(),
             "objective": self._objective.state_dict(),
-            "average": self._average.state_dict(),
+            "average": self.averaged.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
 
@@ -171,24 +232,18 @@ class Trainer:
         self.step = state["step"]
         self._network.tokenizer.load_state_dict(state["tokenizer"])
         self._objective.load_state_dict(state["objective"])
-        self._average.load_state_dict(state["average"])
+        self.averaged.load_state_dict(state["average"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
 
-def _broadcast(tensor: Tensor) -> None:
-    if in_group():
-        distributed.broadcast(tensor.detach(), src=0)
-
-
-def _average_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Average gradients over ranks, in one message."""
-    if not in_group():
-        return
-    gradients = [p.grad for p in weights if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    averaged = torch.split(flat, [g.numel() for g in gradients])
-    for gradient, mean in zip(gradients, averaged, strict=True):
-        gradient.copy_(mean.view_as(gradient))
+@contextmanager
+def _arithmetic(*, tf32: bool) -> Iterator[None]:
+    """Allow TensorFloat-32 or not, and let cuDNN time its algorithms; restore both afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = tf32, tf32, True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before

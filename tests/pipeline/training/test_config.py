@@ -61,6 +61,9 @@ def test_settings_reach_the_trainer_and_the_objective() -> None:
         "stages.1.warmup_steps=3",
         "stages.1.ema_decay=0.5",
         "stages.1.recompute=true",
+        "stages.1.precision=tf32",
+        "stages.1.batch=4",
+        "stages.1.accumulate=2",
         "stages.1.objective={perceptual: none, discriminator: null, pixel: l2, kl_weight: 2}",
     )
     assert config.stages[1].trainer() == TrainerConfig(
@@ -73,6 +76,8 @@ def test_settings_reach_the_trainer_and_the_objective() -> None:
         final_lr=0.5,
         ema_decay=0.5,
         recompute=True,
+        precision="tf32",
+        accumulate=2,
     )
     assert config.stages[1].terms(kl=True) == ObjectiveConfig(
         pixel="l2", perceptual_weight=0.0, regularizer_weight=2.0, discriminator=None
@@ -128,7 +133,9 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.betas=[0.9, 1]", "stages.0.betas.1 = 1: should be less than 1"),
         ("stages.0.clip_norm=0", "stages.0.clip_norm = 0: should be greater than 0"),
         ("stages.0.ema_decay=1", "stages.0.ema_decay = 1: should be less than 1"),
-        ("stages.0.precision=fp16", "stages.0.precision = fp16: must be 'float32' or 'bf16'"),
+        ("stages.0.precision=fp16", "stages.0.precision = fp16: must be 'float32', 'tf32' or 'b"),
+        ("stages.0.recompute=maybe", "stages.0.recompute = maybe: must be 'auto', True or False"),
+        ("stages.0.accumulate=3", "stages.0.accumulate = 3: must divide batch = 2"),
         ("stages.0.objective.perceptual=vgg", "stages.0.objective.perceptual = vgg: must be 'au"),
         ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
         ("min_workers=2", "min_workers = 2: must be at most workers = 0"),

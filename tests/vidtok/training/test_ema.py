@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tests.vidtok.training.recorded import losses
-from vidtok.training.ema import averaged_model
+from vidtok.training.ema import MovingAverage
 
 
 def one_weight() -> nn.Linear:
@@ -19,40 +19,33 @@ def grow(model: nn.Linear) -> None:
 
 def test_equals_the_reference() -> None:
     model = one_weight()
-    averaged = averaged_model(model, 0.999)
-    for expected in losses()["ema"]:
+    average = MovingAverage(model, 0.999)
+    for step, expected in enumerate(losses()["ema"]):
         grow(model)
-        averaged.update_parameters(model)
-        assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_restored_average_goes_on_as_if_never_stopped() -> None:
-    model = one_weight()
-    whole, first = averaged_model(model), averaged_model(model)
-    for averaged in (whole, first):
-        averaged.update_parameters(model)
-    second = averaged_model(one_weight())
-    second.load_state_dict(first.state_dict())
-    grow(model)
-    for averaged in (whole, second):
-        averaged.update_parameters(model)
-    assert torch.equal(whole.module.weight, second.module.weight)
+        average.update(model, step)
+        assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_frozen_parameters_stay_bit_for_bit() -> None:
-    model = nn.Linear(64, 64).requires_grad_(False)
-    averaged = averaged_model(model)
-    for _ in range(20):
-        averaged.update_parameters(model)
-    assert torch.equal(averaged.module.weight, model.weight)
-    assert averaged.module.weight is not model.weight
+    model = nn.Linear(64, 64)
+    model.weight.requires_grad_(False)
+    average = MovingAverage(model)
+    bias = model.bias.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            model.bias += 1
+        average.update(model, step)
+    assert torch.equal(average.model.weight, model.weight)
+    assert average.model.weight is not model.weight
+    assert not torch.equal(average.model.bias, bias)
+    MovingAverage(model.requires_grad_(False)).update(model, 0)
 
 
 def test_the_decay_is_reached_and_kept() -> None:
     model = one_weight()
-    averaged = averaged_model(model, 0.5)
-    for _ in range(20):
-        averaged.update_parameters(model)
+    average = MovingAverage(model, 0.5)
+    for step in range(20):
+        average.update(model, step)
     grow(model)
-    averaged.update_parameters(model)
-    assert averaged.module.weight.item() == pytest.approx(1.5)
+    average.update(model, 20)
+    assert average.model.weight.item() == pytest.approx(1.5)
