@@ -40,10 +40,9 @@ def data_parallel(weights: Iterable[nn.Parameter], loss: Callable[..., Any]) -> 
     module = _Pass(weights, loss)
     if not in_group():
         return module
-    # With `find_unused_parameters`, the order of gradients in the messages is the same in all passes.
-    # Otherwise it changes after the first one, and with it the rounding of a sum over three ranks or
-    # more: a resumed run, whose first pass is another one, would not have the same losses.
-    # torch warns once in each rank that no weight is unused.
+    # `find_unused_parameters` keeps the order of gradients in the messages. Otherwise it changes
+    # after the first pass, and with it the rounding of sums over three ranks or more: a resumed
+    # run would have other losses. torch warns once in each rank that no weight is unused.
     return DistributedDataParallel(
         module, gradient_as_bucket_view=True, find_unused_parameters=True
     )
