@@ -168,6 +168,6 @@ def _copied(state: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
     copy: dict[str, Any] = copied(state)
     if not torch.cuda.is_available():
         return copy, lambda: None
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
     return copy, done.synchronize

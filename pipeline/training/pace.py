@@ -1,10 +1,11 @@
 """Speed of a training, and which side waits: the network or its data."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from typing import Final
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -54,13 +55,11 @@ class Pace:
         """Return the means per step since the last line.
 
         `step_s` and `data_wait_s` in seconds, `clips_per_s` of all ranks, `memory_gib`: the peak of
-        the GPU's memory, or the process's resident memory.
+        the GPU's memory, or of the process's.
         """
         self.pause()
         steps, ran = max(1, self._steps), max(1e-9, self._ran)
-        memory = (
-            torch.cuda.max_memory_allocated() if self._cuda else psutil.Process().memory_info().rss
-        )
+        memory = torch.cuda.max_memory_allocated() if self._cuda else _peak_bytes()
         values = (
             ran / steps,
             self._waited / steps,
@@ -69,6 +68,11 @@ class Pace:
         )
         self._begin()
         return dict(zip(PACE, values, strict=True))
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def told(line: dict[str, float]) -> str:

@@ -158,23 +158,23 @@ class _Stage:
 
     def _begin(self) -> None:
         trainer, stage, world = self._trainer, self._stage, self._rank.world
+        saved, self._saved = self._saved, None  # its memory
         self._tell(
             f"{stage.name}: {trainer.step} of {stage.steps} batches done; "
             f"perceptual term: {self._perceptual_name}"
         )
         if self._log is None:
             return
-        if self._saved is None:
+        if saved is None:
             about = {"perceptual": self._perceptual_name, "config": self._config.public()}
             self._log.note(0, about)
             self._validate()
-        elif (before := len(self._saved.ranks)) != world:
+        elif (before := len(saved.ranks)) != world:
             self._log.note(trainer.step, {"ranks": world, "ranks_before": before})
             self._tell(
                 f"{stage.name}: {before} ranks before, {world} now: the videos left of the epoch"
                 f" are dealt again, and a step takes {stage.batch * world} clips"
             )
-        self._saved = None
 
     def _validate(self) -> None:
         if self._best is None or self._log is None or not self._held_out:

@@ -40,9 +40,12 @@ def data_parallel(weights: Iterable[nn.Parameter], loss: Callable[..., Any]) -> 
     module = _Pass(weights, loss)
     if not in_group():
         return module
-    # Not `static_graph`: it would delay the messages of the first pass and save nothing here,
-    # because every weight has a gradient in every pass.
-    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    # `find_unused_parameters` keeps the order of gradients in the messages. Otherwise it changes
+    # after the first pass, and with it the rounding of sums over three ranks or more: a resumed
+    # run would have other losses. torch warns once in each rank that no weight is unused.
+    return DistributedDataParallel(
+        module, gradient_as_bucket_view=True, find_unused_parameters=True
+    )
 
 
 def averaging(module: nn.Module, *, when: bool) -> AbstractContextManager[object]:
