@@ -44,7 +44,7 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     print("| job | units | s | units/s | driver before, MiB | driver's peak, MiB | CPU ms a unit |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    costs = {}
+    costs, ratios = {}, []
     for units in arguments.units:
         with tempfile.TemporaryDirectory() as folder:
             config = job(Path(folder), units)
@@ -54,14 +54,16 @@ def main() -> None:
         assert summary.total.units == units
         costs[f"{units:,} units"] = watch.row("whole job", units)
         if arguments.bare:
-            with Watch() as watch:
+            with Watch() as alone:
                 assert bare(units) == 2 * units
-            costs[f"{units:,} blocks of bare Ray Data"] = watch.row("bare Ray Data", units)
+            costs[f"{units:,} blocks of bare Ray Data"] = alone.row("bare Ray Data", units)
+            ratios.append(f"{units:,} units: {alone.seconds / watch.seconds:.2f} of bare Ray Data")
     kinds = sorted({kind for cost in costs.values() for kind in cost})
     print(f"\n| CPU ms a unit | {' | '.join(kinds)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")
     for name, cost in costs.items():
         print(f"| {name} | {' | '.join(f'{cost[kind]:.1f}' for kind in kinds)} |")
+    print("", *ratios, sep="\n")
 
 
 def job(folder: Path, units: int) -> JobConfig:

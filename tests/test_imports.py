@@ -42,6 +42,7 @@ def test_ray_data_is_known_to_the_graph_alone() -> None:
     assert importers("pipeline", "ray") == {
         "pipeline/job/graph.py",
         "pipeline/job/collector.py",
+        "pipeline/job/desk.py",
         "pipeline/job/nodes.py",
         "pipeline/job/supervision.py",
         "pipeline/cluster.py",

@@ -286,8 +286,8 @@ class CommitConfig(Section):
     part_mb: PositiveInt = 256
     """Size in MiB at which a Parquet file ends and the next begins."""
     open_units: PositiveInt = 8
-    """Maximum number of units that are committed at the same time. At this number the job stops
-    reading input: this is its back-pressure."""
+    """Maximum number of commit tasks at the same time. At this number the job stops reading input:
+    this is its back-pressure. A task commits one unit, or up to 32 small ones."""
     log_every_s: Seconds = 5.0
     """Time in seconds between appends to the commit log. A killed driver loses at most this much
     work."""
