@@ -24,6 +24,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.job.bundles import Bundle, bundle_row, decoding, tokenizing
 from pipeline.job.collector import (
@@ -130,9 +131,6 @@ def _dataset(
     one_by_one: Collection[str],
 ) -> Dataset:
     rows = [bundle_row(bundle, one_by_one) for bundle in bundles]
-    on_gpu = allocation.tokenize_gpus > 0
-    calls = 1 if careful or not on_gpu else GPU_CALLS
-    in_flight = 1 if careful else 4 if on_gpu else 2
     common: dict[str, Any] = {
         "fn_constructor_args": arguments,
         "batch_size": 1,
@@ -150,14 +148,29 @@ def _dataset(
     )
     return dataset.map_batches(
         supervised(tokenizing(TokenizeWorker), TOKENIZE),
-        compute=ActorPoolStrategy(
-            size=allocation.tokenize_actors,
-            max_tasks_in_flight_per_actor=in_flight,
-            max_concurrent_calls_per_actor=calls,
-            # Without it Ray runs the calls one after another. Text encoders have no lock.
-            enable_true_multi_threading=calls > 1 and isinstance(settings.config, JobConfig),
-        ),
+        compute=tokenize_pool(settings.config, allocation, careful=careful),
         num_cpus=allocation.tokenize_cpus,
         num_gpus=allocation.tokenize_gpus,
         **common,
+    )
+
+
+def tokenize_pool(
+    config: JobConfig | EmbedConfig, allocation: Allocation, *, careful: bool
+) -> ActorPoolStrategy:
+    """Return how Ray Data calls the tokenizers; on a GPU the rows of an actor overlap.
+
+    Args:
+        config: the job. Text encoders take one row at a time.
+        allocation: the actors.
+        careful: whether an actor has only one row in flight.
+    """
+    on_gpu = allocation.tokenize_gpus > 0
+    calls = GPU_CALLS if on_gpu and not careful else 1
+    return ActorPoolStrategy(
+        size=allocation.tokenize_actors,
+        max_tasks_in_flight_per_actor=1 if careful else 4 if on_gpu else 2,
+        max_concurrent_calls_per_actor=calls,
+        # Without it Ray runs the calls of an actor one after another.
+        enable_true_multi_threading=calls > 1 and isinstance(config, JobConfig),
     )

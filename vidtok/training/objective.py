@@ -5,12 +5,14 @@
 
 s (`logvar`), the logarithm of a likelihood's scale, is learned with the autoencoder. λ makes the
 gradient of the adversarial term at the decoder's last layer a fixed fraction of the first term's.
+For this each step needs two gradients of both terms; networks that judge pictures compute one.
 Source: VidTok, arXiv 2412.13061; weights are those of the release.
 Everything is computed in float32, whatever the network computes in.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from vidtok import ops
 from vidtok.training.adversarial import LeCam, adaptive_weight, generator_loss, hinge_loss
 from vidtok.training.discriminator import PatchDiscriminator
+from vidtok.training.once import with_gradient_once
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Distance of pictures: two `[N, 3, H, W]` in [-1, 1] to `[N]`, with gradient to the second."""
@@ -112,7 +115,7 @@ class Objective(nn.Module):
             distance = pixel = difference(x_hat, x)
             log = {"pixel": pixel}
             if self.perceptual is not None and config.perceptual_weight > 0:
-                perceptual = self.perceptual(_frames(x), _frames(x_hat)).mean()
+                perceptual = with_gradient_once(partial(self._perceptual_distance, x), x_hat)
                 distance = pixel + config.perceptual_weight * perceptual
                 log["perceptual"] = perceptual
             # Sums over the values of a frame; those above are means.
@@ -121,7 +124,7 @@ class Objective(nn.Module):
             loss = nll + config.regularizer_weight * regularizer_loss
             log |= {"nll": nll, "logvar": self.logvar.clone(), "regularizer": regularizer_loss}
             if last_weight is not None and self.adversarial_at(step):
-                adversarial = generator_loss(self._judged_by_frozen(x_hat))
+                adversarial = with_gradient_once(self._adversarial_by_frozen, x_hat)
                 weight = config.adversarial_weight * adaptive_weight(nll, adversarial, last_weight)
                 loss = loss + weight * adversarial
                 log |= {"adversarial": adversarial, "adaptive_weight": weight}
@@ -159,13 +162,15 @@ class Objective(nn.Module):
         }
         return loss, {name: value.detach() for name, value in log.items()}
 
-    def _judged_by_frozen(self, x_hat: Tensor) -> Tensor:
-        """Return logits with a gradient to the pictures and none to the weights."""
+    def _perceptual_distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        assert self.perceptual is not None
+        return self.perceptual(_frames(x), _frames(x_hat)).mean()
+
+    def _adversarial_by_frozen(self, x_hat: Tensor) -> Tensor:
+        """Return the adversarial term with a gradient to the pictures and none to the weights."""
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        logits: Tensor = torch.func.functional_call(
-            self.discriminator, frozen, self._judgeable(x_hat)
-        )
-        return logits
+        pictures = self._judgeable(x_hat)
+        return generator_loss(torch.func.functional_call(self.discriminator, frozen, pictures))
 
     def _judgeable(self, clips: Tensor) -> Tensor:
         return _frames(clips) if self.config.discriminator == "2d" else clips

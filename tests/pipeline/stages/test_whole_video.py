@@ -2,6 +2,8 @@
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +112,19 @@ def test_the_range_of_latents_is_that_of_the_whole_video(
     cells, scales = quantize(exact, 8)
     assert made["uint8"]["kl"] == cells.tobytes()
     assert made["uint8"]["kl_scale"] == scales[0].tolist()
+
+
+@pytest.mark.parametrize("decoders", [1, 2])
+def test_videos_of_overlapping_rows_do_not_mix(
+    model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing], decoders: int
+) -> None:
+    rows, encoder = sound[0], ClipEncoder(VidTok(model), KL, batch=1)
+    alone = [TokenizeStage([encoder], [decoder], chunk_frames=8)(row).rows for row in rows]
+    stage = TokenizeStage(
+        [encoder], [Decoder(RULES, LIMITS) for _ in range(decoders)], chunk_frames=8
+    )
+    with closing(stage), ThreadPoolExecutor(2) as pool:
+        assert [payload.rows for payload in pool.map(stage, rows * 2)] == alone * 2
 
 
 def whole_frames(path: Path, row: BatchRow) -> np.ndarray:

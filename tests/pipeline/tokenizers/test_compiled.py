@@ -12,7 +12,7 @@ from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.job.config_checks import facts_faults
 from pipeline.job.resources import allocate
-from pipeline.tokenizers import vidtok_adapter
+from pipeline.tokenizers import models, vidtok_adapter
 from pipeline.tokenizers.checks import known_facts
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import encoder_of
@@ -102,6 +102,7 @@ def test_other_tokenizers_and_whole_videos_are_refused() -> None:
 def test_only_a_gpu_gets_a_compiled_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(VidTok, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(models, "lane_to", lambda device: None)  # `meta` has no streams
     model = VidTok(small("causal_v1_1"))
     for device in ("cpu", "meta"):
         spec = TokenizerSpec(name="fsq", model="m", compile=True)
