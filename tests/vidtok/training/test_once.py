@@ -42,15 +42,12 @@ def test_two_backward_passes_share_one_gradient() -> None:
 
 def test_the_graph_behind_the_loss_is_freed() -> None:
     x = torch.ones(3, requires_grad=True)
-    kept: list[torch.Size] = []
-    value = with_gradient_once(lambda x: (x.expand(9, 3).exp().exp()).mean(), x)
+    value = with_gradient_once(lambda x: x.expand(9, 3).exp().exp().mean(), x)
     node = value.grad_fn
     assert node is not None
-    kept = [tensor.shape for tensor in node.saved_tensors]
-    assert kept == [(3,)]
-    assert [following[0].name() for following in node.next_functions if following[0]] == [
-        "struct torch::autograd::AccumulateGrad"
-    ]
+    assert [tensor.shape for tensor in node.saved_tensors] == [(3,)]
+    [leaf] = [following for following, _ in node.next_functions if following]
+    assert leaf.variable is x
 
 
 @pytest.mark.parametrize("grad", [False, True])
