@@ -132,9 +132,10 @@ class VideoSource(Section):
     lerobot: str | None = Field(default=None, exclude=True)
     """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. It
     makes each episode a sample with its task as the caption. Corpus job only."""
-    files_per_unit: PositiveInt = 16
-    """Number of loose files in one work unit, which is retried and committed together. 16 videos
-    are minutes of work; 256 suit images. Corpus job only."""
+    files_per_unit: PositiveInt | None = None
+    """Maximum number of loose files in one work unit, which is retried and committed together.
+    null: 16 videos or 256 images, which are about a minute of work; a unit with both has fewer of
+    each in proportion. Corpus job only."""
     max_video_mb: PositiveInt = 2048
     """Maximum size of a video in MB (10^6 bytes). A larger video is not read, because each video is
     held in memory whole. It is reported as too large."""

@@ -14,7 +14,7 @@ from pipeline.sources.planning import cut_runs, digest, rows_unit
 
 
 def subtract(
-    units: Iterable[WorkUnit], committed: Committed, *, files_per_unit: int = 16
+    units: Iterable[WorkUnit], committed: Committed, *, files_per_unit: int | None = None
 ) -> list[WorkUnit]:
     """Return the remaining units.
 
@@ -27,7 +27,7 @@ def subtract(
     Args:
         units: the plan.
         committed: what the log covers.
-        files_per_unit: maximum number of files of a run that is cut again.
+        files_per_unit: maximum number of files of a run that is cut again, as `cut_runs` takes it.
     """
     remaining: list[WorkUnit] = []
     rows: list[WorkUnit] = []

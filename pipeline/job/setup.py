@@ -82,7 +82,7 @@ class Job:
     def remaining(self) -> list[WorkUnit]:
         """Plan the units that the log, as far as this driver has read it, does not cover."""
         self.log.plan()
-        files = self.config.source.files_per_unit if isinstance(self.config, JobConfig) else 1
+        files = self.config.source.files_per_unit if isinstance(self.config, JobConfig) else None
         return subtract(self.plan, self.log.committed, files_per_unit=files)
 
 

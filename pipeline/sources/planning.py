@@ -2,7 +2,7 @@
 
 A source is a tar, a video file, a folder, a glob, or a brace pattern (`s-{000..999}.tar`) of these.
 A pattern that ends as a list names lists (`pipeline.sources.lists`). A tar is one unit. Loose files
-are sorted and divided into runs of `files_per_unit`, source by source; files that share a video's
+are sorted and divided into runs by `files_per_unit`, source by source; files that share a video's
 stem are its sidecars. Lists are divided into runs of rows.
 
 Identity follows from the input alone. A unit's id is a readable stem and 12 hex digits of its
@@ -31,6 +31,7 @@ from pipeline.sources.media_types import (
     TAR_SUFFIXES,
     VIDEO_EXTENSIONS,
     is_hidden,
+    is_image,
     is_tar,
 )
 from pipeline.sources.text import escaped_name
@@ -44,6 +45,14 @@ from pipeline.storage.files import (
 
 _LISTS_AT_ONCE: Final = 16
 """Number of lists that are read at once; each costs a few requests."""
+
+
+_VIDEO_COST: Final = 16
+"""Work of a video, as a multiple of an image's."""
+
+
+_UNIT_COST: Final = 256
+"""Maximum work of a unit of loose files by default: 256 images or 16 videos."""
 
 
 _EXISTS_ONE_BY_ONE: Final = 8
@@ -247,11 +256,28 @@ def rows_unit(rows: ListRows) -> WorkUnit:
     return WorkUnit(unit=unit, rows=rows)
 
 
-def cut_runs(files: Sequence[LooseFile], files_per_unit: int) -> Iterator[WorkUnit]:
-    """Yield loose files as units of consecutive runs, in the order given."""
-    for start in range(0, len(files), files_per_unit):
-        run = tuple(files[start : start + files_per_unit])
-        yield WorkUnit(unit=unit_id(run[0].uri, [file.uri for file in run]), files=run)
+def cut_runs(files: Sequence[LooseFile], files_per_unit: int | None) -> Iterator[WorkUnit]:
+    """Yield loose files as units of consecutive runs, in the order given.
+
+    Args:
+        files: the files, of one source.
+        files_per_unit: maximum number of files of a unit; None: 16 videos or 256 images.
+    """
+    run: list[LooseFile] = []
+    work = 0
+    for file in files:
+        cost = 1 if files_per_unit or is_image(file.key) else _VIDEO_COST
+        if work + cost > (files_per_unit or _UNIT_COST):
+            yield _run_unit(run)
+            run, work = [], 0
+        run.append(file)
+        work += cost
+    if run:
+        yield _run_unit(run)
+
+
+def _run_unit(run: Sequence[LooseFile]) -> WorkUnit:
+    return WorkUnit(unit=unit_id(run[0].uri, [file.uri for file in run]), files=tuple(run))
 
 
 def unit_id(name: str, covers: Collection[str]) -> str:

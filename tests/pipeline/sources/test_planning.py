@@ -10,7 +10,7 @@ from pipeline.config.source import ListConfig, VideoSource
 from pipeline.errors import ConfigError
 from pipeline.records import LooseFile, WorkUnit, unit_sources
 from pipeline.sources.media_types import is_hidden, is_image, is_video
-from pipeline.sources.planning import plan_units, unit_id
+from pipeline.sources.planning import cut_runs, plan_units, unit_id
 from pipeline.storage.store import Store
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.sources.reading import units_of
@@ -58,6 +58,20 @@ class TestPlan:
             ["06.mp4"],
         ]
         assert [unit.unit.rsplit("-", 1)[0] for unit in units] == ["00", "03", "06"]
+
+    @given(images=st.lists(st.booleans(), max_size=600))
+    def test_a_unit_has_16_videos_or_256_images_by_default(self, images: list[bool]) -> None:
+        files = [
+            LooseFile(key=f"{n}.{'jpg' if image else 'mp4'}", uri=f"/in/{n}", sidecar_uris=())
+            for n, image in enumerate(images)
+        ]
+        runs = [unit.files for unit in cut_runs(files, None)]
+        assert [file for run in runs for file in run] == files
+        work = [sum(1 if is_image(file.key) else 16 for file in run) for run in runs]
+        assert all(0 < done <= 256 for done in work)
+        # No run could take the first file of the next.
+        after = [1 if is_image(run[0].key) else 16 for run in runs[1:]]
+        assert all(done + cost > 256 for done, cost in zip(work[:-1], after, strict=True))
 
     @pytest.mark.parametrize(
         ("pattern", "keys"),
