@@ -14,7 +14,8 @@ from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import Tokenizer, half, norm, norm_triton, ops
 from vidtok.norm import NormAct, add
-from vidtok.temporal import RULES, Rows, Stream
+from vidtok.temporal import Rows, Stream
+from vidtok.time_rule import RULES
 from vidtok.training.network import TrainedTokenizer
 
 FEW = {

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from vidtok.norm import NormAct
-from vidtok.temporal import RULES, Stream
+from vidtok.temporal import Stream
+from vidtok.time_rule import RULES
 
 
 @pytest.mark.parametrize("with_norm", [False, True])
