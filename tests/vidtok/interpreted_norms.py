@@ -16,6 +16,7 @@ from vidtok import Tokenizer, half, norm, norm_triton, ops
 from vidtok.norm import NormAct, add
 from vidtok.temporal import Rows, Stream
 from vidtok.time_rule import RULES
+from vidtok.training import memory
 from vidtok.training.network import TrainedTokenizer
 
 FEW = {
@@ -208,10 +209,14 @@ def test_a_network_gives_the_same_values(network: str) -> None:
     torch.testing.assert_close(frames, wanted_frames, rtol=0, atol=2e-5)
 
 
-def gradients(model: Tokenizer, **more: Any) -> dict[str, Tensor]:
+def gradients(
+    model: Tokenizer, autocast: torch.dtype | None = None, again: bool = False
+) -> dict[str, Tensor]:
     clips = (synthetic_video(1, 3 if model.config.causal else 2, 8, 8) + 1) * 127.5
     torch.manual_seed(0)
-    trained = TrainedTokenizer(model.train(), **more)
+    trained = TrainedTokenizer(model.train(), autocast=autocast)
+    if again:
+        memory.recompute(trained.blocks)
     model.zero_grad()
     made = trained(clips.movedim(1, -1).to(torch.uint8), 0)
     ((made.x_hat - made.x).square().mean() + 0.01 * made.regularizer).backward()
@@ -224,7 +229,7 @@ def test_a_training_step_gives_the_same_gradients() -> None:
     with plain():
         wanted = gradients(model)
     with Operations() as operations:
-        found = gradients(model, recompute=True)
+        found = gradients(model, again=True)
     assert norms_of_torch(operations.found) == 2
     largest = max(gradient.norm().item() for gradient in wanted.values())
     for name, gradient in found.items():
