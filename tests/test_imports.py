@@ -104,3 +104,6 @@ def test_settings_are_checked_without_torch_and_ray() -> None:
 
 def test_a_driver_describes_the_weights_of_this_package_without_torch() -> None:
     assert imported(CHECK + OPEN, "torch", "ray.data") == "\n"
+    passes = "; from pipeline.job import bundles, graph, precision, resources"
+    passes += "; precision.require_fast_precision(c, 'cpu')"
+    assert imported(CHECK + OPEN + passes, "torch") == "\n"
