@@ -112,7 +112,7 @@ def test_the_trainer_computes_again_what_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="vidtok.training.trainer")
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     losses, passes = [], []
     for recompute in ("auto", bool(free == 0)):
