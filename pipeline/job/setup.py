@@ -3,14 +3,12 @@
 Opening the models takes seconds, most of them for importing torch. Ray starts meanwhile.
 """
 
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig, OutputConfig
@@ -26,11 +24,10 @@ from pipeline.sources.planning import plan_units
 from pipeline.storage.access import require_writable
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
+from pipeline.threads import in_thread
 from pipeline.tokenizers.checks import absolute_path, is_foreign, is_untrained
 from pipeline.tokenizers.facts import Description, describe_bundled
 from pipeline.tokenizers.identity import identity, tokenizer_column
-
-T = TypeVar("T")
 
 _RAY_JOB_FOLDER: Final = "/runtime_resources/"
 """Part of the path of the temporary folder in which Ray runs a submitted job."""
@@ -114,9 +111,9 @@ def open_job(config: JobConfig, beside: Callable[[], object] | None = None) -> J
     if beside is None or store.exists(PATH):
         tokenizers = open_tokenizers(config)
     else:
-        opened = _in_thread(lambda: _open_all(config))
+        opened = in_thread(lambda: _open_all(config))
         beside()
-        tokenizers = opened()
+        tokenizers = opened.result()
     dataset = open_dataset(store, tokenizers.dataset(config))
     run = run_name()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run=run)
@@ -150,20 +147,6 @@ def _open_all(config: JobConfig) -> Tokenizers:
     from pipeline.job import graph  # noqa: F401  # Ray Data takes a second
 
     return tokenizers
-
-
-def _in_thread(call: Callable[[], T]) -> Callable[[], T]:
-    """Start a call in a thread; return a function that waits for its result or its error."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return future.result
 
 
 def run_name() -> str:

@@ -8,13 +8,13 @@ temporary folder.
 
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.formatting import labelled
+from pipeline.threads import in_thread
 
 if TYPE_CHECKING:
     from ray.train import RunConfig
@@ -95,7 +95,7 @@ def run_ranks(
             ),
             run_config=_run_config(scratch, max_failures),
         )
-        outcome = _in_thread(trainer.fit)
+        outcome = in_thread(trainer.fit)  # in the main one it takes Ctrl-C, and exits with 0
         ended = False
         while not ended:
             ended = bool(wait([outcome], timeout=_POLL_SECONDS).done)
@@ -145,17 +145,3 @@ def _run_config(scratch: str, max_failures: int) -> "RunConfig":
         failure_config=ray.train.FailureConfig(max_failures=max_failures),
         callbacks=[EndAtConfigError()],
     )
-
-
-def _in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Call in another thread: in the main one, Ray Train takes Ctrl-C and exits with 0."""
-    outcome: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return outcome

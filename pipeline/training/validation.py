@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,9 +100,13 @@ class BestWeights:
         self._score = float(known["best_score"]) if same else None
 
     def offer(self, tokenizer: Tokenizer, step: int, scores: dict[str, float]) -> bool:
-        """Keep the weights if their score is the best so far, and return whether it is."""
+        """Keep the weights if their score is the best so far, and return whether it is.
+
+        NaN, as of weights that diverged, is never the best.
+        """
         score, best = scores[self._by], self._score
-        if best is not None and (score >= best if self._by == "lpips" else score <= best):
+        better = best is None or (score < best if self._by == "lpips" else score > best)
+        if math.isnan(score) or not better:
             return False
         about = {**self._of, "best_score": repr(score), "best_step": str(step)}
         self._store.write(BEST, safetensors(tokenizer, about))

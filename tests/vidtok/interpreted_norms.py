@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.operations import Operations
 from tests.vidtok.small import small
 from vidtok import Tokenizer, half, norm, norm_triton, ops
 from vidtok.norm import NormAct, add
@@ -171,23 +170,8 @@ def test_a_window_of_a_later_chunk_begins_with_what_came_before() -> None:
             torch.testing.assert_close(found, windows())
 
 
-class Operations(TorchDispatchMode):
-    """Counts operations of torch by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        self.found[name] = self.found.get(name, 0) + 1
-        return func(*args, **(kwargs or {}))
-
-
-def norms_of_torch(found: dict[str, int]) -> int:
-    return sum(found.get(name, 0) for name in ("native_layer_norm", "silu", "silu_"))
+def norms_of_torch(calls: dict[str, int]) -> int:
+    return sum(calls.get(name, 0) for name in ("native_layer_norm", "silu", "silu_"))
 
 
 @pytest.mark.parametrize("network", ["causal_v1_1", "noncausal"])
@@ -199,7 +183,7 @@ def test_a_network_gives_the_same_values(network: str) -> None:
         with Operations() as operations:
             latent = model.encode(video).latent
             frames = model.decode(latent, video.shape[2])
-        return latent, frames, norms_of_torch(operations.found)
+        return latent, frames, norms_of_torch(operations.calls)
 
     latent, frames, left = run()
     with plain():
@@ -230,7 +214,7 @@ def test_a_training_step_gives_the_same_gradients() -> None:
         wanted = gradients(model)
     with Operations() as operations:
         found = gradients(model, again=True)
-    assert norms_of_torch(operations.found) == 2
+    assert norms_of_torch(operations.calls) == 2
     largest = max(gradient.norm().item() for gradient in wanted.values())
     for name, gradient in found.items():
         allowed = 2e-4 * (wanted[name].norm() + 1e-4 * largest)

@@ -3,16 +3,12 @@
 The `meta` device takes the branches of a GPU and computes nothing, so the released sizes are tried.
 """
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
+from tests.vidtok.operations import Operations
 from tests.vidtok.small import small
 from vidtok import ops
 from vidtok.presets import PRESETS
@@ -21,35 +17,17 @@ HEAVY = ("convolution", "native_layer_norm", "silu", "silu_", "_log_softmax")
 """Kernels that have counted in 32 bits. Elementwise kernels split their work themselves."""
 
 
-class LargestCalls(TorchDispatchMode):
-    """Records the largest tensor that each operation takes or gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        for tensor in tree_leaves((args, kwargs, out)):
-            if isinstance(tensor, Tensor):
-                self.found[name] = max(self.found.get(name, 0), tensor.numel())
-        return out
-
-
 def calls(model: vidtok.Tokenizer, batch: int, height: int, width: int) -> list[dict[str, int]]:
     """Return the largest tensor by operation, of encoding and of decoding a batch of clips."""
     config, found = model.config, []
     frames = 17 if config.causal else 16
     z = (batch, *config.latent_shape(frames, height, width))
-    with LargestCalls() as largest:
+    with Operations() as operations:
         model.encode(torch.zeros(batch, 3, 1, 1, 1).expand(-1, -1, frames, height, width))
-    found.append(largest.found)
-    with LargestCalls() as largest:
+    found.append(operations.largest)
+    with Operations() as operations:
         model.decode(torch.empty(z, device="meta"), frames)
-    found.append(largest.found)
+    found.append(operations.largest)
     return found
 
 
@@ -106,7 +84,7 @@ def test_pieces_and_batches_give_the_same_values(
     latent = model.encode(video).latent
     frames = model.decode(latent, video.shape[2])
     monkeypatch.setattr(ops, "MAX_ELEMENTS", limit)
-    with LargestCalls() as largest:
+    with Operations() as operations:
         torch.testing.assert_close(model.encode(video).latent, latent, rtol=0, atol=2e-5)
         torch.testing.assert_close(model.decode(latent, video.shape[2]), frames, rtol=0, atol=2e-5)
-    assert largest.found["native_layer_norm"] <= limit
+    assert operations.largest["native_layer_norm"] <= limit

@@ -1,3 +1,4 @@
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_the_best_weights_are_kept_with_step_and_score(
     assert float(about(tmp_path)["best_score"]) == scores[best]
     loaded = vidtok.load(tmp_path / BEST).state_dict()
     assert all(loaded[name].equal(t) for name, t in models[best].state_dict().items())
+
+
+@pytest.mark.parametrize("by", ["psnr", "lpips"])
+def test_weights_that_diverged_are_never_the_best(tmp_path: Path, by: str):
+    kept = BestWeights(Store(str(tmp_path)), by, CLIPS, resumed=False)
+    model = vidtok.Tokenizer(SMALL[KL])
+    offered = [kept.offer(model, step, {by: score}) for step, score in enumerate((nan, 1.0, nan))]
+    assert offered == [False, True, False]
+    assert about(tmp_path)["best_step"] == "1"
 
 
 def test_a_run_that_resumes_compares_with_the_best_before(tmp_path: Path):
