@@ -38,6 +38,7 @@ from pipeline.records import WorkUnit
 
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster
+    from pipeline.job.resources import Allocation
     from pipeline.job.workers import WorkerSettings
 
 TASKS_PER_PASS: Final = 10_000
@@ -69,7 +70,7 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        ray = cache(lambda: _open_ray(stack, progress))
+        ray = cache(lambda: _open_ray(config, stack, progress))
         if isinstance(config, JobConfig):
             job = open_job(config, beside=ray)
         else:
@@ -106,14 +107,34 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
     return summary
 
 
-def _open_ray(stack: ExitStack, progress: Progress) -> "Cluster":
-    """Connect to Ray until the stack is closed."""
+def _open_ray(config: JobConfig | EmbedConfig, stack: ExitStack, progress: Progress) -> "Cluster":
+    """Connect to Ray until the stack is closed, if the cluster can do the job.
+
+    A new output has no fingerprint yet, so it takes the job with other settings.
+    """
     from pipeline.cluster import connect
 
     progress.say(labelled("starting", "Ray"))
     cluster = stack.enter_context(connect())
     progress.say(labelled("ray", cluster))
+    _allocate(config, cluster, units=1)
     return cluster
+
+
+def _allocate(config: JobConfig | EmbedConfig, cluster: "Cluster", units: int) -> "Allocation":
+    """Divide the cluster for a pass of some units.
+
+    Raises:
+        ConfigError: the cluster cannot do the job as its settings say.
+    """
+    from pipeline.job.precision import require_fast_precision
+    from pipeline.job.resources import allocate
+
+    allocation = allocate(
+        config, cpus=cluster.cpus, gpus=cluster.gpus, units=units, may_grow=not cluster.is_own
+    )
+    require_fast_precision(config, allocation.device)
+    return allocation
 
 
 class _Passes:
@@ -184,17 +205,8 @@ class _Passes:
         from pipeline.job.bundles import bundled
         from pipeline.job.collector import BatchDone, InFlight, Said, UnitDone, UnitFailed
         from pipeline.job.graph import run_pass
-        from pipeline.job.precision import require_fast_precision
-        from pipeline.job.resources import allocate
 
-        allocation = allocate(
-            self._job.config,
-            cpus=cluster.cpus,
-            gpus=cluster.gpus,
-            units=len(units),
-            may_grow=not cluster.is_own,
-        )
-        require_fast_precision(self._job.config, allocation.device)
+        allocation = _allocate(self._job.config, cluster, len(units))
         if allocation.cpus > cluster.cpus:
             self._progress.say(
                 f"waiting    the actors ask for {allocation.cpus:g} CPUs and the cluster has"

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, OverBudget
 from pipeline.job import driver
 from pipeline.job.collector import Event, UnitDone, UnitFailed
 from pipeline.job.driver import run
+from pipeline.job.precision import require_fast_precision
 from pipeline.operations.status import status
 from pipeline.records import WorkUnit, unit_sources
 from pipeline.storage.store import Store
@@ -249,3 +250,22 @@ def test_a_model_that_cannot_be_opened_ends_the_ray_beside_it(
         run(job(tmp_path, 1), Progress())
     assert (ended, made.units) == ([True], [])
     assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("asked", [{"precision": "bf16"}, {"compile": True}])
+def test_what_the_cluster_cannot_compute_leaves_the_output_free(
+    passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """Both settings are part of the fingerprint: the same output must take the job without."""
+
+    def require(config: JobConfig, device: str) -> None:
+        require_fast_precision(config, device, lambda precision: ["a node"])
+
+    monkeypatch.setattr("pipeline.job.precision.require_fast_precision", require)
+    made = passes(lambda unit: UnitDone(record(unit)))
+    model = {"name": "fsq", "model": "vidtok_fsq_causal_488_262144_tiny"}
+    with pytest.raises(ConfigError, match=f"{next(iter(asked))} = "):
+        run(job(tmp_path, 1, tokenizers=[{**model, **asked}]), Progress())
+    assert made.units == []
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert run(job(tmp_path, 1, tokenizers=[model]), Progress()).done.units == 1
