@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.settings import Kind, completes, completes_settings
 from pipeline.commands.verb import (
     RUN_AGAIN,
     AsJson,
@@ -12,6 +13,7 @@ from pipeline.commands.verb import (
     Overrides,
     amount,
     count,
+    settings_of,
     show,
     verb,
 )
@@ -26,6 +28,7 @@ Ray = Annotated[
         "--ray",
         envvar="RAY_ADDRESS",
         metavar="local|auto|ADDRESS",
+        autocompletion=completes(("local", "auto")),
         help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
         " runs on this machine. HOST:PORT: join a cluster.",
     ),
@@ -53,7 +56,11 @@ def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> in
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def embed(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
+def embed(
+    config: Config,
+    overrides: Annotated[list[str] | None, settings_of(Kind.EMBED)] = None,
+    ray: Ray = None,
+) -> int:
     """Compute text embeddings of a dataset's captions.
 
     Writes a sibling dataset: the rows of the dataset that the setting from names, with other
@@ -108,7 +115,11 @@ def plan(
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def train(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
+def train(
+    config: Config,
+    overrides: Annotated[list[str] | None, settings_of(Kind.TRAIN)] = None,
+    ray: Ray = None,
+) -> int:
     """Train a tokenizer.
 
     Writes checkpoints, measurements and the trained weights to output. The same command
@@ -137,6 +148,7 @@ def evaluate(
         typer.Argument(
             metavar="[CONFIG] KEY=VALUE",
             help="YAML file with the settings, and settings that replace those of the file.",
+            autocompletion=completes_settings(Kind.EVALUATE),
         ),
     ],
     ray: Ray = None,

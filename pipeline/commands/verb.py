@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
+from pipeline.commands.settings import Kind, completes_settings
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
 from pipeline.formatting import json_text
 from pipeline.logs import write_lines
@@ -21,8 +22,17 @@ RUN_AGAIN: Final = "run the same command again to continue"
 
 P = ParamSpec("P")
 
+
+def settings_of(kind: Kind) -> Any:
+    """Return an argument for settings that replace those of a file."""
+    return typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace those of the file, for example output.uri=out/x.",
+        autocompletion=completes_settings(kind),
+    )
+
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # they show local variables, which can hold credentials
@@ -34,13 +44,7 @@ Uri = Annotated[
     str, typer.Argument(metavar="URI", help="Dataset: a folder, or s3://bucket/prefix.")
 ]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings that replace those of the file, for example output.uri=out/x.",
-    ),
-]
+Overrides = Annotated[list[str] | None, settings_of(Kind.JOB)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
