@@ -4,11 +4,48 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.settings import Kind, schema_of
-from pipeline.commands.verb import verb
+from pipeline.commands.settings import Kind, completes, schema_of
+from pipeline.commands.verb import AsJson, named, show, verb
 from pipeline.formatting import json_text
+from vidtok.presets import list_models
 
 _PANEL = "Begin"
+
+
+@verb(_PANEL)
+def init(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Videos: a folder, tar, file, pattern or list, local or s3://bucket/prefix.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model of VidTok. Default: one whose weights are in the package.",
+            autocompletion=completes(list_models()),
+        ),
+    ] = None,
+    out: Annotated[str, named("YAML", "File to write. An existing file is an error.")] = "job.yaml",
+    look: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Maximum number of samples to look at.")
+    ] = 64,
+    as_json: AsJson = False,
+) -> int:
+    """Write the settings of a first job, after a look at its videos.
+
+    Opens a sample of the videos, and decodes one picture of each. Writes a YAML file with comments,
+    and its JSON Schema beside it.
+
+    Exit codes: 0 success; 1 the source cannot be read; 2 the source has no videos, the file exists,
+    or there is no such model.
+    """
+    from pipeline.operations.init.first_job import write_first_job
+
+    return show(write_first_job(source, model=model, out=out, look=look), as_json)
 
 
 @verb(_PANEL)
