@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.settings import Kind, completes, schema_of
-from pipeline.commands.verb import AsJson, named, show, verb
+from pipeline.commands.verb import AsJson, Ray, named, show, use_ray, verb
 from pipeline.formatting import json_text
 from vidtok.presets import list_models
 
@@ -46,6 +46,26 @@ def init(
     from pipeline.operations.init.first_job import write_first_job
 
     return show(write_first_job(source, model=model, out=out, look=look), as_json)
+
+
+@verb(_PANEL, needs_words=False)
+def doctor(
+    source: Annotated[str | None, named("URI", "Videos that a job will read.")] = None,
+    output: Annotated[str | None, named("URI", "Dataset that a job will write.")] = None,
+    ray: Ray = None,
+    as_json: AsJson = False,
+) -> int:
+    """Examine this machine, and if asked the access to a source, an output and a Ray.
+
+    With --output, writes and deletes a temporary file there. With --ray, joins that Ray; `local`
+    starts and stops one.
+
+    Exit codes: 0 nothing is broken; 1 something is, and its line says what to do.
+    """
+    use_ray(ray)
+    from pipeline.operations.doctor import examine
+
+    return show(examine(source, output), as_json)
 
 
 @verb(_PANEL)

@@ -1,38 +1,27 @@
 """Verbs that run a job, or plan one."""
 
-import os
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.settings import Kind, completes, completes_settings
+from pipeline.commands.settings import Kind, completes_settings
 from pipeline.commands.verb import (
     RUN_AGAIN,
     AsJson,
     Config,
     Overrides,
+    Ray,
     amount,
     count,
     settings_of,
     show,
+    use_ray,
     verb,
 )
 from pipeline.errors import UNBALANCED
 from pipeline.logs import write_lines
 
 _PANEL = "Jobs"
-
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        envvar="RAY_ADDRESS",
-        metavar="local|auto|ADDRESS",
-        autocompletion=completes(("local", "auto")),
-        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
-        " runs on this machine. HOST:PORT: join a cluster.",
-    ),
-]
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
@@ -49,7 +38,7 @@ def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> in
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_config(config, overrides or ())
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
     return show(run(settings, ConsoleProgress()))
@@ -74,7 +63,7 @@ def embed(
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_embed_config(config, overrides or ())
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
     return show(run(settings, ConsoleProgress()))
@@ -134,7 +123,7 @@ def train(
     from pipeline.training.config import TrainConfig
 
     settings = load(config, overrides or (), TrainConfig, check_training)
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.training.launch import launch
 
     launch(settings, lambda line: write_lines([line]))
@@ -171,7 +160,7 @@ def evaluate(
 
     path = None if "=" in settings[0] else settings[0]
     config = load(path, settings[path is not None :], EvaluationConfig, check_evaluation)
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.evaluation.run import run_evaluation  # loads torch
 
     with Console().status("evaluating") as status:
@@ -182,9 +171,3 @@ def evaluate(
         )
     write_lines(done.lines)
     return 0 if done.results["videos"] else UNBALANCED
-
-
-def _use_ray(address: str | None) -> None:
-    """Let `pipeline.cluster.connect` use this Ray."""
-    if address:
-        os.environ["RAY_ADDRESS"] = address

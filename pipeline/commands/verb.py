@@ -1,13 +1,14 @@
 """What all verbs share: registration, errors as exit codes, printed results, common arguments."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
-from pipeline.commands.settings import Kind, completes_settings
+from pipeline.commands.settings import Kind, completes, completes_settings
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
 from pipeline.formatting import json_text
 from pipeline.logs import write_lines
@@ -45,6 +46,18 @@ Uri = Annotated[
 ]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
 Overrides = Annotated[list[str] | None, settings_of(Kind.JOB)]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        envvar="RAY_ADDRESS",
+        metavar="local|auto|ADDRESS",
+        autocompletion=completes(("local", "auto")),
+        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
+        " runs on this machine. HOST:PORT: join a cluster.",
+    ),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -66,6 +79,12 @@ def named(metavar: str, text: str) -> Any:
 def flag(name: str, text: str) -> Any:
     """Return an option that is on or off and has no `--no-…` form, with its help text."""
     return typer.Option(name, help=text)
+
+
+def use_ray(address: str | None) -> None:
+    """Let `pipeline.cluster.connect` use this Ray."""
+    if address:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def store_of(uri: str) -> "Store":
@@ -90,7 +109,7 @@ def show(result: "Outcome | Summary", as_json: bool = False) -> int:
 
 
 def verb(
-    panel: str, *, name: str | None = None, advice: str = ""
+    panel: str, *, name: str | None = None, advice: str = "", needs_words: bool = True
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Make a function a verb of the command line; the function returns the exit code.
 
@@ -100,6 +119,7 @@ def verb(
     Args:
         panel: heading in the help under which the verb is listed.
         name: name of the verb; None takes that of the function.
+        needs_words: whether the verb alone prints its help.
         advice: line to print after Ctrl-C, or after an error that is not in the configuration.
     """
 
@@ -108,7 +128,7 @@ def verb(
         def command(*args: P.args, **kwargs: P.kwargs) -> None:
             raise typer.Exit(_exit_code_of(lambda: work(*args, **kwargs), advice))
 
-        app.command(name, rich_help_panel=panel, no_args_is_help=True)(command)
+        app.command(name, rich_help_panel=panel, no_args_is_help=needs_words)(command)
         return work
 
     return register
