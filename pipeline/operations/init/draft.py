@@ -100,4 +100,5 @@ class Draft:
 
 
 def _quoted(value: str | None) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value in YAML; `${` is no reference to another setting."""
+    return json.dumps(value and value.replace("${", r"\${"), ensure_ascii=False)

@@ -14,9 +14,11 @@ from pipeline.commands import main
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.job.config_checks import load_config
+from pipeline.operations.doctor import examine
 from pipeline.operations.init.first_job import DEFAULT_MODEL, FirstJob, write_first_job
 from pipeline.operations.plan.plan import plan_job
 from tests.assets import VIDEOS
+from tests.pipeline.s3 import S3Server
 from tests.pipeline.tars import make_tar
 
 GOOD = VIDEOS / "hiker_tiny.mp4"  # 240×426, 2 s at 25 frames per second
@@ -130,7 +132,7 @@ def test_a_source_without_videos_is_told_in_a_line(
 
 
 def test_a_name_cannot_write_settings(tmp_path: Path) -> None:
-    folder = tmp_path / 'a"\noutput: {uri: elsewhere}\n#'
+    folder = tmp_path / 'a"\noutput: {uri: elsewhere}\n# ${oc.env:HOME}'
     folder.mkdir()
     os.link(GOOD, folder / "a.mp4")
     (folder / "b\nslice: null\n.mp4").write_bytes(b"no video")
@@ -138,3 +140,25 @@ def test_a_name_cannot_write_settings(tmp_path: Path) -> None:
     assert config.source.uri == [str(folder)]
     assert config.output.uri.startswith("out/")
     assert config.slice is None
+
+
+@pytest.mark.s3
+def test_a_source_and_an_output_on_s3(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    bucket = s3.bucket()
+    for n in range(2):
+        s3.put(f"{bucket}/videos/{n}.mp4", GOOD.read_bytes())
+        s3.put(f"{bucket}/videos/{n}.txt", b"a hiker")
+    made, config = written(f"{bucket}/videos", tmp_path)
+    assert made.samples == made.looked_at == 2
+    assert "captions   2 of 2" in made.found
+    assert config.source.uri == [f"{bucket}/videos"]
+    *_, source, output = examine(f"{bucket}/videos", f"{bucket}/out").checks
+    assert (source.name, source.state) == ("source", "ok")
+    assert (output.name, output.state) == ("output", "ok")
+    with s3.faults.rule(lambda _: "ignore_condition"):
+        *_, output = examine(None, f"{bucket}/out").checks
+    assert output.state == "broken"
+    assert "set output.alone=true" in output.text
