@@ -100,5 +100,5 @@ class Draft:
 
 
 def _quoted(value: str | None) -> str:
-    """Return a value in YAML; `${` is no reference to another setting."""
+    """Return a value in YAML, in which `${` does not refer to another setting."""
     return json.dumps(value and value.replace("${", r"\${"), ensure_ascii=False)
