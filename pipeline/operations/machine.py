@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _GPU_FIELDS: Final = "name,memory.total,memory.free,driver_version"
 
@@ -74,7 +74,7 @@ def cpu_features(cpuinfo: str) -> list[str]:
 
 def free_memory() -> int:
     """Return the bytes of memory that this process can use: of the machine, and of its cgroup."""
-    free = [psutil.virtual_memory().available]
+    free = [int(psutil.virtual_memory().available)]
     for limit, used in _CGROUPS:
         try:
             texts = Path(limit).read_text(), Path(used).read_text()

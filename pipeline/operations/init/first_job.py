@@ -62,7 +62,12 @@ class FirstJob(Outcome):
 
 
 def write_first_job(
-    source: str, *, model: str | None = None, out: str = "job.yaml", look: int = 64
+    source: str,
+    *,
+    model: str | None = None,
+    out: str = "job.yaml",
+    look: int = 64,
+    seconds: float = 60.0,
 ) -> FirstJob:
     """Look at a source, and write the settings of a job that tokenizes it.
 
@@ -71,6 +76,7 @@ def write_first_job(
         model: name of a VidTok model; None takes `DEFAULT_MODEL`.
         out: path of the YAML file. The JSON Schema is written beside it.
         look: maximum number of samples to look at.
+        seconds: time budget in seconds, after which no further sample is read.
 
     Raises:
         ConfigError: the file exists, the model does not, or the source has nothing to tokenize.
@@ -83,7 +89,7 @@ def write_first_job(
     weights = None if bundled_weights(model) else "hub"
     for fault in vidtok_faults(model, weights):
         raise ConfigError(f"--{fault}")
-    survey = survey_source(source, look=look)
+    survey = survey_source(source, look=look, seconds=seconds)
     facts = vidtok_facts(PRESETS[model])
     usable = survey.seen if 1 in facts.lengths else survey.videos
     if not usable:

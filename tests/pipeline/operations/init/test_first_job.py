@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from pipeline.commands import main
 from pipeline.config.job import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.job.config_checks import load_config
+from pipeline.job.setup import planned_units
 from pipeline.operations.doctor import examine
 from pipeline.operations.init.first_job import DEFAULT_MODEL, FirstJob, write_first_job
 from pipeline.operations.plan.plan import plan_job
+from pipeline.operations.plan.probe import probe_unit
+from pipeline.records import Bucket
+from pipeline.stages.clip_filter import open_filter
+from pipeline.stages.decode import open_decoder
 from tests.assets import VIDEOS
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.tars import make_tar
@@ -26,7 +32,8 @@ GOOD = VIDEOS / "hiker_tiny.mp4"  # 240×426, 2 s at 25 frames per second
 
 def written(source: Path | str, out: Path, **options: object) -> tuple[FirstJob, JobConfig]:
     """Return what `init` says, and the settings that it wrote."""
-    made = write_first_job(str(source), out=str(out / "job.yaml"), **options)  # type: ignore[arg-type]
+    path = str(out / "job.yaml")
+    made = write_first_job(str(source), out=path, seconds=math.inf, **options)  # type: ignore[arg-type]
     return made, load_config(str(out / "job.yaml"))
 
 
@@ -63,11 +70,22 @@ def test_a_tar_with_captions_and_images(tmp_path: Path) -> None:
     assert (made.samples, made.samples_are_exact, made.looked_at) == (2, True, 2)
     assert "captions   1 of 2" in made.found
     assert [bucket.frames for bucket in config.clip.buckets] == [17, 1]
-    plan = plan_job(config, seconds=1.0)
-    assert plan.estimates.clips is not None
-    assert plan.estimates.cell_bytes is not None
-    assert made.clips == plan.estimates.clips.value > 1
-    assert made.cell_bytes == plan.estimates.cell_bytes.value
+    [unit] = planned_units(config)
+    clip = config.clip
+    with open_decoder(clip.identity(), config.decode) as decoder:
+        probe = probe_unit(
+            unit,
+            decoder,
+            seconds=math.inf,
+            source=config.source,
+            images=clip.takes_images,
+            clip_filter=open_filter(clip.identity()),
+        )
+    assert made.clips == probe.clips.total() == 3
+    sizes = [Bucket.named(name) for name in probe.clips.elements()]
+    latent_frames = {17: 5, 1: 1}
+    cells = sum(latent_frames[one.frames] * one.height * one.width // 64 for one in sizes)
+    assert made.cell_bytes == 4 * cells  # 262144 codes are uint32
 
 
 def test_a_list_names_its_columns(tmp_path: Path) -> None:
@@ -83,6 +101,16 @@ def test_the_sample_is_bounded(tmp_path: Path) -> None:
         os.link(GOOD, tmp_path / f"{n}.mp4")
     made, _ = written(tmp_path, tmp_path, look=4)
     assert (made.looked_at, made.samples) == (4, 9)
+
+
+def test_the_time_budget_ends_the_look_after_a_sample(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        os.link(GOOD, tmp_path / name)
+    made = write_first_job(str(tmp_path), out=str(tmp_path / "job.yaml"), seconds=0.0)
+    assert (made.looked_at, made.samples) == (1, 2)
+    assert (
+        "looked at  1 of them, where the time budget ended: 1 video, 0 images opened" in made.found
+    )
 
 
 def test_the_named_model_decides_the_shapes(tmp_path: Path) -> None:
