@@ -77,7 +77,12 @@ def test_every_cell_of_the_notebook_runs(
     matplotlib.use("Agg")
     monkeypatch.setenv("DATASET", dataset.store.uri)
     drawn: list[int] = []
-    monkeypatch.setattr(plt, "show", lambda: drawn.append(len(plt.gcf().axes)))
+
+    def shows() -> None:
+        drawn.append(len(plt.gcf().axes))
+        plt.close("all")  # as a notebook does
+
+    monkeypatch.setattr(plt, "show", shows)
     names: dict[str, Any] = {}
     shown = []
     cells = json.loads(NOTEBOOK.read_text())["cells"]
@@ -90,7 +95,6 @@ def test_every_cell_of_the_notebook_runs(
             if last is not None:
                 value = ast.Expression(last.value)  # type: ignore[attr-defined]
                 shown.append(eval(compile(value, NOTEBOOK.name, "eval"), names))
-    plt.close("all")
     assert drawn == [2, 8, 1]
     assert shown[0] == dataset
     assert all(hasattr(value, "_repr_html_") for value in shown[:2])
