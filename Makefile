@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test suite lint clean
+.PHONY: demo test suite lint docs clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python jobs/tokenize_corpus.py examples/demo.yaml
@@ -24,6 +24,11 @@ lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python tools/words.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP)  ## Write the generated reference, and build the site into out/site.
+	$(BIN)/python -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
 # pip compiles all modules one after another, for a minute of CPU; Python keeps those it imports.
