@@ -42,7 +42,7 @@ PAGES = [path for path in sorted((ROOT / "docs/how-to").glob("*.md")) if path.st
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's dataset at a smaller size, made without Ray."""
     output = tmp_path_factory.mktemp("demo") / "demo"
-    values = load_config(str(ROOT / "examples/demo.yaml")).model_dump(mode="json")
+    values = load_config(str(ROOT / "pipeline/demo/job.yaml")).model_dump(mode="json")
     values["source"]["uri"] = [str(path) for path in VIDEOS]
     values["clip"] |= {"height": 32, "width": 32}
     values["output"]["uri"] = str(output)
