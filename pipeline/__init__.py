@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.config.job import JobConfig
     from pipeline.job.progress import Progress
     from pipeline.job.summary import Summary
-    from pipeline.reading.snapshot import Snapshot
+    from pipeline.operations.opened import OpenDataset
 
 __all__ = ["JobConfig", "errors", "load_config", "open", "run"]
 
@@ -35,11 +35,11 @@ def __getattr__(name: str) -> Any:
 
 def open(
     uri: str, version: int | None = None, storage_options: Mapping[str, Any] | None = None
-) -> "Snapshot":
-    """Open a dataset for reading; see `pipeline.reading.snapshot.open_snapshot`."""
-    from pipeline.reading.snapshot import open_snapshot
+) -> "OpenDataset":
+    """Open a dataset for reading; see `pipeline.operations.opened.open_dataset`."""
+    from pipeline.operations.opened import open_dataset
 
-    return open_snapshot(uri, version, storage_options)
+    return open_dataset(uri, version, storage_options)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":

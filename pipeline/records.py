@@ -153,6 +153,22 @@ class Bucket:
         return cls(frames=int(frames or 0), height=int(height), width=int(width))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFacts:
+    """What the header and the first picture of a video or image say of it."""
+
+    height: int
+    """Height in pixels of the upright picture with square pixels."""
+    width: int
+    fps: float | None = None
+    """Average frame rate that the container declares; None for an image."""
+    length_s: float | None = None
+    """Length in seconds that the container declares; None if it declares none, and for an image."""
+    codec: str | None = None
+    """FFmpeg's name of the codec of the pictures, such as `h264`; None for an image."""
+    has_sound: bool = False
+
+
 Record = TypeVar("Record")
 
 

@@ -1,35 +1,27 @@
 """Verbs that run a job, or plan one."""
 
-import os
 from typing import Annotated
 
 import typer
 
+from pipeline.commands.settings import Kind, completes_settings
 from pipeline.commands.verb import (
     RUN_AGAIN,
     AsJson,
     Config,
     Overrides,
+    Ray,
     amount,
     count,
+    settings_of,
     show,
+    use_ray,
     verb,
 )
 from pipeline.errors import UNBALANCED
 from pipeline.logs import write_lines
 
 _PANEL = "Jobs"
-
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        envvar="RAY_ADDRESS",
-        metavar="local|auto|ADDRESS",
-        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
-        " runs on this machine. HOST:PORT: join a cluster.",
-    ),
-]
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
@@ -46,14 +38,18 @@ def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> in
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_config(config, overrides or ())
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
     return show(run(settings, ConsoleProgress()))
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def embed(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
+def embed(
+    config: Config,
+    overrides: Annotated[list[str] | None, settings_of(Kind.EMBED)] = None,
+    ray: Ray = None,
+) -> int:
     """Compute text embeddings of a dataset's captions.
 
     Writes a sibling dataset: the rows of the dataset that the setting from names, with other
@@ -67,7 +63,7 @@ def embed(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     from pipeline.job.progress import ConsoleProgress
 
     settings = load_embed_config(config, overrides or ())
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.job.driver import run  # loads torch: only after the configuration is read
 
     return show(run(settings, ConsoleProgress()))
@@ -108,7 +104,11 @@ def plan(
 
 
 @verb(_PANEL, advice=RUN_AGAIN)
-def train(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
+def train(
+    config: Config,
+    overrides: Annotated[list[str] | None, settings_of(Kind.TRAIN)] = None,
+    ray: Ray = None,
+) -> int:
     """Train a tokenizer.
 
     Writes checkpoints, measurements and the trained weights to output. The same command
@@ -123,7 +123,7 @@ def train(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     from pipeline.training.config import TrainConfig
 
     settings = load(config, overrides or (), TrainConfig, check_training)
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.training.launch import launch
 
     launch(settings, lambda line: write_lines([line]))
@@ -137,6 +137,7 @@ def evaluate(
         typer.Argument(
             metavar="[CONFIG] KEY=VALUE",
             help="YAML file with the settings, and settings that replace those of the file.",
+            autocompletion=completes_settings(Kind.EVALUATE),
         ),
     ],
     ray: Ray = None,
@@ -159,7 +160,7 @@ def evaluate(
 
     path = None if "=" in settings[0] else settings[0]
     config = load(path, settings[path is not None :], EvaluationConfig, check_evaluation)
-    _use_ray(ray)
+    use_ray(ray)
     from pipeline.evaluation.run import run_evaluation  # loads torch
 
     with Console().status("evaluating") as status:
@@ -170,9 +171,3 @@ def evaluate(
         )
     write_lines(done.lines)
     return 0 if done.results["videos"] else UNBALANCED
-
-
-def _use_ray(address: str | None) -> None:
-    """Let `pipeline.cluster.connect` use this Ray."""
-    if address:
-        os.environ["RAY_ADDRESS"] = address

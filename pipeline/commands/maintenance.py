@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.settings import completes
 from pipeline.commands.verb import (
     RUN_AGAIN,
     AsJson,
@@ -15,6 +16,7 @@ from pipeline.commands.verb import (
     store_of,
     verb,
 )
+from pipeline.quarantine import REASONS
 
 _PANEL = "Maintain"
 
@@ -24,7 +26,10 @@ def retry(
     uri: Uri,
     reason: Annotated[
         list[str],
-        typer.Option(help="Reason in the quarantine. Can be given several times."),
+        typer.Option(
+            help="Reason in the quarantine. Can be given several times.",
+            autocompletion=completes(REASONS),
+        ),
     ],
     key: Annotated[str, named("GLOB", "Pattern that a sample's key must match.")] = "*",
     as_json: AsJson = False,
@@ -104,7 +109,12 @@ def compact(
 @verb(_PANEL)
 def publish(
     uri: Uri,
-    table_format: Annotated[str, typer.Option("--format", help="delta or iceberg.")],
+    table_format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="delta or iceberg.", autocompletion=completes(("delta", "iceberg"))
+        ),
+    ],
     as_json: AsJson = False,
 ) -> int:
     """Register the current parts as a Delta or Iceberg table, in place.
@@ -123,7 +133,12 @@ def publish(
 def export(
     uri: Uri,
     format_name: Annotated[
-        str, typer.Option("--as", help="fastvideo, musubi, ltx2 or webdataset.")
+        str,
+        typer.Option(
+            "--as",
+            help="fastvideo, musubi, ltx2 or webdataset.",
+            autocompletion=completes(("fastvideo", "musubi", "ltx2", "webdataset")),
+        ),
     ],
     out: Annotated[str, named("URI", "Folder or object prefix to write to.")],
     text: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands import jobs, look, maintenance  # noqa: F401 (they register their verbs)
+from pipeline.commands import begin, jobs, look, maintenance  # noqa: F401 (they register verbs)
 from pipeline.commands.verb import app
 from pipeline.errors import EXIT_CODES
 from pipeline.logs import Level, configure_logging

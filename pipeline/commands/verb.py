@@ -1,12 +1,14 @@
 """What all verbs share: registration, errors as exit codes, printed results, common arguments."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
+from pipeline.commands.settings import Kind, completes, completes_settings
 from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
 from pipeline.formatting import json_text
 from pipeline.logs import write_lines
@@ -21,8 +23,17 @@ RUN_AGAIN: Final = "run the same command again to continue"
 
 P = ParamSpec("P")
 
+
+def settings_of(kind: Kind) -> Any:
+    """Return an argument for settings that replace those of a file."""
+    return typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace those of the file, for example output.uri=out/x.",
+        autocompletion=completes_settings(kind),
+    )
+
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # they show local variables, which can hold credentials
@@ -34,13 +45,19 @@ Uri = Annotated[
     str, typer.Argument(metavar="URI", help="Dataset: a folder, or s3://bucket/prefix.")
 ]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings that replace those of the file, for example output.uri=out/x.",
+Overrides = Annotated[list[str] | None, settings_of(Kind.JOB)]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        envvar="RAY_ADDRESS",
+        metavar="local|auto|ADDRESS",
+        autocompletion=completes(("local", "auto")),
+        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
+        " runs on this machine. HOST:PORT: join a cluster.",
     ),
 ]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -62,6 +79,12 @@ def named(metavar: str, text: str) -> Any:
 def flag(name: str, text: str) -> Any:
     """Return an option that is on or off and has no `--no-…` form, with its help text."""
     return typer.Option(name, help=text)
+
+
+def use_ray(address: str | None) -> None:
+    """Let `pipeline.cluster.connect` use this Ray."""
+    if address:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def store_of(uri: str) -> "Store":
@@ -86,7 +109,7 @@ def show(result: "Outcome | Summary", as_json: bool = False) -> int:
 
 
 def verb(
-    panel: str, *, name: str | None = None, advice: str = ""
+    panel: str, *, name: str | None = None, advice: str = "", needs_words: bool = True
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Make a function a verb of the command line; the function returns the exit code.
 
@@ -96,6 +119,7 @@ def verb(
     Args:
         panel: heading in the help under which the verb is listed.
         name: name of the verb; None takes that of the function.
+        needs_words: whether the verb alone prints its help.
         advice: line to print after Ctrl-C, or after an error that is not in the configuration.
     """
 
@@ -104,7 +128,7 @@ def verb(
         def command(*args: P.args, **kwargs: P.kwargs) -> None:
             raise typer.Exit(_exit_code_of(lambda: work(*args, **kwargs), advice))
 
-        app.command(name, rich_help_panel=panel, no_args_is_help=True)(command)
+        app.command(name, rich_help_panel=panel, no_args_is_help=needs_words)(command)
         return work
 
     return register

@@ -65,7 +65,9 @@ class ReadConfig(Section):
 class EmbedConfig(Section):
     """A run of `embed`. Sections that a tokenize job also has mean the same."""
 
-    parent: Annotated[ParentConfig, BeforeValidator(_as_parent)] = Field(alias="from")
+    parent: Annotated[
+        ParentConfig, BeforeValidator(_as_parent, json_schema_input_type=str | ParentConfig)
+    ] = Field(alias="from")
     """Dataset with the captions: its URI, or a section."""
     embedders: Annotated[list[EmbedderSpec], Field(min_length=1)]
     output: OutputConfig

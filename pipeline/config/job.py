@@ -8,14 +8,22 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 import ast
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PositiveInt, Tag
+from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, WithJsonSchema
 
-from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.section import Seconds, Section
 from pipeline.config.shots import ShotConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
+from vidtok.presets import list_models
 
 Precision = Literal["float32", "bf16", "fp16"]
+
+ModelName = Annotated[
+    str,
+    WithJsonSchema({"type": "string", "anyOf": [{"enum": list_models()}, {"pattern": r":|\$\{"}]}),
+]
+"""Name of a tokenizer, which `pipeline.tokenizers.checks` checks. In the JSON Schema it is one of
+VidTok or has a colon."""
 
 Measure = Literal[
     "motion", "still", "luma", "contrast", "blur", "border", "duplicates", "phash", "text_area"
@@ -96,7 +104,7 @@ class ClipConfig(Section):
     """Time in seconds from the beginning of a clip to that of the next. Less than the length of a
     clip makes them overlap, more leaves gaps. null: each clip begins where the previous one ends.
     A clip begins with the nearest frame at its rate."""
-    offset_s: Annotated[float, BeforeValidator(as_float), Field(ge=0)] = 0.0
+    offset_s: Annotated[float, Field(ge=0)] = 0.0
     """Time in seconds that is skipped at the beginning of each sample, such as a title."""
     max_per_sample: PositiveInt | None = None
     """Maximum number of clips of a sample for each rate, and with `every_bucket` for each shape.
@@ -210,7 +218,7 @@ class TokenizerSpec(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the column: a-z, 0-9 and _, starting with a letter."""
-    model: str
+    model: ModelName
     """Name of the model: one of `vidtok.list_models()`, `diffusers:CLASS`, or `PACKAGE:NAME` of a
     package that registers tokenizers."""
     weights: str | None = None
@@ -262,7 +270,7 @@ class ModelActors(Section):
     """Device of the models. `auto`: GPUs if the cluster has any, otherwise CPUs."""
     actors: PositiveInt | None = None
     """Number of actors. null: one per GPU, or one per two CPUs if there is no GPU."""
-    gpus_per_actor: Annotated[float, BeforeValidator(as_float), Field(gt=0, le=1)] = 1.0
+    gpus_per_actor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of a GPU for each actor. With less than 1, several actors share a GPU."""
     threads: PositiveInt = 1
     """Number of CPU threads, and of CPUs, of an actor without a GPU. Another number can change the
@@ -321,7 +329,7 @@ class JobConfig(Section):
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()
-    max_quarantine_rate: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=1)] = 1.0
+    max_quarantine_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Maximum fraction of samples that can be quarantined. Above it the job stops, after at least
     100 samples, because a wrong setting or a broken source is likely."""
     max_alike_units: PositiveInt | None = 3

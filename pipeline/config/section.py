@@ -9,16 +9,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def as_float(value: Any) -> Any:
-    """Return a float for an integer, and any other value unchanged."""
-    return float(value) if type(value) is int else value
-
-
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Strings = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 """A list of strings. A single string is a list of one."""
 
 
-Seconds = Annotated[PositiveFloat, BeforeValidator(as_float)]
+Seconds = PositiveFloat
 """A positive number. An integer is accepted."""
 
 

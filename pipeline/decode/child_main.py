@@ -2,7 +2,7 @@
 
 `fork_server.ForkServer` starts it. The server imports everything, says `ready`, and forks one
 process per request. A decoder process takes one file at a time: for each job it sends any number of
-`alive` and `clip`, and one `end`, `fail` or `unread`. It exits when its socket closes.
+`alive` and `clip`, or `facts`, and one `end`, `fail` or `unread`. It exits when its socket closes.
 """
 
 import gc
@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from io import FileIO
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +24,7 @@ from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
 from pipeline.decode.geometry import Orientation, fit_frame
 from pipeline.decode.image import image_clips
+from pipeline.decode.look import look
 from pipeline.decode.measures import measure
 from pipeline.decode.measures_text import text_area
 from pipeline.decode.protocol import receive_with_files, send
@@ -146,11 +149,16 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
         limit_memory(base, limits.memory_mb << 20)
         span = None if job["span"] is None else Span(**job["span"])
         with video:
-            found = (
-                ((clip, 0.0) for clip in image_clips(cast("BinaryIO", video), rules, limits))
-                if job["is_image"]
-                else clips(
-                    cast("BinaryIO", video),
+            source = cast("BinaryIO", video)
+            found: Iterable[tuple[AssembledClip, float]] = ()
+            if job["look"]:
+                facts = look(source, limits, dog.progress, is_image=job["is_image"])
+                emit({"kind": "facts", **asdict(facts)}, None)
+            elif job["is_image"]:
+                found = ((clip, 0.0) for clip in image_clips(source, rules, limits))
+            else:
+                found = clips(
+                    source,
                     rules,
                     limits,
                     dog.progress,
@@ -158,7 +166,6 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
                     job["key"],
                     lambda end_s: emit({"kind": "shot", "end_s": float(end_s)}, None),
                 )
-            )
             for clip, source_fps in found:
                 frames = clip.frames
                 numbers = dict(clip.numbers)

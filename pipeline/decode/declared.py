@@ -79,6 +79,12 @@ class Declared:
     """Attributes of a frame (`UNSTATED`) and their values, of those that are stated."""
     before_coded: bool = False
     """Whether `colour` counts before what the first picture says of itself."""
+    length_s: float | None = None
+    """Length in seconds."""
+    codec: str = ""
+    """FFmpeg's name of the codec."""
+    has_sound: bool = False
+    """Whether there is a stream of sound."""
 
     def aspect_of(self, own: Fraction) -> Fraction:
         """Return the width of a pixel over its height, of a picture that states its own."""
@@ -111,7 +117,16 @@ def declared(container: InputContainer, stream: VideoStream, file: BinaryIO) -> 
         crop=crop,
         colour=tuple((name, value) for name, value in colour if value != UNSTATED[name]),
         before_coded=container.format.name.startswith(BOXES),
+        length_s=_length_s(container, stream),
+        codec=context.codec.canonical_name,
+        has_sound=bool(container.streams.audio),
     )
+
+
+def _length_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
 
 
 def _crop(container: InputContainer, stream: VideoStream) -> Crop:

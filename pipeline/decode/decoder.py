@@ -28,7 +28,7 @@ from pipeline.decode.fork_server import anonymous_file
 from pipeline.decode.protocol import ProtocolError
 from pipeline.errors import StoreError, one_line
 from pipeline.quarantine import DROPPED, REASONS, QuarantineError
-from pipeline.records import Clip, Sample
+from pipeline.records import Clip, Sample, VideoFacts
 from pipeline.storage.local_disk import blames_file
 
 KEPT_SHARE = 8
@@ -43,6 +43,12 @@ video: the kernel needed memory, an operator killed it, the machine was suspende
 
 _CLIP = TypeAdapter(Clip)
 """Checks the types of a header's fields; a decoder process under hostile control may send any."""
+
+
+_FACTS = TypeAdapter(VideoFacts)
+
+_LAST = ("end", "fail", "unread")
+"""Kinds of the last message about a sample."""
 
 
 _log = logging.getLogger(__name__)
@@ -138,6 +144,21 @@ class Decoder:
             StoreError: the disk failed while the file was opened or read.
             PipelineError: the decoder process cannot start; no sample is the cause.
         """
+        return self._answers(sample, unit)
+
+    def look(self, sample: Sample, unit: str) -> VideoFacts:
+        """Return what the header and the first picture of a sample's file say; raises as `decode`.
+
+        The rules and the sample's span have no effect.
+        """
+        found = list(self._answers(sample, unit, look=True))
+        if not found:
+            raise QuarantineError("decode", "decode_crash", "the decoder process said nothing")
+        facts: VideoFacts = found[-1]
+        return facts
+
+    def _answers(self, sample: Sample, unit: str, *, look: bool = False) -> Iterator[Any]:
+        """Yield what decoder processes say of a sample: the clips with their frames, or facts."""
         with open_sample(sample) as file:
             given = 0
             # Two attempts with sound, and if both kill the process one without: a track may crash
@@ -147,10 +168,10 @@ class Decoder:
                 began = time.monotonic()
                 sound = self._sound if attempt <= ATTEMPTS else None
                 try:
-                    with closing(self._attempt(file, sample, unit, sound)) as clips:
-                        for clip in islice(clips, given, None):
+                    with closing(self._attempt(file, sample, unit, sound, look)) as answers:
+                        for answer in islice(answers, given, None):
                             given += 1
-                            yield clip
+                            yield answer
                     return
                 except ChildDied as error:
                     _log.warning(
@@ -168,20 +189,26 @@ class Decoder:
                     file.seek(0)
 
     def _attempt(
-        self, file: FileIO, sample: Sample, unit: str, sound: SoundRule | None
-    ) -> Generator[tuple[Clip, NDArray[Any] | None], None, None]:
-        """Yield all clips of a sample from one process; raise `ChildDied` if that ends."""
+        self, file: FileIO, sample: Sample, unit: str, sound: SoundRule | None, look: bool
+    ) -> Generator[Any, None, None]:
+        """Yield what one process says of a sample; raise `ChildDied` if that ends."""
         finished = False
         self.shot_ends = []
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
             "key": sample.key,
+            "look": look,
             "sound": None if sound is None else asdict(sound),
         }
         try:
             child = self._submit(job, file.fileno())
-            while (header := self._next(child))["kind"] == "clip":
+            answer = "facts" if look else "clip"
+            while (header := self._next(child, (answer, *_LAST)))["kind"] == answer:
+                if look:
+                    del header["kind"]
+                    yield _FACTS.validate_python(header)
+                    continue
                 clip, frames = self._clip(child, header, sample, unit)
                 if sound is not None and frames is not None:
                     clip = replace(clip, side=clip.side | self._side(child, clip, sound))
@@ -225,9 +252,7 @@ class Decoder:
             self._child.submit(job, fd)
         return self._child
 
-    def _next(
-        self, child: Child, kinds: Sequence[str] = ("clip", "end", "fail", "unread")
-    ) -> dict[str, Any]:
+    def _next(self, child: Child, kinds: Sequence[str]) -> dict[str, Any]:
         while True:
             header = child.receive(self._limits.timeout_s)
             if header["kind"] in kinds:

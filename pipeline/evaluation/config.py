@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config.job import Precision, TokenizerSpec
+from pipeline.config.job import ModelName, Precision, TokenizerSpec
 from pipeline.config.section import Seconds, Section
 from pipeline.config.source import VideoSource
 from pipeline.evaluation.protocols import PROTOCOLS
@@ -69,7 +69,7 @@ class EvaluatedTokenizer(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the row: a-z, 0-9 and _, starting with a letter."""
-    model: str
+    model: ModelName
     """Name of the model, as in a corpus job."""
     weights: str | None = None
     """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
@@ -95,12 +95,22 @@ class MetricWeights(Section):
     """Path of the I3D network for Kinetics-400 as TorchScript, `i3d_torchscript.pt`, for FVD."""
 
 
+_OneTokenizer = ModelName | EvaluatedTokenizer
+
+_Tokenizers = list[_OneTokenizer] | _OneTokenizer
+
+
 class EvaluationConfig(Section):
     """An evaluation of tokenizers."""
 
-    source: Annotated[VideoSource, BeforeValidator(_as_source)]
+    source: Annotated[
+        VideoSource,
+        BeforeValidator(_as_source, json_schema_input_type=str | list[str] | VideoSource),
+    ]
     tokenizers: Annotated[
-        list[EvaluatedTokenizer], BeforeValidator(_as_tokenizers), Field(min_length=1)
+        list[EvaluatedTokenizer],
+        BeforeValidator(_as_tokenizers, json_schema_input_type=_Tokenizers),
+        Field(min_length=1),
     ]
     output: Annotated[str, Field(min_length=1)]
     """Folder of the results, or any prefix that fsspec can open."""

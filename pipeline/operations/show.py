@@ -158,7 +158,7 @@ def show_picture(store: Store, path: str, clips: int = 3) -> ShownPicture:
         strips.append((f"{Path(one.row['key']).stem} {one.row['start_s']:.1f} s", original.frames))
         strips += [(str(panel), panel.frames) for panel in others]
     with wrong_settings("--picture", path):
-        write_strips(path, strips)
+        draw_strips(strips).save(path, "PNG")
     return ShownPicture(
         picture=path,
         clips=[one.row["clip_id"] for one in found],
@@ -272,12 +272,8 @@ def write_video(path: str, frames: NDArray[np.uint8], fps: float) -> None:
         container.mux(stream.encode(None))
 
 
-def write_strips(path: str, strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
-    """Write labelled rows of frames, taken evenly from each clip [T, H, W, 3], as one PNG.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def draw_strips(strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
+    """Return labelled rows of frames, taken evenly from each clip [T, H, W, 3], as one picture."""
     rows = [
         clip[np.linspace(0, len(clip) - 1, min(_FRAMES_SHOWN, len(clip))).round().astype(int)]
         for _, clip in strips
@@ -294,4 +290,4 @@ def write_strips(path: str, strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> 
             left = _LABEL_WIDTH + column * (width + _GAP)
             picture.paste(Image.fromarray(frame), (left, top))
         top += height + _GAP
-    picture.save(path, "PNG")
+    return picture

@@ -93,6 +93,27 @@ def read_rows(
         raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
 
 
+def list_columns(uri: str, options: Options) -> list[str]:
+    """Return the names of a list's columns; of JSON lines those of the first row.
+
+    Raises:
+        ConfigError: the list cannot be read.
+        StoreError: the store failed.
+    """
+    try:
+        if uri.lower().endswith(".parquet"):
+            with open_parquet(uri, options) as parquet:
+                return list(parquet.schema_arrow.names)
+        with open_file(uri, options) as file:
+            text = ListText(uri, file)
+            first = text.columns(next(text.rows(0), (0, b"{}"))[1])
+            return list(text.header or (first if isinstance(first, dict) else ()))
+    except (PipelineError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}") from error
+
+
 def _used(config: ListConfig) -> list[tuple[str, str]]:
     """Return the settings that name a column, each with the column."""
     used = [("video", name) for name in template_columns(config.video) or [config.video]]

@@ -74,11 +74,19 @@ def require_writable(store: Store, field: str, options: str = "storage_options")
         StoreError: the store failed.
     """
     path = f".probe-{uuid.uuid4().hex}"
-    with wrong_settings(field, store.uri, options):
-        folder = Path(canonical_uri(store.uri)) if is_local(store.uri) else None
-        made = [each for each in (folder, *folder.parents) if not each.exists()] if folder else []
+    with wrong_settings(field, store.uri, options), leaving_no_folder(store.uri):
         store.write(path, b"")
         store.delete(path)
+
+
+@contextmanager
+def leaving_no_folder(uri: str) -> Iterator[None]:
+    """Remove the empty folders that work makes on a local disk, down to a store's root."""
+    folder = Path(canonical_uri(uri)) if is_local(uri) else None
+    made = [each for each in (folder, *folder.parents) if not each.exists()] if folder else []
+    try:
+        yield
+    finally:
         for each in made:
             with suppress(OSError):  # another process has put something there
                 each.rmdir()

@@ -5,18 +5,20 @@ otherwise.
 """
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pipeline.config.job import RANDOM
-from pipeline.config.section import Seconds, Section, as_float
+from pipeline.config.job import RANDOM, ModelName
+from pipeline.config.section import Seconds, Section
 from pipeline.config.source import VideoSource
 from pipeline.training.clip_config import ClipShape, ClipSourceConfig
-from vidtok.training.objective import ObjectiveConfig
-from vidtok.training.trainer import TrainerConfig
 
-Weight = Annotated[NonNegativeFloat, BeforeValidator(as_float)]
+if TYPE_CHECKING:
+    from vidtok.training.objective import ObjectiveConfig
+    from vidtok.training.trainer import TrainerConfig
+
+Weight = NonNegativeFloat
 
 BestBy = Literal["psnr", "ssim", "lpips"]
 """Score of the held-out clips by which weights are compared. Less LPIPS is better."""
@@ -68,7 +70,7 @@ class StageConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     """Name of the stage: a-z, 0-9, _ and -. It is part of its folder's name in the output."""
-    model: str | None = None
+    model: ModelName | None = None
     """Name of the model from this stage on. It must have the same tensors as the run's model: for
     example, a v1.1 model continues a v1.0 model on long clips. null: as in the stage before."""
     train: Literal["all", "decoder"] = "all"
@@ -106,13 +108,17 @@ class StageConfig(Section):
     time. `auto`: as many blocks, the largest first, as the free memory of the device requires."""
     objective: ObjectiveSection = ObjectiveSection()
 
-    def trainer(self) -> TrainerConfig:
+    def trainer(self) -> "TrainerConfig":
         """Return the settings of the trainer."""
+        from vidtok.training.trainer import TrainerConfig  # loads torch
+
         names = [field.name for field in fields(TrainerConfig)]
         return TrainerConfig(**{name: getattr(self, name) for name in names})
 
-    def terms(self, *, kl: bool) -> ObjectiveConfig:
+    def terms(self, *, kl: bool) -> "ObjectiveConfig":
         """Return the objective of an FSQ or a KL tokenizer."""
+        from vidtok.training.objective import ObjectiveConfig  # loads torch
+
         terms = self.objective
         return ObjectiveConfig(
             pixel=terms.pixel,
@@ -127,7 +133,7 @@ class StageConfig(Section):
 class TrainConfig(Section):
     """A training run."""
 
-    model: str
+    model: ModelName
     """Name of the model, one of `vidtok.list_models()`."""
     output: Annotated[str, Field(min_length=1)]
     """Folder of the output, or any prefix that fsspec can open. All nodes of a cluster must reach

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, variance
 
+from pipeline.records import WorkUnit
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -30,6 +32,14 @@ class Stratum:
     """Values of the probed units; at least one if there are units."""
     counted: bool
     """Whether the values are exact; otherwise they are estimates themselves."""
+
+
+def evenly(units: Sequence[WorkUnit], probes: int, of: int) -> list[WorkUnit]:
+    """Return units at even distances: their share of `probes` among `of` units, at least one."""
+    if not units or not probes:
+        return []
+    count = min(len(units), max(1, round(probes * len(units) / of)))
+    return [units[(2 * n + 1) * len(units) // (2 * count)] for n in range(count)]
 
 
 def total(strata: Iterable[Stratum]) -> Estimate:

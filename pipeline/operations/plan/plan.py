@@ -13,7 +13,7 @@ from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, read_dataset, require_same
 from pipeline.job.remaining import is_done, subtract
 from pipeline.job.setup import Tokenizers, open_tokenizers, planned_units, with_absolute_paths
-from pipeline.operations.plan.estimate import Estimate, Stratum, total
+from pipeline.operations.plan.estimate import Estimate, Stratum, evenly, total
 from pipeline.operations.plan.probe import Probe, probe_unit
 from pipeline.operations.plan.result import Plan, UnitCounts
 from pipeline.operations.plan.throughput import clip_seconds, device_here, device_name
@@ -86,7 +86,7 @@ def plan_job(
         filter_rules=list(open_filter(config.clip.identity()).rules),
         left_aside=left_aside,
     )
-    drawn = [_evenly(kind, probes, len(left)) for kind in kinds]
+    drawn = [evenly(kind, probes, len(left)) for kind in kinds]
     if any(drawn):
         found = _probe(config, drawn, seconds * _DECODE_SHARE if seconds else None)
         result.probed = [probe for kind in found for probe in kind]
@@ -143,14 +143,6 @@ def _estimate(
     if device == "cpu" and price_cpu is not None and not result.wants_gpu:
         # Where the job wants a GPU, hours of a CPU have no price.
         estimates.tokenize_cost = hours.times(price_cpu * config.tokenize.threads)
-
-
-def _evenly(units: Sequence[WorkUnit], probes: int, of: int) -> list[WorkUnit]:
-    """Return units at even distances: their share of `probes` among `of` units, at least one."""
-    if not units or not probes:
-        return []
-    count = min(len(units), max(1, round(probes * len(units) / of)))
-    return [units[(2 * n + 1) * len(units) // (2 * count)] for n in range(count)]
 
 
 def _probe(

@@ -22,6 +22,7 @@ from pipeline.errors import EXIT_CODES, ConfigError, StoreError
 
 ROOT = Path(__file__).parents[3]
 VERBS = [
+    *("init", "doctor", "schema"),
     *("tokenize", "plan", "train", "evaluate"),
     *("status", "stats", "report", "show", "diff", "verify"),
     *("retry", "compact", "publish", "export", "vacuum"),
@@ -39,8 +40,9 @@ def test_the_help_lists_every_verb_in_its_group() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     places = [text.index(f"│ {word} ") for word in VERBS]
     assert places == sorted(places)
-    assert text.index("Jobs") < places[0] < text.index(" Look ") < places[4]
-    assert places[9] < text.index(" Maintain ") < places[10]
+    assert text.index(" Begin ") < places[0] < text.index(" Jobs ") < places[3]
+    assert places[6] < text.index(" Look ") < places[7]
+    assert places[12] < text.index(" Maintain ") < places[13]
 
 
 @pytest.mark.parametrize("name", VERBS)
