@@ -8,25 +8,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml  # type: ignore[import-untyped]
-from pydantic import BaseModel
 
-from pipeline.config.embed import EmbedConfig
-from pipeline.config.job import JobConfig
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.training.config import TrainConfig
-
-MODELS: Final[dict[str, type[BaseModel]]] = {
-    "job": JobConfig,
-    "embed": EmbedConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluationConfig,
-}
-"""Model of each kind of configuration."""
+from pipeline.commands.settings import Kind, schema_of
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = yaml.safe_load(
     (Path(__file__).parent / "examples.yaml").read_text()
 )
 """An example value of each setting, by kind of configuration and dotted path."""
+
+INTERPOLATION: Final = {"$ref": "#/$defs/Interpolation"}
+"""Rule of a setting that can also be `${…}`."""
+
+FOREIGN: Final = r":|\$\{"
+"""Pattern of a model of another package, or an interpolation."""
+
+MANY: Final = 12
+"""Number of allowed values above which a page does not list them."""
 
 _BOUNDS: Final = {
     "minimum": "≥ {}",
@@ -44,7 +41,9 @@ INTRODUCTION: Final = """\
 # Settings of `{verb}`
 
 `python -m pipeline {verb} {kind}.yaml` reads these settings from YAML. `KEY=VALUE` behind the file
-replaces a setting. In the key, the number of an item, from 0, replaces `[]`."""
+replaces a setting. In the key, the number of an item, from 0, replaces `[]`. In place of a value,
+`${{other.key}}` takes that of another setting and `${{oc.env:NAME}}` that of an environment
+variable. [`{kind}.json`](../schema/{kind}.json) is the schema for editors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,9 @@ class Setting:
     text: str
 
 
-def settings_of(model: type[BaseModel]) -> list[Setting]:
+def settings_of(kind: str) -> list[Setting]:
     """Return the settings of a configuration in the order of the code, sections as headings."""
-    schema = model.model_json_schema()
+    schema = schema_of(Kind(kind))
     found = list(_walk(schema, schema.get("$defs", {}), ""))
     sections = next(i for i, setting in enumerate(found) if not setting.values)
     top = found[:sections]
@@ -75,12 +74,12 @@ def settings_of(model: type[BaseModel]) -> list[Setting]:
 
 def setting_pages() -> dict[str, str]:
     """Return the page of each kind of configuration by the name of its file."""
-    return {f"{kind}-settings.md": _page(kind) for kind in MODELS}
+    return {f"{kind}-settings.md": _page(kind) for kind in Kind}
 
 
 def _page(kind: str) -> str:
     lines = [INTRODUCTION.format(verb="tokenize" if kind == "job" else kind, kind=kind)]
-    for setting in settings_of(MODELS[kind]):
+    for setting in settings_of(kind):
         section = not setting.values
         heading = f"`{setting.path}`" if setting.path else "Top level"
         lines += ["", f"{'##' if section else '###'} {heading}", ""]
@@ -117,7 +116,9 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], path: str) -> Iterator[Set
         if inner is not None:
             sections.append((f"{full}{'[]' if item else ''}", field, inner))
             continue
-        default = None if name in required else json.dumps(field.get("default"), ensure_ascii=False)
+        empty = {} if field.get("type") == "object" else None
+        value = json.dumps(field.get("default", empty), ensure_ascii=False)
+        default = None if name in required else value
         yield Setting(full, _values(field, defs), default, field.get("description", ""))
     for full, field, inner in sections:
         text = " ".join(
@@ -130,12 +131,14 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], path: str) -> Iterator[Set
 def _section(field: dict[str, Any], defs: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
     """Return the section that a field holds and whether it holds a list of them, or None."""
     for option in field.get("anyOf", [field]):
-        item = option.get("type") == "array"
-        found = option.get("items", {}) if item else option
-        if "$ref" in found:
-            target = defs[found["$ref"].rpartition("/")[2]]
+        if "$ref" in option:
+            target = defs[option["$ref"].rpartition("/")[2]]
             if "properties" in target:
-                return target, item
+                return target, False
+        elif option.get("type") == "array":
+            found, _ = _section(option.get("items", {}), defs)
+            if found is not None:
+                return found, True
     return None, False
 
 
@@ -145,18 +148,24 @@ def _values(field: dict[str, Any], defs: dict[str, Any]) -> str:
         return _values(defs[field["$ref"].rpartition("/")[2]], defs)
     for options in ("anyOf", "oneOf"):
         if options in field:
-            return " or ".join(_values(option, defs) for option in field[options])
+            texts = [_values(each, defs) for each in field[options] if each != INTERPOLATION]
+            return " or ".join(dict.fromkeys(texts))  # each once
     if "enum" in field or "const" in field:
-        return ", ".join(f"`{json.dumps(one)}`".replace('"', "") for one in _constants(field))
+        values = field.get("enum", [field.get("const")])
+        if len(values) > MANY:
+            return f"one of {len(values)} names, such as {_constant(values[0])}"
+        return ", ".join(map(_constant, values))
+    if field.get("pattern") == FOREIGN:
+        return "`PACKAGE:NAME`"
     kind = field.get("type")
     if kind == "array":
         if "prefixItems" in field:
             return f"list of {len(field['prefixItems'])}: {_values(field['prefixItems'][0], defs)}"
         return f"list of {_values(field['items'], defs)}"
     names = {"object": "mapping", "null": "`null`", "boolean": "`true`, `false`"}
-    bounds = [text.format(field[key]) for key, text in _BOUNDS.items() if key in field]
-    return " ".join([names.get(str(kind), str(kind or "any value")), " and ".join(bounds)]).strip()
+    bounds = " and ".join(text.format(field[key]) for key, text in _BOUNDS.items() if key in field)
+    return f"{names.get(str(kind), str(kind or 'string'))} {bounds}".strip()
 
 
-def _constants(field: dict[str, Any]) -> list[Any]:
-    return field["enum"] if "enum" in field else [field["const"]]
+def _constant(value: Any) -> str:
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"

@@ -7,15 +7,13 @@ from pydantic import ValidationError
 from typer.main import get_command
 
 from pipeline.commands import app
+from pipeline.commands.settings import Kind, settings_class
 from pipeline.quarantine import ACTIONS, DROPPED, FILTERED, REASONS
 from tools.reference.__main__ import FOLDER, pages
-from tools.reference.settings import EXAMPLES, MODELS, Setting, example_of, settings_of
+from tools.reference.settings import EXAMPLES, Setting, example_of, settings_of
 
 SETTINGS = [
-    (kind, setting)
-    for kind, model in MODELS.items()
-    for setting in settings_of(model)
-    if setting.values
+    (str(kind), setting) for kind in Kind for setting in settings_of(kind) if setting.values
 ]
 
 
@@ -37,7 +35,7 @@ def test_an_example_is_an_allowed_value(kind: str, setting: Setting) -> None:
     for name in reversed(setting.path.split(".")):
         value = {name.removesuffix("[]"): [value] if name.endswith("[]") else value}
     with pytest.raises(ValidationError) as refused:
-        MODELS[kind].model_validate({**value, "no_such_key": 0})
+        settings_class(Kind(kind)).model_validate({**value, "no_such_key": 0})
     path = [part.removesuffix("[]") for part in setting.path.split(".")]
     found = [
         error
@@ -50,13 +48,13 @@ def test_an_example_is_an_allowed_value(kind: str, setting: Setting) -> None:
 
 def test_a_wrong_value_would_be_found() -> None:
     with pytest.raises(ValidationError) as refused:
-        MODELS["job"].model_validate({"clip": {"frames": "17"}})
+        settings_class(Kind.JOB).model_validate({"clip": {"frames": "17"}})
     assert ("clip", "frames") in [error["loc"] for error in refused.value.errors()]
 
 
 def test_every_example_is_of_a_setting() -> None:
     for kind, examples in EXAMPLES.items():
-        assert set(examples) <= {setting.path for setting in settings_of(MODELS[kind])}
+        assert set(examples) <= {setting.path for setting in settings_of(kind)}
 
 
 def test_every_setting_has_a_description_and_shows_its_values(written: dict[str, str]) -> None:
