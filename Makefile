@@ -8,8 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test suite lint docs clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
-	$(BIN)/python jobs/tokenize_corpus.py pipeline/demo/job.yaml
-	$(BIN)/python -m pipeline show out/demo --picture out/demo/decoded.png
+	$(BIN)/python -m pipeline demo
 
 test: $(STAMP)  ## Lint, types, and the whole suite, side by side.
 	$(MAKE) -j2 lint suite

@@ -116,7 +116,7 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], path: str) -> Iterator[Set
         if inner is not None:
             sections.append((f"{full}{'[]' if item else ''}", field, inner))
             continue
-        empty = {} if field.get("type") == "object" else None
+        empty: Any = {} if field.get("type") == "object" else None
         value = json.dumps(field.get("default", empty), ensure_ascii=False)
         default = None if name in required else value
         yield Setting(full, _values(field, defs), default, field.get("description", ""))
