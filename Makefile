@@ -5,11 +5,10 @@ STAMP := $(VENV)/.installed
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test suite lint schemas clean
+.PHONY: demo test suite lint docs clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
-	$(BIN)/python jobs/tokenize_corpus.py examples/demo.yaml
-	$(BIN)/python -m pipeline show out/demo --picture out/demo/decoded.png
+	$(BIN)/python -m pipeline demo
 
 test: $(STAMP)  ## Lint, types, and the whole suite, side by side.
 	$(MAKE) -j2 lint suite
@@ -24,11 +23,11 @@ lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python tools/words.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-schemas: $(STAMP)  ## Write docs/schema again, after a change of the settings.
-	for kind in job embed train evaluate; do \
-		$(BIN)/python -m pipeline schema $$kind > docs/schema/$$kind.json || exit 1; \
-	done
+docs: $(STAMP)  ## Write the generated reference, and build the site into out/site.
+	$(BIN)/python -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
 # pip compiles all modules one after another, for a minute of CPU; Python keeps those it imports.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.start [--rounds 3] [--baseline TREE] [KEY=VALUE]…
 
-Each round runs `jobs/tokenize_corpus.py examples/demo.yaml` into a new folder, up to the first
+Each round runs `jobs/tokenize_corpus.py pipeline/demo/job.yaml` into a new folder, up to the first
 unit that is committed, and then interrupts it. It prints when each mark was first reached, in
 seconds from the start of the process, and the CPU seconds of all processes until the first commit.
 With another tree the two alternate. Linux only.
@@ -83,7 +83,7 @@ def start(tree: Path, settings: Sequence[str], until: str) -> dict[str, float]:
         shutil.copy(start_probe.__file__, folder / "sitecustomize.py")
         marks = folder / "marks"
         marks.touch()
-        command = [sys.executable, "jobs/tokenize_corpus.py", "examples/demo.yaml", *settings]
+        command = [sys.executable, "jobs/tokenize_corpus.py", "pipeline/demo/job.yaml", *settings]
         began = time.monotonic()
         job = subprocess.Popen(
             [*command, f"source.uri={VIDEOS}", f"output.uri={folder / 'out'}"],

@@ -26,6 +26,10 @@ __all__ = ["JobConfig", "errors", "load_config", "open", "run"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vidtok-pipeline")
     if name != "JobConfig":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pipeline.config.job import JobConfig

@@ -67,6 +67,41 @@ DROPPED: dict[str, str] = {
 for a reason of `FILTERED`, or by a rule of `clip.filter`, which is its own text."""
 
 
+ACTIONS: dict[str, str] = {
+    "tar_truncated": "copy the tar again, then `retry`",
+    "tar_unreadable": "check with `tar -t` that it is a tar, then copy or replace it",
+    "tar_past_limit": "split the tar into shards of at most a few GB",
+    "file_unreadable": "check permissions and that the file is still there, then `retry`",
+    "no_video": "check the names in the sample: a video needs a known ending",
+    "several_videos": "keep one video per key",
+    "duplicate_key": "rename one of the samples",
+    "too_large": "raise `source.max_video_mb`, or split the video",
+    "no_track": "add the sidecar, or set `tracks[].required: false`",
+    "list_unreadable": "write the list again",
+    "bad_row": "correct the row that the detail names",
+    "given_up": "look for the sample in the log of the worker; it may need more `decode.memory_mb`",
+    "not_a_video": "remove the file, or copy it again",
+    "no_video_stream": "remove the file from the source",
+    "no_frames": "copy the file again, or remove it",
+    "truncated": "copy the file again, then `retry`; `decode.damage: keep` takes what is there",
+    "corrupt": "copy the file again, then `retry`; `decode.damage: keep` takes what can be decoded",
+    "unsupported": "convert the file to H.264 or another codec that `ffmpeg -codecs` lists",
+    "decode_error": "play the file with ffmpeg to see the fault; convert it",
+    "decode_timeout": "raise `decode.timeout_s` if the file is sound but slow",
+    "decode_memory": "raise `decode.memory_mb` if the file is sound but large",
+    "decode_crash": "report the file; it crashes a decoder library",
+    "tokenizer_error": "read the detail; lower `tokenizers[].batch` if it names memory",
+    "non_finite": "use `precision: float32` for this tokenizer",
+    "too_short": "set `clip.short: pad`, or add a shorter bucket",
+    "no_sound": "set `audio.required: false` to keep the video without sound",
+    "clip_filter": "loosen `clip.filter` if too many are lost",
+    "tail": "set `clip.short: pad` to keep it",
+    "max_per_sample": "raise `clip.max_per_sample`; a new run adds the clips",
+    "shot_short": "lower `clip.shots.min_s`, or set `clip.short: pad`",
+}
+"""What can be done about each reason of `REASONS`, `FILTERED` and `DROPPED`."""
+
+
 GIVEN_UP = "given_up"
 """Reason of a sample that has none of its own; see `pipeline.stages.decode`."""
 

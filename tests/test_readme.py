@@ -15,7 +15,7 @@ from pipeline.job.config_checks import load_config
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = [page.read_text() for page in PAGES]
 LINKS = [
     (page, link)
@@ -38,7 +38,7 @@ def test_its_configuration_is_one(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_a_configuration() -> None:
-    config = load_config(str(ROOT / "examples/demo.yaml"))
+    config = load_config(str(ROOT / "pipeline/demo/job.yaml"))
     assert isinstance(config, JobConfig)
     assert config.output.uri == "out/demo", "the Makefile looks there"
 
@@ -78,7 +78,7 @@ def test_its_columns_are_those_of_a_part() -> None:
             fingerprint="0",
         ),
     ]
-    side = clip_columns(load_config(str(ROOT / "examples/demo.yaml")).clip.identity())
+    side = clip_columns(load_config(str(ROOT / "pipeline/demo/job.yaml")).clip.identity())
     assert named == set(clip_schema(columns, side).names)
 
 
@@ -90,8 +90,8 @@ def test_its_commands_name_verbs_and_files() -> None:
     assert set(verbs) <= set(known)
     [submitted] = [words for words in commands if words[:3] == ["ray", "job", "submit"]]
     assert submitted[3:5] == ["--working-dir", "."], "as tests/jobs/test_submit.py submits"
-    named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples)/[\w/]+\.\w+", README)
-    assert {"infra/runtime_env.yaml", "examples/demo.yaml"} <= set(named)
+    named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples|pipeline/demo)/[\w/]+\.\w+", README)
+    assert {"infra/runtime_env.yaml", "pipeline/demo/job.yaml"} <= set(named)
     assert all((ROOT / name).is_file() for name in named)
 
 

@@ -1,15 +1,53 @@
 """Verbs for the beginning: they look at this machine and at videos, and describe settings."""
 
+from importlib import resources
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.commands.settings import Kind, completes, schema_of
-from pipeline.commands.verb import AsJson, Ray, named, show, use_ray, verb
+from pipeline.commands.verb import (
+    RUN_AGAIN,
+    AsJson,
+    Overrides,
+    Ray,
+    named,
+    show,
+    store_of,
+    use_ray,
+    verb,
+)
 from pipeline.formatting import json_text
 from vidtok.presets import list_models
 
 _PANEL = "Begin"
+
+
+@verb(_PANEL, advice=RUN_AGAIN, needs_words=False)
+def demo(overrides: Overrides = None, ray: Ray = None) -> int:
+    """Tokenize the three videos of the package, and draw frames above their decoded tokens.
+
+    Writes the dataset and decoded.png to output.uri, by default out/demo. The same command
+    continues an interrupted run.
+
+    Exit codes: those of tokenize.
+    """
+    from pipeline.job.config_checks import load_config
+    from pipeline.job.progress import ConsoleProgress
+
+    folder = Path(str(resources.files("pipeline"))) / "demo"
+    videos = f"source.uri={folder}/videos/*.mp4"
+    settings = load_config(str(folder / "job.yaml"), [videos, *(overrides or ())])
+    use_ray(ray)
+    from pipeline.job.driver import run  # loads torch: only after the configuration is read
+    from pipeline.operations.show import show_picture
+
+    if code := show(run(settings, ConsoleProgress())):
+        return code
+    uri = settings.output.uri
+    picture = "decoded.png" if "://" in uri else f"{uri}/decoded.png"
+    return show(show_picture(store_of(uri), picture, 3))
 
 
 @verb(_PANEL)

@@ -150,8 +150,8 @@ class S3Server:
             "config_kwargs": {"retries": {"max_attempts": 0}},
         }
 
-    def bucket(self) -> str:
-        name = f"test-{uuid.uuid4().hex[:12]}"
+    def bucket(self, name: str = "") -> str:
+        name = name or f"test-{uuid.uuid4().hex[:12]}"
         self._client.create_bucket(Bucket=name)
         return f"s3://{name}"
 

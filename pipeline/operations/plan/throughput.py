@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
+from pipeline.formatting import counted
 from pipeline.job.setup import Tokenizers
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.encoder import ClipEncoder
@@ -28,7 +29,7 @@ def device_name(config: JobConfig, device: str) -> str:
     """Return the name of the device for a person."""
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    return f"{config.tokenize.threads} threads of this CPU"
+    return f"{counted(config.tokenize.threads, 'thread')} of this CPU"
 
 
 def clip_seconds(

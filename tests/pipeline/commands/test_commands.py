@@ -211,7 +211,7 @@ def test_the_ray_of_the_command_line_is_that_of_the_job(
 
     monkeypatch.setattr("pipeline.job.driver.run", run)
     monkeypatch.setenv("RAY_ADDRESS", "of the environment")
-    config = str(ROOT / "examples/demo.yaml")
+    config = str(ROOT / "pipeline/demo/job.yaml")
     assert main(["tokenize", config, f"output.uri={tmp_path}", *address]) == 2
     assert found == [(address or ["of the environment"])[-1].removeprefix("--ray=")]
 

@@ -49,7 +49,7 @@ def job_with(path: Sequence[str | int], value: Any) -> Any:
 @pytest.mark.parametrize("kind", Kind)
 def test_the_files_in_the_documentation_are_what_the_verb_prints(kind: Kind) -> None:
     stored = (ROOT / f"docs/schema/{kind}.json").read_text()
-    assert json.loads(stored) == schema_of(kind), "run `make schemas`"
+    assert json.loads(stored) == schema_of(kind), "run `make docs`"
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -1,0 +1,74 @@
+"""Pages of what a run can end with, and of the metrics that it exports."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pipeline.errors import EXIT_CODES
+from pipeline.job import metrics
+from pipeline.quarantine import ACTIONS, DROPPED, FILTERED, REASONS
+
+QUARANTINE: Final = """\
+A sample or a clip that failed is in `quarantine/`, with one of these reasons and the message of the
+library that failed. The job continues. `python -m pipeline retry` tries the samples of a reason
+again. A change of `clip` or `audio` needs another output, because both are in the fingerprint."""
+
+SERIES: Final = """\
+Each Ray node exports these series. [Deploying](../deploying.md#metrics) says how to read them.
+Every series also has the label `run`."""
+
+
+def outcome_page() -> str:
+    """Return the page of exit codes, quarantine reasons, and rules that drop clips."""
+    lines = [
+        "# Exit codes, quarantine reasons, dropped clips",
+        "",
+        "## Exit codes",
+        "",
+        "| exit code | meaning |",
+        "| --- | --- |",
+        *(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()),
+        "",
+        "## Quarantine reasons",
+        "",
+        QUARANTINE,
+        "",
+        *_reasons(REASONS),
+        "",
+        "## Samples without clips",
+        "",
+        "These samples are sound, but the settings take no clip of them.",
+        "",
+        *_reasons(FILTERED),
+        "",
+        "## Dropped clips",
+        "",
+        "`status` and the summary count the clips that these rules drop.",
+        "",
+        *_reasons(DROPPED),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metric_page() -> str:
+    """Return the page of the job's metrics."""
+    found = [value for value in vars(metrics).values() if isinstance(value, metrics.Metric)]
+    lines = [
+        "# Metrics",
+        "",
+        SERIES,
+        "",
+        "| metric | kind | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in found:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        lines.append(f"| `{one.exported}` | {one.kind} | {labels} | {one.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _reasons(meanings: Mapping[str, str]) -> list[str]:
+    return [
+        "| reason | meaning | what to do |",
+        "| --- | --- | --- |",
+        *(f"| `{word}` | {meaning} | {ACTIONS[word]} |" for word, meaning in meanings.items()),
+    ]
