@@ -81,26 +81,21 @@ def fit(model: Tokenizer, clips: Sequence[Tensor]) -> ChannelOrder:
     Raises:
         ValueError: the model is not FSQ, there is no clip, or an index is out of range.
     """
+    require_fsq(model)
     levels = model.config.fsq_levels
-    if not levels:
-        raise ValueError(f"{model.config.name} is a KL tokenizer and has no code indices")
     if not clips:
         raise ValueError("no clips to fit an order of channels to")
     moments = Moments(levels)
     for clip in clips:
         moments.add(clip[None])
-    judged = spread(clips, _JUDGED)
-    codes = [fsq.indices_to_codes(_middle(clip)[None], levels) for clip in judged]
-    whole = [decoded(model, each) for each in codes]
+    codes, whole = _judged(model, clips)
     kept, dropped = list(range(len(levels))), list[int]()
 
     def without(channel: int) -> float:
         rest = [c for c in kept if c != channel]
         gone = [channel, *dropped]
         order = ChannelOrder(levels, (*rest, *gone), {len(rest): moments.fill(rest, gone)})
-        each = [order.filled(clip, len(rest)) for clip in codes]
-        near = [psnr(decoded(model, clip), y) for clip, y in zip(each, whole, strict=True)]
-        return sum(near) / len(near)
+        return _nearness(model, [order.filled(clip, len(rest)) for clip in codes], whole)
 
     while len(kept) > 1:
         least = max(kept, key=without)
@@ -111,21 +106,42 @@ def fit(model: Tokenizer, clips: Sequence[Tensor]) -> ChannelOrder:
     return ChannelOrder(levels, order, fills, weights_digest(model.state_dict()))
 
 
-def spread(clips: Sequence[Tensor], most: int) -> list[Tensor]:
-    """Return at most a number of clips, at equal distances."""
-    num = min(most, len(clips))
-    return [clips[n * len(clips) // num] for n in range(num)]
+@torch.no_grad()
+def fidelity(model: Tokenizer, order: ChannelOrder, clips: Sequence[Tensor], k: int) -> float:
+    """Return the mean PSNR in dB of k channels to all channels, of the middles of some clips."""
+    codes, whole = _judged(model, clips)
+    return _nearness(model, [order.filled(clip, k) for clip in codes], whole)
 
 
-def decoded(model: Tokenizer, codes: Tensor) -> Tensor:
-    """Return the frames of codes `[B, t, h, w, C]`, clamped to [-1, 1]."""
+def require_fsq(model: Tokenizer) -> None:
+    """Refuse a model without FSQ channels.
+
+    Raises:
+        ValueError: see above.
+    """
+    if not model.config.fsq_levels:
+        raise ValueError(f"{model.config.name} is a KL tokenizer and has no code indices")
+
+
+def _judged(model: Tokenizer, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the codes `[1, t, h, w, C]` of the middles of some clips, and their frames."""
+    num = min(_JUDGED, len(clips))
+    middles = [_middle(clips[n * len(clips) // num]) for n in range(num)]
+    codes = [fsq.indices_to_codes(clip[None], model.config.fsq_levels) for clip in middles]
+    return codes, [_frames(model, each) for each in codes]
+
+
+def _nearness(model: Tokenizer, codes: Sequence[Tensor], frames: Sequence[Tensor]) -> float:
+    """Return the mean PSNR in dB of decoded codes to frames; at most 100 each."""
+    errors = [
+        ((_frames(model, clip) - other) ** 2).mean().item() / 4
+        for clip, other in zip(codes, frames, strict=True)
+    ]
+    return sum(-10 * math.log10(max(error, 1e-10)) for error in errors) / len(errors)
+
+
+def _frames(model: Tokenizer, codes: Tensor) -> Tensor:
     return model.decode(codes.movedim(-1, 1).contiguous()).float().clamp(-1, 1)
-
-
-def psnr(frames: Tensor, others: Tensor) -> float:
-    """Return the PSNR in dB of frames in [-1, 1]; 100 where they are equal."""
-    error = ((frames - others) ** 2).mean().item() / 4
-    return -10 * math.log10(max(error, 1e-10))
 
 
 def _middle(clip: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ Maps are fitted to tokens alone (`vidtok.channel_fit`). A network that was train
 its own order and map; a constant code is a map of weight zero.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidtok import diffusers_folder, fsq
+from vidtok.digest import tensors_digest
 
 SUFFIX: Final = ".channels.safetensors"
 """End of the name of the file beside the weights, after their stem."""
@@ -164,15 +164,8 @@ def padded(codes: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return 16 hex digits that tell weights apart: of the layers on both sides of the latent.
-
-    They are computed in float16, so weights that are stored in it have the same digest.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        if name.startswith(("encoder.conv_out.", "decoder.conv_in.")):
-            digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Return the digest of a model's weights that datasets have in their identity."""
+    return tensors_digest({name: t.detach().float().cpu().numpy() for name, t in tensors.items()})
 
 
 def beside(weights: Path) -> Path:

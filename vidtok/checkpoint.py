@@ -52,7 +52,7 @@ def load(
         FileNotFoundError: there is no such file, name or Hub id.
         ImportError: huggingface_hub is required for a Hub id and is not installed.
     """
-    path = _locate(str(name_or_path))
+    path = locate(str(name_or_path))
     tensors, own = _read(path)
     chosen = _configuration(path, config, own)
     with _Uninitialised():
@@ -137,7 +137,13 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _locate(name_or_path: str) -> Path:
+def locate(name_or_path: str) -> Path:
+    """Return the file or folder of weights that `load` opens; it is downloaded if necessary.
+
+    Raises:
+        FileNotFoundError: as `load`.
+        ImportError: as `load`.
+    """
     path = Path(name_or_path)
     if path.is_file() or path.is_dir():
         return path

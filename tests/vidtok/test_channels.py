@@ -201,8 +201,7 @@ def test_is_stored_beside_the_weights_and_loaded_with_them(
     path = tmp_path / "m.safetensors"
     checkpoint.save(model, path, torch.float16)
     assert vidtok.load(path).channels is None
-    clips = list(drawn((8, 8, 8), (2, 2, 3, 3)))
-    own = fit(model, clips)
+    own = fit(vidtok.load(path), list(drawn((8, 8, 8), (2, 2, 3, 3))))
     channels.save(own, channels.beside(path))
     assert channels.beside(path) == tmp_path / "m.channels.safetensors"
     loaded = vidtok.load(path).channels
@@ -233,3 +232,11 @@ def test_a_damaged_file_is_refused_in_one_line(model: vidtok.Tokenizer, tmp_path
         vidtok.load(path)
     with pytest.raises(FileNotFoundError):
         channels.read(tmp_path / "none.safetensors")
+
+
+def test_the_package_has_an_order_for_its_own_weights() -> None:
+    """Otherwise `load` warns: `python -m tools.bundled_models.channels` fits it again."""
+    order = vidtok.load("vidtok_fsq_causal_488_262144_tiny").channels
+    assert order is not None
+    assert sorted(order.fills) == [1, 2, 3, 4, 5]
+    assert order.codebook_size(4) == 4096
