@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,8 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--clips",
         type=int,
         default=256,
-        help="maximum number of clips to read, evenly spread; 256 clips of 17×128×128 have 2,000"
-        " cells for each number that is fitted (default: %(default)s)",
+        help="maximum number of clips to read, evenly spread; 256 clips of 17×128×128 have 2,400"
+        " cells for each of the 136 numbers that a fill from five channels has (default:"
+        " %(default)s)",
     )
     rank.add_argument(
         "--out",
@@ -85,6 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
             write = save_for_diffusers if asked.to == "diffusers" else save
             model = load(asked.source, config=asked.config)
             write(model, asked.target, dtype)
+            if model.channels is not None:
+                stored = {name: t.to(dtype or t.dtype) for name, t in model.state_dict().items()}
+                order = replace(model.channels, weights=channels.weights_digest(stored))
+                channels.save(order, channels.beside(asked.target))
             print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,11 +22,11 @@ from vidtok.channels import ChannelOrder, Fill, padded, weights_digest
 _SIDE: Final = 3
 _RIDGE: Final = 1e-3
 """Weight of the penalty, per cell. Codes are in [-1, 1]."""
-_JUDGED: Final = 12
-"""Number of clips that are decoded to judge a channel: the same order as by three times as many."""
+_JUDGED: Final = 8
+"""Maximum number of clips that are decoded to judge a channel, evenly spread."""
 _CROP: Final = (5, 8, 8)
-"""Latent frames, height and width of the middle of a clip that is decoded: the least that time
-allows, because C channels take C · (C + 1) / 2 - 1 rounds."""
+"""Latent frames, height and width of the middle of a clip that is decoded. It is small because C
+channels take C · (C + 1) / 2 - 1 rounds."""
 
 
 class Moments:

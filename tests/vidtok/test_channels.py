@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import vidtok
 from tests.vidtok.small import small
 from vidtok import channels, checkpoint, fsq
+from vidtok.__main__ import main
 from vidtok.channel_fit import Moments, fit
 from vidtok.channels import ChannelOrder, Fill, prefix_indices
 
@@ -210,6 +211,21 @@ def test_is_stored_beside_the_weights_and_loaded_with_them(
     for k, fill in own.fills.items():
         assert torch.equal(loaded.fills[k].weight, fill.weight)
         assert torch.equal(loaded.fills[k].bias, fill.bias)
+
+
+@pytest.mark.parametrize("more", [[], ["--half"]])
+def test_a_converted_model_keeps_its_order(
+    model: vidtok.Tokenizer, more: list[str], tmp_path: Path
+) -> None:
+    path, target = tmp_path / "m.safetensors", tmp_path / "converted.safetensors"
+    checkpoint.save(model, path)
+    assert model.channels is not None
+    channels.save(model.channels, channels.beside(path))
+    assert main(["convert", str(path), str(target), *more]) == 0
+    found = vidtok.load(target).channels
+    assert found is not None
+    assert found.order == model.channels.order
+    assert found.weights  # of the converted weights, or `load` would warn
 
 
 def test_an_order_of_other_weights_is_named_and_not_used(
