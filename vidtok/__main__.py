@@ -1,13 +1,20 @@
-"""`python -m vidtok VERB`: list the tokenizers, describe one, convert a checkpoint."""
+"""`python -m vidtok VERB`: list tokenizers, describe one, convert a checkpoint, rank channels."""
 
 import argparse
+import math
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from vidtok.checkpoint import load, save, save_for_diffusers
+from vidtok import channels
+from vidtok.checkpoint import load, locate, save, save_for_diffusers
 from vidtok.presets import PRESETS, bundled_weights, named_config
+
+_LEAST_CLIPS = 8
+"""Least number of clips to fit to. Every eighth clip is not fitted but judged."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +46,31 @@ def main(arguments: list[str] | None = None) -> int:
     to.add_argument(
         "--half", action="store_true", help="store weights as float16, which halves the file"
     )
+    rank = verbs.add_parser(
+        "channels",
+        help="rank the channels of an FSQ model by worth, from tokens alone, so that its code"
+        " indices can be read and decoded as those of fewer channels",
+    )
+    rank.add_argument("model", help="name of the model, or a checkpoint")
+    rank.add_argument(
+        "tokens", help="dataset of its tokens, or a Parquet file or folder that the pipeline wrote"
+    )
+    rank.add_argument("--column", help="name of the column, if there are several of code indices")
+    rank.add_argument(
+        "--clips",
+        type=int,
+        default=256,
+        help="maximum number of clips to read, evenly spread; 256 clips of 17×128×128 have 2,400"
+        " cells for each of the 136 numbers that a fill from five channels has (default:"
+        " %(default)s)",
+    )
+    rank.add_argument(
+        "--out",
+        type=Path,
+        help=f"file to write (default: <stem>{channels.SUFFIX} beside the model, which is loaded"
+        " with it)",
+    )
+    rank.add_argument("--config", help="as of convert")
     asked = parser.parse_args(arguments)
     try:
         if asked.verb == "list":
@@ -46,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{name}  (weights in the package)" if bundled_weights(name) else name)
         elif asked.verb == "info":
             _tell(asked.name)
+        elif asked.verb == "channels":
+            _rank(asked)
         else:
             if asked.to == "safetensors" and asked.target.suffix != ".safetensors":
                 raise ValueError(f"{asked.target}: must end in .safetensors")
@@ -53,6 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
             write = save_for_diffusers if asked.to == "diffusers" else save
             model = load(asked.source, config=asked.config)
             write(model, asked.target, dtype)
+            if model.channels is not None:
+                stored = {name: t.to(dtype or t.dtype) for name, t in model.state_dict().items()}
+                order = replace(model.channels, weights=channels.weights_digest(stored))
+                channels.save(order, channels.beside(asked.target))
             print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,6 +110,45 @@ def _tell(name: str) -> None:
     latent = config.latent_shape(frames, 32 * s, 32 * s)
     print(f"  {frames}×{32 * s}×{32 * s}     gives a latent of {'×'.join(map(str, latent))}")
     print(f"  digest         {config.digest}")
+
+
+def _rank(asked: argparse.Namespace) -> None:
+    from pipeline.errors import PipelineError
+    from pipeline.reading.token_clips import read_token_clips
+    from vidtok import channel_fit
+
+    if asked.clips < _LEAST_CLIPS:
+        raise ValueError(f"--clips {asked.clips}: must be {_LEAST_CLIPS} or more")
+    path = locate(asked.model)
+    with warnings.catch_warnings(action="ignore"):  # the file there can be of older weights
+        model = load(path, config=asked.config)
+    channel_fit.require_fsq(model)
+    try:
+        read = read_token_clips(asked.tokens, asked.column, asked.clips)
+    except PipelineError as error:
+        raise ValueError(str(error)) from error
+    where, ours = f"{asked.tokens}: column {read.column.name}", model.config
+    if read.levels not in (None, ours.fsq_levels):
+        raise ValueError(f"{where}: levels {read.levels}; {ours.name} has {ours.fsq_levels}")
+    if read.levels is None and read.column.model != ours.name:
+        raise ValueError(f"{where}: was made by {read.column.model}, not by {ours.name}")
+    if read.weights not in (None, channels.weights_digest(model.state_dict())):
+        raise ValueError(f"{where}: was made with other weights than {path}")
+    if len(read.clips) < _LEAST_CLIPS:
+        raise ValueError(f"{where}: has {len(read.clips)} clips; {_LEAST_CLIPS} are needed")
+    fitted = [clip for n, clip in enumerate(read.clips) if n % _LEAST_CLIPS]
+    order = channel_fit.fit(model, fitted)
+    target = asked.out or channels.beside(path)
+    channels.save(order, target)
+    print(f"{ours.name}: channels by worth {', '.join(map(str, order.order))}")
+    print(f"fitted to {len(fitted)} clips; PSNR of others, to those decoded from all channels:")
+    print("channels       codes  bits/token  PSNR, dB")
+    for k in range(len(order.order), 0, -1):
+        near = channel_fit.fidelity(model, order, read.clips[::_LEAST_CLIPS], k)
+        size = order.codebook_size(k)
+        shown = f"{near:.2f}" if k < len(order.order) else "all"
+        print(f"{k:8}{size:12,}{math.log2(size):12.2f}{shown:>10}")
+    print(target)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pipeline.dataset.quantized import Floats, column_scales, dequantize, row_sc
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.errors import ConfigError
+from pipeline.reading.channels import ChannelPrefix
 from pipeline.reading.spans import Prefix, Window
 
 _WINDOW_OF = ("num_frames", "start_s", "end_s")
@@ -52,6 +53,7 @@ class Columns:
         dtype: type of latents in tensors; None is that of the cells, float32 for those in uint8.
         side: side columns of the dataset.
         span: first frames or window that is read of each clip; None reads all of it.
+        prefixes: prefixes of FSQ channels that columns of indices are read as, by column.
 
     Attributes:
         cells: tokenizer by cell column.
@@ -75,7 +77,9 @@ class Columns:
         dtype: torch.dtype | None = None,
         side: Sequence[SideColumn] = (),
         span: Prefix | Window | None = None,
+        prefixes: Mapping[str, ChannelPrefix] | None = None,
     ) -> None:
+        self._prefixes = prefixes or {}
         self.schema = clip_schema(tokenizers, side)
         known = self.schema.names
         unknown = [name for name in names if name not in known]
@@ -245,6 +249,8 @@ class Columns:
         return dict(zip(WINDOW_COLUMNS, columns, strict=True))
 
     def _finished(self, name: str, cells: Tensor, first: int = 0) -> Tensor:
+        if name in self._prefixes:
+            cells = self._prefixes[name](cells)
         if name in self._normalized:
             cells = normalized(cells, self.cells[name], first)
         if self._dtype is not None and self.cells[name].kind == "latents":

@@ -1,6 +1,6 @@
 """The rows of a dataset at one version of its log: which parts count, and how they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipeline.dataset import Dataset, Manifest, Part
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.reading.channels import ChannelPrefix, Wanted, channel_prefix
 from pipeline.reading.columns import Columns
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.row_groups import RowGroups
@@ -51,9 +52,15 @@ class CommittedRows(Corpus):
 
     def reader(self, columns: Sequence[str], **options: Any) -> RowGroups:
         """Return a reader of these columns; see `Corpus.reader`."""
-        return RowGroups(
-            self.store, Columns(self.tokenizers, columns, side=self.dataset.side, **options)
+        prefixes = self.prefixes(options.pop("channels", {}))
+        known = Columns(
+            self.tokenizers, columns, side=self.dataset.side, prefixes=prefixes, **options
         )
+        return RowGroups(self.store, known)
+
+    def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:
+        """Return the prefixes of channels that are read; see `Corpus.prefixes`."""
+        return {name: channel_prefix(self.dataset, name, k) for name, k in wanted.items()}
 
     def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
         """Return the tokenizers of videos among columns; see `Corpus.video_columns`."""

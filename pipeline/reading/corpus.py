@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
+from pipeline.reading.channels import ChannelPrefix, Wanted
 from pipeline.reading.row_groups import RowReader
 
 
@@ -26,10 +27,18 @@ class Corpus(ABC):
 
         Args:
             columns: names of the columns.
-            options: options of `pipeline.reading.columns.Columns`.
+            options: options of `pipeline.reading.columns.Columns`, and `channels` of `prefixes`.
 
         Raises:
             ConfigError: there is no such column, or no column was named.
+        """
+
+    @abstractmethod
+    def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:
+        """Return the prefixes of FSQ channels that columns are read as, by name of the column.
+
+        Raises:
+            ConfigError: a column has no FSQ indices, or no order of channels is known of it.
         """
 
     @abstractmethod

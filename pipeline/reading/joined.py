@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn
 from pipeline.errors import ConfigError
+from pipeline.reading.channels import ChannelPrefix, Wanted
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.joined_groups import (
@@ -116,6 +117,17 @@ class Joined(Corpus):
                 found[name] = known[own]
         return found
 
+    def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:
+        """Return the prefixes of channels that are read; see `Corpus.prefixes`."""
+        found = {}
+        for name, k in wanted.items():
+            number, own = self.columns.get(name, (0, name))
+            side = self.sides[number]
+            if not isinstance(side, CommittedRows):
+                raise ConfigError(f"channels: column {name}: is of a table, not of a dataset")
+            found[name] = side.prefixes({own: k})[own]
+        return found
+
     def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
         """Return the rows with the columns of one more side; see `Snapshot.join`."""
         return join(self, other, **options)
@@ -127,6 +139,9 @@ class Joined(Corpus):
             typed = side.typed(gaps=gaps)
             return TableSide(number, {name: typed[own] for own, name in names.items()})
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
+        wanted = options.get("channels", {})
+        own = {own: wanted[name] for own, name in names.items() if name in wanted}
+        options = {**options, "channels": own}
         return DatasetSide(number, names, side.reader(list(names), **options), parts)
 
     def _leader(self, bucket: str) -> tuple[int, list[Part]]:

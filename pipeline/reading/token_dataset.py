@@ -15,6 +15,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
+from pipeline.reading.channels import Wanted
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
 from pipeline.reading.pool_reader import PoolReader
@@ -69,8 +70,12 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         split: `train` or `validation`: the samples that are read. The side of a sample follows from
             its key.
         holdout: share of the samples that are for validation; set with `split`.
+        channels: number of FSQ channels to keep, by column of indices: it is read as prefixes in
+            the order of worth that is stored beside the model (`vidtok.channels`). With an order of
+            your own `{"fsq": (4, order)}`.
 
     Attributes:
+        codebook_sizes: number of different indices in batches, by column of indices.
         left_out: number of clips that `sequence` or `window` leaves out.
 
     Raises:
@@ -102,6 +107,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         sequence: int | None = None,
         split: Literal["train", "validation"] | None = None,
         holdout: float | None = None,
+        channels: Mapping[str, Wanted] | None = None,
     ) -> None:
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
@@ -128,9 +134,16 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             self._span = window_of(window, start, videos, self._buckets)
         elif first_frame or frames is not None:
             self._span = prefix_of(1 if frames is None else frames, videos, self._buckets)
+        prefixes = snapshot.prefixes(wanted := dict(channels or {}))
+        if unread := sorted(prefixes.keys() - videos.keys()):
+            raise ConfigError(f"channels: column {unread[0]}: is not among the columns to read")
+        sizes = {n: column.codebook_size for n, column in videos.items() if column.codebook_size}
+        self.codebook_sizes = sizes | {n: each.codebook_size for n, each in prefixes.items()}
         windows = self._span if isinstance(self._span, Window) else None
         corpus, self.left_out = self._selection.rows(snapshot, self._buckets, windows)
-        self._reader = corpus.reader(columns, normalize=normalized, dtype=dtype, span=self._span)
+        self._reader = corpus.reader(
+            columns, normalize=normalized, dtype=dtype, span=self._span, channels=wanted
+        )
         self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
         self._batch = batch

@@ -5,7 +5,7 @@ which reads every row group once.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, Final
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
+from pipeline.reading.channels import Wanted
 from pipeline.reading.corpus import Corpus
 
 _THREADS: Final = 8
@@ -32,6 +33,7 @@ class TokenMap(Dataset[dict[str, Any]]):
         buckets: names of the buckets to read; None reads all.
         normalized: whether latents are normalised, as in `TokenDataset`.
         dtype: type of latents, as of `TokenDataset`.
+        channels: number of FSQ channels to keep, as of `TokenDataset`.
 
     Raises:
         ConfigError: a column or bucket does not exist, or the `dtype` is not one of floats.
@@ -45,8 +47,11 @@ class TokenMap(Dataset[dict[str, Any]]):
         buckets: Sequence[str] | None = None,
         normalized: bool = False,
         dtype: torch.dtype | None = None,
+        channels: Mapping[str, Wanted] | None = None,
     ) -> None:
-        self._reader = snapshot.reader(columns, normalize=normalized, dtype=dtype)
+        self._reader = snapshot.reader(
+            columns, normalize=normalized, dtype=dtype, channels=channels or {}
+        )
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]
         self._ends = list(accumulate(part.rows for part in self._parts))

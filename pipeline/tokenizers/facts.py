@@ -3,13 +3,10 @@
 Letters: `Z` latent channels, `T` frames, `t h w` cells of the latent.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +14,7 @@ from pipeline.config.job import TokenizerSpec
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.schema import Normalize
 from vidtok.config import TokenizerConfig
+from vidtok.digest import tensors_digest
 from vidtok.presets import PRESETS, bundled_weights
 
 COMPILER: Final = "inductor"
@@ -172,15 +170,3 @@ def describe_bundled(spec: TokenizerSpec) -> Description | None:
     config = PRESETS[spec.model]
     digest = Digest(tensors_digest(tensors))
     return Description(vidtok_facts(config), vidtok_settings(config), digest)
-
-
-def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Return 32 hex digits of tensors and their names.
-
-    It is of float32 values, so weights in half precision have one digest however they were loaded.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.shape}\n".encode())
-        digest.update(tensor.astype(np.float32).tobytes())
-    return digest.hexdigest()[:32]

@@ -13,9 +13,10 @@ from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
-from pipeline.tokenizers.facts import Description, tensors_digest
+from pipeline.tokenizers.facts import Description
 from pipeline.tokenizers.lanes import lane_to
 from pipeline.tokenizers.protocol import VideoTokenizer
+from vidtok.digest import tensors_digest
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
