@@ -11,6 +11,7 @@ from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
+from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.facts import Description, tensors_digest
@@ -162,4 +163,5 @@ def encoder_of(
         cast("VidTok", tokenizer).compile()  # the configuration's check refuses other tokenizers
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch
-    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device))
+    by_scene = BitsByScene.of(spec, tokenizer.facts)
+    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device), by_scene=by_scene)
