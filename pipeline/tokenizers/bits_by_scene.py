@@ -1,4 +1,4 @@
-"""FSQ indices that follow the scene: the fewest bits that lose little when a clip is decoded back."""
+"""FSQ indices that follow the scene: fewer bits, as far as a clip decoded back loses little."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

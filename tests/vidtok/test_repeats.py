@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_the_distance_is_the_last_before_the_loss_is_too_large(
     if not (held == held[:, :1]).all():
         further = hold_repeats(indices, levels, d + 1)
         assert distance(indices, further, levels).sum() > allowed
-    assert all(not torch.equal(a, b) for a, b in zip(calls, calls[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in pairwise(calls))
 
 
 def test_a_picture_and_a_still_clip_are_not_decoded() -> None:

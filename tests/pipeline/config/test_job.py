@@ -140,7 +140,7 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ),
         (
             "tokenizers.1.hold={max_loss_db: 0.2}",
-            "command line: tokenizers.1.hold: vidtok_kl_causal_488_8chn_tiny is not FSQ, so its cells",
+            "command line: tokenizers.1.hold: vidtok_kl_causal_488_8chn_tiny is not FSQ, so",
         ),
         (
             "tokenizers.0.hold={max_loss_db: -0.2}",
