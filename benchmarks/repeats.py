@@ -33,10 +33,11 @@ _DISTANCES = (1, 2, 3)
 def clips_of(path: Path, size: int, fps: float, count: int) -> list[np.ndarray]:
     """Return the frames of the first clips of a video; none if it is too short or broken."""
     rule = ClipRule(frames=_FRAMES, height=size, width=size, fps=fps, short="drop")
+    sample = Sample(key=path.stem, video=str(path), video_name=path.name)
     found: list[np.ndarray] = []
     with Decoder(rule) as decoder:
         try:
-            for _, frames in decoder.decode(Sample(path.stem, str(path), path.name), "benchmark"):
+            for _, frames in decoder.decode(sample, "benchmark"):
                 if frames is not None:
                     found.append(frames.copy())
                 if len(found) == count:

@@ -30,6 +30,9 @@ def stats(
     codes: Annotated[
         bool, flag("--codes", "Read all parts to count each code of the codebooks.")
     ] = False,
+    bits: Annotated[
+        bool, flag("--bits", "Show the bits per token by clip of columns with `hold`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Show statistics for training: latents, codes, lengths, sizes and captions.
@@ -40,7 +43,7 @@ def stats(
     """
     from pipeline.operations.stats import stats as read_stats
 
-    return show(read_stats(store_of(uri), codes=codes), as_json)
+    return show(read_stats(store_of(uri), codes=codes, bits=bits), as_json)
 
 
 @verb(_PANEL)

@@ -16,6 +16,8 @@ from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.row_sampling import draw_rows
 from pipeline.operations.recompute import Recomputer, SourceClip
+from pipeline.operations.scene_bits import Group
+from pipeline.operations.stats import stats
 from pipeline.operations.verify.verify import verify
 from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
@@ -35,7 +37,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Clips of the hiker with their indices as they are, and held; tests must not write to it."""
     values = {
         "source": {"uri": [str(HIKER.path)]},
-        "clip": {"frames": 9, "height": 32, "width": 48, "max_per_sample": 2},
+        "clip": {
+            "frames": 9,
+            "height": 32,
+            "width": 48,
+            "max_per_sample": 2,
+            "measure": ["motion", "phash"],
+        },
         "tokenizers": [
             {"name": "plain", "model": MODEL},
             {"name": "fsq", "model": MODEL, "hold": {"max_loss_db": MAX_LOSS_DB}},
@@ -91,9 +99,29 @@ def test_a_larger_distance_would_lose_too_much(store: Store, rows: list[dict[str
 
 
 def test_rows_are_verified_and_read(store: Store, rows: list[dict[str, Any]]) -> None:
-    found = verify(store, retokenize=2)
+    found = verify(store, retokenize=1)
     assert found.findings == []
-    assert found.clips_retokenized == 2
+    assert found.clips_retokenized == 1
     data = TokenDataset(pipeline.open(store.uri), ["fsq", "fsq_repeats", "fsq_hold"], batch=2)
     [batch] = data
     assert sorted(batch["fsq_repeats"]) == sorted(row["fsq_repeats"] for row in rows)
+
+
+def test_stats_say_how_many_bits_a_token_takes(store: Store, rows: list[dict[str, Any]]) -> None:
+    assert stats(store).bits == {}
+    result = stats(store, bits=True)
+    [(name, found)] = result.bits.items()
+    bits = []
+    for row in rows:
+        t, h, w = row["fsq_shape"]
+        repeats = round(row["fsq_repeats"] * t * h * w)
+        bits.append(min(18, ((t * h * w - repeats) * 18 + (t - 1) * h * w) / (t * h * w)))
+    assert (name, found.fixed) == ("fsq", 18)
+    assert (found.least, found.most) == (pytest.approx(min(bits)), pytest.approx(max(bits)))
+    assert found.bits == pytest.approx(sum(bits) / len(bits))
+    assert found.bits < 18
+    slow, fast = sorted(zip([row["motion"] for row in rows], bits, strict=True))
+    groups = [Group(most=motion, clips=1, bits=pytest.approx(one)) for motion, one in (slow, fast)]
+    assert found.by == {"motion": groups}
+    [line] = [line for line in result.lines() if line.startswith("bits")]
+    assert f"fsq: {found.bits:.2f} of 18.00 bits a token (" in line
