@@ -11,9 +11,11 @@ from vidtok.presets import bundled_weights, list_models
 
 if TYPE_CHECKING:
     from vidtok.autoencoder import Encoded, EncodeStream, Tokenizer, build
+    from vidtok.channels import ChannelOrder, prefix_indices
     from vidtok.checkpoint import load
 
 __all__ = [
+    "ChannelOrder",
     "EncodeStream",
     "Encoded",
     "Tokenizer",
@@ -22,11 +24,14 @@ __all__ = [
     "bundled_weights",
     "list_models",
     "load",
+    "prefix_indices",
 ]
+
+_MODULES = {"load": "checkpoint", "ChannelOrder": "channels", "prefix_indices": "channels"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "checkpoint" if name == "load" else "autoencoder"
+    module = _MODULES.get(name, "autoencoder")
     return getattr(import_module(f"{__name__}.{module}"), name)

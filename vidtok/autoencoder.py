@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidtok import fsq, half, kl, ops, reference, tiles
+from vidtok.channels import ChannelOrder, require_range
 from vidtok.chunks import Chunks, Network
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
@@ -63,6 +64,7 @@ class Tokenizer(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.channels: ChannelOrder | None = None  # with `load`, from the file beside the weights
         for parameter in self.parameters():
             if parameter.dim() > 2:
                 parameter.data = ops.channels_last(parameter.data)
@@ -270,30 +272,41 @@ class Tokenizer(nn.Module):
         chunk_frames: int | None = None,
         as_reference: bool = False,
         tile: int | None = None,
+        channels: int | None = None,
     ) -> Tensor:
         """Decode FSQ code indices `[B, t, h, w]` to the frames that `decode` gives for their codes.
 
-        The other arguments are those of `decode`.
+        Args:
+            indices: code indices, or with `channels` prefixes, from `vidtok.prefix_indices`.
+            num_frames: this and the others are as in `decode`.
+            chunk_frames: as in `decode`.
+            as_reference: as in `decode`.
+            tile: as in `decode`.
+            channels: number of channels of the prefixes; None for code indices.
 
         Raises:
-            ValueError: the model is not FSQ, or the indices are not integers in its codebook.
+            ValueError: the model is not FSQ, the indices are not integers in range, or the model
+                has no order of channels or does not decode so few.
         """
-        size = self.config.codebook_size
-        if size is None:
-            raise ValueError(f"{self.config.name} is a KL tokenizer and has no code indices")
+        name, levels = self.config.name, self.config.fsq_levels
+        if (size := self.config.codebook_size) is None:
+            raise ValueError(f"{name} is a KL tokenizer and has no code indices")
         if indices.dim() != 4 or indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(
                 f"indices of shape {tuple(indices.shape)} and {indices.dtype}: "
                 "must be integers [B, t, h, w]"
             )
-        indices = indices.to(torch.int64)
-        low, high = (int(v) for v in torch.aminmax(indices)) if indices.numel() else (0, 0)
-        if low < 0 or high >= size:
+        if channels is None:
+            require_range(indices, size, f"{name} has")
+            codes = fsq.indices_to_codes(indices, levels)
+        elif self.channels is not None:
+            codes = self.channels.codes(indices.to(self.device), channels)
+        else:
             raise ValueError(
-                f"indices from {low} to {high}: {self.config.name} has 0 to {size - 1}"
+                f"channels = {channels}: {name} has no order of channels; fit one with"
+                " `python -m vidtok channels`"
             )
-        latent = _channels_first(fsq.indices_to_codes(indices, self.config.fsq_levels))
-        return self.decode(latent, num_frames, chunk_frames, as_reference, tile)
+        return self.decode(_channels_first(codes), num_frames, chunk_frames, as_reference, tile)
 
     def _check_video(self, video: Tensor, check_range: bool) -> None:
         if video.dim() != 5 or video.shape[1] != 3:

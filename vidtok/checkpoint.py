@@ -7,6 +7,7 @@ writes), or the file's name. A pickle is always read with `weights_only=True`.
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vidtok import diffusers_folder
+from vidtok import channels, diffusers_folder
 from vidtok.autoencoder import Tokenizer
+from vidtok.channels import ChannelOrder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import HUB_REPO, PRESETS, bundled_weights, hub_path, named_config
 
@@ -57,7 +59,27 @@ def load(
         model = Tokenizer(chosen)
     _check_tensors(path, tensors, model.state_dict(), chosen.name)
     model.load_state_dict(tensors)
+    model.channels = _channels_of(path, model)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _channels_of(path: Path, model: Tokenizer) -> ChannelOrder | None:
+    """Return the order of channels that a file beside the weights holds, or None."""
+    own = channels.beside(path)
+    if not own.is_file():
+        return None
+    order = channels.read(own)
+    if order.levels != model.config.fsq_levels or order.weights not in (
+        "",
+        channels.weights_digest(model.state_dict()),
+    ):
+        warnings.warn(
+            f"{own}: was fitted to other weights than {path.name} and is not used; fit it again"
+            " with `python -m vidtok channels`, or delete it",
+            stacklevel=3,
+        )
+        return None
+    return order
 
 
 def save(
