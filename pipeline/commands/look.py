@@ -31,7 +31,11 @@ def stats(
         bool, flag("--codes", "Read all parts to count each code of the codebooks.")
     ] = False,
     bits: Annotated[
-        bool, flag("--bits", "Show the bits per token by clip of columns with `hold`.")
+        bool,
+        flag(
+            "--bits",
+            "Read numbers of all parts for the bits per token of columns that follow the scene.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> int:

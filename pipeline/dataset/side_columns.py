@@ -78,15 +78,14 @@ def token_columns(tokenizers: Mapping[str, Mapping[str, Any]]) -> tuple[SideColu
     Args:
         tokenizers: settings of the tokenizers by name, as in the dataset's `identity.tokenizers`.
     """
-    return tuple(
-        column
-        for name, settings in tokenizers.items()
-        if settings.get("hold")
-        for column in (
-            SideColumn(name=f"{name}_hold", type="uint8", holds="number"),
-            SideColumn(name=f"{name}_repeats", type="float32", holds="number"),
-        )
-    )
+    columns: list[SideColumn] = []
+    for name, settings in tokenizers.items():
+        if settings.get("hold"):
+            columns.append(SideColumn(name=f"{name}_hold", type="uint8", holds="number"))
+            columns.append(SideColumn(name=f"{name}_repeats", type="float32", holds="number"))
+        if settings.get("channels"):
+            columns.append(SideColumn(name=f"{name}_channels", type="uint8", holds="number"))
+    return tuple(columns)
 
 
 def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:

@@ -1,28 +1,30 @@
 """Bits per token by clip, for FSQ columns whose tokens follow the scene, and what they follow.
 
 In a clip of t latent frames, each token after the first latent frame has a flag of one bit that
-says whether it repeats. Each other token has the bits of its codebook, b. A share r of all tokens
-repeats, so a token takes (1 - r)·b + (t - 1)/t bits on average. A clip that takes fewer bits
-without flags has none, so a token never takes more than b. No entropy coder is assumed.
+says whether it repeats. Each other token has the bits of its codebook, b; of a clip that needs
+fewer channels, those of its prefixes. A share r of all tokens repeats, so a token takes
+(1 - r)·b + (t - 1)/t bits on average. A clip that takes fewer bits without flags has none, so a
+token never takes more than b. No entropy coder is assumed.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import log2
-from typing import Final
+from itertools import accumulate
+from math import log2, prod
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, Manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
-from pipeline.dataset.schema import TokenizerColumn
+from pipeline.dataset.side_columns import token_columns
 from pipeline.formatting import labelled
 from pipeline.storage.store import Store
 
 _GROUPS: Final = 5
 
-Numbers = NDArray[np.float64]
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class SceneBits:
     most: float
     """Bits of a token in the clip with the most."""
     repeats: float
-    """Share of tokens that repeat, the mean over all clips."""
+    """Share of tokens that repeat, the mean over all clips; 0 without `hold`."""
     by: dict[str, list[Group]]
     """Fifths of the clips by measure, from the smallest value on."""
 
@@ -65,44 +67,53 @@ class SceneBits:
 
 
 def scene_bits(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, SceneBits]:
-    """Return the bits of each tokenizer with a column of repeats; reads columns of numbers.
+    """Return the bits of each tokenizer that follows the scene; reads columns of numbers.
 
     Raises:
         StoreError: a part is damaged.
     """
-    numbers = {column.name for column in dataset.side if column.holds == "number"}
-    columns = [c for c in dataset.tokenizers if f"{c.name}_repeats" in numbers]
-    if not columns:
-        return {}
-    measures = [name for name in dataset.identity["clip"].get("measure", ()) if name != "phash"]
-    needed = [f"{c.name}_{end}" for c in columns for end in ("repeats", "shape")]
-    found: dict[str, list[Numbers]] = {name: [] for name in (*measures, *needed)}
-    for part in manifest.parts():
+    made = dataset.identity.get("tokenizers", {})
+    numbers = [column.name for column in token_columns(made)]
+    stored = dataset.identity.get("clip", {}).get("measure", ())
+    measures = [name for name in stored if name != "phash"]
+    shapes = [f"{name}_shape" for name in made if token_columns({name: made[name]})]
+    found: dict[str, list[Numbers]] = {name: [] for name in (*measures, *numbers, *shapes)}
+    for part in manifest.parts() if numbers else ():
         with open_parquet(store, part.path) as parquet:
             for rows in unit_rows(parquet, part, list(found)):
                 for name, values in found.items():
                     listed = rows[name].to_pylist()
-                    if name.endswith("_shape"):
-                        listed = [t for t, _, _ in listed]
-                    values.append(np.array(listed, np.float64))
-    if not manifest.parts():
-        return {}
-    joined = {name: np.concatenate(values) for name, values in found.items()}
-    return {c.name: _bits(c, joined, measures) for c in columns}
+                    values.append(np.array([n[0] for n in listed] if name in shapes else listed))
+    values = {name: np.concatenate(each) for name, each in found.items() if each}
+    return {
+        name: _bits(made[name], name, values, {m: values[m] for m in measures})
+        for name in (shape.removesuffix("_shape") for shape in shapes if shape in values)
+    }
 
 
-def _bits(column: TokenizerColumn, values: Mapping[str, Numbers], measures: list[str]) -> SceneBits:
-    assert column.codebook_size is not None
-    fixed, repeats = log2(column.codebook_size), values[f"{column.name}_repeats"]
-    flagged = (1 - repeats) * fixed + 1 - 1 / values[f"{column.name}_shape"]
-    bits = np.minimum(flagged, fixed)
+def _bits(
+    settings: Mapping[str, Any],
+    name: str,
+    values: Mapping[str, Numbers],
+    measures: Mapping[str, Numbers],
+) -> SceneBits:
+    levels = settings["facts"]["levels"]
+    fixed = log2(prod(levels))
+    bits = np.full(len(values[f"{name}_shape"]), fixed)
+    if channels := settings.get("channels"):
+        each = [log2(levels[channel]) for channel in channels["order"]]
+        bits = np.array([0, *accumulate(each)])[values[f"{name}_channels"].astype(np.intp)]
+    repeats = values.get(f"{name}_repeats", np.zeros(len(bits)))
+    if settings.get("hold"):
+        flagged = (1 - repeats) * bits + 1 - 1 / values[f"{name}_shape"]
+        bits = np.minimum(flagged, bits)
     return SceneBits(
         fixed=fixed,
         bits=float(bits.mean()),
         least=float(bits.min()),
         most=float(bits.max()),
         repeats=float(repeats.mean()),
-        by={name: list(_groups(values[name], bits)) for name in measures},
+        by={measure: list(_groups(found, bits)) for measure, found in measures.items()},
     )
 
 

@@ -9,7 +9,7 @@ clips given, B clips per call, T H W frames and pixels.
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from pipeline.tokenizers.inputs import area_means, input_frames
 from pipeline.tokenizers.lanes import Lane, lane_to
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
 from pipeline.tokenizers.reconstruction import as_bytes, clip_psnr, decode_cells
+
+if TYPE_CHECKING:
+    from pipeline.tokenizers.vidtok_adapter import VidTok
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +89,16 @@ class ClipEncoder:
         for n, clip in enumerate(frames):
             original = input_frames(clip, self.column)
 
-            def psnr_db(indices: Tensor, original: NDArray[np.uint8] = original) -> float:
-                return self._psnr(lambda: self._model.decode(indices, len(original)), original)
+            def psnr_db(
+                indices: Tensor, channels: int | None, original: NDArray[np.uint8] = original
+            ) -> float:
+                def decode() -> Tensor:
+                    if channels is None:
+                        return self._model.decode(indices, len(original))
+                    model = cast("VidTok", self._model)  # the configuration's check sees to it
+                    return model.decode_channels(indices, len(original), channels)
+
+                return self._psnr(decode, original)
 
             indices = torch.from_numpy(cells[name][n : n + 1].astype(np.int64))
             changed, found = rule(indices, psnr_db)

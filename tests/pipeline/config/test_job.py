@@ -146,6 +146,17 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "tokenizers.0.hold={max_loss_db: -0.2}",
             "command line: tokenizers.0.hold.max_loss_db = -0.2: should be greater than or equal",
         ),
+        (
+            "tokenizers.1.channels={max_loss_db: 0.2}",
+            "command line: tokenizers.1.channels: vidtok_kl_causal_488_8chn_tiny is not FSQ, so",
+        ),
+        (
+            (
+                "tokenizers=[{name: fsq, model: vidtok_fsq_causal_488_262144_tiny, hold:"
+                " {max_loss_db: 1}}, {name: fsq_repeats, model: vidtok_kl_causal_488_8chn_tiny}]"
+            ),
+            "command line: tokenizers.1.name = fsq_repeats: tokenizers.0.name already has a column",
+        ),
         ("tokenizers.0.hold={}", "command line: tokenizers.0.hold.max_loss_db: is required"),
         (
             "tokenizers.0.weights=/nowhere.safetensors",
