@@ -70,13 +70,13 @@ def fewest_channels(
     """Return the fewest channels with which a clip loses little.
 
     The number goes down from all channels as long as `psnr_db(None) - psnr_db(k)` is at most
-    `max_loss_db`. So each number costs one decoding, and most clips need two or three.
+    `max_loss_db`. So each number that is tried costs one decoding.
 
     Args:
         most: number of all channels.
         fewer: smaller numbers that can be decoded.
         max_loss_db: maximum loss in dB, 0 or more.
-        psnr_db: quality in dB of the clip with so many channels; None for all.
+        psnr_db: quality in dB of the clip by number of channels; None for all.
     """
     least, exact_db = most, psnr_db(None)
     for k in sorted(fewer, reverse=True):
