@@ -15,6 +15,7 @@ from statistics import mean
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import vidtok
@@ -29,12 +30,14 @@ _FRAMES = 17
 _VIDEOS = sorted((Path(__file__).parents[1] / "tests/data/videos").glob("*.mp4"))
 _DISTANCES = (1, 2, 3)
 
+Frames = NDArray[np.uint8]
 
-def clips_of(path: Path, size: int, fps: float, count: int) -> list[np.ndarray]:
+
+def clips_of(path: Path, size: int, fps: float, count: int) -> list[Frames]:
     """Return the frames of the first clips of a video; none if it is too short or broken."""
     rule = ClipRule(frames=_FRAMES, height=size, width=size, fps=fps, short="drop")
     sample = Sample(key=path.stem, video=str(path), video_name=path.name)
-    found: list[np.ndarray] = []
+    found: list[Frames] = []
     with Decoder(rule) as decoder:
         try:
             for _, frames in decoder.decode(sample, "benchmark"):
@@ -56,12 +59,13 @@ class Measured:
         self.encode_s = self.hold_s = 0.0
         self.decodes = 0
 
-    def __call__(self, frames: np.ndarray) -> list[float]:
+    def __call__(self, frames: Frames) -> list[float]:
         """Return PSNR, share of repeats at 0, share and loss by distance, and those chosen."""
         levels = self._model.config.fsq_levels
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
         began = time.process_time()
         indices = self._model.encode(video).indices
+        assert indices is not None
         self.encode_s += time.process_time() - began
 
         known: dict[bytes, float] = {}

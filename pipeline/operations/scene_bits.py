@@ -84,10 +84,10 @@ def scene_bits(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, 
                 for name, values in found.items():
                     listed = rows[name].to_pylist()
                     values.append(np.array([n[0] for n in listed] if name in shapes else listed))
-    values = {name: np.concatenate(each) for name, each in found.items() if each}
+    joined = {name: np.concatenate(each) for name, each in found.items() if each}
     return {
-        name: _bits(made[name], name, values, {m: values[m] for m in measures})
-        for name in (shape.removesuffix("_shape") for shape in shapes if shape in values)
+        name: _bits(made[name], name, joined, {m: joined[m] for m in measures})
+        for name in (shape.removesuffix("_shape") for shape in shapes if shape in joined)
     }
 
 

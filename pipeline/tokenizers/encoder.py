@@ -85,7 +85,8 @@ class ClipEncoder:
 
     def _follow_scene(self, rule: BitsByScene, cells: Cells, frames: NDArray[Any]) -> None:
         """Replace the indices of clips by those of a rule, and add the numbers of each clip."""
-        name, numbers = self.column.name, []
+        name = self.column.name
+        numbers: list[dict[str, float]] = []
         for n, clip in enumerate(frames):
             original = input_frames(clip, self.column)
 

@@ -1,10 +1,11 @@
 """Tokenizers from their settings, the same on the driver and on every node."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.config.job import JobConfig, TokenizerSpec
@@ -43,7 +44,7 @@ def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
 
 
 def _channels_digest(channels: "ChannelOrder") -> str:
-    tensors = {"order": np.array(channels.order)}
+    tensors: dict[str, NDArray[Any]] = {"order": np.array(channels.order)}
     for k, fill in channels.fills.items():
         tensors |= {f"{k}.weight": fill.weight.numpy(), f"{k}.bias": fill.bias.numpy()}
     return tensors_digest(tensors)

@@ -27,7 +27,6 @@ from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
 from pipeline.tokenizers.bits_by_scene import fewest_channels
 from pipeline.tokenizers.models import describe, open_tokenizer
-from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.assets import HIKER
 from tests.pipeline.stages.test_decode_back import by_hand
 from tests.pipeline.tokenized import tokenized
@@ -179,12 +178,14 @@ def test_stats_say_how_many_bits_a_token_takes(store: Store, rows: list[dict[str
     assert f"fsq: {found.bits:.2f} of 18.00 bits a token (" in line
 
 
-def test_a_model_without_a_file_of_channels_is_refused(weights: Path) -> None:
-    values = {"name": "fsq", "model": MODEL, "channels": {"max_loss_db": 0.2}}
-    spec = TokenizerSpec.model_validate(values | {"weights": str(weights)})
-    tokenizer = open_tokenizer(spec)
-    assert describe(tokenizer, spec).channel_order == ORDER
-    assert isinstance(tokenizer, VidTok)
-    tokenizer.module().channels = None
+def test_a_model_without_a_file_of_channels_is_refused(weights: Path, tmp_path: Path) -> None:
+    alone = shutil.copy(weights, tmp_path / weights.name)
+    specs = [
+        TokenizerSpec.model_validate(
+            {"name": "fsq", "model": MODEL, "weights": str(path), "channels": {"max_loss_db": 0.2}}
+        )
+        for path in (weights, alone)
+    ]
+    assert describe(open_tokenizer(specs[0]), specs[0]).channel_order == ORDER
     with pytest.raises(ConfigError, match="tokenizer fsq: channels: no file of channels beside"):
-        describe(tokenizer, spec)
+        describe(open_tokenizer(specs[1]), specs[1])
