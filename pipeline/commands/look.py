@@ -30,6 +30,13 @@ def stats(
     codes: Annotated[
         bool, flag("--codes", "Read all parts to count each code of the codebooks.")
     ] = False,
+    bits: Annotated[
+        bool,
+        flag(
+            "--bits",
+            "Read numbers of all parts for the bits per token of columns that follow the scene.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Show statistics for training: latents, codes, lengths, sizes and captions.
@@ -40,7 +47,7 @@ def stats(
     """
     from pipeline.operations.stats import stats as read_stats
 
-    return show(read_stats(store_of(uri), codes=codes), as_json)
+    return show(read_stats(store_of(uri), codes=codes, bits=bits), as_json)
 
 
 @verb(_PANEL)

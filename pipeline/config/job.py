@@ -213,6 +213,14 @@ class AudioConfig(Section):
         return self.model_dump(exclude={"encoders"})
 
 
+class MaxLoss(Section):
+    """Limit for what a clip loses when its code indices follow the scene."""
+
+    max_loss_db: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=10)]
+    """Maximum loss of PSNR in dB, for each clip. Each clip is decoded back a few times, which costs
+    more than encoding it."""
+
+
 class TokenizerSpec(Section):
     """One tokenizer, which is one column of the output."""
 
@@ -251,6 +259,14 @@ class TokenizerSpec(Section):
     every: PositiveInt = 1
     """Step through the clip's frames: 2 gives this tokenizer every second frame, beginning with the
     first."""
+    hold: MaxLoss | None = None
+    """Limit up to which a code index that is close to the one before it in time becomes that one,
+    so that still parts of a scene take fewer bits. null: indices stay as they are. Only for FSQ,
+    and not with `clip.whole`."""
+    channels: MaxLoss | None = None
+    """Limit by which the column `N_channels` names the fewest channels of FSQ that a clip needs.
+    null: no such column. The indices stay as they are. Only for models of this package with a file
+    of channels beside their weights, and not with `clip.whole`."""
 
     @property
     def divisor(self) -> int:

@@ -30,8 +30,8 @@ def clip_rows(
 
     Args:
         clips: N clips.
-        cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`), and the scales
-            [N, 2·C] by column of scales.
+        cells: array [N, …] of the stored dtype, by cell column (`N` and `N_logvar`), the scales
+            [N, 2·C] by column of scales, and numbers [N] by side column that `side` lacks.
         schema: schema of the parts, from `clip_schema`.
         side: side columns of the clips; None if the schema has none.
 
@@ -53,6 +53,7 @@ def clip_rows(
             )
         columns[f"{column.name}_shape"] = [shape] * len(clips)
     columns |= {} if side is None else dict(zip(side.schema.names, side.columns, strict=True))
+    columns |= {name: cells[name] for name in schema.names if name not in columns}
     return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 

@@ -1,7 +1,8 @@
 """Columns of a clip beside its cells: sound, tracks, and numbers such as those of its shot.
 
 The settings of a job say which of them exist, so they follow from the dataset's identity. The
-decode stage fills them (`Clip.side`), and they travel with the batch row to the part.
+decode stage fills most of them (`Clip.side`), and they travel with the batch row to the part. The
+tokenize stage fills cells of sound and `token_columns`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ SHOT_END: Final = "shot_end_s"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideColumn:
-    """A column that the decode stage fills beside the frames, with sound or a number of the clip.
+    """A column beside the cells, with sound or a number of the clip.
 
     A value is null where the clip has nothing of the kind.
     """
@@ -24,7 +25,7 @@ class SideColumn:
     name: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_]*\z", max_length=256)]
     """Name of the column: lower-case letters, digits and `_`, beginning with a letter."""
 
-    type: Literal["binary", "int32", "int64", "float32", "float64"]
+    type: Literal["binary", "uint8", "int32", "int64", "float32", "float64"]
     """Type of its values in Arrow."""
 
     holds: Literal["sound", "track", "number", "cells"]
@@ -64,8 +65,27 @@ def side_of(identity: Mapping[str, Any]) -> tuple[SideColumn, ...]:
     sound = sound_columns(identity["audio"]) if identity.get("audio") else ()
     tracks = track_columns([track["name"] for track in identity.get("tracks", ())])
     # A dataset of embeddings has the clips of its parent, and not their columns.
-    numbers = () if "from" in identity else clip_columns(identity.get("clip", {}))
+    numbers: tuple[SideColumn, ...] = ()
+    if "from" not in identity:
+        numbers = clip_columns(identity.get("clip", {}))
+        numbers += token_columns(identity.get("tokenizers", {}))
     return numbers + sound + tracks
+
+
+def token_columns(tokenizers: Mapping[str, Mapping[str, Any]]) -> tuple[SideColumn, ...]:
+    """Return the columns of numbers that the tokenize stage gives for each clip.
+
+    Args:
+        tokenizers: settings of the tokenizers by name, as in the dataset's `identity.tokenizers`.
+    """
+    columns: list[SideColumn] = []
+    for name, settings in tokenizers.items():
+        if settings.get("hold"):
+            columns.append(SideColumn(name=f"{name}_hold", type="uint8", holds="number"))
+            columns.append(SideColumn(name=f"{name}_repeats", type="float32", holds="number"))
+        if settings.get("channels"):
+            columns.append(SideColumn(name=f"{name}_channels", type="uint8", holds="number"))
+    return tuple(columns)
 
 
 def clip_columns(clip: Mapping[str, Any]) -> tuple[SideColumn, ...]:

@@ -94,7 +94,12 @@ def _secrets(field: str, uri: str) -> Iterator[Fault]:
 def _names(config: JobConfig) -> Iterator[Fault]:
     """Refuse column names that occur twice: `N`, `N_shape`, `N_logvar`, `N_scale`, `N_outside`."""
     from pipeline.dataset.schema import clip_schema
-    from pipeline.dataset.side_columns import clip_columns, sound_columns, track_columns
+    from pipeline.dataset.side_columns import (
+        clip_columns,
+        sound_columns,
+        token_columns,
+        track_columns,
+    )
 
     side = clip_columns(config.clip.identity())
     side += () if config.audio is None else sound_columns(config.audio.identity())
@@ -108,6 +113,7 @@ def _names(config: JobConfig) -> Iterator[Fault]:
     for n, spec in enumerate(config.tokenizers):
         also = {"shape": True, "logvar": spec.logvar, "scale": spec.stored_bits}
         columns = [spec.name, *(f"{spec.name}_{kind}" for kind, has in also.items() if has)]
+        columns += [column.name for column in token_columns({spec.name: dict(spec)})]
         named.append((f"tokenizers.{n}.name", spec.name, columns))
     for field, name, columns in named:
         for column in columns:
@@ -284,6 +290,18 @@ def facts_faults(config: JobConfig, number: int, facts: Facts) -> Iterator[Fault
     if spec.logvar and not facts.logvar:
         rule = f"{spec.model} has no log-variance"
         yield Fault(f"{field}.logvar", spec.logvar, rule, "leave it out")
+    for name in ("hold", "channels"):
+        if getattr(spec, name) is None:
+            continue
+        if not facts.levels:
+            rule = f"{spec.model} is not FSQ, so it has no levels"
+            yield Fault(f"{field}.{name}", rule=rule, fix="leave it out")
+        if config.clip.whole:
+            rule = "it decodes clips back, which clips that are whole videos cannot be"
+            yield Fault(f"{field}.{name}", rule=rule, fix="leave it out, or set clip.frames")
+    if spec.channels is not None and ":" in spec.model:
+        rule = "only models of this package decode fewer channels"
+        yield Fault(f"{field}.channels", rule=rule, fix="leave it out")
     if facts.kind == "indices" and spec.dtype is not None:
         rule = f"the codebook of {spec.model} decides the type of the indices"
         yield Fault(f"{field}.dtype", spec.dtype, rule, "leave it out")

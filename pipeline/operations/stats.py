@@ -1,7 +1,8 @@
 """The statistics of a dataset for training, from its log.
 
-Only the use of whole codebooks needs the parts read: a unit records how often each channel took
-each level, which is small. It does not record how often each of 262 144 codes occurred.
+Only the use of whole codebooks and the bits per token by clip need the parts read: a unit records
+how often each channel took each level, which is small. It does not record how often each of 262 144
+codes occurred.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pipeline.dataset.row_statistics import MAX_RATE, SIDES
 from pipeline.dataset.statistics import BucketStatistics, perplexity
 from pipeline.formatting import counted, format_duration, labelled
 from pipeline.operations.outcome import Outcome
+from pipeline.operations.scene_bits import SceneBits, scene_bits
 from pipeline.storage.store import Store
 
 
@@ -46,6 +48,8 @@ class Stats(Outcome):
     """Sums over the units."""
     codebooks: dict[str, CodebookUse]
     """Use of the codebook by FSQ tokenizer; empty unless the parts were read."""
+    bits: dict[str, SceneBits]
+    """Bits per token by FSQ tokenizer that follows the scene; empty unless the parts were read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics of all buckets and of each."""
@@ -56,6 +60,7 @@ class Stats(Outcome):
             "all": _plain(self.tally.total),
             "buckets": {name: _plain(bucket) for name, bucket in self.tally.buckets.items()},
             "codebooks": {name: asdict(use) for name, use in self.codebooks.items()},
+            "bits": {name: asdict(bits) for name, bits in self.bits.items()},
         }
 
     def lines(self) -> list[str]:
@@ -69,6 +74,8 @@ class Stats(Outcome):
         for name, use in self.codebooks.items():
             used = f"{use.used} of {use.size} codes used ({use.used / use.size:.1%})"
             lines.append(labelled("codebook", f"{name}: {used}, perplexity {use.perplexity:.1f}"))
+        for name, bits in self.bits.items():
+            lines += bits.lines(name)
         for bucket, statistics in self.tally.buckets.items():
             own = _clip_lines(statistics) if several else ()
             lines += ["", f"bucket {bucket}", *own, *_cell_lines(statistics)]
@@ -77,12 +84,13 @@ class Stats(Outcome):
         return lines
 
 
-def stats(store: Store, *, codes: bool = False) -> Stats:
+def stats(store: Store, *, codes: bool = False, bits: bool = False) -> Stats:
     """Return the statistics of all that is committed now, also while a job adds to it.
 
     Args:
         store: the dataset's root.
         codes: whether to read all parts and count codes one by one.
+        bits: whether to read columns of numbers of all parts for the bits per token.
 
     Raises:
         ConfigError: there is no dataset, or it is of another format version.
@@ -94,6 +102,7 @@ def stats(store: Store, *, codes: bool = False) -> Stats:
         fingerprint=dataset.fingerprint,
         tally=Tally.of(manifest),
         codebooks=_codebooks(store, dataset, manifest) if codes else {},
+        bits=scene_bits(store, dataset, manifest) if bits else {},
     )
 
 

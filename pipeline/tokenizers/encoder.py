@@ -9,7 +9,7 @@ clips given, B clips per call, T H W frames and pixels.
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from torch import Tensor
 from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
+from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.inputs import area_means, input_frames
 from pipeline.tokenizers.lanes import Lane, lane_to
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
 from pipeline.tokenizers.reconstruction import as_bytes, clip_psnr, decode_cells
+
+if TYPE_CHECKING:
+    from pipeline.tokenizers.vidtok_adapter import VidTok
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class ClipEncoder:
         column: the column that holds the cells.
         batch: B.
         lane: the way to the device; None for a CPU. Encoders of one device share it.
+        by_scene: what is done to the indices of a clip that was encoded; None does nothing.
     """
 
     def __init__(
@@ -54,11 +59,13 @@ class ClipEncoder:
         *,
         batch: int,
         lane: Lane | None = None,
+        by_scene: BitsByScene | None = None,
     ) -> None:
         self.column = column
         self._model = model
         self._batch = batch
         self._lane = lane or lane_to("cpu")
+        self._by_scene = by_scene
 
     def __call__(self, frames: NDArray[Any]) -> tuple[Cells, Finite]:
         """Return the cells of N clips, and which of the clips are finite.
@@ -66,12 +73,40 @@ class ClipEncoder:
         Args:
             frames: [N, T, H, W, 3] in [0, 255], uint8 or float32; N of any size.
         """
-        frames = frames[:, :: self.column.every]
+        taken = frames[:, :: self.column.every]
         results = self.in_order()
-        for start in range(0, len(frames), self._batch):
-            for pending in self._queued(frames[start : start + self._batch], self._batch):
+        for start in range(0, len(taken), self._batch):
+            for pending in self._queued(taken[start : start + self._batch], self._batch):
                 results.add(pending)
-        return _quantized(*_joined(results.all()), self.column)
+        cells, finite = _quantized(*_joined(results.all()), self.column)
+        if self._by_scene is not None:
+            self._follow_scene(self._by_scene, cells, frames)
+        return cells, finite
+
+    def _follow_scene(self, rule: BitsByScene, cells: Cells, frames: NDArray[Any]) -> None:
+        """Replace the indices of clips by those of a rule, and add the numbers of each clip."""
+        name = self.column.name
+        numbers: list[dict[str, float]] = []
+        for n, clip in enumerate(frames):
+            original = input_frames(clip, self.column)
+
+            def psnr_db(
+                indices: Tensor, channels: int | None, original: NDArray[np.uint8] = original
+            ) -> float:
+                def decode() -> Tensor:
+                    if channels is None:
+                        return self._model.decode(indices, len(original))
+                    model = cast("VidTok", self._model)  # the configuration's check sees to it
+                    return model.decode_channels(indices, len(original), channels)
+
+                return self._psnr(decode, original)
+
+            indices = torch.from_numpy(cells[name][n : n + 1].astype(np.int64))
+            changed, found = rule(indices, psnr_db)
+            cells[name][n] = changed[0].numpy()
+            numbers.append(found)
+        for key in numbers[0]:
+            cells[f"{name}_{key}"] = np.array([found[key] for found in numbers])
 
     def psnr(self, row: Mapping[str, Any], frames: NDArray[Any]) -> float:
         """Return the PSNR of a row's cells, decoded back, against the frames of its clip, in dB.
@@ -81,9 +116,13 @@ class ClipEncoder:
             frames: [T, H, W, 3] in [0, 255], the frames of the clip.
         """
         original = input_frames(frames, self.column)
+        model, column = self._model, self.column
+        return self._psnr(lambda: decode_cells(model, column, row, len(original)), original)
+
+    def _psnr(self, decode: Callable[[], Tensor], original: NDArray[np.uint8]) -> float:
         with torch.inference_mode():
             with self._lane.network:
-                video = decode_cells(self._model, self.column, row, len(original))
+                video = decode()
             decoded = as_bytes(video)
         return clip_psnr(original, decoded)
 

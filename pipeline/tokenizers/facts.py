@@ -151,16 +151,20 @@ class Description:
     facts: Facts
     config: Mapping[str, Any]
     digest: Digest
+    channel_order: tuple[int, ...] = ()
+    """FSQ channels by worth, if the settings ask for `channels`."""
 
 
 def describe_bundled(spec: TokenizerSpec) -> Description | None:
     """Return what identifies weights of this package; None for other or damaged weights.
 
+    It is also None with `channels`, whose file needs torch.
+
     Torch is not imported. The package's tests see to it that its weights fit their models, and
     each process that opens them compares their digest.
     """
     path = bundled_weights(spec.model) if spec.weights is None else None
-    if path is None:
+    if path is None or spec.channels is not None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:

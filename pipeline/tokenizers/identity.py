@@ -89,6 +89,10 @@ def _tokenizer(spec: TokenizerSpec, described: Description) -> dict[str, Any]:
             values["bits"] = spec.stored_bits
     if spec.compile:
         values["compile"] = COMPILER
+    if spec.hold is not None:
+        values["hold"] = spec.hold.model_dump()
+    if spec.channels is not None:
+        values["channels"] = spec.channels.model_dump() | {"order": list(described.channel_order)}
     input_rule = {"scale": spec.divisor, "every": spec.every}
     return values | {name: value for name, value in input_rule.items() if value != 1}
 

@@ -1,9 +1,11 @@
 """Tokenizers from their settings, the same on the driver and on every node."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.config.job import JobConfig, TokenizerSpec
@@ -11,6 +13,7 @@ from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
 from pipeline.tokenizers import probe
+from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
 from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.facts import Description
@@ -20,6 +23,7 @@ from vidtok.digest import tensors_digest
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
+    from vidtok import ChannelOrder
 
 DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the arithmetic, by name of a precision."""
@@ -27,12 +31,40 @@ DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch
 
 def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
     """Return what identifies a tokenizer in float32 on the CPU."""
-    return Description(tokenizer.facts, tokenizer.config, _digest(tokenizer, spec))
+    channels = channels_of(tokenizer, spec)
+    order = () if channels is None else channels.order
+    return Description(tokenizer.facts, tokenizer.config, _digest(tokenizer, spec), order)
 
 
 def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
     values = probe.numbers(tokenizer) if is_foreign(spec) else ()
-    return Digest(weights_digest(tokenizer.module()), values)
+    weights = weights_digest(tokenizer.module())
+    if (channels := channels_of(tokenizer, spec)) is not None:
+        weights += f"+{_channels_digest(channels)}"
+    return Digest(weights, values)
+
+
+def _channels_digest(channels: "ChannelOrder") -> str:
+    tensors: dict[str, NDArray[Any]] = {"order": np.array(channels.order)}
+    for k, fill in channels.fills.items():
+        tensors |= {f"{k}.weight": fill.weight.numpy(), f"{k}.bias": fill.bias.numpy()}
+    return tensors_digest(tensors)
+
+
+def channels_of(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> "ChannelOrder | None":
+    """Return the order of channels of a model of this package; None if `channels` is not set.
+
+    Raises:
+        ConfigError: there is no file of channels beside the weights.
+    """
+    if spec.channels is None:
+        return None
+    if (channels := cast("VidTok", tokenizer).channels) is None:
+        raise ConfigError(
+            f"tokenizer {spec.name}: channels: no file of channels beside the weights of"
+            f" {spec.model}; `python -m vidtok channels` writes one, or leave channels out"
+        )
+    return channels
 
 
 def open_tokenizer(spec: TokenizerSpec) -> VideoTokenizer:
@@ -144,10 +176,11 @@ def open_encoders(
     device: str,
 ) -> list[ClipEncoder]:
     """Return tokenizers as `open_encoder`. Those of one model and precision share its network."""
-    opened: dict[tuple[str | bool | None, ...], VideoTokenizer] = {}
+    opened: dict[tuple[object, ...], VideoTokenizer] = {}
     encoders = []
     for spec, column, digest in zip(specs, columns, digests, strict=True):
-        network = spec.model, spec.weights, spec.precision, spec.compile
+        checked = spec.channels is not None  # with another digest
+        network = spec.model, spec.weights, spec.precision, spec.compile, checked
         if network not in opened:
             opened[network] = open_same_tokenizer(spec, digest)
         encoders.append(encoder_of(opened[network], spec, column, device))
@@ -163,4 +196,5 @@ def encoder_of(
         cast("VidTok", tokenizer).compile()  # the configuration's check refuses other tokenizers
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch
-    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device))
+    by_scene = BitsByScene.of(spec, tokenizer.facts, channels_of(tokenizer, spec))
+    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device), by_scene=by_scene)

@@ -78,6 +78,17 @@ class VidTok:
         decode = model.decode_indices if indices else model.decode
         return decode(cells, num_frames, chunk_frames, as_reference)
 
+    @property
+    def channels(self) -> vidtok.ChannelOrder | None:
+        """Order of the FSQ channels, from the file beside the weights; None if there is none."""
+        return self._model.channels
+
+    def decode_channels(self, indices: Tensor, num_frames: int, channels: int) -> Tensor:
+        """Decode code indices from their first channels in the order of worth alone."""
+        assert self.channels is not None
+        prefixes = self.channels.prefix_indices(indices, channels)
+        return self._model.decode_indices(prefixes, num_frames, channels=channels)
+
     def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
         """Begin a clip whose frames arrive in pieces."""
         return self._model.encode_stream(num_frames, chunk_frames, check_range=False)

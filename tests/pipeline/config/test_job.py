@@ -139,6 +139,26 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
             "command line: tokenizers.1.logvar = True: dtype = uint8 stores no log-variance; leave",
         ),
         (
+            "tokenizers.1.hold={max_loss_db: 0.2}",
+            "command line: tokenizers.1.hold: vidtok_kl_causal_488_8chn_tiny is not FSQ, so",
+        ),
+        (
+            "tokenizers.0.hold={max_loss_db: -0.2}",
+            "command line: tokenizers.0.hold.max_loss_db = -0.2: should be greater than or equal",
+        ),
+        (
+            "tokenizers.1.channels={max_loss_db: 0.2}",
+            "command line: tokenizers.1.channels: vidtok_kl_causal_488_8chn_tiny is not FSQ, so",
+        ),
+        (
+            (
+                "tokenizers=[{name: fsq, model: vidtok_fsq_causal_488_262144_tiny, hold:"
+                " {max_loss_db: 1}}, {name: fsq_repeats, model: vidtok_kl_causal_488_8chn_tiny}]"
+            ),
+            "command line: tokenizers.1.name = fsq_repeats: tokenizers.0.name already has a column",
+        ),
+        ("tokenizers.0.hold={}", "command line: tokenizers.0.hold.max_loss_db: is required"),
+        (
             "tokenizers.0.weights=/nowhere.safetensors",
             "command line: tokenizers.0.weights = /nowhere.safetensors: no such file",
         ),
@@ -323,6 +343,11 @@ def test_whole_videos(good: str) -> None:
     assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
         "command line: tokenize.decode_back_one_in = 9: clips that are whole videos cannot be"
         " decoded back; leave it out"
+    )
+    fsq = named | {"model": "vidtok_fsq_causal_488_32768_v1_1", "hold": {"max_loss_db": 0.2}}
+    assert faults(good, *ours[:2], f"tokenizers.0={fsq}")[0] == (
+        "command line: tokenizers.0.hold: it decodes clips back, which clips that are whole videos"
+        " cannot be; leave it out, or set clip.frames"
     )
     assert faults(good, *ours, "clip.height=100")[0].startswith("command line: clip.height = 100: ")
     Path(good).write_text(only.replace("clip: {frames: 17, height: 128, width: 128", BUCKETS))

@@ -89,6 +89,7 @@ def test_it_changes_with_the_order_of_buckets_that_decides_ties() -> None:
         {"tokenizers__0__name": "codes"},
         {"tokenizers__0__scale": "1/2"},
         {"tokenizers__1__every": 2},
+        {"tokenizers__0__hold": {"max_loss_db": 0.2}},
     ],
 )
 def test_it_changes_with_what_changes_tokens(change: dict[str, Any]) -> None:

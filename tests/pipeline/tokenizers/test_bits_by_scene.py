@@ -1,0 +1,191 @@
+"""A column whose indices follow the scene, beside one of the same model that does not."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import pipeline
+import vidtok
+from pipeline.config.job import JobConfig, TokenizerSpec
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.metadata import read_dataset
+from pipeline.dataset.part_reader import open_parquet
+from pipeline.dataset.row_sampling import draw_rows
+from pipeline.errors import ConfigError
+from pipeline.operations.recompute import Recomputer, SourceClip
+from pipeline.operations.scene_bits import Group
+from pipeline.operations.stats import stats
+from pipeline.operations.verify.verify import verify
+from pipeline.reading import TokenDataset
+from pipeline.storage.store import Store
+from pipeline.tokenizers.arithmetic import job_arithmetic
+from pipeline.tokenizers.bits_by_scene import fewest_channels
+from pipeline.tokenizers.models import describe, open_tokenizer
+from tests.assets import HIKER
+from tests.pipeline.stages.test_decode_back import by_hand
+from tests.pipeline.tokenized import tokenized
+from vidtok import channels
+from vidtok.channels import ChannelOrder, Fill
+from vidtok.repeats import hold_repeats, repeat_share
+
+MODEL = "vidtok_fsq_causal_488_262144_tiny"
+ORDER = (0, 1, 2, 3, 5, 4)
+MAX_LOSS_DB = 0.2
+MAX_CHANNELS_DB = 3.0
+LEVELS = (8,) * 6
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, with a file of channels in which those that are dropped become 0."""
+    bundled = vidtok.bundled_weights(MODEL)
+    assert bundled is not None
+    path = tmp_path_factory.mktemp("weights") / f"{MODEL}.safetensors"
+    shutil.copy(bundled, path)
+    fills = {k: Fill(torch.zeros(6 - k, k, 1, 1, 1), torch.zeros(6 - k)) for k in (4, 5)}
+    channels.save(ChannelOrder(LEVELS, ORDER, fills), channels.beside(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Store:
+    """Clips of the hiker with their indices as they are, and held; tests must not write to it."""
+    values = {
+        "source": {"uri": [str(HIKER.path)]},
+        "clip": {
+            "frames": 9,
+            "height": 32,
+            "width": 48,
+            "max_per_sample": 2,
+            "measure": ["motion", "phash"],
+        },
+        "tokenizers": [
+            {"name": "plain", "model": MODEL},
+            {
+                "name": "fsq",
+                "model": MODEL,
+                "weights": str(weights),
+                "hold": {"max_loss_db": MAX_LOSS_DB},
+                "channels": {"max_loss_db": MAX_CHANNELS_DB},
+            },
+        ],
+        "output": {"uri": str(tmp_path_factory.mktemp("held"))},
+    }
+    return tokenized(JobConfig.model_validate(values))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> list[dict[str, Any]]:
+    [part] = read_manifest(store).parts()
+    with open_parquet(store, part.path) as parquet:
+        found: list[dict[str, Any]] = parquet.read().to_pylist()
+    return found
+
+
+def indices(row: dict[str, Any], name: str) -> torch.Tensor:
+    cells = np.frombuffer(row[name], "<u4").reshape(row[f"{name}_shape"]).astype(np.int64)
+    return torch.from_numpy(cells)[None]
+
+
+def test_the_columns_say_what_was_done(store: Store, rows: list[dict[str, Any]]) -> None:
+    dataset = read_dataset(store)
+    fields = {name: dataset.schema.field(name).type for name in dataset.schema.names}
+    assert (fields["fsq_hold"], fields["fsq_repeats"]) == (pa.uint8(), pa.float32())
+    assert fields["fsq_channels"] == pa.uint8()
+    assert {"plain_hold", "plain_channels"}.isdisjoint(fields)
+    plain, ours = (dict(dataset.identity["tokenizers"][name]) for name in ("plain", "fsq"))
+    assert ours.pop("hold") == {"max_loss_db": MAX_LOSS_DB}
+    assert ours.pop("channels") == {"max_loss_db": MAX_CHANNELS_DB, "order": list(ORDER)}
+    assert ours.pop("weights").startswith(plain.pop("weights") + "+")
+    assert ours == plain
+    for row in rows:
+        exact, held = indices(row, "plain"), indices(row, "fsq")
+        assert torch.equal(held, hold_repeats(exact, LEVELS, row["fsq_hold"]))
+        assert row["fsq_repeats"] == float(repeat_share(held))
+    assert any(row["fsq_hold"] for row in rows), "else nothing was tried"
+
+
+def test_more_would_lose_too_much(store: Store, weights: Path) -> None:
+    model = vidtok.load(weights)
+    order = model.channels
+    assert order is not None
+    drawn = draw_rows(read_manifest(store), 1, seed=0)
+    with (
+        job_arithmetic(1),
+        closing(Recomputer(store, read_dataset(store), retokenize=False, decode=False)) as source,
+    ):
+        [found] = source.clips(drawn)
+        assert isinstance(found, SourceClip)
+        assert isinstance(found.frames, np.ndarray)
+        exact, held = (indices(found.row, name) for name in ("plain", "fsq"))
+        further = hold_repeats(exact, LEVELS, found.row["fsq_hold"] + 1)
+        psnr_db = [by_hand(model, one[0], found.frames) / 1000 for one in (exact, held, further)]
+        assert psnr_db[0] - psnr_db[1] <= MAX_LOSS_DB + 0.001
+        assert psnr_db[0] - psnr_db[2] > MAX_LOSS_DB - 0.001
+        for k in (5, 4):
+            codes = order.codes(order.prefix_indices(held, k), k).movedim(-1, 1)
+            lost_db = psnr_db[1] - by_hand(model, codes[0], found.frames) / 1000
+            assert (lost_db <= MAX_CHANNELS_DB) == (k >= found.row["fsq_channels"])
+
+
+def test_the_fewest_channels_are_the_last_before_the_loss_is_too_large() -> None:
+    lost_db = {5: 0.1, 4: 0.3, 3: 0.9, 2: 0.2}
+    asked = []
+
+    def psnr_db(k: int | None) -> float:
+        asked.append(k)
+        return 30 - (0 if k is None else lost_db[k])
+
+    assert fewest_channels(6, lost_db, 0.4, psnr_db) == 4
+    assert asked == [None, 5, 4, 3]
+    assert fewest_channels(6, lost_db, 0.0, psnr_db) == 6
+    assert fewest_channels(6, lost_db, 1.0, psnr_db) == 2
+
+
+def test_rows_are_verified_and_read(store: Store, rows: list[dict[str, Any]]) -> None:
+    found = verify(store, retokenize=1)
+    assert found.findings == []
+    assert found.clips_retokenized == 1
+    names = ["fsq_repeats", "fsq_hold", "fsq_channels"]
+    [batch] = TokenDataset(pipeline.open(store.uri), ["fsq", *names], batch=2)
+    for name in names:
+        assert sorted(batch[name]) == sorted(row[name] for row in rows)
+
+
+def test_stats_say_how_many_bits_a_token_takes(store: Store, rows: list[dict[str, Any]]) -> None:
+    assert stats(store).bits == {}
+    result = stats(store, bits=True)
+    [(name, found)] = result.bits.items()
+    bits = []
+    for row in rows:
+        t, h, w = row["fsq_shape"]
+        tokens, each = t * h * w, 3 * row["fsq_channels"]
+        repeats = round(row["fsq_repeats"] * tokens)
+        bits.append(min(each, ((tokens - repeats) * each + (t - 1) * h * w) / tokens))
+    assert (name, found.fixed) == ("fsq", 18)
+    assert (found.least, found.most) == (pytest.approx(min(bits)), pytest.approx(max(bits)))
+    assert found.bits == pytest.approx(sum(bits) / len(bits))
+    slow, fast = sorted(zip([row["motion"] for row in rows], bits, strict=True))
+    groups = [Group(most=motion, clips=1, bits=pytest.approx(one)) for motion, one in (slow, fast)]
+    assert found.by == {"motion": groups}
+    [line] = [line for line in result.lines() if line.startswith("bits")]
+    assert f"fsq: {found.bits:.2f} of 18.00 bits a token (" in line
+
+
+def test_a_model_without_a_file_of_channels_is_refused(weights: Path, tmp_path: Path) -> None:
+    alone = shutil.copy(weights, tmp_path / weights.name)
+    specs = [
+        TokenizerSpec.model_validate(
+            {"name": "fsq", "model": MODEL, "weights": str(path), "channels": {"max_loss_db": 0.2}}
+        )
+        for path in (weights, alone)
+    ]
+    assert describe(open_tokenizer(specs[0]), specs[0]).channel_order == ORDER
+    with pytest.raises(ConfigError, match="tokenizer fsq: channels: no file of channels beside"):
+        describe(open_tokenizer(specs[1]), specs[1])
