@@ -10,6 +10,7 @@ from pipeline.tokenizers.facts import vidtok_facts
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
 from vidtok.training.perceptual import SHORTEST_SIDE
+from vidtok.training.prefixes import require_sizes
 
 _PATCH_SIDE = 24
 """Minimum side in pixels for which the 2-D discriminator, after three halvings, has a logit."""
@@ -45,6 +46,11 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
         yield Fault(
             f"{where}.accumulate", stage.accumulate, rule=f"must divide batch = {stage.batch}"
         )
+    if stage.nested is not None:
+        try:
+            require_sizes(stage.nested, model.fsq_levels)
+        except ValueError as error:
+            yield Fault(f"{where}.nested", stage.nested, rule=str(error))
     shorter = min(clips.height, clips.width)
     terms, least = stage.objective, {}
     if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:

@@ -76,6 +76,10 @@ class StageConfig(Section):
     train: Literal["all", "decoder"] = "all"
     """Trained part of the network. `decoder` freezes the encoder, as the published second stage
     does."""
+    nested: list[PositiveInt] | None = None
+    """Numbers of FSQ channels in ascending order, the last one all of them. Each clip draws one,
+    and its other channels are filled in, so that prefixes of tokens can be decoded. With
+    `train: decoder` the tokens stay as they are. null: train with all channels only."""
     steps: PositiveInt
     """Number of batches that each rank trains on."""
     batch: PositiveInt

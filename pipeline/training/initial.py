@@ -9,6 +9,7 @@ from pipeline.config.job import HUB, RANDOM
 from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
 from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
+from vidtok import channels
 from vidtok.lpips import LPIPS, load_lpips
 from vidtok.presets import named_config
 from vidtok.training.objective import Perceptual
@@ -35,7 +36,9 @@ def initial_weights(
     if before is not None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / WEIGHTS
-            path.write_bytes(before.read(WEIGHTS))
+            for file in (path, channels.beside(path)):
+                if before.exists(file.name):
+                    file.write_bytes(before.read(file.name))
             return _as_model(vidtok.load(path), model, f"stage {stage.name}")
     if config.weights == RANDOM:
         return vidtok.build(model, seed=config.seed)
@@ -64,6 +67,7 @@ def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tok
         raise ConfigError(
             f"{where}: has the tensors of {tokenizer.config.name}, not of {model}"
         ) from error
+    wanted.channels = tokenizer.channels
     return wanted
 
 

@@ -130,7 +130,11 @@ def _curve(rows: list[dict[str, Any]]) -> bytes | None:
             loss.plot([r["step"] for r in train], [r.get(name) for r in train], label=name)
     loss.set(xlabel="batches", ylabel="loss, training clips", yscale="log")
     loss.legend()
-    quality.plot([r["step"] for r in held_out], [r["psnr"] for r in held_out], marker=".")
+    steps = [r["step"] for r in held_out]
+    for name in [name for name in (held_out or [{}])[0] if name.startswith("psnr")]:
+        quality.plot(steps, [r[name] for r in held_out], marker=".", label=name)
+    if held_out:
+        quality.legend()
     quality.set(xlabel="batches", ylabel="PSNR of held-out clips, dB")
     for axes in (loss, quality):
         axes.grid(alpha=0.3)

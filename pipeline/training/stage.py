@@ -27,7 +27,7 @@ from pipeline.training.initial import (
 from pipeline.training.pace import Pace, told
 from pipeline.training.ray_ranks import Rank, Tell
 from pipeline.training.run_log import RunLog
-from pipeline.training.validation import BestWeights, held_out_clips, safetensors, validate
+from pipeline.training.validation import BestWeights, held_out_clips, validate, write_weights
 from vidtok.training.trainer import Trainer
 
 _SHOWN: Final = ("loss", "pixel", "perceptual", "adversarial", "gradient_norm", "lr")
@@ -152,7 +152,7 @@ class _Stage:
             for video, why in {k: why for videos in skipped for k, why in videos.items()}.items():
                 self._log.note(trainer.step, {"skipped": video, "why": why})
             self._log.save()
-            self._store.write(WEIGHTS, safetensors(trainer.averaged))
+            write_weights(self._store, WEIGHTS, trainer.averaged)
             self._tell(f"{stage.name}: {self._store.locate(WEIGHTS)}")
         wait_for_all_ranks()
 

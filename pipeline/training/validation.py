@@ -21,7 +21,7 @@ from pipeline.storage.store import Store
 from pipeline.tokenizers.pictures import Strip, draw
 from pipeline.training.clip_config import ClipSourceConfig
 from pipeline.training.config import BestBy
-from vidtok import Tokenizer
+from vidtok import Tokenizer, channels
 from vidtok.checkpoint import save
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
@@ -47,7 +47,8 @@ def validate(
     Returns:
         PSNR in dB, SSIM and, with a network, LPIPS, means over clips; for FSQ also `code_bits`, the
         sum of the channels' entropies in bits per token, and `levels_used`, the fraction of levels
-        in use. Then a PNG of some clips with their reconstructions and errors.
+        in use; for a tokenizer with an order of channels `psnr_4`, the PSNR of prefixes of 4 of
+        them. Then a PNG of some clips with their reconstructions and errors.
     """
     levels = tokenizer.config.fsq_levels
     use = CodebookUse(levels) if levels else None
@@ -62,6 +63,10 @@ def validate(
         if use is not None:
             assert encoded.indices is not None
             use.update(encoded.indices)
+            for k in tokenizer.channels.fills if tokenizer.channels else ():
+                y_k = _of_prefixes(tokenizer, encoded.indices, k, num_frames=x.shape[2])
+                psnr = score_clip(x, y_k, None)["psnr"].mean()
+                scores.setdefault(f"psnr_{k}", []).append(float(psnr))
         if len(strips) < 2 * _SHOWN:
             original = x.cpu()
             strips.append(Strip(name.rsplit("/", 1)[-1], original))
@@ -73,6 +78,13 @@ def validate(
         means["levels_used"] = used / sum(levels)
         means["code_bits"] = float(use.summary()["channel_bound_bits"])
     return means, draw(strips)
+
+
+def _of_prefixes(tokenizer: Tokenizer, indices: Tensor, k: int, num_frames: int) -> Tensor:
+    """Return what a tokenizer with an order of channels decodes from the first k of them."""
+    assert tokenizer.channels is not None
+    prefixes = tokenizer.channels.prefix_indices(indices, k)
+    return tokenizer.decode_indices(prefixes, num_frames, channels=k).float()
 
 
 class BestWeights:
@@ -109,7 +121,7 @@ class BestWeights:
         if math.isnan(score) or not better:
             return False
         about = {**self._of, "best_score": repr(score), "best_step": str(step)}
-        self._store.write(BEST, safetensors(tokenizer, about))
+        write_weights(self._store, BEST, tokenizer, about)
         self._score = score
         return True
 
@@ -122,12 +134,21 @@ def _metadata(store: Store) -> dict[str, str]:
     return found
 
 
-def safetensors(tokenizer: Tokenizer, about: Mapping[str, str] | None = None) -> bytes:
-    """Return a file of weights that `vidtok.load` reads, with more metadata."""
+def write_weights(
+    store: Store, name: str, tokenizer: Tokenizer, about: Mapping[str, str] | None = None
+) -> None:
+    """Write a file of weights that `vidtok.load` reads, with more metadata.
+
+    The order of channels, if the tokenizer has one, is written before in a file beside it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / BEST
+        path = Path(folder) / name
         save(tokenizer, path, about=about)
-        return path.read_bytes()
+        if tokenizer.channels is not None:
+            beside = channels.beside(path)
+            channels.save(tokenizer.channels, beside)
+            store.write(beside.name, beside.read_bytes())
+        store.write(name, path.read_bytes())
 
 
 def held_out_clips(config: ClipSourceConfig, *, fps: float | None) -> list[tuple[str, Tensor]]:

@@ -1,5 +1,6 @@
 """A tokenizer in training: from pixels to their reconstruction, with gradients."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from vidtok.autoencoder import Tokenizer
 from vidtok.layers import ResBlock3d, SpatialBlock, TemporalBlock
 from vidtok.reference import lengthen
 from vidtok.temporal import Stream
+from vidtok.training.prefixes import Prefixes
 from vidtok.training.regularizers import FsqRegularizer, kl_loss
 
 
@@ -36,6 +38,11 @@ class TrainedTokenizer(nn.Module):
             without a graph, and FSQ's auxiliary loss, which has no gradient, is not computed.
         autocast: type that the convolutions compute in. None computes in float32, as losses always
             do.
+        nested: numbers of FSQ channels, of which each clip draws one; None keeps all channels.
+            Order and first fills are those of `tokenizer.channels`; see `Prefixes`.
+
+    Raises:
+        ValueError: `nested` does not fit the tokenizer.
     """
 
     def __init__(
@@ -44,13 +51,18 @@ class TrainedTokenizer(nn.Module):
         *,
         freeze_encoder: bool = False,
         autocast: torch.dtype | None = None,
+        nested: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self._freeze_encoder = freeze_encoder
         self._autocast = autocast
         levels = tokenizer.config.fsq_levels
-        self._fsq = FsqRegularizer(levels) if levels else None
+        self.prefixes: Prefixes | None = None
+        if nested is not None:
+            self.prefixes = Prefixes(levels, nested, tokenizer.channels).to(tokenizer.device)
+        counted = self.prefixes.channels if self.prefixes else None
+        self._fsq = FsqRegularizer(levels, counted) if levels else None
         tokenizer.encoder.requires_grad_(not freeze_encoder)
 
     @property
@@ -87,6 +99,8 @@ class TrainedTokenizer(nn.Module):
     def _regularize(self, h: Tensor, step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if self._fsq is not None:
             z = fsq.quantize(h, self._fsq.levels)
+            if self.prefixes is not None:
+                z = self.prefixes(z)
             if self._freeze_encoder:
                 return z, h.new_zeros(()), {}
             return z, *self._fsq(h, step)

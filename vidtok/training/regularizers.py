@@ -6,8 +6,10 @@ divergence of the posterior from a standard normal. Weights and schedule are tho
 release.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vidtok import fsq
@@ -20,6 +22,8 @@ class FsqRegularizer:
 
     levels: tuple[int, ...]
     """Number of levels of each channel."""
+    prefixes: Sequence[Sequence[int]] | None = None
+    """Sets of channels whose entropy terms are averaged. None counts all channels once."""
     first_entropy_weight: float = 0.3
     """Weight w of the entropy term at step 0, from which it falls linearly."""
     entropy_weight: float = 0.1
@@ -37,7 +41,14 @@ class FsqRegularizer:
             step: number of earlier batches.
         """
         z = z.float()
-        token, codebook = fsq_entropy(z, self.levels)
+        # Each prefix counts all clips, not those that drew it: a mean of less variance, and ranks
+        # need not draw the same numbers.
+        sets = self.prefixes or [range(len(self.levels))]
+        entropies = [
+            fsq_entropy(torch.stack([z[..., c] for c in s], -1), tuple(self.levels[c] for c in s))
+            for s in sets
+        ]
+        token, codebook = (torch.stack(each).mean() for each in zip(*entropies, strict=True))
         # Unbounded output against bounded codes, as in the release: this also limits outputs for
         # which `tanh` is saturated.
         commitment = (z - fsq.quantize(z, self.levels).detach()).square().mean()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidtok.autoencoder import Tokenizer
+from vidtok.channels import weights_digest
 from vidtok.training import memory
 from vidtok.training.ema import MovingAverage
 from vidtok.training.network import TrainedTokenizer
@@ -57,6 +58,9 @@ class TrainerConfig:
     recompute: Literal["auto"] | bool = "auto"
     """Whether the backward pass computes activations again: less memory, more time. `auto`: as many
     blocks as the free memory of the device requires, the largest first."""
+    nested: Sequence[int] | None = None
+    """Numbers of FSQ channels, of which each clip draws one; see `vidtok.training.prefixes`. None
+    trains with all channels."""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate after `step` batches."""
@@ -96,6 +100,7 @@ class Trainer:
             tokenizer.train(),
             freeze_encoder=config.train == "decoder",
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
+            nested=config.nested,
         )
         self._objective = Objective(objective, perceptual).to(device)
         weights = [*self._network.parameters(), self._objective.logvar]
@@ -105,7 +110,7 @@ class Trainer:
             judging = self._objective.discriminator.parameters()
             self._judge = data_parallel(judging, self._objective.discriminator_loss)
             learners.append(self._judge)
-        self._average = MovingAverage(tokenizer, config.ema_decay)
+        self._average = MovingAverage(self._network, config.ema_decay)
         fused = device.type in ("cpu", "cuda")  # one pass over all weights and moments
         self._optimizers = [
             torch.optim.Adam(trained_weights(learner), config.lr, config.betas, fused=fused)
@@ -117,8 +122,17 @@ class Trainer:
 
     @property
     def averaged(self) -> Tokenizer:
-        """Tokenizer with the averaged weights, in eval mode. It is shared, not a copy."""
-        return self._average.model
+        """Tokenizer with the averaged weights, in eval mode. It is shared, not a copy.
+
+        With `nested` it has the order of channels that it was trained with, otherwise none.
+        """
+        network = self._average.model
+        tokenizer, prefixes = network.tokenizer, network.prefixes
+        tokenizer.channels = None
+        if prefixes is not None:
+            digest = weights_digest(tokenizer.state_dict())
+            tokenizer.channels = prefixes.channel_order(digest)
+        return tokenizer
 
     def train_on(self, clips: Tensor) -> dict[str, Tensor | float]:
         """Take one step of the autoencoder and one of the discriminator.
@@ -146,7 +160,7 @@ class Trainer:
             log["gradient_norm"] = self._move(self._optimizers[0], lr)
             if self._objective.adversarial_at(self.step):
                 log["discriminator_gradient_norm"] = self._move(self._optimizers[1], lr)
-        self._average.update(self._network.tokenizer, self.step)
+        self._average.update(self._network, self.step)
         self.step += 1
         return {"lr": lr, **log}
 
@@ -218,9 +232,9 @@ class Trainer:
         """
         return {
             "step": self.step,
-            "tokenizer": self._network.tokenizer.state_dict(),
+            "network": self._network.state_dict(),
             "objective": self._objective.state_dict(),
-            "average": self.averaged.state_dict(),
+            "average": self._average.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
 
@@ -231,9 +245,9 @@ class Trainer:
             RuntimeError: the state belongs to another network or objective.
         """
         self.step = state["step"]
-        self._network.tokenizer.load_state_dict(state["tokenizer"])
+        self._network.load_state_dict(state["network"])
         self._objective.load_state_dict(state["objective"])
-        self.averaged.load_state_dict(state["average"])
+        self._average.model.load_state_dict(state["average"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 

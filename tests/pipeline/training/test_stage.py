@@ -135,6 +135,35 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(
         assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
 
 
+def test_prefixes_are_learned_and_decoded_after_a_kill_as_without_it(tmp_path: Path) -> None:
+    stages = [{**LOW, "nested": [2, 6]}, {**HIGH, "nested": [4, 6], "steps": 1}]
+    whole, cut = (
+        training(tmp_path / name, model=FSQ, stages=stages, validation=HELD_OUT)
+        for name in ("whole", "cut")
+    )
+    run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train_stages(cut, Rank(), interrupt_at("low 6/8"))
+    assert run(cut)[0].startswith("low: 4 of 8 batches done")
+    outputs = tmp_path / "whole", tmp_path / "cut"
+    assert measured(outputs[0]) == measured(outputs[1])
+    for name in ("1-low/best", "1-low/model", "2-high/model"):
+        for end in (".safetensors", ".channels.safetensors"):
+            ends = [load_file(output / f"{name}{end}") for output in outputs]
+            assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
+    assert {"psnr", "psnr_2"} <= set(rows(outputs[0], of="held_out")[0])
+
+    one, two = (
+        vidtok.load(outputs[1] / name / "model.safetensors") for name in ("1-low", "2-high")
+    )
+    frames = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    indices = two.encode(frames).indices
+    assert indices is not None
+    assert torch.equal(indices, one.encode(frames).indices)
+    prefixes = indices % 8**4  # a random start has the natural order
+    assert two.decode_indices(prefixes, channels=4).shape == frames.shape
+
+
 def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
     high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 6}}
     run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high]))

@@ -81,14 +81,16 @@ def test_what_a_step_tells() -> None:
     assert not any(value.requires_grad for name, value in second.items() if name != "lr")
 
 
-@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
+@pytest.mark.parametrize(
+    ("regularizer", "nested"), [("fsq", None), ("fsq", (1, 2, 3)), ("kl", None)]
+)
 def test_a_step_never_waits_for_the_device(
-    regularizer: str, monkeypatch: pytest.MonkeyPatch
+    regularizer: str, nested: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the `meta` device there are no values: reading one fails."""
     objective = ObjectiveConfig(discriminator_start=0)
     tokenizer = small("causal_v1_0", regularizer).to("meta")
-    run = Trainer(tokenizer, TrainerConfig(), objective, structural_distance)
+    run = Trainer(tokenizer, TrainerConfig(nested=nested), objective, structural_distance)
     video = clips(side=32).to("meta")
     run.train_on(video)
     # Copies of numbers to the device wait for it, too. The first step may make some.
@@ -291,7 +293,7 @@ def one_of_two(rank: int, folder: Path) -> None:
     for _ in range(2):
         values = losses(run, clips(2).narrow(0, rank, 1))
         state = run.state_dict()
-        learned = {f"judge.{n}": t for n, t in state["objective"].items()} | state["tokenizer"]
+        learned = {f"judge.{n}": t for n, t in state["objective"].items()} | copies(tokenizer)
         norm = {"norm": torch.tensor(values["gradient_norm"])}
         states.append({name: t.clone() for name, t in (learned | norm).items()})
     torch.save(states, folder / f"{rank}.pt")
