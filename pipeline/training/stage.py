@@ -1,5 +1,6 @@
 """One stage on one rank: batches in, weights out, resumed from the last checkpoint."""
 
+import gc
 import random
 from typing import Final
 
@@ -53,6 +54,10 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
             tell(f"{stage.name}: complete")
         else:
             _Stage(config, stage, store, before, rank, tell).run()
+            # The networks are in reference cycles. The next stage needs their memory. And torch can
+            # hang if the process group is destroyed first: the last network then ends the group's
+            # threads while it holds Python's lock, which these threads wait for.
+            gc.collect()
         before = store
 
 
