@@ -105,7 +105,8 @@ class CodecAtSameBits:
         stream = encode_within(as_bytes(video), self._codec, budget)
         decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
         back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
-        return Reconstruction(video=back, bits=float(stream.bits))
+        bits = float(stream.bits)
+        return Reconstruction(video=back, bits=bits, coded_bits=bits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.evaluation.candidate import Reconstruction
 from pipeline.tokenizers.protocol import Facts
+from vidtok.evaluation.rate import coded_bits
 
 CELL_BITS = 24
 
@@ -35,11 +36,13 @@ class ShrinkAndEnlarge:
         bounds = run_bounds(length, self._f)
         grid = torch.stack([video[:, :, start:end].mean(2) for start, end in pairwise(bounds)], 2)
         grid = _in_space(grid, (height // self._s, width // self._s), antialias=True)
-        grid = (grid.clamp(-1, 1) * 127.5).round() / 127.5
+        levels = (grid.clamp(-1, 1) * 127.5 + 127.5).round()
+        grid = levels / 127.5 - 1
         cells = grid.shape[2] * grid.shape[3] * grid.shape[4]
         return Reconstruction(
             video=_in_time(_in_space(grid, (height, width), antialias=False), bounds),
             bits=float(cells * CELL_BITS),
+            coded_bits=float(coded_bits(levels[0], [256] * 3)),
         )
 
 

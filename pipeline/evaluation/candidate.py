@@ -14,6 +14,8 @@ class Reconstruction:
     """Float32 `[1, 3, T, H, W]`, near [-1, 1], not clamped."""
     bits: float
     """Bits spent on the clip."""
+    coded_bits: float
+    """Bits of the same content under a lossless coder."""
     indices: Tensor | None = None
     """Code indices `[1, t, h, w]` of an FSQ tokenizer."""
 

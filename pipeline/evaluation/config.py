@@ -127,8 +127,8 @@ class EvaluationConfig(Section):
     metric_weights: MetricWeights = MetricWeights()
     baselines: list[Baseline] = Field(default_factory=lambda: list(get_args(Baseline)))
     """Baselines to compare with; all by default. `shrink`: a small video with the size of each
-    tokenizer's latent grid. Each codec gets at most the bits that an FSQ tokenizer needs for the
-    clip."""
+    tokenizer's latent grid. Each codec gets at most the bits of each tokenizer's clip: those of its
+    FSQ indices, or 16 for each value of a KL latent."""
     pictures: Annotated[int, Field(ge=0)] = 8
     """Number of videos, from the first, of which a picture is drawn."""
     workers: PositiveInt | None = None

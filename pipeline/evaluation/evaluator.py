@@ -97,7 +97,7 @@ class Evaluator:
             totals = work.totals.candidates.setdefault(candidate.name, CandidateTotals())
             features = self._measures.features(back.video, whole=whole)
             frames, pixels = clip.shape[2], clip[0, 0].numel()
-            cost = Cost(clips=1, frames=frames, pixels=pixels, bits=back.bits)
+            cost = Cost(1, frames, pixels, back.bits, back.coded_bits)
             totals.add_clip(work.name, scores, features, cost)
             if back.indices is not None and "codebook" in self._config.metrics:
                 if totals.codebook is None:

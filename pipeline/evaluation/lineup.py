@@ -20,6 +20,7 @@ from pipeline.tokenizers.checks import is_foreign, is_untrained
 from pipeline.tokenizers.models import DTYPES, open_tokenizer, weights_digest
 from pipeline.tokenizers.probe import prove_lengths
 from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, Facts
+from vidtok.evaluation.rate import code_digits, coded_bits, value_bytes
 
 LATENT_BITS = 16
 """Bits of a latent's value: it is rounded to float16, as stored by the corpus job."""
@@ -122,8 +123,18 @@ class TokenizerCandidate:
         return Reconstruction(
             video=self._decode(cells, video.shape[2]).float(),
             bits=t * h * w * cell_bits(self.facts),
+            coded_bits=float(_coded_bits(self.facts, cells[0])),
             indices=encoded.indices,
         )
+
+
+def _coded_bits(facts: Facts, cells: Tensor) -> int:
+    """Return the coded length of the indices `[t, h, w]` or the latent `[C, t, h, w]` of a clip."""
+    if facts.codebook_size is None:
+        planes = value_bytes(cells)
+        return coded_bits(planes, [256] * len(planes))
+    levels = facts.levels or (facts.codebook_size,)
+    return coded_bits(code_digits(cells, levels), levels)
 
 
 def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: EvaluatedClip) -> None:
@@ -135,7 +146,7 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
         name = f"shrink {f}x{s}x{s}, {f'{length} frames' if length else 'whole videos'}"
         what = f"one RGB value for every {f}×{s}×{s} pixels, enlarged"
         candidate: Candidate = ShrinkAndEnlarge(facts, name)
-    elif facts.codebook_size is not None:
+    else:
         same = next(
             other
             for other, known in lineup.facts.items()
@@ -144,8 +155,6 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
         name = f"{baseline} as {same}"
         what = f"{CODECS[baseline].title}, at most the bits of {same}"
         candidate = CodecAtSameBits(CODECS[baseline], facts, cell_bits(facts), name)
-    else:
-        return
     lineup.add(candidate, Description(name=name, what=what, clip_frames=length))
 
 

@@ -57,7 +57,10 @@ def write(
 
 
 def rate_distortion(rows: Sequence[Row]) -> bytes:
-    """Return a PNG: bits per pixel (logarithmic) against PSNR, a point per candidate."""
+    """Return a PNG: bits per pixel (logarithmic) against PSNR, a point per candidate.
+
+    A line leads from the point to the coded bits.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
@@ -67,6 +70,7 @@ def rate_distortion(rows: Sequence[Row]) -> bytes:
         marker = "o" if row["model"] else ("s" if row["name"].startswith("shrink") else "^")
         point = (row["bits_per_pixel"], row["psnr"])
         axes.plot(*point, marker, color=f"C{n % 10}", label=row["name"], markersize=8)
+        axes.plot([row["coded_bits_per_pixel"], point[0]], [point[1]] * 2, color=f"C{n % 10}")
     axes.set(xscale="log", xlabel="bits per pixel", ylabel="PSNR in dB, mean over frames")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -117,11 +121,12 @@ def markdown_table(rows: Sequence[Row]) -> list[str]:
     """
     metrics = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
     with_codebook = any("codebook" in row for row in rows)
-    head = ["candidate", "clips", "bits/pixel", *(title for _, title, _ in metrics)]
+    head = ["candidate", "clips", "bits/pixel", "coded", *(title for _, title, _ in metrics)]
     lines = [head + ["codes used", "code entropy"] * with_codebook]
     for row in rows:
         name = f"{row['name']} (untrained)" if row["untrained"] else row["name"]
         line = [name, str(row["clips"]), f"{row['bits_per_pixel']:.4f}"]
+        line.append(f"{row['coded_bits_per_pixel']:.4f}")
         line += [_cell(row, key, form) for key, _, form in metrics]
         if with_codebook:
             line += _codebook(row.get("codebook"))
@@ -151,6 +156,10 @@ def _legend(rows: Sequence[Row], versions: Mapping[str, str]) -> Iterator[str]:
         yield (
             "- bits/pixel: FSQ: log2 of the codebook per cell; KL: 16 bits per value, as stored;"
             " codecs: packets without headers"
+        )
+        yield (
+            "- coded: bits/pixel after lossless adaptive coding of each channel, every clip by"
+            " itself; packets of codecs are coded already"
         )
     if any(row.get("vmaf") is not None for row in rows):
         yield f"- VMAF: {versions['vmaf']}; made for 1080 lines, so at other sizes it only ranks"

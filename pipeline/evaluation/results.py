@@ -31,17 +31,13 @@ def candidate_rows(
         scores = totals.candidates.get(description.name)
         if scores is None:
             continue
-        cost = scores.total()
-        row: dict[str, Any] = {**asdict(description), **cost.columns()}
+        row: dict[str, Any] = {**asdict(description), **scores.total().columns()}
         means = scores.fidelity.mean()
         row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
         row |= _distances(scores, description, totals)
         row = {k: v for k, v in row.items() if k in config.metrics or k not in get_args(Metric)}
         if scores.codebook is not None:
             row["codebook"] = scores.codebook.summary()
-            # The rate of an ideal coder of each channel; a coder of whole codes needs their table.
-            share = row["codebook"]["channel_bound_bits"] / row["codebook"]["codebook_bits"]
-            row["entropy_coded_bits_per_pixel"] = cost.bits_per_pixel * share
         if config.is_as_published and (published := _published(config, description)):
             row["published"] = published
         rows.append(row)

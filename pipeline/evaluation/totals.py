@@ -25,18 +25,19 @@ class Cost:
     frames: int = 0
     pixels: int = 0
     bits: float = 0.0
+    coded_bits: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*map(add, astuple(self), astuple(other)))
 
-    @property
-    def bits_per_pixel(self) -> float:
-        """Bits per pixel: one position of one frame, its three colours together."""
-        return self.bits / self.pixels
-
     def columns(self) -> dict[str, float]:
-        """Return the columns of a result: `clips`, `frames` and `bits_per_pixel`."""
-        return {"clips": self.clips, "frames": self.frames, "bits_per_pixel": self.bits_per_pixel}
+        """Return the columns of a result; a pixel is a position of one frame, in three colours."""
+        return {
+            "clips": self.clips,
+            "frames": self.frames,
+            "bits_per_pixel": self.bits / self.pixels,
+            "coded_bits_per_pixel": self.coded_bits / self.pixels,
+        }
 
 
 @dataclass(slots=True)

@@ -1,57 +1,76 @@
-"""Bits that a tokenizer spends on a clip, per pixel of one frame.
+"""Bits of a clip's tokens or latents under a lossless adaptive coder.
 
-A pixel is one position of one frame with its three colours, as codecs count: raw 8-bit RGB has 24
-bits per pixel.
+The coder is an arithmetic coder with adaptive models, one per channel. It starts again with
+every clip and needs no table beside the clip. A model gives the next symbol the probability
+(n + 1/2) / (N + L/2) after N symbols of L kinds, n of them equal to it (Krichevsky and Trofimov,
+IEEE Trans. Inf. Theory 27, 1981). The length of this code is known without running the coder, and
+an arithmetic coder adds at most two bits to it.
+
+Each channel takes the shortest of three codes, and two bits say which:
+
+- all symbols equally probable
+- one model for the channel
+- one model for each symbol at the same position of the previous latent frame
 """
 
 import math
+from collections.abc import Sequence
 
-from vidtok.config import TokenizerConfig
+import torch
+from torch import Tensor
+
+_MOST_CONTEXTS = 256
+"""Number of kinds of symbols up to which a channel can have a model for each of them."""
 
 
-def bits_per_cell(config: TokenizerConfig, latent_bits: int = 16) -> float:
-    """Return the number of bits of one latent cell, stored without compression.
+def coded_bits(symbols: Tensor, sizes: Sequence[int]) -> int:
+    """Return the length of a clip's code in whole bits.
 
-    FSQ: log2 of the codebook's size. KL: `latent_bits`, the width of the stored type, per channel.
-    For KL this is a cost of storage, because KL latents serve generators and not compression.
+    A short clip pays for what the models learn. So the length is that of a code, and not too small
+    for few symbols, as an estimated entropy is. It exceeds the fixed length by the bits of the
+    choice at most.
+
+    Args:
+        symbols: integers `[C, T, H, W]`.
+        sizes: number of kinds of symbols of each channel. Its symbols are 0 to size - 1.
     """
-    if config.codebook_size is not None:
-        return math.log2(config.codebook_size)
-    return float(config.z_channels * latent_bits)
+    shortest = (
+        min(_lengths(channel.long().cpu(), size))
+        for channel, size in zip(symbols, sizes, strict=True)
+    )
+    return math.ceil(math.fsum(shortest) + 2 * len(sizes))
 
 
-def bits_per_pixel(
-    config: TokenizerConfig, frames: int, height: int, width: int, latent_bits: int = 16
-) -> float:
-    """Return the bits per pixel of a clip whose latent cells are stored without compression.
-
-    `latent_bits` is the width of one stored number of a KL latent. FSQ ignores it.
-
-    Raises:
-        ValueError: the network does not take such a clip.
-    """
-    cells = _cells_per_pixel(config, frames, height, width)
-    return cells * bits_per_cell(config, latent_bits)
+def code_digits(indices: Tensor, levels: Sequence[int]) -> Tensor:
+    """Return the levels `[C, ...]` of each channel of code indices `[...]`, as int64."""
+    digits, rest = [], indices.long()
+    for level in levels:
+        digits.append(rest % level)
+        rest = rest // level
+    return torch.stack(digits)
 
 
-def entropy_coded_bits_per_pixel(
-    config: TokenizerConfig, frames: int, height: int, width: int, entropy_bits: float
-) -> float:
-    """Return the bits per pixel after an ideal entropy coder for code indices.
-
-    `entropy_bits` is the cost of one code index. Use `channel_bound_bits` of `CodebookUse.summary`:
-    the cost if each channel is coded separately, with a table of a few dozen entries in all. The
-    summary's `entropy_bits` needs a table with one entry per code, which is larger than the clips,
-    and is too small with few tokens.
-
-    Raises:
-        ValueError: the network does not take such a clip, or it is not FSQ.
-    """
-    if config.codebook_size is None:
-        raise ValueError(f"{config.name}: a KL latent has no code indices to count")
-    return _cells_per_pixel(config, frames, height, width) * entropy_bits
+def value_bytes(latent: Tensor) -> Tensor:
+    """Return the low and high byte of float16 latents `[C, ...]`, as uint8 `[2C, ...]`."""
+    values = latent.to("cpu", torch.float16).contiguous()
+    return values.view(torch.uint8).unflatten(-1, (-1, 2)).movedim(-1, 1).flatten(0, 1)
 
 
-def _cells_per_pixel(config: TokenizerConfig, frames: int, height: int, width: int) -> float:
-    _, t, h, w = config.latent_shape(frames, height, width)
-    return t * h * w / (frames * height * width)
+def _lengths(symbols: Tensor, size: int) -> list[float]:
+    """Return the lengths of the codes of one channel `[T, H, W]` in bits."""
+    lengths = [symbols.numel() * math.log2(size), _adaptive(symbols.flatten(), size)]
+    if size <= _MOST_CONTEXTS:
+        # The first latent frame has none before it, which is a context of its own.
+        before = torch.cat([torch.full_like(symbols[:1], size), symbols[:-1]])
+        pairs = (before * size + symbols).flatten()
+        lengths.append(_adaptive(pairs, (size + 1) * size, size))
+    return lengths
+
+
+def _adaptive(symbols: Tensor, kinds: int, size: int | None = None) -> float:
+    """Return the length of an adaptive code, with a model for every `size` kinds of symbols."""
+    counts = torch.bincount(symbols, minlength=kinds).view(-1, size or kinds).double()
+    half, many = torch.tensor([0.5, counts.shape[1] / 2], dtype=torch.float64)
+    models = torch.lgamma(counts.sum(1) + many) - torch.lgamma(many)
+    hits = torch.lgamma(counts + half) - torch.lgamma(half)
+    return float(models.sum() - hits.sum()) / math.log(2)

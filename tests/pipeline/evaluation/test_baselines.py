@@ -19,11 +19,12 @@ from pipeline.evaluation.baseline_codecs import (
     without_sei,
 )
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge, run_bounds
-from pipeline.tokenizers.facts import vidtok_facts
+from pipeline.tokenizers.facts import Facts, vidtok_facts
 from tests.vidtok.deterministic import synthetic_video
 from vidtok.presets import PRESETS
 
 FSQ = vidtok_facts(PRESETS["vidtok_fsq_causal_488_262144_tiny"])
+KL = vidtok_facts(PRESETS["vidtok_kl_causal_488_8chn_tiny"])
 NONCAUSAL = vidtok_facts(PRESETS["vidtok_fsq_noncausal_488_262144"])
 
 
@@ -54,7 +55,7 @@ def test_shrinking_keeps_what_the_grid_can_hold_and_counts_its_cells() -> None:
     level = torch.linspace(-0.6, 0.6, 17).view(1, 1, 17, 1, 1)
     brightening = level.expand(1, 3, 17, 32, 32)
     back = ShrinkAndEnlarge(FSQ, "shrink").reconstruct(brightening, "x")
-    assert back.bits == 5 * 4 * 4 * 24
+    assert back.bits == 5 * 4 * 4 * 24 > back.coded_bits
     assert back.video.shape == brightening.shape
     torch.testing.assert_close(back.video[:, :, :15], brightening[:, :, :15], atol=0.008, rtol=0)
 
@@ -91,11 +92,13 @@ def test_a_budget_out_of_reach_gives_the_coarsest_and_its_true_bits(name: str) -
     assert stream.bits == encode(frames, codec, codec.coarsest).bits > 8
 
 
-def test_a_codec_keeps_to_the_bits_of_its_tokenizer() -> None:
-    video = clip(17, 128)
-    back = CodecAtSameBits(CODECS["h264"], FSQ, 18.0, "h264").reconstruct(video, "x")
+@pytest.mark.parametrize(("facts", "cell"), [(FSQ, 18), (KL, 8 * 16)])
+def test_a_codec_keeps_to_the_bits_of_its_tokenizer(facts: Facts, cell: int) -> None:
+    video = clip(17, 64)
+    back = CodecAtSameBits(CODECS["h264"], facts, float(cell), "h264").reconstruct(video, "x")
     assert back.video.shape == video.shape
-    assert 0.5 * 5 * 16 * 16 * 18 < back.bits <= 5 * 16 * 16 * 18
+    assert 0.5 * 5 * 8 * 8 * cell < back.bits <= 5 * 8 * 8 * cell
+    assert back.coded_bits == back.bits
 
 
 def test_x264_says_nothing_of_itself_in_what_is_counted() -> None:

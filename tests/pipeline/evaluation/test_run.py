@@ -61,7 +61,7 @@ def rows(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
 def test_every_candidate_has_a_row_over_the_same_clips(done: Evaluation) -> None:
     found = rows(done)
     fsq, kl = "fsq_causal_488_262144_tiny", "kl_causal_488_8chn_tiny"
-    codecs = [f"{codec} as {fsq}" for codec in ("h264", "hevc", "av1")]
+    codecs = [f"{codec} as {n}" for codec in ("h264", "hevc", "av1") for n in (fsq, kl)]
     assert list(found) == [fsq, kl, "shrink 4x8x8, 9 frames", *codecs]
     assert {(row["clips"], row["frames"]) for row in found.values()} == {(2, 18)}
     assert found[fsq]["bits_per_pixel"] == 3 * 4 * 5 * 18 / (9 * 32 * 40)
@@ -71,6 +71,9 @@ def test_every_candidate_has_a_row_over_the_same_clips(done: Evaluation) -> None
     for row in found.values():
         assert 5 < row["psnr"] < 80
         assert -1 <= row["ssim"] <= 1
+        fixed = row["bits_per_pixel"]
+        assert (row["coded_bits_per_pixel"] == fixed) == (" as " in row["name"]), "packets"
+        assert 0 < row["coded_bits_per_pixel"] < fixed * 1.05
         assert 0 <= row["vmaf"] <= 100
         assert row["fd_transnetv2"] >= 0
         assert row["weights"] is None or len(row["weights"]) == 32
@@ -105,9 +108,10 @@ def test_the_output_folder(done: Evaluation, output: Path) -> None:
     table = (output / "table.md").read_text()
     assert table.startswith("2 videos at 32×40, 8 frames per second\n")
     assert "| PSNR ↑ |" in table
+    assert "| bits/pixel |  coded |" in table
     assert "    n/a |" in table
     videos = list(csv.DictReader(io.StringIO((output / "videos.csv").read_text())))
-    assert len(videos) == 2 * 6
+    assert len(videos) == 2 * 9
     assert float(videos[0]["psnr"]) == done.results["videos"][0]["psnr"]
     pictures = sorted(path.name for path in (output / "pictures").iterdir())
     assert pictures == ["bikes.png", "hiker_tiny.png"]
@@ -129,7 +133,7 @@ def test_two_workers_find_the_same_numbers(done: Evaluation, tmp_path: Path) -> 
     # One codec of three: their search is most of the work.
     two = run_evaluation(config(tmp_path, "workers=2", "baselines=[shrink, h264]"))
     names = [row["name"] for row in two.results["candidates"]]
-    assert len(names) == 4
+    assert len(names) == 5
     for key, name in (("candidates", "name"), ("videos", "candidate")):
         assert two.results[key] == [row for row in done.results[key] if row[name] in names]
     assert two.results["broken"] == done.results["broken"]
