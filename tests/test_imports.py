@@ -93,7 +93,9 @@ def test_a_fork_server_imports_what_decoding_needs_alone() -> None:
     assert imported("import pipeline.decode.child_main", "torch", *others) == "torch\n"
 
 
-CHECK = "from pipeline.job.config_checks import load_config; c = load_config('pipeline/demo/job.yaml')"
+CHECK = (
+    "from pipeline.job.config_checks import load_config; c = load_config('pipeline/demo/job.yaml')"
+)
 OPEN = "; from pipeline.job.driver import *; from pipeline.job.setup import *; open_tokenizers(c)"
 
 

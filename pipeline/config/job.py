@@ -216,7 +216,7 @@ class AudioConfig(Section):
 class MaxLoss(Section):
     """Limit for what a clip loses when its code indices follow the scene."""
 
-    max_loss_db: Annotated[float, BeforeValidator(as_float), Field(ge=0, le=10)]
+    max_loss_db: Annotated[float, Field(ge=0, le=10)]
     """Maximum loss of PSNR in dB, for each clip. Each clip is decoded back a few times, which costs
     more than encoding it."""
 
