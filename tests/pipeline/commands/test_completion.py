@@ -74,7 +74,8 @@ def test_a_completion_loads_no_heavy_library() -> None:
     assert done.stdout.splitlines() == ["stages.0.train=all", "stages.0.train=decoder", "set()"]
 
 
-def test_one_command_installs_it_for_a_shell() -> None:
+def test_one_command_installs_it_for_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: ("bash", "/bin/bash"))
     text = CliRunner().invoke(app, ["--help"]).output
     assert "--install-completion" in text
     script = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="vidtok-pipeline")
