@@ -53,7 +53,8 @@ def code_digits(indices: Tensor, levels: Sequence[int]) -> Tensor:
 def value_bytes(latent: Tensor) -> Tensor:
     """Return the low and high byte of float16 latents `[C, ...]`, as uint8 `[2C, ...]`."""
     values = latent.to("cpu", torch.float16).contiguous()
-    return values.view(torch.uint8).unflatten(-1, (-1, 2)).movedim(-1, 1).flatten(0, 1)
+    halves = values.view(torch.uint8).reshape(*values.shape, 2)
+    return halves.movedim(-1, 1).flatten(0, 1)
 
 
 def _lengths(symbols: Tensor, size: int) -> list[float]:
