@@ -72,7 +72,7 @@ def fit(model: Tokenizer, clips: Sequence[Tensor]) -> ChannelOrder:
     """Return the order of a model's channels and the fills, from tokens alone.
 
     One channel after the other is dropped: the one without which the decoded clips, with it filled
-    in from the others that are left, are nearest to those of all channels (mean PSNR).
+    in from the others that are left, are nearest to those of all channels (PSNR).
 
     Args:
         model: an FSQ model.
@@ -108,7 +108,7 @@ def fit(model: Tokenizer, clips: Sequence[Tensor]) -> ChannelOrder:
 
 @torch.no_grad()
 def fidelity(model: Tokenizer, order: ChannelOrder, clips: Sequence[Tensor], k: int) -> float:
-    """Return the mean PSNR in dB of k channels to all channels, of the middles of some clips."""
+    """Return the PSNR in dB of k channels to all channels, of the middles of some clips."""
     codes, whole = _judged(model, clips)
     return _nearness(model, [order.filled(clip, k) for clip in codes], whole)
 
@@ -132,12 +132,15 @@ def _judged(model: Tokenizer, clips: Sequence[Tensor]) -> tuple[list[Tensor], li
 
 
 def _nearness(model: Tokenizer, codes: Sequence[Tensor], frames: Sequence[Tensor]) -> float:
-    """Return the mean PSNR in dB of decoded codes to frames; at most 100 each."""
+    """Return the PSNR in dB of decoded codes to frames, of the squared error of all; at most 100.
+
+    The mean of PSNRs would let clips that do not need a channel outvote one that does.
+    """
     errors = [
         ((_frames(model, clip) - other) ** 2).mean().item() / 4
         for clip, other in zip(codes, frames, strict=True)
     ]
-    return sum(-10 * math.log10(max(error, 1e-10)) for error in errors) / len(errors)
+    return -10 * math.log10(max(sum(errors) / len(errors), 1e-10))
 
 
 def _frames(model: Tokenizer, codes: Tensor) -> Tensor:
