@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import torch
-from torch import distributed, multiprocessing
 
+from tests.ranks import run_ranks
 from tests.vidtok.deterministic import unit_normal
 from vidtok.training.entropy import fsq_entropy
 from vidtok.training.ranks import mean_over_ranks
@@ -16,9 +16,6 @@ def tokens() -> torch.Tensor:
 
 def one_of_two(rank: int, folder: Path) -> None:
     """What one of two ranks does with its half of the tokens, and with a loss of its own."""
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
     z = tokens().chunk(2)[rank].clone().requires_grad_()
     _, codebook = fsq_entropy(z, LEVELS)
     codebook.backward()
@@ -27,11 +24,10 @@ def one_of_two(rank: int, folder: Path) -> None:
     ((10 + rank) * mean).backward()
     results = {"codebook": codebook, "gradient": z.grad, "mean": mean, "mean_gradient": x.grad}
     torch.save({name: value.detach() for name, value in results.items()}, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def test_two_ranks_have_the_mean_the_entropy_and_the_gradient_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    run_ranks(one_of_two, 2, tmp_path / "meet", tmp_path)
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     z = tokens().requires_grad_()
     _, codebook = fsq_entropy(z, LEVELS)

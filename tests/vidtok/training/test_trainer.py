@@ -1,11 +1,13 @@
+import gc
 import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 
+from tests.ranks import run_ranks
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import Tokenizer
@@ -278,10 +280,6 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
 
 def one_of_two(rank: int, folder: Path) -> None:
     """What one of two ranks makes of its clip; each begins with weights of its own."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
     torch.manual_seed(rank)
     tokenizer = small("causal_v1_0")
     if rank == 1:
@@ -301,11 +299,12 @@ def one_of_two(rank: int, folder: Path) -> None:
     before = copies(tokenizer)
     trainer(tokenizer, PLAIN, accumulate=2).train_on(clips(4).chunk(2)[rank])
     torch.save(moves(tokenizer, before), folder / f"parts-{rank}.pt")
-    distributed.destroy_process_group()
+    del run
+    gc.collect()  # see `train_stages`
 
 
 def test_two_ranks_stay_alike_and_learn_what_one_learns_from_both_clips(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    run_ranks(one_of_two, 2, tmp_path / "meet", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for step in range(2):
         for name, tensor in first[step].items():

@@ -1,0 +1,66 @@
+"""Ranks of a process group as processes, forked from one that has imported what they need."""
+
+import gc
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE_S = 200.0
+"""Seconds that ranks may take. They need eight on an idle machine, 100 at a load of 20."""
+
+
+def run_ranks(
+    work: Callable[..., None], world: int, meet: Path, *args: Any, killed: bool = False
+) -> None:
+    """Call `work(rank, *args)` in each rank of a group, and wait for all; no process is left.
+
+    Args:
+        work: function of a module.
+        world: number of ranks.
+        meet: path of the file by which they find each other; each group needs its own.
+        args: what `work` gets.
+        killed: whether the first rank kills itself; the others are then killed, too.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded", work.__module__])
+    meet.unlink(missing_ok=True)
+    ranks = [
+        context.Process(target=_in_group, args=(work, rank, world, meet, args))
+        for rank in range(world)
+    ]
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        for process in ranks:
+            process.start()
+        for process in ranks[:1] if killed else ranks:
+            process.join(max(0, deadline - time.monotonic()))
+        codes = [process.exitcode for process in ranks]  # None: it still runs
+    finally:
+        for process in ranks:
+            process.kill()
+        for process in ranks:
+            process.join()
+    if killed:  # the others may notice it before they are killed
+        assert codes[0] == -signal.SIGKILL
+    else:
+        assert codes == [0] * world
+
+
+def _in_group(
+    work: Callable[..., None], rank: int, world: int, meet: Path, args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meet}", rank=rank, world_size=world
+    )
+    work(rank, *args)
+    # One that outlives the process group hangs torch at times.
+    assert not [left for left in gc.get_objects() if type(left) is DistributedDataParallel]
+    distributed.destroy_process_group()
