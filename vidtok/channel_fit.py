@@ -44,7 +44,7 @@ class Moments:
 
     def add(self, indices: Tensor) -> None:
         """Add the cells of clips `[N, t, h, w]`, one latent frame of a clip at a time."""
-        for clip in indices.split(1):
+        for clip in indices[:, None]:
             codes = padded(fsq.indices_to_codes(clip, self.levels).double(), (_SIDE,) * 3)
             for frames in codes[0].unfold(0, _SIDE, 1):  # [h, w, C, 3]
                 around = frames.unfold(0, _SIDE, 1).unfold(1, _SIDE, 1)  # [h, w, C, 3, 3, 3]

@@ -177,7 +177,7 @@ def beside(weights: Path) -> Path:
 
 def save(order: ChannelOrder, target: Path) -> None:
     """Write a channels file."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for k, fill in order.fills.items():
         tensors |= {f"fill.{k}.weight": fill.weight, f"fill.{k}.bias": fill.bias}
     about = {"levels": order.levels, "order": order.order, "weights": order.weights}

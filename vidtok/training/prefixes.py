@@ -86,7 +86,7 @@ class Prefixes(nn.Module):
             made = F.conv3d(
                 given.flatten(0, 1)[None], weight.flatten(0, 1), bias.flatten(), groups=len(draws)
             )
-            made = made[0].unflatten(0, bias.shape).movedim(1, -1).clamp(-1, 1)
+            made = made[0].view(*bias.shape, *made.shape[2:]).movedim(1, -1).clamp(-1, 1)
             return torch.where(kept, codes, made)
 
     def get_extra_state(self) -> list[int]:
