@@ -136,22 +136,19 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(
 
 
 def test_prefixes_are_learned_and_decoded_after_a_kill_as_without_it(tmp_path: Path) -> None:
-    stages = [{**LOW, "nested": [2, 6]}, {**HIGH, "nested": [4, 6], "steps": 1}]
-    whole, cut = (
-        training(tmp_path / name, model=FSQ, stages=stages, validation=HELD_OUT)
-        for name in ("whole", "cut")
-    )
+    low = {**LOW, "steps": 4, "nested": [2, 6], "objective": HIGH["objective"]}
+    high = {**HIGH, "nested": [4, 6], "steps": 1}
+    whole = training(tmp_path / "whole", model=FSQ, stages=[low], checkpoint_every=2)
+    cut = training(tmp_path / "cut", model=FSQ, stages=[low, high], checkpoint_every=2)
     run(whole)
     with pytest.raises(KeyboardInterrupt):
-        train_stages(cut, Rank(), interrupt_at("low 6/8"))
-    assert run(cut)[0].startswith("low: 4 of 8 batches done")
+        train_stages(cut, Rank(), interrupt_at("low 3/4"))
+    assert run(cut)[0].startswith("low: 2 of 4 batches done")
     outputs = tmp_path / "whole", tmp_path / "cut"
-    assert measured(outputs[0]) == measured(outputs[1])
-    for name in ("1-low/best", "1-low/model", "2-high/model"):
-        for end in (".safetensors", ".channels.safetensors"):
-            ends = [load_file(output / f"{name}{end}") for output in outputs]
-            assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
-    assert {"psnr", "psnr_2"} <= set(rows(outputs[0], of="held_out")[0])
+    assert rows(outputs[0], of="train") == rows(outputs[1], of="train")
+    for end in (".safetensors", ".channels.safetensors"):
+        ends = [load_file(output / f"1-low/model{end}") for output in outputs]
+        assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
 
     one, two = (
         vidtok.load(outputs[1] / name / "model.safetensors") for name in ("1-low", "2-high")

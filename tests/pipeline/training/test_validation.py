@@ -12,8 +12,9 @@ from pipeline.records import Sample
 from pipeline.storage.store import Store
 from pipeline.training.validation import BEST, BestWeights, held_out_clips, validate
 from tests.assets import BIKES, ONE_FRAME, VIDEOS
-from tests.pipeline.training.runs import KL, SMALL
+from tests.pipeline.training.runs import FSQ, KL, SMALL
 from tests.pipeline.training.sources import source
+from vidtok.channels import ChannelOrder, Fill
 from vidtok.lpips import LPIPS
 
 
@@ -85,6 +86,18 @@ def test_a_run_that_resumes_compares_with_the_best_before(tmp_path: Path):
     ):
         again = BestWeights(store, by, clips, resumed=resumed)
         assert again.offer(model, 9, {"psnr": 19.0, "ssim": 0.1})
+
+
+def test_prefixes_of_a_tokenizer_with_an_order_of_channels_are_measured():
+    model = vidtok.Tokenizer(SMALL[FSQ]).eval()
+    clips = [(name, frames.byte()) for name, frames in CLIPS[:1]]
+    plain, _ = validate(model, clips)
+    fills = {k: Fill(torch.zeros(6 - k, k, 1, 1, 1), torch.zeros(6 - k)) for k in (2, 4)}
+    model.channels = ChannelOrder((8,) * 6, tuple(range(6)), fills)
+    scores, _ = validate(model, clips)
+    assert {name for name in scores if name not in plain} == {"psnr_2", "psnr_4"}
+    assert {name: scores[name] for name in plain} == plain
+    assert len({scores["psnr"], scores["psnr_2"], scores["psnr_4"]}) == 3
 
 
 def test_lpips_is_measured_where_its_network_is():

@@ -138,7 +138,7 @@ def test_prefixes_are_learned(train: str) -> None:
     run = trainer(tokenizer, train=train, nested=(1, 3))
     errors = [prefix_error(run.averaged, 1)]
     torch.manual_seed(0)
-    for _ in range(20):
+    for _ in range(10):
         run.train_on(clips(2))
     errors.append(prefix_error(run.averaged, 1))
     assert errors[1] < 0.6 * errors[0]
@@ -164,13 +164,13 @@ def test_a_saved_state_continues_bit_for_bit() -> None:
     expected = [losses(run, clips(2)) for _ in range(3)]
     torch.set_rng_state(random)
     assert [losses(other, clips(2)) for _ in range(3)] == expected
-    assert [losses(other, clips(2)) for _ in range(3)] != expected
     one, two = run.averaged.channels, other.averaged.channels
     assert one is not None
     assert two is not None
     for k, fill in one.fills.items():
         assert torch.equal(fill.weight, two.fills[k].weight)
         assert torch.equal(fill.bias, two.fills[k].bias)
+    assert [losses(other, clips(2)) for _ in range(3)] != expected
     with pytest.raises(RuntimeError, match="prefixes"):
         trainer(small("causal_v1_0")).load_state_dict(state)
     tokenizer = small("causal_v1_0")
