@@ -8,21 +8,20 @@ behaviour of the public reference, including its accidents, for comparisons.
 Source: VidTok, arXiv 2412.13061.
 """
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vidtok import fsq, half, kl, ops, reference, tiles
 from vidtok.channels import ChannelOrder, require_range
-from vidtok.chunks import Chunks, Network
+from vidtok.chunks import Chunks
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import named_config
 from vidtok.temporal import Stream
+from vidtok.tiles import Tile
 
 _VALUE_SLACK = 0.01
 """Distance that rounding, also of bfloat16, can move a value outside [-1, 1]."""
@@ -89,7 +88,7 @@ class Tokenizer(nn.Module):
         video: Tensor,
         chunk_frames: int | None = None,
         as_reference: bool = False,
-        tile: int | None = None,
+        tile: Tile = None,
         check_range: bool = True,
     ) -> Encoded:
         """Encode clips.
@@ -102,8 +101,10 @@ class Tokenizer(nn.Module):
                 Only v1.1 networks take it, and only multiples of the temporal factor.
             as_reference: take any length and size as the reference does: it lengthens T by its rule
                 and floors H and W. With `chunk_frames`, also tile as it does.
-            tile: side in pixels of a square of a tile's maximum area, so that memory does not grow
-                with H and W. The result differs by float rounding alone. Not with `as_reference`.
+            tile: side in pixels of a square of a tile's maximum area, a multiple of the spatial
+                factor, so that memory hardly grows with H and W. `auto`: no tiles, or the largest
+                that the free memory has room for. The result differs by float rounding alone. Not
+                with `as_reference`.
             check_range: whether to refuse floats outside [-1, 1]. On an accelerator this check
                 waits for all queued work; uint8 needs none.
 
@@ -112,6 +113,7 @@ class Tokenizer(nn.Module):
 
         Raises:
             ValueError: the network does not take such clips; the text names the nearest valid size.
+            NoRoomError: with `auto`, the memory has no room for the smallest tile.
         """
         self._check_video(video, check_range)
         if not as_reference:
@@ -120,7 +122,9 @@ class Tokenizer(nn.Module):
         self._check_chunk(chunk_frames)
         self._check_tile(tile, as_reference)
         parts = []
-        for clips in torch.split(video, self._clips_at_once(video.shape[2:], tile)):
+        for clips in tiles.batches(
+            self.encoder, self.config, video, self._arithmetic, chunk_frames, tile
+        ):
             x = self._network_input(clips)
             if as_reference and chunk_frames:
                 encoder = half.in_arithmetic(self.encoder)
@@ -134,7 +138,7 @@ class Tokenizer(nn.Module):
         self,
         num_frames: int,
         chunk_frames: int,
-        tile: int | None = None,
+        tile: Tile = None,
         check_range: bool = True,
     ) -> "EncodeStream":
         """Return an encoder for clips whose frames arrive in pieces (v1.1 only).
@@ -161,22 +165,8 @@ class Tokenizer(nn.Module):
             x = x.float().div_(127.5).sub_(1)
         return x.to(self._arithmetic).permute(0, 2, 3, 4, 1).contiguous()
 
-    def _clips_at_once(self, size: Sequence[int], tile: int | None) -> int:
-        """Return the number of clips for one call of a network on an accelerator.
-
-        No activation of these clips has more elements than `ops.MAX_ELEMENTS`.
-        """
-        if ops.is_cpu(self.device) or tile is not None:
-            return sys.maxsize
-        return max(1, ops.MAX_ELEMENTS // self.config.clip_elements(*size))
-
-    def _chunks_of(
-        self, num_frames: int, chunk_frames: int | None, tile: int | None = None
-    ) -> Chunks:
-        whole = half.in_arithmetic(self.encoder)
-        encoder: Network = whole
-        if tile is not None:
-            encoder = partial(tiles.encode, whole, self.config, tile)
+    def _chunks_of(self, num_frames: int, chunk_frames: int | None, tile: Tile = None) -> Chunks:
+        encoder = tiles.in_tiles(half.in_arithmetic(self.encoder), self.config, tile)
         return Chunks(encoder, self.config, num_frames, chunk_frames)
 
     def _regularize(self, h: Tensor) -> Encoded:
@@ -195,7 +185,7 @@ class Tokenizer(nn.Module):
         num_frames: int | None = None,
         chunk_frames: int | None = None,
         as_reference: bool = False,
-        tile: int | None = None,
+        tile: Tile = None,
     ) -> Tensor:
         """Decode latents.
 
@@ -237,9 +227,7 @@ class Tokenizer(nn.Module):
         self._check_tile(tile, as_reference)
         step = None if chunk_frames is None else chunk_frames // f
         parts = []
-        s = config.spatial_factor
-        size = [n * factor for n, factor in zip(latent.shape[2:], (f, s, s), strict=True)]
-        for clips in torch.split(latent, self._clips_at_once(size, tile)):
+        for clips in tiles.batches(self.decoder, config, latent, self._arithmetic, step, tile):
             z = clips.to(self.device, self._arithmetic).permute(0, 2, 3, 4, 1).contiguous()
             if as_reference and step:
                 decoder = half.in_arithmetic(self.decoder)
@@ -254,11 +242,8 @@ class Tokenizer(nn.Module):
             y = y[:, max(0, y.shape[1] - num_frames) :]
         return _channels_first(y.to(self.dtype))
 
-    def _decode_chunks(self, z: Tensor, step: int | None, tile: int | None) -> Iterator[Tensor]:
-        whole = half.in_arithmetic(self.decoder)
-        decoder: Network = whole
-        if tile is not None:
-            decoder = partial(tiles.decode, whole, self.config, tile)
+    def _decode_chunks(self, z: Tensor, step: int | None, tile: Tile) -> Iterator[Tensor]:
+        decoder = tiles.in_tiles(half.in_arithmetic(self.decoder), self.config, tile)
         stream, length = Stream(self.config.time_rule), z.shape[1]
         for start in range(0, length, step or length):
             end = min(length, start + (step or length))
@@ -271,7 +256,7 @@ class Tokenizer(nn.Module):
         num_frames: int | None = None,
         chunk_frames: int | None = None,
         as_reference: bool = False,
-        tile: int | None = None,
+        tile: Tile = None,
         channels: int | None = None,
     ) -> Tensor:
         """Decode FSQ code indices `[B, t, h, w]` to the frames that `decode` gives for their codes.
@@ -339,11 +324,10 @@ class Tokenizer(nn.Module):
                 f"chunk_frames = {chunk_frames}: {name} takes a multiple of {f}; use {near}"
             )
 
-    def _check_tile(self, tile: int | None, as_reference: bool = False) -> None:
+    def _check_tile(self, tile: Tile, as_reference: bool = False) -> None:
         if tile is not None and as_reference:
             raise ValueError(f"tile = {tile}: the reference has no exact tiles; leave out one")
-        if tile is not None and tile < (least := self.config.spatial_factor):
-            raise ValueError(f"tile = {tile}: must be {least} pixels or more; use 512")
+        self.config.check_tile(tile)
 
 
 class EncodeStream:

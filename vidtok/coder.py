@@ -9,6 +9,7 @@ Both take and return `[B, T, H, W, C]`. A `Stream` tells them which part of its 
 Activations are dropped as soon as the next layer has them. Source: VidTok, arXiv 2412.13061.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 from torch import Tensor, nn
@@ -59,8 +60,23 @@ def _levels(widths: list[tuple[int, int]], rule: TimeRule) -> tuple[_Level, _Lev
     return _Level(spatial), _Level(temporal)
 
 
-def _paired(spatial: nn.ModuleList, temporal: nn.ModuleList) -> list[tuple[_Level, _Level]]:
-    return cast(list[tuple[_Level, _Level]], list(zip(spatial, temporal, strict=True)))
+def _layers(
+    spatial: Iterable[nn.Module], temporal: Iterable[nn.Module]
+) -> list[tuple[nn.Module, bool]]:
+    """Return the layers of levels in their order, and whether a layer works over time."""
+    layers: list[tuple[nn.Module, bool]] = []
+    for space, time in cast(Iterable[tuple[_Level, _Level]], zip(spatial, temporal, strict=True)):
+        for one_space, one_time in zip(space.block, time.block, strict=True):
+            layers += [(one_space, False), (one_time, True)]
+        for resampler, over_time in (
+            (space.downsample, False),
+            (space.upsample, False),
+            (time.downsample, True),
+            (time.upsample, True),
+        ):
+            if resampler is not None:
+                layers.append((resampler, over_time))
+    return layers
 
 
 class Encoder(nn.Module):
@@ -89,23 +105,21 @@ class Encoder(nn.Module):
 
     def forward(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Encode one chunk of a clip."""
-        return self.head(self.levels(x_BTHWC, stream), stream)
+        depth = len(self.down)
+        return self.deep(self.shallow(x_BTHWC, stream, depth), stream, depth)
 
-    def levels(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return `[B, t, h, w, C]`; a cell depends only on pixels near it."""
+    def shallow(self, x_BTHWC: Tensor, stream: Stream, depth: int) -> Tensor:
+        """Return what the first `depth` levels give; a value depends only on pixels near it."""
         h = ops.conv3d(stream.window(self.conv_in, x_BTHWC), *ops.weight_and_bias(self.conv_in))
-        for spatial, temporal in _paired(self.down, self.down_temporal):
-            for space, time in zip(spatial.block, temporal.block, strict=True):
-                h = time(space(h), stream)
-            if spatial.downsample is not None:
-                h = spatial.downsample(h)
-            if temporal.downsample is not None:
-                h = temporal.downsample(h, stream)
+        for layer, over_time in _layers(list(self.down)[:depth], list(self.down_temporal)[:depth]):
+            h = layer(h, stream) if over_time else layer(h)
         return h
 
-    def head(self, h_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return the encoder's output for that of all its levels."""
-        window = stream.window(self.conv_out, self.mid(h_BTHWC, stream), norm=self.norm_out)
+    def deep(self, h: Tensor, stream: Stream, depth: int) -> Tensor:
+        """Return the encoder's output for that of `shallow`. Without gradients h is lost."""
+        for layer, over_time in _layers(list(self.down)[depth:], list(self.down_temporal)[depth:]):
+            h = layer(h, stream) if over_time else layer(h)
+        window = stream.window(self.conv_out, self.mid(h, stream), norm=self.norm_out)
         return ops.conv3d(window, *ops.weight_and_bias(self.conv_out))
 
 
@@ -138,21 +152,27 @@ class Decoder(nn.Module):
 
     def forward(self, z_BTHWC: Tensor, stream: Stream) -> Tensor:
         """Decode one chunk of a latent clip."""
-        return self.levels(self.head(z_BTHWC, stream), stream)
+        depth = len(self.up)
+        return self.shallow(self.deep(z_BTHWC, stream, depth), stream, depth)
 
-    def head(self, z_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return the input of the levels."""
-        h = ops.conv3d(stream.window(self.conv_in, z_BTHWC), *ops.weight_and_bias(self.conv_in))
-        return self.mid(h, stream)  # type: ignore[no-any-return]
+    def deep(self, z_BTHWC: Tensor, stream: Stream, depth: int) -> Tensor:
+        """Return the input of the last `depth` levels, those with the most pixels."""
+        h: Tensor = ops.conv3d(
+            stream.window(self.conv_in, z_BTHWC), *ops.weight_and_bias(self.conv_in)
+        )
+        h = self.mid(h, stream)
+        up = (list(half)[depth:][::-1] for half in (self.up, self.up_temporal))
+        for layer, over_time in _layers(*up):
+            h = layer(h, stream) if over_time else layer(h)
+        return h
 
-    def levels(self, h: Tensor, stream: Stream) -> Tensor:
-        """Return frames; a pixel depends only on cells near it. Without gradients h is lost."""
-        for spatial, temporal in reversed(_paired(self.up, self.up_temporal)):
-            for space, time in zip(spatial.block, temporal.block, strict=True):
-                h = time(space(h), stream)
-            if spatial.upsample is not None:
-                h = spatial.upsample(h)
-            if temporal.upsample is not None:
-                h = temporal.upsample(h, stream)
+    def shallow(self, h: Tensor, stream: Stream, depth: int) -> Tensor:
+        """Return frames for the output of `deep`; a pixel depends only on values near it.
+
+        Without gradients h is lost.
+        """
+        up = (list(half)[:depth][::-1] for half in (self.up, self.up_temporal))
+        for layer, over_time in _layers(*up):
+            h = layer(h, stream) if over_time else layer(h)
         window = stream.window(self.conv_out, h, norm=self.norm_out)
         return ops.conv3d(window, *ops.weight_and_bias(self.conv_out))

@@ -116,16 +116,32 @@ class TokenizerConfig:
         """Number of different code indices (FSQ), or None for KL."""
         return math.prod(self.fsq_levels) if self.fsq_levels else None
 
+    def level_elements(
+        self, level: int, frames: int, height: int, width: int, *, decoder: bool
+    ) -> int:
+        """Return an upper bound of the elements of the largest activation of a level of one clip.
+
+        Args:
+            level: level of the encoder or of the decoder; level 0 has the most pixels.
+            frames: number of frames that the network processes.
+            height: in pixels.
+            width: in pixels.
+            decoder: whether the level is one of the decoder.
+        """
+        halved = self.spatial_us if decoder else self.spatial_ds
+        shorter = self.tempo_us if decoder else self.tempo_ds
+        side, time = (1 << sum(n < level for n in found or ()) for found in (halved, shorter))
+        cells = -(-frames // time) * -(-height // side) * -(-width // side)
+        return self.ch * self.ch_mult[level] * cells
+
     def clip_elements(self, frames: int, height: int, width: int) -> int:
         """Return an upper bound of the elements of the largest activation of one clip."""
-        f, widest = self.temporal_factor, 0
-        for level, factor in enumerate(self.ch_mult):
-            for halved in (self.spatial_ds or (), self.spatial_us or ()):
-                below = sum(other < level for other in halved)
-                widest = max(
-                    widest, factor * self.ch * -(-height // 2**below) * -(-width // 2**below)
-                )
-        return (frames + 2 * f) * widest
+        size = frames + 2 * self.temporal_factor, height, width
+        return max(
+            self.level_elements(level, *size, decoder=decoder)
+            for level in range(len(self.ch_mult))
+            for decoder in (False, True)
+        )
 
     def check_frames(self, frames: int) -> None:
         """Refuse a length that the network would silently cut or shift.
@@ -160,6 +176,25 @@ class TokenizerConfig:
                 raise ValueError(
                     f"{side} = {n}: {self.name} takes a multiple of {s} pixels; use {near}"
                 )
+
+    def check_tile(self, tile: int | str | None) -> None:
+        """Refuse a tile that is not a side in pixels, `auto` or None.
+
+        Raises:
+            ValueError: the tile is refused; the text has the nearest valid values.
+        """
+        if tile is None or tile == "auto":
+            return
+        if isinstance(tile, bool) or not isinstance(tile, int):
+            raise ValueError(f"tile = {tile!r}: must be a number of pixels, 'auto' or None")
+        s = self.spatial_factor
+        if tile < s or tile % s:
+            near = " or ".join(
+                str(n) for n in sorted({max(s, tile // s * s), max(s, -(-tile // s) * s)})
+            )
+            raise ValueError(
+                f"tile = {tile}: {self.name} takes a multiple of {s} pixels; use {near}"
+            )
 
     def latent_frames(self, frames: int) -> int:
         """Return t for a clip of `frames` frames, a valid length."""

@@ -1,102 +1,135 @@
 """Large pictures in tiles, with the result of the whole picture.
 
-All layers but one are convolutions, whose outputs depend on pixels within a fixed reach. The levels
-of a network therefore run tile by tile, each with a halo as wide as their reach, which is cut off
-afterwards. Only the middle sees all positions of a frame, in its attention: it runs on the whole
-latent grid, which is small. The result equals that without tiles, except for float rounding.
+The levels with the most pixels run tile by tile, each tile with a halo as wide as their reach,
+which is cut off afterwards. All other levels, and the middle with its attention over the positions
+of a frame, run on the whole picture. The result is that without tiles, except for float rounding.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vidtok import ops
+from vidtok.chunks import Network
 from vidtok.coder import Decoder, Encoder
 from vidtok.config import TokenizerConfig
 from vidtok.temporal import Stream
+from vidtok.tile_plan import Plan, Span, Work
+
+Tile = int | Literal["auto"] | None
+"""Side in pixels of a square of a tile's maximum area; a choice by free memory; or no tiles."""
 
 
-def encoder_reach(config: TokenizerConfig) -> int:
-    """Return the distance in pixels from which a pixel reaches a cell of the encoder's levels."""
-    reach, scale = 1, 1  # conv_in
-    for level in range(len(config.ch_mult)):
-        reach += 2 * config.num_res_blocks * scale
-        if level in (config.spatial_ds or ()):
-            reach += scale  # a kernel of three with stride two, beyond its own two pixels
-            scale *= 2
-        if level in (config.tempo_ds or ()):
-            reach += scale
-    return reach
+def batches(
+    network: Encoder | Decoder,
+    config: TokenizerConfig,
+    x_BCTHW: Tensor,
+    dtype: torch.dtype,
+    chunk: int | None,
+    tile: Tile,
+) -> Sequence[Tensor]:
+    """Return clips or latents in the batches that the network takes one after another.
 
-
-def decoder_reach(config: TokenizerConfig) -> int:
-    """Return the distance in pixels that the value of a cell reaches in the decoder's levels."""
-    reach, scale = 1, config.spatial_factor  # conv_out
-    for level in reversed(range(len(config.ch_mult))):
-        reach += 2 * (config.num_res_blocks + 1) * scale
-        if level in (config.spatial_us or ()):
-            scale //= 2
-            reach += scale
-        if level in (config.tempo_us or ()):
-            reach += scale
-    return reach
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One side of a tile, in latent cells: [start, stop), and [low, high) with its halo."""
-
-    start: int
-    stop: int
-    low: int
-    high: int
-
-
-def encode(
-    encoder: Encoder, config: TokenizerConfig, tile: int, x_BTHWC: Tensor, stream: Stream
-) -> Tensor:
-    """Return what `encoder(x_BTHWC, stream)` returns, with its levels in tiles.
+    On an accelerator no activation of a batch has more elements than `ops.MAX_ELEMENTS`. With
+    `auto` a batch also fits the memory: small batches cost nothing, and tiles cost their halos.
+    Clips that are larger than a tile come one by one.
 
     Args:
-        encoder: the network.
+        network: the network.
         config: its configuration.
-        tile: side in pixels of the square whose area a tile has at most, without its halo.
-        x_BTHWC: one chunk of a clip.
-        stream: stream of the clip, always of tiles of one size.
+        x_BCTHW: clips or latents.
+        dtype: type that the network computes in.
+        chunk: number of frames or latent frames that it gets at a time; None for all.
+        tile: size of the tiles.
     """
-    B, _, H, W, _ = x_BTHWC.shape
-    s = config.spatial_factor
-    h: Tensor | None = None
-    for n, (rows, columns) in enumerate(grid(config, H // s, W // s, tile, encoder_reach(config))):
-        pixels = x_BTHWC[:, :, rows.low * s : rows.high * s, columns.low * s : columns.high * s]
-        y = encoder.levels(pixels.contiguous(), stream.tile(n))
-        if h is None:
-            h = y.new_empty((B, y.shape[1], H // s, W // s, y.shape[-1]))
-        h[:, :, rows.start : rows.stop, columns.start : columns.stop] = _inner(y, rows, columns, 1)
-    assert h is not None
-    return encoder.head(h, stream)
+    B, _, T, H, W = x_BCTHW.shape
+    device = next(network.parameters()).device
+    frames = min(T, chunk or T) + (config.temporal_factor if isinstance(network, Encoder) else 0)
+    work = _work(network, config, (B, frames, H, W), dtype, device)  # with copies in front
+    most = B
+    if not ops.is_cpu(device):
+        elements = config.clip_elements(work.frames, work.height, work.width)
+        most = max(1, ops.MAX_ELEMENTS // elements)
+    if tile == "auto":
+        most = min(most, work.clips_that_fit())
+    elif isinstance(tile, int) and tile**2 < work.height * work.width:
+        most = 1
+    return torch.split(x_BCTHW, most)
 
 
-def decode(
-    decoder: Decoder, config: TokenizerConfig, tile: int, z_BTHWC: Tensor, stream: Stream
-) -> Tensor:
-    """Return what `decoder(z_BTHWC, stream)` returns, with its levels in tiles; as `encode`."""
-    B, _, h, w, _ = z_BTHWC.shape
-    s = config.spatial_factor
-    middle = decoder.head(z_BTHWC, stream)
-    out: Tensor | None = None
-    for n, (rows, columns) in enumerate(grid(config, h, w, tile, decoder_reach(config))):
-        cells = middle[:, :, rows.low : rows.high, columns.low : columns.high]
-        # A copy, because the levels overwrite their input, and tiles overlap.
-        y = decoder.levels(cells.clone(memory_format=torch.contiguous_format), stream.tile(n))
-        if out is None:
-            out = y.new_empty((B, y.shape[1], h * s, w * s, y.shape[-1]))
-        area = out[:, :, rows.start * s : rows.stop * s, columns.start * s : columns.stop * s]
-        area.copy_(_inner(y, rows, columns, s))
-    assert out is not None
-    return out
+def _work(
+    network: Encoder | Decoder,
+    config: TokenizerConfig,
+    size: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Work:
+    """Return the work of a call; `size` is clips, frames, height and width of its input."""
+    decoder = isinstance(network, Decoder)
+    f, s = (config.temporal_factor, config.spatial_factor) if decoder else (1, 1)
+    B, T, H, W = size
+    return Work(config, decoder, T * f, H * s, W * s, dtype, device, B)
+
+
+def in_tiles(network: Encoder | Decoder, config: TokenizerConfig, tile: Tile) -> Network:
+    """Return the network, or the same in tiles: for one clip or its chunks."""
+    return network if tile is None else _Tiles(network, config, tile)
+
+
+class _Tiles:
+    """An encoder or decoder in tiles, for one clip. Its first chunk decides what `auto` is."""
+
+    def __init__(
+        self, network: Encoder | Decoder, config: TokenizerConfig, tile: int | Literal["auto"]
+    ) -> None:
+        self._network = network
+        self._config = config
+        self._tile = tile
+        self._plan: Plan | None = None
+
+    def __call__(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Return what the network returns for a chunk, except for float rounding."""
+        network, plan = self._network, self._planned(x_BTHWC)
+        if not plan.depth:
+            return network(x_BTHWC, stream)  # type: ignore[no-any-return]
+        if isinstance(network, Encoder):
+            return network.deep(self._shallow(plan, x_BTHWC, stream), stream, plan.depth)
+        return self._shallow(plan, network.deep(x_BTHWC, stream, plan.depth), stream)
+
+    def _planned(self, x: Tensor) -> Plan:
+        if self._plan is None:
+            B, T, H, W, _ = x.shape
+            work = _work(self._network, self._config, (B, T, H, W), x.dtype, x.device)
+            tile = self._tile if isinstance(self._tile, int) else work.largest_tile()
+            self._plan = work.plan(tile)
+        return self._plan
+
+    def _shallow(self, plan: Plan, x_BTHWC: Tensor, stream: Stream) -> Tensor:
+        """Return what the network's first or last levels give for the whole picture."""
+        h, w = plan.tiles[-1][0].stop, plan.tiles[-1][1].stop
+        side = x_BTHWC.shape[2] // h
+        out: Tensor | None = None
+        for n, (rows, columns) in enumerate(plan.tiles):
+            part = x_BTHWC[
+                :, :, rows.low * side : rows.high * side, columns.low * side : columns.high * side
+            ]
+            # A copy, because the levels overwrite their input, and tiles overlap.
+            part = part.clone(memory_format=torch.contiguous_format)
+            y = self._network.shallow(part, stream.tile(n), plan.depth)
+            size = y.shape[2] // (rows.high - rows.low)
+            if out is None:
+                out = y.new_empty((*y.shape[:2], h * size, w * size, y.shape[-1]))
+            area = out[
+                :,
+                :,
+                rows.start * size : rows.stop * size,
+                columns.start * size : columns.stop * size,
+            ]
+            area.copy_(_inner(y, rows, columns, size))
+        assert out is not None
+        return out
 
 
 def _inner(y_BTHWC: Tensor, rows: Span, columns: Span, size: int) -> Tensor:
@@ -104,34 +137,3 @@ def _inner(y_BTHWC: Tensor, rows: Span, columns: Span, size: int) -> Tensor:
     top, left = (rows.start - rows.low) * size, (columns.start - columns.low) * size
     height, width = (rows.stop - rows.start) * size, (columns.stop - columns.start) * size
     return y_BTHWC[:, :, top : top + height, left : left + width]
-
-
-def grid(
-    config: TokenizerConfig, h: int, w: int, tile: int, reach: int
-) -> Iterator[tuple[Span, Span]]:
-    """Yield rows and columns of the tiles of h × w cells.
-
-    Of all grids whose tiles are small enough, it is the one that computes the fewest pixels. It can
-    consist of strips.
-    """
-    s = config.spatial_factor
-    most, halo = max(1, (tile // s) ** 2), -(-reach // s)
-    tried = []
-    for down in range(1, h + 1):
-        height = -(-h // down)
-        across = -(-w // max(1, most // height))
-        across = min(w, max(1, across))
-        if height * -(-w // across) <= most:
-            rows, columns = _spans(h, down, halo), _spans(w, across, halo)
-            cells = sum(r.high - r.low for r in rows) * sum(c.high - c.low for c in columns)
-            tried.append((cells, down, rows, columns))
-    _, _, rows, columns = min(tried, key=lambda found: found[:2])
-    return ((r, c) for r in rows for c in columns)
-
-
-def _spans(length: int, parts: int, halo: int) -> list[Span]:
-    edges = [length * n // parts for n in range(parts + 1)]
-    return [
-        Span(start, stop, max(0, start - halo), min(length, stop + halo))
-        for start, stop in pairwise(edges)
-    ]

@@ -8,7 +8,16 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 import ast
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    PositiveInt,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Seconds, Section
 from pipeline.config.shots import ShotConfig
@@ -294,8 +303,28 @@ class ModelActors(Section):
     last bits of the result."""
 
 
+def _tile(value: Any) -> Any:
+    if value is None or value == "auto" or (type(value) is int and value > 0):
+        return value
+    raise PydanticCustomError("tile", "must be a number of pixels such as 512, auto or null")
+
+
+Tile = Annotated[
+    int | Literal["auto"] | None,
+    PlainValidator(_tile, json_schema_input_type=PositiveInt | Literal["auto"] | None),
+]
+"""Size of the tiles of a picture: see `TokenizeConfig.tile`."""
+
+
 class TokenizeConfig(ModelActors):
     """Actors that hold the models."""
+
+    tile: Tile = "auto"
+    """Size of the tiles in which VidTok models process large pictures: the side in pixels of a
+    square of a tile's maximum area. The tokens are those of the whole picture, so this is not part
+    of the fingerprint; floats can differ in their last bit. `auto`: whole pictures, and where the
+    free memory has no room for one clip, the largest tiles that it has room for. That is the
+    default, because it costs no time where whole pictures fit. null: always whole pictures."""
 
     decode_back_one_in: PositiveInt | None = None
     """Decode one clip in N back to pixels right after tokenization, and record its PSNR. null: no

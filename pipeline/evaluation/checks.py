@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluationConfig
-from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
+from pipeline.tokenizers.checks import clip_faults, known_facts, tile_faults, tokenizer_faults
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.protocol import Facts
@@ -19,11 +19,15 @@ def check_evaluation(config: EvaluationConfig) -> list[Fault]:
     if config.clip.choice == "interval" and config.clip.fps is None:
         rule = "the interval is round(rate of the source / clip.fps)"
         faults.append(Fault("clip.choice", config.clip.choice, rule, "give clip.fps"))
+    if config.clip.chunking == "reference" and isinstance(config.tile, int):
+        rule = "clip.chunking = reference has no exact tiles"
+        faults.append(Fault("tile", config.tile, rule, "leave out one of the two"))
     faults += job_only_faults(config.source, "source")
     for n, spec in enumerate(config.tokenizers):
         faults += tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
         if facts := known_facts(spec.model):
             faults += facts_faults(config.clip, spec.model, facts)
+            faults += tile_faults(config.tile, spec.model, facts)
     return list(dict.fromkeys(faults))
 
 

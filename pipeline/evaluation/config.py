@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config.job import ModelName, Precision, TokenizerSpec
+from pipeline.config.job import ModelName, Precision, Tile, TokenizerSpec
 from pipeline.config.section import Seconds, Section
 from pipeline.config.source import VideoSource
 from pipeline.evaluation.protocols import PROTOCOLS
@@ -131,6 +131,9 @@ class EvaluationConfig(Section):
     FSQ indices, or 16 for each value of a KL latent."""
     pictures: Annotated[int, Field(ge=0)] = 8
     """Number of videos, from the first, of which a picture is drawn."""
+    tile: Tile = "auto"
+    """Size of the tiles in which VidTok models process large pictures, as `tokenize.tile` of a
+    corpus job: the scores are those of whole pictures. Not with `clip.chunking: reference`."""
     workers: PositiveInt | None = None
     """Number of worker processes; several run on Ray. null: one, or as many as fit the cluster of
     RAY_ADDRESS."""

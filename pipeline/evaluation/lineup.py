@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.evaluation.candidate import Candidate, Reconstruction
 from pipeline.evaluation.checks import clip_frames, facts_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluatedTokenizer, EvaluationConfig
-from pipeline.tokenizers.checks import is_foreign, is_untrained
+from pipeline.tokenizers.checks import is_foreign, is_untrained, tile_faults
 from pipeline.tokenizers.models import DTYPES, open_tokenizer, weights_digest
 from pipeline.tokenizers.probe import prove_lengths
-from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, Facts
+from pipeline.tokenizers.protocol import Encoded, Facts, tiling
 from vidtok.evaluation.rate import code_digits, coded_bits, value_bytes
 
 LATENT_BITS = 16
@@ -86,7 +86,8 @@ class TokenizerCandidate:
         self.name = spec.name
         model = open_tokenizer(spec.spec)
         self.facts = model.facts
-        if faults := list(facts_faults(config.clip, spec.model, model.facts)):
+        faults = list(facts_faults(config.clip, spec.model, model.facts))
+        if faults := [*faults, *tile_faults(config.tile, spec.model, model.facts)]:
             raise ConfigError("\n".join(map(str, faults)))
         length = clip_frames(model.facts, config.clip)
         if is_foreign(spec.spec) and length:
@@ -101,16 +102,13 @@ class TokenizerCandidate:
         )
         self._draws = config.kl_latent == "sample" and model.facts.logvar
         model.module().to(device=device, dtype=DTYPES[spec.precision])
-        self._encode: Callable[[Tensor], Encoded] = model.encode
-        self._decode: Callable[[Tensor, int], Tensor] = model.decode
+        more: dict[str, Any] = tiling(model, config.tile)
         if length is None:
-            chunked = cast(ChunkedTokenizer, model)
-            more: Any = {
-                "chunk_frames": config.clip.chunk_frames,
-                "as_reference": config.clip.chunking == "reference",
-            }
-            self._encode = partial(chunked.encode, **more)
-            self._decode = partial(chunked.decode, **more)
+            if config.clip.chunking == "reference":
+                more = {"as_reference": True}
+            more["chunk_frames"] = config.clip.chunk_frames
+        self._encode: Callable[[Tensor], Encoded] = partial(model.encode, **more)
+        self._decode: Callable[[Tensor, int], Tensor] = partial(model.decode, **more)
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
         """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1]."""

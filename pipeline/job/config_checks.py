@@ -11,7 +11,7 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import BucketConfig, ClipConfig, JobConfig
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
-from pipeline.tokenizers.checks import clip_faults, known_facts, tokenizer_faults
+from pipeline.tokenizers.checks import clip_faults, known_facts, tile_faults, tokenizer_faults
 from pipeline.tokenizers.facts import Facts
 
 
@@ -279,6 +279,11 @@ def facts_faults(config: JobConfig, number: int, facts: Facts) -> Iterator[Fault
     if spec.compile and ":" in spec.model:
         rule = "only models of this package are compiled"
         yield Fault(f"{field}.compile", "true", rule, "leave it out")
+    tile = config.tokenize.tile
+    yield from tile_faults(tile, spec.model, facts, "tokenize.tile")
+    if spec.compile and isinstance(tile, int):
+        rule = f"{field}.compile = true takes whole pictures"
+        yield Fault("tokenize.tile", tile, rule, "set auto or null, or leave out compile")
     if spec.compile and config.clip.whole:
         rule = "chunks of whole videos have several shapes, and each would be compiled"
         yield Fault(f"{field}.compile", "true", rule, "leave it out")

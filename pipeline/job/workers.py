@@ -227,7 +227,13 @@ class TokenizeWorker:
         if isinstance(config, EmbedConfig):
             return _embed_stage(config, settings)
         stage = TokenizeStage(
-            open_encoders(config.tokenizers, settings.columns, settings.digests, settings.device),
+            open_encoders(
+                config.tokenizers,
+                settings.columns,
+                settings.digests,
+                settings.device,
+                config.tokenize.tile,
+            ),
             videos=[open_decoder(config.clip.identity(), config.decode) for _ in range(GPU_CALLS)]
             if config.clip.whole
             else (),

@@ -145,7 +145,9 @@ class Recomputer:
         models = open_models(dataset) if retokenize else {}
         for spec, column in zip(config.tokenizers, dataset.tokenizers, strict=True):
             if spec.name in models:
-                self._encoders.append(encoder_of(models[spec.name], spec, column, device))
+                self._encoders.append(
+                    encoder_of(models[spec.name], spec, column, device, config.tokenize.tile)
+                )
         self._decoder = open_decoder(dataset.identity["clip"], config.decode)
 
     def close(self) -> None:
@@ -242,7 +244,8 @@ class Recomputer:
         for name, model in self._models.items():
             column = self._columns[name]
             original = input_frames(clip, column)
-            frames = as_bytes(decode_cells(model, column, found.row, len(original)))
+            tile = self._config.tokenize.tile
+            frames = as_bytes(decode_cells(model, column, found.row, len(original), tile))
             shown = np.arange(len(clip)) // column.every
             text = column.input_text
             alike = panels.setdefault(text, [Panel(f"original {text}", original[shown])])

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final
 
-from pipeline.config.job import HUB, RANDOM, TokenizerSpec
+from pipeline.config.job import HUB, RANDOM, Tile, TokenizerSpec
 from pipeline.config.loading import Fault
 from pipeline.tokenizers.facts import Facts, vidtok_facts
 from vidtok.presets import PRESETS, bundled_weights
@@ -100,6 +100,19 @@ def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[
 def known_facts(model: str) -> Facts | None:
     """Return the facts of a model that its name tells; None where its weights must be opened."""
     return vidtok_facts(PRESETS[model]) if model in PRESETS else None
+
+
+def tile_faults(tile: Tile, model: str, facts: Facts, field: str = "tile") -> Iterator[Fault]:
+    """Yield the errors in the size of tiles, as found by a model. `auto` suits every model."""
+    if not isinstance(tile, int):
+        return
+    s = facts.spatial_factor
+    if not facts.tileable:
+        rule = f"{model} has no exact tiles; models of VidTok have"
+        yield Fault(field, tile, rule, "set auto or null")
+    elif tile % s:
+        near = " or ".join(str(n) for n in sorted({max(s, tile // s * s), -(-tile // s) * s}))
+        yield Fault(field, tile, f"{model} takes a multiple of {s} pixels", f"use {near}")
 
 
 def clip_faults(

@@ -7,8 +7,10 @@ clips given, B clips per call, T H W frames and pixels.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,14 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.job import Tile
 from pipeline.dataset.cells import from_tensor
 from pipeline.dataset.quantized import quantize, scale_fault
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.inputs import area_means, input_frames
 from pipeline.tokenizers.lanes import Lane, lane_to
-from pipeline.tokenizers.protocol import ChunkedTokenizer, Encoded, EncodeStream, VideoTokenizer
+from pipeline.tokenizers.protocol import (
+    ChunkedTokenizer,
+    Encoded,
+    EncodeStream,
+    VideoTokenizer,
+    tiling,
+)
 from pipeline.tokenizers.reconstruction import as_bytes, clip_psnr, decode_cells
+from vidtok.tile_plan import SMALLEST_TILE, NoRoomError
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
@@ -50,6 +60,7 @@ class ClipEncoder:
         batch: B.
         lane: the way to the device; None for a CPU. Encoders of one device share it.
         by_scene: what is done to the indices of a clip that was encoded; None does nothing.
+        tile: `tokenize.tile`; tokenizers without tiles ignore it.
     """
 
     def __init__(
@@ -60,12 +71,14 @@ class ClipEncoder:
         batch: int,
         lane: Lane | None = None,
         by_scene: BitsByScene | None = None,
+        tile: Tile = None,
     ) -> None:
         self.column = column
         self._model = model
         self._batch = batch
         self._lane = lane or lane_to("cpu")
         self._by_scene = by_scene
+        self._tile = tile
 
     def __call__(self, frames: NDArray[Any]) -> tuple[Cells, Finite]:
         """Return the cells of N clips, and which of the clips are finite.
@@ -76,7 +89,8 @@ class ClipEncoder:
         taken = frames[:, :: self.column.every]
         results = self.in_order()
         for start in range(0, len(taken), self._batch):
-            for pending in self._queued(taken[start : start + self._batch], self._batch):
+            clips = taken[start : start + self._batch]
+            for pending in self._queued(clips, self._batch, self._tile):
                 results.add(pending)
         cells, finite = _quantized(*_joined(results.all()), self.column)
         if self._by_scene is not None:
@@ -86,6 +100,7 @@ class ClipEncoder:
     def _follow_scene(self, rule: BitsByScene, cells: Cells, frames: NDArray[Any]) -> None:
         """Replace the indices of clips by those of a rule, and add the numbers of each clip."""
         name = self.column.name
+        tiles = tiling(self._model, self._tile)
         numbers: list[dict[str, float]] = []
         for n, clip in enumerate(frames):
             original = input_frames(clip, self.column)
@@ -95,9 +110,9 @@ class ClipEncoder:
             ) -> float:
                 def decode() -> Tensor:
                     if channels is None:
-                        return self._model.decode(indices, len(original))
+                        return self._model.decode(indices, len(original), **tiles)
                     model = cast("VidTok", self._model)  # the configuration's check sees to it
-                    return model.decode_channels(indices, len(original), channels)
+                    return model.decode_channels(indices, len(original), channels, **tiles)
 
                 return self._psnr(decode, original)
 
@@ -117,7 +132,8 @@ class ClipEncoder:
         """
         original = input_frames(frames, self.column)
         model, column = self._model, self.column
-        return self._psnr(lambda: decode_cells(model, column, row, len(original)), original)
+        tile = self._tile
+        return self._psnr(lambda: decode_cells(model, column, row, len(original), tile), original)
 
     def _psnr(self, decode: Callable[[], Tensor], original: NDArray[np.uint8]) -> float:
         with torch.inference_mode():
@@ -138,7 +154,9 @@ class ClipEncoder:
         """
         model = cast(ChunkedTokenizer, self._model)  # the configuration's check sees to it
         taken = -(-num_frames // self.column.every)
-        return WholeClip(self, model.encode_stream(taken, chunk_frames))
+        return WholeClip(
+            self, model.encode_stream(taken, chunk_frames, **tiling(model, self._tile))
+        )
 
     def in_order(self) -> "InOrder":
         """Return a queue of results that is as long as the device's lane allows."""
@@ -207,20 +225,41 @@ class ClipEncoder:
         named = zip(column.cell_columns, values, strict=True)
         return {name: from_tensor(value, column) for name, value in named}, finite.numpy()
 
-    def _queued(self, frames: NDArray[Any], batch: int) -> list[Pending]:
-        """Queue one batch; where the GPU's memory is too small, two halves."""
+    def _queued(self, frames: NDArray[Any], batch: int, tile: Tile) -> list[Pending]:
+        """Queue one batch; where the GPU's memory is too small, two halves, then smaller tiles.
+
+        Halves come first, because they cost nothing. Tiles compute their halos twice.
+        """
+        encode = partial(self._model.encode, **tiling(self._model, tile))
         try:
-            pending = self.queue(frames, batch, self._model.encode)
+            pending = self.queue(frames, batch, encode)
             assert pending is not None
             return [pending]
+        except NoRoomError:  # an estimate, which already tried the smallest batch and tile
+            raise
         except torch.OutOfMemoryError:
-            if batch == 1:
+            smaller = self._smaller(tile, *frames.shape[2:4])
+            if batch == 1 and smaller is None:
                 raise
         torch.cuda.empty_cache()
+        if batch == 1:
+            _log.warning("%s: no memory for a clip; trying tiles of %d", self.column.name, smaller)
+            return self._queued(frames, 1, smaller)
         half = -(-batch // 2)
         _log.warning("%s: no memory for %d clips; trying %d", self.column.name, batch, half)
         halves = (frames[:half], frames[half:])
-        return [pending for part in halves if len(part) for pending in self._queued(part, half)]
+        return [
+            pending for part in halves if len(part) for pending in self._queued(part, half, tile)
+        ]
+
+    def _smaller(self, tile: Tile, height: int, width: int) -> int | None:
+        """Return the next smaller tile for clips of a size; None if there is none."""
+        if not tiling(self._model, tile):
+            return None
+        s = self._model.facts.spatial_factor
+        whole = math.isqrt(height * width) // self.column.scale
+        half = (min(whole, tile) if isinstance(tile, int) else whole) // 2 // s * s
+        return half if half >= SMALLEST_TILE else None
 
 
 class InOrder:

@@ -90,6 +90,9 @@ class Facts:
     """Whether no latent frame depends on later frames: the first 1 + k latent frames of 1 + f·n
     frames are those of the first 1 + f·k frames alone. It changes no cell, so it is recorded in
     `TokenizerColumn.causal_factor` and not in the identity."""
+    tileable: bool = False
+    """Whether it is a `TiledTokenizer`, which processes pictures in tiles exactly. It changes no
+    cell, so it is not in the identity."""
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (Z, t, h, w) of a clip.
@@ -103,8 +106,9 @@ class Facts:
         return self.channels, -(-frames // self.temporal_factor), height // s, width // s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, without `causal`."""
-        return {name: value for name, value in asdict(self).items() if name != "causal"}
+        """Return plain values for JSON, without `causal` and `tileable`."""
+        left_out = ("causal", "tileable")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Facts":
@@ -136,6 +140,7 @@ def vidtok_facts(config: TokenizerConfig) -> Facts:
         chunkable=config.time_rule.chunkable,
         logvar=config.regularizer == "kl",
         causal=config.causal,
+        tileable=True,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.config.job import JobConfig, TokenizerSpec
+from pipeline.config.job import JobConfig, Tile, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
@@ -153,7 +153,12 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def open_encoder(
-    spec: TokenizerSpec, column: TokenizerColumn, *, digest: Digest, device: str
+    spec: TokenizerSpec,
+    column: TokenizerColumn,
+    *,
+    digest: Digest,
+    device: str,
+    tile: Tile = None,
 ) -> ClipEncoder:
     """Return a tokenizer that is ready to encode on a node.
 
@@ -162,11 +167,12 @@ def open_encoder(
         column: column that it writes.
         digest: digest of the driver's tokenizer.
         device: `cpu` or `cuda`.
+        tile: `tokenize.tile` of the job.
 
     Raises:
         ConfigError: this node has other weights under the same path, or another library.
     """
-    return encoder_of(open_same_tokenizer(spec, digest), spec, column, device)
+    return encoder_of(open_same_tokenizer(spec, digest), spec, column, device, tile)
 
 
 def open_encoders(
@@ -174,6 +180,7 @@ def open_encoders(
     columns: Sequence[TokenizerColumn],
     digests: Sequence[Digest],
     device: str,
+    tile: Tile = None,
 ) -> list[ClipEncoder]:
     """Return tokenizers as `open_encoder`. Those of one model and precision share its network."""
     opened: dict[tuple[object, ...], VideoTokenizer] = {}
@@ -183,18 +190,32 @@ def open_encoders(
         network = spec.model, spec.weights, spec.precision, spec.compile, checked
         if network not in opened:
             opened[network] = open_same_tokenizer(spec, digest)
-        encoders.append(encoder_of(opened[network], spec, column, device))
+        encoders.append(encoder_of(opened[network], spec, column, device, tile))
     return encoders
 
 
 def encoder_of(
-    tokenizer: VideoTokenizer, spec: TokenizerSpec, column: TokenizerColumn, device: str
+    tokenizer: VideoTokenizer,
+    spec: TokenizerSpec,
+    column: TokenizerColumn,
+    device: str,
+    tile: Tile = None,
 ) -> ClipEncoder:
-    """Return a tokenizer as encoder on a device, in the precision of its settings."""
+    """Return a tokenizer as encoder on a device, in the precision of its settings.
+
+    A compiled encoder takes whole pictures.
+    """
     tokenizer.module().to(device=device, dtype=DTYPES[spec.precision])
     if spec.compile and device != "cpu":  # a CPU computes the same up to rounding
         cast("VidTok", tokenizer).compile()  # the configuration's check refuses other tokenizers
     # A CPU gains nothing from a batch, and filling one up costs time.
     batch = 1 if device == "cpu" else spec.batch
     by_scene = BitsByScene.of(spec, tokenizer.facts, channels_of(tokenizer, spec))
-    return ClipEncoder(tokenizer, column, batch=batch, lane=lane_to(device), by_scene=by_scene)
+    return ClipEncoder(
+        tokenizer,
+        column,
+        batch=batch,
+        lane=lane_to(device),
+        by_scene=by_scene,
+        tile=None if spec.compile else tile,
+    )

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from pipeline.config.job import Tile
 from pipeline.dataset.schema import Normalize
 from pipeline.tokenizers.facts import Facts, Lengths
 from vidtok import Encoded
@@ -20,7 +21,9 @@ __all__ = [
     "Facts",
     "Lengths",
     "Normalize",
+    "TiledTokenizer",
     "VideoTokenizer",
+    "tiling",
 ]
 
 
@@ -69,6 +72,28 @@ class VideoTokenizer(Protocol):
     def module(self) -> nn.Module:
         """Return the network: its tensors give the digest, and `to` places it."""
         ...
+
+
+class TiledTokenizer(VideoTokenizer, Protocol):
+    """A video tokenizer whose facts say `tileable`."""
+
+    def encode(self, video: Tensor, *, tile: Tile = None) -> Encoded:
+        """Encode clips as `VideoTokenizer.encode`, their pictures in tiles.
+
+        Args:
+            video: as there.
+            tile: as `tokenize.tile` of a job.
+        """
+        ...
+
+    def decode(self, cells: Tensor, num_frames: int, *, tile: Tile = None) -> Tensor:
+        """Decode as `VideoTokenizer.decode`, pictures in tiles."""
+        ...
+
+
+def tiling(tokenizer: VideoTokenizer, tile: Tile) -> dict[str, Any]:
+    """Return the arguments by which a tokenizer uses tiles; none if it has no tiles."""
+    return {"tile": tile} if tile is not None and tokenizer.facts.tileable else {}
 
 
 class EncodeStream(Protocol):

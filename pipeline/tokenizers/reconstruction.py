@@ -8,15 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.config.job import Tile
 from pipeline.dataset.cells import row_cells, to_tensor
 from pipeline.dataset.quantized import row_scale
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.tokenizers.protocol import VideoTokenizer
+from pipeline.tokenizers.protocol import VideoTokenizer, tiling
 from vidtok.evaluation.fidelity import psnr
 
 
 def decode_cells(
-    model: VideoTokenizer, column: TokenizerColumn, row: Mapping[str, Any], frames: int
+    model: VideoTokenizer,
+    column: TokenizerColumn,
+    row: Mapping[str, Any],
+    frames: int,
+    tile: Tile = None,
 ) -> Tensor:
     """Return the clip `[1, 3, T, H, W]` that a row's cells decode to, on the model's device.
 
@@ -25,10 +30,12 @@ def decode_cells(
         column: the column that holds them.
         row: the columns of one clip, as they are stored.
         frames: T.
+        tile: `tokenize.tile`; tokenizers without tiles ignore it.
     """
-    cells = row_cells(row[column.name], row[f"{column.name}_shape"], column)
-    values = to_tensor(cells, column, row_scale(row, column))[None]
-    return model.decode(values if column.kind == "indices" else values.float(), frames)
+    stored = row_cells(row[column.name], row[f"{column.name}_shape"], column)
+    values = to_tensor(stored, column, row_scale(row, column))[None]
+    cells = values if column.kind == "indices" else values.float()
+    return model.decode(cells, frames, **tiling(model, tile))
 
 
 def as_bytes(video: Tensor) -> NDArray[np.uint8]:

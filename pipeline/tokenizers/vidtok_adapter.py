@@ -6,7 +6,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 import vidtok
-from pipeline.config.job import HUB, RANDOM
+from pipeline.config.job import HUB, RANDOM, Tile
 from pipeline.errors import ConfigError, one_line
 from pipeline.tokenizers.facts import COMPILER, vidtok_facts, vidtok_settings
 from pipeline.tokenizers.protocol import Encoded, EncodeStream
@@ -27,7 +27,7 @@ def open_vidtok(model: str, weights: str | None) -> "VidTok":
 
 
 class VidTok:
-    """A `ChunkedTokenizer`."""
+    """A `ChunkedTokenizer` and `TiledTokenizer`."""
 
     def __init__(self, model: vidtok.Tokenizer) -> None:
         self._model = model
@@ -49,7 +49,11 @@ class VidTok:
         )
 
     def encode(
-        self, video: Tensor, chunk_frames: int | None = None, as_reference: bool = False
+        self,
+        video: Tensor,
+        chunk_frames: int | None = None,
+        as_reference: bool = False,
+        tile: Tile = None,
     ) -> Encoded:
         """Encode clips; see `vidtok.Tokenizer.encode`. Values are in range by construction.
 
@@ -57,7 +61,7 @@ class VidTok:
             ConfigError: the encoder could not be compiled on this machine.
         """
         try:
-            return self._model.encode(video, chunk_frames, as_reference, check_range=False)
+            return self._model.encode(video, chunk_frames, as_reference, tile, check_range=False)
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -72,23 +76,26 @@ class VidTok:
         num_frames: int,
         chunk_frames: int | None = None,
         as_reference: bool = False,
+        tile: Tile = None,
     ) -> Tensor:
         """Decode indices or latents; see `vidtok.Tokenizer.decode`."""
         model, indices = self._model, self.facts.kind == "indices"
         decode = model.decode_indices if indices else model.decode
-        return decode(cells, num_frames, chunk_frames, as_reference)
+        return decode(cells, num_frames, chunk_frames, as_reference, tile=tile)
 
     @property
     def channels(self) -> vidtok.ChannelOrder | None:
         """Order of the FSQ channels, from the file beside the weights; None if there is none."""
         return self._model.channels
 
-    def decode_channels(self, indices: Tensor, num_frames: int, channels: int) -> Tensor:
+    def decode_channels(
+        self, indices: Tensor, num_frames: int, channels: int, tile: Tile = None
+    ) -> Tensor:
         """Decode code indices from their first channels in the order of worth alone."""
         assert self.channels is not None
         prefixes = self.channels.prefix_indices(indices, channels)
-        return self._model.decode_indices(prefixes, num_frames, channels=channels)
+        return self._model.decode_indices(prefixes, num_frames, tile=tile, channels=channels)
 
-    def encode_stream(self, num_frames: int, chunk_frames: int) -> EncodeStream:
+    def encode_stream(self, num_frames: int, chunk_frames: int, tile: Tile = None) -> EncodeStream:
         """Begin a clip whose frames arrive in pieces."""
-        return self._model.encode_stream(num_frames, chunk_frames, check_range=False)
+        return self._model.encode_stream(num_frames, chunk_frames, tile, check_range=False)

@@ -21,7 +21,7 @@ from pipeline.tokenizers.arithmetic import job_arithmetic
 VIDEOS = Path(__file__).parents[1] / "data/videos"
 
 
-def hikers(folder: Path) -> Store:
+def hikers(folder: Path, **tokenize: object) -> Store:
     """Tokenize one small video and one that is none, as loose files of one unit."""
     (folder / "in").mkdir()
     shutil.copy(VIDEOS / "hiker_tiny.mp4", folder / "in/hiker.mp4")
@@ -34,6 +34,7 @@ def hikers(folder: Path) -> Store:
             {"name": "kl", "model": "vidtok_kl_causal_488_8chn_tiny"},
         ],
         "output": {"uri": str(folder / "out")},
+        "tokenize": tokenize,
     }
     return tokenized(JobConfig.model_validate(values))
 

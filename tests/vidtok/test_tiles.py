@@ -1,16 +1,21 @@
 """Tiles with a halo give what whole pictures give."""
 
+from functools import cache
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
-from vidtok import tiles
+from vidtok import tile_plan
 from vidtok.presets import PRESETS
 from vidtok.temporal import Stream
+from vidtok.time_rule import RULES
+
+model_of = cache(small)
 
 
 def frames_of(model: vidtok.Tokenizer) -> int:
@@ -30,6 +35,27 @@ def test_tiles_equal_the_whole_picture(network: str, size: tuple[int, int]) -> N
     assert torch.equal(tiled.indices, whole.indices)
     frames = model.decode(whole.latent, video.shape[2])
     found = model.decode_indices(whole.indices, video.shape[2], tile=48)
+    torch.testing.assert_close(found, frames, rtol=0, atol=3e-5)
+
+
+@settings(max_examples=12)  # an example takes a tenth of a second
+@given(
+    st.sampled_from(sorted(RULES)),
+    st.sampled_from(("fsq", "kl")),
+    st.integers(1, 14),
+    st.integers(1, 14),
+    st.integers(1, 12),
+    st.integers(1, 2),
+)
+def test_tiles_of_any_size_equal_whole_pictures_of_any_size(
+    network: str, regularizer: str, h: int, w: int, cells: int, batch: int
+) -> None:
+    model = model_of(network, regularizer)
+    video = synthetic_video(batch, frames_of(model) - (network == "causal_v1_1"), 8 * h, 8 * w)
+    whole, tiled = model.encode(video), model.encode(video, tile=8 * cells)
+    torch.testing.assert_close(tiled.latent, whole.latent, rtol=0, atol=3e-5)
+    frames = model.decode(whole.latent, video.shape[2])
+    found = model.decode(whole.latent, video.shape[2], tile=8 * cells)
     torch.testing.assert_close(found, frames, rtol=0, atol=3e-5)
 
 
@@ -55,45 +81,54 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("fewer_levels", [0, 1, 2])
 @pytest.mark.parametrize("more", SHAPES)
 @torch.no_grad()
-def test_reaches_are_upper_bounds_and_tight(more: dict[str, object]) -> None:
-    """Change one pixel or cell far from the picture's ends and look how far the change is seen."""
+def test_reaches_are_upper_bounds_and_tight(more: dict[str, object], fewer_levels: int) -> None:
+    """Change one pixel or value far from the picture's ends and look how far the change is seen."""
     model = small("causal_v1_1", **more)
     config, s = model.config, model.config.spatial_factor
+    depth = len(config.ch_mult) - fewer_levels
     rule = config.time_rule
-    reach = tiles.encoder_reach(config)
+    reach = tile_plan.encoder_reach(config, depth)
     cells = -(-reach // s)
     width = (2 * cells + 9) * s
     video = synthetic_video(1, 5, s, width).permute(0, 2, 3, 4, 1).contiguous()
     first = (cells + 4) * s
     other = video.clone()
     other[:, :, :, first] += 0.5
-    seen = _changed(model.encoder.levels, video, other, rule)
-    assert (first - reach) // s - 1 <= min(seen)
-    assert max(seen) <= (first + reach) // s + 1
-    assert max(seen) - min(seen) >= reach // s  # the halo is not much larger than it must be
-    reach = tiles.decoder_reach(config)
-    cells = -(-reach // s)
-    middle = torch.randn(1, 2, 1, 2 * cells + 9, config.ch * config.ch_mult[-1])
+    seen, made = changed(model.encoder, video, other, rule, depth)
+    step = width // made
+    assert (first - reach) // step <= min(seen)  # the value whose pixels hold the farthest
+    assert max(seen) * step <= first + reach
+    assert (max(seen) - min(seen)) * step >= reach  # the halo is not much larger than it must be
+    reach = tile_plan.decoder_reach(config, depth)
+    step = 2 ** sum(level < depth for level in config.spatial_us)
+    steps = -(-reach // step)
+    channels = config.ch * config.ch_mult[min(depth, len(config.ch_mult) - 1)]
+    middle = torch.randn(1, 4, 1, 2 * steps + 9, channels)
     other = middle.clone()
-    other[:, :, :, cells + 4] += 0.5
-    seen = _changed(model.decoder.levels, middle, other, rule)
-    assert (cells + 4) * s - reach <= min(seen)
-    assert max(seen) < (cells + 5) * s + reach
+    other[:, :, :, steps + 4] += 0.5
+    seen, _ = changed(model.decoder, middle, other, rule, depth)
+    assert (steps + 4) * step - reach <= min(seen)
+    assert max(seen) < (steps + 5) * step + reach
     assert max(seen) - min(seen) >= 1.5 * reach
 
 
-def _changed(levels: object, one: torch.Tensor, other: torch.Tensor, rule: object) -> list[int]:
-    made = [levels(x.clone(), Stream(rule)) for x in (one, other)]  # type: ignore
-    return (made[0] != made[1]).any(-1).any(2).any(1)[0].nonzero().flatten().tolist()
+def changed(
+    network: torch.nn.Module, one: torch.Tensor, other: torch.Tensor, rule: object, depth: int
+) -> tuple[list[int], int]:
+    """Return the columns of the result that differ, and the number of columns."""
+    made = [network.shallow(x.clone(), Stream(rule), depth) for x in (one, other)]  # type: ignore
+    differ = (made[0] != made[1]).any(-1).any(2).any(1)[0]
+    return differ.nonzero().flatten().tolist(), len(differ)
 
 
 def test_a_halo_that_is_too_narrow_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small("causal_v1_0")
+    model = small("causal_v1_0", num_res_blocks=2)
     video = synthetic_video(1, 5, 208, 136)
     whole = model.encode(video).indices
-    monkeypatch.setattr(tiles, "encoder_reach", lambda _: 8)
+    monkeypatch.setattr(tile_plan, "encoder_reach", lambda config, depth: 0)
     tiled = model.encode(video, tile=48).indices
     assert whole is not None
     assert tiled is not None
@@ -105,7 +140,7 @@ def test_a_grid_covers_every_cell_once(h: int, w: int, tile: int, reach: int) ->
     config = PRESETS["vidtok_kl_causal_488_8chn"]
     halo = -(-reach // config.spatial_factor)
     seen = torch.zeros(h, w, dtype=torch.int64)
-    for rows, columns in tiles.grid(config, h, w, tile, reach):
+    for rows, columns in tile_plan.grid(config, h, w, tile, reach):
         seen[rows.start : rows.stop, columns.start : columns.stop] += 1
         area = (rows.stop - rows.start) * (columns.stop - columns.start)
         assert area <= max(1, (tile // config.spatial_factor) ** 2)
@@ -115,10 +150,33 @@ def test_a_grid_covers_every_cell_once(h: int, w: int, tile: int, reach: int) ->
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize(("tile", "as_reference"), [(7, False), (0, False), (64, True)])
-def test_refusals(tile: int, as_reference: bool) -> None:
+@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize(("tile", "most"), [(512, 1.35), (256, 1.9)])
+def test_tiles_of_a_large_picture_compute_little_twice(
+    tile: int, most: float, decoder: bool
+) -> None:
+    config = PRESETS["vidtok_fsq_causal_488_262144"]
+    parts = tile_plan.plan(config, 20, 135, 240, tile, decoder=decoder)
+    assert 1 <= parts.depth < len(config.ch_mult)
+    cells = sum((r.high - r.low) * (c.high - c.low) for r, c in parts.tiles)
+    assert 1 < cells / (135 * 240) <= most
+
+
+@pytest.mark.parametrize(
+    ("tile", "as_reference", "says"),
+    [
+        (7, False, "tile = 7: .* takes a multiple of 8 pixels; use 8"),
+        (0, False, "tile = 0: .* use 8"),
+        (100, False, "tile = 100: .* use 96 or 104"),
+        (True, False, "tile = True: must be a number of pixels, 'auto' or None"),
+        ("large", False, "tile = 'large': must be"),
+        (64, True, "tile = 64: the reference has no exact tiles"),
+        ("auto", True, "tile = auto: the reference has no exact tiles"),
+    ],
+)
+def test_refusals(tile: int, as_reference: bool, says: str) -> None:
     model = small("causal_v1_1")
-    with pytest.raises(ValueError, match=f"tile = {tile}: "):
+    with pytest.raises(ValueError, match=says):
         model.encode(synthetic_video(1, 5, 16, 16), tile=tile, as_reference=as_reference)
-    with pytest.raises(ValueError, match=f"tile = {tile}: "):
+    with pytest.raises(ValueError, match=says):
         model.decode(torch.zeros(1, 3, 2, 2, 2), tile=tile, as_reference=as_reference)

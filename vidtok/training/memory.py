@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-_SHARE = 0.8
-"""Fraction of the free memory to fill. The rest is for gradients of activations and for kernels."""
 
 _SIDE = 32
 """Height and width in pixels of the clips that are measured: the smallest that all terms take."""
@@ -143,13 +139,3 @@ def to_fit(kept: Kept, free: float) -> tuple[list[int], float]:
         left -= kept.blocks[i] - kept.inputs[i]
         again = max(again, kept.blocks[i])  # the backward pass holds one of them at a time
     return chosen, left + again
-
-
-def free_bytes(device: torch.device) -> float | None:
-    """Return the memory that a device can give to activations; None if it has no memory."""
-    if device.type == "cpu":
-        return _SHARE * float(psutil.virtual_memory().available)
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return _SHARE * (torch.cuda.mem_get_info(device)[0] + cached)
-    return None

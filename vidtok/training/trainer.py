@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vidtok import free_memory
 from vidtok.autoencoder import Tokenizer
 from vidtok.channels import weights_digest
 from vidtok.training import memory
@@ -168,7 +169,7 @@ class Trainer:
         """Compute blocks again if passes over parts like this one take too much memory."""
         self._undecided = False
         device, objective, blocks = part.device, self._objective, self._network.blocks
-        if (free := memory.free_bytes(device)) is None:
+        if (free := free_memory.free_bytes(device)) is None:
             return
         step = max(self.step, objective.config.discriminator_start)
         weights = [*self._network.parameters(), *objective.parameters()]

@@ -56,7 +56,9 @@ def clip_seconds(
         for spec, column, digest in zip(
             config.tokenizers, tokenizers.columns, tokenizers.digests, strict=True
         ):
-            encoder = open_encoder(spec, column, digest=digest, device=device)
+            encoder = open_encoder(
+                spec, column, digest=digest, device=device, tile=config.tokenize.tile
+            )
             batch = 1 if device == "cpu" else spec.batch
             for bucket, clip in examples.items():
                 times[bucket] += _call_seconds(encoder, np.stack([clip] * batch), share) / batch
