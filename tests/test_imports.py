@@ -83,7 +83,7 @@ def imported(code: str, *watched: str) -> str:
 
 def test_decode_actors_and_commits_start_without_torch() -> None:
     """Seconds and hundreds of MB for each process, and most of a cluster's processes are these."""
-    heavy = "torch", "av", "PIL"  # the names of the models, `vidtok.presets`, are light
+    heavy = "torch", "av", "PIL", "vidtok"
     assert imported("import pipeline.job.graph", *heavy) == "\n"
 
 

@@ -182,7 +182,8 @@ def save(order: ChannelOrder, target: Path) -> None:
         tensors |= {f"fill.{k}.weight": fill.weight, f"fill.{k}.bias": fill.bias}
     about = {"levels": order.levels, "order": order.order, "weights": order.weights}
     tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, target, {"format": "pt", _KEY: json.dumps(about)})
+    # One entry alone: several have no fixed order, and equal orders should be equal files.
+    save_file(tensors, target, {_KEY: json.dumps(about)})
 
 
 def read(path: Path) -> ChannelOrder:

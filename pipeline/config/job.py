@@ -8,29 +8,27 @@ make a `JobConfig` directly. Values are not converted: the string "17" is not a 
 import ast
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    Discriminator,
-    Field,
-    PlainValidator,
-    PositiveInt,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, Discriminator, Field, PlainValidator, PositiveInt, Tag
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.section import Seconds, Section
 from pipeline.config.shots import ShotConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
-from vidtok.presets import list_models
 
 Precision = Literal["float32", "bf16", "fp16"]
 
-ModelName = Annotated[
-    str,
-    WithJsonSchema({"type": "string", "anyOf": [{"enum": list_models()}, {"pattern": r":|\$\{"}]}),
-]
+
+class _ModelNames:
+    """JSON Schema of a model's name; workers load the settings, and do not need the names."""
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> dict[str, Any]:
+        from vidtok.presets import list_models
+
+        return {"type": "string", "anyOf": [{"enum": list_models()}, {"pattern": r":|\$\{"}]}
+
+
+ModelName = Annotated[str, _ModelNames()]
 """Name of a tokenizer, which `pipeline.tokenizers.checks` checks. In the JSON Schema it is one of
 VidTok or has a colon."""
 

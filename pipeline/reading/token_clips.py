@@ -59,6 +59,8 @@ def read_token_clips(source: str, name: str | None, most: int) -> TokenClips:
         count = files.count_rows()
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"{source}: no dataset and no Parquet file: {error}") from error
+    if not files.files:
+        raise ConfigError(f"{source}: no dataset and no Parquet file")
     column = _chosen(tokenizer_columns(files.schema, source), name, source)
     names = [column.name, f"{column.name}_shape"]
     table = files.take(pa.array(list(_spread(count, most)), pa.int64()), columns=names)

@@ -158,7 +158,7 @@ def upload(s3: S3Server, folder: Path) -> None:
     bucket = s3.bucket("corpus")
     for path in VIDEOS[:2]:
         tar = folder / f"{path.stem}.tar"
-        with tarfile.open(tar, "w") as file:
+        with tarfile.open(tar, "w", dereference=True) as file:
             file.add(path, path.name)
         s3.put(f"{bucket}/shards/{tar.name}", tar.read_bytes())
 

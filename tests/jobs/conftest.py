@@ -117,7 +117,7 @@ def pack(folder: Path, videos: Sequence[Path], per_tar: int) -> list[str]:
     tars = []
     for start in range(0, len(videos), per_tar):
         path = folder / f"shard-{start // per_tar:03d}.tar"
-        with tarfile.open(path, "w") as tar:
+        with tarfile.open(path, "w", dereference=True) as tar:
             for video in videos[start : start + per_tar]:
                 tar.add(video, arcname=video.name)
                 caption = path.with_suffix(".txt")

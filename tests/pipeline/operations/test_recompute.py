@@ -37,7 +37,7 @@ TOKENIZERS = ["fsq", "kl", "kl6"]
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobConfig, Store]:
     """A tar and a folder of two videos each, through both narrow models."""
     folder = tmp_path_factory.mktemp("corpus")
-    with tarfile.open(folder / "shard.tar", "w") as tar:
+    with tarfile.open(folder / "shard.tar", "w", dereference=True) as tar:
         for name in ("hiker_tiny.mp4", "odd/video_180.mov"):
             tar.add(VIDEOS / name, arcname=Path(name).name)
     # The key b/x.mp4 is also how the path of another file of its unit ends.
@@ -170,7 +170,7 @@ def test_a_source_that_is_gone_or_another(corpus: tuple[JobConfig, Store], tmp_p
     store = Store(str(tmp_path / "out"))
     manifest = read_manifest(store)
     gone, short = tmp_path / "gone.tar", tmp_path / "short.tar"
-    with tarfile.open(short, "w") as tar:
+    with tarfile.open(short, "w", dereference=True) as tar:
         tar.add(VIDEOS / "odd/video_180.mov", arcname="other.mov")
     for source, text in ((gone, "gone since it was planned"), (short, f"not in {short}")):
         for path in store.list("log"):
