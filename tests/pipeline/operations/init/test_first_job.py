@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def test_what_it_writes_for_a_folder_loads_and_is_planned(tmp_path: Path) -> Non
     source.mkdir()
     names = ("bikes.mp4", "vidtok_example.mp4", "broken/text.mp4", "odd/video_90.mov")
     for name in names:
-        os.link(VIDEOS / name, source / Path(name).name)
+        shutil.copy(VIDEOS / name, source / Path(name).name)
     made, config = written(source, tmp_path)
     assert config.source.uri == [str(source)]
     assert config.tokenizers[0].model == DEFAULT_MODEL
@@ -98,14 +98,14 @@ def test_a_list_names_its_columns(tmp_path: Path) -> None:
 
 def test_the_sample_is_bounded(tmp_path: Path) -> None:
     for n in range(9):
-        os.link(GOOD, tmp_path / f"{n}.mp4")
+        shutil.copy(GOOD, tmp_path / f"{n}.mp4")
     made, _ = written(tmp_path, tmp_path, look=4)
     assert (made.looked_at, made.samples) == (4, 9)
 
 
 def test_the_time_budget_ends_the_look_after_a_sample(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
-        os.link(GOOD, tmp_path / name)
+        shutil.copy(GOOD, tmp_path / name)
     made = write_first_job(str(tmp_path), out=str(tmp_path / "job.yaml"), seconds=0.0)
     assert (made.looked_at, made.samples) == (1, 2)
     assert (
@@ -162,7 +162,7 @@ def test_a_source_without_videos_is_told_in_a_line(
 def test_a_name_cannot_write_settings(tmp_path: Path) -> None:
     folder = tmp_path / 'a"\noutput: {uri: elsewhere}\n# ${oc.env:HOME}'
     folder.mkdir()
-    os.link(GOOD, folder / "a.mp4")
+    shutil.copy(GOOD, folder / "a.mp4")
     (folder / "b\nslice: null\n.mp4").write_bytes(b"no video")
     _, config = written(folder, tmp_path)
     assert config.source.uri == [str(folder)]
