@@ -140,17 +140,17 @@ def test_a_whole_video_in_chunks_and_tiles_has_the_same_tokens() -> None:
 )
 def test_wrong_tiles_are_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=rf"tokenize\.{says}"):
-        load_config("examples/demo.yaml", overrides)
+        load_config("pipeline/demo/job.yaml", overrides)
 
 
 def test_the_default_suits_every_tokenizer_and_a_number_only_those_with_tiles() -> None:
     facts = replace(Tiled.facts, tileable=False)
     for tile, count in (("auto", 0), ("null", 0), ("512", 1)):
-        config = load_config("examples/demo.yaml", [f"tokenize.tile={tile}"])
+        config = load_config("pipeline/demo/job.yaml", [f"tokenize.tile={tile}"])
         faults = [str(fault) for fault in facts_faults(config, 0, facts)]
         assert len(faults) == count
     assert "has no exact tiles; models of VidTok have; set auto or null" in faults[0]
-    assert load_config("examples/demo.yaml").tokenize.tile == "auto"
+    assert load_config("pipeline/demo/job.yaml").tokenize.tile == "auto"
 
 
 @pytest.mark.parametrize(
