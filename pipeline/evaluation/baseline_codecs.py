@@ -12,7 +12,8 @@ PSNR to about 44 dB.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
@@ -146,6 +147,8 @@ def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedSt
     context.thread_count = 1  # frame threads change the encoding
     context.flags |= Flags.global_header
     context.options = codec.options(quantizer)
+    with own_scheduling():
+        context.open()
     packets = []
     for n, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format=_PIXEL_FORMAT)
@@ -156,6 +159,24 @@ def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedSt
     if codec.encoder == "libx264":
         coded = [without_sei(packet) for packet in coded]
     return EncodedStream(tuple(coded), context.extradata)
+
+
+@contextmanager
+def own_scheduling() -> Iterator[None]:
+    """Give this thread back its scheduling when the block ends.
+
+    As root, SVT-AV1 makes the thread that opens it a real-time thread of the highest priority. It
+    never undoes that, and all later threads and child processes inherit it. Two that wait for a
+    third one in a busy loop then take two cores for ever.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # macOS
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def decode(stream: EncodedStream, codec: Codec) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """Baselines spend what they say, and are as strong as they can be within it."""
 
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -106,6 +107,15 @@ def test_x264_says_nothing_of_itself_in_what_is_counted() -> None:
     assert b"x264" not in b"".join(packets)
     sei, picture = b"\0\0\0\1\x06hello", b"\0\0\1\x65picture"
     assert without_sei(sei + picture) == picture
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such call")
+@pytest.mark.parametrize("name", CODECS)
+def test_encoding_leaves_the_thread_its_scheduling(name: str) -> None:
+    """As root, SVT-AV1 makes its caller a real-time thread, which starves all other processes."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    encode(np.zeros((5, 64, 64, 3), np.uint8), CODECS[name], 40)
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 def test_a_codec_that_the_build_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
