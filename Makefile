@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test suite lint docs clean
+.PHONY: demo test suite quick lint docs clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python -m pipeline demo
@@ -15,6 +15,10 @@ test: $(STAMP)  ## Lint, types, and the whole suite, side by side.
 
 suite: $(STAMP)  ## The tests alone.
 	$(BIN)/python -m pytest -n auto
+
+quick: $(STAMP)  ## Fast tests: settings, formats, sources, indices; no Ray, no S3, no networks.
+	$(BIN)/python -m pytest -n auto -m "not ray and not s3 and not slow" tests/pipeline/config \
+		tests/pipeline/sources tests/pipeline/dataset tests/vidtok/test_fsq.py tests/vidtok/test_presets.py tests/test_readme.py
 
 lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/ruff check .
