@@ -52,11 +52,11 @@ def test_the_help_of_a_verb_says_what_its_exit_codes_mean(name: str) -> None:
     assert "Exit codes: 0" in done.output
 
 
-def test_the_help_and_the_readme_have_one_table_of_exit_codes() -> None:
+def test_the_help_and_the_reference_have_one_table_of_exit_codes() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     shown = " ".join(re.sub("[│╭╰]", " ", text).split())
-    readme = (ROOT / "README.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| (.+) \|$", readme, re.MULTILINE)
+    page = (ROOT / "docs" / "reference" / "outcomes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
     for code, meaning in EXIT_CODES.items():
         assert f"{code} {meaning}" in shown
