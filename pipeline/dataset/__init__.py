@@ -2,7 +2,7 @@
 
     clips, cells ─► PartWriter ─► UnitRecord ─► CommitLog ─► Manifest ─► Tally, Statistics
 
-`docs/format.md` specifies what is stored.
+`docs/reference/format.md` specifies what is stored.
 """
 
 from pipeline.dataset.commit_log import CommitLog

@@ -40,7 +40,7 @@ SMALLER = {
 }
 """What the tests put into commands. To start an actor costs more than these few clips."""
 HOW_TO = [path for path in sorted((ROOT / "docs/how-to").glob("*.md")) if path.stem != "index"]
-PAGES = [ROOT / "docs/tutorial.md", *HOW_TO]
+PAGES = [ROOT / "docs/tutorial/index.md", *HOW_TO]
 
 
 @pytest.fixture(scope="session")
@@ -141,11 +141,11 @@ def run_page(page: Path) -> Blocks:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem.replace("index", "tutorial"))
 def test_the_blocks_run(
     page: Path, folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if page.stem == "tutorial":
+    if page.parent.stem == "tutorial":
         shutil.rmtree(folder / "videos")
     if page.stem == "s3":
         upload(s3, folder)

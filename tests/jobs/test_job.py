@@ -106,7 +106,7 @@ def test_what_is_left_behind_reads_without_this_package(undisturbed: Undisturbed
 
 
 def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> None:
-    """`docs/format.md` and nothing of this package: the parts that count, and their numbers."""
+    """`docs/reference/format.md` and nothing of this package: parts that count, their numbers."""
     import pyarrow.parquet as pq
 
     tars, rows = undisturbed

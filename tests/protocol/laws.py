@@ -1,8 +1,8 @@
 """What must hold after every write and deletion, checked by other code than the pipeline's.
 
-The laws are the promises of docs/architecture.md: every file that the log or a table names exists,
-no unit and no source counts twice, only work that began after a retry answers it, and what the log
-forgot comes back in no unit.
+The laws are the promises of docs/explanation/architecture.md: every file that the log or a table
+names exists, no unit and no source counts twice, only work that began after a retry answers it, and
+what the log forgot comes back in no unit.
 """
 
 import hashlib

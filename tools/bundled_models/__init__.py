@@ -1,1 +1,1 @@
-"""How the weights in the package were made; see `docs/models.md`."""
+"""How the weights in the package were made; see `docs/explanation/models.md`."""

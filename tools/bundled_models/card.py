@@ -1,4 +1,6 @@
-"""Print the scores of `docs/models.md`: each tokenizer beside "shrink and enlarge", by video.
+"""Print the scores of the bundled models: each tokenizer beside "shrink and enlarge", by video.
+
+They are in `docs/explanation/models.md`.
 
     python -m pipeline evaluate docs/models/card.yaml
     python -m tools.bundled_models.card out/card/scores.json

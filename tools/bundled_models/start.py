@@ -1,4 +1,6 @@
-"""Write the weights that the training of a bundled model starts from; see `docs/models.md`.
+"""Write the weights that the training of a bundled model starts from.
+
+`docs/explanation/models.md` describes the training.
 
     python -m tools.bundled_models.start docs/models/kl.yaml out/kl-start.safetensors
 

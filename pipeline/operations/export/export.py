@@ -196,7 +196,9 @@ def _export_group(
 
 def _format(name: str) -> Format:
     if name in REFUSED:
-        raise ConfigError(f"--as {name}: cannot be written: {REFUSED[name]}; see docs/trainers.md")
+        raise ConfigError(
+            f"--as {name}: cannot be written: {REFUSED[name]}; see docs/reference/trainers.md"
+        )
     if name not in FORMATS:
         raise ConfigError(f"--as {name}: must be one of {', '.join(FORMATS)}")
     return FORMATS[name]

@@ -1,4 +1,4 @@
-"""TokenDataset under Lightning: the example of docs/reading.md, stopped anywhere and resumed."""
+"""TokenDataset under Lightning: the example of docs/reference/reading.md, stopped and resumed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""TokenDataset under Ray Train: the example of docs/reading.md, interrupted and resumed."""
+"""TokenDataset under Ray Train: the example of docs/reference/reading.md, stopped and resumed."""
 
 import json
 from collections.abc import Callable

@@ -76,7 +76,7 @@ def test_an_id_alone_draws_a_clip() -> None:
     ids = [f"shard-{n // 100}/video {n % 100}/0" for n in range(20_000)]
     drawn = [clip_id for clip_id in ids if is_drawn(clip_id, 100)]
     assert 150 < len(drawn) < 250
-    for clip_id in ids[:500]:  # as docs/format.md has it
+    for clip_id in ids[:500]:  # as docs/reference/format.md has it
         digest = hashlib.sha256(b"decode back " + clip_id.encode()).hexdigest()
         assert is_drawn(clip_id, 7) == (int(digest[:16], 16) % 7 == 0)
         assert is_drawn(clip_id, 1)

@@ -26,7 +26,7 @@ from tests.pipeline.sources.test_beside import meta, shard, write_tar
 
 ROOT = Path(__file__).parents[3]
 LEROBOT = ROOT / "tests/data/lerobot"
-PAGE = (ROOT / "docs/sources.md").read_text()
+PAGE = (ROOT / "docs/reference/sources.md").read_text()
 RECIPES = PAGE.partition("## Datasets of other tools")[2].partition("\n## ")[0]
 YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 JOB = {

@@ -25,7 +25,7 @@ from tests.pipeline.decode.sounds import Form, clicks, flashing
 from tests.pipeline.decode.synthetic import counting
 from tests.pipeline.tokenized import tokenized
 
-SOURCES = (Path(__file__).parents[3] / "docs/sources.md").read_text()
+SOURCES = (Path(__file__).parents[3] / "docs/reference/sources.md").read_text()
 [EXAMPLE] = re.findall(r"^```python\n(.*?)^```", SOURCES, re.MULTILINE | re.DOTALL)
 
 FRAMES = 40
@@ -177,7 +177,7 @@ def test_a_dataset_with_tracks_reads_and_verifies(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     folder = f"{store.uri}/data/5x32x32"
     text = EXAMPLE.replace("out/tokens/data/17x256x256", folder).replace("action", "number")
-    exec(text, names)  # the example of docs/sources.md
+    exec(text, names)  # the example of docs/reference/sources.md
     [last] = [clip_id for clip_id in found if clip_id.endswith("a.mkv/1")]
     np.testing.assert_array_equal(names["number"], found[last])
     assert snapshot.dataset.identity["tracks"][0]["rate"] == RATE

@@ -10,7 +10,7 @@ from pipeline.tokenizers.protocol import Facts, Lengths
 
 
 def test_the_example_of_a_staged_training_is_valid(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[3] / "docs/tokenizers.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/reference/tokenizers.md").read_text()
     [example] = re.findall(r"^```yaml\n(# staged\.yaml.*?)^```", text, re.MULTILINE | re.DOTALL)
     path = tmp_path / "staged.yaml"
     path.write_text(example)
