@@ -15,7 +15,11 @@ from pipeline.job.config_checks import load_config
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs/explanation/architecture.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted(
+    path
+    for place in ("*.md", "docs/**/*.md", "benchmarks/*.md", "tests/data/*.md", ".github/**/*.md")
+    for path in ROOT.glob(place)
+)
 TEXTS = [page.read_text() for page in PAGES]
 LINKS = [
     (page, link)

@@ -1,6 +1,6 @@
 """Hooks of the site's build: pages from outside `docs/`, and links that leave it.
 
-README.md, CONTRIBUTING.md and benchmarks/README.md are pages of the site, too. A link to code has
+README.md and its kind are pages of the site, too. A link to code has
 no target on the site, so its text alone stays.
 """
 
@@ -15,6 +15,8 @@ ROOT: Final = Path(__file__).parents[1]
 OUTSIDE: Final = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security-policy.md",
     "benchmarks/README.md": "benchmarks.md",
 }
 """Page of the site by the path of a file outside `docs/`."""

@@ -137,9 +137,10 @@ def test_prometheus_finds_nodes_and_rules() -> None:
 
 
 def test_the_documentation_lists_the_metrics() -> None:
-    text = (ROOT / "docs/reference/deploying.md").read_text()
+    text = (ROOT / "docs/reference/metrics.md").read_text()
     rows = re.findall(r"^\| `(ray_\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
     listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert listed == {name: (m.kind, set(m.labels)) for name, m in EXPORTED.items()}
+    text = (ROOT / "docs/reference/monitoring.md").read_text()
     alerts = re.findall(r"^\| `(Vidtok\w+)` \|", text, re.MULTILINE)
     assert alerts == [rule["alert"] for rule in RULES]

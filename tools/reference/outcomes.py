@@ -13,7 +13,7 @@ library that failed. The job continues. `python -m pipeline retry` tries the sam
 again. A change of `clip` or `audio` needs another output, because both are in the fingerprint."""
 
 SERIES: Final = """\
-Each Ray node exports these series. [Deploying](deploying.md#metrics) says how to read them.
+Each Ray node exports these series. [Monitoring](monitoring.md) says how to read them.
 Every series also has the label `run`."""
 
 

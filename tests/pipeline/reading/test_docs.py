@@ -1,4 +1,4 @@
-"""The examples in docs/reference/reading.md run unchanged, and return what was written."""
+"""The examples of the pages about reading run unchanged, and return what was written."""
 
 import os
 import re
@@ -29,7 +29,9 @@ from tests.examples.captioned_latents import TEXTS, write_rows
 from tests.pipeline.made_datasets import IDENTITY, write_log
 from tests.pipeline.units import KL, make_clip
 
-TEXT = (Path(__file__).parents[3] / "docs/reference/reading.md").read_text()
+REFERENCE = Path(__file__).parents[3] / "docs/reference"
+PAGES = ["reading.md", "combining.md", "parquet.md", "tables.md"]
+TEXT = "".join((REFERENCE / page).read_text() for page in PAGES)
 FSQ = TokenizerColumn(
     name="fsq",
     kind="indices",
