@@ -92,6 +92,9 @@ def test_its_commands_name_verbs_and_files() -> None:
     verbs = [words[3] for words in commands if words[:3] == ["python", "-m", "pipeline"]]
     assert len(verbs) >= 5
     assert set(verbs) <= set(known)
+    for words in commands:  # with the options and arguments that the verb takes
+        if words[:3] == ["python", "-m", "pipeline"]:
+            known[words[3]].make_context(words[3], [word.strip("'\\") for word in words[4:]])
     [submitted] = [words for words in commands if words[:3] == ["ray", "job", "submit"]]
     assert submitted[3:5] == ["--working-dir", "."], "as tests/jobs/test_submit.py submits"
     named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples|pipeline/demo)/[\w/]+\.\w+", README)

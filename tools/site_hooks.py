@@ -34,6 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links at pages of the site, and take away those that leave it."""
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]  # README has no front matter: GitHub would show it
     own = {page: source for source, page in OUTSIDE.items()}
     source = PurePosixPath(own.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
     depth = "../" * page.file.src_uri.count("/")
