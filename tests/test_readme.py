@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -92,14 +93,31 @@ def test_its_commands_name_verbs_and_files() -> None:
     verbs = [words[3] for words in commands if words[:3] == ["python", "-m", "pipeline"]]
     assert len(verbs) >= 5
     assert set(verbs) <= set(known)
-    for words in commands:  # with the options and arguments that the verb takes
-        if words[:3] == ["python", "-m", "pipeline"]:
-            known[words[3]].make_context(words[3], [word.strip("'\\") for word in words[4:]])
     [submitted] = [words for words in commands if words[:3] == ["ray", "job", "submit"]]
     assert submitted[3:5] == ["--working-dir", "."], "as tests/jobs/test_submit.py submits"
     named = re.findall(r"(?<![\w/.])(?:jobs|infra|examples|pipeline/demo)/[\w/]+\.\w+", README)
     assert {"infra/runtime_env.yaml", "pipeline/demo/job.yaml"} <= set(named)
     assert all((ROOT / name).is_file() for name in named)
+
+
+COMMANDS = [
+    (str(page.relative_to(ROOT)), command)
+    for page, text in zip(PAGES, TEXTS, strict=True)
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    if language in ("", "bash")
+    for command in re.findall(
+        r"^(?:python -m pipeline|vidtok-pipeline) (\w[^\n>]*)",
+        block.replace("\\\n", ""),
+        re.MULTILINE,
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_verb_takes_the_options_and_arguments_that_a_page_shows(page: str, command: str) -> None:
+    verb, *arguments = shlex.split(command, comments=True)
+    known = vars(typer.main.get_command(app))["commands"]
+    known[verb].make_context(verb, arguments)
 
 
 def test_no_page_shows_a_digest_of_somebody_s_paths() -> None:
