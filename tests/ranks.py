@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE_S = 200.0
 """Seconds that ranks may take. They need eight on an idle machine, 100 at a load of 20."""
+
+
+def fork_server() -> ForkServerContext:
+    """Return what starts processes that need not import torch: it has done so."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    return context
 
 
 def run_ranks(
@@ -28,8 +36,7 @@ def run_ranks(
         args: what `work` gets.
         killed: whether the first rank kills itself; the others are then killed, too.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded", work.__module__])
+    context = fork_server()
     meet.unlink(missing_ok=True)
     ranks = [
         context.Process(target=_in_group, args=(work, rank, world, meet, args))

@@ -6,6 +6,7 @@ resume from their own checkpoint, so nothing is reported to Ray Train, and its o
 temporary folder.
 """
 
+import gc
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -123,7 +124,12 @@ def _run_rank(given: dict[str, Any]) -> Any:
         torch.cuda.set_device(device)  # collectives of Python objects use the current device
     context = ray.train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size(), str(device))
-    return given["work"](rank, given["lines"].put)
+    result = given["work"](rank, given["lines"].put)
+    # torch can hang if the process group is destroyed while a network that synchronises lives: the
+    # network then ends the group's threads while it holds Python's lock, which they wait for. The
+    # work leaves networks behind in reference cycles.
+    gc.collect()
+    return result
 
 
 def _run_config(scratch: str, max_failures: int) -> "RunConfig":

@@ -54,9 +54,7 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
             tell(f"{stage.name}: complete")
         else:
             _Stage(config, stage, store, before, rank, tell).run()
-            # The networks are in reference cycles. The next stage needs their memory. And torch can
-            # hang if the process group is destroyed first: the last network then ends the group's
-            # threads while it holds Python's lock, which these threads wait for.
+            # The networks are in reference cycles, and the next stage needs their memory.
             gc.collect()
         before = store
 

@@ -268,7 +268,8 @@ def test_every_causal_network_of_vidtok(model: str) -> None:
     clip = torch.rand(1, 3, 1 + 3 * f, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         whole, short = small.encode(clip), small.encode(clip[:, :, : 1 + f])
-    assert torch.equal(whole.latent[:, :, :2], short.latent)
+    # Clips of other lengths take other kernels, which round in another order.
+    torch.testing.assert_close(whole.latent[:, :, :2], short.latent, rtol=0, atol=1e-5)
     if whole.indices is not None:
         assert torch.equal(whole.indices[:, :2], short.indices)
 

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commands import main
+from pipeline.training.checkpoints import CheckpointWriter
 from tests.pipeline.training.runs import LOW, rows, settings
+from tests.ranks import fork_server
 
 ROOT = Path(__file__).parents[3]
 RUN = {"loaders": 1, "stages": [{**LOW, "steps": 12}], "keep_checkpoints": 9}
@@ -29,57 +31,50 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-HELD_AT = """
-import runpy, sys, time
-from pipeline.training.checkpoints import CheckpointWriter
-save, step = CheckpointWriter.save, int(sys.argv.pop())
+def train_and_wait(path: Path, step: int) -> None:
+    """Run the command as a terminal starts it; wait behind a checkpoint, so a signal finds it."""
+    os.setsid()
+    # A suite started in the background of a shell ignores Ctrl-C, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(path.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT), number)
+    torch.set_num_threads(1)
+    save = CheckpointWriter.save
 
-def save_and_wait(writer, at, *state):
-    save(writer, at, *state)
-    while at == step:
-        time.sleep(0.1)
+    def save_and_wait(writer: CheckpointWriter, at: int, *state: Any) -> None:
+        save(writer, at, *state)
+        while at == step:
+            time.sleep(0.1)
 
-CheckpointWriter.save = save_and_wait
-sys.path.insert(0, "jobs")
-sys.argv[0] = "jobs/train_tokenizer.py"
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-"""The job's own command that waits behind a checkpoint: however fast it is, a signal finds it."""
+    CheckpointWriter.save = save_and_wait  # type: ignore[method-assign]
+    sys.exit(main(["train", str(path)]))
 
 
 class Job:
-    """A training in a process group of its own, as a terminal starts it."""
+    """A training in a process group of its own, forked from a process that has imported torch."""
 
     def __init__(self, path: Path, hold_at: int) -> None:
-        self._checkpoints = path.parent / "out/1-low/checkpoints"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", HELD_AT, path, str(hold_at)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # A suite started in the background of a shell ignores Ctrl-C, and its children with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        self._path = path
+        self._process = fork_server().Process(target=train_and_wait, args=(path, hold_at))
+        self._process.start()
 
     def signal_at(self, step: int, number: signal.Signals) -> None:
         """Send a signal to the whole group once the checkpoint of a step is there."""
-        marker = self._checkpoints / f"{step:08d}.pt"
+        marker = self._path.parent / f"out/1-low/checkpoints/{step:08d}.pt"
         deadline = time.monotonic() + 250
         while not marker.exists():
-            assert self._process.poll() is None, "it ended before"
+            assert self._process.is_alive(), "it ended before"
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.killpg(self._process.pid, number)
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self) -> tuple[int | None, str, str]:
         """Wait; return the exit code and what was printed. No process of the group is left."""
-        out, err = self._process.communicate(timeout=120)
+        self._process.join(120)
         left = [process for process in psutil.process_iter() if self._is_ours(process)]
         assert psutil.wait_procs(left, timeout=60)[1] == []
-        return self._process.returncode, out, err
+        out, err = (self._path.with_suffix(f".{name}").read_text() for name in ("out", "err"))
+        return self._process.exitcode, out, err
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
