@@ -5,7 +5,11 @@ STAMP := $(VENV)/.installed
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test suite quick lint docs links clean
+QUICK := tests/pipeline/config tests/pipeline/sources tests/pipeline/dataset tests/vidtok/test_fsq.py \
+	tests/vidtok/test_presets.py tests/test_readme.py
+OLD := out/oldest/bin
+
+.PHONY: demo test suite quick oldest lint docs links clean
 
 demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded frames.
 	$(BIN)/python -m pipeline demo
@@ -17,8 +21,15 @@ suite: $(STAMP)  ## The tests alone.
 	$(BIN)/python -m pytest -n auto
 
 quick: $(STAMP)  ## Fast tests: settings, formats, sources, indices; no Ray, no S3, no networks.
-	$(BIN)/python -m pytest -n auto -m "not ray and not s3 and not slow" tests/pipeline/config \
-		tests/pipeline/sources tests/pipeline/dataset tests/vidtok/test_fsq.py tests/vidtok/test_presets.py tests/test_readme.py
+	$(BIN)/python -m pytest -n auto -m "not ray and not s3 and not slow" $(QUICK)
+
+# Old libraries warn of their own code: warnings are no errors here.
+oldest:  ## Fast tests and the goldens with the oldest versions that pyproject.toml admits.
+	$(PYTHON) -m venv out/oldest
+	$(OLD)/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLD)/uv pip install --python $(OLD)/python --resolution lowest-direct -r pyproject.toml --extra test
+	PYTHONPATH=. $(OLD)/python -m pytest -n auto -W default -m "not ray and not s3 and not slow" $(QUICK) \
+		tests/pipeline/storage tests/vidtok/test_goldens.py
 
 lint: $(STAMP)  ## Style, types, the import contract, spelling and words.
 	$(BIN)/ruff check .

@@ -125,6 +125,12 @@ def test_no_page_shows_a_digest_of_somebody_s_paths() -> None:
     assert not re.search(r"\b(?:bikes|hiker_tiny|vidtok_example)-[0-9a-f]{12}\b", "".join(TEXTS))
 
 
+def test_the_table_of_extras_has_those_that_can_be_installed() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/how-to/installing.md").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(rows) == sorted(project["optional-dependencies"])
+
+
 def names(path: Path) -> set[str]:
     """Return what a module defines, as `name` or `Class.name`."""
     found = set()

@@ -16,6 +16,9 @@ from pipeline.logs import Level, configure_logging
 _PARTS: Final = ("ray", "torch", "pyarrow", "av")
 """Packages whose versions matter most when something goes wrong."""
 
+_EXIT_CODES: Final = "\n".join(f"    - {code}: {what}" for code, what in EXIT_CODES.items())
+"""List in Markdown, indented as the help text that contains it."""
+
 
 def _show_versions(asked: bool) -> None:
     if asked:
@@ -37,7 +40,9 @@ def _version(package: str) -> str:
 
     Results go to stdout, errors and the log to stderr.
 
-    Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}.
+    Exit codes:
+
+{_EXIT_CODES}
     """
 )
 def _root(
@@ -49,7 +54,8 @@ def _root(
         typer.Option(
             envvar="VIDTOK_LOG_LEVEL",
             case_sensitive=False,
-            help="Lowest level of the log on stderr.",
+            metavar="LEVEL",
+            help="Lowest level of the log on stderr: debug, info, warning or error.",
         ),
     ] = Level.WARNING,
     _: Annotated[

@@ -29,10 +29,9 @@ State = Literal["ok", "note", "broken"]
 
 _REQUIRED: Final = ("torch", "ray", "pyarrow", "av")
 
-_OPTIONAL: Final = {
-    "triton": "without it norms on GPUs are slower; torch for CUDA brings it",
-    "s3fs": "without it s3:// cannot be opened; pip install 'vidtok-pipeline[s3]'",
-}
+_OPTIONAL: Final = {"s3fs": "without it s3:// cannot be opened; pip install 'vidtok-pipeline[s3]'"}
+
+_OPTIONAL_ON_GPUS: Final = {"triton": "without it norms are slower; torch for CUDA brings it"}
 
 _SHARED_MEMORY: Final = "/dev/shm"
 """Folder of Ray's object store on Linux."""
@@ -106,7 +105,8 @@ def _packages() -> Iterator[Check]:
             yield Check(name=name, state="broken", text=f"no import: {one_line(error)}", fix=fix)
         else:
             yield Check(name=name, state="ok", text=_version(name) or "of unknown version")
-    for name, without in _OPTIONAL.items():
+    optional = _OPTIONAL | (_OPTIONAL_ON_GPUS if gpus() else {})
+    for name, without in optional.items():
         found = _version(name)
         state: State = "ok" if found else "note"
         yield Check(

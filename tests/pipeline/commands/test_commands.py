@@ -59,7 +59,7 @@ def test_the_help_and_the_reference_have_one_table_of_exit_codes() -> None:
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
     for code, meaning in EXIT_CODES.items():
-        assert f"{code} {meaning}" in shown
+        assert f"{code}: {meaning}" in shown
 
 
 def test_versions_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,7 +363,7 @@ def test_whole_videos(good: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("clip: [", "job.yaml: line 2: not YAML: "),
+        ("clip: {}\n]", "job.yaml: line 2: not YAML: "),
         ("clip: {}\nclip: {}", "job.yaml: line 2: not YAML: found duplicate key clip"),
         ("17", "job.yaml: cannot be read: Invalid loaded object type: int"),
         ("[17]", "job.yaml: must hold sections (source, clip, tokenizers, output"),

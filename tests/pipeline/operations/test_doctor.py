@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.operations.doctor import Check, Diagnosis, examine
+from pipeline.operations.machine import gpus
 from tests.assets import VIDEOS
 
 
@@ -26,6 +27,7 @@ def test_a_machine_on_which_the_tests_run_is_sound(tmp_path: Path) -> None:
     assert found.exit_code == 0
     names = {one.name for one in found.checks}
     assert names >= {"python", "torch", "ray", "av", "cluster", "gpu", "cpu", "codecs", "memory"}
+    assert ("triton" in names) == bool(gpus()), "only GPUs use it"
     [codecs] = named(found, "codecs")
     assert "h264, hevc, av1, vp9, prores; " in codecs.text
     assert "libavcodec " in codecs.text

@@ -86,7 +86,7 @@ class TestPaths:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         known = importlib.import_module("fsspec.registry").known_implementations
-        monkeypatch.setitem(known, "gone", {"class": "gone.Gone"})
+        monkeypatch.setitem(known, "gone", {"class": "gone.Gone", "err": "needs gone"})
         with pytest.raises(StoreError, match="install the extra"):
             read_all(str(jsonl(tmp_path, {"video": "gone://b/a.mp4"})), protocols=["gone", "file"])
 
