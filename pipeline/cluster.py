@@ -80,6 +80,8 @@ def connect() -> Iterator[Cluster]:
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_MS))
+        # Ray Data sends figures of its use from a process of its own: three seconds of CPU.
+        os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
         with _core_is_silent():
             ray.init(address=LOCAL, include_dashboard=False, **quiet)
     else:

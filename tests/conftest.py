@@ -31,17 +31,20 @@ def cluster() -> Iterator[str]:
     """
     import ray
 
+    from tests.bare_ray import bare_nodes
+
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    context = ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=400_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
-    )
+    with bare_nodes():
+        context = ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=400_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
+        )
     yield context.address_info["address"]
     ray.shutdown()
 
@@ -57,6 +60,12 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Ray starts its workers with niceness 15: beside other processes of tests they barely run.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
+
+# Ray starts an idle worker for each CPU, and ends one that was idle for a second: almost every task
+# of a test then starts a process, which takes a second of CPU. Its statistics take another one.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 # Without it Ray writes a token into the home folder, which a later `ray start` finds.
 os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)

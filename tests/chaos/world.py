@@ -24,6 +24,7 @@ from ray.cluster_utils import Cluster
 from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.storage.store import Store
+from tests.bare_ray import bare_nodes
 from tests.chaos.saboteurs import FOLDER, POISON, poison_decoders
 from tests.jobs.conftest import ROOT, VIDEOS, committed_rows, job, pack, sound_videos
 from tests.pipeline.decode.synthetic import encode
@@ -40,7 +41,8 @@ class World:
     """A context manager; one round at a time. `reference` is what an undisturbed run makes.
 
     Args:
-        few: whether the corpus is small: four sound videos and the one that kills its decoder.
+        few: whether the corpus is small, four sound videos and the one that kills its decoder, and
+            each stage has one actor. The node that is never killed has room for one of the two.
 
     Attributes:
         small_disk: a file system of its own with little room, or None where none may be mounted.
@@ -60,6 +62,8 @@ class World:
             "RAY_TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_idle_worker_killing_time_threshold_ms": "600000",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "OMP_NUM_THREADS": "1",
@@ -72,14 +76,15 @@ class World:
             "config_kwargs": {"retries": {"max_attempts": 3}, "read_timeout": 2},
         }
         self.tars = pack(self.folder / "tars", _videos(self.folder / "made", few), per_tar=2)
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args=_NODE | {"include_dashboard": False}
-        )
-        self._node = self._cluster.add_node(**_NODE)
+        self._actors = 1 if few else 2
+        first = _NODE | {"num_cpus": 1} if few else _NODE
+        with bare_nodes():
+            self._cluster = Cluster(initialize_head=True, head_node_args=first)
+            self._node = self._cluster.add_node(**_NODE)
 
     def __enter__(self) -> Self:
         output = Store(str(self.folder / "reference"))
-        config = json.loads(self.config(output, actors=1).read_text())
+        config = json.loads(self.config(output).read_text())
         poison_decoders()
         tokenized(JobConfig.model_validate(config))
         self.reference, self.quarantine = committed_rows(output), quarantine_rows(output)
@@ -109,17 +114,17 @@ class World:
         marks = (self.folder / "round").glob("hit-*")
         return Counter(mark.name.split("-")[1].replace("_", " ") for mark in marks)
 
-    def config(self, output: Store, source: Store | None = None, actors: int = 2) -> Path:
+    def config(self, output: Store, source: Store | None = None) -> Path:
         """Write the settings of a job over the corpus; return their path."""
         config = job(
             self.tars if source is None else f"{source.uri}/*.tar",
             output.uri,
             source__storage_options={} if source is None else dict(source.storage_options),
             output__storage_options=dict(output.storage_options),
-            decode__actors=actors,
+            decode__actors=self._actors,
             decode__timeout_s=_TIMEOUT_S,
             decode__memory_mb=_MEMORY_MB,
-            tokenize__actors=actors,
+            tokenize__actors=self._actors,
         )
         path = self.folder / "job.yaml"
         path.write_text(json.dumps(config.model_dump(mode="json")))
@@ -152,7 +157,8 @@ class World:
     def kill_node(self) -> None:
         """SIGKILL the second node, raylet, object store and workers, and bring up another."""
         self._cluster.remove_node(self._node, allow_graceful=False)
-        self._node = self._cluster.add_node(**_NODE)
+        with bare_nodes():
+            self._node = self._cluster.add_node(**_NODE)
 
 
 def quarantine_rows(output: Store) -> pa.Table:

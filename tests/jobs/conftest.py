@@ -11,7 +11,6 @@ import pytest
 from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
-from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
@@ -163,17 +162,8 @@ def output_of(tars: Sequence[str]) -> Store:
 
 
 @pytest.fixture
-def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str) -> Path:
-    """A folder that the workers of this test's jobs write notes into."""
-    folder = tmp_path / "marks"
+def marks(tmp_path: Path, cluster: str) -> Path:
+    """The folder that saboteurs of a job with the output `tmp_path / "out"` write notes into."""
+    folder = tmp_path / MARKS
     folder.mkdir()
-    monkeypatch.setenv(MARKS, str(folder))
-    # Workers of a running cluster do not see this process's environment: they are told by Ray.
-    options = {"runtime_env": {"env_vars": {MARKS: str(folder)}}}
-    real = graph.Dataset.map_batches
-    monkeypatch.setattr(
-        graph.Dataset,
-        "map_batches",
-        lambda dataset, *args, **more: real(dataset, *args, **more, **options),
-    )
     return folder

@@ -9,18 +9,24 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.job.collector import TASK_RETRIES
-from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker
+from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit, from_json
 
-MARKS = "SABOTEUR_MARKS"
-"""Folder where they note what they did; all processes of a test share it."""
+MARKS = "marks"
+"""Folder beside the output where they note what they did; all processes of a test share it."""
+
+_folder = Path()
+
+
+def _take_marks(settings: WorkerSettings) -> None:
+    global _folder
+    _folder = Path(settings.config.output.uri).parent / MARKS
 
 
 def mark(name: str) -> int:
     """Note that something happened; return how often it has."""
-    folder = Path(os.environ[MARKS])
-    number = len(list(folder.glob(f"{name}-*"))) + 1
-    (folder / f"{name}-{number}-{os.getpid()}").touch()
+    number = len(list(_folder.glob(f"{name}-*"))) + 1
+    (_folder / f"{name}-{number}-{os.getpid()}").touch()
     return number
 
 
@@ -36,10 +42,26 @@ def shard_of(batch: RayBatch) -> str:
 
 def has_marks(name: str) -> bool:
     """Return whether something has happened."""
-    return any(Path(os.environ[MARKS]).glob(f"{name}-*"))
+    return any(_folder.glob(f"{name}-*"))
 
 
-class DiesOnOneUnit(DecodeWorker):
+class MarkingDecode(DecodeWorker):
+    """A decode worker that can leave marks."""
+
+    def __init__(self, settings: WorkerSettings, *others: Any) -> None:
+        _take_marks(settings)
+        super().__init__(settings, *others)
+
+
+class MarkingTokenize(TokenizeWorker):
+    """A tokenize worker that can leave marks."""
+
+    def __init__(self, settings: WorkerSettings, *others: Any) -> None:
+        _take_marks(settings)
+        super().__init__(settings, *others)
+
+
+class DiesOnOneUnit(MarkingDecode):
     """Its process ends whenever it is given the first shard; the first time, after a row."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
@@ -62,7 +84,7 @@ def row_of(batch: RayBatch) -> int:
     return int(row.header.clips[0].key) if isinstance(row, BatchRow) else -1
 
 
-class DiesInABundle(DecodeWorker):
+class DiesInABundle(MarkingDecode):
     """Its process ends at list row 4 as often as Ray tries a task; then no more."""
 
     def __call__(self, batch: RayBatch) -> Iterator[RayBatch]:
@@ -73,7 +95,7 @@ class DiesInABundle(DecodeWorker):
         yield from super().__call__(batch)
 
 
-class DiesInAPackedRow(TokenizeWorker):
+class DiesInAPackedRow(MarkingTokenize):
     """Its first process ends at list row 30."""
 
     def __call__(self, batch: RayBatch) -> pa.Table:
@@ -99,7 +121,7 @@ _TOKENIZED_WITHIN_S = 60
 """Seconds within which a row is tokenized, on a busy machine."""
 
 
-class DecodesBadly(DecodeWorker):
+class DecodesBadly(MarkingDecode):
     """One shard comes out differently when it is decoded again; another has a video that fails.
 
     The first attempt at the first shard hands out its first row with another clip's identity, as if
@@ -145,7 +167,7 @@ def _shifted(row: "BatchRow") -> "BatchRow":  # noqa: F821
     return BatchRow(replace(row.header, clips=clips), row.frames)
 
 
-class BreaksOnce(TokenizeWorker):
+class BreaksOnce(MarkingTokenize):
     """Its model breaks in its first process at the third shard, and is sound in the next."""
 
     def __call__(self, batch: RayBatch) -> pa.Table:
@@ -169,16 +191,16 @@ class LosesItsDevice(TokenizeWorker):
     A mark `start` counts the failed starts. With the mark `never`, none starts.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        folder = Path(os.environ[MARKS])
-        if list(folder.glob("end-*")) and (mark("start") <= 2 or (folder / "never").exists()):
+    def __init__(self, settings: WorkerSettings, *others: Any) -> None:
+        _take_marks(settings)
+        if has_marks("end") and (mark("start") <= 2 or (_folder / "never").exists()):
             raise RuntimeError("CUDA error: GPU has fallen off the bus")
-        super().__init__(*arguments)
+        super().__init__(settings, *others)
         self._rows = 0
 
     def __call__(self, batch: RayBatch) -> pa.Table:
         self._rows += 1
-        if self._rows == 2 and not list(Path(os.environ[MARKS]).glob("end-*")):
+        if self._rows == 2 and not has_marks("end"):
             mark("end")
             os._exit(1)
         return super().__call__(batch)

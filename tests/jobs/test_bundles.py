@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.job import graph
 from pipeline.job.driver import run
 from tests.jobs import saboteurs
 from tests.jobs.conftest import JOB, Silence, committed_rows, job
@@ -30,8 +29,8 @@ def test_a_unit_that_kills_its_actor_is_retried_alone_with_those_of_its_bundle(
         job(source, tmp_path / name, clip=shape, tokenizers=fsq, source__lists={"rows_per_unit": 1})
         for name in ("out", "plain")
     )
-    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DiesInABundle)
-    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.DiesInAPackedRow)
+    monkeypatch.setattr("pipeline.job.graph.DecodeWorker", saboteurs.DiesInABundle)
+    monkeypatch.setattr("pipeline.job.graph.TokenizeWorker", saboteurs.DiesInAPackedRow)
     progress = Silence()
     summary = run(config, progress)
     assert (summary.exit_code, summary.total.units) == (0, 32)

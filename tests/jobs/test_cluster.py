@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from pipeline.errors import ConfigError, StageStalled
-from pipeline.job import driver, graph
+from pipeline.job import driver
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
@@ -56,7 +56,7 @@ def test_a_job_whose_only_device_is_lost_ends(
 ) -> None:
     tars, _ = undisturbed
     (marks / "never").touch()
-    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
+    monkeypatch.setattr("pipeline.job.graph.TokenizeWorker", saboteurs.LosesItsDevice)
     with pytest.raises(StageStalled, match=r"and max_wait_s = 3: node .* has fallen off"):
         run(job(tars[:1], tmp_path / "out", max_wait_s=3.0), Silence())
 
@@ -113,7 +113,7 @@ def test_blind_nodes_commit_nothing_and_a_device_that_comes_back_is_used_again(
     assert not list(Store(str(tmp_path / "out")).files("log"))
 
     monkeypatch.setattr(driver, "require_shared", lambda *_: None)
-    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.LosesItsDevice)
+    monkeypatch.setattr("pipeline.job.graph.TokenizeWorker", saboteurs.LosesItsDevice)
     progress = Silence()
     summary = run(config, progress)
     assert (summary.exit_code, summary.retried) == (0, 0)

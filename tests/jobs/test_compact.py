@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
@@ -21,12 +22,17 @@ from tests.jobs.conftest import (
     sound_videos,
     tokenized,
 )
+from tests.pipeline.in_process import without_ray
 
 
 def test_merged_and_reopened_during_a_job_and_between_its_runs(
-    undisturbed: tuple[list[str], pa.Table], tmp_path: Path
+    undisturbed: tuple[list[str], pa.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source is a folder: its tokens must be those of the same videos in tars."""
+    """The source is a folder: its tokens must be those of the same videos in tars.
+
+    The driver merges parts between rows, and its workers need no Ray for that.
+    """
+    without_ray(monkeypatch)
     folder = tmp_path / "videos"
     folder.mkdir()
     videos = sound_videos()

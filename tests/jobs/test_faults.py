@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.log_records import read_record
-from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
 from tests.jobs import saboteurs
 from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
+from tests.pipeline.in_process import without_ray
 
 Undisturbed = tuple[list[str], pa.Table]
 
@@ -35,7 +35,10 @@ def kill(worker: str) -> None:
         process.kill()
 
 
-def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path) -> None:
+def test_a_killed_driver(
+    undisturbed: Undisturbed, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another driver does what its log does not hold."""
     tars, rows = undisturbed
     config = job(tars, tmp_path / "out")
     settings = tmp_path / "job.yaml"
@@ -56,6 +59,7 @@ def test_a_killed_driver(undisturbed: Undisturbed, cluster: str, tmp_path: Path)
     driver.wait()
     first = read_record(Store(str(tmp_path / "out")), 1)
 
+    without_ray(monkeypatch)
     summary = tokenized(config)
     assert 1 <= summary.committed_before < 4
     assert summary.committed_before + summary.done.units == 4
@@ -78,7 +82,7 @@ def test_units_that_fail_are_reported_and_done_by_a_later_run(
         def begin(self, units: int) -> None:
             gone.unlink(missing_ok=True)
 
-    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DiesOnOneUnit)
+    monkeypatch.setattr("pipeline.job.graph.DecodeWorker", saboteurs.DiesOnOneUnit)
     config = job([tars[0], tars[1], str(gone)], tmp_path / "out", commit__unit_attempts=1)
     summary = run(config, Removing())
     assert summary.exit_code == 1
@@ -109,8 +113,8 @@ def test_faults_that_pass_cost_attempts_and_a_sample_that_always_fails_is_given_
 ) -> None:
     """Of three units: a replay comes out differently, a model breaks, and one sample fails."""
     tars, rows = undisturbed
-    monkeypatch.setattr(graph, "DecodeWorker", saboteurs.DecodesBadly)
-    monkeypatch.setattr(graph, "TokenizeWorker", saboteurs.BreaksOnce)
+    monkeypatch.setattr("pipeline.job.graph.DecodeWorker", saboteurs.DecodesBadly)
+    monkeypatch.setattr("pipeline.job.graph.TokenizeWorker", saboteurs.BreaksOnce)
     progress = Silence()
     summary = run(job(tars, tmp_path / "out", commit__unit_attempts=2), progress)
     said = sorted(line.partition("attempt    ")[2] for line in progress.said if "failed:" in line)

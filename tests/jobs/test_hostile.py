@@ -1,4 +1,7 @@
-"""A job over input made to harm and over broken videos, whose metrics add up."""
+"""A job over input made to harm and over broken videos, whose metrics add up.
+
+Its clips have several shapes.
+"""
 
 import gzip
 import io
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from pipeline.config.job import JobConfig
 from pipeline.config.source import VideoSource
 from pipeline.dataset.manifest import read_manifest
 from pipeline.job.summary import Summary
@@ -20,9 +24,10 @@ from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.storage.store import Store
-from tests.jobs.conftest import VIDEOS, committed_rows, job, pack, tokenized
+from tests.jobs.conftest import VIDEOS, committed_rows, job, of_units, pack, tokenized
 from tests.jobs.exported_metrics import check_metrics
 from tests.pipeline.tars import make_tar
+from tests.pipeline.tokenized import tokenized as tokenized_one_by_one
 
 VIDEO = (VIDEOS / "hiker_tiny.mp4").read_bytes()
 NAMES = [
@@ -48,6 +53,15 @@ class Bomb:
         return (os.mkdir, (self.path,))
 
 
+CLIP = {
+    "fps": 8.0,
+    "short": "drop",
+    "buckets": [
+        {"frames": 9, "height": 32, "width": 32},
+        {"frames": 9, "height": 24, "width": 56},
+        {"frames": 5, "height": 56, "width": 32},
+    ],
+}
 BROKEN = sorted(path for path in (VIDEOS / "broken").iterdir() if path.suffix != ".m4a")
 
 
@@ -70,7 +84,11 @@ def done(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     # A tar that ends in the middle of a member as well.
     whole = Path(tars[-1]).read_bytes()
     Path(tars[-1]).write_bytes(whole[: len(whole) - len(whole) // 3])
-    return folder, tokenized(job([str(tar), *tars], fence / "out", decode__timeout_s=20.0))
+    return folder, tokenized(_job([str(tar), *tars], fence / "out"))
+
+
+def _job(tars: list[str], output: Path) -> JobConfig:
+    return job(tars, output, clip=CLIP, decode__timeout_s=20.0)
 
 
 def test_the_metrics_add_up(done: tuple[Path, Summary]) -> None:
@@ -91,6 +109,20 @@ def test_names_and_pickles_of_a_tar_reach_nothing(done: tuple[Path, Summary]) ->
         assert (output / part.path).resolve().is_relative_to(output.resolve())
         assert part.path.isascii()
         assert not set(part.path) & set(" $;%\\\n'\"*")
+
+
+def test_each_clip_lies_in_its_bucket_as_without_ray(
+    done: tuple[Path, Summary], tmp_path: Path
+) -> None:
+    folder, _ = done
+    output = Store(str(folder / "fence/out"))
+    parts = read_manifest(output).parts()
+    assert {part.bucket for part in parts} == {"9x32x32", "9x24x56", "5x56x32"}
+    assert all(part.path.startswith(f"data/{part.bucket}/") for part in parts)
+    [tar] = folder.glob("fence/*.tar")
+    alone = committed_rows(tokenized_one_by_one(_job([str(tar)], tmp_path / "out")))
+    assert of_units(committed_rows(output), alone).equals(alone)
+    assert alone.num_rows > len(NAMES)
 
 
 def test_every_broken_video_is_accounted_for(done: tuple[Path, Summary]) -> None:

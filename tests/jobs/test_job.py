@@ -1,8 +1,6 @@
 """Whole jobs on a real cluster: every clip once, with the tokens that the model by hand gives."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 import vidtok
+from pipeline.commands import main
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
@@ -23,7 +22,6 @@ from pipeline.operations.status import status
 from pipeline.records import Sample
 from pipeline.storage.store import Store
 from tests.jobs.conftest import (
-    ROOT,
     VIDEOS,
     Silence,
     committed_rows,
@@ -31,6 +29,7 @@ from tests.jobs.conftest import (
     output_of,
     tokenized,
 )
+from tests.pipeline.in_process import without_ray
 
 Undisturbed = tuple[list[str], pa.Table]
 
@@ -138,9 +137,12 @@ def test_a_reader_written_from_the_format_alone(undisturbed: Undisturbed) -> Non
 
 
 @pytest.mark.s3
-def test_two_drivers_share_one_output(undisturbed: Undisturbed, s3_store: Store) -> None:
+def test_two_drivers_share_one_output(
+    undisturbed: Undisturbed, s3_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other driver did the same units earlier, with the same bits."""
     tars, rows = undisturbed
+    without_ray(monkeypatch)
     config = job(
         tars[2:],
         s3_store.uri,
@@ -167,32 +169,20 @@ def test_two_drivers_share_one_output(undisturbed: Undisturbed, s3_store: Store)
     assert mine.num_rows > 0
 
 
-def test_a_bad_configuration_starts_nothing(tmp_path: Path) -> None:
+def test_a_bad_configuration_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`jobs/` holds scripts of this command; `test_commands` runs them."""
     config = tmp_path / "job.yaml"
     config.write_text(json.dumps(job("nowhere/*.mp4", tmp_path / "out").public()))
     cases = (
         ("clip.frames=16", "clip.frames = 16: vidtok_fsq_causal_488_262144_tiny takes 1 + 4k"),
         ("clip.fps=8", "nowhere/*.mp4: matches no file"),
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ROOT / "jobs/tokenize_corpus.py", config, override],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=_environment(),
-        )
-        for override, _ in cases
-    ]
-    for process, (_, text) in zip(processes, cases, strict=True):
-        _, errors = process.communicate()
-        assert process.returncode == 2
+    monkeypatch.setattr("pipeline.cluster.connect", lambda: pytest.fail("Ray was started"))
+    for override, text in cases:
+        assert main(["tokenize", str(config), override]) == 2
+        errors = capsys.readouterr().err
         assert text in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -16,7 +16,15 @@ import psutil
 import pytest
 import yaml
 
-from tests.jobs.conftest import ROOT, committed_rows, job, pack, sound_videos
+from tests.jobs.conftest import JOB, ROOT, committed_rows, job, pack, sound_videos
+
+_KEPT = (
+    "RAY_worker_niceness",
+    "RAY_prestart_worker_first_driver",
+    "RAY_idle_worker_killing_time_threshold_ms",
+    "RAY_USAGE_STATS_ENABLED",
+)
+"""Variables that only spare processes; `tests/conftest.py` sets them."""
 
 
 def _free_ports(count: int) -> list[int]:
@@ -38,7 +46,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("RAY_") or name == "RAY_worker_niceness"
+        if not name.startswith("RAY_") or name in _KEPT
     }
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     command = [
@@ -73,7 +81,7 @@ def test_submit_stop_and_submit_again(
     url, environment = dashboard
     settings = tmp_path / "job.yaml"
     tars = pack(tmp_path / "tars", sound_videos()[:4], per_tar=1)
-    settings.write_text(json.dumps(job(tars, "unused").public()))
+    settings.write_text(json.dumps(job(tars, "unused", tokenizers=JOB["tokenizers"][:1]).public()))
     output = tmp_path / "out"
 
     def ray_job(*command: str) -> subprocess.CompletedProcess[str]:

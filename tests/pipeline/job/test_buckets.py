@@ -1,7 +1,7 @@
 """A job with several clip shapes: each video whole in its bucket, with that bucket's tokens.
 
-One of its tokenizers is an autoencoder of diffusers. The workers, run one after another without
-Ray, write the same bits, statistics and quality.
+One of its tokenizers is an autoencoder of diffusers. Other batches and another order of the units
+give the same bits, statistics and quality. `tests/jobs/test_hostile.py` has such a job on Ray.
 """
 
 from pathlib import Path
@@ -23,7 +23,8 @@ from pipeline.records import Sample, to_json
 from pipeline.storage.store import Store
 from tests.assets import BIKES, HIKER, ROTATED, TEN_BITS, VFR, VIDTOK_EXAMPLE
 from tests.jobs.conftest import JOB, committed_rows, job, pack, tokenized
-from tests.pipeline.tokenized import tokenized as tokenized_without_ray
+from tests.pipeline.in_process import without_ray
+from tests.pipeline.tokenized import tokenized as tokenized_one_by_one
 from tests.pipeline.tokenizers.small_vaes import save
 
 CLIP = {
@@ -42,8 +43,8 @@ Committed = tuple[list[str], Path, pa.Table]
 
 
 @pytest.fixture(scope="module")
-def committed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Committed:
-    """Tars; the output of a job with two actors of each kind; its rows."""
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Committed:
+    """Tars; the output of a job over them; its rows."""
     folder = tmp_path_factory.mktemp("buckets")
     tars = pack(folder / "tars", [asset.path for asset in VIDEOS], per_tar=3)
     weights = save(folder / "vae", "AutoencoderKLWan")
@@ -52,11 +53,11 @@ def committed(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Committ
         folder / "out",
         clip=CLIP,
         tokenizers=tokenizers(weights, (3, 7, 5)),
-        decode__actors=2,
-        tokenize__actors=2,
         tokenize__decode_back_one_in=DECODED_BACK,
     )
-    summary = tokenized(config)
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        summary = tokenized(config)
     assert [line[:10] for line in summary.lines()].count("psnr      ") == 3
     return tars, folder / "out", committed_rows(folder / "out")
 
@@ -116,7 +117,7 @@ def test_verify_makes_the_same_tokens_again_from_the_sources(committed: Committe
     ).read_text(encoding="utf-8")
 
 
-def test_the_workers_alone_write_the_same_files_and_quality_in_other_batches_and_order(
+def test_other_batches_and_another_order_give_the_same_files_and_quality(
     committed: Committed, tmp_path: Path
 ) -> None:
     tars, output, rows = committed
@@ -127,7 +128,7 @@ def test_the_workers_alone_write_the_same_files_and_quality_in_other_batches_and
         tokenizers=tokenizers(str(output.parent / "vae"), (4, 4, 4)),
         tokenize__decode_back_one_in=DECODED_BACK,
     )
-    stores = [Store(str(output)), tokenized_without_ray(config)]
+    stores = [Store(str(output)), tokenized_one_by_one(config)]
     assert committed_rows(stores[1]).equals(rows)
     one, other = (read_manifest(store).parts() for store in stores)
     assert sorted(part.sha256 for part in one) == sorted(part.sha256 for part in other)
