@@ -126,7 +126,9 @@ def test_no_page_shows_a_digest_of_somebody_s_paths() -> None:
 
 
 def test_the_table_of_extras_has_those_that_can_be_installed() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/how-to/installing.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs/how-to/installing.md").read_text(), re.MULTILINE
+    )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(rows) == sorted(project["optional-dependencies"])
 
