@@ -22,15 +22,13 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-import pipeline.cluster
-from pipeline.cluster import Cluster
 from pipeline.commands import main
 from pipeline.config.job import JobConfig
-from pipeline.job import graph, ray_metrics
 from pipeline.job.config_checks import load_config, load_embed_config
 from tests.pipeline.conftest import s3
+from tests.pipeline.in_process import without_ray
 from tests.pipeline.s3 import S3Server
-from tests.pipeline.tokenized import Unheard, pass_without_ray, tokenized
+from tests.pipeline.tokenized import tokenized
 
 __all__ = ["s3"]
 
@@ -179,10 +177,7 @@ def run_page(page: Path) -> Blocks:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let jobs do their work in this process. Only the tutorial's job runs on Ray."""
-    there = Cluster(cpus=8, gpus=0, is_own=False, address="192.0.2.1:6379")
-    monkeypatch.setattr(pipeline.cluster, "connect", lambda: contextlib.nullcontext(there))
-    monkeypatch.setattr(graph, "run_pass", pass_without_ray)
-    monkeypatch.setattr(ray_metrics, "RayRecorder", lambda run: Unheard())
+    without_ray(monkeypatch)
 
 
 @pytest.mark.timeout(400)

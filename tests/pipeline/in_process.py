@@ -17,17 +17,17 @@ from pipeline.cluster import Cluster
 from pipeline.dataset.records import UnitRecord
 from pipeline.job.bundles import Bundle
 from pipeline.job.collector import BatchDone, Event, UnitDone, UnitFailed
+from pipeline.job.metrics import Metric
 from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
 from pipeline.records import from_json, to_json
 from pipeline.stages.messages import ABORTED, BATCH, Aborted
 from pipeline.tokenizers.arithmetic import job_arithmetic
-from tests.pipeline.tokenized import Unheard
 
 
 def without_ray(patch: pytest.MonkeyPatch) -> None:
     """Let `pipeline.job.driver.run` work in this process, until the patch is undone."""
     # In the place of a module that imports Ray Data, which takes three seconds.
-    patch.setitem(sys.modules, "pipeline.job.graph", SimpleNamespace(run_pass=_run_pass))  # type: ignore[arg-type]
+    patch.setitem(sys.modules, "pipeline.job.graph", SimpleNamespace(run_pass=run_pass))  # type: ignore[arg-type]
     patch.setattr("pipeline.cluster.connect", _connect)
     patch.setattr("pipeline.job.driver.require_shared", lambda *_: None)
     patch.setattr("pipeline.job.ray_metrics.RayRecorder", lambda _: Unheard())
@@ -38,13 +38,14 @@ def _connect() -> Iterator[Cluster]:
     yield Cluster(8, 0, is_own=True)
 
 
-def _run_pass(
+def run_pass(
     bundles: Sequence[Bundle],
     settings: WorkerSettings,
     *_: Any,
     one_by_one: Collection[str] = (),
     **__: Any,
 ) -> Iterator[Event]:
+    """Do what `pipeline.job.graph.run_pass` does, without Ray."""
     settings = pickle.loads(pickle.dumps(settings))  # as workers of Ray get them
     with job_arithmetic(None):  # restores the number of threads, which the worker sets
         tokenize = TokenizeWorker(settings, Unheard())
@@ -65,3 +66,11 @@ def _run_pass(
                 assert isinstance(record, UnitRecord), record
                 yield UnitDone(record)
         tokenize.stage.close()
+
+
+class Unheard:
+    """A recorder of metrics that forgets them."""
+
+    def add(self, metric: Metric, value: float, **labels: str) -> None: ...
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None: ...
