@@ -32,17 +32,20 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-@app.callback(
-    help=f"""Turn a corpus of video into tokens and latents, and maintain the dataset.
+_HELP: Final = """\
+Turn a corpus of video into tokens and latents, and maintain the dataset.
 
-    Results go to stdout, errors and the log to stderr.
+Results go to stdout, errors and the log to stderr.
 
-    Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}.
-    """
-)
+Exit codes:
+
+""" + "\n".join(f"- {code} {meaning}" for code, meaning in EXIT_CODES.items())
+
+
+@app.callback(help=_HELP)
 def _root(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="The same as --log-level INFO.")
+        bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")
     ] = False,
     log_level: Annotated[
         Level,
