@@ -32,17 +32,14 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-_HELP: Final = """\
-Turn a corpus of video into tokens and latents, and maintain the dataset.
+@app.callback(
+    help=f"""Turn a corpus of video into tokens and latents, and maintain the dataset.
 
-Results go to stdout, errors and the log to stderr.
+    Results go to stdout, errors and the log to stderr.
 
-Exit codes:
-
-""" + "\n".join(f"- {code} {meaning}" for code, meaning in EXIT_CODES.items())
-
-
-@app.callback(help=_HELP)
+    Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}.
+    """
+)
 def _root(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")
