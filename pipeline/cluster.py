@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import ray
 
-from pipeline.errors import ConfigError, one_line
+from pipeline.errors import ConfigError, RayNotStarted, one_line
 
 RAY_ADDRESS: Final = "RAY_ADDRESS"
 """Environment variable with the cluster to join. `ray job submit` sets it."""
@@ -61,6 +61,7 @@ def connect() -> Iterator[Cluster]:
     Raises:
         ConfigError: the named cluster does not answer, refuses the connection, or runs another
             version of Ray or Python.
+        RayNotStarted: Ray did not start on this machine.
     """
     if ray.is_initialized():
         yield _cluster(is_own=False)
@@ -82,14 +83,26 @@ def connect() -> Iterator[Cluster]:
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_MS))
         # Ray Data sends figures of its use from a process of its own: three seconds of CPU.
         os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
-        with _core_is_silent():
-            ray.init(address=LOCAL, include_dashboard=False, **quiet)
+        _start(quiet)
     else:
         _join(address, quiet)
     try:
         yield _cluster(is_own=address == LOCAL)
     finally:
         ray.shutdown()
+
+
+def _start(quiet: dict[str, Any]) -> None:
+    try:
+        with _core_is_silent():
+            ray.init(address=LOCAL, include_dashboard=False, **quiet)
+    except Exception as error:  # Ray has no base class for what can go wrong here
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        raise RayNotStarted(
+            f"Ray did not start on this machine: {one_line(error)}; Ray gives up after 30 s, which"
+            " a machine that is busy or short of memory can exceed"
+        ) from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ PipelineError
 ├── QuarantineError    the sample or clip is quarantined; the job continues (`pipeline.quarantine`)
 ├── UnitRejected       the rows of a unit are not complete; the unit is retried in the next pass
 ├── OverBudget         too many samples are quarantined; a person decides how to continue
+├── RayNotStarted      Ray did not start on this machine; the same command can be run again
 ├── StageStalled       no actor of a stage runs; the same command continues when one can run
 └── StoreError         an object store or a disk failed
     ├── DamagedFile        a file of the dataset is missing or damaged; another try does not help
@@ -35,6 +36,10 @@ class UnitRejected(PipelineError):
 
 class OverBudget(PipelineError):
     """More samples are quarantined than the configuration allows."""
+
+
+class RayNotStarted(PipelineError):
+    """Ray did not start on this machine."""
 
 
 class StageStalled(PipelineError):
@@ -89,7 +94,7 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C."""
 
 EXIT_CODES: Final = {
-    BALANCED: "success; of a job: every planned unit is committed, and every sample and clip is"
+    BALANCED: "success; for a job: every planned unit is committed, and every sample and clip is"
     " accounted for",
     UNBALANCED: "units failed, counts do not match, or an error ended the run: run it again",
     BAD_CONFIG: "the command or the configuration is wrong, or credentials are missing; no work was"

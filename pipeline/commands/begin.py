@@ -93,7 +93,7 @@ def doctor(
     ray: Ray = None,
     as_json: AsJson = False,
 ) -> int:
-    """Examine this machine, and if asked the access to a source, an output and a Ray.
+    """Check this machine, and with options also a source, an output and a Ray cluster.
 
     With --output, writes and deletes a temporary file there. With --ray, joins that Ray; `local`
     starts and stops one.

@@ -28,7 +28,8 @@ _PANEL = "Jobs"
 def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     """Tokenize a corpus into a dataset.
 
-    Commits finished units to output.uri. The same command continues an interrupted run.
+    Commits finished units to output.uri. The same command continues an interrupted run. All
+    settings are in docs/reference/job-settings.md, and in the JSON Schema that `schema job` prints.
 
     Exit codes: 0 every unit is committed and every sample and clip is accounted for; 1 a unit
     failed, counts do not match, or an error ended the job; 2 the configuration is wrong and
@@ -52,9 +53,10 @@ def embed(
 ) -> int:
     """Compute text embeddings of a dataset's captions.
 
-    Writes a sibling dataset: the rows of the dataset that the setting from names, with other
+    Writes a sibling dataset: the rows of the dataset that the setting `from` names, with other
     columns. Commits finished units to output.uri. The same command continues an interrupted run,
-    and embeds units that the dataset gained since. All settings are in pipeline/config/embed.py.
+    and embeds units that the dataset gained since. All settings are in
+    docs/reference/embed-settings.md.
 
     Exit codes: 0 every unit is committed; 1 a unit failed, or an error ended the run; 2 the
     configuration is wrong and nothing was started; 130 interrupted.
@@ -113,7 +115,7 @@ def train(
 
     Writes checkpoints, measurements and the trained weights to output. The same command
     continues from the last checkpoint. Ray is used with workers=1 or more. All settings are in
-    pipeline/training/config.py.
+    docs/reference/train-settings.md.
 
     Exit codes: 0 all stages are complete; 1 an error ended the run; 2 the configuration is
     wrong; 130 interrupted.
@@ -147,7 +149,7 @@ def evaluate(
     Writes scores, tables and pictures to output. Without a file, three settings are enough:
     source='videos/*.mp4' tokenizers=vidtok_fsq_causal_488_262144_tiny output=out/evaluation.
     Ray is used with --ray, or with workers=2 or more. All settings are in
-    pipeline/evaluation/config.py.
+    docs/reference/evaluate-settings.md.
 
     Exit codes: 0 at least one video was evaluated; 1 none was or an error ended the run; 2 the
     configuration is wrong; 130 interrupted.

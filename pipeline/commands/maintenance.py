@@ -27,7 +27,7 @@ def retry(
     reason: Annotated[
         list[str],
         typer.Option(
-            help="Reason in the quarantine. Can be given several times.",
+            help="Reason that `report` shows, such as corrupt. Can be given several times.",
             autocompletion=completes(REASONS),
         ),
     ],
@@ -60,17 +60,18 @@ def forget(
         typer.Option(
             "--from",
             metavar="TABLE",
-            help="Parquet, CSV, TSV or JSON Lines with the columns key and unit, or source.",
+            help="Parquet, CSV, TSV or JSON Lines. Columns: key, key and unit, or source.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Leave samples out for ever: readers do not see them, later runs do not take them in.
 
-    Appends to the log. `compact` writes the parts again without these rows, and `vacuum` deletes
-    the old files; `verify --forgotten` shows what is left. This cannot be undone.
+    Appends to the log. The bytes stay until `compact --small-share 0` has written the parts again
+    without these rows, and `vacuum --delete` has deleted the old files. `verify --forgotten` shows
+    what is left. This cannot be undone.
 
-    Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or nothing to forget is named.
+    Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or no sample is named.
     """
     from pipeline.operations.forget import forget as leave_out
     from pipeline.operations.forget_requests import read_requests
@@ -88,15 +89,18 @@ def compact(
     small_share: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Merge parts that are smaller than this fraction of --part-mb."
+            min=0,
+            max=1,
+            help="Merge parts that are smaller than this fraction of --part-mb. With 0, only"
+            " parts with forgotten rows are written again.",
         ),
     ] = 0.5,
     as_json: AsJson = False,
 ) -> int:
-    """Merge small parts into larger ones, without a change to any row.
+    """Merge small parts into larger ones, and write parts again without their forgotten rows.
 
-    Writes new parts and appends to the log. `vacuum` later deletes the old parts. It can run
-    while a job writes.
+    Changes no row that counts. Writes new parts and appends to the log. `vacuum` later deletes
+    the old parts. It can run while a job writes.
 
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
     """

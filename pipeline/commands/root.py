@@ -47,7 +47,7 @@ def _version(package: str) -> str:
 )
 def _root(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="The same as --log-level INFO.")
+        bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")
     ] = False,
     log_level: Annotated[
         Level,

@@ -68,7 +68,7 @@ class EmbedConfig(Section):
     parent: Annotated[
         ParentConfig, BeforeValidator(_as_parent, json_schema_input_type=str | ParentConfig)
     ] = Field(alias="from")
-    """Dataset with the captions: its URI, or a section."""
+    """Dataset with the captions, whose rows get a sibling: its URI, or a section."""
     embedders: Annotated[list[EmbedderSpec], Field(min_length=1)]
     output: OutputConfig
     decode: ReadConfig = ReadConfig()

@@ -86,9 +86,9 @@ class ClipConfig(Section):
     width: PositiveInt | None = None
     """Width of a clip in pixels, after resizing and cropping, if all clips have one shape."""
     buckets: list[BucketConfig] = Field(default=[])
-    """Shapes of clips, if there are several. Each video gets one shape. It is chosen among those
-    with the most frames that the video fills; one frame is for images. Of these it is the shape
-    that crops the picture least, and of equal ones the first."""
+    """Shapes of clips, if there are several. Each video, or each shot, gets one of them: the one
+    with the most frames that it fills. Of several it is the one that crops the picture least, and
+    of equal ones the first. A shape of one frame is for images."""
     whole: bool = False
     """Whether each video, or each span of a list, is one clip with all its frames. Only v1.1 models
     can do this: they encode a video chunk by chunk. `frames` must be left out, and `short` has no
@@ -106,21 +106,22 @@ class ClipConfig(Section):
     """Arithmetic of the resize. `float32` keeps fractions, as the reference tokenizer does, and
     needs four times the memory between decode and tokenize."""
     shots: ShotConfig | None = None
-    """Split of each video at its cuts, before clips are cut. null: clips can cross cuts."""
+    """Split of each video into shots at its cuts, before clips are cut. No clip crosses a cut that
+    was found. null: clips can cross cuts."""
     stride_s: Seconds | None = None
     """Time in seconds from the beginning of a clip to that of the next. Less than the length of a
     clip makes them overlap, more leaves gaps. null: each clip begins where the previous one ends.
-    A clip begins with the nearest frame at its rate."""
+    A clip begins with the frame that is nearest to this time, of those at its rate."""
     offset_s: Annotated[float, Field(ge=0)] = 0.0
     """Time in seconds that is skipped at the beginning of each sample, such as a title."""
     max_per_sample: PositiveInt | None = None
     """Maximum number of clips of a sample for each rate, and with `every_bucket` for each shape.
-    null: no limit. The decoder holds as many clips until the sample ends. The others are counted as
-    dropped."""
+    null: no limit. The decoder holds this many clips in memory until the sample ends. The others
+    are counted as dropped."""
     choose: Literal["even", "hash"] = "even"
     """Choice of the clips if a sample has more than `max_per_sample`. `even`: spread over the
-    sample. `hash`: drawn by a hash of the sample's key and the clip's time. Both keep every clip
-    if the maximum is raised later."""
+    sample. `hash`: drawn by a hash of the sample's key and the clip's time. With a
+    larger maximum, both also keep the clips of the smaller one."""
     every_bucket: bool = False
     """Whether a video gives clips in every shape that it fills with frames and pixels, and not only
     in the best one."""
@@ -213,7 +214,8 @@ class AudioConfig(Section):
     required: bool = False
     """Whether clips without sound are left out. They are counted as filtered."""
     encoders: list[SoundEncoderSpec] = Field(default=[])
-    """Encoders of the sound. `rate` and `channels` must be those that they take."""
+    """Encoders of the sound, each one column of the output. `rate` and `channels` must be those
+    that they take."""
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide which clips are made, and how their sound is stored."""
@@ -367,9 +369,11 @@ class JobConfig(Section):
     tokenizers: Annotated[list[TokenizerSpec], Field(min_length=1)]
     output: OutputConfig
     audio: AudioConfig | None = None
-    """Sound of the clips. null: no sound is stored."""
+    """Sound of the clips, stored beside the tokens. null: no sound is stored. This section is part
+    of the fingerprint."""
     tracks: list[TrackConfig] = Field(default=[])
-    """Actions, poses or sensors from sidecars, at the frames of the clips."""
+    """Actions, poses or sensors, stored for each frame of a clip. This section is part of the
+    fingerprint."""
     decode: DecodeConfig = DecodeConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()

@@ -71,7 +71,8 @@ class ListConfig(Section):
     meta: list[str] | None = None
     """Names of the columns that are copied to `meta`. null: all columns."""
     frames: FramesConfig | None = None
-    """Files with the tracks of the rows. null: tracks are columns of the list."""
+    """Parquet files with the tracks of the rows, one row per sample of a track. null: tracks are
+    columns of the list."""
     rows_per_unit: PositiveInt = 128
     """Number of rows in one work unit. In a Parquet list that holds the video bytes, a unit also
     ends at the end of each row group. 128 rows of videos are minutes of work; more suit images."""
@@ -116,26 +117,27 @@ class VideoSource(Section):
     uri: Annotated[Strings, Field(min_length=1)]
     """URIs or paths of tars, files, folders, globs or `{000..999}` patterns; one or several. A
     pattern that ends in `.parquet`, `.csv`, `.tsv` or `.jsonl` names lists of videos, which only
-    the corpus job reads."""
+    `tokenize` reads."""
     exclude: Strings = Field(default=[])
     """Glob patterns of files and samples to leave out. A pattern is compared with the full URI of a
     file and with the key of a sample; `*` also matches `/`."""
     beside: list[BesideConfig] = Field(default=[])
-    """Trees parallel to that of `uri`, whose members or files with the key of a sample are its
-    sidecars. Corpus job only."""
+    """Trees parallel to that of `uri`: `find` in a URI becomes `replace`. Their members or files
+    with the key of a sample are its sidecars. Only for `tokenize`."""
     caption: str | None = None
     """Path of the caption in a sample's `.json`, such as `windows.qwen_caption`. Of a list, the
     first element that has a text counts. null: the `.txt`, else `caption` or `text` of the
-    `.json`. Lists have `lists.caption`. Corpus job only."""
+    `.json`. Lists have `lists.caption`. Only for `tokenize`."""
     lists: ListConfig = ListConfig()
-    """Columns and units of the lists in `uri`. Corpus job only."""
+    """Columns and units of the lists in `uri` (Parquet, CSV, TSV or JSON Lines). Only for
+    `tokenize`."""
     lerobot: str | None = Field(default=None, exclude=True)
     """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. It
-    makes each episode a sample with its task as the caption. Corpus job only."""
+    makes each episode a sample with its task as the caption. Only for `tokenize`."""
     files_per_unit: PositiveInt | None = None
     """Maximum number of loose files in one work unit, which is retried and committed together.
     null: 16 videos or 256 images, which are about a minute of work; a unit with both has fewer of
-    each in proportion. Corpus job only."""
+    each in proportion. Only for `tokenize`."""
     max_video_mb: PositiveInt = 2048
     """Maximum size of a video in MB (10^6 bytes). A larger video is not read, because each video is
     held in memory whole. It is reported as too large."""
@@ -184,4 +186,4 @@ def job_only_faults(source: VideoSource, field: str) -> Iterator[Fault]:
     """Yield a fault for each setting that only the corpus job reads."""
     for name in _JOB_ONLY:
         if getattr(source, name) != VideoSource.model_fields[name].default:
-            yield Fault(f"{field}.{name}", rule="only the corpus job reads it", fix="leave it out")
+            yield Fault(f"{field}.{name}", rule="only tokenize reads it", fix="leave it out")

@@ -171,7 +171,10 @@ def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]])
                 for name, detail in examples.get(reason, ())
             ]
     for rule, count in tally.dropped.most_common():
-        if rule != TOO_SHORT:  # one clip for each of its samples, which are listed above
-            lines.append(labelled("dropped", f"{count:5d} {dropped_by(rule)}"))
+        text = dropped_by(rule)
+        if rule == TOO_SHORT:  # the samples are listed above with the meaning of the rule
+            text = f"clips by {rule}: one for each such sample"
+            text += ", also for those forgotten" * (count != tally.filtered[rule])
+        lines.append(labelled("dropped", f"{count:5d} {text}"))
     lines += [labelled("psnr", f"{name}: {sums}") for name, sums in tally.total.psnr.items()]
     return lines

@@ -64,6 +64,7 @@ def run(config: JobConfig | EmbedConfig, progress: Progress) -> Summary:
     Raises:
         ConfigError: the configuration does not fit the sources, the output or the cluster; no work
             was done.
+        RayNotStarted: Ray did not start on this machine.
         StageStalled: no actor of a stage runs; committed units remain.
         StoreError: the output failed for longer than retries can bridge; committed units remain.
         OverBudget: too many samples went to the quarantine; committed units remain.

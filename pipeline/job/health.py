@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.errors import StageStalled
-from pipeline.formatting import format_duration
+from pipeline.formatting import counted, format_duration
 from pipeline.job.nodes import Node
 
 BEAT_S: Final = 10.0
@@ -118,7 +118,7 @@ class Pool:
     gpus: float
 
     def __str__(self) -> str:
-        return f"{self.actors} actors with {self.cpus:g} CPUs and {self.gpus:g} GPUs each"
+        return f"{counted(self.actors, 'actor')} (CPUs: {self.cpus:g}, GPUs: {self.gpus:g} each)"
 
 
 class StallWatch:
@@ -219,4 +219,7 @@ class StallWatch:
 
     def _why(self, pool: Pool, free: Callable[[], str]) -> str:
         known = [str(trouble) for trouble in self.troubles.values() if trouble.stage == pool.stage]
-        return "; ".join(known[-3:]) or f"it asks for {pool}, and free are {free()}"
+        return (
+            "; ".join(known[-3:])
+            or f"it asks for {pool}; free are {free()}, without those of actors that start"
+        )

@@ -67,7 +67,7 @@ def _call(question: Callable[..., Any], *arguments: Any) -> Any:
 def free_resources() -> str:
     """Say what no actor and no task uses."""
     free = ray.available_resources()
-    return f"{free.get('CPU', 0.0):g} CPUs and {free.get('GPU', 0.0):g} GPUs"
+    return f"CPUs: {free.get('CPU', 0.0):g}, GPUs: {free.get('GPU', 0.0):g}"
 
 
 def this_node() -> str:

@@ -78,7 +78,12 @@ class ForgetResult(Outcome):
         lines = [labelled("forgotten", text), labelled("left out", rows)]
         if self.not_found:
             count = len(self.not_found)
-            lines.append(labelled("not found", f"{count} now; later runs leave them out"))
+            lines.append(
+                labelled(
+                    "not found",
+                    f"{count}: not there, or forgotten before; later runs leave them out",
+                )
+            )
             lines += first_of(count, self.not_found[:_SHOWN])
         lines.append(labelled("siblings", "a dataset that embed made from this needs its own call"))
         if self.units:

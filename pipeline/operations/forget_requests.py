@@ -99,8 +99,10 @@ def _rows(uri: str) -> Iterator[Mapping[str, Any]]:
         rows = list(_parsed(uri, data))
     except (*UNREADABLE, csv.Error, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"--from {uri}: cannot be read: {one_line(error)}") from error
+    if not rows:
+        raise ConfigError(f"--from {uri}: has no row, so it names no sample")
     if not any({"key", "source"} & row.keys() for row in rows):
-        raise ConfigError(f"--from {uri}: has no column key or source, or no row")
+        raise ConfigError(f"--from {uri}: has no column key or source")
     return iter(rows)
 
 

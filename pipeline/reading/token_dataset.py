@@ -6,9 +6,10 @@ turns in it. Ranks that took the same number of steps have together taken the ba
 position. This position is the whole state: another number of ranks or workers continues from it.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import distributed
@@ -22,6 +23,8 @@ from pipeline.reading.pool_reader import PoolReader
 from pipeline.reading.row_stream import RowStream
 from pipeline.reading.selection import Selection
 from pipeline.reading.spans import Prefix, Window, prefix_of, window_of
+
+_log: Final = logging.getLogger(__name__)
 
 _STRANDS_PER_RANK = 8
 """Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
@@ -146,6 +149,15 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         )
         self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
+        for bucket, rows in zip(self._buckets, self._rows, strict=True):
+            if drop_last and 0 < rows < batch and not self.rank:
+                _log.warning(
+                    "%s: drop_last leaves out all its rows in every epoch: there are %d, and a"
+                    " batch needs %d",
+                    bucket,
+                    rows,
+                    batch,
+                )
         self._batch = batch
         self._shuffle = shuffle
         self._seed = seed

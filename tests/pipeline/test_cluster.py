@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from pipeline.cluster import Cluster, connect
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RayNotStarted
 
 
 def closed_port() -> int:
@@ -37,6 +37,22 @@ def test_a_ray_that_cannot_be_joined(
     assert text.startswith(f"Ray at {address} (--ray or RAY_ADDRESS) cannot be joined: ")
     assert text.endswith("; --ray local starts one on this machine")
     assert "\n" not in text
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out\nduring startup.")  # what Ray raises
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_AUTH_TOKEN", "RAY_idle_worker_killing_time_threshold_ms"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    says = "did not start on this machine: Exception: The current node timed out during startup.;"
+    with pytest.raises(RayNotStarted, match=says) as caught, connect():
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_a_cluster_says_which_it_is() -> None:

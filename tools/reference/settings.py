@@ -121,9 +121,7 @@ def _walk(node: dict[str, Any], defs: dict[str, Any], path: str) -> Iterator[Set
         default = None if name in required else value
         yield Setting(full, _values(field, defs), default, field.get("description", ""))
     for full, field, inner in sections:
-        text = " ".join(
-            text for text in (inner.get("description"), field.get("description")) if text
-        )
+        text = field.get("description") or inner.get("description", "")
         yield Setting(full, "", None, text)
         yield from _walk(inner, defs, f"{full}.")
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline.formatting import counted, format_bytes, visible
 from pipeline.operations.init.shapes import Shapes, fitting_models
@@ -11,6 +12,9 @@ from pipeline.operations.init.survey import Survey
 from pipeline.operations.machine import Gpu
 from pipeline.sources.lists import is_list
 from vidtok.presets import bundled_weights
+
+_NO_RATE: Final = "null  # every frame: most videos are too short, or too slow, for 8 a second"
+"""Rate of the clips if the usual one does not suit, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,7 @@ class Draft:
                 shape = f"frames: {one.frames}, height: {one.height}, width: {one.width}"
                 yield f"    - {{{shape}}}"
         fps = self.shapes.fps
-        yield f"  fps: {'null  # every frame of the source' if fps is None else f'{fps:g}'}"
+        yield f"  fps: {_NO_RATE if fps is None else f'{fps:g}'}"
         yield "  short: drop  # frames that fill no clip are left out; pad repeats the last one"
 
     def _tokenizer(self) -> Iterator[str]:
@@ -95,7 +99,9 @@ class Draft:
         yield "  decode_back_one_in: 100  # decodes one clip in 100 and measures its PSNR"
 
     def _output(self) -> str:
-        name = self.survey.source.uri[0].rstrip("/").rpartition("/")[2].partition(".")[0]
+        # A pattern is named after its folder: shards/{0000..0099}.tar after shards.
+        parts = re.split(r"/?[^/]*[*?\[{]", self.survey.source.uri[0])[0].rstrip("/")
+        name = parts.rpartition("/")[2].partition(".")[0]
         return f"out/{re.sub(r'[^A-Za-z0-9_]+', '-', name).strip('-') or 'tokens'}"
 
 

@@ -181,3 +181,4 @@ def _count(found: Survey, in_tars: Sequence[int | None]) -> None:
     tar_bytes = fmean(file_size(tar, found.source.storage_options) for tar in some) * len(tars)
     if found.seen:
         found.samples += tar_bytes / (found.bytes / len(found.seen))
+    found.samples = max(found.samples, found.looked_at)

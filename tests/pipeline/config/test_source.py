@@ -44,10 +44,10 @@ def test_settings_of_the_corpus_job_are_refused_elsewhere() -> None:
     lists = ListConfig(key="id")
     source = VideoSource(uri=["a"], beside=beside, caption="c", lists=lists, files_per_unit=2)
     assert [str(fault) for fault in job_only_faults(source, "validation")] == [
-        "validation.beside: only the corpus job reads it; leave it out",
-        "validation.caption: only the corpus job reads it; leave it out",
-        "validation.lists: only the corpus job reads it; leave it out",
-        "validation.files_per_unit: only the corpus job reads it; leave it out",
+        "validation.beside: only tokenize reads it; leave it out",
+        "validation.caption: only tokenize reads it; leave it out",
+        "validation.lists: only tokenize reads it; leave it out",
+        "validation.files_per_unit: only tokenize reads it; leave it out",
     ]
 
 

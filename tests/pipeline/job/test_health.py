@@ -31,7 +31,7 @@ class Run:
     def after(self, seconds: float, *nodes: Node, needed: bool = True) -> list[str]:
         self.clock.now += seconds
         report = self.health.report()
-        return self.watch.check(report, lambda stage: needed, nodes, lambda: "0 CPUs and 0 GPUs")
+        return self.watch.check(report, lambda stage: needed, nodes, lambda: "CPUs: 0, GPUs: 0")
 
 
 @pytest.fixture
@@ -92,7 +92,8 @@ def test_an_actor_that_dies_without_a_word_is_missed(a_run: Run) -> None:
     assert a_run.after(SILENT_S, SOUND) == []
     [line] = a_run.after(SAY_AFTER_S, SOUND)
     assert line.endswith(
-        ": it asks for 2 actors with 0 CPUs and 1 GPUs each, and free are 0 CPUs and 0 GPUs"
+        ": it asks for 2 actors (CPUs: 0, GPUs: 1 each); free are CPUs: 0, GPUs: 0,"
+        " without those of actors that start"
     )
     assert SILENT_S + SAY_AFTER_S < 60
     with pytest.raises(StageStalled):

@@ -87,6 +87,7 @@ def test_sums_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "quarantine     2 corrupt: the decoder reported damaged data",
         "                 gone",
         "quarantine     2 no_video: the sample has no video",
+        "dropped        2 clips by too_short: one for each such sample",
         "speed      1.0 clips/s written by the whole job",
         "           2.0 clips/s in one process that does only: decode",
         "           1.0 clips/s in one process that does only: tokenize fsq",
@@ -159,9 +160,19 @@ def test_the_ends_of_videos_are_told_apart_from_filtered_samples() -> None:
     counts = replace(UNIT.counts, clips_seen=7, clips_filtered=2)
     dropped = {"tail": 1, "too_short": 1}
     lines = summary(tally(replace(UNIT, counts=counts, dropped=dropped))).lines()
-    [line] = [line for line in lines if line.startswith("dropped")]
-    assert line.endswith(
-        "1 clips by tail: the end of a video is too short for another clip, see clip.short"
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("dropped")] == [
+        "1 clips by tail: the end of a video is too short for another clip, see clip.short",
+        "1 clips by too_short: one for each such sample",
+    ]
+
+
+def test_a_forgotten_sample_keeps_its_filtered_clip() -> None:
+    counts = replace(UNIT.counts, samples_filtered=0, samples_forgotten=1)
+    reasons = {"corrupt": 1, "no_video": 1}
+    lines = summary(tally(replace(UNIT, counts=counts, reasons=reasons))).lines()
+    assert (
+        "dropped        1 clips by too_short: one for each such sample, also for those forgotten"
+        in lines
     )
 
 

@@ -220,6 +220,7 @@ def test_tables(local: Store, tmp_path: Path, suffix: str) -> None:
     [
         ("t.txt", "key\nx\n", "must end in"),
         ("t.csv", "name\nx\n", "no column key or source"),
+        ("t.csv", "key\n", "has no row"),
         ("t.csv", "key,source\nx,/y\n", "row 0"),
         ("t.csv", "key,unit\n,u\n", "row 0"),
         ("t.jsonl", '{"key": 7}\n', "row 0"),
@@ -313,7 +314,7 @@ def test_command(local: Store) -> None:
     assert done.stdout.splitlines() == [
         "forgotten  2 requests, 2 new · 1 found now",
         "left out   2 rows of 1 sample in 1 unit",
-        "not found  1 now; later runs leave them out",
+        "not found  1: not there, or forgotten before; later runs leave them out",
         "  no",
         "siblings   a dataset that embed made from this needs its own call",
         "next       compact, vacuum --delete a day later; then verify --forgotten",

@@ -26,6 +26,7 @@ def test_why_samples_are_filtered_and_quarantined(local: Store) -> None:
     assert f"quarantine     3 corrupt: {REASONS['corrupt']}" in lines
     assert "                 u-1/k0/1: made by a test" in lines
     assert f"dropped        3 {dropped_by('tail')}" in lines
+    assert "dropped        3 clips by too_short: one for each such sample" in lines
     values = found.to_dict()
     assert values["filtered"] == {"too_short": 3}
     assert values["reasons"] == {"corrupt": 3, "non_finite": 3}

@@ -135,6 +135,23 @@ def test_ranks_with_equally_many_full_batches(
     assert len(set(ids)) == len(ids) > 87 - 2 * (batch - 1) - world * batch
 
 
+def test_a_bucket_that_never_fills_a_batch_is_told(
+    snapshot: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = snapshot.buckets
+    small, large = sorted(rows, key=lambda bucket: rows[bucket])
+    batch = rows[small] + 1
+    options: dict[str, Any] = {"batch": batch, "pool_rows": batch, "drop_last": True}
+    maker(snapshot, **options)()
+    [line] = caplog.messages
+    assert line.startswith(f"{small}: drop_last leaves out all its rows in every epoch")
+    assert rows[large] > rows[small]
+    caplog.clear()
+    maker(snapshot, **options, rank=1, world=2)()
+    maker(snapshot, batch=batch, pool_rows=batch)()
+    assert not caplog.messages
+
+
 def test_a_batch_is_of_one_bucket_and_full(snapshot: Snapshot) -> None:
     bucket_of = {
         row["clip_id"]: part.bucket

@@ -88,6 +88,13 @@ def test_a_tar_with_captions_and_images(tmp_path: Path) -> None:
     assert made.cell_bytes == 4 * cells  # 262144 codes are uint32
 
 
+def test_a_pattern_is_named_after_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    shutil.copy(GOOD, tmp_path / "holiday" / "0.mp4")
+    _, config = written(tmp_path / "holiday" / "*.mp4", tmp_path)
+    assert config.output.uri == "out/holiday"
+
+
 def test_a_list_names_its_columns(tmp_path: Path) -> None:
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "path", "prompt"), (1, str(GOOD), "a hiker")])
