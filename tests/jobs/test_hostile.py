@@ -9,6 +9,7 @@ import os
 import pickle
 import resource
 import tarfile
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.storage.store import Store
+from tests.assets import TEN_BITS, VIDTOK_EXAMPLE
 from tests.jobs.conftest import VIDEOS, committed_rows, job, of_units, pack, tokenized
 from tests.jobs.exported_metrics import check_metrics
 from tests.pipeline.tars import make_tar
@@ -73,8 +75,9 @@ def done(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     fence.mkdir()
     unpickled = folder / "unpickled"
     members = []
-    for name in NAMES:
-        members.append((f"{name}.mp4", VIDEO))
+    square, short = (asset.path.read_bytes() for asset in (VIDTOK_EXAMPLE, TEN_BITS[0]))
+    for name, video in zip_longest(NAMES, [square, short], fillvalue=VIDEO):
+        members.append((f"{name}.mp4", video))
         members += [(f"{name}.{end}", pickle.dumps(Bomb(unpickled))) for end in ("pkl", "pyd")]
     tar = fence / "%2e%2e%2F..%2Fshard $(touch x);.tar"
     tar.write_bytes(make_tar(members))
