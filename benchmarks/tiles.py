@@ -3,27 +3,33 @@
     python -m benchmarks.tiles [--model NAME] [--narrow] [--size 1080 1920] [--clips 1]
         [--frames 13] [--tile 512] [--steps encode decode]
 
-Encodes clips one by one and decodes them, with and without tiles, each in a new process. A model
-without bundled weights gets drawn ones. Time is that of the CPU, because other work can run. Memory
-is the rise of the peak since the start, so that of decoding includes the encoder's.
+Two processes, one with tiles and one without, encode and decode clips in turns, so that other work
+slows both. A model without bundled weights gets drawn ones. Time is that of the CPU. Memory is the
+peak of resident memory in a step, above what model and videos take. Needs Linux.
 """
 
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
-import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import vidtok
 from tests.vidtok.deterministic import fill_weights, synthetic_video
 from vidtok.presets import bundled_weights, named_config
+
+WAYS = ("whole", "tiles")
 
 
 def main() -> None:
@@ -35,38 +41,68 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1080, 1920))
     parser.add_argument("--frames", type=int, default=13)
     parser.add_argument("--tile", type=int, default=512)
-    parser.add_argument("--only", choices=("whole", "tiles"), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.only:
-        _run_once(asked)
+        _serve(asked)
         return
-    told, made = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in ("whole", "tiles"):
-            out = Path(folder) / f"{way}.npz"
-            command = [sys.executable, "-m", "benchmarks.tiles", *sys.argv[1:], "--only", way]
-            done = subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.PIPE)
-            told[way], made[way] = json.loads(done.stdout), dict(np.load(out))
-    height, width = asked.size
+    told: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    differ, errors, codes = 0, [], []
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        worker = {way: stack.enter_context(_worker(way)) for way in WAYS}
+        for n in range(asked.clips):
+            made = {}
+            for way in WAYS if n % 2 == 0 else WAYS[::-1]:
+                answer, made[way] = _ask(worker[way], n, Path(folder) / f"{way}.npz")
+                for step, cost in answer.items():
+                    told[way, step].append(cost)
+            whole, tiles = (made[way] for way in WAYS)
+            differ += int((whole["indices"] != tiles["indices"]).sum())
+            codes.append(whole["indices"].ravel())
+            if "decode" in asked.steps:
+                errors.append(float(((whole["frames"] - tiles["frames"]) ** 2).mean()))
     model = asked.model + (" (narrow)" if asked.narrow else "")
-    shape = f"{asked.clips}×3×{asked.frames}×{height}×{width}"
+    shape = "×".join(map(str, (asked.clips, 3, asked.frames, *asked.size)))
     print(f"{model}, {shape}, tiles of {asked.tile}")
     for step in asked.steps:
-        (whole, tiles) = (told[way][step] for way in ("whole", "tiles"))
-        print(
-            f"{step}: whole {whole['s']:.0f} s, {whole['mib']} MiB above the start; tiles ", end=""
-        )
-        print(f"{tiles['s']:.0f} s, {tiles['mib']} MiB: ", end="")
-        print(f"{tiles['s'] / whole['s']:.2f} × time, {tiles['mib'] / whole['mib']:.2f} × memory")
-    differ = made["tiles"]["indices"] != made["whole"]["indices"]
-    print(f"{differ.sum()} of {differ.size} indices differ")
-    if "decode" in asked.steps:
-        error = float(((made["tiles"]["frames"] - made["whole"]["frames"]) ** 2).mean())
+        (s, mib), (s_tiles, mib_tiles) = (_sums(told[way, step]) for way in WAYS)
+        print(f"{step}: whole {s:.1f} s, {mib:.0f} MiB above the start; ", end="")
+        print(f"tiles {s_tiles:.1f} s, {mib_tiles:.0f} MiB: ", end="")
+        print(f"{s_tiles / s:.2f} × time, {mib_tiles / mib:.2f} × memory")
+    compared = np.concatenate(codes)
+    print(f"{differ} of {compared.size:,} indices differ, ", end="")
+    print(f"of {len(np.unique(compared)):,} different codes")
+    if errors:
+        error = sum(errors) / len(errors)
         print(f"decoded frames: {10 * np.log10(4 / max(error, 1e-30)):.0f} dB")
 
 
-def _run_once(asked: argparse.Namespace) -> None:
+def _sums(costs: list[dict[str, float]]) -> tuple[float, float]:
+    return sum(cost["s"] for cost in costs), max(cost["mib"] for cost in costs)
+
+
+@contextmanager
+def _worker(way: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks.tiles", *sys.argv[1:], "--only", way]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+def _ask(
+    process: subprocess.Popen[str], clip: int, out: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, NDArray[Any]]]:
+    """Return what a clip cost a worker, and what the worker made of it."""
+    assert process.stdin
+    assert process.stdout
+    print(json.dumps([clip, str(out)]), file=process.stdin, flush=True)
+    answer = json.loads(process.stdout.readline())
+    return answer, dict(np.load(out))
+
+
+def _serve(asked: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     config = named_config(asked.model)
     if asked.narrow:
@@ -76,24 +112,44 @@ def _run_once(asked: argparse.Namespace) -> None:
     else:
         model = vidtok.build(config)
         fill_weights(model.state_dict())
-    videos = synthetic_video(asked.clips, asked.frames, *asked.size).split(1)
+    videos = synthetic_video(asked.clips, asked.frames, *asked.size)
     tile = asked.tile if asked.only == "tiles" else None
-    told, made = {}, {}
-    before, began = _peak_mib(), time.process_time()
-    indices = [model.encode(video, tile=tile).indices for video in videos]
-    told["encode"] = {"s": time.process_time() - began, "mib": _peak_mib() - before}
-    made["indices"] = torch.cat(indices).numpy()
+    # Kernels that are kept from the first call on belong to the model.
+    small = model.encode(videos[:1, :, :, :64, :64]).indices
+    assert small is not None
     if "decode" in asked.steps:
-        began = time.process_time()
-        frames = [model.decode_indices(one, asked.frames, tile=tile) for one in indices]
-        told["decode"] = {"s": time.process_time() - began, "mib": _peak_mib() - before}
-        made["frames"] = torch.cat(frames).numpy()
-    np.savez(asked.out, **made)
-    print(json.dumps(told))
+        model.decode_indices(small, asked.frames)
+    before = _mib("VmRSS")
+    for line in sys.stdin:
+        clip, out = json.loads(line)
+        video = videos[clip : clip + 1]
+        cost: dict[str, dict[str, float]] = {}
+        with _counted(cost, "encode", before):
+            indices = model.encode(video, tile=tile).indices
+        assert indices is not None
+        made = {"indices": indices.numpy()}
+        if "decode" in asked.steps:
+            with _counted(cost, "decode", before):
+                frames = model.decode_indices(indices, asked.frames, tile=tile)
+            made["frames"] = frames.numpy()
+            del frames
+        np.savez(out, **made)
+        del made
+        print(json.dumps(cost), flush=True)
 
 
-def _peak_mib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+@contextmanager
+def _counted(cost: dict[str, dict[str, float]], step: str, before: float) -> Iterator[None]:
+    """Note the CPU time of what runs inside, and its peak above `before`."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is resident now
+    began = time.process_time()
+    yield
+    cost[step] = {"s": time.process_time() - began, "mib": _mib("VmHWM") - before}
+
+
+def _mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class LatentFlow(nn.Module):
 
     loss_unit = "squared error of the velocity"
     distance_unit = "standard deviations, RMS"
+    bits_per_loss = None
 
     def __init__(self, mean: Tensor, std: Tensor, patch: int, width: int, depth: int) -> None:
         super().__init__()

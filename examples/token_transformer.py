@@ -5,12 +5,14 @@ FSQ's codebook is a product, too: the digits of a code index are the levels of t
 A softmax over all codes is as wide as the codebook. With 262,144 codes and width 128 it has 34
 million weights, learns each code separately, and sees most codes never. Six softmaxes over eight
 levels express the same distribution, because each sees the digits before it: no digits are assumed
-to be independent. They also use that codes with common digits are similar.
+to be independent. They also use that codes with common digits are similar. With `--channels K` the
+digits are those of the first K channels in the order of worth, so that there are fewer.
 
     digits of the patches before ─► embed, sum ─► causal transformer ─► context of this patch
     context + digits of this patch so far ─► small MLP ─► softmax over the levels of the next digit
 """
 
+import math
 import sys
 from itertools import accumulate
 from operator import mul
@@ -55,6 +57,7 @@ class TokenTransformer(nn.Module):
     def __init__(self, levels: tuple[int, ...], patch: int, width: int, depth: int) -> None:
         super().__init__()
         self.levels, self.patch = levels, patch
+        self.bits_per_loss = len(levels) / math.log(2)
         of_digit = torch.tensor(levels).repeat(patch * patch)  # [K], in the order of `to_patches`
         top, num_digits = max(levels), len(of_digit)
         self.register_buffer("offsets", torch.arange(num_digits) * top, persistent=False)
@@ -152,7 +155,8 @@ def _radix(levels: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tenso
 def build(corpus: Snapshot, column: TokenizerColumn, settings: Settings) -> TokenTransformer:
     """Return the generator of a dataset's FSQ tokens."""
     facts = corpus.dataset.identity["tokenizers"][column.name]["facts"]
-    levels = tuple(facts["levels"])
+    prefix = corpus.prefixes(settings.kept(column)).get(column.name)
+    levels = tuple(facts["levels"]) if prefix is None else prefix.levels
     return TokenTransformer(levels, settings.patch, settings.width, settings.depth)
 
 

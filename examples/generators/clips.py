@@ -1,6 +1,6 @@
 """Clips that a generator trains on, and held-out clips that only measure it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from itertools import count
 from typing import Any
@@ -11,8 +11,10 @@ from pipeline.errors import ConfigError
 from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn
 
 
-def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int) -> TokenDataset:
-    """Return the reader of a column's cells and the clips' keys.
+def open_clips(
+    corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int, channels: Mapping[str, int]
+) -> TokenDataset:
+    """Return the reader of a column's cells and the clips' keys; `channels` as it takes them.
 
     Raises:
         ConfigError: the dataset has too few clips.
@@ -25,6 +27,7 @@ def open_clips(corpus: Snapshot, column: TokenizerColumn, batch: int, seed: int)
         buckets=clip_buckets(corpus),
         seed=seed,
         drop_last=True,
+        channels=channels,
     )
     if not len(data):
         raise ConfigError(

@@ -42,6 +42,7 @@ def command(description: str, kind: str, build: Build) -> None:
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
+    parser.add_argument("--channels", type=int, help="FSQ channels to keep; all by default")
     parser.add_argument("--loaders", type=int, default=0, help="reading processes per rank")
     parser.add_argument("--workers", type=int, default=0, help="ranks on Ray; 0: this process")
     asked = vars(parser.parse_args())
@@ -51,6 +52,8 @@ def command(description: str, kind: str, build: Build) -> None:
         sys.exit(str(error))
     held_out = result["loss_held_out"]
     result["held_out"] = "no video" if math.isnan(held_out) else f"{held_out:.3f}"
+    if result["bits_per_loss"] is not None and not math.isnan(held_out):
+        result["held_out"] += f", {held_out * result['bits_per_loss']:.2f} bits per token"
     print(
         "corpus     version {version}\n"
         "parameters {parameters:,}\n"

@@ -19,6 +19,7 @@ from pipeline.storage import Store
 from pipeline.tokenizers.models import open_models
 from pipeline.tokenizers.protocol import VideoTokenizer
 from pipeline.tokenizers.reconstruction import as_bytes
+from pipeline.tokenizers.vidtok_adapter import VidTok
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16
@@ -37,6 +38,7 @@ def draw_samples(
     column: TokenizerColumn,
     num: int,
     store: Store,
+    channels: int | None,
 ) -> dict[str, Any]:
     """Write `samples.gif`, samples side by side, and `samples.jpg`, some frames of each.
 
@@ -48,6 +50,7 @@ def draw_samples(
         column: column that it generates.
         num: number of samples.
         store: store to write to.
+        channels: number of FSQ channels that it generates; None for all, and for latents.
 
     Returns:
         `nearest`, the distance of each sample to the nearest of the corpus's first `compared`
@@ -56,10 +59,10 @@ def draw_samples(
     bucket = max(clip_buckets(corpus), key=lambda name: corpus.buckets[name])
     like = TokenMap(corpus, [column.name, "num_frames"], buckets=[bucket])[0]
     cells = generator.sample(num, tuple(like[column.name].shape))
-    nearest, distances, compared = _nearest(generator, cells, corpus, column, bucket)
+    nearest, distances, compared = _nearest(generator, cells, corpus, column, bucket, channels)
     model, frames = open_models(corpus.dataset)[column.name], int(like["num_frames"])
-    samples = [_decode(model, one, frames) for one in cells.cpu()]
-    copied = [_decode(model, one, frames) for one in nearest]
+    samples = [_decode(model, one, frames, channels) for one in cells.cpu()]
+    copied = [_decode(model, one, frames, channels) for one in nearest]
     fps = corpus.dataset.identity["clip"]["fps"] or _FPS_OF_SOURCES
     store.write("samples.gif", _gif(samples, fps))
     pairs = zip(samples, copied, strict=True)
@@ -72,11 +75,23 @@ def draw_samples(
 
 
 def _nearest(
-    generator: nn.Module, cells: Tensor, corpus: Snapshot, column: TokenizerColumn, bucket: str
+    generator: nn.Module,
+    cells: Tensor,
+    corpus: Snapshot,
+    column: TokenizerColumn,
+    bucket: str,
+    channels: int | None,
 ) -> tuple[list[Tensor], Tensor, int]:
     """Return the nearest clip of each sample, its distance, and the number of clips compared."""
     data = TokenDataset(
-        corpus, [column.name], _COMPARED_BATCH, buckets=[bucket], shuffle=False, rank=0, world=1
+        corpus,
+        [column.name],
+        _COMPARED_BATCH,
+        buckets=[bucket],
+        shuffle=False,
+        rank=0,
+        world=1,
+        channels={} if channels is None else {column.name: channels},
     )
     best = torch.full((len(cells),), torch.inf)
     nearest: list[Tensor] = [cells[0]] * len(cells)
@@ -90,8 +105,11 @@ def _nearest(
     return nearest, best, compared
 
 
-def _decode(model: VideoTokenizer, cells: Tensor, frames: int) -> Frames:
+def _decode(model: VideoTokenizer, cells: Tensor, frames: int, channels: int | None) -> Frames:
     """Return the frames that the cells of one clip decode to."""
+    if channels is not None:
+        assert isinstance(model, VidTok)  # no other tokenizer has an order of channels
+        return as_bytes(model.decode_prefixes(cells[None], frames, channels))
     one = cells[None] if model.facts.kind == "indices" else cells[None].float()
     return as_bytes(model.decode(one, frames))
 

@@ -53,6 +53,8 @@ class Settings:
     save_every: int
     loaders: int
     workers: int
+    channels: int | None = None
+    """Number of FSQ channels that are read and generated; None for all."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "patch", "width", "depth", "samples", "save_every"):
@@ -61,6 +63,10 @@ class Settings:
         for name in ("ema", "held_out"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be from 0 to below 1")
+
+    def kept(self, column: TokenizerColumn) -> dict[str, int]:
+        """Return the FSQ channels of a column to keep, as readers take them."""
+        return {} if self.channels is None else {column.name: self.channels}
 
     def identity(self, kind: str) -> dict[str, Any]:
         """Return the settings that a resumed run must share with its checkpoint."""
@@ -73,7 +79,8 @@ Build = Callable[[Snapshot, TokenizerColumn, Settings], nn.Module]
 
 - `forward(cells)`: the losses [B] on cells [B, …] as the reader gives them, in `loss_unit`,
 - `sample(num, shape)`: new cells [num, *shape], for the tokenizer to decode,
-- `distances(cells, others)`: distances of [n, …] from [m, …], as [n, m] in `distance_unit`.
+- `distances(cells, others)`: distances of [n, …] from [m, …], as [n, m] in `distance_unit`,
+- `bits_per_loss`: bits of a token per unit of loss; None if the loss is not a likelihood.
 """
 
 
@@ -111,7 +118,7 @@ def train(
     if column is None:
         has = ", ".join(f"{each.name} ({each.kind})" for each in corpus.tokenizers)
         raise ConfigError(f"{settings.corpus}: has no tokenizer of kind {kind}; it has {has}")
-    data = open_clips(corpus, column, settings.batch, settings.seed)
+    data = open_clips(corpus, column, settings.batch, settings.seed, settings.kept(column))
     torch.manual_seed(settings.seed)
     generator = build(corpus, column, settings).to(device)
     averaged = MovingAverage(generator, settings.ema)
@@ -167,6 +174,7 @@ def train(
         "loss_end": losses.at_end(trained),
         "loss_held_out": losses.at_end(held_out),
         "loss_unit": generator.loss_unit,
+        "bits_per_loss": generator.bits_per_loss,
         "version": version,
         "ranks": data.world,
         "seconds": time.perf_counter() - begin,
@@ -176,7 +184,9 @@ def train(
         store.write("loss.png", losses.curve(trained, held_out, generator.loss_unit))
         store.write("model.pt", checkpoint.packed(averaged.model.state_dict()))
         torch.manual_seed(settings.seed)
-        result |= draw_samples(averaged.model, corpus, column, settings.samples, store)
+        result |= draw_samples(
+            averaged.model, corpus, column, settings.samples, store, settings.channels
+        )
     return result
 
 

@@ -43,6 +43,8 @@ class Group:
 class SceneBits:
     """Bits of a token of one tokenizer."""
 
+    clips: int
+    """Number of clips that were read."""
     fixed: float
     """Bits of a token that does not repeat: the logarithm of the codebook's size."""
     bits: float
@@ -66,8 +68,16 @@ class SceneBits:
             yield labelled("", f"by {measure}: {fifths}")
 
 
-def scene_bits(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, SceneBits]:
+def scene_bits(
+    store: Store, dataset: Dataset, manifest: Manifest, *, most_parts: int | None = None
+) -> dict[str, SceneBits]:
     """Return the bits of each tokenizer that follows the scene; reads columns of numbers.
+
+    Args:
+        store: the dataset's root.
+        dataset: its metadata.
+        manifest: what counts.
+        most_parts: maximum number of parts that are read, evenly spread; None for all.
 
     Raises:
         StoreError: a part is damaged.
@@ -78,7 +88,9 @@ def scene_bits(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, 
     measures = [name for name in stored if name != "phash"]
     shapes = [f"{name}_shape" for name in made if token_columns({name: made[name]})]
     found: dict[str, list[Numbers]] = {name: [] for name in (*measures, *numbers, *shapes)}
-    for part in manifest.parts() if numbers else ():
+    parts = manifest.parts() if numbers else []
+    num = len(parts) if most_parts is None else min(most_parts, len(parts))
+    for part in (parts[n * len(parts) // num] for n in range(num)):
         with open_parquet(store, part.path) as parquet:
             for rows in unit_rows(parquet, part, list(found)):
                 for name, values in found.items():
@@ -108,6 +120,7 @@ def _bits(
         flagged = (1 - repeats) * bits + 1 - 1 / values[f"{name}_shape"]
         bits = np.minimum(flagged, bits)
     return SceneBits(
+        clips=len(bits),
         fixed=fixed,
         bits=float(bits.mean()),
         least=float(bits.min()),

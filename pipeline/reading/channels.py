@@ -33,6 +33,11 @@ class ChannelPrefix:
         """Number of prefixes."""
         return self.order.codebook_size(self.k)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Number of levels of each channel that is kept, the least significant digit first."""
+        return tuple(self.order.levels[channel] for channel in self.order.order[: self.k])
+
     def __call__(self, indices: Tensor) -> Tensor:
         """Return int64 prefixes of code indices of any shape."""
         return self.order.prefix_indices(indices, self.k).long()

@@ -112,7 +112,9 @@ class ClipEncoder:
                     if channels is None:
                         return self._model.decode(indices, len(original), **tiles)
                     model = cast("VidTok", self._model)  # the configuration's check sees to it
-                    return model.decode_channels(indices, len(original), channels, **tiles)
+                    assert model.channels is not None
+                    prefixes = model.channels.prefix_indices(indices, channels)
+                    return model.decode_prefixes(prefixes, len(original), channels, **tiles)
 
                 return self._psnr(decode, original)
 

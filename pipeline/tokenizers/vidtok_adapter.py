@@ -88,12 +88,10 @@ class VidTok:
         """Order of the FSQ channels, from the file beside the weights; None if there is none."""
         return self._model.channels
 
-    def decode_channels(
-        self, indices: Tensor, num_frames: int, channels: int, tile: Tile = None
+    def decode_prefixes(
+        self, prefixes: Tensor, num_frames: int, channels: int, tile: Tile = None
     ) -> Tensor:
-        """Decode code indices from their first channels in the order of worth alone."""
-        assert self.channels is not None
-        prefixes = self.channels.prefix_indices(indices, channels)
+        """Decode prefixes of the first channels; see `vidtok.Tokenizer.decode_indices`."""
         return self._model.decode_indices(prefixes, num_frames, tile=tile, channels=channels)
 
     def encode_stream(self, num_frames: int, chunk_frames: int, tile: Tile = None) -> EncodeStream:

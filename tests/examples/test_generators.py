@@ -1,6 +1,7 @@
 """The example generators learn what little there is to learn, and sample it."""
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from PIL import Image, ImageSequence
 from s3fs import S3FileSystem
 
 import pipeline
+import vidtok
 from examples import latent_flow, token_transformer
 from examples.generators.command import run
 from examples.generators.samples import strips
@@ -92,6 +94,25 @@ def test_the_weights_that_are_written_are_those_that_sampled(
     assert drawn[0].shape == (3, *shape)
     assert torch.equal(*drawn)
     assert (generator.distances(drawn[0], drawn[0]).diagonal() < 1e-3).all()
+
+
+def test_fewer_channels_are_read_generated_and_decoded(corpus: str, tmp_path: Path) -> None:
+    asked = settings(corpus, tmp_path, steps=2, channels=4)
+    result = run(asked, *AR)
+    assert result["loss_start"] == pytest.approx(math.log(8), rel=0.2)
+    assert result["bits_per_loss"] == pytest.approx(4 * math.log2(math.e))
+    generator = token_transformer.TokenTransformer((8,) * 4, 2, asked.width, asked.depth).eval()
+    generator.load_state_dict(torch.load(tmp_path / "model.pt"))
+    torch.manual_seed(asked.seed)
+    cells = generator.sample(asked.samples, (2, 4, 4))
+    model = vidtok.load("vidtok_fsq_causal_488_262144_tiny")
+    frames = (model.decode_indices(cells, 5, channels=4).clamp(-1, 1) + 1) * 127.5
+    with Image.open(tmp_path / "samples.gif") as gif:
+        shown = np.asarray(gif.convert("RGB"), np.float32).reshape(32, 2, 32, 3)
+    first = frames[:, :, 0].permute(2, 0, 3, 1).numpy()
+    assert np.abs(shown - first).mean() < 8  # a GIF has 256 colours
+    with pytest.raises(ConfigError, match="column kl: holds no FSQ indices; columns that do: fsq"):
+        run(settings(corpus, tmp_path / "kl", channels=4), *FLOW)
 
 
 @pytest.mark.s3

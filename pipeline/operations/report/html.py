@@ -5,9 +5,10 @@ to. Its text is in `templates/page.html`.
 """
 
 import base64
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,11 +16,16 @@ from markupsafe import Markup
 from pipeline.formatting import counted, format_bytes, labelled, visible
 from pipeline.operations.outcome import Outcome
 from pipeline.operations.report import charts
+from pipeline.operations.report.blocks import Block, Table
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms
 from pipeline.operations.report.page import Page, report
 from pipeline.operations.report.pairs import DRAWN_PER_PAIR, draw_pairs
+from pipeline.operations.scene_bits import SceneBits, scene_bits
 from pipeline.storage.access import wrong_settings
 from pipeline.storage.store import Store
+
+_PARTS_FOR_BITS: Final = 64
+"""Maximum number of parts that are read for the bits per token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,12 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         total=total,
         histograms=draw_histograms(store, dataset, manifest, total.latents),
         reach=REACH,
+        bits={
+            name: list(_bits_blocks(bits))
+            for name, bits in scene_bits(
+                store, dataset, manifest, most_parts=_PARTS_FOR_BITS
+            ).items()
+        },
         rates=charts.rates_figure(charts.stage_rates(manifest)),
         charts=charts,
         zip=zip,
@@ -90,3 +102,18 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
     with wrong_settings("--html", path):
         Path(path).write_text(text, encoding="utf-8")
     return WrittenPage(page=page, path=path, bytes=len(text.encode()), pairs=len(shown))
+
+
+def _bits_blocks(bits: SceneBits) -> Iterator[Block]:
+    """Yield what the page says of the bits of a token of one tokenizer."""
+    text = f"{bits.bits:.2f} of {bits.fixed:.2f} bits, the mean over {counted(bits.clips, 'clip')}"
+    text += f"; {bits.least:.2f} in the clip with the fewest, {bits.most:.2f} in that with the most"
+    yield f"{text}. {bits.repeats:.1%} of the tokens repeat."
+    rows = [
+        (measure, f"≤ {group.most:.3g}", group.clips, f"{group.bits:.2f}")
+        for measure, groups in bits.by.items()
+        for group in groups
+    ]
+    if rows:
+        heads = ("fifths of the clips by", "values", "clips", "bits per token")
+        yield Table("llrr", heads, rows)

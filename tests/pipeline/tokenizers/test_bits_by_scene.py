@@ -1,5 +1,6 @@
 """A column whose indices follow the scene, beside one of the same model that does not."""
 
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 import pipeline
 import vidtok
 from pipeline.config.job import JobConfig, TokenizerSpec
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.row_sampling import draw_rows
 from pipeline.errors import ConfigError
 from pipeline.operations.recompute import Recomputer, SourceClip
-from pipeline.operations.scene_bits import Group
+from pipeline.operations.report.html import write_html
+from pipeline.operations.scene_bits import Group, scene_bits
 from pipeline.operations.stats import stats
 from pipeline.operations.verify.verify import verify
 from pipeline.reading import TokenDataset
@@ -176,6 +178,28 @@ def test_stats_say_how_many_bits_a_token_takes(store: Store, rows: list[dict[str
     assert found.by == {"motion": groups}
     [line] = [line for line in result.lines() if line.startswith("bits")]
     assert f"fsq: {found.bits:.2f} of 18.00 bits a token (" in line
+
+
+def test_the_page_shows_how_many_bits_a_token_takes(store: Store, tmp_path: Path) -> None:
+    found = stats(store, bits=True).bits["fsq"]
+    write_html(store, str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    _, section = page.split("<h2>Bits per token by clip</h2>")
+    section, _ = section.split("<h2>", 1)
+    assert re.findall(r"<h3>(\w+)</h3>", section) == ["fsq"]
+    assert f"{found.bits:.2f} of 18.00 bits, the mean over 2 clips" in section
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    [slow, fast] = found.by["motion"]
+    assert cells[2::4] == ["1", "1"]
+    assert cells[3::4] == [f"{slow.bits:.2f}", f"{fast.bits:.2f}"]
+
+
+def test_a_number_of_parts_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, manifest = read_dataset(store), read_manifest(store)
+    parts = manifest.parts() * 5
+    monkeypatch.setattr(Manifest, "parts", lambda _: parts)
+    assert scene_bits(store, dataset, manifest)["fsq"].clips == 10
+    assert scene_bits(store, dataset, manifest, most_parts=2)["fsq"].clips == 4
 
 
 def test_a_model_without_a_file_of_channels_is_refused(weights: Path, tmp_path: Path) -> None:
