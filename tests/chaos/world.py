@@ -41,8 +41,7 @@ class World:
     """A context manager; one round at a time. `reference` is what an undisturbed run makes.
 
     Args:
-        few: whether the corpus is small, four sound videos and the one that kills its decoder, and
-            each stage has one actor. The node that is never killed has room for one of the two.
+        few: whether the corpus is small: four sound videos and the one that kills its decoder.
 
     Attributes:
         small_disk: a file system of its own with little room, or None where none may be mounted.
@@ -76,15 +75,13 @@ class World:
             "config_kwargs": {"retries": {"max_attempts": 3}, "read_timeout": 2},
         }
         self.tars = pack(self.folder / "tars", _videos(self.folder / "made", few), per_tar=2)
-        self._actors = 1 if few else 2
-        first = _NODE | {"num_cpus": 1} if few else _NODE
         with bare_nodes():
-            self._cluster = Cluster(initialize_head=True, head_node_args=first)
+            self._cluster = Cluster(initialize_head=True, head_node_args=_NODE)
             self._node = self._cluster.add_node(**_NODE)
 
     def __enter__(self) -> Self:
         output = Store(str(self.folder / "reference"))
-        config = json.loads(self.config(output).read_text())
+        config = json.loads(self.config(output, actors=1).read_text())
         poison_decoders()
         tokenized(JobConfig.model_validate(config))
         self.reference, self.quarantine = committed_rows(output), quarantine_rows(output)
@@ -114,17 +111,17 @@ class World:
         marks = (self.folder / "round").glob("hit-*")
         return Counter(mark.name.split("-")[1].replace("_", " ") for mark in marks)
 
-    def config(self, output: Store, source: Store | None = None) -> Path:
+    def config(self, output: Store, source: Store | None = None, actors: int = 2) -> Path:
         """Write the settings of a job over the corpus; return their path."""
         config = job(
             self.tars if source is None else f"{source.uri}/*.tar",
             output.uri,
             source__storage_options={} if source is None else dict(source.storage_options),
             output__storage_options=dict(output.storage_options),
-            decode__actors=self._actors,
+            decode__actors=actors,
             decode__timeout_s=_TIMEOUT_S,
             decode__memory_mb=_MEMORY_MB,
-            tokenize__actors=self._actors,
+            tokenize__actors=actors,
         )
         path = self.folder / "job.yaml"
         path.write_text(json.dumps(config.model_dump(mode="json")))
