@@ -112,7 +112,7 @@ def test_scarce_memory_changes_no_result(network: str, monkeypatch: pytest.Monke
         depths.clear()
         if decoder:
             found = model.decode(whole.latent, video.shape[2], tile="auto")
-            torch.testing.assert_close(found, frames, rtol=0, atol=3e-5)
+            torch.testing.assert_close(found, frames, rtol=0, atol=1e-4)
         else:
             indices = model.encode(video, tile="auto").indices
             assert indices is not None
@@ -134,7 +134,7 @@ def test_a_stream_keeps_the_tiles_of_its_first_chunk(monkeypatch: pytest.MonkeyP
     set_free(monkeypatch, 1 << 40)  # another choice now would lose the state of the tiles
     parts.append(stream.push(video[:, :, 5:]))
     latent = torch.cat([part.latent for part in parts if part is not None], 2)
-    torch.testing.assert_close(latent, whole, rtol=0, atol=3e-5)
+    torch.testing.assert_close(latent, whole, rtol=0, atol=1e-4)
 
 
 class Live(TorchDispatchMode):
