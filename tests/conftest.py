@@ -5,10 +5,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Store
+    from tests.pipeline.s3 import S3Server
 
 # On a busy machine an example, and the drawing of one, takes many times longer than on an idle one.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +51,29 @@ def cluster() -> Iterator[str]:
         )
     yield context.address_info["address"]
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> "Iterator[S3Server]":
+    """An S3 server for the tests of a process; take a fresh `s3.bucket()` per test.
+
+    There is one: file systems that take the server from the environment are kept by fsspec.
+    """
+    from tests.pipeline.s3 import CREDENTIALS, S3Server
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        server = S3Server()
+        yield server
+        server.close()
+
+
+@pytest.fixture
+def s3_store(s3: "S3Server") -> "Store":
+    from pipeline.storage.store import Store
+
+    return Store(f"{s3.bucket()}/corpus", s3.storage_options)
 
 
 def _cores() -> int:

@@ -25,12 +25,9 @@ from sybil.parsers.markdown import CodeBlockParser
 from pipeline.commands import main
 from pipeline.config.job import JobConfig
 from pipeline.job.config_checks import load_config, load_embed_config
-from tests.pipeline.conftest import s3
 from tests.pipeline.in_process import without_ray
 from tests.pipeline.s3 import S3Server
 from tests.pipeline.tokenized import tokenized
-
-__all__ = ["s3"]
 
 pytestmark = pytest.mark.ray
 

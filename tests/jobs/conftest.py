@@ -15,9 +15,6 @@ from pipeline.job.driver import run
 from pipeline.job.summary import Summary
 from pipeline.storage.store import Store
 from tests.jobs.saboteurs import MARKS
-from tests.pipeline.conftest import s3, s3_store
-
-__all__ = ["s3", "s3_store"]
 
 ROOT = Path(__file__).parents[2]
 VIDEOS = ROOT / "tests/data/videos"

@@ -1,12 +1,11 @@
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from pipeline.storage.store import Store
-from tests.pipeline.s3 import CREDENTIALS, S3Server
+from tests.pipeline.s3 import S3Server
 
 # Ray reads its token once per process, from the home folder: after a test with another home no
 # cluster would let this process in. Clusters of tests are this machine's own, and short-lived.
@@ -15,21 +14,6 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 # Examples touch disks and share two cores with others: how long one takes says nothing.
 settings.register_profile("pipeline", deadline=None, max_examples=60)
 settings.load_profile("pipeline")
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
-    """An S3 server for the whole session; take a fresh `s3.bucket()` per test."""
-    before = {name: os.environ.get(name) for name in CREDENTIALS}
-    os.environ.update(CREDENTIALS)
-    server = S3Server()
-    yield server
-    server.close()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -45,8 +29,3 @@ def store(request: pytest.FixtureRequest) -> Store:
 def local(tmp_path: Path) -> Store:
     """An empty store on a local disk."""
     return Store(str(tmp_path / "corpus"))
-
-
-@pytest.fixture
-def s3_store(s3: S3Server) -> Store:
-    return Store(f"{s3.bucket()}/corpus", s3.storage_options)
