@@ -99,6 +99,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
 
 
 _LIBRARIES = re.compile(r"small_vaes|small_codecs|text_models|tests\.lazy|torch\.compile")
+_FORK_SERVER = re.compile(
+    r"from tests\.ranks import|from tests\.pipeline\.training\.processes import"
+)
 
 
 @cache
@@ -113,11 +116,14 @@ def _starts_ray(path: Path) -> bool:
 def _chain(path: Path) -> str | None:
     """Name the chain of files that one process takes; None for a file on its own.
 
-    The tests of a process share its Ray cluster, and libraries that take seconds to import.
+    The tests of a process share its Ray cluster, its fork server of ranks, and libraries that take
+    seconds to import.
     """
     if _starts_ray(path):
         alone = path.name == "test_submit.py" or "tests/jobs/" not in path.as_posix()
         return "clusters" if alone else "jobs"
+    if _FORK_SERVER.search(_text(path)):
+        return "ranks"
     return "libraries" if _LIBRARIES.search(_text(path)) else None
 
 

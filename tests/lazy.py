@@ -14,6 +14,8 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pytest looks at what modules contain, for fixtures
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._name), name)
 
 

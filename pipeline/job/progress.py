@@ -120,11 +120,11 @@ class ConsoleProgress:
             return f"{of} · starting, no clips yet{self._failures()} · {waits}"
         done, total, elapsed_s = round(units.completed), round(units.total or 0), units.elapsed or 0
         left_s = seconds_left(elapsed_s, done, total)
-        left = "unknown" if left_s is None else format_duration(left_s)
+        left = "" if left_s is None else f" · {format_duration(left_s)} left"
         return (
             f"{done}/{counted(total, 'unit')} · {counted(round(clips.completed), 'clip')}"
             f" · {clips.speed or 0:.1f} clips/s{self._failures()}"
-            f" · {format_duration(elapsed_s)} elapsed · {left} left"
+            f" · {format_duration(elapsed_s)} elapsed{left}"
         )
 
     def _failures(self) -> str:

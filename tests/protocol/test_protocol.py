@@ -9,7 +9,12 @@ STEPS = 12_000
 """The same schedules each time; `python -m tests.protocol` plays as many as one likes."""
 RARE = {"table-without-record"}
 """Breakages that only many schedules find: `python -m tests.protocol --mutate NAME`."""
-BEGIN_AT = {"name-dropped-files": 6, "stale-answers": 61, "move-blindly": 31}
+BEGIN_AT = {
+    "name-dropped-files": 6,
+    "stale-answers": 61,
+    "move-blindly": 31,
+    "trim-blindly": 27,
+}
 """First seed, for a breakage that early schedules do not find; those before it cost seconds."""
 
 

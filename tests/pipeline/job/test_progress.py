@@ -40,7 +40,7 @@ def test_a_log_gets_a_plain_line_now_and_then(now: list[float]) -> None:
     shown.end()
     shown.tick()
     assert lines_of(out) == [
-        "run        0/2 units · 20 clips · 2.0 clips/s · 10.0 s elapsed · unknown left",
+        "run        0/2 units · 20 clips · 2.0 clips/s · 10.0 s elapsed",
         "run        1/2 units · 40 clips · 2.0 clips/s · 1 failed · 20.0 s elapsed · 20.0 s left",
     ]
     assert "\r" not in out.getvalue()
@@ -60,7 +60,7 @@ def test_until_the_first_clips_it_says_that_workers_start(now: list[float]) -> N
     assert lines_of(out) == [
         "run        1 unit · starting, no clips yet · 10.0 s elapsed",
         "run        1 unit · starting, no clips yet · 1 failed · 20.0 s elapsed",
-        "run        0/1 unit · 1 clip · 0.0 clips/s · 2 failed · 30.0 s elapsed · unknown left",
+        "run        0/1 unit · 1 clip · 0.0 clips/s · 2 failed · 30.0 s elapsed",
     ]
 
 
