@@ -40,21 +40,41 @@ def __getattr__(name: str) -> Any:
 def open(
     uri: str, version: int | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> "OpenDataset":
-    """Open a dataset for reading; see `pipeline.operations.opened.open_dataset`."""
+    """Open a dataset for reading.
+
+    Args:
+        uri: root of the dataset: a folder, or `s3://…`.
+        version: number of the log's last record that counts. None: the newest.
+        storage_options: what fsspec needs to open the URI. None: the environment says it.
+
+    Raises:
+        ConfigError: there is no dataset, it is of another format version, or the log ends before
+            this version.
+        StoreError: a part of this version was deleted, samples of it were forgotten since, the log
+            is damaged, or the store refuses.
+    """
     from pipeline.operations.opened import open_dataset
 
     return open_dataset(uri, version, storage_options)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":
-    """Read and check the configuration of a job; see `pipeline.job.config_checks.load_config`."""
+    """Read and check the configuration of a job.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value`, with the value in YAML. A number selects an item of a list.
+
+    Raises:
+        ConfigError: the configuration is wrong; the text has one line per error.
+    """
     from pipeline.job.config_checks import load_config as load
 
     return load(path, overrides)
 
 
 def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
-    """Tokenize what the output does not hold yet; see `pipeline.job.driver.run`.
+    """Tokenize what the output does not hold yet.
 
     Args:
         config: the job, read by `load_config` or made as a `JobConfig`.
