@@ -6,7 +6,7 @@ A softmax over all codes is as wide as the codebook. With 262,144 codes and widt
 million weights, learns each code separately, and sees most codes never. Six softmaxes over eight
 levels express the same distribution, because each sees the digits before it: no digits are assumed
 to be independent. They also use that codes with common digits are similar. With `--channels K` the
-digits are those of the first K channels in the order of worth, so that there are fewer.
+digits are those of the first K channels in the order of worth.
 
     digits of the patches before ─► embed, sum ─► causal transformer ─► context of this patch
     context + digits of this patch so far ─► small MLP ─► softmax over the levels of the next digit
