@@ -1,6 +1,7 @@
 """Tiles with a halo give what whole pictures give."""
 
 from functools import cache
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
-from vidtok import tile_plan
+from vidtok import fsq, tile_plan
 from vidtok.presets import PRESETS
 from vidtok.temporal import Stream
 from vidtok.time_rule import RULES
@@ -56,8 +57,13 @@ def test_tiles_of_any_size_equal_whole_pictures_of_any_size(
 ) -> None:
     model = model_of(network, regularizer)
     video = synthetic_video(batch, frames_of(model) - (network == "causal_v1_1"), 8 * h, 8 * w)
-    whole, tiled = model.encode(video), model.encode(video, tile=8 * cells)
-    torch.testing.assert_close(tiled.latent, whole.latent, rtol=0, atol=ATOL)
+    with mock.patch.object(fsq, "quantize", wraps=fsq.quantize) as rounding:
+        whole, tiled = model.encode(video), model.encode(video, tile=8 * cells)
+    if regularizer == "fsq":  # at a border between two levels, an error of 1e-6 changes a code
+        values = torch.cat([call.args[0] for call in rounding.call_args_list])
+        torch.testing.assert_close(values[batch:], values[:batch], rtol=0, atol=ATOL)
+    else:
+        torch.testing.assert_close(tiled.latent, whole.latent, rtol=0, atol=ATOL)
     frames = model.decode(whole.latent, video.shape[2])
     found = model.decode(whole.latent, video.shape[2], tile=8 * cells)
     torch.testing.assert_close(found, frames, rtol=0, atol=ATOL)
