@@ -36,21 +36,23 @@ def cluster() -> Iterator[str]:
     import ray
 
     from tests.bare_ray import bare_nodes
+    from tests.forked_workers import forked_workers
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    with bare_nodes():
-        context = ray.init(
-            address="local",
-            num_cpus=8,
-            object_store_memory=400_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
-        )
-    yield context.address_info["address"]
-    ray.shutdown()
+    with forked_workers():
+        with bare_nodes():
+            context = ray.init(
+                address="local",
+                num_cpus=8,
+                object_store_memory=400_000_000,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
+            )
+        yield context.address_info["address"]
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,134 @@
+"""Workers of Ray that are forks of a process which has imported what they need.
+
+A worker imports for one to four seconds of CPU before it does anything, and the tests start
+hundreds. Otherwise they are what they always are: processes that Ray's node starts, watches and
+kills, and that tests kill.
+
+A root server imports all but Ray. For each node and each job it forks a server that imports Ray,
+which reads the node's process id and the job's id from the environment when it is imported.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+SCRIPT = Path(__file__).with_name("forked_worker.py")
+
+
+@contextmanager
+def forked_workers() -> Iterator[None]:
+    """Fork the workers of the nodes that this process starts, and of those that join them."""
+    from ray._private.parameter import RayParams
+
+    initial = RayParams.__init__
+
+    def with_script(self: RayParams, *values: Any, **named: Any) -> None:
+        initial(self, *values, **named)
+        self.worker_path = str(SCRIPT)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="forks-", dir="/tmp") as folder,  # 107 bytes at most
+        mock.patch.dict(os.environ, FORKED_WORKERS=folder),
+        mock.patch.object(RayParams, "__init__", with_script),
+    ):
+        root = subprocess.Popen([sys.executable, "-m", __name__, f"{folder}/root"])
+        try:
+            while not Path(folder, "root").exists():
+                assert root.poll() is None, "the server of workers does not start"
+                time.sleep(0.02)
+            yield
+        finally:
+            root.kill()
+            root.wait()
+
+
+def _next_request(address: str, node: int | None = None) -> dict[str, Any]:
+    """Fork for each request, and return it in the fork; the server itself ends with the node."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{address}-")
+    listener.listen(64)
+    Path(f"{address}-").rename(address)  # whoever sees it can connect
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    if node is not None:
+        selector.register(os.pidfd_open(node), selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                client, _ = listener.accept()
+                text, descriptors, _, _ = socket.recv_fds(client, 1 << 20, 3)
+                while not text.endswith(b"\n"):
+                    text += client.recv(1 << 20)
+                asked = dict(json.loads(text))
+                pid = os.fork()
+                if not pid:
+                    for number, descriptor in enumerate(descriptors):
+                        os.dup2(descriptor, number)
+                    selector.close()
+                    listener.close()
+                    client.close()
+                    os.environ.clear()
+                    os.environ.update(asked["environment"])
+                    os.chdir(asked["folder"])
+                    return asked
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if "address" in asked:  # a server, which lives on
+                    client.close()
+                    continue
+                ended = os.pidfd_open(pid)
+                selector.register(client, selectors.EVENT_READ, (pid, client, ended))
+                selector.register(ended, selectors.EVENT_READ, (pid, client, ended))
+            elif key.data is None:
+                os._exit(0)
+            elif key.fd in selector.get_map():
+                pid, client, ended = key.data
+                if key.fd != ended:  # Ray has given the worker up
+                    os.kill(pid, signal.SIGKILL)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with suppress(OSError):
+                    client.sendall(b"%d\n" % code)
+                selector.unregister(client)
+                selector.unregister(ended)
+                client.close()
+                os.close(ended)
+
+
+def _import(*modules: str) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()
+
+
+def _serve(address: str) -> None:
+    _import(
+        "torch", "pandas", "s3fs", "vidtok", "pipeline.stages.tokenize", "pipeline.stages.decode"
+    )
+    assert "ray" not in sys.modules
+    asked = _next_request(address)
+
+    _import("ray.data", "ray.train.torch", "ray._private.workers", "pipeline.job.graph")
+    asked = _next_request(asked["address"], node=int(os.environ["RAY_RAYLET_PID"]))
+    importlib.import_module("ray._raylet").Config.initialize("")  # variables are read again
+    sys.argv = asked["arguments"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a fork has no threads
+    _serve(sys.argv[1])
