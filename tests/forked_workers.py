@@ -56,16 +56,15 @@ def forked_workers() -> Iterator[None]:
             root.wait()
 
 
-def _next_request(address: str, node: int | None = None) -> dict[str, Any]:
-    """Fork for each request, and return it in the fork; the server itself ends with the node."""
+def _next_request(address: str, owner: int) -> dict[str, Any]:
+    """Fork for each request, and return it in the fork; the server ends with the owner's process."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}-")
     listener.listen(64)
     Path(f"{address}-").rename(address)  # whoever sees it can connect
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
-    if node is not None:
-        selector.register(os.pidfd_open(node), selectors.EVENT_READ)
+    selector.register(os.pidfd_open(owner), selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
             if key.fileobj is listener:
@@ -119,10 +118,10 @@ def _serve(address: str) -> None:
         "torch", "pandas", "s3fs", "vidtok", "pipeline.stages.tokenize", "pipeline.stages.decode"
     )
     assert "ray" not in sys.modules
-    asked = _next_request(address)
+    asked = _next_request(address, owner=os.getppid())
 
     _import("ray.data", "ray.train.torch", "ray._private.workers", "pipeline.job.graph")
-    asked = _next_request(asked["address"], node=int(os.environ["RAY_RAYLET_PID"]))
+    asked = _next_request(asked["address"], owner=int(os.environ["RAY_RAYLET_PID"]))
     importlib.import_module("ray._raylet").Config.initialize("")  # variables are read again
     sys.argv = asked["arguments"]
     sys.path[0] = str(Path(sys.argv[0]).parent)

@@ -11,6 +11,7 @@ from collections import Counter
 
 from tests.chaos.rounds import KINDS, Round, play
 from tests.chaos.world import World
+from tests.forked_workers import forked_workers
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"--kinds: {unknown[0]}: unknown; use {', '.join(KINDS)}")
     played: list[Round] = []
-    with World(few=options.few) as world:
+    with forked_workers(), World(few=options.few) as world:
         print(
             f"reference: {world.reference.num_rows} rows, {world.quarantine.num_rows} quarantined"
         )
