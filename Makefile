@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -17,7 +18,7 @@ demo: $(STAMP)  ## Tokenize the bundled videos and draw original beside decoded 
 test: $(STAMP)  ## Lint, types, and the whole suite, side by side.
 	$(MAKE) -j2 lint suite
 
-suite: $(STAMP)  ## The tests alone.
+suite: $(COMPILED)  ## The tests alone.
 	$(BIN)/python -m pytest -n auto
 
 quick: $(STAMP)  ## Fast tests: settings, formats, sources, indices; no Ray, no S3, no networks.
@@ -58,6 +59,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+# The processes of the suite would each compile what they import, all of them at the same time.
+$(COMPILED): $(STAMP)
+	$(BIN)/python -m pytest --collect-only --quiet > $(COMPILED)-tests
+	mv $(COMPILED)-tests $(COMPILED)
 
 clean:
 	rm -rf $(VENV) out

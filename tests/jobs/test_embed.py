@@ -5,6 +5,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.commands import main
+from pipeline.config.embed import ReadConfig
+from pipeline.config.job import ModelActors
 from pipeline.job.driver import run
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
@@ -21,7 +23,8 @@ def test_a_run_that_was_interrupted_is_continued_on_ray(tmp_path: Path, cluster:
     whole, _ = embedded(embed_config(parent.uri, weights, str(tmp_path / "whole")))
     config = embed_config(parent.uri, weights, str(tmp_path / "text"))
     store, _ = embedded(config, units=1)  # and then the driver was killed
-    summary = run(config, Silence())
+    one = {"decode": ReadConfig(actors=1), "tokenize": ModelActors(actors=1)}
+    summary = run(config.model_copy(update=one), Silence())
     assert summary.exit_code == 0
     assert (summary.committed_before, summary.done.units) == (1, 2)
     ours, wanted = (committed_rows(each).sort_by("clip_id") for each in (store, whole))
