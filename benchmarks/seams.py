@@ -21,7 +21,6 @@ from torch import Tensor
 import vidtok
 from pipeline.decode import ClipRule, Decoder
 from pipeline.records import Sample
-from vidtok.presets import PRESETS
 
 FRAMES = 17
 CHUNK = 16
@@ -41,7 +40,7 @@ def main() -> None:
     for name in asked.model or MODELS:
         old = vidtok.load(name).float()
         ways = [("v1.0, clips", old), ("v1.0 weights, stream", as_v1_1(old))]
-        if trained := asked.stream or (f"{name}_v1_1" if name in PRESETS else None):
+        if trained := asked.stream or vidtok.bundled_weights(f"{name}_v1_1"):
             ways.append(("v1.1, stream", vidtok.load(trained).float()))
         for way, model in ways:
             scores = [seams(video, decoded(model, video)) for video in videos]
