@@ -1,4 +1,4 @@
-"""All tokenizers by name: the 23 released configurations, and two narrow ones in this package.
+"""All tokenizers by name: the 23 released configurations, and four narrow ones in this package.
 
 `vidtok_{kl|fsq}_{causal|noncausal}_{compression in time, height, width}_{channels | codebook}`.
 Source: the configuration files of the VidTok release (v1.0 and v1.1).
@@ -61,6 +61,8 @@ _RELEASED = (
 _BUNDLED = (
     _config("vidtok_fsq_causal_488_262144_tiny", "causal_v1_0", 6, **_TINY),
     _config("vidtok_kl_causal_488_8chn_tiny", "causal_v1_0", 8, **_TINY),
+    _config("vidtok_fsq_causal_488_262144_tiny_v1_1", "causal_v1_1", 6, **_TINY),
+    _config("vidtok_kl_causal_488_8chn_tiny_v1_1", "causal_v1_1", 8, **_TINY),
 )
 
 PRESETS: dict[str, TokenizerConfig] = {config.name: config for config in _RELEASED + _BUNDLED}

@@ -80,7 +80,7 @@ def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[
         yield Fault(f"{where}model", model, "no model has this name", fix)
     elif weights is None:
         if bundled_weights(model) is None:
-            bundled = " and ".join(name for name in PRESETS if bundled_weights(name))
+            bundled = ", ".join(name for name in PRESETS if bundled_weights(name))
             yield Fault(
                 f"{where}weights",
                 rule=f"the package has no weights of {model}, only of {bundled}",

@@ -124,6 +124,6 @@ def test_bundled_models_take_batches_of_single_images(name: str, clips: int) -> 
     images = synthetic_video(clips, 1, 24, 40)
     encoded, alone = model.encode(images), [model.encode(image[None]) for image in images]
     assert_same(encoded.latent, [one.latent for one in alone])
-    decoded = model.decode(encoded.latent)
+    decoded = model.decode(encoded.latent, num_frames=1)
     assert decoded.shape == images.shape
-    assert_same(decoded, [model.decode(z[None]) for z in encoded.latent])
+    assert_same(decoded, [model.decode(z[None], num_frames=1) for z in encoded.latent])

@@ -8,7 +8,11 @@ from tests.vidtok.goldens import configurations
 from vidtok.presets import PRESETS, hub_path
 
 RELEASED = configurations()
-TINY = ["vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny"]
+TINY = [
+    f"vidtok_{name}_tiny{version}"
+    for name in ("fsq_causal_488_262144", "kl_causal_488_8chn")
+    for version in ("", "_v1_1")
+]
 
 
 def test_all_released_and_the_bundled_are_listed() -> None:
@@ -39,10 +43,11 @@ def test_facts_are_the_released_ones(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_models_are_the_same_architecture_in_a_few_megabytes(name: str) -> None:
     tiny = vidtok.build(name, seed=0)
-    whole = RELEASED[name.removesuffix("_tiny")]["tensors"]
+    whole = RELEASED[name.partition("_tiny")[0]]["tensors"]
     # One pair of blocks per level where the released ones have two: nothing else is left out.
     missing = set(whole) - set(tiny.state_dict())
     assert set(tiny.state_dict()) < set(whole)
     assert all(re.search(r"\.(down|up)(_temporal)?\.\d\.block\.", f".{key}") for key in missing)
     assert sum(p.numel() for p in tiny.parameters()) * 2 < 6e6
     assert hub_path(name) is None
+    assert tiny.config.network == ("causal_v1_1" if name.endswith("_v1_1") else "causal_v1_0")

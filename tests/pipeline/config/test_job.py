@@ -295,7 +295,8 @@ def test_a_released_model_needs_weights(good: str) -> None:
     [line] = faults(good, released)
     assert line.startswith(
         "job.yaml: tokenizers.0.weights: the package has no weights of vidtok_fsq_causal_488_32768,"
-        " only of vidtok_fsq_causal_488_262144_tiny and vidtok_kl_causal_488_8chn_tiny; set hub,"
+        " only of vidtok_fsq_causal_488_262144_tiny, vidtok_kl_causal_488_8chn_tiny,"
+        " vidtok_fsq_causal_488_262144_tiny_v1_1, vidtok_kl_causal_488_8chn_tiny_v1_1; set hub,"
     )
     assert "python -m vidtok convert vidtok_fsq_causal_488_32768 FILE.safetensors" in line
     assert "or random, " in line
