@@ -19,5 +19,10 @@ class Lazy:
         return getattr(importlib.import_module(self._name), name)
 
 
+charts = Lazy("pipeline.operations.report.charts")
+cv2 = Lazy("cv2")
+deltalake = Lazy("deltalake")
 diffusers = Lazy("diffusers")
+polars = Lazy("polars")
+tables = Lazy("pyiceberg.table")
 transformers = Lazy("transformers")

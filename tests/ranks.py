@@ -3,9 +3,10 @@
 import gc
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,27 @@ def run_ranks(
         context.Process(target=_in_group, args=(work, rank, world, meet, args))
         for rank in range(world)
     ]
+    codes = exit_codes(ranks, wait_for=1 if killed else world)
+    if killed:  # the others may notice it before they are killed
+        assert codes[0] == -signal.SIGKILL
+    else:
+        assert codes == [0] * world
+
+
+def exit_codes(ranks: Sequence[BaseProcess], wait_for: int) -> list[int | None]:
+    """Start ranks, wait for the first ones, kill all. The code of one that still ran is None."""
     deadline = time.monotonic() + PATIENCE_S
     try:
         for process in ranks:
             process.start()
-        for process in ranks[:1] if killed else ranks:
+        for process in ranks[:wait_for]:
             process.join(max(0, deadline - time.monotonic()))
-        codes = [process.exitcode for process in ranks]  # None: it still runs
+        return [process.exitcode for process in ranks]
     finally:
         for process in ranks:
             process.kill()
         for process in ranks:
             process.join()
-    if killed:  # the others may notice it before they are killed
-        assert codes[0] == -signal.SIGKILL
-    else:
-        assert codes == [0] * world
 
 
 def _in_group(

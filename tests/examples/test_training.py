@@ -65,6 +65,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a run draws at its end, which takes most of the time of a short one."""
+    monkeypatch.setattr("examples.generators.training.draw_samples", lambda *_: {})
+    monkeypatch.setattr(losses, "curve", lambda *_: b"")
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model.pt")
 
@@ -109,6 +116,7 @@ def test_a_run_that_ended_only_draws_samples_again(corpus: str, tmp_path: Path) 
     assert (tmp_path / "samples.gif").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_goes_on_with_the_clips_that_it_began_with(tmp_path: Path) -> None:
     kind, build = AR
     corpus = str(tmp_path / "corpus")
@@ -131,6 +139,7 @@ def test_a_run_goes_on_with_the_clips_that_it_began_with(tmp_path: Path) -> None
         (FLOW, {}, "kind = indices, this one has latents"),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_a_checkpoint_of_other_settings_is_refused(
     corpus: str, tmp_path: Path, of: tuple[str, Build], changes: dict[str, Any], says: str
 ) -> None:
@@ -141,6 +150,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
         run(settings(corpus, tmp_path, **{"steps": 2, **changes}), *of)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_held_out_moves_no_weight(tmp_path: Path) -> None:
     held = [n for n in range(8) if is_held_out(f"k{n // 2}", 0.3)]
     assert held == [4, 5]
@@ -157,6 +167,7 @@ def test_what_is_held_out_moves_no_weight(tmp_path: Path) -> None:
     assert not same(after["one", 0.0], after["other", 0.0])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_learned_by_heart_is_not_what_is_held_out(corpus: str, tmp_path: Path) -> None:
     result = run(settings(corpus, tmp_path, held_out=0.3), *AR)
     assert result["loss_end"] < 0.8 * result["loss_held_out"]

@@ -11,10 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import boto3
-from moto.server import create_backend_app
-from werkzeug.serving import make_server
-
 Environ = dict[str, Any]
 Fault = Callable[[Environ], str | None]
 """Given a request, the fault to inject: one of `Faults.KINDS`, or None."""
@@ -125,6 +121,10 @@ class S3Server:
     """A running server. `bucket()` makes a bucket and returns its URI."""
 
     def __init__(self) -> None:
+        import boto3
+        from moto.server import create_backend_app
+        from werkzeug.serving import make_server
+
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         self.faults = Faults(create_backend_app("s3"))
         self._server = make_server("127.0.0.1", 0, self.faults, threaded=True)

@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 from pipeline.formatting import counted, format_bytes, labelled, visible
 from pipeline.operations.outcome import Outcome
-from pipeline.operations.report import charts
 from pipeline.operations.report.blocks import Block, Table
 from pipeline.operations.report.latent_histograms import REACH, draw_histograms
 from pipeline.operations.report.page import Page, report
@@ -67,6 +66,8 @@ def write_html(store: Store, path: str, pairs: int = 0) -> WrittenPage:
         StoreError: the log, a part or a run's summary is damaged.
         OSError: the file cannot be written.
     """
+    from pipeline.operations.report import charts  # imports matplotlib
+
     page = report(store)
     dataset, manifest = page.status.dataset, page.status.manifest
     total = page.status.tally.total

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import imagehash
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image
 from pipeline.decode.measures import MEASURES, ClipMeasures, measure
 from pipeline.decode.measures_phash import phash
 from tests.assets import BIKES, HIKER, VIDTOK_EXAMPLE
+from tests.lazy import cv2
 
 WEIGHTLESS = [name for name in MEASURES if name != "text_area"]
 

@@ -1,24 +1,30 @@
 """Rows of a published table, as its library reads them."""
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from pyiceberg.table import StaticTable
 
 from pipeline.dataset.manifest import read_manifest
-from pipeline.operations.publish.delta import storage_options
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
+from tests.lazy import deltalake, tables
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyiceberg.table import StaticTable
 
 FORMATS = ["delta", "iceberg"]
 
 
-def delta(store: Store, version: int | None = None) -> DeltaTable:
+def delta(store: Store, version: int | None = None) -> "DeltaTable":
+    from pipeline.operations.publish.delta import storage_options
+
     root = canonical_uri(store.uri, store.storage_options)
-    return DeltaTable(root, version, storage_options=storage_options(store))
+    return deltalake.DeltaTable(root, version, storage_options=storage_options(store))
 
 
-def iceberg(store: Store) -> StaticTable:
+def iceberg(store: Store) -> "StaticTable":
     names = {
         "s3.endpoint": "endpoint_url",
         "s3.access-key-id": "key",
@@ -27,7 +33,7 @@ def iceberg(store: Store) -> StaticTable:
     options = store.storage_options
     properties = {name: options[key] for name, key in names.items() if key in options}
     properties["s3.region"] = "us-east-1"  # without one it is asked for over the network
-    return StaticTable.from_metadata(store.locate("iceberg"), properties)
+    return tables.StaticTable.from_metadata(store.locate("iceberg"), properties)
 
 
 def table_rows(store: Store, table_format: str) -> pa.Table:

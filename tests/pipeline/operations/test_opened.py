@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -74,6 +72,9 @@ def test_outside_text_is_escaped(dataset: OpenDataset, monkeypatch: pytest.Monke
 def test_every_cell_of_the_notebook_runs(
     dataset: OpenDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import matplotlib
+    from matplotlib import pyplot as plt
+
     matplotlib.use("Agg")
     monkeypatch.setenv("DATASET", dataset.store.uri)
     drawn: list[int] = []

@@ -43,6 +43,12 @@ def _small() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of a run, which takes as long as five of its steps."""
+    monkeypatch.setattr("pipeline.training.run_log._curve", lambda _: None)
+
+
 def run(config: TrainConfig) -> list[str]:
     lines: list[str] = []
     train_stages(config, Rank(), lines.append)
@@ -135,6 +141,7 @@ def test_an_interrupted_run_goes_on_to_the_same_losses(
         assert all(ends[0][tensor].equal(ends[1][tensor]) for tensor in ends[0])
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_prefixes_are_learned_and_decoded_after_a_kill_as_without_it(tmp_path: Path) -> None:
     low = {**LOW, "steps": 4, "nested": [2, 6], "objective": HIGH["objective"]}
     high = {**HIGH, "nested": [4, 6], "steps": 1}
@@ -161,6 +168,7 @@ def test_prefixes_are_learned_and_decoded_after_a_kill_as_without_it(tmp_path: P
     assert two.decode_indices(prefixes, channels=4).shape == frames.shape
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
     high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 6}}
     run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high]))
@@ -171,6 +179,7 @@ def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
     assert all(one[name].equal(two[name]) for name in one if name.startswith("encoder."))
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     given = tmp_path / "given.safetensors"
     start = vidtok.build(KL, seed=7)
@@ -209,6 +218,7 @@ def test_what_is_not_there_is_named(
     assert not (tmp_path / "out/1-low/metrics.jsonl").exists()
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_a_stand_in_for_lpips_is_said_to_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +229,7 @@ def test_a_stand_in_for_lpips_is_said_to_be_one(
     assert rows(tmp_path, of="note")[0]["perceptual"] == lines[0].partition("term: ")[2]
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))

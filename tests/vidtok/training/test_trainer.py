@@ -62,10 +62,10 @@ def test_a_clip_is_learned(regularizer: str) -> None:
     before = copies(tokenizer)
     kl = ObjectiveConfig(perceptual_weight=0, discriminator=None, regularizer_weight=1e-6)
     run = trainer(tokenizer, kl if regularizer == "kl" else PIXELS)
-    pixel = [losses(run, clips())["pixel"] for _ in range(30)]
-    assert run.step == 30
+    pixel = [losses(run, clips())["pixel"] for _ in range(15)]
+    assert run.step == 15
     assert changed(before, tokenizer) == set(before)
-    assert sum(pixel[-3:]) < 0.6 * sum(pixel[:3])
+    assert sum(pixel[-3:]) / 3 < 0.55 * pixel[0]
 
 
 def test_what_a_step_tells() -> None:

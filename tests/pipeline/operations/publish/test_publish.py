@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import s3fs
-from deltalake.exceptions import DeltaError
 from typer.testing import CliRunner
 
 import pipeline.operations.publish.publish
@@ -30,6 +28,7 @@ from pipeline.operations.publish.publish import Published, publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
+from tests.lazy import deltalake, polars
 from tests.pipeline.made_datasets import DATASET, commit, sound, write_log
 from tests.pipeline.operations.published import (
     FORMATS,
@@ -121,10 +120,10 @@ def test_query_engines_read_the_same_rows(local: Store, monkeypatch: pytest.Monk
     found = connection.sql("SELECT * FROM clips WHERE fsq_shape = [2, 2, 2]").to_arrow_table()
     small = [shape == [2, 2, 2] for shape in wanted["fsq_shape"].to_pylist()]
     assert same(found, wanted.filter(pa.array(small)))
-    for frame in (pl.scan_delta(local.uri), pl.scan_iceberg(iceberg(local))):
+    for frame in (polars.scan_delta(local.uri), polars.scan_iceberg(iceberg(local))):
         assert same(frame.collect().to_arrow(), wanted)
-        assert same(frame.filter(pl.col("unit") == "u-1").collect().to_arrow(), few)
-        captions = frame.filter(pl.col("caption").is_null()).collect()
+        assert same(frame.filter(polars.col("unit") == "u-1").collect().to_arrow(), few)
+        captions = frame.filter(polars.col("caption").is_null()).collect()
         assert len(captions) == wanted["caption"].null_count
 
 
@@ -252,7 +251,7 @@ def test_a_vacuum_of_deltas_leaves_the_dataset_alone(local: Store) -> None:
         os.utime(local.locate(file.path), (year_ago, year_ago))
     table = delta(local)
     assert table.vacuum(full=True) == []
-    with pytest.raises(DeltaError, match="retention"):
+    with pytest.raises(deltalake.exceptions.DeltaError, match="retention"):
         table.vacuum(full=True, retention_hours=24)
     garbage = table.vacuum(full=True, retention_hours=24, enforce_retention_duration=False)
     assert "dataset.json" in garbage

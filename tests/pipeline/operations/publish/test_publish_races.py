@@ -8,8 +8,6 @@ import pipeline.operations.publish.publish
 from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.manifest import write_manifest
 from pipeline.operations.compact import compact
-from pipeline.operations.publish.delta import Delta
-from pipeline.operations.publish.iceberg import Iceberg
 from pipeline.operations.publish.publish import publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.storage.store import Store
@@ -26,6 +24,9 @@ def test_vacuum_keeps_what_a_table_is_about_to_name(
     local: Store, table_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher stands still before its commit, and all files are replaced meanwhile."""
+    from pipeline.operations.publish.delta import Delta
+    from pipeline.operations.publish.iceberg import Iceberg
+
     sound(local)
     write_manifest(local)
     table = {"delta": Delta, "iceberg": Iceberg}[table_format]
