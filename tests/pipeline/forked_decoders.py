@@ -1,6 +1,6 @@
 """Decoders of a process that has imported torch: their server is a fork of it.
 
-The program that is the server elsewhere imports torch anew, for two seconds of CPU. Tests that
+The program that is the server elsewhere imports torch itself, for two seconds of CPU. Tests that
 start many processes, and do not look at decoders, save that.
 """
 
