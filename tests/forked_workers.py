@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.pipeline.forked_decoders import fork_one_decoder
+
 SCRIPT = Path(__file__).with_name("forked_worker.py")
 
 
@@ -45,7 +47,10 @@ def forked_workers() -> Iterator[None]:
         mock.patch.dict(os.environ, FORKED_WORKERS=folder),
         mock.patch.object(RayParams, "__init__", with_script),
     ):
-        root = subprocess.Popen([sys.executable, "-m", __name__, f"{folder}/root"])
+        root = subprocess.Popen(
+            [sys.executable, "-m", __name__, f"{folder}/root"],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # what is forked has no threads
+        )
         try:
             while not Path(folder, "root").exists():
                 assert root.poll() is None, "the server of workers does not start"
@@ -57,7 +62,7 @@ def forked_workers() -> Iterator[None]:
 
 
 def _next_request(address: str, owner: int) -> dict[str, Any]:
-    """Fork for each request, and return it in the fork; the server ends with the owner's process."""
+    """Fork for each request, and return it in the fork; the server ends with its owner."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}-")
     listener.listen(64)
@@ -114,14 +119,19 @@ def _import(*modules: str) -> None:
 
 
 def _serve(address: str) -> None:
-    _import(
-        "torch", "pandas", "s3fs", "vidtok", "pipeline.stages.tokenize", "pipeline.stages.decode"
-    )
+    _import("torch", "pandas", "s3fs", "vidtok", "pipeline.stages.tokenize")
     assert "ray" not in sys.modules
     asked = _next_request(address, owner=os.getppid())
 
-    _import("ray.data", "ray.train.torch", "ray._private.workers", "pipeline.job.graph")
+    _import(
+        "ray.data",
+        "ray.train.torch",
+        "ray._private.workers",
+        "pipeline.job.graph",
+        "pipeline.decode.child_main",
+    )
     asked = _next_request(asked["address"], owner=int(os.environ["RAY_RAYLET_PID"]))
+    fork_one_decoder()
     importlib.import_module("ray._raylet").Config.initialize("")  # variables are read again
     sys.argv = asked["arguments"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
@@ -129,5 +139,4 @@ def _serve(address: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a fork has no threads
     _serve(sys.argv[1])

@@ -5,6 +5,7 @@ start many processes, and do not look at decoders, save that.
 """
 
 import os
+import socket
 import subprocess
 from types import SimpleNamespace
 from typing import IO, Any
@@ -15,26 +16,51 @@ from pipeline.decode.child_main import main
 
 def fork_decoders() -> None:
     """Let this process and its forks, none of which runs tests, fork their servers."""
+    _start_servers_by(_Fork)
+
+
+def fork_one_decoder() -> None:
+    """Fork the first server of this worker of Ray now, before it has threads; it waits."""
+    from ray._raylet import setproctitle
+
+    ours, theirs = socket.socketpair()
+    waiting = [pid] if (pid := os.fork()) else []
+    if not waiting:
+        ours.close()
+        _, descriptors, _, _ = socket.recv_fds(theirs, 1, 2)
+        setproctitle("pipeline.decode.child_main")  # the name that chaos looks for
+        _serve(*descriptors) if descriptors else os._exit(0)
+
+    def server(command: list[str], *, stderr: IO[bytes], pass_fds: list[int], **others: Any) -> Any:
+        if not waiting:
+            return subprocess.Popen(command, stderr=stderr, pass_fds=pass_fds, **others)
+        socket.send_fds(ours, [b" "], [stderr.fileno(), *pass_fds])
+        return _Child(waiting.pop())
+
+    _start_servers_by(server)
+
+
+def _start_servers_by(start: Any) -> None:
     names = {"DEVNULL": subprocess.DEVNULL, "TimeoutExpired": subprocess.TimeoutExpired}
-    fork_server.subprocess = SimpleNamespace(Popen=_Fork, **names)  # type: ignore[assignment]
+    fork_server.subprocess = SimpleNamespace(Popen=start, **names)  # type: ignore[assignment]
 
 
-class _Fork:
-    """Does what the caller asks of `subprocess.Popen`."""
+def _serve(stderr: int, jobs: int) -> None:
+    try:
+        os.dup2(stderr, 2)
+        os.closerange(3, jobs)  # who waits for the end of its caller must not wait for it
+        os.closerange(jobs + 1, os.sysconf("SC_OPEN_MAX"))
+        main(jobs)
+    finally:
+        os._exit(0)
 
-    def __init__(self, _: list[str], *, stderr: IO[bytes], pass_fds: list[int], **__: Any) -> None:
+
+class _Child:
+    """Does what the caller asks of a `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self._code: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        [jobs] = pass_fds
-        try:
-            os.dup2(stderr.fileno(), 2)
-            os.closerange(3, jobs)  # who waits for the end of its caller must not wait for it
-            os.closerange(jobs + 1, os.sysconf("SC_OPEN_MAX"))
-            main(jobs)
-        finally:
-            os._exit(0)
 
     def poll(self) -> int | None:
         return self._ended(os.WNOHANG)
@@ -51,3 +77,10 @@ class _Fork:
             pid, status = os.waitpid(self.pid, how)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
+
+
+class _Fork(_Child):
+    def __init__(self, _: list[str], *, stderr: IO[bytes], pass_fds: list[int], **__: Any) -> None:
+        super().__init__(os.fork())
+        if not self.pid:
+            _serve(stderr.fileno(), *pass_fds)
