@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -15,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
-from s3fs import S3FileSystem
 
 import pipeline
 import vidtok
@@ -34,7 +32,7 @@ from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
 from tests.examples.moving_stripes import write_stripes
 from tests.examples.runs import AR, FLOW, settings
-from tests.pipeline.s3 import CREDENTIALS, S3Server
+from tests.pipeline.s3 import S3Server
 from vidtok import fsq
 
 
@@ -46,14 +44,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket of an S3 server that the environment names, as it does for users."""
-    server = S3Server()
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()  # those of another server, which the environment named then
-    yield server.bucket()
-    server.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    return s3.bucket()
 
 
 @pytest.mark.parametrize(("kind", "build", "steps", "to"), [(*AR, 100, 0.5), (*FLOW, 200, 0.7)])

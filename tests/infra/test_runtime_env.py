@@ -27,4 +27,6 @@ def test_it_uploads_what_a_job_imports_and_little_more() -> None:
     assert excluded - top <= {".git", ".venv", "out"}
     kept = [name for name in files if name.partition("/")[0] not in excluded]
     assert {"pipeline", "vidtok", "jobs"} <= {name.partition("/")[0] for name in kept}
-    assert sum((ROOT / name).stat().st_size for name in kept) < 20_000_000  # 18 MB of it are models and videos
+    assert (
+        sum((ROOT / name).stat().st_size for name in kept) < 20_000_000
+    )  # 18 MB of it are models and videos

@@ -128,9 +128,10 @@ def test_workers_run_ahead_and_leave_no_trace(make: Make):
     # Python's own, one for this process until its end: the server forks the workers.
     lasting = {child.pid for child in psutil.Process().children()}
     started = [child for child in children if child.pid not in before | lasting]
-    commands = {child: " ".join(child.cmdline()) for child in started}
-    decoding = [child for child in started if "pipeline.decode.child_main" in commands[child]]
-    assert len(decoding) == 4, "a fork server and a decoder for each worker"
+    workers = [child for child in started if child.ppid() not in {one.pid for one in started}]
+    assert [len(worker.children(recursive=True)) for worker in workers] == [2, 2], (
+        "a fork server and a decoder for each worker"
+    )
     assert len(started) == 6
     resumed.close()
     assert psutil.wait_procs(started, timeout=60)[1] == []
