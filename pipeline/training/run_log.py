@@ -104,7 +104,7 @@ class RunLog:
         """Write the lines and their curve."""
         text = "".join(json.dumps(row) + "\n" for row in self._rows)
         self._store.write(_METRICS, text.encode())
-        if curve := _curve(self._rows):
+        if curve := curve_png(self._rows):
             self._store.write("curve.png", curve)
         if self._board is not None:
             self._board.flush()
@@ -115,7 +115,7 @@ class RunLog:
             self._board.close()
 
 
-def _curve(rows: list[dict[str, Any]]) -> bytes | None:
+def curve_png(rows: list[dict[str, Any]]) -> bytes | None:
     """Return a PNG of loss and PSNR over batches; None before the first line of training."""
     train = [row for row in rows if row["of"] == "train"]
     held_out = [row for row in rows if row["of"] == "held_out"]

@@ -26,7 +26,7 @@ def train_ranks(config: TrainConfig, world: int, *, killed_at: str | None = None
 
 
 def _train(rank: int, config: TrainConfig, world: int, killed_at: str | None, told: Path) -> None:
-    run_log._curve = lambda _: None  # a picture of a run takes as long as five of its steps
+    run_log.curve_png = lambda _: None  # a picture of a run takes as long as five of its steps
     PRESETS.update(SMALL)
 
     def tell(line: str) -> None:

@@ -46,7 +46,7 @@ def _small() -> Iterator[None]:
 @pytest.fixture
 def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the picture of a run, which takes as long as five of its steps."""
-    monkeypatch.setattr("pipeline.training.run_log._curve", lambda _: None)
+    monkeypatch.setattr("pipeline.training.run_log.curve_png", lambda _: None)
 
 
 def run(config: TrainConfig) -> list[str]:
