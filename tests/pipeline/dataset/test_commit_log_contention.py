@@ -1,5 +1,7 @@
 """Drivers that append at once wait for a random time, longer after each loss."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.dataset import commit_log
@@ -18,7 +20,7 @@ def test_writers_that_lose_wait_and_read_what_follows(
     for unit in UNITS[:20]:
         other.append([unit])
     waits: list[float] = []
-    monkeypatch.setattr(commit_log.time, "sleep", waits.append)
+    monkeypatch.setattr(commit_log, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr(commit_log.random, "uniform", lambda low, high: high)
     assert log.append(UNITS[20:21]).ours == ("u-20",)
     assert (log.number, waits) == (21, [])

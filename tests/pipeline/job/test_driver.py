@@ -4,9 +4,11 @@ Passes on a real cluster are in `tests/jobs`.
 """
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +100,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[WorkUnit], Ev
     monkeypatch.setattr("pipeline.cluster.connect", connect)
     monkeypatch.setattr("pipeline.job.ray_metrics.RayRecorder", Recorder)
     monkeypatch.setattr(driver, "require_shared", lambda *_: None)
-    monkeypatch.setattr(driver.time, "sleep", lambda _: None)
+    # Not `time.sleep` itself: other threads of this process would never wait again.
+    at_once = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
+    monkeypatch.setattr(driver, "time", at_once)
 
     def put(outcome: Callable[[WorkUnit], Event]) -> Passes:
         made = Passes(outcome)

@@ -1,6 +1,7 @@
 """Records wait some seconds for each other, and outlast a store that fails for a while."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,10 +45,11 @@ def unit(name: str) -> UnitRecord:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [0.0]
-    monkeypatch.setattr(log_buffer.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(
-        log_buffer.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    passing = SimpleNamespace(
+        monotonic=lambda: clock[0],
+        sleep=lambda seconds: clock.__setitem__(0, clock[0] + seconds),
     )
+    monkeypatch.setattr(log_buffer, "time", passing)
     return clock
 
 
