@@ -1,8 +1,8 @@
 """Workers of Ray that are forks of a process which has imported what they need.
 
 A worker imports for one to four seconds of CPU before it does anything, and the tests start
-hundreds. Otherwise they are what they always are: processes that Ray's node starts, watches and
-kills, and that tests kill.
+hundreds. The forks are real processes: Ray's node starts, watches and kills them, and tests kill
+them.
 
 A root server imports all but Ray. For each node and each job it forks a server that imports Ray,
 which reads the node's process id and the job's id from the environment when it is imported.
@@ -34,6 +34,9 @@ SCRIPT = Path(__file__).with_name("forked_worker.py")
 @contextmanager
 def forked_workers() -> Iterator[None]:
     """Fork the workers of the nodes that this process starts, and of those that join them."""
+    if sys.platform != "linux":  # the servers watch processes by pidfd
+        yield
+        return
     from ray._private.parameter import RayParams
 
     initial = RayParams.__init__
