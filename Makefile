@@ -62,7 +62,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The processes of the suite would each compile what they import, all of them at the same time.
 $(COMPILED): $(STAMP)
-	$(BIN)/python -m pytest --collect-only --quiet > $(COMPILED)-tests
+	$(BIN)/python -m pytest --collect-only --quiet > $(COMPILED)-tests || { cat $(COMPILED)-tests; exit 1; }
 	mv $(COMPILED)-tests $(COMPILED)
 
 clean:
