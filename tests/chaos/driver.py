@@ -1,4 +1,4 @@
-"""The corpus job with saboteurs in it: `python -m tests.chaos.driver SETTINGS`."""
+"""The corpus job with saboteurs in it: `tests/chaos/driver.py SETTINGS`."""
 
 import sys
 

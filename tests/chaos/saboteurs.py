@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from pipeline.decode.child_process import Child
 from pipeline.decode.decoder import Decoder
-from pipeline.job import graph
-from pipeline.job.collector import Outcome, Place
+from pipeline.job.collector import Outcome, Place, commit_references
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
 from pipeline.records import Sample, WorkUnit
 
@@ -27,8 +26,6 @@ FOLDER = "CHAOS_FOLDER"
 """Environment variable: the folder with `plan.json` and the marks of the round."""
 POISON = "poison"
 """A video of this name kills each decoder that is given it."""
-
-_commit = graph.commit_references
 
 
 def plan() -> dict[str, Any]:
@@ -77,7 +74,7 @@ def chaos_commit(
     """Commit; at some calls the process dies before it, at others with all parts written."""
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    outcomes = _commit(units, places, settings)
+    outcomes = commit_references(units, places, settings)
     if strikes("kill_commit", 3):
         os.kill(os.getpid(), signal.SIGKILL)
     return outcomes
@@ -85,6 +82,8 @@ def chaos_commit(
 
 def install() -> None:
     """Make the graph of this process use the workers above."""
+    from pipeline.job import graph  # it imports Ray Data, which only drivers need
+
     graph.DecodeWorker = ChaosDecode  # type: ignore[misc]
     graph.TokenizeWorker = ChaosTokenize  # type: ignore[misc]
     graph.commit_references = chaos_commit

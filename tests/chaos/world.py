@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -21,15 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipeline.config.job import JobConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.storage.store import Store
 from tests.bare_ray import bare_nodes
-from tests.chaos.saboteurs import FOLDER, POISON, poison_decoders
+from tests.chaos.saboteurs import FOLDER, POISON
+from tests.forked_workers import forked
 from tests.jobs.conftest import ROOT, VIDEOS, committed_rows, job, pack, sound_videos
 from tests.pipeline.decode.synthetic import encode
 from tests.pipeline.s3 import CREDENTIALS, S3Server
-from tests.pipeline.tokenized import tokenized
 
 _NODE = {"num_cpus": 4, "object_store_memory": 150_000_000}
 _SMALL_DISK_BYTES = 1 << 20
@@ -81,9 +79,8 @@ class World:
 
     def __enter__(self) -> Self:
         output = Store(str(self.folder / "reference"))
-        config = json.loads(self.config(output, actors=1).read_text())
-        poison_decoders()
-        tokenized(JobConfig.model_validate(config))
+        command = forked("tests/chaos/reference.py", self.config(output, actors=1))
+        subprocess.run(command, env=self._environment, check=True)
         self.reference, self.quarantine = committed_rows(output), quarantine_rows(output)
         return self
 
@@ -132,8 +129,7 @@ class World:
         log = self.folder / "driver.log"
         with log.open("wb") as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.driver", settings],
-                cwd=ROOT,
+                forked("tests/chaos/driver.py", settings),
                 env={**self._environment, "RAY_ADDRESS": self._cluster.address},
                 stdout=file,
                 stderr=subprocess.STDOUT,

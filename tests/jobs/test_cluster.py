@@ -1,26 +1,33 @@
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray
+from ray._private import services
+from ray._private.node import Node
+from ray._private.parameter import RayParams
 
 from pipeline.errors import ConfigError, StageStalled
 from pipeline.job import driver
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
+from tests.bare_ray import bare_nodes
 from tests.jobs import saboteurs
 from tests.jobs.conftest import ROOT, Silence, committed_rows, job
 
 Undisturbed = tuple[list[str], pa.Table]
 
-CODE = "from pipeline.cluster import connect\nwith connect() as found: print(found)"
+CODE = """
+from pipeline.cluster import connect
+from tests.bare_ray import bare_nodes
+with bare_nodes(), connect() as found: print(found)
+"""
 
 
 def test_a_job_does_not_join_the_ray_of_another_program(cluster: str, tmp_path: Path) -> None:
@@ -62,7 +69,7 @@ def test_a_job_whose_only_device_is_lost_ends(
 
 
 @pytest.fixture
-def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
+def blind_node(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Start of the id of a second node, which has an empty folder in the place of `out`.
 
     It has room for a commit beside both actors.
@@ -70,29 +77,27 @@ def blind_node(cluster: str, tmp_path: Path) -> Iterator[str]:
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     (tmp_path / "out").mkdir()
-    ray_start = [
-        str(Path(sys.executable).with_name("ray")),
-        *("start", "--block", f"--address={cluster}", "--num-cpus=3"),
-        "--object-store-memory=100000000",
-    ]
     mount = f'mount -t tmpfs tmpfs "{tmp_path}/out" && exec "$@"'
-    known = {node["NodeID"] for node in ray.nodes()}
-    process = subprocess.Popen(
-        [shutil.which("unshare") or "", "-m", "bash", "-c", mount, "bash", *ray_start],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    start = services.start_ray_process
+
+    def start_blind(command: list[str], *values: Any, **named: Any) -> Any:
+        return start(["unshare", "-m", "bash", "-c", mount, "bash", *command], *values, **named)
+
+    monkeypatch.setattr(services, "start_ray_process", start_blind)
+    with bare_nodes():
+        node = Node(
+            RayParams(gcs_address=cluster, num_cpus=3, object_store_memory=100_000_000),
+            shutdown_at_exit=False,
+            spawn_reaper=False,
+        )
     try:
         deadline = time.monotonic() + 60
-        while not (new := [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in known]):
+        while not any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node.node_id):
             assert time.monotonic() < deadline, "the node does not start"
             time.sleep(0.2)
-        yield new[0]["NodeID"][:8]
+        yield node.node_id[:8]
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        node.kill_all_processes(check_alive=False, allow_graceful=True)
 
 
 def test_blind_nodes_commit_nothing_and_a_device_that_comes_back_is_used_again(

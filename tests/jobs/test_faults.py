@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from pipeline.dataset.log_records import read_record
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
+from tests.forked_workers import forked
 from tests.jobs import saboteurs
 from tests.jobs.conftest import ROOT, Silence, committed_rows, job, tokenized
 from tests.pipeline.in_process import without_ray
@@ -43,9 +43,8 @@ def test_a_killed_driver(
     settings = tmp_path / "job.yaml"
     settings.write_text(json.dumps(config.public()))
     driver = subprocess.Popen(
-        [sys.executable, "-m", "tests.jobs.endless_job", settings],
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": cluster},
+        forked("tests/jobs/endless_job.py", settings),
+        env={**os.environ, "RAY_ADDRESS": cluster, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -32,7 +32,6 @@ from pipeline.errors import BALANCED, UNBALANCED, DamagedFile, StoreError
 from pipeline.formatting import counted, format_bytes, labelled
 from pipeline.operations.findings import KINDS, Finding
 from pipeline.operations.outcome import Outcome, first_of
-from pipeline.operations.recompute import Recomputer
 from pipeline.operations.unreferenced import unnamed_files
 from pipeline.operations.verify.checked_file import MergedFiles
 from pipeline.operations.verify.forgotten_check import check_forgotten
@@ -239,6 +238,8 @@ def _recompute(
     decode: int,
 ) -> None:
     """Take rows back to their source: encode the first `retokenize`, decode the first `decode`."""
+    from pipeline.operations.recompute import Recomputer  # it imports torch, for seconds
+
     needs = {"retokenize": retokenize > 0, "decode": decode > 0}
     with closing(Recomputer(store, dataset, **needs)) as recomputer:
         for found in recomputer.clips(rows):
