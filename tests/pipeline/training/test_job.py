@@ -15,12 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.commands import main
+from pipeline.training import run_log
 from pipeline.training.checkpoints import CheckpointWriter
-from tests.pipeline.training.runs import LOW, rows, settings
+from tests.pipeline.training.runs import KL, LOW, SMALL, rows, settings
 from tests.ranks import fork_server
+from vidtok.presets import PRESETS
 
 ROOT = Path(__file__).parents[3]
-RUN = {"loaders": 1, "stages": [{**LOW, "steps": 12}], "keep_checkpoints": 9}
+RUN = {"loaders": 1, "stages": [{**LOW, "steps": 9}], "keep_checkpoints": 9}
+SHORT = {"model": KL, "checkpoint_every": 3, "log_every": 2}
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -39,6 +42,8 @@ def train_and_wait(path: Path, step: int) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(path.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT), number)
     torch.set_num_threads(1)
+    run_log.curve_png = no_curve
+    PRESETS.update(SMALL)
     save = CheckpointWriter.save
 
     def save_and_wait(writer: CheckpointWriter, at: int, *state: Any) -> None:
@@ -48,6 +53,10 @@ def train_and_wait(path: Path, step: int) -> None:
 
     CheckpointWriter.save = save_and_wait  # type: ignore[method-assign]
     sys.exit(main(["train", str(path)]))
+
+
+def no_curve(_: Any) -> None:
+    """Draw no picture of a run: it takes as long as five of its steps."""
 
 
 class Job:
@@ -96,34 +105,37 @@ def test_killed_and_interrupted_it_ends_with_the_losses_of_an_undisturbed_run(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     request.addfinalizer(lambda: torch.set_num_threads(threads))
+    monkeypatch.setattr(run_log, "curve_png", no_curve)
+    for name, preset in SMALL.items():
+        monkeypatch.setitem(PRESETS, name, preset)
 
     # Where nothing is killed, the process decodes by itself: a loader of its own gives the same.
-    assert main(["train", str(write(tmp_path / "whole")), "loaders=0"]) == 0
+    assert main(["train", str(write(tmp_path / "whole", **SHORT)), "loaders=0"]) == 0
     out, err = capsys.readouterr()
     assert (out.splitlines()[-1], err) == (
         f"low: {tmp_path}/whole/out/1-low/model.safetensors",
         "",
     )
 
-    path = write(tmp_path / "cut")
-    killed = Job(path, 4)  # with a loader, which must end, too
-    killed.signal_at(4, signal.SIGKILL)
+    path = write(tmp_path / "cut", **SHORT)
+    killed = Job(path, 3)  # with a loader, which must end, too
+    killed.signal_at(3, signal.SIGKILL)
     assert killed.end()[0] == -signal.SIGKILL
     assert not (tmp_path / "cut/out/1-low/model.safetensors").exists()
 
-    interrupted = Job(path, 8)
-    interrupted.signal_at(8, signal.SIGINT)
+    interrupted = Job(path, 6)
+    interrupted.signal_at(6, signal.SIGINT)
     code, out, err = interrupted.end()
     assert code == 130
     assert err == "interrupted; run the same command again to continue\n"
-    assert out.splitlines()[0].startswith("low: 4 of 12 batches done")
+    assert out.splitlines()[0].startswith("low: 3 of 9 batches done")
 
     assert main(["train", str(path), "loaders=0"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.splitlines()[0].startswith("low: 8 of 12 batches done")
+    assert out.splitlines()[0].startswith("low: 6 of 9 batches done")
     losses = rows(tmp_path / "cut/out", of="train")
-    assert [row["step"] for row in losses] == [3, 4, 6, 8, 9, 12]
+    assert [row["step"] for row in losses] == [2, 3, 4, 6, 8, 9]
     assert losses == rows(tmp_path / "whole/out", of="train")
     one, two = (load_file(tmp_path / n / "out/1-low/model.safetensors") for n in ("whole", "cut"))
     assert all(one[name].equal(two[name]) for name in one)
