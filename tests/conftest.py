@@ -53,7 +53,6 @@ def cluster() -> Iterator[str]:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
-                _system_config={"metrics_report_interval_ms": 2500},  # the default is ten seconds
             )
         yield context.address_info["address"]
         ray.shutdown()
