@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SMALLER = {
     r"-m pipeline tokenize \S+": r"\g<0> decode.actors=1 tokenize.actors=1",
     r"moving_shapes.py": r"\g<0> --videos 17 --frames 34",  # two units, and more than a minute
+    r"token_transformer.py \S+": r"\g<0> --width 32 --depth 1 --samples 1",
     r"--steps \d+": "--steps 2",
     r'"tokenizers\.0\.batch=32"': (  # of README: its corpus and its models are large
         r'\g<0>, "source.uri=videos", "output.uri=out/tokens", "clip.height=32", "clip.width=32",'
