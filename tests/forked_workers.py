@@ -94,9 +94,10 @@ def _command(component: str, *_: Any, **__: Any) -> list[str]:
 
 def hook(parameters: Any, *_: Any) -> None:
     """Do the same in `ray start`, if `RAY_START_HOOK` names this; start no server of clients."""
-    parameters.setup_worker_path = str(SCRIPT)
     parameters.ray_client_server_port = None
-    setattr(importlib.import_module("ray._private.services"), _COMMAND, _command)
+    if "FORKED_WORKERS" in os.environ:
+        parameters.setup_worker_path = str(SCRIPT)
+        setattr(importlib.import_module("ray._private.services"), _COMMAND, _command)
 
 
 def forked(program: str, *arguments: str | Path) -> list[str]:
