@@ -26,6 +26,12 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=24)
     parser.add_argument("--height", type=int, default=160)
     parser.add_argument("--width", type=int, default=240)
+    parser.add_argument(
+        "--darkest",
+        type=float,
+        default=1.0,
+        help="smallest brightness, above 0, of which each clip draws one up to 1",
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -37,7 +43,9 @@ def main() -> None:
             rng = Random(f"{asked.seed}/{path.name}/{n}")
             target = asked.out / f"{path.stem}-{n}.mp4"
             frames = round(asked.seconds * asked.fps)
-            write(target, film(photo, frames, (asked.height, asked.width), rng), asked.fps)
+            seen = film(photo, frames, (asked.height, asked.width), rng)
+            light = asked.darkest ** rng.random()
+            write(target, [np.rint(frame * light).astype(np.uint8) for frame in seen], asked.fps)
             print(target)
 
 
