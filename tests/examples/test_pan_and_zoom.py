@@ -49,3 +49,15 @@ def test_darker_clips_have_the_same_views(monkeypatch: pytest.MonkeyPatch, tmp_p
     light = dark.mean() / bright.mean()
     assert 0.2 <= light < 0.95
     assert np.abs(bright * light - dark).mean() < 3
+
+
+def test_shots_are_cut_at_random_frames_to_random_photographs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clips = made(monkeypatch, tmp_path, "--clips=12", "--shots=2")
+    red = [(clip[..., 1].mean((1, 2)) < 20).tolist() for clip in clips]
+    assert not any(frames[0] for frames in red)
+    cuts = [frames.index(True) for frames in red if frames[-1]]
+    assert 2 <= len(cuts) <= 10
+    assert len(set(cuts)) > 1
+    assert sum(map(sum, red)) == sum(6 - cut for cut in cuts), "a shot stays"
