@@ -12,15 +12,17 @@ from examples import pan_and_zoom
 
 
 def made(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> list[np.ndarray]:
-    """Return the frames [T, H, W, 3] of the clips of one photograph."""
-    photo = folder / "photo.png"
+    """Return the frames [T, H, W, 3] of the clips of one of two photographs; the other is red."""
+    photo, red = folder / "photo.png", folder / "red.png"
+    Image.new("RGB", (160, 120), (255, 0, 0)).save(red)
     y, x = np.mgrid[0:120, 0:160]
     Image.fromarray(np.stack([x + 60, 200 - y, x + y], -1).clip(0, 255).astype(np.uint8)).save(
         photo
     )
     out = folder / "clips"
     size = ["--seconds=1", "--fps=6", "--height=32", "--width=48"]
-    monkeypatch.setattr(sys, "argv", ["pan_and_zoom", str(photo), f"--out={out}", *size, *options])
+    named = ["pan_and_zoom", str(photo), str(red), f"--out={out}", *size, *options]
+    monkeypatch.setattr(sys, "argv", named)
     pan_and_zoom.main()
     clips = []
     for path in sorted(out.glob("photo-*.mp4")):
