@@ -8,6 +8,8 @@ tokenizer. They do not replace real motion.
 import argparse
 import math
 from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -26,19 +28,44 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=24)
     parser.add_argument("--height", type=int, default=160)
     parser.add_argument("--width", type=int, default=240)
+    parser.add_argument(
+        "--darkest",
+        type=float,
+        default=1.0,
+        help="smallest brightness, above 0, of which each clip draws one up to 1",
+    )
+    parser.add_argument(
+        "--shots",
+        type=int,
+        default=1,
+        help="number of shots of a clip, with a cut between them; each has a photograph of its own",
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
+    size, frames = (asked.height, asked.width), round(asked.seconds * asked.fps)
     for path in asked.photos:
-        with Image.open(path) as file:
-            file.draft("RGB", (4 * asked.width, 4 * asked.height))  # JPEG: at low resolution
-            photo = file.convert("RGB")
         for n in range(asked.clips):
             rng = Random(f"{asked.seed}/{path.name}/{n}")
             target = asked.out / f"{path.stem}-{n}.mp4"
-            frames = round(asked.seconds * asked.fps)
-            write(target, film(photo, frames, (asked.height, asked.width), rng), asked.fps)
+            cuts = sorted(rng.sample(range(1, frames), asked.shots - 1))
+            shown = [path, *rng.choices(asked.photos, k=asked.shots - 1)]
+            seen = [
+                frame
+                for source, (start, end) in zip(shown, pairwise([0, *cuts, frames]), strict=True)
+                for frame in film(load(source, size), end - start, size, rng)
+            ]
+            light = asked.darkest ** rng.random()
+            write(target, [np.rint(frame * light).astype(np.uint8) for frame in seen], asked.fps)
             print(target)
+
+
+@lru_cache(maxsize=8)
+def load(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Open a photo. A JPEG is read at low resolution."""
+    with Image.open(path) as file:
+        file.draft("RGB", (4 * size[1], 4 * size[0]))
+        return file.convert("RGB")
 
 
 def film(photo: Image.Image, frames: int, size: tuple[int, int], rng: Random) -> list[np.ndarray]:

@@ -18,12 +18,12 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidtok import diffusers_folder, fsq
 from vidtok.digest import tensors_digest
+from vidtok.tensor_file import write_tensors
 
 SUFFIX: Final = ".channels.safetensors"
 """End of the name of the file beside the weights, after their stem."""
@@ -183,7 +183,7 @@ def save(order: ChannelOrder, target: Path) -> None:
     about = {"levels": order.levels, "order": order.order, "weights": order.weights}
     tensors = {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry alone: several have no fixed order, and equal orders should be equal files.
-    save_file(tensors, target, {_KEY: json.dumps(about)})
+    write_tensors(tensors, target, {_KEY: json.dumps(about)})
 
 
 def read(path: Path) -> ChannelOrder:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +22,7 @@ from vidtok.autoencoder import Tokenizer
 from vidtok.channels import ChannelOrder
 from vidtok.config import TokenizerConfig
 from vidtok.presets import HUB_REPO, PRESETS, bundled_weights, hub_path, named_config
+from vidtok.tensor_file import write_tensors
 
 _CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
 _NOT_THE_NETWORK = ("loss.", "model_ema.")
@@ -102,7 +102,7 @@ def save(
         _CONFIG_KEY: json.dumps(model.config.to_dict()),
         _DIGEST_KEY: model.config.digest,
     } | dict(about or {})
-    save_file(tensors, target, metadata)
+    write_tensors(tensors, target, metadata)
 
 
 def save_for_diffusers(model: Tokenizer, folder: Path, dtype: torch.dtype | None = None) -> None:

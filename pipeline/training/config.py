@@ -90,7 +90,10 @@ class StageConfig(Section):
     clips: ClipShape
     """Size, frame rate and random choices of the clips."""
     lr: Weight = 1e-5
-    """Learning rate of Adam."""
+    """Learning rate."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Optimizer of the autoencoder. `muon`: Muon for the kernels of convolutions, which then learn
+    in all directions alike, and Adam for the other weights. `lr` means the same for both."""
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
     """Decay rates of Adam's first and second moments."""
     warmup_steps: NonNegativeInt = 0

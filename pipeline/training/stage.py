@@ -109,8 +109,8 @@ class _Stage:
             self._trainer.load_state_dict(saved.shared)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"output = {self._store.uri}: holds checkpoints of another network or objective;"
-                " continue with that, or choose another output"
+                f"output = {self._store.uri}: holds checkpoints of another network, objective or"
+                " optimizer; continue with that, or choose another output"
             ) from error
         self._clips.load_state_dicts([own["clips"] for own in saved.ranks])
         rank, world = self._rank.rank, self._rank.world

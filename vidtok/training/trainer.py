@@ -21,6 +21,7 @@ from vidtok.autoencoder import Tokenizer
 from vidtok.channels import weights_digest
 from vidtok.training import memory
 from vidtok.training.ema import MovingAverage
+from vidtok.training.muon import Muon
 from vidtok.training.network import TrainedTokenizer
 from vidtok.training.objective import Objective, ObjectiveConfig, Perceptual
 from vidtok.training.ranks import averaging, data_parallel, trained_weights
@@ -37,9 +38,12 @@ class TrainerConfig:
     steps: int = 50_000
     """Number of batches, at which the schedule ends."""
     lr: float = 1e-5
-    """Learning rate of both optimizers (Adam)."""
+    """Learning rate of both optimizers."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Optimizer of the autoencoder. `muon` takes Muon for kernels of convolutions and Adam for the
+    rest; see `vidtok.training.muon`. That of the discriminator is Adam."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of both optimizers' moments."""
+    """Decay rates of Adam's moments."""
     warmup_steps: int = 0
     """Number of batches over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -113,9 +117,10 @@ class Trainer:
             learners.append(self._judge)
         self._average = MovingAverage(self._network, config.ema_decay)
         fused = device.type in ("cpu", "cuda")  # one pass over all weights and moments
-        self._optimizers = [
-            torch.optim.Adam(trained_weights(learner), config.lr, config.betas, fused=fused)
-            for learner in learners
+        kinds = [Muon if config.optimizer == "muon" else torch.optim.Adam, torch.optim.Adam]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            kind(trained_weights(learner), config.lr, config.betas, fused=fused)
+            for kind, learner in zip(kinds, learners, strict=False)
         ]
         self._undecided = config.recompute == "auto"
         if config.recompute is True:
@@ -244,7 +249,10 @@ class Trainer:
 
         Raises:
             RuntimeError: the state belongs to another network or objective.
+            ValueError: the state belongs to another optimizer.
         """
+        if state["optimizers"][0].keys() != self._optimizers[0].state_dict().keys():
+            raise ValueError(f"the state of another optimizer than {self.config.optimizer}")
         self.step = state["step"]
         self._network.load_state_dict(state["network"])
         self._objective.load_state_dict(state["objective"])

@@ -19,7 +19,7 @@ from vidtok.evaluation.codebook import CodebookUse
 from vidtok.evaluation.meter import score_clip
 
 CLIPS = sorted(VIDEOS.glob("*.mp4"))
-NAMES = {"vidtok_fsq_causal_488_262144_tiny": 1.7, "vidtok_kl_causal_488_8chn_tiny": 4.0}
+NAMES = {"vidtok_fsq_causal_488_262144_tiny": 3.0, "vidtok_kl_causal_488_8chn_tiny": 5.0}
 """By how many dB each has to beat its own grid, shrunk and enlarged."""
 STREAMS = {f"{name}_v1_1": name for name in NAMES}
 """Name of each model for streams, and of the one that it was trained from."""

@@ -234,8 +234,8 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
     for changes, says in (
-        ({"model": FSQ}, "holds checkpoints of another network or objective"),
-        ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network or objective"),
+        ({"model": FSQ}, "holds checkpoints of another network, objective"),
+        ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network, objective"),
         ({"source": {"uri": str(HIKER.path)}}, "videos = "),
         ({"seed": 1}, "seed = 1: the saved state of the training clips has seed = 23"),
     ):

@@ -9,14 +9,15 @@ from safetensors.torch import load_file
 
 import vidtok
 from tests.pipeline.training.runs import CLIPS, LOW, settings
-from tools.bundled_models import start, warm_start
+from tools.bundled_models import start, wake, warm_start
 
 FSQ = "vidtok_fsq_causal_488_262144_tiny"
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_start, "ROWS", 2000)
+    for module in (wake, warm_start):
+        monkeypatch.setattr(module, "ROWS", 2000)
     monkeypatch.setattr(start, "CLIPS", 4)
 
 
@@ -50,3 +51,13 @@ def test_a_kl_tokenizer_has_no_levels_to_stretch(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is a KL tokenizer and has no levels"):
         start.main([str(config(tmp_path)), str(output), "--stretch", str(weights)])
     assert not output.exists()
+
+
+def test_blocks_of_sleeping_weights_are_drawn_again(tmp_path: Path) -> None:
+    weights, output = vidtok.bundled_weights(FSQ), tmp_path / "awake.safetensors"
+    assert weights is not None
+    start.main([str(config(tmp_path, model=FSQ)), str(output), "--wake", str(weights)])
+    before, after = load_file(weights), load_file(output)
+    changed = {name for name in before if not before[name].float().equal(after[name].float())}
+    assert "decoder.mid.block_1.conv1.conv.weight" in changed
+    assert not any("sample" in name or "conv_in" in name for name in changed)

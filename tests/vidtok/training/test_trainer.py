@@ -56,14 +56,17 @@ def test_the_learning_rate_of_each_batch() -> None:
     assert falling == sorted(falling, reverse=True)
 
 
-@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
-def test_a_clip_is_learned(regularizer: str) -> None:
+@pytest.mark.parametrize(
+    ("regularizer", "optimizer", "steps"),
+    [("fsq", "adam", 15), ("kl", "adam", 15), ("kl", "muon", 30)],
+)
+def test_a_clip_is_learned(regularizer: str, optimizer: str, steps: int) -> None:
     tokenizer = small("causal_v1_0", regularizer)
     before = copies(tokenizer)
     kl = ObjectiveConfig(perceptual_weight=0, discriminator=None, regularizer_weight=1e-6)
-    run = trainer(tokenizer, kl if regularizer == "kl" else PIXELS)
-    pixel = [losses(run, clips())["pixel"] for _ in range(15)]
-    assert run.step == 15
+    run = trainer(tokenizer, kl if regularizer == "kl" else PIXELS, optimizer=optimizer)
+    pixel = [losses(run, clips())["pixel"] for _ in range(steps)]
+    assert run.step == steps
     assert changed(before, tokenizer) == set(before)
     assert sum(pixel[-3:]) / 3 < 0.55 * pixel[0]
 
@@ -197,10 +200,13 @@ def test_the_average_follows_and_is_a_tokenizer_of_its_own(recompute: bool) -> N
     assert not torch.equal(run.averaged.encode(video).latent, tokenizer.encode(video).latent)
 
 
-@pytest.mark.parametrize("regularizer", ["fsq", "kl"])
-def test_a_saved_state_goes_on_bit_for_bit(regularizer: str) -> None:
+@pytest.mark.parametrize(
+    ("regularizer", "optimizer"), [("fsq", "adam"), ("kl", "adam"), ("kl", "muon")]
+)
+def test_a_saved_state_goes_on_bit_for_bit(regularizer: str, optimizer: str) -> None:
     objective = ObjectiveConfig(discriminator_start=1)
-    run = trainer(small("causal_v1_0", regularizer), objective, warmup_steps=3)
+    how = {"warmup_steps": 3, "optimizer": optimizer}
+    run = trainer(small("causal_v1_0", regularizer), objective, **how)
     for _ in range(2):
         run.train_on(clips(side=32))
     file = io.BytesIO()
@@ -209,7 +215,7 @@ def test_a_saved_state_goes_on_bit_for_bit(regularizer: str) -> None:
     expected = [losses(run, clips(side=32)) for _ in range(3)]
 
     file.seek(0)
-    other = trainer(small("causal_v1_0", regularizer), objective, warmup_steps=3)
+    other = trainer(small("causal_v1_0", regularizer), objective, **how)
     other.load_state_dict(torch.load(file, weights_only=True))
     torch.set_rng_state(random)
     assert other.step == 2
@@ -224,6 +230,13 @@ def test_a_state_of_another_network_or_objective_is_refused() -> None:
         trainer(small("causal_v1_0", "kl")).load_state_dict(state)
     with pytest.raises(RuntimeError, match="discriminator"):
         trainer(small("causal_v1_0"), ObjectiveConfig(perceptual_weight=0)).load_state_dict(state)
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    adam, muon = (trainer(small("causal_v1_0"), optimizer=name) for name in ("adam", "muon"))
+    for one, other in ((adam, muon), (muon, adam)):
+        with pytest.raises(ValueError, match="another optimizer"):
+            one.load_state_dict(other.state_dict())
 
 
 ADVERSARIAL = ObjectiveConfig(perceptual_weight=0, discriminator="3d", discriminator_start=1)
