@@ -36,9 +36,13 @@ def tracked() -> list[str]:
 def main(names: list[str]) -> int:
     """Print the findings and return the exit code."""
     patterns = forbidden()
+    # Almost no file has one: a single pass that looks for all of them takes a fifth of the time.
+    some = re.compile("|".join(pattern.pattern for pattern, _ in patterns), re.IGNORECASE)
     found = []
     for name in names or tracked():
         text = Path(name).read_text(encoding="utf-8")
+        if not some.search(text):
+            continue
         for pattern, instead in patterns:
             for match in pattern.finditer(text):
                 line = text.count("\n", 0, match.start()) + 1

@@ -12,7 +12,7 @@ PSNR to about 44 dB.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +22,7 @@ import av
 import numpy as np
 import torch
 from av.codec.context import Flags
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +31,9 @@ from pipeline.tokenizers.protocol import Facts
 from pipeline.tokenizers.reconstruction import as_bytes
 
 _PIXEL_FORMAT: Final = "yuv420p"
+
+
+_FRAME_TIME: Final = Fraction(1, 30)
 
 
 _SEI: Final = 6
@@ -103,7 +107,7 @@ class CodecAtSameBits:
         """Encode a clip `[1, 3, T, H, W]` in [-1, 1] within the budget, and decode it."""
         _, t, h, w = self._facts.latent_shape(*video.shape[2:])
         budget = t * h * w * self._cell_bits
-        stream = encode_within(as_bytes(video), self._codec, budget)
+        stream = encode_within(to_pictures(as_bytes(video)), self._codec, budget)
         decoded = torch.from_numpy(decode(stream, self._codec)).to(video.device)
         back = (decoded.float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
         bits = float(stream.bits)
@@ -123,36 +127,47 @@ class EncodedStream:
         return 8 * sum(map(len, self.packets))
 
 
-def encode_within(frames: NDArray[np.uint8], codec: Codec, budget_bits: float) -> EncodedStream:
+def encode_within(
+    pictures: Sequence[av.VideoFrame], codec: Codec, budget_bits: float
+) -> EncodedStream:
     """Return the finest encoding within the budget, or the coarsest one of all."""
     finest, coarsest = 1, codec.coarsest
-    best = encode(frames, codec, coarsest)
+    best = None
     while finest < coarsest:
         middle = (finest + coarsest) // 2
-        stream = encode(frames, codec, middle)
+        stream = encode(pictures, codec, middle)
         if stream.bits <= budget_bits:
             best, coarsest = stream, middle
         else:
             finest = middle + 1
-    return best
+    return best or encode(pictures, codec, codec.coarsest)
 
 
-def encode(frames: NDArray[np.uint8], codec: Codec, quantizer: int) -> EncodedStream:
-    """Return frames `[T, H, W, 3]` as one group of pictures."""
+def to_pictures(frames: NDArray[np.uint8]) -> list[av.VideoFrame]:
+    """Return frames `[T, H, W, 3]` as encoders take them: a search converts them once."""
+    pictures = []
+    reformat = VideoReformatter().reformat
+    for n, frame in enumerate(frames):
+        picture = reformat(av.VideoFrame.from_ndarray(frame, "rgb24"), format=_PIXEL_FORMAT)
+        picture.pts, picture.time_base = n, _FRAME_TIME
+        pictures.append(picture)
+    return pictures
+
+
+def encode(pictures: Sequence[av.VideoFrame], codec: Codec, quantizer: int) -> EncodedStream:
+    """Return pictures of `to_pictures` as one group of pictures."""
     context: Any = av.CodecContext.create(codec.encoder, "w")
-    _, context.height, context.width, _ = frames.shape
+    context.height, context.width = pictures[0].height, pictures[0].width
     context.pix_fmt = _PIXEL_FORMAT
-    context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
-    context.gop_size = len(frames)
+    context.time_base, context.framerate = _FRAME_TIME, 1 / _FRAME_TIME
+    context.gop_size = len(pictures)
     context.thread_count = 1  # frame threads change the encoding
     context.flags |= Flags.global_header
     context.options = codec.options(quantizer)
     with own_scheduling():
         context.open()
     packets = []
-    for n, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format=_PIXEL_FORMAT)
-        picture.pts, picture.time_base = n, context.time_base
+    for picture in pictures:
         packets += context.encode(picture)
     packets += context.encode(None)
     coded = [bytes(packet) for packet in packets]

@@ -1,21 +1,34 @@
 """Results of an evaluation as JSON-like rows: the table of candidates, and scores per video."""
 
-from dataclasses import asdict
-from typing import Any, Final, get_args
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final, Self, get_args
 
 from pipeline.evaluation.config import EvaluationConfig, Metric
 from pipeline.evaluation.lineup import Description
 from pipeline.evaluation.protocols import PUBLISHED
 from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
 from vidtok.evaluation import fvd, transnet
-from vidtok.evaluation.frechet import frechet_distance, sample_note
+from vidtok.evaluation.frechet import Gaussian, frechet_distance, sample_note
 
 _PUBLISHED: Final = ("psnr", "ssim", "lpips", "fvd")
 
-_DISTANCES: Final = {
-    "fvd": (frechet_distance, fvd.DIMENSIONS),
-    "fd_transnetv2": (transnet.distance, transnet.PRINCIPAL_AXES),
-}
+_DIMENSIONS: Final = {"fvd": fvd.DIMENSIONS, "fd_transnetv2": transnet.PRINCIPAL_AXES}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Originals of one length, and the distance of reconstructions from them."""
+
+    originals: Gaussian
+    distance: Callable[[Gaussian], float]
+
+    @classmethod
+    def of(cls, metric: str, originals: Gaussian) -> Self:
+        if metric == "fd_transnetv2":
+            return cls(originals, transnet.distance_from(originals))
+        return cls(originals, partial(frechet_distance, originals))
 
 
 def candidate_rows(
@@ -27,6 +40,10 @@ def candidate_rows(
     candidate has no row if all videos are too short for it.
     """
     rows = []
+    references = {
+        length: {metric: _Reference.of(metric, gaussian) for metric, gaussian in features.items()}
+        for length, features in totals.originals.items()
+    }
     for description in descriptions:
         scores = totals.candidates.get(description.name)
         if scores is None:
@@ -34,7 +51,7 @@ def candidate_rows(
         row: dict[str, Any] = {**asdict(description), **scores.total().columns()}
         means = scores.fidelity.mean()
         row |= {name: means.get(name) for name in ("psnr", "ssim", "lpips", "vmaf")}
-        row |= _distances(scores, description, totals)
+        row |= _distances(scores, references[description.clip_frames])
         row = {k: v for k, v in row.items() if k in config.metrics or k not in get_args(Metric)}
         if scores.codebook is not None:
             row["codebook"] = scores.codebook.summary()
@@ -45,14 +62,13 @@ def candidate_rows(
 
 
 def _distances(
-    scores: CandidateTotals, description: Description, totals: ScoreTotals
+    scores: CandidateTotals, references: dict[str, _Reference]
 ) -> dict[str, float | str | None]:
     found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
     for metric, gaussian in scores.features.items():
-        originals = totals.originals[description.clip_frames][metric]
-        distance, dimensions = _DISTANCES[metric]
-        found[metric] = distance(originals, gaussian)
-        if note := sample_note(originals, gaussian, dimensions):
+        reference = references[metric]
+        found[metric] = reference.distance(gaussian)
+        if note := sample_note(reference.originals, gaussian, _DIMENSIONS[metric]):
             found[f"{metric}_note"] = note
     return found
 

@@ -160,7 +160,7 @@ def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) 
     groups = [_PLACE, *columns.values()]
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
-        with open_parquet(store, part.path) as parquet:
+        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
             for rows in unit_rows(parquet, part, wanted):
                 for row in rows.to_pylist():
                     yield row["clip_id"], tuple(_digest(row, group) for group in groups)
@@ -193,7 +193,8 @@ def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
     """Return the reasons of a unit's quarantined samples and clips, by their id."""
     if unit.quarantine is None:
         return {}
-    with open_parquet(store, unit.quarantine.path) as parquet:
+    table = unit.quarantine
+    with open_parquet(store, table.path, num_bytes=table.bytes) as parquet:
         rows = parquet.read(columns=["key", "clip_index", "reason"]).to_pylist()
     reasons = {}
     for row in rows:

@@ -301,8 +301,9 @@ def _quarantined(
     store: Store, wanted: Forgotten, unit: UnitRecord
 ) -> tuple[list[Quarantined], list[Quarantined]]:
     """Return the rows of a unit's quarantine table that are forgotten, and the others."""
-    assert unit.quarantine is not None
-    with open_parquet(store, unit.quarantine.path) as parquet:
+    table = unit.quarantine
+    assert table is not None
+    with open_parquet(store, table.path, num_bytes=table.bytes) as parquet:
         rows = [Quarantined(**row) for row in parquet.read().to_pylist()]
     gone = wanted.keys_of(unit.unit, unit.sources, {row.key for row in rows})
     return [row for row in rows if row.key in gone], [row for row in rows if row.key not in gone]

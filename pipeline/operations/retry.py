@@ -88,7 +88,7 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
 
 def _matching(store: Store, part: Part, reasons: Sequence[str], key: str) -> Counter[str]:
     """Return the number of rows of a quarantine table by reason, for matching keys."""
-    with open_parquet(store, part.path) as parquet:
+    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
         rows = parquet.read(columns=["key", "reason"]).to_pylist()
     return Counter(
         row["reason"]

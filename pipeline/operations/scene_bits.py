@@ -91,7 +91,7 @@ def scene_bits(
     parts = manifest.parts() if numbers else []
     num = len(parts) if most_parts is None else min(most_parts, len(parts))
     for part in (parts[n * len(parts) // num] for n in range(num)):
-        with open_parquet(store, part.path) as parquet:
+        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
             for rows in unit_rows(parquet, part, list(found)):
                 for name, values in found.items():
                     listed = rows[name].to_pylist()

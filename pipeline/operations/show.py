@@ -227,7 +227,7 @@ def first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
 
 def _column(store: Store, part: Part, name: str) -> list[str]:
     """Return one column of a unit's rows of a part."""
-    with open_parquet(store, part.path) as parquet:
+    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
         return [value for t in unit_rows(parquet, part, [name]) for value in t[name].to_pylist()]
 
 

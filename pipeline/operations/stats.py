@@ -111,7 +111,7 @@ def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, 
     columns = [column for column in dataset.tokenizers if column.kind == "indices"]
     counts = {c.name: np.zeros(c.codebook_size or 0, np.int64) for c in columns}
     for part in manifest.parts() if columns else ():
-        with open_parquet(store, part.path) as parquet:
+        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
             for rows in unit_rows(parquet, part, list(counts)):
                 for column in columns:
                     indices = stored_values(rows[column.name], column)

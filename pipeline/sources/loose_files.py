@@ -97,4 +97,4 @@ def _content(uri: str, limit: int, options: Any, *, as_path: bool = False) -> An
             path = files.canonical_uri(uri)
             if path == valid_text(path):
                 return path
-        return files.read_file(uri, options)
+        return files.read_file(uri, options, size)

@@ -115,8 +115,8 @@ def test_s3_gives_the_same_as_a_disk(
     corpus: str, tmp_path: Path, bucket: str, kind: str, build: Build
 ) -> None:
     write_stripes(Store(f"{bucket}/corpus"))
-    here = run(settings(corpus, tmp_path, steps=5), kind, build)
-    there = run(settings(f"{bucket}/corpus", f"{bucket}/out", steps=5), kind, build)
+    here = run(settings(corpus, tmp_path, steps=2), kind, build)
+    there = run(settings(f"{bucket}/corpus", f"{bucket}/out", steps=2), kind, build)
     assert here | {"seconds": 0} == there | {"seconds": 0}
     picture = Store(f"{bucket}/out").read("samples.gif")
     assert picture == (tmp_path / "samples.gif").read_bytes()

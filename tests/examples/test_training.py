@@ -65,11 +65,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
+def _draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.generators.training.draw_samples", lambda *_: {})
+    monkeypatch.setattr(losses, "curve", lambda *_: b"")
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what a run draws at its end, which takes most of the time of a short one."""
-    monkeypatch.setattr("examples.generators.training.draw_samples", lambda *_: {})
-    monkeypatch.setattr(losses, "curve", lambda *_: b"")
+    _draw_nothing(monkeypatch)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -82,13 +86,21 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("of", "loaders", "save_every"),
-    [(AR, 0, 3), (AR, 2, 3), (FLOW, 0, 3), (FLOW, 0, 2)],  # an epoch is two steps
+    ("of", "loaders", "save_every", "drawn"),  # an epoch is two steps
+    [(AR, 0, 3, True), (AR, 2, 3, False), (FLOW, 0, 3, True), (FLOW, 0, 2, False)],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    corpus: str, tmp_path: Path, of: tuple[str, Build], loaders: int, save_every: int
+    corpus: str,
+    tmp_path: Path,
+    of: tuple[str, Build],
+    loaders: int,
+    save_every: int,
+    drawn: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kind, build = of
+    if not drawn:
+        _draw_nothing(monkeypatch)
     changes = {"steps": STEPS, "save_every": save_every, "held_out": 0.3, "loaders": loaders}
     all_steps, rest = Watched(build), Watched(build)
     whole = run(settings(corpus, tmp_path / "whole", **changes), kind, all_steps)
@@ -100,7 +112,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert rest.seeds == all_steps.seeds[5 // save_every * save_every :]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
     assert again | {"seconds": 0} == whole | {"seconds": 0}
-    for name in ("loss.png", "samples.gif", "samples.jpg"):
+    for name in ("loss.png", "samples.gif", "samples.jpg") if drawn else ():
         assert (tmp_path / "whole" / name).read_bytes() == (
             tmp_path / "stopped" / name
         ).read_bytes()
@@ -252,7 +264,8 @@ def test_ranks_go_on_after_a_kill(
         "samples.gif",
         "samples.jpg",
     }
-    # What two ranks began, one can end.
+    # What two ranks began, one can end; it draws nothing.
+    _draw_nothing(monkeypatch)
     alone = Watched(build)
     assert run(settings(corpus, tmp_path / "copy", **changes), kind, alone)["ranks"] == 1
     assert alone.steps == 4

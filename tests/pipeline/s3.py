@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 Environ = dict[str, Any]
@@ -49,6 +49,7 @@ class Faults:
     def __init__(self, app: Any) -> None:
         self._app = app
         self._lock = threading.Lock()
+        self._conditional = threading.Lock()
         self._rules: list[Fault] = []
         self.injected: list[tuple[str, str]] = []
 
@@ -114,7 +115,9 @@ class Faults:
             answer = list(self._app(environ, lambda s, h, *_: status.append(s)))
             assert status[0].startswith("412"), (status, answer)
             return _error(start_response, "412 Precondition Failed", "PreconditionFailed")
-        return self._app(environ, start_response)
+        # moto looks for the object, and then writes: two writers can both find none.
+        with self._conditional if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+            return self._app(environ, start_response)
 
 
 class S3Server:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.operations import Operations
-from tests.vidtok.small import small
+from tests.vidtok.small import shallow
 from vidtok import Tokenizer, half, norm, norm_triton, ops
 from vidtok.norm import NormAct, add
 from vidtok.temporal import Rows, Stream
@@ -18,14 +18,6 @@ from vidtok.time_rule import RULES
 from vidtok.training import memory
 from vidtok.training.network import TrainedTokenizer
 
-FEW = {
-    "ch_mult": (1, 1),
-    "spatial_ds": (0,),
-    "spatial_us": (1,),
-    "tempo_ds": (0,),
-    "tempo_us": (1,),
-}
-"""Fields of a network with few levels, and every kind of layer."""
 AROUND = {"alone": (0, 0, "nothing"), "copies": (2, 0, "first"), "zeros": (1, 1, "zeros")}
 
 
@@ -176,7 +168,7 @@ def norms_of_torch(calls: dict[str, int]) -> int:
 
 @pytest.mark.parametrize("network", ["causal_v1_1", "noncausal"])
 def test_a_network_gives_the_same_values(network: str) -> None:
-    model = small(network, "kl", **FEW)
+    model = shallow(network, "kl")
     video = synthetic_video(1, 3 if model.config.causal else 2, 8, 8)
 
     def run() -> tuple[Tensor, Tensor, int]:
@@ -209,7 +201,7 @@ def gradients(
 
 def test_a_training_step_gives_the_same_gradients() -> None:
     """Also where the backward pass computes each block again."""
-    model = small("noncausal", **FEW)
+    model = shallow("noncausal")
     with plain():
         wanted = gradients(model)
     with Operations() as operations:
@@ -222,7 +214,7 @@ def test_a_training_step_gives_the_same_gradients() -> None:
 
 
 def test_a_training_step_in_half_precision_gives_nearly_the_same_gradients() -> None:
-    model = small("causal_v1_1", "kl", **FEW)
+    model = shallow("causal_v1_1", "kl")
     with plain():
         wanted = gradients(model, autocast=torch.bfloat16)
     found = gradients(model, autocast=torch.bfloat16)

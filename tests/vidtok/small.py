@@ -21,3 +21,18 @@ def small(network: str, regularizer: str = "fsq", **more: object) -> Tokenizer:
     model = build(config)
     fill_weights(model.state_dict())
     return model
+
+
+TWO_LEVELS = {
+    "ch_mult": (1, 1),
+    "spatial_ds": (0,),
+    "spatial_us": (1,),
+    "tempo_ds": (0,),
+    "tempo_us": (1,),
+}
+"""Half of the default's levels. One of them resamples space and time: every kind of layer."""
+
+
+def shallow(network: str, regularizer: str = "fsq") -> Tokenizer:
+    """Return a network of two levels, for tests of what uses a network."""
+    return small(network, regularizer, **TWO_LEVELS)

@@ -80,7 +80,7 @@ def test_pieces_and_batches_give_the_same_values(
     """A CPU takes the branches of an accelerator here."""
     monkeypatch.setattr(ops, "is_cpu", lambda _: False)
     model = small(network, "kl")
-    video = synthetic_video(3, 17 if model.config.causal else 16, 16, 24)
+    video = synthetic_video(2, 17 if model.config.causal else 16, 16, 24)
     latent = model.encode(video).latent
     frames = model.decode(latent, video.shape[2])
     monkeypatch.setattr(ops, "MAX_ELEMENTS", limit)

@@ -1,5 +1,7 @@
 """A clip in chunks is the clip: for every length, every chunk and every set of levels."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,19 +9,24 @@ from hypothesis import strategies as st
 
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
+from vidtok import Tokenizer
 
 FACTORS = {
     2: {"tempo_ds": (1,), "tempo_us": (2,)},
     4: {},
     8: {"tempo_ds": (0, 1, 2), "tempo_us": (1, 2, 3)},
 }
-MODELS = {f: small("causal_v1_1", "kl", **levels) for f, levels in FACTORS.items()}
+
+
+@cache
+def model_of(factor: int) -> Tokenizer:
+    return small("causal_v1_1", "kl", **FACTORS[factor])
 
 
 @settings(max_examples=10)  # an example takes a tenth of a second
-@given(st.sampled_from(sorted(MODELS)), st.integers(1, 40), st.integers(1, 4))
+@given(st.sampled_from(sorted(FACTORS)), st.integers(1, 40), st.integers(1, 4))
 def test_chunked_equals_whole(factor: int, frames: int, chunks: int) -> None:
-    model, chunk = MODELS[factor], factor * chunks
+    model, chunk = model_of(factor), factor * chunks
     video = synthetic_video(1, frames, 16, 16, seed=frames)
     whole, parts = model.encode(video), model.encode(video, chunk_frames=chunk)
     assert whole.latent.shape[2] == -(-frames // factor)
@@ -32,7 +39,7 @@ def test_chunked_equals_whole(factor: int, frames: int, chunks: int) -> None:
 
 
 def test_a_chunked_clip_leaves_no_state_behind() -> None:
-    model = MODELS[4]
+    model = model_of(4)
     one, other = (synthetic_video(1, 21, 16, 16, seed=s) for s in (1, 2))
     expected = model.encode(other, chunk_frames=4).latent
     model.encode(one, chunk_frames=8)
@@ -42,7 +49,7 @@ def test_a_chunked_clip_leaves_no_state_behind() -> None:
 
 @settings(max_examples=10)  # an example takes a tenth of a second
 @given(
-    st.sampled_from(sorted(MODELS)),
+    st.sampled_from(sorted(FACTORS)),
     st.integers(1, 30),
     st.integers(1, 3),
     st.lists(st.integers(1, 9), min_size=30, max_size=30),
@@ -51,7 +58,7 @@ def test_frames_that_come_in_pieces_are_the_clip(
     factor: int, frames: int, chunks: int, pieces: list[int]
 ) -> None:
     """However the frames arrive, the encoder is given the same chunks: not a bit differs."""
-    model, chunk = MODELS[factor], factor * chunks
+    model, chunk = model_of(factor), factor * chunks
     video = synthetic_video(2, frames, 16, 16, seed=frames)
     stream = model.encode_stream(frames, chunk)
     found = [stream.push(piece) for piece in video.split(pieces_of(frames, pieces), 2)]
@@ -71,7 +78,7 @@ def pieces_of(total: int, lengths: list[int]) -> list[int]:
 
 
 def test_two_streams_of_one_model_may_interleave() -> None:
-    model = MODELS[4]
+    model = model_of(4)
     clips = [synthetic_video(1, 21, 16, 16, seed=s) for s in (1, 2)]
     streams = [model.encode_stream(21, 4) for _ in clips]
     found: list[list[torch.Tensor]] = [[], []]
@@ -85,7 +92,8 @@ def test_two_streams_of_one_model_may_interleave() -> None:
 
 def test_leaving_out_the_copies_in_front_changes_nothing() -> None:
     """The stream skips copies of frame 0 that the reference computes: as_reference keeps them."""
-    for factor, model in MODELS.items():
+    for factor in FACTORS:
+        model = model_of(factor)
         video = synthetic_video(1, 2 * factor + 1, 16, 16)
         with_copies = model.encode(video, as_reference=True).mean
         torch.testing.assert_close(model.encode(video).mean, with_copies, rtol=0, atol=1e-4)
@@ -93,7 +101,7 @@ def test_leaving_out_the_copies_in_front_changes_nothing() -> None:
 
 @pytest.mark.parametrize("frames", [18, 19, 20])
 def test_the_reference_s_tiling_differs_and_is_only_had_by_asking(frames: int) -> None:
-    model = MODELS[4]
+    model = model_of(4)
     video = synthetic_video(1, frames, 16, 16)
     tiled = model.encode(video, chunk_frames=16, as_reference=True).latent
     assert tiled.shape[2] == model.encode(video, chunk_frames=16).latent.shape[2] + 1
@@ -102,7 +110,7 @@ def test_the_reference_s_tiling_differs_and_is_only_had_by_asking(frames: int) -
 @pytest.mark.parametrize(("chunk", "text"), [(6, "multiple of 4; use 4"), (2, "use 4")])
 def test_a_chunk_that_is_no_multiple_is_refused(chunk: int, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        MODELS[4].encode(synthetic_video(1, 17, 16, 16), chunk_frames=chunk)
+        model_of(4).encode(synthetic_video(1, 17, 16, 16), chunk_frames=chunk)
 
 
 @pytest.mark.parametrize("network", ["causal_v1_0", "noncausal"])

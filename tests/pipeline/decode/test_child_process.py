@@ -54,9 +54,15 @@ FAULTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(decoder: Decoder) -> list[tuple[Any, Any]]:
+    return list(decoder.decode(LONG, "u"))
+
+
 @pytest.mark.parametrize("fault", [fault for fault, _, _ in FAULTS])
-def test_a_child_that_dies_or_hangs_once_costs_nothing(decoder: Decoder, fault: signal.Signals):
-    undisturbed = [(clip, frames) for clip, frames in decoder.decode(LONG, "u")]
+def test_a_child_that_dies_or_hangs_once_costs_nothing(
+    decoder: Decoder, undisturbed: list[tuple[Any, Any]], fault: signal.Signals
+):
     clips = decoder.decode(LONG, "u")
     mine = [next(clips), next(clips)]
     victim = pid_of(decoder)

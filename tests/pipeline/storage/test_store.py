@@ -269,6 +269,13 @@ class TestS3(StoreContract):
             s3_store.put_if_absent("big", data)
         assert s3_store.size("big") == len(data)
 
+    def test_a_file_is_read_in_one_request(self, s3: S3Server, s3_store: Store) -> None:
+        s3_store.write("a", b"content")
+        asked: list[str] = []
+        with s3.faults.rule(lambda environ: asked.append(environ["REQUEST_METHOD"])):
+            assert s3_store.read("a") == b"content"
+        assert asked == ["GET"]
+
     def test_refusal_without_named_condition(self, s3: S3Server, s3_store: Store) -> None:
         """Some servers answer 412 in a form that s3fs takes for an invalid argument."""
         s3_store.put_if_absent("log/1", b"first")

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.pipeline.training.runs import (
     rows,
     training,
 )
+from tests.vidtok.small import TWO_LEVELS
 from vidtok.presets import PRESETS
 
 
@@ -39,7 +41,7 @@ from vidtok.presets import PRESETS
 def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, config in SMALL.items():
-            patch.setitem(PRESETS, name, config)
+            patch.setitem(PRESETS, name, replace(config, **TWO_LEVELS))
         yield
 
 
@@ -170,7 +172,7 @@ def test_prefixes_are_learned_and_decoded_after_a_kill_as_without_it(tmp_path: P
 
 @pytest.mark.usefixtures("no_curve")
 def test_a_v1_1_network_continues_a_v1_0_one(tmp_path: Path) -> None:
-    high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 6}}
+    high = {**HIGH, "model": KL_V1_1, "clips": {**LOW["clips"], "frames": 7}}
     run(training(tmp_path, model=KL, stages=[{**LOW, "steps": 1}, high]))
     names = ("1-low", "2-high")
     models = [vidtok.load(tmp_path / name / "model.safetensors") for name in names]

@@ -7,11 +7,17 @@ from torch import Tensor
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
+from tools.bundled_models import warm_start as module
 from tools.bundled_models.even_levels import bound, center, even_levels
 from tools.bundled_models.warm_start import warm_start
 from vidtok.autoencoder import Tokenizer
 from vidtok.evaluation.codebook import CodebookUse
 from vidtok.fsq import quantize
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS", 5000)
 
 
 def clips() -> Tensor:

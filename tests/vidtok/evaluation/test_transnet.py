@@ -68,10 +68,9 @@ def test_more_damage_is_farther_away(
     damage: Callable[[Tensor, int], Tensor],
     degrees: tuple[int, ...],
 ) -> None:
-    assert transnet.distance(originals, originals) < 1e-9
-    distances = [
-        transnet.distance(originals, fitted(model, damage(street, degree))) for degree in degrees
-    ]
+    distance = transnet.distance_from(originals)
+    assert distance(originals) < 1e-9
+    distances = [distance(fitted(model, damage(street, degree))) for degree in degrees]
     assert distances[0] > 1e-3
     assert all(far > 2 * near for near, far in pairwise(distances))
 
@@ -80,8 +79,8 @@ def test_the_same_pictures_in_another_order_are_seen(
     model: nn.Module, street: Tensor, originals: Gaussian
 ) -> None:
     shuffled = torch.cat([group.flip(2) for group in street.split(4, dim=2)], 2)
-    distance = transnet.distance(originals, fitted(model, shuffled))
-    assert distance > 5 * transnet.distance(originals, fitted(model, noisy(street, 4)))
+    distance = transnet.distance_from(originals)
+    assert distance(fitted(model, shuffled)) > 5 * distance(fitted(model, noisy(street, 4)))
 
 
 def test_features_are_those_of_each_clip_alone(model: nn.Module) -> None:
