@@ -19,7 +19,7 @@ from pipeline.training.checks import check_training
 from pipeline.training.clips import TrainingClips
 from pipeline.training.config import TrainConfig
 from tools.bundled_models.even_levels import even_levels
-from tools.bundled_models.wake import wake
+from tools.bundled_models.redraw_blocks import redraw_blocks
 from tools.bundled_models.warm_start import warm_start
 from vidtok.checkpoint import save
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         " without it, the linear path of drawn weights is fitted",
     )
     parser.add_argument(
-        "--wake",
+        "--redraw",
         type=Path,
         metavar="WEIGHTS",
         help="draw the residual blocks of these weights again, with inputs of even scale",
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # The run's own weights are what this program writes, so they do not exist yet.
         config = load(asked.config, ["weights=random"], TrainConfig, check_training)
-        tokenizer = start_of(config, stretch=asked.stretch, sleeping=asked.wake)
+        tokenizer = start_of(config, stretch=asked.stretch, linear=asked.redraw)
         asked.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, asked.output)
     except (ConfigError, ValueError, OSError) as error:
@@ -57,15 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written    {asked.output}")
 
 
-def start_of(
-    config: TrainConfig, *, stretch: Path | None, sleeping: Path | None
-) -> vidtok.Tokenizer:
+def start_of(config: TrainConfig, *, stretch: Path | None, linear: Path | None) -> vidtok.Tokenizer:
     """Return the tokenizer that a run starts from.
 
     Args:
         config: the run.
         stretch: FSQ weights whose latents are stretched.
-        sleeping: weights whose residual blocks are drawn again. Without either, the linear path of
+        linear: weights whose residual blocks are drawn again. Without either, the linear path of
             drawn weights is fitted.
 
     Raises:
@@ -74,9 +72,9 @@ def start_of(
     """
     with closing(TrainingClips(config.clips(config.stages[0]), CLIPS)) as batches:
         clips = next(batches).float() / 127.5 - 1
-    if sleeping is not None:
-        tokenizer = vidtok.load(sleeping)
-        wake(tokenizer, clips, seed=config.seed)
+    if linear is not None:
+        tokenizer = vidtok.load(linear)
+        redraw_blocks(tokenizer, clips, seed=config.seed)
     elif stretch is None:
         tokenizer = vidtok.build(config.model, seed=config.seed)
         warm_start(tokenizer, clips, seed=config.seed)

@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 import vidtok
 from tests.pipeline.training.runs import CLIPS, LOW, settings
-from tools.bundled_models import start, wake, warm_start
+from tools.bundled_models import redraw_blocks, start, warm_start
 
 FSQ = "vidtok_fsq_causal_488_262144_tiny"
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (wake, warm_start):
+    for module in (redraw_blocks, warm_start):
         monkeypatch.setattr(module, "ROWS", 2000)
     monkeypatch.setattr(start, "CLIPS", 4)
 
@@ -53,10 +53,10 @@ def test_a_kl_tokenizer_has_no_levels_to_stretch(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_blocks_of_sleeping_weights_are_drawn_again(tmp_path: Path) -> None:
-    weights, output = vidtok.bundled_weights(FSQ), tmp_path / "awake.safetensors"
+def test_blocks_of_linear_weights_are_drawn_again(tmp_path: Path) -> None:
+    weights, output = vidtok.bundled_weights(FSQ), tmp_path / "redrawn.safetensors"
     assert weights is not None
-    start.main([str(config(tmp_path, model=FSQ)), str(output), "--wake", str(weights)])
+    start.main([str(config(tmp_path, model=FSQ)), str(output), "--redraw", str(weights)])
     before, after = load_file(weights), load_file(output)
     changed = {name for name in before if not before[name].float().equal(after[name].float())}
     assert "decoder.mid.block_1.conv1.conv.weight" in changed

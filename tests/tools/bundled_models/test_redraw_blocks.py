@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import vidtok
 from tests.vidtok.deterministic import synthetic_video
-from tools.bundled_models import wake as module
-from tools.bundled_models.wake import Block, wake
+from tools.bundled_models import redraw_blocks as module
+from tools.bundled_models.redraw_blocks import Block, redraw_blocks
 from tools.bundled_models.warm_start import warm_start
 from vidtok import Tokenizer, ops
 from vidtok.reference import lengthen
@@ -25,13 +25,13 @@ def clips() -> Tensor:
     return synthetic_video(6, 9, 32, 32, seed=3).movedim(1, -1).contiguous()
 
 
-def sleeping(regularizer: str) -> Tokenizer:
+def linear(regularizer: str) -> Tokenizer:
     """A fitted tokenizer whose blocks give a little."""
-    return deepcopy(_sleeping(regularizer))
+    return deepcopy(_linear(regularizer))
 
 
 @cache
-def _sleeping(regularizer: str) -> Tokenizer:
+def _linear(regularizer: str) -> Tokenizer:
     config = vidtok.TokenizerConfig(
         name=regularizer,
         network="causal_v1_0",
@@ -74,11 +74,11 @@ def spreads(model: Tokenizer) -> list[float]:
 
 @pytest.mark.parametrize("regularizer", ["fsq", "kl"])
 def test_blocks_get_inputs_of_even_scale_and_the_model_stays_as_it_was(regularizer: str) -> None:
-    model = sleeping(regularizer)
+    model = linear(regularizer)
     video = clips().movedim(-1, 1)
     before = model.decode(model.encode(video).latent, num_frames=9)
     assert min(spreads(model)) < 0.5
-    wake(model, clips())
+    redraw_blocks(model, clips())
     assert min(spreads(model)) > 0.8
     after = model.decode(model.encode(video).latent, num_frames=9)
     lost = F.mse_loss(after, video) / F.mse_loss(before, video)
@@ -86,9 +86,9 @@ def test_blocks_get_inputs_of_even_scale_and_the_model_stays_as_it_was(regulariz
 
 
 def test_only_blocks_change_and_a_seed_draws_the_same() -> None:
-    before, one, same, other = (sleeping("kl") for _ in range(4))
+    before, one, same, other = (linear("kl") for _ in range(4))
     for model, seed in ((one, 0), (same, 0), (other, 1)):
-        wake(model, clips(), seed=seed)
+        redraw_blocks(model, clips(), seed=seed)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     inside = {id(p) for block in blocks(one) for p in block.parameters()}
     shortcuts = {id(p) for name, p in one.named_parameters() if "shortcut" in name}
@@ -101,4 +101,4 @@ def test_only_blocks_change_and_a_seed_draws_the_same() -> None:
 
 def test_clips_of_a_wrong_length_are_refused() -> None:
     with pytest.raises(ValueError, match="frames = 8"):
-        wake(sleeping("kl"), clips()[:, :8])
+        redraw_blocks(linear("kl"), clips()[:, :8])

@@ -32,7 +32,7 @@ Block = SpatialBlock | TemporalBlock | ResBlock3d
 
 
 @torch.no_grad()
-def wake(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
+def redraw_blocks(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
     """Draw the residual blocks again, in place, so that the model gives nearly the same.
 
     Args:
@@ -50,7 +50,7 @@ def wake(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
 
     def before(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(block, Block)
-        _wake_block(block, inputs[0].detach(), Stream(rule), generator)
+        _redraw_block(block, inputs[0].detach(), Stream(rule), generator)
 
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     hooks = [block.register_forward_pre_hook(before) for block in blocks]
@@ -65,7 +65,7 @@ def wake(model: Tokenizer, clips: Tensor, *, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def _wake_block(block: Block, x: Tensor, stream: Stream, generator: torch.Generator) -> None:
+def _redraw_block(block: Block, x: Tensor, stream: Stream, generator: torch.Generator) -> None:
     taps = Taps(
         time=1 if isinstance(block, SpatialBlock) else 3,
         space=1 if isinstance(block, TemporalBlock) else 3,
