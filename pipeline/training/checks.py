@@ -9,6 +9,7 @@ from pipeline.tokenizers.checks import clip_faults, vidtok_faults
 from pipeline.tokenizers.facts import vidtok_facts
 from pipeline.training.config import StageConfig, TrainConfig
 from vidtok.presets import named_config
+from vidtok.training.muon import require_muon
 from vidtok.training.perceptual import SHORTEST_SIDE
 from vidtok.training.prefixes import require_sizes
 
@@ -46,6 +47,11 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
         yield Fault(
             f"{where}.accumulate", stage.accumulate, rule=f"must divide batch = {stage.batch}"
         )
+    if stage.optimizer == "muon":
+        try:
+            require_muon()
+        except ValueError as error:
+            yield Fault(f"{where}.optimizer", stage.optimizer, rule=str(error))
     if stage.nested is not None:
         try:
             require_sizes(stage.nested, model.fsq_levels)

@@ -93,7 +93,8 @@ class StageConfig(Section):
     """Learning rate."""
     optimizer: Literal["adam", "muon"] = "adam"
     """Optimizer of the autoencoder. `muon`: Muon for the kernels of convolutions, which then learn
-    in all directions alike, and Adam for the other weights. `lr` means the same for both."""
+    in all directions alike, and Adam for the other weights. `lr` means the same for both.
+    It needs torch 2.10 or newer."""
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
     """Decay rates of Adam's first and second moments."""
     warmup_steps: NonNegativeInt = 0

@@ -66,6 +66,16 @@ class Muon(torch.optim.Optimizer):
         self._adam.load_state_dict(state_dict["adam"])
 
 
+def require_muon() -> None:
+    """Check that this torch has Muon.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"needs torch 2.10 or newer, and this is {torch.__version__}; or use adam")
+
+
 def _as_matrix(kernel: Tensor) -> Tensor:
     """Return a kernel `[K, C, …]` as a view `[K, …·C]` of the same memory."""
     return kernel.movedim(1, -1).view(len(kernel), -1)

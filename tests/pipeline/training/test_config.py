@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
@@ -152,6 +153,14 @@ def test_nothing_secret_is_public() -> None:
 def test_wrong_values_are_one_line(override: str, says: str) -> None:
     [line] = faults(override)
     assert line.startswith(says)
+
+
+def test_muon_is_refused_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read("stages.0.optimizer=muon").stages[0].trainer().optimizer == "muon"
+    monkeypatch.delattr(torch.optim, "Muon")
+    [line] = faults("stages.0.optimizer=muon")
+    assert line.startswith("stages.0.optimizer = muon: needs torch 2.10 or newer, and this is ")
+    assert read().stages[0].optimizer == "adam"
 
 
 def test_prefixes_are_of_fsq_tokenizers() -> None:
