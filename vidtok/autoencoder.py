@@ -125,7 +125,7 @@ class Tokenizer(nn.Module):
         for clips in tiles.batches(
             self.encoder, self.config, video, self._arithmetic, chunk_frames, tile
         ):
-            x = self._network_input(clips)
+            x = self._network_input(clips, tile)
             if as_reference and chunk_frames:
                 encoder = half.in_arithmetic(self.encoder)
                 chunks = reference.encode_tiles(encoder, self.config, x, chunk_frames)
@@ -156,14 +156,16 @@ class Tokenizer(nn.Module):
         self.config.check_frames(num_frames)
         self._check_chunk(chunk_frames)
         self._check_tile(tile)
-        return EncodeStream(self, self._chunks_of(num_frames, chunk_frames, tile), check_range)
+        chunks = self._chunks_of(num_frames, chunk_frames, tile)
+        return EncodeStream(self, chunks, tile, check_range)
 
-    def _network_input(self, video: Tensor) -> Tensor:
+    def _network_input(self, video: Tensor, tile: Tile) -> Tensor:
         """Return clips as the networks take them: `[B, T, H, W, 3]` in their arithmetic."""
         x = video.to(self.device)
         if x.dtype == torch.uint8:
             x = x.float().div_(127.5).sub_(1)
-        return x.to(self._arithmetic).permute(0, 2, 3, 4, 1).contiguous()
+        x = x.to(self._arithmetic).permute(0, 2, 3, 4, 1)
+        return x.contiguous() if tile is None else x  # tiles are copies
 
     def _chunks_of(self, num_frames: int, chunk_frames: int | None, tile: Tile = None) -> Chunks:
         encoder = tiles.in_tiles(half.in_arithmetic(self.encoder), self.config, tile)
@@ -333,9 +335,10 @@ class Tokenizer(nn.Module):
 class EncodeStream:
     """Encoder for clips whose frames arrive in pieces: see `Tokenizer.encode_stream`."""
 
-    def __init__(self, tokenizer: Tokenizer, chunks: Chunks, check_range: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, chunks: Chunks, tile: Tile, check_range: bool) -> None:
         self._tokenizer = tokenizer
         self._chunks = chunks
+        self._tile = tile
         self._check_range = check_range
 
     @torch.no_grad()
@@ -351,7 +354,7 @@ class EncodeStream:
         model = self._tokenizer
         model._check_video(video, self._check_range)
         model.config.check_size(video.shape[3], video.shape[4])
-        latents = list(self._chunks.take(model._network_input(video)))
+        latents = list(self._chunks.take(model._network_input(video, self._tile)))
         return model._regularize(torch.cat(latents, 1).float()) if latents else None
 
 

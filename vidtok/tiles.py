@@ -90,10 +90,10 @@ class _Tiles:
         self._plan: Plan | None = None
 
     def __call__(self, x_BTHWC: Tensor, stream: Stream) -> Tensor:
-        """Return what the network returns for a chunk, except for float rounding."""
+        """Return what the network returns for a chunk of any strides, except for float rounding."""
         network, plan = self._network, self._planned(x_BTHWC)
         if not plan.depth:
-            return network(x_BTHWC, stream)  # type: ignore[no-any-return]
+            return network(x_BTHWC.contiguous(), stream)  # type: ignore[no-any-return]
         if isinstance(network, Encoder):
             return network.deep(self._shallow(plan, x_BTHWC, stream), stream, plan.depth)
         return self._shallow(plan, network.deep(x_BTHWC, stream, plan.depth), stream)
@@ -115,7 +115,8 @@ class _Tiles:
             part = x_BTHWC[
                 :, :, rows.low * side : rows.high * side, columns.low * side : columns.high * side
             ]
-            # A copy, because the levels overwrite their input, and tiles overlap.
+            # A copy, because the levels overwrite their input, tiles overlap, and a video may be
+            # a view with other strides.
             part = part.clone(memory_format=torch.contiguous_format)
             y = self._network.shallow(part, stream.tile(n), plan.depth)
             size = y.shape[2] // (rows.high - rows.low)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import vidtok
 from tests.vidtok.deterministic import synthetic_video
 from tests.vidtok.small import small
 from vidtok import free_memory, tile_plan, tiles
@@ -178,3 +179,17 @@ def test_the_estimate_is_an_upper_bound_and_not_far_from_it(name: str, decoder: 
             tiles.in_tiles(network, config, tile)(x, Stream(config.time_rule))
         estimate = Work(config, decoder, 20, 256, 256, torch.float32, x.device).peak_bytes(tile)
         assert live.peak <= estimate <= 2.5 * live.peak
+
+
+def test_tiles_take_no_copy_of_the_video() -> None:
+    """A video with the strides of the network needs none, and one with others costs as much."""
+    with torch.device("meta"):
+        model = vidtok.build("vidtok_fsq_causal_488_262144_tiny")
+        first = torch.empty(1, 3, 13, 512, 512)
+        last = torch.empty(1, 13, 512, 512, 3).permute(0, 4, 1, 2, 3)
+    peaks = []
+    for video in (first, last):
+        with Live() as live:
+            model.encode(video, tile=256, check_range=False)
+        peaks.append(live.peak)
+    assert abs(peaks[0] - peaks[1]) < 0.1 * first.nbytes
