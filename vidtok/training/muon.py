@@ -19,7 +19,8 @@ class Muon(torch.optim.Optimizer):
     """Optimizer of a network's weights, in one group whose `lr` both optimizers follow.
 
     Args:
-        weights: parameters. A kernel must have its input channels last in memory.
+        weights: parameters. Kernels are those of three to five dimensions, with the input channels
+            last in memory.
         lr: learning rate.
         betas: decay rates of Adam's moments.
         fused: whether Adam is one pass over all weights.
@@ -35,12 +36,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         weights = list(weights)
         super().__init__(weights, {"lr": lr})
-        self._kernels = [p for p in weights if p.dim() > 2]
+        # The maps of prefixes have six dimensions. They are mostly zeros that have to stay.
+        self._kernels = [p for p in weights if p.dim() in (3, 4, 5)]
         self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._kernels]
         self._muon = torch.optim.Muon(
             self._matrices, lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
         )
-        others = [p for p in weights if p.dim() <= 2]
+        others = [p for p in weights if p.dim() not in (3, 4, 5)]
         self._adam = torch.optim.Adam(others, lr, betas, fused=fused)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from vidtok.training.muon import Muon
 
 def kernel(*shape: int, seed: int = 0) -> nn.Parameter:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return nn.Parameter(ops.channels_last(values) if len(shape) > 2 else values)
+    return nn.Parameter(ops.channels_last(values) if len(shape) in (3, 4, 5) else values)
 
 
 def stepped(p: nn.Parameter, gradient: Tensor, lr: float = 0.1) -> Tensor:
@@ -37,7 +37,7 @@ def test_kernels_of_all_dimensions_take_steps_of_one_length() -> None:
 
 
 def test_weights_that_are_no_kernels_are_left_to_adam() -> None:
-    for shape in [(6,), (1,), ()]:
+    for shape in [(6,), (1,), (), (2, 3, 3, 3, 3, 3)]:
         gradient = kernel(*shape, seed=1).detach()
         moved = stepped(kernel(*shape), gradient)
         torch.testing.assert_close(moved, -0.1 * gradient.sign())

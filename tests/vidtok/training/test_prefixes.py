@@ -131,11 +131,13 @@ def prefix_error(model: Tokenizer, k: int) -> float:
     return float((decoded - video).square().mean())
 
 
-@pytest.mark.parametrize("train", ["all", "decoder"])
-def test_prefixes_are_learned(train: str) -> None:
+@pytest.mark.parametrize(
+    ("train", "optimizer"), [("all", "adam"), ("decoder", "adam"), ("decoder", "muon")]
+)
+def test_prefixes_are_learned(train: str, optimizer: str) -> None:
     tokenizer = small("causal_v1_0")
     before = copies(tokenizer)
-    run = trainer(tokenizer, train=train, nested=(1, 3))
+    run = trainer(tokenizer, train=train, optimizer=optimizer, nested=(1, 3))
     errors = [prefix_error(run.averaged, 1)]
     torch.manual_seed(0)
     for _ in range(10):
