@@ -2,6 +2,7 @@
 
 import random
 import types
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -55,9 +56,13 @@ _KINDS: Final = {
 
 @contextmanager
 def model(breakage: str | None = None) -> Iterator[None]:
-    """Put the pipeline's code on the model's clock and threads, and break it on request."""
+    """Put the pipeline's code on the model's clock, threads and draws, and break it on request."""
     clock = types.SimpleNamespace(
         time=lambda: worlds.current.clock, monotonic=lambda: worlds.current.clock, sleep=_sleep
+    )
+    draws = types.SimpleNamespace(
+        uniform=lambda low, high: worlds.current.names.uniform(low, high),
+        random=lambda: worlds.current.names.random(),
     )
     files = MemoryStore()
     with ExitStack() as patches:
@@ -68,6 +73,9 @@ def model(breakage: str | None = None) -> Iterator[None]:
             pipeline.storage.store,
         ):
             patches.enter_context(patch.object(module, "time", clock))
+        for module in (pipeline.dataset.commit_log, pipeline.storage.store):
+            patches.enter_context(patch.object(module, "random", draws))
+        patches.enter_context(patch.object(uuid, "uuid4", _name))
         for module in (
             pipeline.dataset.log_records,
             pipeline.dataset.forgotten,
@@ -174,6 +182,10 @@ def _peace(world: World) -> None:
         laws.broken = f"{sorted(gone & held)} are forgotten and in a file"
     elif left:
         laws.broken = f"vacuum leaves {sorted(left)}"
+
+
+def _name() -> uuid.UUID:
+    return uuid.UUID(int=worlds.current.names.getrandbits(128), version=4)
 
 
 def _sleep(seconds: float) -> None:

@@ -58,6 +58,7 @@ class World:
     """One schedule.
 
     Attributes:
+        names: draws of the code under test, such as the names of its files.
         clock: seconds.
         files: path → bytes and time of writing.
         steps, faults, ends: number of calls, of faults by kind, of actors by how they ended.
@@ -66,6 +67,7 @@ class World:
 
     def __init__(self, seed: int, rate: float = 0.02) -> None:
         self.draw = random.Random(seed)
+        self.names = random.Random(f"names {seed}")
         self.rate = rate
         self.clock = 1.7e9
         self.files: dict[str, tuple[bytes, float]] = {}
