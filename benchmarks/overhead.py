@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.decode.geometry import fit_frame
+from pipeline.decode.pixels.geometry import fit_frame
 from pipeline.job import graph
 from pipeline.job.driver import run
 from pipeline.job.metrics import TOKENIZE, Recorder

@@ -27,7 +27,7 @@ MARKS = {
         "TokenizeWorker.__init__": "tokenize actor ready",
         "DecodeWorker.__call__": "decode actor called",
     },
-    "pipeline.decode.child_process": {"Child.__init__": "decoder process ready"},
+    "pipeline.decode.child.process": {"Child.__init__": "decoder process ready"},
     "pipeline.stages.messages": {"decoded_row": "first decoded row"},
     "pipeline.stages.tokenize": {"TokenizeStage.__call__": "first tokenized row"},
     "pipeline.stages.commit": {"commit_unit": "first commit"},

@@ -95,7 +95,7 @@ def test_decode_actors_and_commits_start_without_torch() -> None:
 def test_a_fork_server_imports_what_decoding_needs_alone() -> None:
     """A decode actor waits for it, and each of its decoder processes shares its memory."""
     others = "pydantic", "omegaconf", "pyarrow", "fsspec", "ray"
-    assert imported("import pipeline.decode.child_main", "torch", *others) == "torch\n"
+    assert imported("import pipeline.decode.child.main", "torch", *others) == "torch\n"
 
 
 STEPS = {

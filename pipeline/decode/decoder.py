@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pipeline.decode.buckets import shortest
-from pipeline.decode.child_process import Child, ChildDied
+from pipeline.decode.child.fork_server import anonymous_file
+from pipeline.decode.child.process import Child, ChildDied
+from pipeline.decode.child.protocol import ProtocolError
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.damage import flat
-from pipeline.decode.fork_server import anonymous_file
-from pipeline.decode.protocol import ProtocolError
 from pipeline.errors import StoreError, one_line
 from pipeline.quarantine import DROPPED, REASONS, QuarantineError
 from pipeline.records import Clip, Sample, VideoFacts

@@ -16,8 +16,8 @@ from pipeline.decode.buckets import for_image
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.geometry import Orientation, fit_frame
-from pipeline.decode.resize import resize
+from pipeline.decode.pixels.geometry import Orientation, fit_frame
+from pipeline.decode.pixels.resize import resize
 from pipeline.decode.shots import shot_numbers
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
-from pipeline.decode.frame_converter import FrameConverter
+from pipeline.decode.container.video import open_video
 from pipeline.decode.image import image_clips
-from pipeline.decode.video import open_video
+from pipeline.decode.pixels.frame_converter import FrameConverter
 from pipeline.records import VideoFacts
 
 _ONE_PICTURE = ClipRule(frames=1, height=1, width=1, fps=None, short="drop")

@@ -21,7 +21,7 @@ from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.side_columns import SideColumn
-from pipeline.decode.fork_server import fork_server
+from pipeline.decode.child.fork_server import fork_server
 from pipeline.errors import one_line
 from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
 from pipeline.job.nodes import this_node

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.decode.child_process import Child
+from pipeline.decode.child.process import Child
 from pipeline.decode.decoder import Decoder
 from pipeline.job.collector import Outcome, Place, commit_references
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings

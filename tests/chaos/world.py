@@ -145,7 +145,7 @@ class World:
 
     def decoders(self) -> list[psutil.Process]:
         """Return the decoders' child processes."""
-        return _processes("pipeline.decode.child_main")
+        return _processes("pipeline.decode.child.main")
 
     def kill_node(self) -> None:
         """SIGKILL the second node, raylet, object store and workers, and bring up another."""

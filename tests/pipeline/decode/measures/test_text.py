@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.decode.measures_text import text_area
+from pipeline.decode.measures.text import text_area
 from pipeline.records import Sample
 from tests.pipeline.tokenized import VIDEOS
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
-from pipeline.decode.footage import decoder
+from pipeline.decode.container.footage import decoder
 from pipeline.records import Span
 from tests.pipeline.decode.synthetic import encode, fill, grey
 

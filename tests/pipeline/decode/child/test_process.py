@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.decode.child_main import VideoFile
-from pipeline.decode.child_process import Child
+from pipeline.decode.child.main import VideoFile
+from pipeline.decode.child.process import Child
 from pipeline.errors import StoreError
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Sample
@@ -289,7 +289,7 @@ def test_a_child_does_not_outlive_a_killed_parent(state: str):
 
 SPIN = """
 import re, signal
-from pipeline.decode.watchdog import Watchdog
+from pipeline.decode.child.watchdog import Watchdog
 dog = Watchdog(0.2, lambda: None)
 dog.start_alarm()
 print("spinning", flush=True)

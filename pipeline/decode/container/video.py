@@ -22,13 +22,13 @@ from av.video.stream import VideoStream
 
 from pipeline.decode import damage
 from pipeline.decode.clip_rule import DecodeLimits
+from pipeline.decode.container.file_structure import missing_end
+from pipeline.decode.container.footage import choose, decoder, footage, needs_reading, read_moving
+from pipeline.decode.container.timeline import RESTART_S, Beginning, DecodingClock, Timeline
+from pipeline.decode.container.transport_stream import PACKET, breaks_picture
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.declared import Declared, declared, positive
-from pipeline.decode.file_structure import missing_end
-from pipeline.decode.footage import choose, decoder, footage, needs_reading, read_moving
+from pipeline.decode.pixels.declared import Declared, declared, positive
 from pipeline.decode.sampling import DisplayedFrame
-from pipeline.decode.timeline import RESTART_S, Beginning, DecodingClock, Timeline
-from pipeline.decode.transport_stream import PACKET, breaks_picture
 
 CONTAINERS = (
     "3gp,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,"

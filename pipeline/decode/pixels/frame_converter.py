@@ -28,10 +28,10 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.declared import Colour, Declared
-from pipeline.decode.geometry import Fit, Orientation, display_size, fit_frame
-from pipeline.decode.hdr import Transfer, to_standard_range
-from pipeline.decode.resize import resize
+from pipeline.decode.pixels.declared import Colour, Declared
+from pipeline.decode.pixels.geometry import Fit, Orientation, display_size, fit_frame
+from pipeline.decode.pixels.hdr import Transfer, to_standard_range
+from pipeline.decode.pixels.resize import resize
 
 FAST = Interpolation.BILINEAR
 

@@ -14,8 +14,13 @@ import psutil
 import pytest
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.decode.child_process import Child
-from pipeline.decode.fork_server import ForkServer, anonymous_file, close_fork_server, fork_server
+from pipeline.decode.child.fork_server import (
+    ForkServer,
+    anonymous_file,
+    close_fork_server,
+    fork_server,
+)
+from pipeline.decode.child.process import Child
 from pipeline.errors import PipelineError
 from pipeline.records import Sample
 from tests.assets import BIKES, HIKER
@@ -123,7 +128,7 @@ def test_a_server_that_dies_during_a_video_costs_nothing():
 
 @pytest.mark.usefixtures("new_server")
 def test_a_server_that_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.decode.fork_server.CHECK_S", 0.05)
+    monkeypatch.setattr("pipeline.decode.child.fork_server.CHECK_S", 0.05)
     server = fork_server()
     os.kill(server.pid, signal.SIGSTOP)
     with pytest.raises(PipelineError, match="does not start: it was stopped"):
@@ -134,8 +139,8 @@ def test_a_server_that_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatc
 def test_a_server_that_is_stopped_later_is_replaced(monkeypatch: pytest.MonkeyPatch):
     child = Child()
     child.kill()
-    monkeypatch.setattr("pipeline.decode.fork_server.CHECK_S", 0.05)
-    monkeypatch.setattr("pipeline.decode.fork_server.START_S", 60)
+    monkeypatch.setattr("pipeline.decode.child.fork_server.CHECK_S", 0.05)
+    monkeypatch.setattr("pipeline.decode.child.fork_server.START_S", 60)
     server = fork_server()
     os.kill(server.pid, signal.SIGSTOP)
     with Decoder(RULE) as decoder:
@@ -146,8 +151,8 @@ def test_a_server_that_is_stopped_later_is_replaced(monkeypatch: pytest.MonkeyPa
 def test_a_server_that_is_slow_to_start_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, new_server: None
 ):
-    monkeypatch.setattr("pipeline.decode.fork_server.CHECK_S", 0.01)
-    monkeypatch.setattr("pipeline.decode.fork_server.START_S", 600)
+    monkeypatch.setattr("pipeline.decode.child.fork_server.CHECK_S", 0.01)
+    monkeypatch.setattr("pipeline.decode.child.fork_server.START_S", 600)
     with Decoder(RULE) as decoder:
         assert works(decoder)
 
@@ -173,7 +178,7 @@ def test_the_working_directory_is_not_imported_from(
 
 
 STARTING = (
-    "from pipeline.decode.fork_server import *; print(fork_server().pid, flush=True); input()"
+    "from pipeline.decode.child.fork_server import *; print(fork_server().pid, flush=True); input()"
 )
 
 

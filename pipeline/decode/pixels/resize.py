@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pipeline.decode.geometry import Fit, Orientation
+from pipeline.decode.pixels.geometry import Fit, Orientation
 
 
 def resize(pixels: NDArray[Any], fit: Fit, orientation: Orientation) -> NDArray[Any]:

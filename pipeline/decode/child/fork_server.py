@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from io import FileIO
 from typing import Any
 
+from pipeline.decode.child.protocol import receive, send
 from pipeline.decode.damage import flat
-from pipeline.decode.protocol import receive, send
 from pipeline.errors import PipelineError
 
 LAST_WORDS_BYTES = 4096
@@ -48,7 +48,7 @@ ENVIRONMENT = {
 
 PROGRAM = (
     "import gc, sys; gc.disable(); "
-    "from pipeline.decode.child_main import main; main(int(sys.argv[1]))"
+    "from pipeline.decode.child.main import main; main(int(sys.argv[1]))"
 )
 """What the server runs. Imports leave no garbage; looking for it takes a tenth of their time."""
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.decode.clip_rule import DecodeLimits
-from pipeline.decode.file_structure import boxes
-from pipeline.decode.video import open_video
+from pipeline.decode.container.file_structure import boxes
+from pipeline.decode.container.video import open_video
 from pipeline.quarantine import QuarantineError
 from tests.pipeline.decode.synthetic import encode, remux
 

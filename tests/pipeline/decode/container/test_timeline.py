@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.decode.container.timeline import DecodingClock, Timeline
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.timeline import DecodingClock, Timeline
 
 STAMPS = st.none() | st.integers(-(2**40), 2**40)
 

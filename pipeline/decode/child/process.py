@@ -5,14 +5,14 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from pipeline.decode.fork_server import (
+from pipeline.decode.child.fork_server import (
     ForkServer,
     ServerDied,
     anonymous_file,
     cause_of_death,
     fork_server,
 )
-from pipeline.decode.protocol import receive, receive_into, send
+from pipeline.decode.child.protocol import receive, receive_into, send
 
 GRACE_S = 5.0
 """Seconds in which a process that closed its socket must end by itself, so that its exit code is

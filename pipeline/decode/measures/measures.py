@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode.measures_motion import displacement
-from pipeline.decode.measures_phash import phash
-from pipeline.decode.measures_text import text_area
+from pipeline.decode.measures.motion import displacement
+from pipeline.decode.measures.phash import phash
+from pipeline.decode.measures.text import text_area
 
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 

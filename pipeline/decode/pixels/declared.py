@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from pipeline.decode.hdr import Transfer
+from pipeline.decode.pixels.hdr import Transfer
 
 BOXES = ("mov,mp4", "matroska,webm")
 """Containers whose colour counts before that of the coded pictures."""

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode.measures import MEASURES, ClipMeasures, measure
-from pipeline.decode.measures_phash import phash
+from pipeline.decode.measures.measures import MEASURES, ClipMeasures, measure
+from pipeline.decode.measures.phash import phash
 from tests.assets import BIKES, HIKER, VIDTOK_EXAMPLE
 from tests.lazy import cv2
 

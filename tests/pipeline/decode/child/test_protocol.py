@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.decode.protocol import (
+from pipeline.decode.child.protocol import (
     MAX_HEADER,
     ProtocolError,
     receive,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decode import frame_converter
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips as cut_clips
-from pipeline.decode.declared import Declared
-from pipeline.decode.frame_converter import FrameConverter
-from pipeline.decode.geometry import Orientation, fit_frame
-from pipeline.decode.resize import resize
+from pipeline.decode.pixels import frame_converter
+from pipeline.decode.pixels.declared import Declared
+from pipeline.decode.pixels.frame_converter import FrameConverter
+from pipeline.decode.pixels.geometry import Orientation, fit_frame
+from pipeline.decode.pixels.resize import resize
 from pipeline.quarantine import QuarantineError
 from tests.assets import GOLDENS, ROTATED, TEN_BITS, VIDTOK_EXAMPLE
 from tests.pipeline.decode.synthetic import encode, grey

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.clips import clips
-from pipeline.decode.declared import Crop, states_aspect
-from pipeline.decode.geometry import Fit
+from pipeline.decode.pixels.declared import Crop, states_aspect
+from pipeline.decode.pixels.geometry import Fit
 from tests.assets import DATA
 from tests.pipeline.decode.mp4_boxes import clap, colr, pasp, shown_as, with_boxes
 from tests.pipeline.decode.synthetic import encode

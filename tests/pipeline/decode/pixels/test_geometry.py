@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decode.geometry import Orientation, display_size, fit_frame
+from pipeline.decode.pixels.geometry import Orientation, display_size, fit_frame
 
 SIDES = st.integers(1, 5000)
 BUCKETS = st.integers(1, 1024)

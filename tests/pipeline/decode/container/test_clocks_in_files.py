@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decode import ClipRule, DecodeLimits, clips
-from pipeline.decode.video import open_video
+from pipeline.decode.container.video import open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 from tests.pipeline.decode.synthetic import counting

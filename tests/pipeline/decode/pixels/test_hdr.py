@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.decode.hdr import (
+from pipeline.decode.pixels.hdr import (
     WHITE,
     Transfer,
     hlg_to_light,
@@ -9,8 +9,8 @@ from pipeline.decode.hdr import (
     pq_to_light,
     to_standard_range,
 )
+from tests.pipeline.decode.pixels.test_frame_converter import BT2020, HLG, LIMITED, PQ, first
 from tests.pipeline.decode.synthetic import encode
-from tests.pipeline.decode.test_frame_converter import BT2020, HLG, LIMITED, PQ, first
 
 
 def test_pq_is_that_of_st_2084():

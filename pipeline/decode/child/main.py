@@ -19,20 +19,20 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
+from pipeline.decode.child.protocol import receive_with_files, send
+from pipeline.decode.child.watchdog import Watchdog, limit_memory, private_bytes
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
-from pipeline.decode.geometry import Orientation, fit_frame
+from pipeline.decode.container.video import container_options
 from pipeline.decode.image import image_clips
 from pipeline.decode.look import look
-from pipeline.decode.measures import measure
-from pipeline.decode.measures_text import text_area
-from pipeline.decode.protocol import receive_with_files, send
-from pipeline.decode.resize import resize
+from pipeline.decode.measures.measures import measure
+from pipeline.decode.measures.text import text_area
+from pipeline.decode.pixels.geometry import Orientation, fit_frame
+from pipeline.decode.pixels.resize import resize
 from pipeline.decode.sound_stream import encode_sound
 from pipeline.decode.sound_track import ClipSound, SoundTrack
-from pipeline.decode.video import container_options
-from pipeline.decode.watchdog import Watchdog, limit_memory, private_bytes
 from pipeline.errors import one_line
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
