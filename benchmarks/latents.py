@@ -31,7 +31,7 @@ import pipeline
 import vidtok
 from benchmarks.reading import FSQ, KL
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import new_dataset, open_dataset
 from pipeline.dataset.parquet_file import open_file, parquet_writer, read_footer, read_group, seal
 from pipeline.dataset.part_writer import ROW_GROUP_BYTES, PartWriter

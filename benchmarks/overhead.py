@@ -33,8 +33,8 @@ from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode.pixels.geometry import fit_frame
 from pipeline.job import graph
 from pipeline.job.driver import run
-from pipeline.job.metrics import TOKENIZE, Recorder
-from pipeline.job.worker_clock import WorkerClock
+from pipeline.job.metrics.metrics import TOKENIZE, Recorder
+from pipeline.job.metrics.worker_clock import WorkerClock
 from pipeline.job.workers import TokenizeWorker, WorkerSettings
 from pipeline.stages.tokenize import TokenizeStage
 

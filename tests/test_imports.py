@@ -47,11 +47,11 @@ def test_ray_data_is_known_to_the_graph_alone() -> None:
     assert importers("pipeline", "ray") == {
         "pipeline/job/graph.py",
         "pipeline/job/collector.py",
-        "pipeline/job/desk.py",
+        "pipeline/job/supervision/desk.py",
         "pipeline/job/nodes.py",
-        "pipeline/job/supervision.py",
+        "pipeline/job/supervision/supervised.py",
         "pipeline/cluster.py",
-        "pipeline/job/ray_metrics.py",
+        "pipeline/job/metrics/ray_metrics.py",
         "pipeline/evaluation/workers.py",
         "pipeline/training/ray_ranks.py",
     }

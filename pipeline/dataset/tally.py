@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, merged
 from pipeline.formatting import footage, format_bytes, labelled

@@ -1,9 +1,9 @@
 """From blocks to commits: the driver's side of a pass.
 
-The driver holds references only. The desk (`pipeline.job.desk`) reads which unit each block belongs
-to. When all rows of a unit have arrived, a task gets the references and writes the parts. Units
-whose rows are all packed are small: one task commits several of them. The processes of commits
-import this module, so it does not import Ray Data.
+The driver holds references only. The desk (`pipeline.job.supervision.desk`) reads which unit each
+block belongs to. When all rows of a unit have arrived, a task gets the references and writes the
+parts. Units whose rows are all packed are small: one task commits several of them. The processes of
+commits import this module, so it does not import Ray Data.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import pyarrow as pa
 import ray
 
 from pipeline.dataset.records import UnitRecord
-from pipeline.job.desk import Described
-from pipeline.job.health import HealthReport, StallWatch
-from pipeline.job.metrics import DECODE, TOKENIZE
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.metrics import DECODE, TOKENIZE
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
+from pipeline.job.supervision.desk import Described
+from pipeline.job.supervision.health import HealthReport, StallWatch
+from pipeline.job.supervision.node_book import NodeBook
 from pipeline.job.workers import OutputUnseen, WorkerSettings, commit_blocks
 from pipeline.records import WorkUnit
 from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted

@@ -20,20 +20,20 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
 from pipeline.dataset.examples import read_examples
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
 from pipeline.formatting import counted, labelled
-from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.run_metrics import JobMetrics
 from pipeline.job.progress import Progress
-from pipeline.job.run_metrics import JobMetrics
 from pipeline.job.setup import Job, open_job
 from pipeline.job.shared_output import missing_part, require_shared
 from pipeline.job.summary import Summary, config_path, over_budget, write_config, write_summary
+from pipeline.job.supervision.health import StallWatch
+from pipeline.job.supervision.node_book import NodeBook
 from pipeline.records import WorkUnit
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _Passes:
 
     def run(self, units: list[WorkUnit], cluster: "Cluster") -> None:
         """Run passes until no unit remains that can be retried."""
-        from pipeline.job.ray_metrics import RayRecorder
+        from pipeline.job.metrics.ray_metrics import RayRecorder
 
         failures, remaining = self._failures, units
         recorder = RayRecorder(self._job.run)

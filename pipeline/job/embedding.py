@@ -6,8 +6,8 @@ no row, and no state.
 """
 
 from pipeline.config.embed import EmbedConfig
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, Digest, open_dataset, read_dataset
 from pipeline.dataset.records import Reopened, UnitRecord, state_of
 from pipeline.formatting import counted

@@ -34,13 +34,13 @@ from pipeline.job.collector import (
     commit_references,
     not_on,
 )
-from pipeline.job.desk import open_desk
-from pipeline.job.health import Pool, StallWatch
-from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
-from pipeline.job.supervision import supervised
+from pipeline.job.supervision.desk import open_desk
+from pipeline.job.supervision.health import Pool, StallWatch
+from pipeline.job.supervision.node_book import NodeBook
+from pipeline.job.supervision.supervised import supervised
 from pipeline.job.workers import GPU_CALLS, DecodeWorker, TokenizeWorker, WorkerSettings
 
 _FIRST_WAIT_S: Final = 6 * 3600

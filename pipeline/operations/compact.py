@@ -18,8 +18,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.parquet_file import UNREADABLE, open_file
 from pipeline.dataset.part_reader import fetched, unit_rows

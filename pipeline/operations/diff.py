@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, differences, read_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import UnitRecord

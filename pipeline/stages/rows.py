@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config.embed import ROW_CLIPS, ParentConfig
-from pipeline.dataset.forgotten import NOTHING, Forgotten
+from pipeline.dataset.log.forgotten import NOTHING, Forgotten
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Counts, Part
 from pipeline.dataset.schema import CLIP_FIELDS

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.storage.store import Store
 from tests.bare_ray import bare_nodes
 from tests.chaos.saboteurs import FOLDER, POISON

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import BucketConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
-from pipeline.dataset.forgotten import NOTHING, Forgotten, key_digest
+from pipeline.dataset.log.forgotten import NOTHING, Forgotten, key_digest
 from pipeline.decode import ClipRule, DecodeLimits, clip_rules
 from pipeline.errors import StoreError
 from pipeline.quarantine import Quarantined, QuarantineError

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.embeddings import Embedding, caption_of, embedded_rows
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset, read_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord

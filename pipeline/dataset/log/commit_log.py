@@ -38,17 +38,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from pipeline.dataset.committed import Committed
-from pipeline.dataset.forgotten import ForgottenSince, read_forgotten
 from pipeline.dataset.format_version import versioned_json
-from pipeline.dataset.log_records import (
+from pipeline.dataset.log.committed import Committed
+from pipeline.dataset.log.forgotten import ForgottenSince, read_forgotten
+from pipeline.dataset.log.log_records import (
     LogRecord,
     parse_record,
     read_next_records,
     read_records,
     record_path,
 )
-from pipeline.dataset.manifest import read_checkpoint
+from pipeline.dataset.log.manifest import read_checkpoint
 from pipeline.dataset.records import (
     PartsMoved,
     Publication,

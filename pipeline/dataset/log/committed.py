@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 from itertools import chain
 
-from pipeline.dataset.forgotten import Forgotten
+from pipeline.dataset.log.forgotten import Forgotten
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.records import Range, parse_range
 

@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.__main__ import app
-from pipeline.dataset.forgotten import key_digest, read_forgotten
-from pipeline.dataset.manifest import load_checkpoint, read_manifest
+from pipeline.dataset.log.forgotten import key_digest, read_forgotten
+from pipeline.dataset.log.manifest import load_checkpoint, read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, DamagedFile, StoreError
 from pipeline.job.remaining import is_done, subtract
 from pipeline.operations.compact import compact
-from pipeline.operations.forget import forget
-from pipeline.operations.forget_requests import read_requests
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.operations.stats import stats
 from pipeline.operations.status import status
 from pipeline.operations.vacuum import vacuum
@@ -30,7 +30,7 @@ from pipeline.records import LooseFile, WorkUnit
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, commit, write_log
 from tests.pipeline.operations.compacted import open_log
-from tests.pipeline.operations.forgetting import (
+from tests.pipeline.operations.forget.forgetting import (
     BAD,
     GONE,
     deliver_keys,

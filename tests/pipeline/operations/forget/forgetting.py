@@ -6,12 +6,12 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.operations.compact import compact
-from pipeline.operations.forget import ForgetResult, forget
-from pipeline.operations.forget_requests import Requests, read_requests
+from pipeline.operations.forget.forget import ForgetResult, forget
+from pipeline.operations.forget.requests import Requests, read_requests
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
 from pipeline.quarantine import Quarantined

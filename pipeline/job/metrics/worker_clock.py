@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from pipeline.job.metrics import WORKER_SECONDS, Recorder
+from pipeline.job.metrics.metrics import WORKER_SECONDS, Recorder
 
 WAITING, BUSY, BLOCKED = "waiting", "busy", "blocked"
 """Values of the label `state`."""

@@ -17,9 +17,9 @@ import ray
 
 from pipeline.errors import one_line
 from pipeline.job.bundles import bundle_of
-from pipeline.job.health import BEAT_S
-from pipeline.job.metrics import DECODE, Recorder
+from pipeline.job.metrics.metrics import DECODE, Recorder
 from pipeline.job.nodes import this_node
+from pipeline.job.supervision.health import BEAT_S
 from pipeline.job.workers import RayBatch, WorkerSettings
 from pipeline.records import WorkUnit, from_json
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 def supervised(worker: type[Any], stage: str) -> type[Any]:
     """Return a subclass of a worker whose constructor also takes the desk that it reports to.
 
-    The desk is a handle of an actor with the methods of `pipeline.job.health.Health`.
+    The desk is a handle of an actor with the methods of `pipeline.job.supervision.health.Health`.
     """
 
     class Supervised(worker):  # type: ignore[misc]

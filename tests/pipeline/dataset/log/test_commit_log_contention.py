@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.dataset import commit_log
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log import commit_log
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.storage.store import Store
 from tests.pipeline.units import make_record
 

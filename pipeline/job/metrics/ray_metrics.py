@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.job.metrics import Metric
+from pipeline.job.metrics.metrics import Metric
 
 
 class RayRecorder:

@@ -2,9 +2,9 @@
 
     requests ─► digests in the log ─► keys of all rows ─► records of the rows that no longer count
 
-The digests come first, so that no job brings a key back (`pipeline.dataset.forgotten`). Then the
-key column of every part is read, and rows of these keys are left out: readers of the log see them
-no more. `compact` writes the parts again without them, and `vacuum` deletes the old files.
+The digests come first, so that no job brings a key back (`pipeline.dataset.log.forgotten`). Then
+the key column of every part is read, and rows of these keys are left out: readers of the log see
+them no more. `compact` writes the parts again without them, and `vacuum` deletes the old files.
 
 A command that was killed has left nothing wrong: the same command finds what is still to do.
 """
@@ -18,16 +18,16 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.forgotten import Forgotten, key_digest, source_digest, unit_keys
-from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.forgotten import Forgotten, key_digest, source_digest, unit_keys
+from pipeline.dataset.log.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet, rows_of
 from pipeline.dataset.part_writer import write_quarantine
 from pipeline.dataset.records import Counts, Part, RowsForgotten, RowSpan, UnitRecord
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted, labelled
-from pipeline.operations.forget_requests import Requests
+from pipeline.operations.forget.requests import Requests
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.shared_file import SharedFile, shared_files
 from pipeline.quarantine import Quarantined

@@ -19,7 +19,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.dataset.log_records import read_record
+from pipeline.dataset.log.log_records import read_record
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.records import LooseFile, WorkUnit, parse_range, unit_sources

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.tally import Tally
 from pipeline.errors import StoreError
@@ -16,7 +16,7 @@ from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import commit
 from tests.pipeline.operations.compacted import open_log
-from tests.pipeline.operations.forgetting import (
+from tests.pipeline.operations.forget.forgetting import (
     GONE,
     commit_keys,
     deliver_keys,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.job.health import Health
+from pipeline.job.supervision.health import Health
 from pipeline.records import from_json
 from pipeline.stages.messages import ABORTED, CLOSING, Aborted, Closing
 from pipeline.stages.packing import unpack_payloads

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.forgotten import key_digest, source_digest
+from pipeline.dataset.log.forgotten import key_digest, source_digest
 from pipeline.dataset.parquet_file import UNREADABLE
 from pipeline.errors import ConfigError, one_line
 from pipeline.records import parse_range, range_name

@@ -17,7 +17,7 @@ from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.operations.export.worlds import write_latents, write_texts
-from tests.pipeline.operations.forgetting import (
+from tests.pipeline.operations.forget.forgetting import (
     GONE,
     commit_keys,
     files_with,

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from pipeline.dataset.format_version import FORMAT_VERSION, damage_refused, parse_versioned
-from pipeline.dataset.log_records import LogRecord, numbers_in, read_records
+from pipeline.dataset.log.log_records import LogRecord, numbers_in, read_records
 from pipeline.dataset.parquet_file import parquet_writer, read_group, seal
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.records import (

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.job import worker_clock
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.job.log_buffer import LogBuffer
-from pipeline.job.metrics import (
+from pipeline.job.metrics import worker_clock
+from pipeline.job.metrics.metrics import (
     CLIPS,
     COMMITS,
     METRICS,
@@ -28,9 +28,9 @@ from pipeline.job.metrics import (
     WORKER_SECONDS,
     Metric,
 )
-from pipeline.job.ray_metrics import RayRecorder
-from pipeline.job.run_metrics import JobMetrics
-from pipeline.job.worker_clock import WorkerClock
+from pipeline.job.metrics.ray_metrics import RayRecorder
+from pipeline.job.metrics.run_metrics import JobMetrics
+from pipeline.job.metrics.worker_clock import WorkerClock
 from pipeline.job.workers import DecodeWorker, WorkerSettings
 from pipeline.records import LooseFile, WorkUnit, from_json, to_json
 from pipeline.stages.messages import CLOSING, Closing, payload_row

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.forgotten import Forgotten, key_digest, source_digest
+from pipeline.dataset.log.forgotten import Forgotten, key_digest, source_digest
 from pipeline.dataset.part_reader import locate_row, rows_by_group, rows_of, unit_rows
 from pipeline.dataset.records import Counts, Part, RowSpan, state_of
-from pipeline.operations.forget import without_rows
+from pipeline.operations.forget.forget import without_rows
 from tests.pipeline.units import make_record
 
 PART = Part(path="data/5x16x16/u-0-0.parquet", bucket="5x16x16", rows=1, bytes=1, sha256="0" * 64)

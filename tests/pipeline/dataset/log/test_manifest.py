@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.log_records import LogRecord, record_path
-from pipeline.dataset.manifest import (
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.log_records import LogRecord, record_path
+from pipeline.dataset.log.manifest import (
     Manifest,
     manifest_path,
     read_checkpoint,

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pipeline.dataset.commit_log import CommitLog
 from pipeline.dataset.format_version import FORMAT_VERSION
-from pipeline.dataset.log_records import LogRecord, read_record, read_records, record_path
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.log_records import LogRecord, read_record, read_records, record_path
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.errors import ConfigError, DatasetMismatch, StateUnknown, StoreError
 from pipeline.records import to_json

@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.dataset.tally import Tally
 from pipeline.job.log_buffer import LogBuffer
-from pipeline.job.metrics import (
+from pipeline.job.metrics.metrics import (
     CLIPS,
     COMMIT,
     COMMITS,

@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.committed import RowRanges
+from pipeline.dataset.log.committed import RowRanges
 from pipeline.records import parse_range, range_name
 
 URI = "s3://bucket/a #rows=b.csv"

@@ -3,8 +3,16 @@
 import pytest
 
 from pipeline.errors import StageStalled
-from pipeline.job.health import SAY_AFTER_S, SAY_EVERY_S, SILENT_S, STARTS, Health, Pool, StallWatch
 from pipeline.job.nodes import Node
+from pipeline.job.supervision.health import (
+    SAY_AFTER_S,
+    SAY_EVERY_S,
+    SILENT_S,
+    STARTS,
+    Health,
+    Pool,
+    StallWatch,
+)
 
 MAX_WAIT_S = 600.0
 POOL = Pool("tokenize", actors=2, cpus=0.0, gpus=1.0)

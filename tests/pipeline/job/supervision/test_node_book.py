@@ -1,4 +1,4 @@
-from pipeline.job.node_book import NodeBook
+from pipeline.job.supervision.node_book import NodeBook
 
 
 def test_a_node_that_finishes_nothing_is_avoided_if_another_one_does() -> None:
