@@ -155,6 +155,22 @@ def unit_rows(
         yield pa.concat_tables([rows.of(table) for rows in runs])
 
 
+def part_rows(store: Store, part: Part, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a part or quarantine table, one row group at a time.
+
+    Args:
+        store: the dataset's root.
+        part: the part as the unit's record names it.
+        columns: names of the columns to read; None reads all.
+
+    Raises:
+        DamagedFile: the file is missing or damaged.
+        StoreError: the store refuses.
+    """
+    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
+        yield from unit_rows(parquet, part, columns)
+
+
 _CHUNK: Final = 8 << 20
 
 

@@ -17,9 +17,10 @@ from pipeline.evaluation.candidate import Candidate, Reconstruction
 from pipeline.evaluation.checks import clip_frames, facts_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluatedTokenizer, EvaluationConfig
 from pipeline.tokenizers.checks import is_foreign, is_untrained, tile_faults
-from pipeline.tokenizers.models import DTYPES, open_tokenizer, weights_digest
+from pipeline.tokenizers.models import DTYPES, open_tokenizer
 from pipeline.tokenizers.probe import prove_lengths
 from pipeline.tokenizers.protocol import Encoded, Facts, tiling
+from vidtok.digest import weights_digest
 from vidtok.evaluation.rate import code_digits, coded_bits, value_bytes
 
 LATENT_BITS = 16
@@ -97,7 +98,7 @@ class TokenizerCandidate:
             what=spec.model,
             clip_frames=length,
             model=spec.model,
-            weights=weights_digest(model.module()),
+            weights=weights_digest(model.module().state_dict()),
             untrained=is_untrained(spec.spec),
         )
         self._draws = config.kl_latent == "sample" and model.facts.logvar

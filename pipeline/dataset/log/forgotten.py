@@ -17,10 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import pyarrow as pa
-
 from pipeline.dataset.log.log_records import read_record
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.part_reader import part_rows
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.records import LooseFile, WorkUnit, parse_range, unit_sources
 from pipeline.storage.store import Store
@@ -118,15 +116,15 @@ def without_forgotten(unit: WorkUnit, forgotten: Forgotten) -> tuple[WorkUnit, i
     return replace(unit, files=files), len(unit.files) - len(files)
 
 
-def unit_keys(store: Store, parts: Iterable[Part]) -> Iterator[pa.Table]:
-    """Yield the column `key` of rows of parts or quarantine tables.
+def unit_keys(store: Store, parts: Iterable[Part]) -> Iterator[str]:
+    """Yield the keys in parts or quarantine tables, each at least once.
 
     Raises:
         StoreError: a file cannot be read.
     """
     for part in parts:
-        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-            yield from unit_rows(parquet, part, ["key"])
+        for rows in part_rows(store, part, ["key"]):
+            yield from rows["key"].unique().to_pylist()
 
 
 class ForgottenSince:
@@ -159,8 +157,5 @@ class ForgottenSince:
     def _search(self, unit: UnitRecord) -> bool:
         if any(map(self._forgotten.has_source, unit.sources)):
             return True
-        return any(
-            self._forgotten.has(unit.unit, key)
-            for rows in unit_keys(self._store, unit.files)
-            for key in rows["key"].unique().to_pylist()
-        )
+        keys = unit_keys(self._store, unit.files)
+        return any(self._forgotten.has(unit.unit, key) for key in keys)

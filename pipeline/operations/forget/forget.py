@@ -190,8 +190,7 @@ def _keys_of_files(
     for unit in manifest.units():
         gone = [source for source in unit.sources if wanted.has_source(source)]
         if len(unit.sources) > 1 and gone:
-            keys = {key for rows in unit_keys(store, unit.files) for key in rows["key"].to_pylist()}
-            start = _start_of_keys(unit, keys, known)
+            start = _start_of_keys(unit, set(unit_keys(store, unit.files)), known)
             for source in gone:
                 key = escaped_name(source)[start:]
                 found[key_digest(key, unit.unit)] = source_digest(source)
