@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_group
+from pipeline.dataset.parquet_file import UNREADABLE, parquet_reader, read_group
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import (
     QUARANTINE_SCHEMA,
@@ -33,14 +33,14 @@ def open_parquet(
     num_bytes: int | None = None,
     footer: pq.FileMetaData | None = None,
 ) -> Iterator[pq.ParquetFile]:
-    """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_file`.
+    """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_reader`.
 
     Raises:
         DamagedFile: the file is missing or damaged, which may show only while it is read.
         StoreError: the store refuses.
     """
     with _sound(store, path), store.open_ranges(path, num_bytes) as file:
-        parquet = open_file(file, footer)
+        parquet = parquet_reader(file, footer)
         if footer is None:
             _require_columns(parquet.schema_arrow, path, store.locate(path))
         yield parquet

@@ -15,7 +15,7 @@ from pipeline.job.setup import Job, Tokenizers, open_output, run_name, sliced
 from pipeline.records import ParentRows, WorkUnit, to_json, unit_sources
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
-from pipeline.tokenizers.text_encoder import absolute_paths, open_encoder
+from pipeline.tokenizers.text_encoder import absolute_paths, open_text_encoder
 
 
 def open_embedding(config: EmbedConfig) -> Job:
@@ -72,7 +72,7 @@ def open_embedders(config: EmbedConfig, parent: Dataset) -> Tokenizers:
     Raises:
         ConfigError: an encoder cannot be loaded.
     """
-    opened = [open_encoder(spec) for spec in config.embedders]
+    opened = [open_text_encoder(spec) for spec in config.embedders]
     identity = {
         "from": parent.fingerprint,
         "clip": parent.identity["clip"],

@@ -38,7 +38,7 @@ from pipeline.job.metrics.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
 from pipeline.job.supervision.desk import open_desk
-from pipeline.job.supervision.health import Pool, StallWatch
+from pipeline.job.supervision.health import ActorPool, StallWatch
 from pipeline.job.supervision.node_book import NodeBook
 from pipeline.job.supervision.supervised import supervised
 from pipeline.job.workers import GPU_CALLS, DecodeWorker, TokenizeWorker, WorkerSettings
@@ -97,11 +97,11 @@ def run_pass(
         ray.kill(desk)  # actors that cannot start then end instead of trying again
 
 
-def _pools(allocation: Allocation) -> list[Pool]:
+def _pools(allocation: Allocation) -> list[ActorPool]:
     a = allocation
     return [
-        Pool(DECODE, a.decode_actors, a.decode_cpus, 0.0),
-        Pool(TOKENIZE, a.tokenize_actors, a.tokenize_cpus, a.tokenize_gpus),
+        ActorPool(DECODE, a.decode_actors, a.decode_cpus, 0.0),
+        ActorPool(TOKENIZE, a.tokenize_actors, a.tokenize_cpus, a.tokenize_gpus),
     ]
 
 

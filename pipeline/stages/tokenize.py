@@ -47,7 +47,7 @@ def is_drawn(clip_id: str, one_in: int) -> bool:
     return int.from_bytes(digest[:8]) % one_in == 0
 
 
-def measure(
+def measure_psnr(
     encoders: Sequence[ClipEncoder], rows: pa.RecordBatch, frames: Sequence[NDArray[Any]]
 ) -> dict[str, PsnrSums]:
     """Return by tokenizer how well the frames of clips come back from their cells.
@@ -238,7 +238,7 @@ class TokenizeStage:
         if not drawn:
             return {}
         with self._work.counted("decode back", timings):
-            return measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
+            return measure_psnr(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
 
     def _whole(self, batch: BatchRow, timings: dict[str, float]) -> Outcome:
         """Encode the video of a row; return what `_one_by_one` returns for clips."""

@@ -36,7 +36,7 @@ def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
 
 
 def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
-    values = probe.numbers(tokenizer) if is_foreign(spec) else ()
+    values = probe.probe_values(tokenizer) if is_foreign(spec) else ()
     weights = weights_digest(tokenizer.module().state_dict())
     if (channels := channels_of(tokenizer, spec)) is not None:
         weights += f"+{_channels_digest(channels)}"

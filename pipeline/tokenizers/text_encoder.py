@@ -110,7 +110,7 @@ def absolute_paths(spec: EmbedderSpec) -> EmbedderSpec:
     return spec.model_copy(update={key: absolute_path(place) for key, place in places.items()})
 
 
-def open_encoder(spec: EmbedderSpec) -> OpenedEncoder:
+def open_text_encoder(spec: EmbedderSpec) -> OpenedEncoder:
     """Load a text encoder once, on the CPU, for its column and its identity.
 
     Raises:

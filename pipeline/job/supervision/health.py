@@ -109,7 +109,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class ActorPool:
     """The actors of one stage, and what one of them asks for."""
 
     stage: str
@@ -142,7 +142,7 @@ class StallWatch:
         self._since: dict[str, float] = {}
         self._said: dict[str, float] = {}
 
-    def begin(self, pools: Sequence[Pool]) -> None:
+    def begin(self, pools: Sequence[ActorPool]) -> None:
         """Begin a pass."""
         self._pools = pools
         self._before = {key: trouble.times for key, trouble in self.troubles.items()}
@@ -210,14 +210,14 @@ class StallWatch:
             self.troubles[key] = replace(trouble, times=times)
         return lines
 
-    def _all_failed(self, pool: Pool, nodes: Sequence[Node]) -> bool:
+    def _all_failed(self, pool: ActorPool, nodes: Sequence[Node]) -> bool:
         return all(
             (pool.stage, node.name) in self.troubles
             for node in nodes
             if node.cpus >= pool.cpus and node.gpus >= pool.gpus
         )
 
-    def _why(self, pool: Pool, free: Callable[[], str]) -> str:
+    def _why(self, pool: ActorPool, free: Callable[[], str]) -> str:
         known = [str(trouble) for trouble in self.troubles.values() if trouble.stage == pool.stage]
         return (
             "; ".join(known[-3:])

@@ -9,13 +9,13 @@ from pipeline.job.supervision.health import (
     SAY_EVERY_S,
     SILENT_S,
     STARTS,
+    ActorPool,
     Health,
-    Pool,
     StallWatch,
 )
 
 MAX_WAIT_S = 600.0
-POOL = Pool("tokenize", actors=2, cpus=0.0, gpus=1.0)
+POOL = ActorPool("tokenize", actors=2, cpus=0.0, gpus=1.0)
 BAD, SOUND = Node("1", "bad", 4.0, 1.0), Node("2", "sound", 4.0, 1.0)
 NO_GPU = Node("3", "plain", 4.0, 0.0)
 
