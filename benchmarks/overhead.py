@@ -48,7 +48,9 @@ class _Nothing:
     def __init__(self, column: TokenizerColumn) -> None:
         self.column = column
 
-    def __call__(self, frames: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    def __call__(
+        self, frames: NDArray[Any], where: str = ""
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
         shape = (len(frames), *[1] * len(self.column.axes))
         cells = {
             name: np.zeros(shape, self.column.stored_dtype) for name in self.column.cell_columns

@@ -118,7 +118,7 @@ def test_a_tokenizer_that_cannot_compute_does_not_start(monkeypatch: pytest.Monk
     class Encoder:
         column = FSQ
 
-        def __call__(self, frames: NDArray[Any]) -> None:
+        def __call__(self, frames: NDArray[Any], where: str) -> None:
             shapes.append(frames.shape)
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
