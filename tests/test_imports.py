@@ -1,6 +1,7 @@
 """Imports point one way: jobs → pipeline → vidtok, and each heavy library has one door."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -77,6 +78,19 @@ def test_table_formats_have_one_module_each() -> None:
 
 def test_nothing_imports_the_jobs() -> None:
     assert importers("pipeline", "jobs") | importers("vidtok", "jobs") == set()
+
+
+@pytest.mark.parametrize(
+    "example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name
+)
+def test_examples_use_what_packages_offer(example: Path) -> None:
+    for node in ast.walk(ast.parse(example.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        if not node.module.startswith(("pipeline", "vidtok")) or node.module == "pipeline.errors":
+            continue
+        offered = importlib.import_module(node.module)
+        assert {alias.name for alias in node.names} <= {*getattr(offered, "__all__", ())}
 
 
 def imported(code: str, *watched: str) -> str:
