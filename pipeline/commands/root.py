@@ -8,7 +8,12 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands import begin, jobs, look, maintenance  # noqa: F401 (they register verbs)
+from pipeline.commands import (  # noqa: F401 (they register verbs)
+    first_steps,
+    inspection,
+    jobs,
+    maintenance,
+)
 from pipeline.commands.verb import app
 from pipeline.errors import EXIT_CODES
 from pipeline.logs import Level, configure_logging

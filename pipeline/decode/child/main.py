@@ -26,13 +26,13 @@ from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.clips import clips
 from pipeline.decode.container.video import container_options
 from pipeline.decode.image import image_clips
-from pipeline.decode.look import look
 from pipeline.decode.measures.measures import measure
 from pipeline.decode.measures.text import text_area
 from pipeline.decode.pixels.geometry import Orientation, fit_frame
 from pipeline.decode.pixels.resize import resize
 from pipeline.decode.sound_stream import encode_sound
 from pipeline.decode.sound_track import ClipSound, SoundTrack
+from pipeline.decode.video_facts import video_facts
 from pipeline.errors import one_line
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
@@ -151,8 +151,8 @@ def _decode(sock: socket.socket, job: dict[str, Any], file: int, base: int) -> N
         with video:
             source = cast("BinaryIO", video)
             found: Iterable[tuple[AssembledClip, float]] = ()
-            if job["look"]:
-                facts = look(source, limits, dog.progress, is_image=job["is_image"])
+            if job["facts_only"]:
+                facts = video_facts(source, limits, dog.progress, is_image=job["is_image"])
                 emit({"kind": "facts", **asdict(facts)}, None)
             elif job["is_image"]:
                 found = ((clip, 0.0) for clip in image_clips(source, rules, limits))

@@ -1,4 +1,4 @@
-"""A look at a file without decoding it: what its header and its first picture say."""
+"""What the header of a file and its first picture say, without decoding the rest."""
 
 from collections.abc import Callable
 from typing import BinaryIO
@@ -12,7 +12,7 @@ from pipeline.records import VideoFacts
 _ONE_PICTURE = ClipRule(frames=1, height=1, width=1, fps=None, short="drop")
 
 
-def look(
+def video_facts(
     file: BinaryIO, limits: DecodeLimits, progress: Callable[[], None], *, is_image: bool
 ) -> VideoFacts:
     """Return the facts of a video or image.

@@ -1,4 +1,4 @@
-"""A look says what the header and the first picture say, and a broken file is quarantined."""
+"""Facts are what the header and the first picture say, and a broken file is quarantined."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def sample(path: Path, *, is_image: bool = False) -> Sample:
 
 
 def test_the_facts_of_a_video(decoder: Decoder) -> None:
-    facts = decoder.look(sample(DATA / "videos/bikes.mp4"), "u")
+    facts = decoder.facts(sample(DATA / "videos/bikes.mp4"), "u")
     assert facts == VideoFacts(
         height=272, width=640, fps=25.0, length_s=10.0, codec="h264", has_sound=False
     )
@@ -34,7 +34,7 @@ def test_the_facts_of_a_video(decoder: Decoder) -> None:
 
 
 def test_a_container_that_declares_the_length_for_all_streams(decoder: Decoder) -> None:
-    facts = decoder.look(sample(DATA / "field/recorded.webm"), "u")
+    facts = decoder.facts(sample(DATA / "field/recorded.webm"), "u")
     assert (facts.codec, facts.length_s) == ("vp8", 6.0)
 
 
@@ -44,7 +44,7 @@ def test_the_size_of_an_image_is_that_of_the_upright_picture(
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn
     Image.new("RGB", (80, 48)).save(tmp_path / "a.jpg", exif=turned)
-    facts = decoder.look(sample(tmp_path / "a.jpg", is_image=True), "u")
+    facts = decoder.facts(sample(tmp_path / "a.jpg", is_image=True), "u")
     assert facts == VideoFacts(height=80, width=48)
 
 
@@ -53,7 +53,7 @@ def test_a_broken_file_is_quarantined_and_the_process_serves_the_next(
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video" * 100)
     with pytest.raises(QuarantineError, match="not_a_video"):
-        decoder.look(sample(tmp_path / "a.mp4"), "u")
+        decoder.facts(sample(tmp_path / "a.mp4"), "u")
     pid = decoder.pid
-    assert decoder.look(sample(DATA / "videos/hiker_tiny.mp4"), "u").height > 0
+    assert decoder.facts(sample(DATA / "videos/hiker_tiny.mp4"), "u").height > 0
     assert decoder.pid == pid
