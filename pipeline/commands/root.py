@@ -8,12 +8,11 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands import (  # noqa: F401 (they register verbs)
-    first_steps,
-    inspection,
-    jobs,
-    maintenance,
-)
+# The modules register the verbs, in the order of the help.
+from pipeline.commands import first_steps, jobs  # noqa: F401
+
+# isort: split
+from pipeline.commands import inspection, maintenance  # noqa: F401
 from pipeline.commands.verb import app
 from pipeline.errors import EXIT_CODES
 from pipeline.logs import Level, configure_logging
