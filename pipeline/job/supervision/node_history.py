@@ -7,7 +7,7 @@ _BLAMED_AFTER: Final = 2
 """Units that a node gives up, and finishes none, before it is blamed."""
 
 
-class NodeBook:
+class NodeHistory:
     """Remembers by node which units it decoded and gave up.
 
     Attributes:
