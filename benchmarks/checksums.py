@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.reading import FSQ, KL
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.parquet_file import open_file, parquet_writer, read_group, seal
+from pipeline.dataset.parquet_file import parquet_reader, parquet_writer, read_group, seal
 from pipeline.dataset.schema import clip_schema
 from pipeline.records import Clip
 
@@ -81,7 +81,7 @@ def _written(rows: pa.Table, *, checksums: bool) -> bytes:
 
 def _read(data: bytes, columns: list[str] | None, *, on: bool) -> None:
     source = pa.BufferReader(data)
-    parquet = open_file(source) if on else pq.ParquetFile(source)
+    parquet = parquet_reader(source) if on else pq.ParquetFile(source)
     for group in range(parquet.num_row_groups):
         if on:
             read_group(parquet, group, columns, use_threads=False)

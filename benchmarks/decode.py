@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
-from pipeline.decode.geometry import fit_frame
+from pipeline.decode.pixels.geometry import fit_frame
 from pipeline.records import Sample
 
 FRAMES = 17

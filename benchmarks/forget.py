@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 import pipeline
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.operations.compact import compact
-from pipeline.operations.forget import forget
-from pipeline.operations.forget_requests import read_requests
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
 

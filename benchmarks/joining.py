@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import pipeline
 from benchmarks.reading import FSQ, KL, clips_of
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import new_dataset, open_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord

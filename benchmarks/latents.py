@@ -31,9 +31,15 @@ import pipeline
 import vidtok
 from benchmarks.reading import FSQ, KL
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import new_dataset, open_dataset
-from pipeline.dataset.parquet_file import open_file, parquet_writer, read_footer, read_group, seal
+from pipeline.dataset.parquet_file import (
+    parquet_reader,
+    parquet_writer,
+    read_footer,
+    read_group,
+    seal,
+)
 from pipeline.dataset.part_writer import ROW_GROUP_BYTES, PartWriter
 from pipeline.dataset.quantized import quantize
 from pipeline.dataset.records import Counts, UnitRecord
@@ -232,7 +238,7 @@ def _file(table: pa.Table, codec: str, level: int) -> bytes:
 
 
 def _read_file(data: bytes) -> int:
-    parquet = open_file(pa.BufferReader(data))
+    parquet = parquet_reader(pa.BufferReader(data))
     return sum(
         read_group(parquet, n, use_threads=False).num_rows for n in range(parquet.num_row_groups)
     )

@@ -177,7 +177,7 @@ _KINDS = {
     "ray::.*commit": "commit",
     "ray::.*Desk": "desk",
     "agent|log_monitor": "agents",
-    "child_main|fork_server|multiprocessing": "decoder child",
+    "decode.child|fork_server|multiprocessing": "decoder child",
 }
 
 

@@ -21,7 +21,7 @@ import torch
 from pipeline.config.job import MEASURES
 from pipeline.dataset.side_columns import clip_columns
 from pipeline.decode import ClipRule, Decoder
-from pipeline.decode.measures import ClipMeasures, measure
+from pipeline.decode.measures.measures import ClipMeasures, measure
 from pipeline.records import Sample
 
 RULE = ClipRule(frames=17, height=256, width=256, fps=8.0, short="pad")

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 
 from pipeline.config.job import JobConfig
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.decode.geometry import fit_frame
+from pipeline.decode.pixels.geometry import fit_frame
 from pipeline.job import graph
 from pipeline.job.driver import run
-from pipeline.job.metrics import TOKENIZE, Recorder
-from pipeline.job.worker_clock import WorkerClock
+from pipeline.job.metrics.metrics import TOKENIZE, Recorder
+from pipeline.job.metrics.worker_clock import WorkerClock
 from pipeline.job.workers import TokenizeWorker, WorkerSettings
 from pipeline.stages.tokenize import TokenizeStage
 
@@ -48,7 +48,9 @@ class _Nothing:
     def __init__(self, column: TokenizerColumn) -> None:
         self.column = column
 
-    def __call__(self, frames: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    def __call__(
+        self, frames: NDArray[Any], where: str = ""
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
         shape = (len(frames), *[1] * len(self.column.axes))
         cells = {
             name: np.zeros(shape, self.column.stored_dtype) for name in self.column.cell_columns

@@ -28,9 +28,9 @@ import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from pipeline.config.source import VideoSource
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.committed import Committed
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.committed import Committed
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.records import Counts, Part, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, LatentSums, LevelCounts
 from pipeline.job.remaining import subtract

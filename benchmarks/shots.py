@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from pipeline.decode import ClipRule, DecodeLimits, Decoder
 from pipeline.decode.clip_rule import ShotRule
+from pipeline.decode.container.video import open_video
 from pipeline.decode.shot_cuts import marked
 from pipeline.decode.shot_network import load_network, network_cuts
-from pipeline.decode.video import open_video
 from pipeline.records import Sample
 
 HEIGHT, WIDTH = 90, 160

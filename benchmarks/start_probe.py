@@ -27,11 +27,11 @@ MARKS = {
         "TokenizeWorker.__init__": "tokenize actor ready",
         "DecodeWorker.__call__": "decode actor called",
     },
-    "pipeline.decode.child_process": {"Child.__init__": "decoder process ready"},
+    "pipeline.decode.child.process": {"Child.__init__": "decoder process ready"},
     "pipeline.stages.messages": {"decoded_row": "first decoded row"},
     "pipeline.stages.tokenize": {"TokenizeStage.__call__": "first tokenized row"},
     "pipeline.stages.commit": {"commit_unit": "first commit"},
-    "pipeline.dataset.commit_log": {"CommitLog.append": "first record in the log"},
+    "pipeline.dataset.log.commit_log": {"CommitLog.append": "first record in the log"},
 }
 """Module → function → its mark, which is the end of the first call in a process."""
 

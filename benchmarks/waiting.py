@@ -28,11 +28,11 @@ from rich.console import Console
 from benchmarks.overhead import FPS, FRAMES, SIDE, VIDEO, IdleTokenizer
 from pipeline.config.job import JobConfig
 from pipeline.job import graph
-from pipeline.job import ray_metrics as ray_recorder
 from pipeline.job.driver import run
-from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
+from pipeline.job.metrics import ray_metrics as ray_recorder
+from pipeline.job.metrics.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS, Metric, Recorder
+from pipeline.job.metrics.worker_clock import WAITING
 from pipeline.job.progress import ConsoleProgress
-from pipeline.job.worker_clock import WAITING
 from pipeline.job.workers import RayBatch, WorkerSettings
 from pipeline.stages.messages import BATCH
 

@@ -53,9 +53,9 @@ def open(
         StoreError: a part of this version was deleted, samples of it were forgotten since, the log
             is damaged, or the store refuses.
     """
-    from pipeline.operations.opened import open_dataset
+    from pipeline.operations.opened import open_for_display
 
-    return open_dataset(uri, version, storage_options)
+    return open_for_display(uri, version, storage_options)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":

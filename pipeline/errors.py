@@ -76,12 +76,17 @@ def redacted(text: str) -> str:
     return _SECRET.sub("…", text)
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an error as one line, without credentials; empty if it has none."""
+    return " ".join(redacted(str(error)).split())
+
+
 def one_line(error: BaseException, *, max_chars: int = 500) -> str:
     """Return the type and message of an error as one line, without credentials.
 
     Line breaks and runs of spaces become one space. A longer message ends in `…`.
     """
-    message = " ".join(redacted(str(error)).split())
+    message = message_of(error)
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 

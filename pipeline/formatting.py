@@ -54,7 +54,7 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def footage(kept_s: float, decoded_s: float) -> str:
+def kept_of_decoded(kept_s: float, decoded_s: float) -> str:
     """Return `1.0 s kept of 2.0 s decoded (50.0%)`."""
     share = f" ({kept_s / decoded_s:.1%})" if decoded_s else ""
     return f"{format_duration(kept_s)} kept of {format_duration(decoded_s)} decoded{share}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import PipelineError, one_line, redacted
+from pipeline.records import name_of
 
 Stage = Literal["read", "decode", "tokenize", "filter"]
 """Where a sample or clip was lost. `filter` is the clip rule, which is not a failure."""
@@ -153,6 +154,11 @@ class Quarantined:
     attempts: int = 1
 
     @property
+    def name(self) -> str:
+        """Return `unit/key` of a sample, or the id of a clip."""
+        return name_of(self.unit, self.key, self.clip_index)
+
+    @property
     def is_filtered(self) -> bool:
         """Return whether the sample is sound and the clip rule takes no clip of it."""
         return self.stage == "filter"
@@ -184,8 +190,7 @@ class Quarantined:
 
     def __str__(self) -> str:
         """Return `unit/key/clip_index: stage: reason: detail`."""
-        clip = "" if self.clip_index is None else f"/{self.clip_index}"
-        return f"{self.unit}/{self.key}{clip}: {self.stage}: {self.reason}: {self.detail}"
+        return f"{self.name}: {self.stage}: {self.reason}: {self.detail}"
 
     @classmethod
     def of(

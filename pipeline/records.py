@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 
+def name_of(unit: str, key: str, clip_index: int | None) -> str:
+    """Return `unit/key` of a sample, or `unit/key/clip_index` of a clip."""
+    return f"{unit}/{key}" if clip_index is None else f"{unit}/{key}/{clip_index}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LooseFile:
     """One video file that is not in a tar, with the sidecars that share its stem."""
@@ -124,7 +129,7 @@ class Clip:
     @property
     def clip_id(self) -> str:
         """Return `unit/key/clip_index`, which depends on the input alone."""
-        return f"{self.unit}/{self.key}/{self.clip_index}"
+        return name_of(self.unit, self.key, self.clip_index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

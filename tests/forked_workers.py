@@ -201,7 +201,7 @@ def _serve(address: str, modules: str) -> None:
     if is_worker:
         _import("ray.data", "ray.train.torch", "ray._private.workers")
         if ours:
-            _import("pipeline.job.graph", "pipeline.decode.child_main")
+            _import("pipeline.job.graph", "pipeline.decode.child.main")
         owner = int(os.environ["RAY_RAYLET_PID"])
         _enter_mounts(owner)
     else:

@@ -15,7 +15,7 @@ from benchmarks.gpu.speed import Speed
 from benchmarks.gpu.ways import OURS, Setup
 from benchmarks.operations import Operations, counted, table
 from benchmarks.waiting import waited
-from pipeline.job.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS
+from pipeline.job.metrics.metrics import DECODE, ROWS, TOKENIZE, WORKER_SECONDS
 from vidtok.presets import named_config
 
 Event = tuple[float, str, float, dict[str, str]]

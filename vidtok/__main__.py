@@ -11,6 +11,7 @@ import torch
 
 from vidtok import channels
 from vidtok.checkpoint import load, locate, save, save_for_diffusers
+from vidtok.digest import weights_digest
 from vidtok.presets import PRESETS, bundled_weights, named_config
 
 _LEAST_CLIPS = 8
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             write(model, asked.target, dtype)
             if model.channels is not None:
                 stored = {name: t.to(dtype or t.dtype) for name, t in model.state_dict().items()}
-                order = replace(model.channels, weights=channels.weights_digest(stored))
+                order = replace(model.channels, weights=weights_digest(stored))
                 channels.save(order, channels.beside(asked.target))
             print(f"{asked.target}: {model.config.name}, configuration {model.config.digest}")
     except (ValueError, OSError, ImportError) as error:
@@ -132,7 +133,7 @@ def _rank(asked: argparse.Namespace) -> None:
         raise ValueError(f"{where}: levels {read.levels}; {ours.name} has {ours.fsq_levels}")
     if read.levels is None and read.column.model != ours.name:
         raise ValueError(f"{where}: was made by {read.column.model}, not by {ours.name}")
-    if read.weights not in (None, channels.weights_digest(model.state_dict())):
+    if read.weights not in (None, weights_digest(model.state_dict())):
         raise ValueError(f"{where}: was made with other weights than {path}")
     if len(read.clips) < _LEAST_CLIPS:
         raise ValueError(f"{where}: has {len(read.clips)} clips; {_LEAST_CLIPS} are needed")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vidtok import fsq
 from vidtok.autoencoder import Tokenizer
-from vidtok.channels import ChannelOrder, Fill, padded, weights_digest
+from vidtok.channels import ChannelOrder, Fill, padded
+from vidtok.digest import weights_digest
 
 _SIDE: Final = 3
 _RIDGE: Final = 1e-3

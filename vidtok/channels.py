@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidtok import diffusers_folder, fsq
-from vidtok.digest import tensors_digest
 from vidtok.tensor_file import write_tensors
 
 SUFFIX: Final = ".channels.safetensors"
@@ -161,11 +160,6 @@ def padded(codes: Tensor, sides: Sequence[int]) -> Tensor:
     """Return `[B, t, h, w, K]` with copies of the border, for a kernel of odd sides."""
     pad = [side // 2 for side in reversed(sides) for _ in range(2)]
     return F.pad(codes.movedim(-1, 1), pad, mode="replicate").movedim(1, -1)
-
-
-def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of a model's weights that datasets have in their identity."""
-    return tensors_digest({name: t.detach().float().cpu().numpy() for name, t in tensors.items()})
 
 
 def beside(weights: Path) -> Path:

@@ -21,6 +21,7 @@ from vidtok import channels, diffusers_folder
 from vidtok.autoencoder import Tokenizer
 from vidtok.channels import ChannelOrder
 from vidtok.config import TokenizerConfig
+from vidtok.digest import weights_digest
 from vidtok.presets import HUB_REPO, PRESETS, bundled_weights, hub_path, named_config
 from vidtok.tensor_file import write_tensors
 
@@ -71,7 +72,7 @@ def _channels_of(path: Path, model: Tokenizer) -> ChannelOrder | None:
     order = channels.read(own)
     if order.levels != model.config.fsq_levels or order.weights not in (
         "",
-        channels.weights_digest(model.state_dict()),
+        weights_digest(model.state_dict()),
     ):
         warnings.warn(
             f"{own}: was fitted to other weights than {path.name} and is not used; fit it again"

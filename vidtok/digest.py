@@ -2,10 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def weights_digest(tensors: Mapping[str, "Tensor"]) -> str:
+    """Return the digest of a model's weights that datasets have in their identity."""
+    return tensors_digest({name: t.detach().float().cpu().numpy() for name, t in tensors.items()})
 
 
 def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> str:

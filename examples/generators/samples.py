@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from examples.generators.clips import clip_buckets
 from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn, TokenMap
 from pipeline.storage import Store
-from pipeline.tokenizers.models import open_models
-from pipeline.tokenizers.protocol import VideoTokenizer
-from pipeline.tokenizers.reconstruction import as_bytes
-from pipeline.tokenizers.vidtok_adapter import VidTok
+from pipeline.tokenizers import VideoTokenizer, VidTok, as_bytes, open_models
 
 _COMPARED_BATCHES = 64
 _COMPARED_BATCH = 16

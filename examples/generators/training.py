@@ -27,7 +27,7 @@ from examples.generators.samples import draw_samples
 from pipeline.errors import ConfigError
 from pipeline.reading import Snapshot, TokenizerColumn
 from pipeline.storage import Store
-from vidtok.training.ema import MovingAverage
+from vidtok.training import MovingAverage
 
 _WARM_UP = 20
 _MAY_CHANGE = frozenset({"corpus", "out", "samples", "loaders", "workers", "save_every"})

@@ -73,8 +73,8 @@ def forget(
 
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or no sample is named.
     """
-    from pipeline.operations.forget import forget as leave_out
-    from pipeline.operations.forget_requests import read_requests
+    from pipeline.operations.forget.forget import forget as leave_out
+    from pipeline.operations.forget.requests import read_requests
 
     requests = read_requests(key or (), source or (), table)
     return show(leave_out(store_of(uri), requests), as_json)

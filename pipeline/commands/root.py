@@ -8,7 +8,11 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.commands import begin, jobs, look, maintenance  # noqa: F401 (they register verbs)
+# The modules register the verbs, in the order of the help.
+from pipeline.commands import first_steps, jobs  # noqa: F401
+
+# isort: split
+from pipeline.commands import inspection, maintenance  # noqa: F401
 from pipeline.commands.verb import app
 from pipeline.errors import EXIT_CODES
 from pipeline.logs import Level, configure_logging

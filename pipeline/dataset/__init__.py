@@ -5,8 +5,8 @@
 `docs/reference/format.md` specifies what is stored.
 """
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Part, UnitRecord
 from pipeline.dataset.schema import TokenizerColumn

@@ -30,7 +30,7 @@ class Embedding:
     """Array [tokens, channels] of the stored dtype."""
 
 
-def caption_of(clip: Clip) -> str:
+def embedded_text(clip: Clip) -> str:
     """Return the text that is embedded for a clip: an absent caption is the empty one."""
     return clip.caption or ""
 
@@ -48,7 +48,7 @@ def embedded_rows(
     columns: dict[str, Any] = {
         field.name: [getattr(clip, field.name) for clip in clips] for field in CLIP_FIELDS
     }
-    captions = [caption_of(clip) for clip in clips]
+    captions = [embedded_text(clip) for clip in clips]
     for name, by_caption in found.items():
         places = {caption: n for n, caption in enumerate(dict.fromkeys(captions))}
         values = pa.array([by_caption[text].cells.tobytes() for text in places], pa.binary())

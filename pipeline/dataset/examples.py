@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.tally import EXAMPLES, Tally
 from pipeline.errors import StoreError, one_line
+from pipeline.records import name_of
 from pipeline.storage.store import Store
 
 
@@ -46,5 +47,5 @@ def _of_reason(store: Store, reason: str, paths: list[str]) -> Iterator[Example]
 
 
 def _example(row: Mapping[str, Any]) -> Example:
-    index = "" if row["clip_index"] is None else f"/{row['clip_index']}"
-    return Example(f"{row['unit']}/{row['key']}{index}", str(row["detail"]))
+    name = name_of(row["unit"], row["key"], row["clip_index"])
+    return Example(name, str(row["detail"]))

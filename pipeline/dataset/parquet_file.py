@@ -73,7 +73,7 @@ def read_footer(file: Any) -> pq.FileMetaData:
     return pq.read_metadata(pa.BufferReader(sealed[4:]))
 
 
-def open_file(
+def parquet_reader(
     file: pa.NativeFile | RangeFile, footer: pq.FileMetaData | None = None
 ) -> pq.ParquetFile:
     """Open a file whose pages are compared with their checksums as they are read.
@@ -136,7 +136,7 @@ def _column_chunks(
 def read_group(
     parquet: pq.ParquetFile, group: int, columns: Sequence[str] | None = None, **options: Any
 ) -> pa.Table:
-    """Return a row group of a file from `open_file`.
+    """Return a row group of a file from `parquet_reader`.
 
     Raises:
         UNREADABLE: its pages are damaged.

@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_group
+from pipeline.dataset.parquet_file import UNREADABLE, parquet_reader, read_group
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import (
     QUARANTINE_SCHEMA,
@@ -33,14 +33,14 @@ def open_parquet(
     num_bytes: int | None = None,
     footer: pq.FileMetaData | None = None,
 ) -> Iterator[pq.ParquetFile]:
-    """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_file`.
+    """Open a file of the dataset; see `pipeline.dataset.parquet_file.parquet_reader`.
 
     Raises:
         DamagedFile: the file is missing or damaged, which may show only while it is read.
         StoreError: the store refuses.
     """
     with _sound(store, path), store.open_ranges(path, num_bytes) as file:
-        parquet = open_file(file, footer)
+        parquet = parquet_reader(file, footer)
         if footer is None:
             _require_columns(parquet.schema_arrow, path, store.locate(path))
         yield parquet
@@ -153,6 +153,22 @@ def unit_rows(
     for group, runs in groupby(rows_by_group(parquet.metadata, part), lambda rows: rows.group):
         table = read_group(parquet, group, columns)
         yield pa.concat_tables([rows.of(table) for rows in runs])
+
+
+def part_rows(store: Store, part: Part, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a part or quarantine table, one row group at a time.
+
+    Args:
+        store: the dataset's root.
+        part: the part as the unit's record names it.
+        columns: names of the columns to read; None reads all.
+
+    Raises:
+        DamagedFile: the file is missing or damaged.
+        StoreError: the store refuses.
+    """
+    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
+        yield from unit_rows(parquet, part, columns)
 
 
 _CHUNK: Final = 8 << 20

@@ -15,7 +15,7 @@ from pipeline.dataset.statistics import Additive, BucketStatistics, Count
 from pipeline.records import Range, to_json
 
 ForgottenDigest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{32}\z")]
-"""Digest of a key or source that was forgotten; see `pipeline.dataset.forgotten`."""
+"""Digest of a key or source that was forgotten; see `pipeline.dataset.log.forgotten`."""
 
 
 Rows = Annotated[int, Field(ge=0, le=1 << 26)]

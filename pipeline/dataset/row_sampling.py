@@ -5,7 +5,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.parquet_file import read_group
 from pipeline.dataset.part_reader import locate_row, open_parquet, rows_by_group
 from pipeline.dataset.records import Part, UnitRecord

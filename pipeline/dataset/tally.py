@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.dataset.statistics import BucketStatistics, merged
-from pipeline.formatting import footage, format_bytes, labelled
+from pipeline.formatting import format_bytes, kept_of_decoded, labelled
 from pipeline.quarantine import DROPPED, FILTERED, REASONS, TOO_SHORT
 
 EXAMPLES: Final = 3
@@ -159,7 +159,7 @@ def tally_lines(tally: Tally, examples: Mapping[str, Sequence[tuple[str, str]]])
     lines = [
         labelled("samples", f"{counts.samples_read} read = {kept} with clips + {samples}"),
         labelled("clips", f"{counts.clips_seen} seen = {counts.clips_written} written + {clips}"),
-        labelled("source", footage(tally.seconds_kept, tally.seconds_decoded)),
+        labelled("source", kept_of_decoded(tally.seconds_kept, tally.seconds_decoded)),
         labelled("bytes", f"{format_bytes(tally.bytes)} in parts"),
     ]
     for label, reasons in (("filtered", tally.filtered), ("quarantine", tally.reasons)):

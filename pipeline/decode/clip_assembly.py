@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode.clip_choice import Choice, Rank
 from pipeline.decode.clip_rule import ClipRule
-from pipeline.decode.geometry import Fit
+from pipeline.decode.pixels.geometry import Fit
 from pipeline.decode.sampling import SampledFrame
 from pipeline.quarantine import MAX_PER_SAMPLE, TAIL
 

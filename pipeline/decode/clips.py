@@ -11,13 +11,13 @@ from av.video.frame import VideoFrame
 
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
+from pipeline.decode.container.video import Video, open_video
 from pipeline.decode.cutter import Cutter
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.frame_converter import FrameConverter
+from pipeline.decode.pixels.frame_converter import FrameConverter
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.decode.shot_cuts import marked
 from pipeline.decode.shots import split, within
-from pipeline.decode.video import Video, open_video
 from pipeline.quarantine import QuarantineError
 from pipeline.records import Span
 

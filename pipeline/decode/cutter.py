@@ -25,8 +25,8 @@ from pipeline.decode.buckets import for_picture
 from pipeline.decode.clip_assembly import AssembledClip, Assembler
 from pipeline.decode.clip_choice import Choice
 from pipeline.decode.clip_rule import ClipRule
-from pipeline.decode.frame_converter import FrameConverter
-from pipeline.decode.geometry import Fit
+from pipeline.decode.pixels.frame_converter import FrameConverter
+from pipeline.decode.pixels.geometry import Fit
 from pipeline.decode.sampling import DisplayedFrame, SampledFrame, Sampler
 from pipeline.decode.shots import HeldBack, Shot
 from pipeline.quarantine import SHOT_SHORT, QuarantineError

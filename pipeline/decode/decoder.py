@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pipeline.decode.buckets import shortest
-from pipeline.decode.child_process import Child, ChildDied
+from pipeline.decode.child.fork_server import anonymous_file
+from pipeline.decode.child.process import Child, ChildDied
+from pipeline.decode.child.protocol import ProtocolError
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits, SoundRule
 from pipeline.decode.damage import flat
-from pipeline.decode.fork_server import anonymous_file
-from pipeline.decode.protocol import ProtocolError
 from pipeline.errors import StoreError, one_line
 from pipeline.quarantine import DROPPED, REASONS, QuarantineError
 from pipeline.records import Clip, Sample, VideoFacts
@@ -146,18 +146,18 @@ class Decoder:
         """
         return self._answers(sample, unit)
 
-    def look(self, sample: Sample, unit: str) -> VideoFacts:
+    def facts(self, sample: Sample, unit: str) -> VideoFacts:
         """Return what the header and the first picture of a sample's file say; raises as `decode`.
 
         The rules and the sample's span have no effect.
         """
-        found = list(self._answers(sample, unit, look=True))
+        found = list(self._answers(sample, unit, facts_only=True))
         if not found:
             raise QuarantineError("decode", "decode_crash", "the decoder process said nothing")
         facts: VideoFacts = found[-1]
         return facts
 
-    def _answers(self, sample: Sample, unit: str, *, look: bool = False) -> Iterator[Any]:
+    def _answers(self, sample: Sample, unit: str, *, facts_only: bool = False) -> Iterator[Any]:
         """Yield what decoder processes say of a sample: the clips with their frames, or facts."""
         with open_sample(sample) as file:
             given = 0
@@ -168,7 +168,7 @@ class Decoder:
                 began = time.monotonic()
                 sound = self._sound if attempt <= ATTEMPTS else None
                 try:
-                    with closing(self._attempt(file, sample, unit, sound, look)) as answers:
+                    with closing(self._attempt(file, sample, unit, sound, facts_only)) as answers:
                         for answer in islice(answers, given, None):
                             given += 1
                             yield answer
@@ -189,7 +189,7 @@ class Decoder:
                     file.seek(0)
 
     def _attempt(
-        self, file: FileIO, sample: Sample, unit: str, sound: SoundRule | None, look: bool
+        self, file: FileIO, sample: Sample, unit: str, sound: SoundRule | None, facts_only: bool
     ) -> Generator[Any, None, None]:
         """Yield what one process says of a sample; raise `ChildDied` if that ends."""
         finished = False
@@ -198,14 +198,14 @@ class Decoder:
             "span": None if sample.span is None else asdict(sample.span),
             "is_image": sample.is_image,
             "key": sample.key,
-            "look": look,
+            "facts_only": facts_only,
             "sound": None if sound is None else asdict(sound),
         }
         try:
             child = self._submit(job, file.fileno())
-            answer = "facts" if look else "clip"
+            answer = "facts" if facts_only else "clip"
             while (header := self._next(child, (answer, *_LAST)))["kind"] == answer:
-                if look:
+                if facts_only:
                     del header["kind"]
                     yield _FACTS.validate_python(header)
                     continue

@@ -16,9 +16,10 @@ from pipeline.decode.buckets import for_image
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_rule import ClipRule, DecodeLimits
 from pipeline.decode.damage import DecodeFault
-from pipeline.decode.geometry import Orientation, fit_frame
-from pipeline.decode.resize import resize
+from pipeline.decode.pixels.geometry import Orientation, fit_frame
+from pipeline.decode.pixels.resize import resize
 from pipeline.decode.shots import shot_numbers
+from pipeline.errors import one_line
 
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are read; Pillow supports more, which corpora do not hold."""
@@ -79,7 +80,7 @@ def _upright(file: BinaryIO, limits: DecodeLimits) -> NDArray[Any]:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
-        raise DecodeFault(reason, f"{type(error).__name__}: {error}") from error
+        raise DecodeFault(reason, one_line(error)) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -26,7 +26,7 @@ from av.stream import Discard
 from numpy.typing import NDArray
 
 from pipeline.decode.clip_rule import SoundRule
-from pipeline.decode.timeline import DecodingClock
+from pipeline.decode.container.timeline import DecodingClock
 from pipeline.errors import one_line
 
 DECODERS: Final = (

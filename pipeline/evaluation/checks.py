@@ -26,7 +26,7 @@ def check_evaluation(config: EvaluationConfig) -> list[Fault]:
     for n, spec in enumerate(config.tokenizers):
         faults += tokenizer_faults(spec.model, spec.weights, f"tokenizers.{n}.")
         if facts := known_facts(spec.model):
-            faults += facts_faults(config.clip, spec.model, facts)
+            faults += candidate_faults(config.clip, spec.model, facts)
             faults += tile_faults(config.tile, spec.model, facts)
     return list(dict.fromkeys(faults))
 
@@ -53,7 +53,7 @@ def clip_frames(facts: "Facts", clip: EvaluatedClip) -> int | None:
     return clip.frames or facts.lengths.near(17)[0]
 
 
-def facts_faults(clip: EvaluatedClip, model: str, facts: "Facts") -> Iterator[Fault]:
+def candidate_faults(clip: EvaluatedClip, model: str, facts: "Facts") -> Iterator[Fault]:
     """Yield the settings of clips that a model does not take."""
     frames = clip_frames(facts, clip)
     if frames is None and clip.chunk_frames % facts.temporal_factor:

@@ -49,7 +49,7 @@ def interval(source_fps: float, fps: float | None) -> int:
     return 1 if fps is None else max(1, round(source_fps / fps))
 
 
-class Cutter:
+class ClipFiller:
     """Fills clips of one length from the frames of one video.
 
     Args:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pipeline.decode import Decoder
-from pipeline.evaluation.clips import Cutter, frame_rule, frames
+from pipeline.evaluation.clips import ClipFiller, frame_rule, frames
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.lineup import Description, line_up
+from pipeline.evaluation.lineup import CandidateFacts, line_up
 from pipeline.evaluation.measures import Measures
 from pipeline.evaluation.totals import CandidateTotals, Cost, ScoreTotals
 from pipeline.quarantine import Quarantined, QuarantineError
@@ -33,7 +33,7 @@ class Evaluator:
         self._measures = Measures(config, list(self._lineup.groups), device)
         self._decoder = Decoder(frame_rule(config.clip))
 
-    def describe(self) -> tuple[list[Description], dict[str, str]]:
+    def describe(self) -> tuple[list[CandidateFacts], dict[str, str]]:
         """Return the candidates in the order of the table, and the reasons for what is absent."""
         return self._lineup.descriptions, {**self._lineup.absent, **self._measures.absent}
 
@@ -68,7 +68,7 @@ class Evaluator:
     def _video(self, sample: Sample, unit: str, wants_picture: bool) -> ScoreTotals:
         """Return the totals of one video; a video that breaks later leaves nothing."""
         work = _Video(name=f"{unit}/{sample.key}", key=sample.key)
-        cutters = {length: Cutter(length, self._config.clip) for length in self._lineup.groups}
+        cutters = {length: ClipFiller(length, self._config.clip) for length in self._lineup.groups}
         for frame in frames(self._decoder, sample, unit, self._config.clip):
             for length, cutter in cutters.items():
                 self._clip(work, length, cutter.add(frame))

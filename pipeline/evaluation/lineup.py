@@ -14,12 +14,13 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.baseline_codecs import CODECS, CodecAtSameBits, missing_codec
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.evaluation.candidate import Candidate, Reconstruction
-from pipeline.evaluation.checks import clip_frames, facts_faults
+from pipeline.evaluation.checks import candidate_faults, clip_frames
 from pipeline.evaluation.config import EvaluatedClip, EvaluatedTokenizer, EvaluationConfig
 from pipeline.tokenizers.checks import is_foreign, is_untrained, tile_faults
-from pipeline.tokenizers.models import DTYPES, open_tokenizer, weights_digest
+from pipeline.tokenizers.models import DTYPES, open_tokenizer
 from pipeline.tokenizers.probe import prove_lengths
 from pipeline.tokenizers.protocol import Encoded, Facts, tiling
+from vidtok.digest import weights_digest
 from vidtok.evaluation.rate import code_digits, coded_bits, value_bytes
 
 LATENT_BITS = 16
@@ -27,7 +28,7 @@ LATENT_BITS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class CandidateFacts:
     """Facts about a candidate besides its scores, JSON-like."""
 
     name: str
@@ -47,11 +48,11 @@ class Lineup:
     groups: dict[int | None, list[Candidate]] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
     """Facts of the tokenizers, by name."""
-    descriptions: list[Description] = field(default_factory=list)
+    descriptions: list[CandidateFacts] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     """Reasons why requested baselines are missing, by name."""
 
-    def add(self, candidate: Candidate, description: Description) -> None:
+    def add(self, candidate: Candidate, description: CandidateFacts) -> None:
         """Add a candidate, unless its name is known."""
         if any(known.name == candidate.name for known in self.descriptions):
             return
@@ -86,18 +87,18 @@ class TokenizerCandidate:
         self.name = spec.name
         model = open_tokenizer(spec.spec)
         self.facts = model.facts
-        faults = list(facts_faults(config.clip, spec.model, model.facts))
+        faults = list(candidate_faults(config.clip, spec.model, model.facts))
         if faults := [*faults, *tile_faults(config.tile, spec.model, model.facts)]:
             raise ConfigError("\n".join(map(str, faults)))
         length = clip_frames(model.facts, config.clip)
         if is_foreign(spec.spec) and length:
             prove_lengths(model, spec.model, [length])
-        self.description = Description(
+        self.description = CandidateFacts(
             name=spec.name,
             what=spec.model,
             clip_frames=length,
             model=spec.model,
-            weights=weights_digest(model.module()),
+            weights=weights_digest(model.module().state_dict()),
             untrained=is_untrained(spec.spec),
         )
         self._draws = config.kl_latent == "sample" and model.facts.logvar
@@ -153,7 +154,7 @@ def _add_baseline(lineup: Lineup, baseline: str, tokenizer: str, clip: Evaluated
         name = f"{baseline} as {same}"
         what = f"{CODECS[baseline].title}, at most the bits of {same}"
         candidate = CodecAtSameBits(CODECS[baseline], facts, cell_bits(facts), name)
-    lineup.add(candidate, Description(name=name, what=what, clip_frames=length))
+    lineup.add(candidate, CandidateFacts(name=name, what=what, clip_frames=length))
 
 
 def cell_bits(facts: Facts) -> float:

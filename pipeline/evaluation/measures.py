@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, message_of
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.vmaf import MODEL, Vmaf
 from vidtok.evaluation import fvd, transnet
@@ -65,7 +65,7 @@ class Measures:
         try:
             return load()
         except (FileNotFoundError, ImportError) as error:
-            self.absent[metric] = " ".join(str(error).split())
+            self.absent[metric] = message_of(error)
             return None
         except Exception as error:  # a wrong file can raise anything
             raise ConfigError(f"metric_weights: {metric}: cannot be loaded: {error}") from error

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final, Self, get_args
 
 from pipeline.evaluation.config import EvaluationConfig, Metric
-from pipeline.evaluation.lineup import Description
+from pipeline.evaluation.lineup import CandidateFacts
 from pipeline.evaluation.protocols import PUBLISHED
 from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
 from vidtok.evaluation import fvd, transnet
@@ -32,7 +32,7 @@ class _Reference:
 
 
 def candidate_rows(
-    config: EvaluationConfig, descriptions: list[Description], totals: ScoreTotals
+    config: EvaluationConfig, descriptions: list[CandidateFacts], totals: ScoreTotals
 ) -> list[dict[str, Any]]:
     """Return the table: the scores of each candidate over all frames of all clips.
 
@@ -73,13 +73,13 @@ def _distances(
     return found
 
 
-def _published(config: EvaluationConfig, description: Description) -> dict[str, float] | None:
+def _published(config: EvaluationConfig, description: CandidateFacts) -> dict[str, float] | None:
     table = PUBLISHED[config.protocol] if config.protocol else {}
     values = table.get(description.model or "")
     return dict(zip(_PUBLISHED, values, strict=True)) if values else None
 
 
-def video_rows(totals: ScoreTotals, descriptions: list[Description]) -> list[dict[str, Any]]:
+def video_rows(totals: ScoreTotals, descriptions: list[CandidateFacts]) -> list[dict[str, Any]]:
     """Return a row per video and candidate: means over the video's frames, and its bits."""
     names = [each.name for each in descriptions if each.name in totals.candidates]
     by_video = {name: totals.candidates[name].fidelity.by_video() for name in names}

@@ -16,7 +16,7 @@ from pipeline.cluster import Cluster, connect
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import Evaluator
-from pipeline.evaluation.lineup import Description
+from pipeline.evaluation.lineup import CandidateFacts
 from pipeline.evaluation.totals import ScoreTotals
 from pipeline.formatting import labelled
 from pipeline.records import WorkUnit
@@ -30,7 +30,7 @@ Job = tuple[WorkUnit, int]
 class Workers:
     """Workers that are ready to evaluate."""
 
-    descriptions: list[Description]
+    descriptions: list[CandidateFacts]
     """The candidates in the order of the table."""
     absent: dict[str, str]
     """Reasons why requested metrics and baselines are missing, by name."""
@@ -96,7 +96,7 @@ def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -
 
         try:
             with _as_pipeline_errors():
-                found: list[tuple[list[Description], dict[str, str]]] = ray.get(
+                found: list[tuple[list[CandidateFacts], dict[str, str]]] = ray.get(
                     [actor.describe.remote() for actor in actors]
                 )
             if any(other != found[0] for other in found[1:]):

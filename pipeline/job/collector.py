@@ -1,9 +1,9 @@
 """From blocks to commits: the driver's side of a pass.
 
-The driver holds references only. The desk (`pipeline.job.desk`) reads which unit each block belongs
-to. When all rows of a unit have arrived, a task gets the references and writes the parts. Units
-whose rows are all packed are small: one task commits several of them. The processes of commits
-import this module, so it does not import Ray Data.
+The driver holds references only. The desk (`pipeline.job.supervision.desk`) reads which unit each
+block belongs to. When all rows of a unit have arrived, a task gets the references and writes the
+parts. Units whose rows are all packed are small: one task commits several of them. The processes of
+commits import this module, so it does not import Ray Data.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import pyarrow as pa
 import ray
 
 from pipeline.dataset.records import UnitRecord
-from pipeline.job.desk import Described
-from pipeline.job.health import HealthReport, StallWatch
-from pipeline.job.metrics import DECODE, TOKENIZE
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.metrics import DECODE, TOKENIZE
 from pipeline.job.nodes import alive_nodes, free_resources
 from pipeline.job.references import References, ray_cause
+from pipeline.job.supervision.desk import Described
+from pipeline.job.supervision.health import HealthReport, StallWatch
+from pipeline.job.supervision.node_history import NodeHistory
 from pipeline.job.workers import OutputUnseen, WorkerSettings, commit_blocks
 from pipeline.records import WorkUnit
 from pipeline.stages.messages import ABORTED, BATCH, CLOSING, Aborted
@@ -176,7 +176,7 @@ class Collector:
         commit_cpus: float,
         desk: Any,
         watch: StallWatch,
-        book: NodeBook,
+        history: NodeHistory,
     ) -> None:
         self._units: Mapping[str, WorkUnit] = {unit.unit: unit for unit in units}
         self._settings = ray.put(settings)
@@ -192,7 +192,7 @@ class Collector:
         """Small units that are complete and wait for a task, and the places of their rows."""
         self._desk = desk
         self._watch = watch
-        self._book = book
+        self._history = history
         self._asked: Any = None
         """Question for the health of the actors that is not answered yet."""
         self._ask_at = 0.0
@@ -271,15 +271,15 @@ class Collector:
     def _credible(self, row: Described) -> bool:
         """Note that a unit was decoded; return False if its files may be away on one node only."""
         if row.unreadable:
-            return self._book.believes(row.unit, row.node, len(alive_nodes()))
+            return self._history.believes(row.unit, row.node, len(alive_nodes()))
         if row.kind == CLOSING:
-            self._book.decoded(row.node)
+            self._history.decoded(row.node)
         return True
 
     def _gave_up(self, row: Described) -> Iterator[Event]:
         reason = row.reason or "decode: no file of the unit can be read there"
         if reason.startswith(DECODE):
-            self._book.gave_up(row.node, reason)
+            self._history.gave_up(row.node, reason)
         yield self._failed(row.unit, _located(reason, row.node))
 
     def _commit_small(self) -> None:
@@ -290,7 +290,7 @@ class Collector:
             running += 1
 
     def _start_commit(self, whole: dict[str, list[Place]]) -> None:
-        options = self._commit_options | not_on(self._book.blind)
+        options = self._commit_options | not_on(self._history.blind)
         units = [self._units[unit] for unit in whole]
         places = list(whole.values())
         task = self._commit.options(**options).remote(units, places, self._settings)
@@ -306,13 +306,13 @@ class Collector:
         again: dict[str, list[Place]] = {}
         for unit, outcome in zip(whole, outcomes, strict=True):
             if isinstance(outcome, OutputUnseen):
-                if outcome.node not in self._book.blind:
-                    self._book.blind.add(outcome.node)
+                if outcome.node not in self._history.blind:
+                    self._history.blind.add(outcome.node)
                     node = outcome.node
                     yield Said(
                         f"trouble    node {node} does not see the output: it commits no unit"
                     )
-                if any(node.name not in self._book.blind for node in alive_nodes()):
+                if any(node.name not in self._history.blind for node in alive_nodes()):
                     again[unit] = whole[unit]
                     continue
                 outcome = Aborted(unit=unit, reason="commit: no node sees the output")

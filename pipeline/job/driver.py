@@ -20,20 +20,20 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
 from pipeline.dataset.examples import read_examples
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import OverBudget
 from pipeline.formatting import counted, labelled
-from pipeline.job.health import StallWatch
 from pipeline.job.log_buffer import LogBuffer
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.run_metrics import JobMetrics
 from pipeline.job.progress import Progress
-from pipeline.job.run_metrics import JobMetrics
 from pipeline.job.setup import Job, open_job
 from pipeline.job.shared_output import missing_part, require_shared
 from pipeline.job.summary import Summary, config_path, over_budget, write_config, write_summary
+from pipeline.job.supervision.health import StallWatch
+from pipeline.job.supervision.node_history import NodeHistory
 from pipeline.records import WorkUnit
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class _Passes:
         self._one_by_one_after = max(1, min(_ATTEMPTS_TOGETHER, self._attempts - 1))
         self._failures: Counter[str] = Counter()
         self._watch = StallWatch(job.config.max_wait_s)
-        self._book = NodeBook()
+        self._history = NodeHistory()
         self._held: list[UnitRecord] = []
         self._sound = False
         """Whether a unit was done of which not all samples failed alike."""
@@ -173,11 +173,11 @@ class _Passes:
     @property
     def troubles(self) -> list[str]:
         """Return a line for each node that is at fault."""
-        return [*map(str, self._watch.troubles.values()), *self._book.lines()]
+        return [*map(str, self._watch.troubles.values()), *self._history.lines()]
 
     def run(self, units: list[WorkUnit], cluster: "Cluster") -> None:
         """Run passes until no unit remains that can be retried."""
-        from pipeline.job.ray_metrics import RayRecorder
+        from pipeline.job.metrics.ray_metrics import RayRecorder
 
         failures, remaining = self._failures, units
         recorder = RayRecorder(self._job.run)
@@ -224,7 +224,7 @@ class _Passes:
             allocation,
             metrics.recorder,
             self._watch,
-            self._book,
+            self._history,
             careful=any(self._failures[unit.unit] for bundle in bundles for unit in bundle),
             one_by_one={
                 unit for unit, count in self._failures.items() if count >= self._one_by_one_after

@@ -6,8 +6,8 @@ no row, and no state.
 """
 
 from pipeline.config.embed import EmbedConfig
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, Digest, open_dataset, read_dataset
 from pipeline.dataset.records import Reopened, UnitRecord, state_of
 from pipeline.formatting import counted
@@ -15,7 +15,7 @@ from pipeline.job.setup import Job, Tokenizers, open_output, run_name, sliced
 from pipeline.records import ParentRows, WorkUnit, to_json, unit_sources
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
-from pipeline.tokenizers.text_encoder import absolute_paths, open_encoder
+from pipeline.tokenizers.text_encoder import absolute_paths, open_text_encoder
 
 
 def open_embedding(config: EmbedConfig) -> Job:
@@ -72,7 +72,7 @@ def open_embedders(config: EmbedConfig, parent: Dataset) -> Tokenizers:
     Raises:
         ConfigError: an encoder cannot be loaded.
     """
-    opened = [open_encoder(spec) for spec in config.embedders]
+    opened = [open_text_encoder(spec) for spec in config.embedders]
     identity = {
         "from": parent.fingerprint,
         "clip": parent.identity["clip"],

@@ -34,13 +34,13 @@ from pipeline.job.collector import (
     commit_references,
     not_on,
 )
-from pipeline.job.desk import open_desk
-from pipeline.job.health import Pool, StallWatch
-from pipeline.job.metrics import DECODE, TOKENIZE, Recorder
-from pipeline.job.node_book import NodeBook
+from pipeline.job.metrics.metrics import DECODE, TOKENIZE, Recorder
 from pipeline.job.references import Stopper
 from pipeline.job.resources import Allocation
-from pipeline.job.supervision import supervised
+from pipeline.job.supervision.desk import open_desk
+from pipeline.job.supervision.health import ActorPool, StallWatch
+from pipeline.job.supervision.node_history import NodeHistory
+from pipeline.job.supervision.supervised import supervised
 from pipeline.job.workers import GPU_CALLS, DecodeWorker, TokenizeWorker, WorkerSettings
 
 _FIRST_WAIT_S: Final = 6 * 3600
@@ -54,7 +54,7 @@ def run_pass(
     allocation: Allocation,
     recorder: Recorder,
     watch: StallWatch,
-    book: NodeBook,
+    history: NodeHistory,
     *,
     careful: bool = False,
     one_by_one: Collection[str] = (),
@@ -67,7 +67,7 @@ def run_pass(
         allocation: the actors, and what each asks of the cluster.
         recorder: sent to every actor.
         watch: told of the actors that run, in all passes.
-        book: told of what nodes do, in all passes.
+        history: told of what nodes do, in all passes.
         careful: whether a tokenizer has only one row in flight, so that a row that kills its actor
             takes no healthy rows along; for a pass with retried units.
         one_by_one: names of the units in which a sample that fails is given up alone.
@@ -84,12 +84,12 @@ def run_pass(
         # The only way to set `max_task_retries`; this package's range of Ray ends before 2.64.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         dataset = _dataset(
-            bundles, settings, allocation, (settings, recorder, desk), book, careful, one_by_one
+            bundles, settings, allocation, (settings, recorder, desk), history, careful, one_by_one
         )
     watch.begin(_pools(allocation))
     units = [unit for bundle in bundles for unit in bundle]
     collector = Collector(
-        units, settings, commit_references, allocation.commit_cpus, desk, watch, book
+        units, settings, commit_references, allocation.commit_cpus, desk, watch, history
     )
     try:
         yield from collector.collect(dataset.iter_internal_ref_bundles)
@@ -97,11 +97,11 @@ def run_pass(
         ray.kill(desk)  # actors that cannot start then end instead of trying again
 
 
-def _pools(allocation: Allocation) -> list[Pool]:
+def _pools(allocation: Allocation) -> list[ActorPool]:
     a = allocation
     return [
-        Pool(DECODE, a.decode_actors, a.decode_cpus, 0.0),
-        Pool(TOKENIZE, a.tokenize_actors, a.tokenize_cpus, a.tokenize_gpus),
+        ActorPool(DECODE, a.decode_actors, a.decode_cpus, 0.0),
+        ActorPool(TOKENIZE, a.tokenize_actors, a.tokenize_cpus, a.tokenize_gpus),
     ]
 
 
@@ -126,7 +126,7 @@ def _dataset(
     settings: WorkerSettings,
     allocation: Allocation,
     arguments: tuple[Any, ...],
-    book: NodeBook,
+    history: NodeHistory,
     careful: bool,
     one_by_one: Collection[str],
 ) -> Dataset:
@@ -143,7 +143,7 @@ def _dataset(
         # One bundle in flight: of two, one that kills its actor takes the other along.
         compute=ActorPoolStrategy(size=allocation.decode_actors, max_tasks_in_flight_per_actor=1),
         num_cpus=allocation.decode_cpus,
-        **not_on(book.avoided()),
+        **not_on(history.avoided()),
         **common,
     )
     return dataset.map_batches(

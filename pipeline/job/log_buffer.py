@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Final
 
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.tally import Tally
 from pipeline.errors import StoreError

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
-from pipeline.dataset.committed import Committed, RowRanges
+from pipeline.dataset.log.committed import Committed, RowRanges
 from pipeline.records import ListRows, LooseFile, WorkUnit, parse_range, unit_sources
 from pipeline.sources.planning import cut_runs, digest, rows_unit
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig, OutputConfig
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, Digest, new_dataset, open_dataset
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError

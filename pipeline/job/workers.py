@@ -16,17 +16,25 @@ from numpy.typing import NDArray
 
 from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import JobConfig
-from pipeline.dataset.forgotten import Forgotten, read_forgotten
+from pipeline.dataset.log.forgotten import Forgotten, read_forgotten
 from pipeline.dataset.metadata import Digest
 from pipeline.dataset.records import UnitRecord
 from pipeline.dataset.schema import TokenizerColumn, clip_schema
 from pipeline.dataset.side_columns import SideColumn
-from pipeline.decode.fork_server import fork_server
+from pipeline.decode.child.fork_server import fork_server
 from pipeline.errors import one_line
-from pipeline.job.metrics import CLIPS, DECODE, PSNR_CLIPS, PSNR_DB, ROWS, TOKENIZE, Recorder
+from pipeline.job.metrics.metrics import (
+    CLIPS,
+    DECODE,
+    PSNR_CLIPS,
+    PSNR_DB,
+    ROWS,
+    TOKENIZE,
+    Recorder,
+)
+from pipeline.job.metrics.worker_clock import BUSY, WAITING, WorkerClock
 from pipeline.job.nodes import this_node
 from pipeline.job.shared_output import sees_once
-from pipeline.job.worker_clock import BUSY, WAITING, WorkerClock
 from pipeline.logs import configure_logging
 from pipeline.records import WorkUnit, from_json
 from pipeline.stages.commit import commit_unit

@@ -18,10 +18,10 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest, write_manifest
 from pipeline.dataset.metadata import read_dataset
-from pipeline.dataset.parquet_file import UNREADABLE, open_file
+from pipeline.dataset.parquet_file import UNREADABLE, parquet_reader
 from pipeline.dataset.part_reader import fetched, unit_rows
 from pipeline.dataset.part_writer import PartWriter, merged_name
 from pipeline.dataset.records import Part, PartsMoved, RowSpan
@@ -192,7 +192,7 @@ def _rows(store: Store, schema: pa.Schema, file: SharedFile) -> Iterator[pa.Tabl
                 raise StoreError(
                     f"{where}: SHA-256 {digest}, recorded {file.part.sha256}; {advice}"
                 )
-            parquet = open_file(opened)
+            parquet = parquet_reader(opened)
             for _, part in file.shares:
                 found = 0
                 for rows in unit_rows(parquet, part):

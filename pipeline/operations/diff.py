@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, differences, read_dataset
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.part_reader import open_parquet, part_rows
 from pipeline.dataset.records import UnitRecord
 from pipeline.formatting import labelled
 from pipeline.operations.outcome import Outcome, first_of
+from pipeline.records import name_of
 from pipeline.storage.store import Store
 
 _EXAMPLES: Final = 5
@@ -160,10 +161,9 @@ def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) 
     groups = [_PLACE, *columns.values()]
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
-        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-            for rows in unit_rows(parquet, part, wanted):
-                for row in rows.to_pylist():
-                    yield row["clip_id"], tuple(_digest(row, group) for group in groups)
+        for rows in part_rows(store, part, wanted):
+            for row in rows.to_pylist():
+                yield row["clip_id"], tuple(_digest(row, group) for group in groups)
 
 
 def _digest(row: dict[str, Any], names: Sequence[str]) -> bytes:
@@ -196,11 +196,7 @@ def _quarantined(store: Store, unit: UnitRecord) -> dict[str, str]:
     table = unit.quarantine
     with open_parquet(store, table.path, num_bytes=table.bytes) as parquet:
         rows = parquet.read(columns=["key", "clip_index", "reason"]).to_pylist()
-    reasons = {}
-    for row in rows:
-        clip = "" if row["clip_index"] is None else f"/{row['clip_index']}"
-        reasons[f"{unit.unit}/{row['key']}{clip}"] = row["reason"]
-    return reasons
+    return {name_of(unit.unit, row["key"], row["clip_index"]): row["reason"] for row in rows}
 
 
 def _compare_quarantine(ours: dict[str, str], theirs: dict[str, str], result: Difference) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, Manifest, Part, read_dataset, read_manifest
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.part_reader import part_rows
 from pipeline.errors import ConfigError
 from pipeline.formatting import counted, labelled
 from pipeline.operations.near_hashes import MAX_DISTANCE, leaders
@@ -127,8 +127,7 @@ def _hashed(store: Store, dataset: Dataset, manifest: Manifest) -> pa.Table:
     empty = dataset.schema.empty_table().select(columns).replace_schema_metadata()
 
     def rows_of(part: Part) -> pa.Table:
-        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-            return pa.concat_tables([empty, *unit_rows(parquet, part, columns)])
+        return pa.concat_tables([empty, *part_rows(store, part, columns)])
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
         tables = [empty, *pool.map(rows_of, manifest.parts())]

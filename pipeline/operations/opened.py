@@ -174,7 +174,7 @@ class OpenClip:
         return f'<img src="data:image/png;base64,{data}">{_table(self.row)}'
 
 
-def open_dataset(
+def open_for_display(
     uri: str, version: int | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> OpenDataset:
     """Open a dataset; arguments and errors as `pipeline.reading.snapshot.open_snapshot`."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset, Manifest
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.part_reader import part_rows
 from pipeline.dataset.side_columns import token_columns
 from pipeline.formatting import labelled
 from pipeline.storage.store import Store
@@ -91,11 +91,10 @@ def scene_bits(
     parts = manifest.parts() if numbers else []
     num = len(parts) if most_parts is None else min(most_parts, len(parts))
     for part in (parts[n * len(parts) // num] for n in range(num)):
-        with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-            for rows in unit_rows(parquet, part, list(found)):
-                for name, values in found.items():
-                    listed = rows[name].to_pylist()
-                    values.append(np.array([n[0] for n in listed] if name in shapes else listed))
+        for rows in part_rows(store, part, list(found)):
+            for name, values in found.items():
+                listed = rows[name].to_pylist()
+                values.append(np.array([n[0] for n in listed] if name in shapes else listed))
     joined = {name: np.concatenate(each) for name, each in found.items() if each}
     return {
         name: _bits(made[name], name, joined, {m: joined[m] for m in measures})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.records import Part
 
 

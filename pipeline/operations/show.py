@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.part_reader import part_rows
 from pipeline.dataset.records import Part
 from pipeline.dataset.row_sampling import DrawnRow, read_row
 from pipeline.dataset.statistics import clip_name
@@ -227,8 +227,7 @@ def first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
 
 def _column(store: Store, part: Part, name: str) -> list[str]:
     """Return one column of a unit's rows of a part."""
-    with open_parquet(store, part.path, num_bytes=part.bytes) as parquet:
-        return [value for t in unit_rows(parquet, part, [name]) for value in t[name].to_pylist()]
+    return [value for rows in part_rows(store, part, [name]) for value in rows[name].to_pylist()]
 
 
 def _decoded(

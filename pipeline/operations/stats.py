@@ -25,7 +25,7 @@ from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CodebookUse:
+class CodebookSummary:
     """How much of a codebook occurs, counted code by code."""
 
     size: int
@@ -46,7 +46,7 @@ class Stats(Outcome):
     """Fingerprint of the dataset."""
     tally: Tally
     """Sums over the units."""
-    codebooks: dict[str, CodebookUse]
+    codebooks: dict[str, CodebookSummary]
     """Use of the codebook by FSQ tokenizer; empty unless the parts were read."""
     bits: dict[str, SceneBits]
     """Bits per token by FSQ tokenizer that follows the scene; empty unless the parts were read."""
@@ -106,7 +106,7 @@ def stats(store: Store, *, codes: bool = False, bits: bool = False) -> Stats:
     )
 
 
-def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, CodebookUse]:
+def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, CodebookSummary]:
     """Read all parts and count the codes of each FSQ tokenizer."""
     columns = [column for column in dataset.tokenizers if column.kind == "indices"]
     counts = {c.name: np.zeros(c.codebook_size or 0, np.int64) for c in columns}
@@ -122,8 +122,8 @@ def _codebooks(store: Store, dataset: Dataset, manifest: Manifest) -> dict[str, 
     return {name: _use(count) for name, count in counts.items()}
 
 
-def _use(counts: NDArray[np.int64]) -> CodebookUse:
-    return CodebookUse(
+def _use(counts: NDArray[np.int64]) -> CodebookSummary:
+    return CodebookSummary(
         size=len(counts),
         used=int(np.count_nonzero(counts)),
         perplexity=perplexity(tuple(counts.tolist())),

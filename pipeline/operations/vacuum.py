@@ -1,9 +1,9 @@
 """Deletes orphaned files: those that no record names and that no record can name later.
 
-Before a file is deleted, a record drops it (`pipeline.dataset.commit_log`). Every writer reads that
-record before its own, and a driver or compaction that was about to name the file leaves it out. So
-no record names a file that is gone, however long any process stood still. The age of a file only
-keeps what a running job or a reader still needs.
+Before a file is deleted, a record drops it (`pipeline.dataset.log.commit_log`). Every writer reads
+that record before its own, and a driver or compaction that was about to name the file leaves it
+out. So no record names a file that is gone, however long any process stood still. The age of a file
+only keeps what a running job or a reader still needs.
 """
 
 import time
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.log_records import record_path
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.log_records import record_path
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.formatting import counted, format_bytes, labelled

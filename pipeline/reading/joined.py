@@ -28,7 +28,7 @@ from pipeline.reading.joined_groups import (
     Side,
     TableSide,
 )
-from pipeline.reading.joined_table import JoinedTable, open_table
+from pipeline.reading.joined_table import JoinedTable, read_joined_table
 from pipeline.reading.matching import Missing, Numbers, match, stale_units, units_with_rows
 
 _log: Final = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
 def _with_table(
     corpus: Joined, uri: str, on: str, prefix: str, storage_options: Mapping[str, Any]
 ) -> Joined:
-    table = open_table(uri, on, storage_options)
+    table = read_joined_table(uri, on, storage_options)
     columns = _with_columns(corpus, table.values.column_names, prefix, uri)
     found = table.match(corpus.first)
     numbers = {

@@ -85,7 +85,7 @@ class JoinedTable:
         return columns
 
 
-def open_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> JoinedTable:
+def read_joined_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> JoinedTable:
     """Read a table.
 
     Args:

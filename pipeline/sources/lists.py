@@ -102,7 +102,7 @@ def list_columns(uri: str, options: Options) -> list[str]:
     """
     try:
         if uri.lower().endswith(".parquet"):
-            with open_parquet(uri, options) as parquet:
+            with open_parquet_list(uri, options) as parquet:
                 return list(parquet.schema_arrow.names)
         with open_file(uri, options) as file:
             text = ListText(uri, file)
@@ -149,7 +149,7 @@ OF_ARROW: Final = (OSError, OverflowError, LookupError)
 
 
 def _cut_parquet(uri: str, config: ListConfig, options: Options) -> Iterator[ListRows]:
-    with open_parquet(uri, options) as file:
+    with open_parquet_list(uri, options) as file:
         schema, metadata = file.schema_arrow, file.metadata
         _require(uri, schema.names, config)
         kind = _video_type(schema, config)
@@ -180,7 +180,7 @@ def _group_ends(metadata: pq.FileMetaData) -> list[int]:
 def _read_parquet(
     rows: ListRows, kept: list[str] | None, config: ListConfig, options: Options
 ) -> Iterator[tuple[int, Row | str]]:
-    with open_parquet(rows.uri, options) as file:
+    with open_parquet_list(rows.uri, options) as file:
         bounds = [0, *_group_ends(file.metadata)]
         spans = enumerate(pairwise(bounds))
         groups = [n for n, (begin, end) in spans if begin < rows.stop and end > rows.start]
@@ -239,7 +239,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def open_parquet(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
+def open_parquet_list(uri: str, options: Options) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; refuse a footer that counts more rows than a file of its size has."""
     with open_file(uri, options) as file:
         # No `pre_buffer`: it holds a whole row group in memory, which may be of videos.

@@ -18,7 +18,7 @@ from pipeline.config.tracks import TrackConfig
 from pipeline.errors import StoreError, one_line
 from pipeline.quarantine import QuarantineError
 from pipeline.sources.list_text import Row
-from pipeline.sources.lists import OF_ARROW, open_parquet
+from pipeline.sources.lists import OF_ARROW, open_parquet_list
 from pipeline.sources.tracks import MAX_TRACK_BYTES, Track, track_of
 
 _BATCH_ROWS: Final = 1024
@@ -74,7 +74,7 @@ def frame_arrays(
         StoreError: the store failed.
     """
     try:
-        with open_parquet(uri, options) as file:
+        with open_parquet_list(uri, options) as file:
             lacking = [name for name in (key, *columns) if name not in file.schema_arrow.names]
             if lacking:
                 raise ValueError(f"{uri} has no column {', '.join(lacking)}")

@@ -93,7 +93,7 @@ class _Unpacked(io.RawIOBase):
     """The unpacked bytes, counted."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._packed = _Packed(file)
+        self._packed = _PackedBytes(file)
         self._num_bytes = 0
         self._unpack = self._packed.unpacking()
 
@@ -119,7 +119,7 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
 
-class _Packed:
+class _PackedBytes:
     """The packed bytes, counted; the first of them show the compression."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -152,7 +152,7 @@ class _Streams:
 
     def __init__(
         self,
-        packed: _Packed,
+        packed: _PackedBytes,
         unpack: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
     ) -> None:
         self._packed = packed

@@ -68,7 +68,7 @@ def json_value(value: object, levels: int = _MAX_NESTING) -> Any:
     return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
-def json_text(values: dict[str, Any]) -> str | None:
+def meta_text(values: dict[str, Any]) -> str | None:
     """Return a JSON object as text, None if it is empty."""
     return valid_text(json.dumps(values, ensure_ascii=False)) if values else None
 
@@ -94,23 +94,23 @@ def texts_within(
         problems[name] = f"{size} bytes, more than source.max_meta_kb = {max_kb} takes; raise it"
 
     def whole() -> str | None:
-        return json_text({**meta, PROBLEMS: dict(sorted(problems.items()))} if problems else meta)
+        return meta_text({**meta, PROBLEMS: dict(sorted(problems.items()))} if problems else meta)
 
     if (size := num_bytes(caption)) > limit:
         caption = None
         leave_out(column, size)
     if num_bytes(text := whole()) > limit:
-        sizes = {name: num_bytes(json_text({name: value})) for name, value in meta.items()}
+        sizes = {name: num_bytes(meta_text({name: value})) for name, value in meta.items()}
         left = num_bytes(text)
         for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
             del meta[name]
             leave_out(name, sizes[name])
-            left += num_bytes(json_text({name: problems[name]})) - sizes[name]
+            left += num_bytes(meta_text({name: problems[name]})) - sizes[name]
             if left <= limit and num_bytes(text := whole()) <= limit:
                 break
         else:
             problem = f"{len(problems)} problems, more than source.max_meta_kb = {max_kb} takes"
-            text = json_text({PROBLEMS: {"*": problem}})
+            text = meta_text({PROBLEMS: {"*": problem}})
     return caption, text
 
 

@@ -198,7 +198,7 @@ class _PayloadCheck:
 
     def _survivors(self, where: str, header: PayloadHeader) -> list[str]:
         """Return the ids that must be rows; every other id of the header must be quarantined."""
-        lost = {f"{q.unit}/{q.key}/{q.clip_index}" for q in header.quarantined}
+        lost = {record.name for record in header.quarantined}
         strangers = lost.difference(header.clip_ids)
         if strangers or len(lost) != len(header.quarantined):
             raise UnitRejected(f"{where}: quarantines a clip that it does not hold, or one twice")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline.config.job import AudioConfig, ClipConfig, DecodeConfig
 from pipeline.config.source import VideoSource
 from pipeline.config.tracks import TrackConfig
-from pipeline.dataset.forgotten import NOTHING, Forgotten, without_forgotten
+from pipeline.dataset.log.forgotten import NOTHING, Forgotten, without_forgotten
 from pipeline.dataset.side_columns import (
     SideColumn,
     clip_columns,

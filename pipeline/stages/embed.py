@@ -7,7 +7,7 @@ parent or none of a unit.
 import time
 from collections.abc import Sequence
 
-from pipeline.dataset.embeddings import Embedding, caption_of, embedded_rows
+from pipeline.dataset.embeddings import Embedding, embedded_rows, embedded_text
 from pipeline.dataset.schema import clip_schema, packed_schema
 from pipeline.errors import one_line
 from pipeline.stages.messages import BatchRow, Payload, PayloadHeader, encode_rows
@@ -41,7 +41,7 @@ class EmbedStage:
             ValueError: an embedding is not finite.
         """
         header = batch.header
-        captions = list(dict.fromkeys(map(caption_of, header.clips)))
+        captions = list(dict.fromkeys(map(embedded_text, header.clips)))
         timings, found = {}, {}
         for encoder in self._encoders:
             began = time.monotonic()

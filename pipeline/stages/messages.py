@@ -78,12 +78,12 @@ class BatchHeader:
             for c in self.clips
         )
         bare = tuple(replace(clip, caption=None, meta=None, side={}) for clip in self.clips)
-        return to_json(_Packed(replace(self, clips=bare), tuple(found), places))
+        return to_json(_PackedHeader(replace(self, clips=bare), tuple(found), places))
 
     @classmethod
     def from_json(cls, data: bytes) -> "BatchHeader":
         """Return the header; its clips share their texts."""
-        packed = from_json(_Packed, data)
+        packed = from_json(_PackedHeader, data)
         clips = tuple(
             replace(clip, caption=packed.texts[caption], meta=packed.texts[meta])
             for clip, (caption, meta) in zip(packed.header.clips, packed.places, strict=True)
@@ -92,7 +92,7 @@ class BatchHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class _PackedHeader:
     """A header whose clips have no texts; the texts; the places of each clip's two among them."""
 
     header: BatchHeader

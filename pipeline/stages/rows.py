@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config.embed import ROW_CLIPS, ParentConfig
-from pipeline.dataset.forgotten import NOTHING, Forgotten
-from pipeline.dataset.part_reader import open_parquet, unit_rows
+from pipeline.dataset.log.forgotten import NOTHING, Forgotten
+from pipeline.dataset.part_reader import part_rows
 from pipeline.dataset.records import Counts, Part
 from pipeline.dataset.schema import CLIP_FIELDS
 from pipeline.records import Bucket, Clip, WorkUnit, from_json
@@ -89,10 +89,9 @@ class RowsStage(AbstractContextManager["RowsStage"]):
 
     def _clips(self, part: Part) -> Iterator[tuple[Clip, ...]]:
         """Yield the clips of a part, as many at a time as a batch row holds."""
-        with open_parquet(self._store, part.path, num_bytes=part.bytes) as parquet:
-            for table in unit_rows(parquet, part, _COLUMNS):
-                for batch in table.to_batches(max_chunksize=ROW_CLIPS):
-                    yield tuple(map(_clip, batch.to_pylist()))
+        for table in part_rows(self._store, part, _COLUMNS):
+            for batch in table.to_batches(max_chunksize=ROW_CLIPS):
+                yield tuple(map(_clip, batch.to_pylist()))
 
 
 def _clip(row: dict[str, Any]) -> Clip:

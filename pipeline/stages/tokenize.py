@@ -47,7 +47,7 @@ def is_drawn(clip_id: str, one_in: int) -> bool:
     return int.from_bytes(digest[:8]) % one_in == 0
 
 
-def measure(
+def measure_psnr(
     encoders: Sequence[ClipEncoder], rows: pa.RecordBatch, frames: Sequence[NDArray[Any]]
 ) -> dict[str, PsnrSums]:
     """Return by tokenizer how well the frames of clips come back from their cells.
@@ -153,7 +153,7 @@ class TokenizeStage:
 
     def prove(self, frames: int, height: int, width: int) -> None:
         """Tokenize a black clip; an error shows that the models or their device are broken."""
-        self._encode(np.zeros((1, frames, height, width, 3), np.uint8), {})
+        self._encode(np.zeros((1, frames, height, width, 3), np.uint8), {}, "a black clip")
 
     def __call__(self, batch: BatchRow) -> Payload:
         """Tokenize the clips of one row; each becomes a row or a quarantine record.
@@ -174,10 +174,10 @@ class TokenizeStage:
             where = f"{header.unit}: row {header.seq}"
             assert frames.shape == shape, f"{where}: frames {frames.shape}, {shape}"
             try:
-                cells, finite = self._encode(frames, timings)
+                cells, finite = self._encode(frames, timings, where)
             except Exception as error:
                 _log.warning("%s: retried clip by clip: %s", where, one_line(error))
-                cells, finite, failed = self._one_by_one(frames, error, timings)
+                cells, finite, failed = self._one_by_one(frames, error, timings, where)
         kept: list[int] = []
         quarantined: list[Quarantined] = []
         for n, clip in enumerate(header.clips):
@@ -216,14 +216,17 @@ class TokenizeStage:
             side = side.append_column(column.name, pa.array(cells, pa.binary()))
         return side
 
-    def _encode(self, frames: NDArray[Any], timings: dict[str, float]) -> Encoded:
-        """Return the cells of all columns, and for each tokenizer which clips are finite."""
+    def _encode(self, frames: NDArray[Any], timings: dict[str, float], where: str) -> Encoded:
+        """Return the cells of all columns, and for each tokenizer which clips are finite.
+
+        `where` names the clips in the log.
+        """
         cells: Cells = {}
         finite = {}
         for encoder in self._encoders:
             name = encoder.column.name
             with self._work.counted(f"tokenize {name}", timings):
-                made, finite[name] = encoder(frames)
+                made, finite[name] = encoder(frames, where)
             cells.update(made)
         return cells, finite
 
@@ -238,7 +241,7 @@ class TokenizeStage:
         if not drawn:
             return {}
         with self._work.counted("decode back", timings):
-            return measure(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
+            return measure_psnr(self._encoders, rows.take(drawn), [frames[n] for n in drawn])
 
     def _whole(self, batch: BatchRow, timings: dict[str, float]) -> Outcome:
         """Encode the video of a row; return what `_one_by_one` returns for clips."""
@@ -262,7 +265,7 @@ class TokenizeStage:
             self._free.put(decoder)
 
     def _one_by_one(
-        self, frames: NDArray[Any], cause: Exception, timings: dict[str, float]
+        self, frames: NDArray[Any], cause: Exception, timings: dict[str, float], where: str
     ) -> Outcome:
         """Encode each clip alone; return the results, and the errors of the clips that failed.
 
@@ -270,14 +273,14 @@ class TokenizeStage:
         """
         black = np.zeros_like(frames[:1])
         try:
-            place_holder = self._encode(black, timings)
+            place_holder = self._encode(black, timings, where)
         except Exception as error:
             raise _broken(cause, error) from cause
         results = []
         failed = {}
         for n in range(len(frames)):
             try:
-                results.append(self._encode(frames[n : n + 1], timings))
+                results.append(self._encode(frames[n : n + 1], timings, where))
             except torch.OutOfMemoryError:
                 raise  # all clips have the same size
             except Exception as error:

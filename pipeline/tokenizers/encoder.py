@@ -80,17 +80,19 @@ class ClipEncoder:
         self._by_scene = by_scene
         self._tile = tile
 
-    def __call__(self, frames: NDArray[Any]) -> tuple[Cells, Finite]:
+    def __call__(self, frames: NDArray[Any], where: str = "") -> tuple[Cells, Finite]:
         """Return the cells of N clips, and which of the clips are finite.
 
         Args:
             frames: [N, T, H, W, 3] in [0, 255], uint8 or float32; N of any size.
+            where: unit and row of the clips, for the log.
         """
+        name = f"{where}: {self.column.name}" if where else self.column.name
         taken = frames[:, :: self.column.every]
         results = self.in_order()
         for start in range(0, len(taken), self._batch):
             clips = taken[start : start + self._batch]
-            for pending in self._queued(clips, self._batch, self._tile):
+            for pending in self._queued(clips, self._batch, self._tile, name):
                 results.add(pending)
         cells, finite = _quantized(*_joined(results.all()), self.column)
         if self._by_scene is not None:
@@ -227,10 +229,11 @@ class ClipEncoder:
         named = zip(column.cell_columns, values, strict=True)
         return {name: from_tensor(value, column) for name, value in named}, finite.numpy()
 
-    def _queued(self, frames: NDArray[Any], batch: int, tile: Tile) -> list[Pending]:
+    def _queued(self, frames: NDArray[Any], batch: int, tile: Tile, name: str) -> list[Pending]:
         """Queue one batch; where the GPU's memory is too small, two halves, then smaller tiles.
 
-        Halves come first, because they cost nothing. Tiles compute their halos twice.
+        Halves come first, because they cost nothing. Tiles compute their halos twice. The log calls
+        the batch by `name`.
         """
         encode = partial(self._model.encode, **tiling(self._model, tile))
         try:
@@ -245,14 +248,12 @@ class ClipEncoder:
                 raise
         torch.cuda.empty_cache()
         if batch == 1:
-            _log.warning("%s: no memory for a clip; trying tiles of %d", self.column.name, smaller)
-            return self._queued(frames, 1, smaller)
+            _log.warning("%s: no memory for a clip; trying tiles of %d", name, smaller)
+            return self._queued(frames, 1, smaller, name)
         half = -(-batch // 2)
-        _log.warning("%s: no memory for %d clips; trying %d", self.column.name, batch, half)
-        halves = (frames[:half], frames[half:])
-        return [
-            pending for part in halves if len(part) for pending in self._queued(part, half, tile)
-        ]
+        _log.warning("%s: no memory for %d clips; trying %d", name, batch, half)
+        halves = (part for part in (frames[:half], frames[half:]) if len(part))
+        return [each for part in halves for each in self._queued(part, half, tile, name)]
 
     def _smaller(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the next smaller tile for clips of a size; None if there is none."""

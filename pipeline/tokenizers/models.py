@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pipeline.config.job import JobConfig, Tile, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, message_of
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
@@ -19,7 +18,7 @@ from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.facts import Description
 from pipeline.tokenizers.lanes import lane_to
 from pipeline.tokenizers.protocol import VideoTokenizer
-from vidtok.digest import tensors_digest
+from vidtok.digest import tensors_digest, weights_digest
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
@@ -37,8 +36,8 @@ def describe(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Description:
 
 
 def _digest(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> Digest:
-    values = probe.numbers(tokenizer) if is_foreign(spec) else ()
-    weights = weights_digest(tokenizer.module())
+    values = probe.probe_values(tokenizer) if is_foreign(spec) else ()
+    weights = weights_digest(tokenizer.module().state_dict())
     if (channels := channels_of(tokenizer, spec)) is not None:
         weights += f"+{_channels_digest(channels)}"
     return Digest(weights, values)
@@ -88,7 +87,7 @@ def open_tokenizer(spec: TokenizerSpec) -> VideoTokenizer:
         tokenizer: VideoTokenizer = registered()[package].load()(name, spec.weights)
         return tokenizer
     except Exception as error:  # the packages and the Hub's client have their own classes
-        message = " ".join(str(error).split()) or repr(error)
+        message = message_of(error) or repr(error)
         raise ConfigError(f"tokenizer {spec.name}: weights = {spec.weights}: {message}") from error
 
 
@@ -140,16 +139,6 @@ def open_models(dataset: Dataset) -> dict[str, VideoTokenizer]:
         spec.name: open_same_tokenizer(spec, dataset.digest(spec.name))
         for spec in job_config(dataset).tokenizers
     }
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return 32 hex digits of a model's tensors, whatever file they came from.
-
-    The digest is of float32 values, so weights in half precision have one digest however they were
-    loaded.
-    """
-    tensors = model.state_dict().items()
-    return tensors_digest({name: tensor.detach().float().numpy() for name, tensor in tensors})
 
 
 def open_encoder(

@@ -15,10 +15,10 @@ from pipeline.errors import ConfigError
 from pipeline.tokenizers.protocol import VideoTokenizer
 
 VALUES = 64
-"""Number of values of a latent that `numbers` returns."""
+"""Number of values of a latent that `probe_values` returns."""
 
 
-def numbers(tokenizer: VideoTokenizer) -> tuple[float, ...]:
+def probe_values(tokenizer: VideoTokenizer) -> tuple[float, ...]:
     """Return values of the latent of one fixed clip, rounded to six digits.
 
     Args:

@@ -23,8 +23,8 @@ from pipeline.config.loading import Fault
 from pipeline.dataset.schema import index_dtype
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.decode.sound_stream import decode_sound
-from pipeline.errors import ConfigError
-from pipeline.tokenizers.models import weights_digest
+from pipeline.errors import ConfigError, message_of
+from vidtok.digest import weights_digest
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class SoundEncoder:
         return {
             "model": model,
             "config": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "weights": weights_digest(self.model),
+            "weights": weights_digest(self.model.state_dict()),
             "rows": self.rows,
             "dtype": "float32" if size is None else index_dtype(size),
         }
@@ -152,7 +152,7 @@ def open_sound_encoder(spec: SoundEncoderSpec) -> SoundEncoder:
                 raise ValueError(f"{fault.replace('_', ' ')}: {', '.join(map(str, keys))}")
         return SoundEncoder(model.eval(), spec.model)
     except Exception as error:  # the packages and the Hub's client have their own classes
-        message = " ".join(str(error).split()) or repr(error)
+        message = message_of(error) or repr(error)
         raise ConfigError(f"encoder {spec.name}: weights = {spec.weights}: {message}") from error
 
 
@@ -181,7 +181,7 @@ def same_sound_encoder(spec: SoundEncoderSpec, column: SideColumn, device: str) 
         ConfigError: this node has other weights.
     """
     encoder = open_sound_encoder(spec)
-    if (found := weights_digest(encoder.model)) != column.settings["weights"]:
+    if (found := weights_digest(encoder.model.state_dict())) != column.settings["weights"]:
         raise ConfigError(
             f"encoder {spec.name}: weights = {spec.weights}: digest {found}, but the dataset was"
             f" made with {column.settings['weights']}; bring the same files to every node"

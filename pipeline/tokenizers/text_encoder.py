@@ -21,7 +21,9 @@ from pipeline.dataset.embeddings import Embedding
 from pipeline.dataset.metadata import fingerprint_of
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError, one_line
-from pipeline.tokenizers.models import DTYPES, weights_digest
+from pipeline.tokenizers.checks import absolute_path
+from pipeline.tokenizers.models import DTYPES
+from vidtok.digest import weights_digest
 
 PROBE: Final = "a video"
 """Text that is encoded to see whether an encoder works."""
@@ -105,11 +107,10 @@ class TextEncoder:
 def absolute_paths(spec: EmbedderSpec) -> EmbedderSpec:
     """Return settings whose folders mean the same in every process."""
     places = {"weights": spec.weights, "tokenizer": spec.tokenizer}
-    folders = {key: str(Path(p).resolve()) for key, p in places.items() if p and Path(p).is_dir()}
-    return spec.model_copy(update=folders)
+    return spec.model_copy(update={key: absolute_path(place) for key, place in places.items()})
 
 
-def open_encoder(spec: EmbedderSpec) -> OpenedEncoder:
+def open_text_encoder(spec: EmbedderSpec) -> OpenedEncoder:
     """Load a text encoder once, on the CPU, for its column and its identity.
 
     Raises:
@@ -197,7 +198,7 @@ def _open(spec: EmbedderSpec) -> tuple[Path, str, Any, Any]:
     except Exception as error:  # of many kinds, by the tokenizer's class
         text = f"embedder {spec.name}: tokenizer = {words}: {one_line(error)}"
         raise ConfigError(text) from error
-    digest = hashlib.sha256(weights_digest(model).encode())
+    digest = hashlib.sha256(weights_digest(model.state_dict()).encode())
     for path in sorted({path for name in _TOKENIZER_FILES for path in words.glob(name)}):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return folder, digest.hexdigest()[:32], model, tokenizer

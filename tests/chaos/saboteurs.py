@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.decode.child_process import Child
+from pipeline.decode.child.process import Child
 from pipeline.decode.decoder import Decoder
 from pipeline.job.collector import Outcome, Place, commit_references
 from pipeline.job.workers import DecodeWorker, RayBatch, TokenizeWorker, WorkerSettings
@@ -122,10 +122,10 @@ def _let_memory_end() -> None:
     ClipEncoder.forgetful = True  # type: ignore[attr-defined]
     encode = ClipEncoder.__call__
 
-    def out_of_memory(self: ClipEncoder, frames: Any) -> Any:
+    def out_of_memory(self: ClipEncoder, frames: Any, where: str = "") -> Any:
         if strikes("out_of_memory", 12):
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        return encode(self, frames)
+        return encode(self, frames, where)
 
     ClipEncoder.__call__ = out_of_memory  # type: ignore[method-assign]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.storage.store import Store
 from tests.bare_ray import bare_nodes
 from tests.chaos.saboteurs import FOLDER, POISON
@@ -145,7 +145,7 @@ class World:
 
     def decoders(self) -> list[psutil.Process]:
         """Return the decoders' child processes."""
-        return _processes("pipeline.decode.child_main")
+        return _processes("pipeline.decode.child.main")
 
     def kill_node(self) -> None:
         """SIGKILL the second node, raylet, object store and workers, and bring up another."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.job.metrics import METRICS
+from pipeline.job.metrics.metrics import METRICS
 from pipeline.quarantine import REASONS
 from tests.infra import promql
 

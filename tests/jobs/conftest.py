@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config.job import JobConfig
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.job.driver import run
 from pipeline.job.summary import Summary

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import ray
 
-from pipeline.job.metrics import (
+from pipeline.job.metrics.metrics import (
     CLIPS,
     COMMITS,
     METRICS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.tally import Tally
 from pipeline.job.driver import run

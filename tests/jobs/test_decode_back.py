@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow as pa
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.tally import Tally
 from pipeline.operations.verify.verify import verify
 from pipeline.tokenizers.arithmetic import job_arithmetic

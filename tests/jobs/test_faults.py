@@ -11,7 +11,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.log_records import read_record
+from pipeline.dataset.log.log_records import read_record
 from pipeline.job.driver import run
 from pipeline.storage.store import Store
 from tests.forked_workers import forked

@@ -19,7 +19,7 @@ import ray
 
 from pipeline.config.job import JobConfig
 from pipeline.config.source import VideoSource
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.job.summary import Summary
 from pipeline.quarantine import REASONS, Quarantined
 from pipeline.records import WorkUnit

@@ -12,8 +12,8 @@ import torch
 
 import vidtok
 from pipeline.commands import main
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.decode import ClipRule, Decoder
 from pipeline.errors import DatasetMismatch

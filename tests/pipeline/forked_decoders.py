@@ -10,8 +10,8 @@ import subprocess
 from types import SimpleNamespace
 from typing import IO, Any
 
-from pipeline.decode import fork_server
-from pipeline.decode.child_main import main
+from pipeline.decode.child import fork_server
+from pipeline.decode.child.main import main
 
 
 def fork_decoders() -> None:
@@ -28,7 +28,7 @@ def fork_one_decoder() -> None:
     if not waiting:
         ours.close()
         _, descriptors, _, _ = socket.recv_fds(theirs, 1, 2)
-        setproctitle("pipeline.decode.child_main")  # the name that chaos looks for
+        setproctitle("pipeline.decode.child.main")  # the name that chaos looks for
         _serve(*descriptors) if descriptors else os._exit(0)
 
     def server(command: list[str], *, stderr: IO[bytes], pass_fds: list[int], **others: Any) -> Any:

@@ -17,7 +17,7 @@ from pipeline.cluster import Cluster
 from pipeline.dataset.records import UnitRecord
 from pipeline.job.bundles import Bundle
 from pipeline.job.collector import BatchDone, Event, UnitDone, UnitFailed
-from pipeline.job.metrics import Metric
+from pipeline.job.metrics.metrics import Metric
 from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
 from pipeline.records import from_json, to_json
 from pipeline.stages.messages import ABORTED, BATCH, Aborted
@@ -30,7 +30,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(sys.modules, "pipeline.job.graph", SimpleNamespace(run_pass=run_pass))  # type: ignore[arg-type]
     patch.setattr("pipeline.cluster.connect", _connect)
     patch.setattr("pipeline.job.driver.require_shared", lambda *_: None)
-    patch.setattr("pipeline.job.ray_metrics.RayRecorder", lambda _: Unheard())
+    patch.setattr("pipeline.job.metrics.ray_metrics.RayRecorder", lambda _: Unheard())
 
 
 @contextmanager

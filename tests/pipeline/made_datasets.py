@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import UnitRecord

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.formatting import counted, footage, json_text, visible
+from pipeline.formatting import counted, json_text, kept_of_decoded, visible
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Also lone surrogates."""
@@ -56,5 +56,5 @@ def test_json_keeps_every_value(value: dict[str, list[str]]) -> None:
 def test_numbers_with_their_nouns() -> None:
     assert [counted(n, "unit") for n in (0, 1, 2)] == ["0 units", "1 unit", "2 units"]
     assert counted(2, "file is", "files are") == "2 files are"
-    assert footage(0, 0) == "0.0 s kept of 0.0 s decoded"
-    assert footage(90, 120) == "0:01:30 kept of 0:02:00 decoded (75.0%)"
+    assert kept_of_decoded(0, 0) == "0.0 s kept of 0.0 s decoded"
+    assert kept_of_decoded(90, 120) == "0:01:30 kept of 0:02:00 decoded (75.0%)"

@@ -10,10 +10,10 @@ from functools import cache
 import pyarrow as pa
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.forgotten import Forgotten, read_forgotten
-from pipeline.dataset.log_records import numbers_in
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.forgotten import Forgotten, read_forgotten
+from pipeline.dataset.log.log_records import numbers_in
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.metadata import open_dataset
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.part_writer import PartWriter, write_quarantine
@@ -22,8 +22,8 @@ from pipeline.errors import StoreError
 from pipeline.job.log_buffer import LogBuffer
 from pipeline.job.remaining import subtract
 from pipeline.operations.compact import compact
-from pipeline.operations.forget import forget
-from pipeline.operations.forget_requests import read_requests
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.operations.publish.publish import publish
 from pipeline.operations.retry import retry
 from pipeline.operations.shared_file import SharedFile

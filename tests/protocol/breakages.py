@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.committed import Committed
-from pipeline.dataset.forgotten import ForgottenSince
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.committed import Committed
+from pipeline.dataset.log.forgotten import ForgottenSince
 from pipeline.dataset.records import PartsMoved, RowsForgotten, UnitRecord
 from pipeline.storage.store import Store
 

@@ -13,11 +13,11 @@ from unittest.mock import patch
 import fsspec
 import pyarrow.parquet as pq
 
-import pipeline.dataset.commit_log
-import pipeline.dataset.forgotten
-import pipeline.dataset.log_records
+import pipeline.dataset.log.commit_log
+import pipeline.dataset.log.forgotten
+import pipeline.dataset.log.log_records
 import pipeline.job.log_buffer
-import pipeline.operations.forget
+import pipeline.operations.forget.forget
 import pipeline.operations.publish.publish
 import pipeline.operations.vacuum
 import pipeline.storage.store
@@ -67,7 +67,7 @@ def model(breakage: str | None = None) -> Iterator[None]:
     files = MemoryStore()
     with ExitStack() as patches:
         for module in (
-            pipeline.dataset.commit_log,
+            pipeline.dataset.log.commit_log,
             pipeline.job.log_buffer,
             pipeline.operations.vacuum,
             pipeline.storage.store,
@@ -77,9 +77,9 @@ def model(breakage: str | None = None) -> Iterator[None]:
             patches.enter_context(patch.object(module, "random", draws))
         patches.enter_context(patch.object(uuid, "uuid4", _name))
         for module in (
-            pipeline.dataset.log_records,
-            pipeline.dataset.forgotten,
-            pipeline.operations.forget,
+            pipeline.dataset.log.log_records,
+            pipeline.dataset.log.forgotten,
+            pipeline.operations.forget.forget,
         ):
             patches.enter_context(patch.object(module, "ThreadPoolExecutor", _InTurn))
         # Most of the time of a step would go into finding the file system.

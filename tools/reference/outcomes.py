@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipeline.errors import EXIT_CODES
-from pipeline.job import metrics
+from pipeline.job.metrics import metrics
 from pipeline.quarantine import ACTIONS, DROPPED, FILTERED, REASONS
 
 QUARANTINE: Final = """\

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vidtok import free_memory
 from vidtok.autoencoder import Tokenizer
-from vidtok.channels import weights_digest
+from vidtok.digest import weights_digest
 from vidtok.training import memory
 from vidtok.training.ema import MovingAverage
 from vidtok.training.muon import Muon

@@ -145,7 +145,7 @@ def _look_at(sample: Sample | Quarantined, unit: str, decoder: Decoder, found: S
         found.broken.append(sample)
         return
     try:
-        facts = decoder.look(sample, unit)
+        facts = decoder.facts(sample, unit)
         if min(facts.height, facts.width) < 1:
             raise QuarantineError("decode", "corrupt", "a picture without pixels")
     except QuarantineError as error:

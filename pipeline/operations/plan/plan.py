@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pipeline.config.job import JobConfig
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import PATH, Dataset, read_dataset, require_same
 from pipeline.job.remaining import is_done, subtract
 from pipeline.job.setup import Tokenizers, open_tokenizers, planned_units, with_absolute_paths

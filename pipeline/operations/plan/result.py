@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.dataset.tally import dropped_by
-from pipeline.formatting import counted, footage, format_bytes, labelled
+from pipeline.formatting import counted, format_bytes, kept_of_decoded, labelled
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.operations.plan.estimate import Estimate
 from pipeline.operations.plan.probe import Probe
@@ -115,7 +115,7 @@ class Plan(Outcome):
         if decoded:
             kept = sum(probe.seconds_kept for probe in self.probed)
             seen = sum(probe.seconds_seen for probe in self.probed)
-            yield labelled("source", footage(kept, seen))
+            yield labelled("source", kept_of_decoded(kept, seen))
             yield from self._dropped()
         for label, lost in (("filtered", self.filtered), ("quarantine", self.quarantined)):
             for reason, count in Counter(record.reason for record in lost).most_common():

@@ -21,8 +21,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.records import Publication
 from pipeline.errors import ConfigError, StoreError

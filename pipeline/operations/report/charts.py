@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.statistics import LatentSums
 from pipeline.formatting import visible
 from pipeline.operations.report.latent_histograms import EDGES

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import latent_values
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.statistics import LatentSums

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.metadata import Dataset
 from pipeline.dataset.row_sampling import draw_rows
 from pipeline.operations.findings import Finding

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.metadata import Dataset
-from pipeline.dataset.parquet_file import UNREADABLE, open_file
+from pipeline.dataset.parquet_file import UNREADABLE, parquet_reader
 from pipeline.dataset.part_reader import fetched
 from pipeline.dataset.part_writer import MERGED_NAME
 from pipeline.dataset.records import Part
@@ -51,7 +51,7 @@ def checked_parquet(store: Store, part: Part, pattern: str, schema: pa.Schema) -
             yield None, wrong("checksum", f"SHA-256 {digest}, recorded {part.sha256}")
             return
         try:
-            parquet = open_file(file)
+            parquet = parquet_reader(file)
         except PipelineError:
             raise
         except UNREADABLE as error:

@@ -10,8 +10,8 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.forgotten import read_forgotten
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.log.forgotten import read_forgotten
+from pipeline.dataset.log.manifest import Manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Part
 from pipeline.errors import StoreError, one_line

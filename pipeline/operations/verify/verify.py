@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.dataset.forgotten import read_forgotten
-from pipeline.dataset.log_records import numbers_in
-from pipeline.dataset.manifest import (
+from pipeline.dataset.log.forgotten import read_forgotten
+from pipeline.dataset.log.log_records import numbers_in
+from pipeline.dataset.log.manifest import (
     Manifest,
     load_checkpoint,
     manifest_path,

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from pipeline.dataset.card import PATH, size_category, write_card
 from pipeline.dataset.cells import clip_rows, latent_values
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import new_dataset, read_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.quantized import quantize

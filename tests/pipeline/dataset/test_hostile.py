@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.dataset import Tally
-from pipeline.dataset.log_records import record_path
+from pipeline.dataset.log.log_records import record_path
 from pipeline.errors import PipelineError, StoreError
 from pipeline.operations.verify.verify import verify
 from pipeline.reading import TokenDataset

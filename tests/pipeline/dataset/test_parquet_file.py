@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.parquet_file import UNREADABLE, open_file, read_footer, read_group
+from pipeline.dataset.parquet_file import UNREADABLE, parquet_reader, read_footer, read_group
 from tests.pipeline.units import parquet_bytes
 
 TABLE = pa.table(
@@ -28,8 +28,8 @@ def flipped(at: int, bit: int) -> pa.BufferReader:
 
 def test_other_readers_read_it() -> None:
     assert pq.read_table(io.BytesIO(DATA), page_checksum_verification=True) == TABLE
-    assert read_group(open_file(io.BytesIO(DATA)), 0) == TABLE
-    assert read_group(open_file(io.BytesIO(DATA)), 0, ["crop"]) == TABLE.select(["crop"])
+    assert read_group(parquet_reader(io.BytesIO(DATA)), 0) == TABLE
+    assert read_group(parquet_reader(io.BytesIO(DATA)), 0, ["crop"]) == TABLE.select(["crop"])
 
 
 def test_a_flipped_bit_gives_the_same_rows_or_an_error() -> None:
@@ -40,7 +40,7 @@ def test_a_flipped_bit_gives_the_same_rows_or_an_error() -> None:
     end = pages.data_page_offset + pages.total_compressed_size
     for at in range(end):
         for bit in range(8):
-            parquet = open_file(flipped(at, bit), footer)
+            parquet = parquet_reader(flipped(at, bit), footer)
             try:
                 found = parquet.read_row_group(0)
             except UNREADABLE:
@@ -61,14 +61,14 @@ def test_a_flipped_bit_of_the_footer_is_an_error() -> None:
     for at in range(start, len(DATA)):
         for bit in range(8):
             with pytest.raises(UNREADABLE):
-                open_file(flipped(at, bit))
+                parquet_reader(flipped(at, bit))
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", DATA[:-1], DATA[:-300], DATA[50:], DATA + b"\0"])
 def test_a_file_that_is_cut(data: bytes) -> None:
     if data == DATA[50:]:  # its end is whole
         with pytest.raises(UNREADABLE):
-            read_group(open_file(pa.BufferReader(data)), 0)
+            read_group(parquet_reader(pa.BufferReader(data)), 0)
         return
     with pytest.raises(UNREADABLE):
         read_footer(pa.BufferReader(data))
@@ -78,4 +78,4 @@ def test_a_footer_longer_than_the_first_read() -> None:
     wide = pa.table({f"column {n} " + "x" * 100: [n] for n in range(500)})
     data = parquet_bytes(wide)
     assert int.from_bytes(data[-8:-4], "little") > 64 << 10
-    assert read_group(open_file(io.BytesIO(data)), 0) == wide
+    assert read_group(parquet_reader(io.BytesIO(data)), 0) == wide

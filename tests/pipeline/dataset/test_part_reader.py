@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.operations.compact import compact
 from pipeline.operations.diff import diff
-from pipeline.operations.forget import forget
-from pipeline.operations.forget_requests import read_requests
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.operations.report.html import write_html
 from pipeline.operations.retry import retry
 from pipeline.operations.show import show_clip

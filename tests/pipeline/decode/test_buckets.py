@@ -16,9 +16,9 @@ from pipeline.decode.buckets import best_size, for_picture, loss
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clips import clips
 from pipeline.decode.cutter import Cutter
-from pipeline.decode.declared import Declared
-from pipeline.decode.frame_converter import FrameConverter
-from pipeline.decode.geometry import fit_frame
+from pipeline.decode.pixels.declared import Declared
+from pipeline.decode.pixels.frame_converter import FrameConverter
+from pipeline.decode.pixels.geometry import fit_frame
 from pipeline.decode.sampling import DisplayedFrame
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, GOOD, VIDEOS, VIDTOK_EXAMPLE, GoodVideo

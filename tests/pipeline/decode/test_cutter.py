@@ -19,7 +19,7 @@ from pipeline.decode.buckets import best_size, clip_rules
 from pipeline.decode.clip_assembly import AssembledClip
 from pipeline.decode.clip_choice import even_rank, hash_rank
 from pipeline.decode.cutter import Cutter
-from pipeline.decode.geometry import Fit, fit_frame
+from pipeline.decode.pixels.geometry import Fit, fit_frame
 from pipeline.decode.sampling import DisplayedFrame
 from tests.pipeline.decode.synthetic import sample_frames
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.decode.clip_rule import DecodeLimits
+from pipeline.decode.container.video import SourceFile, open_video
 from pipeline.decode.damage import cut_short, flat, in_log
-from pipeline.decode.video import SourceFile, open_video
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, HIKER
 from tests.pipeline.decode.synthetic import counting, encode, grey, remux

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.decode.clip_rule import DecodeLimits
-from pipeline.decode.video import open_video
+from pipeline.decode.container.video import open_video
 from pipeline.quarantine import QuarantineError
 from tests.assets import BIKES, VIDEOS
 from tests.pipeline.decode.synthetic import counting, encode, remux

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.evaluation.clips import Cutter, frame_rule, frames, interval
+from pipeline.evaluation.clips import ClipFiller, frame_rule, frames, interval
 from pipeline.evaluation.config import EvaluatedClip
 from pipeline.records import Sample
 from tests.assets import BIKES, VIDTOK_EXAMPLE, GoodVideo
@@ -28,7 +28,7 @@ def numbered(count: int) -> list[np.ndarray]:
 
 def cut(length: int | None, count: int, **settings: object) -> list[list[int]]:
     """Return the numbers of the frames in each clip of a video of `count` frames."""
-    cutter = Cutter(length, EvaluatedClip(**settings))
+    cutter = ClipFiller(length, EvaluatedClip(**settings))
     clips = [cutter.add(frame) for frame in numbered(count)]
     found = [clip for clip in [*clips, cutter.rest()] if clip is not None]
     return [((clip[0, 0, :, 0, 0] + 1) * 127.5).round().int().tolist() for clip in found]
@@ -74,7 +74,7 @@ def test_a_whole_video_ends_where_its_last_full_chunk_does() -> None:
 )
 def test_clips_are_what_the_reference_reads(length: int, means: tuple[float, float]) -> None:
     clip = EvaluatedClip(**REFERENCE, per_video=2)
-    cutter = Cutter(length, clip)
+    cutter = ClipFiller(length, clip)
     clips = [cutter.add(frame) for frame in decoded(VIDTOK_EXAMPLE, clip)]
     found = [clip for clip in clips if clip is not None]
     assert [tuple(clip.shape) for clip in found] == [(1, 3, length, 64, 64)] * 2
@@ -86,7 +86,7 @@ def test_by_time_the_clips_are_those_of_the_corpus_job() -> None:
     rule = ClipRule(frames=17, height=32, width=40, fps=8.0, short="drop", resize="float32")
     with Decoder(rule) as decoder:
         job = [f for _, f in decoder.decode(sample(BIKES), "unit") if f is not None]
-    cutter = Cutter(17, clip)
+    cutter = ClipFiller(17, clip)
     ours = [cutter.add(frame) for frame in decoded(BIKES, clip)]
     pixels = [(clip[0].permute(1, 2, 3, 0) + 1) * 127.5 for clip in ours if clip is not None]
     assert len(pixels) == len(job) == 4

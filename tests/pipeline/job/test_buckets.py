@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vidtok
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.decode import Decoder, clip_rules
 from pipeline.operations.stats import stats

@@ -28,7 +28,7 @@ from pipeline.stages.messages import (
     read_decoded_row,
 )
 from pipeline.stages.packing import unpack_decoded, unpack_payloads
-from tests.pipeline.job.test_metrics import worker_settings
+from tests.pipeline.job.metrics.test_metrics import worker_settings
 
 
 def rows_unit(name: str, rows: int) -> WorkUnit:

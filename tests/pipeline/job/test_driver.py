@@ -98,7 +98,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[WorkUnit], Ev
         yield Cluster(cpus=4, gpus=0, is_own=True)
 
     monkeypatch.setattr("pipeline.cluster.connect", connect)
-    monkeypatch.setattr("pipeline.job.ray_metrics.RayRecorder", Recorder)
+    monkeypatch.setattr("pipeline.job.metrics.ray_metrics.RayRecorder", Recorder)
     monkeypatch.setattr(driver, "require_shared", lambda *_: None)
     # Not `time.sleep` itself: other threads of this process would never wait again.
     at_once = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)

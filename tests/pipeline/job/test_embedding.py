@@ -13,8 +13,8 @@ import yaml
 from pipeline.commands import main
 from pipeline.config.embed import EmbedConfig
 from pipeline.dataset.cells import to_tensor
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.errors import ConfigError, DatasetMismatch

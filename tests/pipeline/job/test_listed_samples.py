@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.tally import Tally
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.dataset.commit_log import Appended
+from pipeline.dataset.log.commit_log import Appended
 from pipeline.dataset.records import Counts, UnitRecord
 from pipeline.errors import StoreError
 from pipeline.job import log_buffer

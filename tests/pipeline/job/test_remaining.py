@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.committed import Committed
+from pipeline.dataset.log.committed import Committed
 from pipeline.dataset.records import Counts, Reopened, UnitRecord
 from pipeline.job.remaining import subtract, take_slice
 from pipeline.records import ListRows, LooseFile, WorkUnit, parse_range, unit_sources

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.operations.verify.verify import verify
 from tests.assets import HIKER, ONE_FRAME, TEN_BITS, VFR
 from tests.jobs.conftest import committed_rows, job, pack

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.dataset.forgotten import key_digest, source_digest
+from pipeline.dataset.log.forgotten import key_digest, source_digest
 from pipeline.errors import StoreError
 from pipeline.job import workers
 from pipeline.job.workers import DecodeWorker, TokenizeWorker, WorkerSettings, commit_blocks
@@ -28,7 +28,7 @@ from pipeline.stages.messages import (
 from pipeline.stages.tokenize import TokenizerBroken
 from pipeline.storage.store import Store
 from tests.pipeline.fakes import batch_row
-from tests.pipeline.job.test_metrics import VIDEOS, Recorded, decode_row, worker_settings
+from tests.pipeline.job.metrics.test_metrics import VIDEOS, Recorded, decode_row, worker_settings
 from tests.pipeline.job.test_summary import UNIT
 from tests.pipeline.made_datasets import write_log
 from tests.pipeline.units import FSQ
@@ -118,7 +118,7 @@ def test_a_tokenizer_that_cannot_compute_does_not_start(monkeypatch: pytest.Monk
     class Encoder:
         column = FSQ
 
-        def __call__(self, frames: NDArray[Any]) -> None:
+        def __call__(self, frames: NDArray[Any], where: str) -> None:
             shapes.append(frames.shape)
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 

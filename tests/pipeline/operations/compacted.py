@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.part_reader import open_parquet, unit_rows
 from pipeline.dataset.records import Reopened, UnitRecord
 from pipeline.storage.store import Store

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.storage.files import canonical_uri
 from pipeline.storage.store import Store
 from tests.lazy import deltalake, tables

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.log_records import read_record
-from pipeline.dataset.manifest import read_manifest, replay_log, write_manifest
+from pipeline.dataset.log.log_records import read_record
+from pipeline.dataset.log.manifest import read_manifest, replay_log, write_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.errors import ConfigError

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.log_records import read_record, record_path
-from pipeline.dataset.manifest import manifest_path, read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.log_records import read_record, record_path
+from pipeline.dataset.log.manifest import manifest_path, read_manifest
 from pipeline.errors import StoreError
 from pipeline.operations.compact import compact
 from pipeline.operations.vacuum import vacuum

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.operations.compact
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.dataset.records import Part, Reopened
 from pipeline.operations.compact import Compaction, compact
 from pipeline.operations.vacuum import vacuum

@@ -14,8 +14,8 @@ import torch
 
 import vidtok
 from pipeline.config.job import JobConfig
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.row_sampling import draw_rows
 from pipeline.errors import ConfigError

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StateUnknown, StoreError
 from pipeline.job.log_buffer import LogBuffer

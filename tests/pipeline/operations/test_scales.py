@@ -16,7 +16,7 @@ from PIL import Image
 import pipeline
 from pipeline.config.job import JobConfig
 from pipeline.dataset.card import write_card
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.row_sampling import draw_rows

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.statistics import PsnrSums, clip_name
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact

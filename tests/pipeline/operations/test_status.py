@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.tally import Tally, dropped_by
 from pipeline.operations.status import status
 from pipeline.quarantine import FILTERED, REASONS

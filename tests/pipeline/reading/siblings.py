@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, Reopened, UnitRecord

@@ -15,7 +15,7 @@ import torch
 
 import pipeline
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.embeddings import Embedding, caption_of, embedded_rows
+from pipeline.dataset.embeddings import Embedding, embedded_rows, embedded_text
 from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.quantized import dequantize, quantize
@@ -169,7 +169,7 @@ def test_join(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) 
     rng = np.random.default_rng(1)
     clips = [make_clip("u-0", n) for n in range(20)]
     found = {
-        caption_of(clip): Embedding((0,) * (1 + n % 3), rng.random((1 + n % 3, 4)).astype("<f2"))
+        embedded_text(clip): Embedding((0,) * (1 + n % 3), rng.random((1 + n % 3, 4)).astype("<f2"))
         for n, clip in enumerate(clips)
     }
     rows = pa.Table.from_batches([embedded_rows(clips, {"text": found}, clip_schema([TEXTS]))])

@@ -8,8 +8,8 @@ import pyarrow as pa
 import torch
 
 import pipeline
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.records import Reopened
 from pipeline.operations.compact import compact

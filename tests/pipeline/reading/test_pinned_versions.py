@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.metadata import open_dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.operations.compact import compact

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.errors import ConfigError
 from pipeline.operations.compact import compact
-from pipeline.operations.forget import forget
-from pipeline.operations.forget_requests import Requests
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import Requests
 from pipeline.reading import Snapshot, TokenDataset
 from pipeline.storage.store import Store
 from tests.pipeline.reading.siblings import (

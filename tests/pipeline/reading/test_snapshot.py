@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import read_manifest, write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.metadata import open_dataset
 from pipeline.dataset.records import Reopened
 from pipeline.dataset.schema import clip_schema

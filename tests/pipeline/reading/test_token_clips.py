@@ -17,8 +17,9 @@ from pipeline.tokenizers.facts import vidtok_facts
 from tests.pipeline.made_datasets import IDENTITY, commit, sound, write_log
 from tests.pipeline.units import FSQ, KL, deliver
 from tests.vidtok.small import small
-from vidtok import Tokenizer, build, channels, checkpoint
+from vidtok import Tokenizer, build, checkpoint
 from vidtok.__main__ import main
+from vidtok.digest import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def made(model: Tokenizer, folder: Path, units: int = 2, **identity: object) -> 
     own = {
         "model": model.config.name,
         "facts": vidtok_facts(model.config).to_dict(),
-        "weights": channels.weights_digest(model.state_dict()),
+        "weights": weights_digest(model.state_dict()),
     }
     fsq = own | identity
     tokenizers = {"fsq": fsq, "kl": IDENTITY["tokenizers"]["kl"]}

@@ -21,8 +21,8 @@ from pipeline.sources.text import (
     PROBLEMS,
     caption_of,
     decoded,
-    json_text,
     json_value,
+    meta_text,
     num_bytes,
     texts_within,
     valid_text,
@@ -171,7 +171,7 @@ anything = st.recursive(
 
 @given(st.dictionaries(st.text(st.characters()), anything, max_size=4))
 def test_any_value_is_json_that_all_can_read(values: dict[str, Any]) -> None:
-    text = json_text(json_value(values)) or "{}"
+    text = meta_text(json_value(values)) or "{}"
     json.loads(text.encode("utf-8"), parse_constant=pytest.fail)
     for value in values.values():
         (caption_of(json_value(decoded(value)[0])) or "").encode("utf-8")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config.job import MEASURES, ClipConfig, JobConfig
 from pipeline.config.loading import Fault
 from pipeline.config.shots import ShotConfig
-from pipeline.decode import measures
+from pipeline.decode.measures import measures
 from pipeline.job.config_checks import check_job
 from pipeline.stages.clip_filter import CLIP_NUMBERS, ClipFilter, FilterError, open_filter
 from tests.pipeline.fakes import clip

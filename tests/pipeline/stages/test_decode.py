@@ -1,6 +1,6 @@
 """The decode stage on lists: how rows are cut, and that every sample and clip is counted once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,86 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.config.job import BucketConfig, ClipConfig, DecodeConfig
-from pipeline.config.source import VideoSource
-from pipeline.dataset.forgotten import NOTHING, Forgotten, key_digest
-from pipeline.decode import ClipRule, DecodeLimits, clip_rules
+from pipeline.dataset.log.forgotten import Forgotten, key_digest
+from pipeline.decode import clip_rules
 from pipeline.errors import StoreError
-from pipeline.quarantine import Quarantined, QuarantineError
+from pipeline.quarantine import Quarantined
 from pipeline.records import Clip, Sample, WorkUnit
 from pipeline.sources.reader import SampleReader
 from pipeline.stages import decode as decode_stage
 from pipeline.stages.decode import DecodeStage
-from pipeline.stages.messages import BatchRow, Closing, decode_rows
+from pipeline.stages.messages import BatchRow, Closing
 from tests.pipeline.fakes import clip
-
-CLIP = ClipConfig(frames=2, height=4, width=6)
-UNIT = WorkUnit(unit="u", tar_uri="/u.tar")
-
-WIDTHS = (6, 8, 10)
-"""Of three buckets: a sample's key says which is its own."""
-
-Script = tuple[str, int, int, bool]
-"""A sample: key, clips with frames, clips without, whether it breaks in the end."""
-
-
-class FakeDecoder:
-    """Plays the script that is stored in a sample's bytes."""
-
-    def __init__(self, rules: Sequence[ClipRule], limits: DecodeLimits, *_: object) -> None:
-        self.rules = rules
-        self.shortest = 2
-        self.shot_ends: list[float] = []
-
-    def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
-        assert isinstance(sample.video, bytes)
-        written, filtered, broken = sample.video
-        shape = self.rules[int(sample.key) % len(self.rules)].shape
-        for n in range(written):
-            value = (int(sample.key) * 16 + n) % 256
-            yield clip(n, unit, sample.key), np.full(shape, value, np.uint8)
-        for n in range(written, written + filtered):
-            yield replace(clip(n, unit, sample.key), dropped="tail"), None
-        if broken:
-            raise QuarantineError("decode", "corrupt", "bad bits")
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def buckets(count: int) -> ClipConfig:
-    return ClipConfig(
-        buckets=[BucketConfig(frames=2, height=4, width=width) for width in WIDTHS[:count]]
-    )
-
-
-def decode_stage_of(clip_config: ClipConfig, row_clips: int) -> DecodeStage:
-    source = VideoSource(uri=["unused"], max_video_mb=1)
-    return DecodeStage(source, clip_config, DecodeConfig(), row_clips=row_clips)
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch,
-    samples: list[Script | Quarantined],
-    row_clips: int = 3,
-    clip_config: ClipConfig = CLIP,
-    forgotten: Forgotten = NOTHING,
-) -> tuple[list[BatchRow], Closing]:
-    def read(_: SampleReader, unit: WorkUnit, **__: bool) -> Iterator[Sample | Quarantined]:
-        for sample in samples:
-            if isinstance(sample, Quarantined):
-                yield sample
-            else:
-                key, *script = sample
-                yield Sample(key=key, video=bytes(script), video_name=f"{key}.mp4")
-
-    monkeypatch.setattr(decode_stage, "Decoder", FakeDecoder)
-    monkeypatch.setattr(SampleReader, "read", read)
-    with decode_stage_of(clip_config, row_clips) as stage:
-        *rows, closing = list(stage(UNIT, forgotten=forgotten))
-    assert isinstance(closing, Closing)
-    assert all(isinstance(row, BatchRow) for row in rows)
-    return [row for row in rows if isinstance(row, BatchRow)], closing
+from tests.pipeline.stages.scripted import (
+    CLIP,
+    SCRIPTS,
+    UNIT,
+    WIDTHS,
+    FakeDecoder,
+    Script,
+    buckets,
+    decode_stage_of,
+    run,
+)
 
 
 def test_rows_are_full_but_for_the_last_and_span_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,11 +162,6 @@ def test_a_store_that_fails_gives_no_closing_row(monkeypatch: pytest.MonkeyPatch
     assert not any(isinstance(row, Closing) for row in rows)
 
 
-_SCRIPTS = st.lists(
-    st.tuples(st.integers(0, 9), st.integers(0, 2), st.booleans(), st.booleans()), max_size=12
-)
-
-
 def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     script: list[Script | Quarantined] = [
         ("0", 2, 0, False),
@@ -247,7 +183,7 @@ def test_each_bucket_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closing.digests == tuple(row.header.digest() for row in rows)
 
 
-@given(scripts=_SCRIPTS, row_clips=st.integers(1, 5), num_buckets=st.integers(1, 3))
+@given(scripts=SCRIPTS, row_clips=st.integers(1, 5), num_buckets=st.integers(1, 3))
 def test_everything_is_accounted_for(
     scripts: list[tuple[int, int, bool, bool]], row_clips: int, num_buckets: int
 ) -> None:
@@ -353,69 +289,3 @@ class TestOneByOne:
         stage, unit = self.stage(monkeypatch, {"2": MemoryError()}, "123")
         with pytest.raises(MemoryError):
             list(stage(unit, one_by_one=True))
-
-
-class TestFilter:
-    """Clips that `clip.filter` drops: the clip's number is its measure."""
-
-    FIRST, SECOND, THIRD = "luma >= 0.02", "blur / luma < 0.4", "luma < 0.05"
-    FILTER = f"{FIRST} and {SECOND} and {THIRD}"
-    CONFIG = CLIP.model_copy(update={"measure": ["luma", "blur"], "filter": FILTER})
-
-    @staticmethod
-    def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-        decode = FakeDecoder.decode
-
-        def with_measures(
-            self: FakeDecoder, sample: Sample, unit: str
-        ) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
-            for made, frames in decode(self, sample, unit):
-                side = {"luma": made.clip_index / 100, "blur": 0.01}
-                yield (made if frames is None else replace(made, side=side)), frames
-
-        monkeypatch.setattr(FakeDecoder, "decode", with_measures)
-
-    def test_dropped_clips_are_counted_by_rule_and_become_no_row(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self.measured(monkeypatch)
-        rows, closing = run(monkeypatch, [("1", 7, 1, False)], clip_config=self.CONFIG)
-        kept = [(c.clip_id, c.side["luma"]) for row in rows for c in row.header.clips]
-        assert kept == [("u/1/3", 0.03), ("u/1/4", 0.04)]
-        assert [row.frames[:, 0, 0, 0, 0].tolist() for row in rows] == [[19, 20]]
-        assert closing.dropped == {self.FIRST: 2, self.SECOND: 1, self.THIRD: 2, "tail": 1}
-        counts = closing.counts
-        assert (counts.clips_seen, counts.clips_written, counts.clips_filtered) == (8, 2, 6)
-        table = decode_rows(rows[0].side)
-        assert table.schema.names == ["luma", "blur"]
-        assert table["luma"].to_pylist() == [np.float32(0.03), np.float32(0.04)]
-
-    def test_a_sample_that_loses_all_clips_to_it_is_filtered(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self.measured(monkeypatch)
-        samples = [("1", 2, 1, False), ("2", 0, 1, False), ("3", 1, 0, True), ("4", 4, 0, False)]
-        _, closing = run(monkeypatch, [*samples], clip_config=self.CONFIG)
-        assert [str(record) for record in closing.quarantined] == [
-            f"u/1: filter: clip_filter: clips dropped: 2 by {self.FIRST}; 1 by tail",
-            "u/2: filter: too_short: frames: 5 in 0.50 s; a clip of the shortest bucket has 2",
-            "u/3: decode: corrupt: bad bits",
-        ]
-        counts = closing.counts
-        assert (counts.samples_filtered, counts.samples_quarantined) == (2, 1)
-        assert counts.imbalance() is None
-        assert closing.dropped == {self.FIRST: 5, self.SECOND: 1, "tail": 1, "too_short": 1}
-
-    @given(scripts=_SCRIPTS)
-    def test_everything_is_accounted_for(self, scripts: list[tuple[int, int, bool, bool]]) -> None:
-        samples: list[Script | Quarantined] = [(str(n), *s[:3]) for n, s in enumerate(scripts)]
-        with pytest.MonkeyPatch.context() as patch:
-            self.measured(patch)
-            rows, closing = run(patch, samples, clip_config=self.CONFIG)
-        counts = closing.counts
-        assert counts.imbalance() is None
-        assert sum(closing.dropped.values()) == counts.clips_filtered
-        assert counts.clips_written == sum(len(row.header.clips) for row in rows)
-        kept = sum(min(max(written - 3, 0), 2) for written, *_ in scripts)
-        assert counts.clips_written == kept
-        assert counts.samples_filtered == sum(q.is_filtered for q in closing.quarantined)

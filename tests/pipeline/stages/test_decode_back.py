@@ -19,7 +19,7 @@ import vidtok
 from pipeline.config.job import JobConfig, TokenizerSpec
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.dataset.statistics import PsnrSums, clip_name, merged
-from pipeline.job.metrics import PSNR_CLIPS, PSNR_DB
+from pipeline.job.metrics.metrics import PSNR_CLIPS, PSNR_DB
 from pipeline.job.workers import TokenizeWorker, WorkerSettings
 from pipeline.records import Bucket
 from pipeline.stages.messages import (
@@ -37,7 +37,7 @@ from pipeline.tokenizers.models import describe, open_tokenizer
 from pipeline.tokenizers.reconstruction import clip_psnr
 from pipeline.tokenizers.vidtok_adapter import VidTok
 from tests.pipeline.fakes import FSQ, KL, NOT_A_NUMBER, POISON, FakeModel, batch_row, clip
-from tests.pipeline.job.test_metrics import Recorded
+from tests.pipeline.job.metrics.test_metrics import Recorded
 
 BUCKET = Bucket(frames=5, height=32, width=40)
 TINY = {"fsq": "vidtok_fsq_causal_488_262144_tiny", "kl": "vidtok_kl_causal_488_8chn_tiny"}

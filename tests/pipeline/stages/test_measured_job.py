@@ -14,7 +14,7 @@ import torch
 import pipeline
 from pipeline.config.job import MEASURES, JobConfig
 from pipeline.dataset.side_columns import clip_columns
-from pipeline.decode.measures import measure
+from pipeline.decode.measures.measures import measure
 from pipeline.operations.report.page import report
 from pipeline.operations.stats import stats
 from pipeline.operations.verify.verify import verify

@@ -1,8 +1,8 @@
 """Rows of a parent that the sibling forgot are counted, and not embedded again."""
 
 from pipeline.config.embed import ParentConfig
-from pipeline.dataset.forgotten import Forgotten, key_digest
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.forgotten import Forgotten, key_digest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.records import state_of
 from pipeline.records import ParentRows, WorkUnit, to_json
 from pipeline.stages.messages import BatchRow, Closing

@@ -9,7 +9,7 @@ import pytest
 
 import pipeline
 from pipeline.config.job import ClipConfig, JobConfig
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.side_columns import clip_columns
 from pipeline.dataset.tally import Tally
 from pipeline.decode import packages

@@ -14,7 +14,7 @@ import torch
 import pipeline
 import vidtok
 from pipeline.config.job import JobConfig, TokenizerSpec
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.log.manifest import Manifest, read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.part_reader import open_parquet
 from pipeline.dataset.row_sampling import draw_rows

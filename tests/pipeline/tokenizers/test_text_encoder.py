@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.embed import EmbedderSpec
 from pipeline.errors import ConfigError
-from pipeline.tokenizers.text_encoder import TextEncoder, load_encoder, open_encoder
+from pipeline.tokenizers.text_encoder import TextEncoder, load_encoder, open_text_encoder
 from tests.pipeline.text_models import CAPTIONS, CONFIGS, called, save_text_model, save_tokenizer
 
 
@@ -20,7 +20,7 @@ def spec(folder: Path, name: str = "T5EncoderModel", **values: Any) -> EmbedderS
 
 
 def loaded(settings: EmbedderSpec) -> TextEncoder:
-    opened = open_encoder(settings)
+    opened = open_text_encoder(settings)
     return load_encoder(settings, opened.column, weights=opened.digest, device="cpu")
 
 
@@ -65,17 +65,17 @@ def test_the_tokenizer_is_found_as_diffusers_lays_it_out(tmp_path: Path) -> None
     settings = spec(tmp_path / "pipe/text_encoder_2")
     assert loaded(settings)(CAPTIONS[0]).ids[-1] == 2
     named = settings.model_copy(update={"tokenizer": str(words)})
-    assert open_encoder(named).digest == open_encoder(settings).digest
+    assert open_text_encoder(named).digest == open_text_encoder(settings).digest
     shutil.rmtree(words)
     with pytest.raises(ConfigError, match=r"no tokenizer there, .* name its folder in tokenizer"):
-        open_encoder(settings)
+        open_text_encoder(settings)
     save_tokenizer(words)
 
 
 def test_captions_longer_than_the_model_takes_are_refused_before_the_run(tmp_path: Path) -> None:
     folder = save_text_model(tmp_path, "CLIPTextModel")
     with pytest.raises(ConfigError, match=r"max_tokens = 25: .* takes at most 24"):
-        open_encoder(spec(folder, "CLIPTextModel", max_tokens=25))
+        open_text_encoder(spec(folder, "CLIPTextModel", max_tokens=25))
 
 
 def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -88,12 +88,12 @@ def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(folder)
     loaded(spec(folder))(CAPTIONS[0])
     with pytest.raises(ConfigError, match="NaN or infinity in the embedding of 'a video'"):
-        open_encoder(spec(folder, dtype="float16"))
+        open_text_encoder(spec(folder, dtype="float16"))
 
 
 def test_other_files_on_a_node_are_refused(tmp_path: Path) -> None:
     settings = spec(save_text_model(tmp_path, "T5EncoderModel"))
-    opened = open_encoder(settings)
+    opened = open_text_encoder(settings)
     save_text_model(tmp_path, "T5EncoderModel", seed=1)
     with pytest.raises(ConfigError, match="bring the same files to every node"):
         load_encoder(settings, opened.column, weights=opened.digest, device="cpu")

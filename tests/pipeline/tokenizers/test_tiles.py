@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.loading import ConfigError
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.evaluation.checks import check_evaluation
 from pipeline.evaluation.config import EvaluationConfig

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vidtok
-from pipeline.decode.fork_server import fork_server
+from pipeline.decode.child.fork_server import fork_server
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainConfig
 from pipeline.training.stage import Rank, train_stages

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands import main
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import open_dataset, read_dataset
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, DatasetMismatch, StoreError

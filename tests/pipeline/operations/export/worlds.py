@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dataset.cells import clip_rows
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.embeddings import Embedding, caption_of, embedded_rows
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.embeddings import Embedding, embedded_rows, embedded_text
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, new_dataset, open_dataset, read_dataset
 from pipeline.dataset.part_writer import PartWriter
 from pipeline.dataset.records import Counts, UnitRecord
@@ -96,7 +96,7 @@ def write_unit(
         if not here:
             continue
         if texts:
-            captions = map(caption_of, here)
+            captions = map(embedded_text, here)
             found = {text: Embedding((0,) * (len(text) + 1), text_of(text)) for text in captions}
             names = {column.name: found for column in dataset.tokenizers}
             packed = embedded_rows(here, names, packed_schema(schema))

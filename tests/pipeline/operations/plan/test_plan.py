@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.config.job import JobConfig
 from pipeline.config.source import VideoSource
-from pipeline.dataset.commit_log import CommitLog
+from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.metadata import open_dataset
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
 from pipeline.errors import ConfigError, DatasetMismatch

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import pipeline.operations.publish.publish
 from pipeline.__main__ import app
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.log_records import read_record, record_path
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.log_records import read_record, record_path
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.records import Reopened
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact

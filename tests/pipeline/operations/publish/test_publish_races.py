@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 import pipeline.operations.publish.publish
-from pipeline.dataset.commit_log import CommitLog
-from pipeline.dataset.manifest import write_manifest
+from pipeline.dataset.log.commit_log import CommitLog
+from pipeline.dataset.log.manifest import write_manifest
 from pipeline.operations.compact import compact
 from pipeline.operations.publish.publish import publish
 from pipeline.operations.vacuum import vacuum

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.statistics import LatentSums
 from pipeline.operations.report.latent_histograms import EDGES
 from pipeline.storage.store import Store

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.dataset.statistics import clip_name
 from pipeline.operations.report.html import write_html

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.statistics import LatentSums
 from pipeline.dataset.tally import Tally
 from pipeline.operations.compact import compact

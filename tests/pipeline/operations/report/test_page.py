@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.statistics import clip_name
 from pipeline.dataset.tally import Tally
 from pipeline.errors import ConfigError, StoreError

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.dataset.log_records import read_record, record_path
-from pipeline.dataset.manifest import manifest_path, read_checkpoint
+from pipeline.dataset.log.log_records import read_record, record_path
+from pipeline.dataset.log.manifest import manifest_path, read_checkpoint
 from pipeline.dataset.metadata import new_dataset
 from pipeline.dataset.records import UnitRecord
 from pipeline.errors import ConfigError

@@ -1,0 +1,1 @@
+"""The decoder process: forking it, what it is told and answers, and the watch over it."""

@@ -1,0 +1,1 @@
+"""Measures of a clip: luma, motion, a perceptual hash, and the area of text."""

@@ -1,0 +1,1 @@
+"""From a decoded picture to RGB pixels in the size of a clip."""

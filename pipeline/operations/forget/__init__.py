@@ -1,0 +1,1 @@
+"""`forget`: samples that a dataset must not hold any more."""
