@@ -92,7 +92,10 @@ ROWS_HELD: Final = Metric(
 
 
 SECONDS_LEFT: Final = Metric(
-    "vidtok_seconds_left", "gauge", (), "estimated seconds left in this pass, after its first unit is done"
+    "vidtok_seconds_left",
+    "gauge",
+    (),
+    "estimated seconds left in this pass, after its first unit is done",
 )
 
 
