@@ -106,7 +106,9 @@ def show_clips(
     if picture is None:
         return show(show_clip(store_of(uri), clip, out), as_json)
     if clip is not None or out is not None:
-        raise ConfigError("--picture: cannot be given with --clip or --out")
+        raise ConfigError(
+            "--picture: cannot be combined with --clip or --out; leave out one of them"
+        )
     return show(show_picture(store_of(uri), picture, clips), as_json)
 
 

@@ -31,7 +31,7 @@ def filled(template: str, row: Mapping[Any, Any]) -> str:
 
     def value(found: re.Match[str]) -> str:
         if (value := row.get(found[1])) is None or value == "":
-            raise ValueError(f"{found[1]} is empty, which {template} needs")
+            raise ValueError(f"{found[1]} is empty, but the template {template} needs it")
         return str(value).zfill(int(found[2] or 0))
 
     return _FIELD.sub(value, template)

@@ -153,7 +153,7 @@ class Decoder:
         """
         found = list(self._answers(sample, unit, look=True))
         if not found:
-            raise QuarantineError("decode", "decode_crash", "the decoder process said nothing")
+            raise QuarantineError("decode", "decode_crash", "the decoder process sent no answer")
         facts: VideoFacts = found[-1]
         return facts
 

@@ -245,10 +245,19 @@ class ClipEncoder:
                 raise
         torch.cuda.empty_cache()
         if batch == 1:
-            _log.warning("%s: no memory for a clip; trying tiles of %d", self.column.name, smaller)
+            _log.warning(
+                "%s: not enough memory for a clip; trying tiles of %d pixels",
+                self.column.name,
+                smaller,
+            )
             return self._queued(frames, 1, smaller)
         half = -(-batch // 2)
-        _log.warning("%s: no memory for %d clips; trying %d", self.column.name, batch, half)
+        _log.warning(
+            "%s: not enough memory for a batch of %d clips; trying %d",
+            self.column.name,
+            batch,
+            half,
+        )
         halves = (frames[:half], frames[half:])
         return [
             pending for part in halves if len(part) for pending in self._queued(part, half, tile)

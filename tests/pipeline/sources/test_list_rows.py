@@ -237,7 +237,7 @@ class TestRows:
             ({"from": "x"}, "from = 'x' is not a number"),
             ({"from": [1]}, "is not a number"),
             ({"to": 1e400}, "to = inf"),
-            ({"from": 2, "to": 2}, "the span ends at 2.0 s, and begins at 2.0 s"),
+            ({"from": 2, "to": 2}, "the span ends at 2.0 s, before or where it begins (2.0 s)"),
             ({"id": ""}, "id is empty"),
             ({"id": None}, "id is empty"),
             ({"id": float("nan")}, "id is empty"),
@@ -315,7 +315,9 @@ class TestRows:
 class TestLists:
     def test_that_is_gone_is_no_outcome(self, tmp_path: Path) -> None:
         rows = ListRows(uri=str(tmp_path / "gone.csv"), start=0, stop=1)
-        with pytest.raises(StoreError, match="gone since it was planned"):
+        with pytest.raises(
+            StoreError, match="missing, although it existed when the job was planned"
+        ):
             list(read_samples(WorkUnit(unit="u", rows=rows), max_video_mb=1))
 
     def test_that_is_damaged_is_one_record_after_what_was_read(self, tmp_path: Path) -> None:

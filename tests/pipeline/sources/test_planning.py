@@ -298,5 +298,5 @@ def test_excluded_files_are_left_out_before_units_are_cut(tmp_path: Path) -> Non
     assert [[file.key for file in unit.files] for unit in units if unit.files] == [
         ["a.mp4", "d.mp4"]
     ]
-    with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
+    with pytest.raises(ConfigError, match=r"source.exclude: excludes all sources"):
         units_of(source.uri, exclude=["*"])

@@ -76,7 +76,7 @@ def test_cells_of_a_row_are_a_track(tmp_path: Path, form: str, meta: list[str] |
         ({"action": [[1], [2, 3]], "t": [0, 1]}, "action:"),
         ({"action": "[[1]]", "t": [0]}, "action:"),
         ({"action": [[1]], "t": [0, 1]}, "t has the shape [2], not [1]"),
-        ({"action": [], "t": []}, "arrays of [0] samples"),
+        ({"action": [], "t": []}, "its arrays have [0] samples; need the same, above 0"),
         ({"action": [[1], [1]], "t": [1, 0]}, "t decreases"),
     ],
 )
@@ -162,7 +162,7 @@ class TestFrames:
             (
                 {"episode": [1, 1], "t": [0.0, 1.0], "action": [[1.0], [1.0, 2.0]]},
                 {},
-                "lists of different lengths",
+                "its lists have different lengths",
             ),
             ({"episode": [1]}, {"part": None}, "part is empty"),
             ({"episode": [1]}, {"part": 77}, "77.parquet"),

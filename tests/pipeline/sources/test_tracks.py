@@ -143,8 +143,12 @@ def f4(shape: str) -> str:
         (npy(np.zeros((2, MAX_WIDTH + 1), "u1")), config("npy"), f"{MAX_WIDTH + 1} numbers"),
         (npy(np.array([1.0, np.nan])), config("npy"), "NaN or infinity"),
         (npy(np.array([1.0, -np.inf])), config("npy"), "NaN or infinity"),
-        (npy(np.array([1e39])), config("npy"), "beyond float32"),
-        (npy(np.zeros(3)), config("npy", times="t"), "one array, which has no t"),
+        (npy(np.array([1e39])), config("npy"), "beyond the range of float32"),
+        (
+            npy(np.zeros(3)),
+            config("npy", times="t"),
+            "holds one array without names, so it has no t",
+        ),
         (npy(np.zeros(3))[:-1], config("npy"), r"23 bytes are not float64 \[3\]"),
         (header(f4("(1 << 40,)")), config("npy"), "not NPY"),
         (header(f4("(1099511627776,)"), b"1234"), config("npy"), "4 bytes are not float32"),
@@ -167,7 +171,7 @@ def f4(shape: str) -> str:
         (b'{"a": [1, 2], "t": [1]}', config("json", times="t"), r"t has the shape \[1\]"),
         (b'{"a": [1, 2], "t": [0, NaN]}', config("json", times="t"), "NaN or infinity"),
         (b"", config("csv"), r"arrays of \[\] samples"),
-        (b"x,x\n1,2\n", config("csv"), "2 columns of 1 names"),
+        (b"x,x\n1,2\n", config("csv"), "has 2 columns with 1 different names"),
         (b"," * MAX_WIDTH, config("csv"), f"{MAX_WIDTH + 1} columns"),
         (b"x,y\n1\n", config("csv"), "not CSV"),
         (b"x\nup\n", config("csv"), "x: ValueError: could not convert"),
@@ -234,7 +238,7 @@ class TestSidecars:
         [
             ({}, {}, "action: no sidecar npy"),
             ({"npy": b"x"}, {}, "action: track action: not NPY"),
-            ({}, {"npy": "9 bytes, the limit is 8"}, "action: 9 bytes, the limit is 8"),
+            ({}, {"npy": "has 9 bytes; the limit is 8"}, "action: has 9 bytes; the limit is 8"),
         ],
     )
     def test_a_required_track(

@@ -109,7 +109,7 @@ def test_a_model_that_cuts_without_a_word_is_refused(
     tokenizer = models.open_tokenizer(job().tokenizers[0])
     real = type(tokenizer).decode
     monkeypatch.setattr(type(tokenizer), "decode", lambda *a: real(*a)[:, :, :-1])
-    with pytest.raises(ConfigError, match="acme:mean: 3 frames come back as 2"):
+    with pytest.raises(ConfigError, match="acme:mean: 3 frames are decoded as 2"):
         open_tokenizers(job())
 
 
