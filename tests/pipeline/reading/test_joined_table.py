@@ -145,7 +145,7 @@ def test_a_state_of_another_table_is_refused(snapshot: Snapshot, tmp_path: Path)
         ),
         ({"clip_id": [1, 2], "x": [1, 2]}, {}, r"column clip_id is int64: must be string"),
         ({"x": [1]}, {}, r"no column clip_id; columns: x"),
-        ({"clip_id": ["a"], "left": [1]}, {}, r"both sides of the join have left; name them"),
+        ({"clip_id": ["a"], "left": [1]}, {}, r"both sides of the join have left; give prefix"),
         ({"clip_id": ["a"], "caption": ["b"]}, {}, r"both sides of the join have caption"),
         ({"clip_id": ["a"]}, {"on": "unit"}, r"on = 'unit': must be clip_id or key"),
     ],

@@ -242,7 +242,7 @@ class TestFaults:
         (tmp_path / "a.csv").write_text("video\na\nb\n")
         [run] = cut_list(str(tmp_path / "a.csv"), ListConfig(), None)
         (tmp_path / "a.csv").write_text("video\na\n")
-        with pytest.raises(ValueError, match="1 rows from row 0 on, not 2"):
+        with pytest.raises(ValueError, match="has 1 rows from row 0 on instead of 2"):
             list(read_rows(run, ListConfig(), None))
 
     def test_damaged_pages(self, tmp_path: Path) -> None:

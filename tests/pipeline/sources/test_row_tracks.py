@@ -157,8 +157,8 @@ class TestFrames:
             ({"t": [0.0], "action": [1.0]}, {}, "has no column episode"),
             ({"episode": [2], "t": [0.0], "action": [1.0]}, {}, "no row of"),
             ({"episode": ["1"], "t": [0.0], "action": [1.0]}, {}, "parquet: "),
-            ({"episode": [1], "t": [0.0], "action": ["x"]}, {}, "not numbers"),
-            ({"episode": [1], "t": [0.0], "action": [None]}, {}, "not numbers"),
+            ({"episode": [1], "t": [0.0], "action": ["x"]}, {}, "must be numbers"),
+            ({"episode": [1], "t": [0.0], "action": [None]}, {}, "must be numbers"),
             (
                 {"episode": [1, 1], "t": [0.0, 1.0], "action": [[1.0], [1.0, 2.0]]},
                 {},
