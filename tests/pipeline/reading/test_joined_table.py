@@ -107,7 +107,7 @@ def test_one_row_for_all_clips_of_a_sample(snapshot: Snapshot, tmp_path: Path) -
     for batch in batches(one.join(uri, on="key"), ["key", "split"]):
         assert batch["split"] == ["abc"[int(key[1])] for key in batch["key"]]
     # In two units there are samples of these keys, which the table does not tell apart.
-    with pytest.raises(ConfigError, match=r"samples of several units have the key 'k[0-2]': name"):
+    with pytest.raises(ConfigError, match=r"samples of several units have the key 'k[0-2]': use"):
         snapshot.join(uri, on="key")
 
 

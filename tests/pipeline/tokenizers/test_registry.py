@@ -175,6 +175,6 @@ def test_facts_survive_json() -> None:
     assert Facts.from_dict(facts.to_dict()) == facts
     assert facts.latent_shape(9, 16, 24) == (2, 3, 2, 3)
     for shape in ((0, 16, 16), (9, 12, 16), (9, 16, 0)):
-        with pytest.raises(ValueError, match="not a clip"):
+        with pytest.raises(ValueError, match="does not take clips"):
             facts.latent_shape(*shape)
     assert isinstance(Encoded(torch.zeros(1)).latent, torch.Tensor)

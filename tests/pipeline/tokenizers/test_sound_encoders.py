@@ -90,7 +90,7 @@ def test_encodec_that_scales_its_input_is_refused(tmp_path: Path) -> None:
     )
     transformers.EncodecModel(config).save_pretrained(tmp_path)
     spec = SoundEncoderSpec(name="a", model="transformers:EncodecModel", weights=str(tmp_path))
-    with pytest.raises(ConfigError, match="the scales are not stored"):
+    with pytest.raises(ConfigError, match="does not store the scales"):
         open_sound_encoder(spec)
 
 
