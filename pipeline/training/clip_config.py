@@ -28,8 +28,9 @@ class ClipShape(Section):
     width: PositiveInt
     """Width of a clip in pixels."""
     short_side: PositiveInt | None = None
-    """Length in pixels of the shorter side of the area from which clips are cropped. The area has
-    the shape of a clip, and the decoded picture covers it. null: the area is as large as a clip."""
+    """Shorter side in pixels of the area that a decoded picture must cover. The area has the shape
+    of a clip, and clips are cropped from the whole picture. null: the area is as large as a
+    clip."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Minimum scale of a clip. For each clip, a scale between this and 1 is drawn uniformly. At
     0.75, a window that is a third larger on each side is cropped and resized, or the largest that
