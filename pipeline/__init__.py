@@ -45,13 +45,14 @@ def open(
     Args:
         uri: root of the dataset: a folder, or `s3://…`.
         version: number of the log's last record that counts. None: the newest.
-        storage_options: what fsspec needs to open the URI. None: the environment says it.
+        storage_options: options for fsspec, such as endpoint and credentials. None: they come from
+            the environment.
 
     Raises:
         ConfigError: there is no dataset, it is of another format version, or the log ends before
             this version.
-        StoreError: a part of this version was deleted, samples of it were forgotten since, the log
-            is damaged, or the store refuses.
+        StoreError: a part of this version was deleted, some of its samples were forgotten since
+            then, the log is damaged, or the store refuses a request.
     """
     from pipeline.operations.opened import open_for_display
 
@@ -74,7 +75,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> "JobConfig":
 
 
 def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
-    """Tokenize what the output does not hold yet.
+    """Run a job: tokenize everything that the output does not contain yet.
 
     Args:
         config: the job, read by `load_config` or made as a `JobConfig`.
@@ -83,7 +84,7 @@ def run(config: "JobConfig", progress: "Progress | None" = None) -> "Summary":
     Raises:
         ConfigError: the configuration is wrong, or does not fit the sources, the output or the
             cluster; no work was done.
-        StoreError: the output failed for longer than retries bridge.
+        StoreError: the output failed, and all retries failed too.
         OverBudget: too many samples are quarantined.
     """
     from pipeline.job.config_checks import check_job

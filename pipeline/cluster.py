@@ -115,7 +115,7 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):
             ray.shutdown()
         raise ConfigError(
-            f"Ray at {address} (--ray or {RAY_ADDRESS}) cannot be joined: {one_line(error)};"
+            f"Ray at {address} (--ray or {RAY_ADDRESS}) cannot be reached: {one_line(error)};"
             " --ray local starts one on this machine"
         ) from error
 

@@ -101,9 +101,10 @@ INTERRUPTED: Final = 130
 EXIT_CODES: Final = {
     BALANCED: "success; for a job: every planned unit is committed, and every sample and clip is"
     " accounted for",
-    UNBALANCED: "units failed, counts do not match, or an error ended the run: run it again",
+    UNBALANCED: "units failed, counts do not match, or an error ended the run; run the command"
+    " again",
     BAD_CONFIG: "the command or the configuration is wrong, or credentials are missing; no work was"
     " done",
-    INTERRUPTED: "interrupted: run it again",
+    INTERRUPTED: "interrupted; run the command again",
 }
 """Meaning of each exit code of the command line."""

@@ -57,7 +57,7 @@ def test_its_columns_are_those_of_a_part() -> None:
     from pipeline.dataset.schema import TokenizerColumn, clip_schema
     from pipeline.dataset.side_columns import clip_columns
 
-    table = README.partition("One row per clip:")[2].partition("No Ray")[0]
+    table = README.partition("Each row is one clip:")[2].partition("No Ray")[0]
     named = {
         name
         for line in table.splitlines()

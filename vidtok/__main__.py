@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     info = verbs.add_parser("info", help="describe one tokenizer and the clips that it takes")
     info.add_argument("name", help="name of the tokenizer, as `list` prints it")
     to = verbs.add_parser(
-        "convert", help="convert a checkpoint to .safetensors that contain their configuration"
+        "convert",
+        help="convert a checkpoint to a .safetensors file that contains its configuration, or to"
+        " a folder of diffusers",
     )
     to.add_argument(
         "source",
@@ -49,29 +51,31 @@ def main(arguments: list[str] | None = None) -> int:
     )
     rank = verbs.add_parser(
         "channels",
-        help="rank the channels of an FSQ model by worth, from tokens alone, so that its code"
-        " indices can be read and decoded as those of fewer channels",
+        help="rank the channels of an FSQ model by their effect on decoded clips, so that its"
+        " tokens can be read and decoded with fewer channels; needs tokens, but no videos",
     )
     rank.add_argument("model", help="name of the model, or a checkpoint")
     rank.add_argument(
         "tokens", help="dataset of its tokens, or a Parquet file or folder that the pipeline wrote"
     )
-    rank.add_argument("--column", help="name of the column, if there are several of code indices")
+    rank.add_argument("--column", help="name of the column, if several columns hold code indices")
     rank.add_argument(
         "--clips",
         type=int,
         default=256,
-        help="maximum number of clips to read, evenly spread; 256 clips of 17×128×128 have 2,400"
-        " cells for each of the 136 numbers that a fill from five channels has (default:"
-        " %(default)s)",
+        help="maximum number of clips to read, spread evenly over the dataset (default:"
+        " %(default)s). 256 clips of 17×128×128 have 2,400 cells for each of the 136 numbers that"
+        " are fitted to fill in a channel from five others.",
     )
     rank.add_argument(
         "--out",
         type=Path,
-        help=f"file to write (default: <stem>{channels.SUFFIX} beside the model, which is loaded"
-        " with it)",
+        help=f"file to write (default: <stem>{channels.SUFFIX} beside the model, where vidtok.load"
+        " finds it)",
     )
-    rank.add_argument("--config", help="as of convert")
+    rank.add_argument(
+        "--config", help="name of the configuration, if the file's name does not tell it"
+    )
     asked = parser.parse_args(arguments)
     try:
         if asked.verb == "list":

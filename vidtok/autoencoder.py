@@ -99,12 +99,12 @@ class Tokenizer(nn.Module):
                 device.
             chunk_frames: number of frames to encode at a time, so that memory does not grow with T.
                 Only v1.1 networks take it, and only multiples of the temporal factor.
-            as_reference: take any length and size as the reference does: it lengthens T by its rule
-                and floors H and W. With `chunk_frames`, also tile as it does.
-            tile: side in pixels of a square of a tile's maximum area, a multiple of the spatial
-                factor, so that memory hardly grows with H and W. `auto`: no tiles, or the largest
-                that the free memory has room for. The result differs by float rounding alone. Not
-                with `as_reference`.
+            as_reference: accept any length and size as the reference does: it extends T by its rule
+                and rounds H and W down. With `chunk_frames`, also cut chunks as it does.
+            tile: size of tiles in pixels, a multiple of the spatial factor: a tile is at most as
+                large as a square with this side, so memory hardly grows with H and W. `auto`: no
+                tiles, or the largest that fit into the free memory. The result differs only by
+                float rounding. Not with `as_reference`.
             check_range: whether to refuse floats outside [-1, 1]. On an accelerator this check
                 waits for all queued work; uint8 needs none.
 
@@ -193,9 +193,9 @@ class Tokenizer(nn.Module):
 
         Args:
             latent: `[B, Z, t, h, w]` float: FSQ codes, a KL mean or a KL sample.
-            num_frames: T of the clip that was encoded. Only v1.1 needs it: there f different
-                lengths have t latent frames, and the clip is the last `num_frames` of the f·t
-                frames that the network gives. None returns all frames that the network gives.
+            num_frames: T of the clip that was encoded. Only v1.1 needs it, because f different
+                lengths give t latent frames. The clip is the last `num_frames` of the f·t frames
+                that the network produces. None returns all of them.
             chunk_frames: number of frames to decode at a time (v1.1 only).
             as_reference: with `chunk_frames`, tile as the reference does, with overlap.
             tile: as in `encode`.
@@ -214,7 +214,7 @@ class Tokenizer(nn.Module):
             )
         if not latent.is_floating_point():
             raise ValueError(
-                f"latent of {latent.dtype}: must be float; for indices, decode_indices"
+                f"latent of {latent.dtype}: must be float; for indices, use decode_indices"
             )
         if latent.numel() == 0:
             raise ValueError(f"latent of shape {tuple(latent.shape)} is empty")
@@ -223,7 +223,7 @@ class Tokenizer(nn.Module):
             if t != latent.shape[2]:
                 raise ValueError(
                     f"num_frames = {num_frames}: would be {t} latent frames, "
-                    f"these are {latent.shape[2]}"
+                    f"but the latent has {latent.shape[2]}"
                 )
         self._check_chunk(chunk_frames)
         self._check_tile(tile, as_reference)
@@ -328,7 +328,9 @@ class Tokenizer(nn.Module):
 
     def _check_tile(self, tile: Tile, as_reference: bool = False) -> None:
         if tile is not None and as_reference:
-            raise ValueError(f"tile = {tile}: the reference has no exact tiles; leave out one")
+            raise ValueError(
+                f"tile = {tile}: the reference has no exact tiles; leave out tile or as_reference"
+            )
         self.config.check_tile(tile)
 
 

@@ -48,7 +48,7 @@ def load(
         config: the configuration or its name, if neither the file nor its name tells it.
 
     Raises:
-        ValueError: the file is damaged or not one of weights, its configuration is not known, its
+        ValueError: the file is damaged or holds no weights, its configuration is not known, its
             tensors do not fit it, or it is a pickle that holds more than tensors.
         FileNotFoundError: there is no such file, name or Hub id.
         ImportError: huggingface_hub is required for a Hub id and is not installed.
@@ -156,8 +156,8 @@ def locate(name_or_path: str) -> Path:
         in_repo = hub_path(name_or_path)
         if in_repo is None:
             raise FileNotFoundError(
-                f"{name_or_path}: this package has no weights for it; give a file, or use build() "
-                "for an untrained network"
+                f"{name_or_path}: this package has no weights for it; give a file, or use "
+                "vidtok.build() for an untrained network"
             )
         return _download(HUB_REPO, in_repo)
     owner, _, rest = name_or_path.partition("/")

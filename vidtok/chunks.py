@@ -63,4 +63,4 @@ class Chunks:
             yield self._encoder(x, self._stream.chunk(first=self._first, last=not self._left))
             self._first, self._next = False, self._step or size
         if self._held:
-            raise ValueError("push: these are more frames than num_frames of encode_stream")
+            raise ValueError("push: there are more frames than num_frames of encode_stream")

@@ -21,17 +21,17 @@ from pipeline.commands.verb import (
 from pipeline.formatting import json_text
 from vidtok.presets import list_models
 
-_PANEL = "Begin"
+_PANEL = "Get started"
 
 
 @verb(_PANEL, advice=RUN_AGAIN, needs_words=False)
 def demo(overrides: Overrides = None, ray: Ray = None) -> int:
-    """Tokenize the three videos of the package, and draw frames above their decoded tokens.
+    """Tokenize the three bundled videos, and draw original frames above decoded ones.
 
     Writes the dataset and decoded.png to output.uri, by default out/demo. The same command
     continues an interrupted run.
 
-    Exit codes: those of tokenize.
+    Exit codes: the same as those of `tokenize`.
     """
     from pipeline.job.config_checks import load_config
     from pipeline.job.progress import ConsoleProgress
@@ -63,19 +63,19 @@ def init(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Model of VidTok. Default: one whose weights are in the package.",
+            help="Name of a VidTok model. The default is a model whose weights are bundled.",
             autocompletion=completes(list_models()),
         ),
     ] = None,
     out: Annotated[str, named("YAML", "File to write. An existing file is an error.")] = "job.yaml",
     look: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Maximum number of samples to look at.")
+        int, typer.Option(min=1, metavar="N", help="Maximum number of samples to open.")
     ] = 64,
     as_json: AsJson = False,
 ) -> int:
-    """Write the settings of a first job, after a look at its videos.
+    """Look at some of the videos, and write the settings of a first job.
 
-    Opens a sample of the videos, and decodes one picture of each. Writes a YAML file with comments,
+    Opens some of the videos, and decodes the first frame of each. Writes a YAML file with comments,
     and its JSON Schema beside it.
 
     Exit codes: 0 success; 1 the source cannot be read; 2 the source has no videos, the file exists,
@@ -88,17 +88,17 @@ def init(
 
 @verb(_PANEL, needs_words=False)
 def doctor(
-    source: Annotated[str | None, named("URI", "Videos that a job will read.")] = None,
-    output: Annotated[str | None, named("URI", "Dataset that a job will write.")] = None,
+    source: Annotated[str | None, named("URI", "Source to check, with videos for a job.")] = None,
+    output: Annotated[str | None, named("URI", "Output to check, which a job will write.")] = None,
     ray: Ray = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check this machine, and with options also a source, an output and a Ray cluster.
+    """Check this machine. Options add checks of a source, an output and a Ray cluster.
 
-    With --output, writes and deletes a temporary file there. With --ray, joins that Ray; `local`
-    starts and stops one.
+    With --output, it writes a temporary file there and deletes it. With --ray, it joins that
+    cluster; `--ray local` starts one and stops it.
 
-    Exit codes: 0 nothing is broken; 1 something is, and its line says what to do.
+    Exit codes: 0 no check failed; 1 a check failed, and its line says what to do.
     """
     use_ray(ray)
     from pipeline.operations.doctor import examine
@@ -108,12 +108,14 @@ def doctor(
 
 @verb(_PANEL)
 def schema(
-    kind: Annotated[Kind, typer.Argument(help="Settings to describe; a job is for `tokenize`.")],
+    kind: Annotated[
+        Kind, typer.Argument(help="Kind of settings. `job` is for `tokenize` and `plan`.")
+    ],
 ) -> int:
     """Print the JSON Schema of settings, for editors.
 
-    A first line `# yaml-language-server: $schema=FILE` in a YAML file tells an editor to complete
-    and check it.
+    If the first line of a YAML file is `# yaml-language-server: $schema=FILE`, an editor with a
+    YAML language server completes and checks its settings.
 
     Exit codes: 0 success; 2 there is no such kind of settings.
     """

@@ -7,17 +7,17 @@ import typer
 from pipeline.commands.verb import AsJson, Uri, count, flag, named, show, store_of, verb
 from pipeline.errors import ConfigError
 
-_PANEL = "Look"
+_PANEL = "Inspect"
 
 
 @verb(_PANEL)
 def status(uri: Uri, as_json: AsJson = False) -> int:
-    """Show what a dataset holds, during a job or after it.
+    """Show the contents of a dataset, also while a job writes it.
 
     Changes nothing.
 
-    Exit codes: 0 every sample and clip is accounted for; 1 not, or the store failed; 2 there is
-    no dataset.
+    Exit codes: 0 every sample and clip is accounted for; 1 some are not, or the store failed; 2
+    there is no dataset.
     """
     from pipeline.operations.status import status as read_status
 
@@ -28,13 +28,13 @@ def status(uri: Uri, as_json: AsJson = False) -> int:
 def stats(
     uri: Uri,
     codes: Annotated[
-        bool, flag("--codes", "Read all parts to count each code of the codebooks.")
+        bool, flag("--codes", "Read all parts, and count each code of the codebooks.")
     ] = False,
     bits: Annotated[
         bool,
         flag(
             "--bits",
-            "Read numbers of all parts for the bits per token of columns that follow the scene.",
+            "Read all parts, and show the bits per token of tokenizers with `hold` or `channels`.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -55,16 +55,16 @@ def report(
     uri: Uri,
     html: Annotated[str | None, named("FILE", "Write one HTML file with charts.")] = None,
     pairs: Annotated[
-        int, count("With --html: decode 4 N random clips, and show the N worst and N best.")
+        int, count("With --html: decode 4 × N random clips, and show the N worst and N best.")
     ] = 0,
     as_json: AsJson = False,
 ) -> int:
     """Write a page about a dataset: counts, quarantine, files and runs.
 
-    Prints Markdown, or writes the HTML file. Changes nothing in the dataset.
+    Prints Markdown. With --html, it writes an HTML file instead. Changes nothing in the dataset.
 
-    Exit codes: 0 every sample and clip is accounted for; 1 not, or the store failed; 2 there is
-    no dataset or the options are wrong.
+    Exit codes: 0 every sample and clip is accounted for; 1 some are not, or the store failed; 2
+    there is no dataset, or the options are wrong.
     """
     if html is not None:
         from pipeline.operations.report.html import write_html
@@ -81,7 +81,7 @@ def report(
 def show_clips(
     uri: Uri,
     clip: Annotated[
-        str | None, named("ID", "Show the row with this clip_id. Default: the first.")
+        str | None, named("ID", "Show the clip with this clip_id. Default: the first.")
     ] = None,
     out: Annotated[
         str | None, named("MP4", "Write original and decoded clip, side by side.")
@@ -94,10 +94,10 @@ def show_clips(
     ] = 3,
     as_json: AsJson = False,
 ) -> int:
-    """Show the row of one clip, and decoded tokens beside their source as a video or picture.
+    """Show one clip: its row, and its decoded tokens beside the source as a video or picture.
 
-    Without --clip and --picture, shows the first clip of the first unit by name; --picture begins
-    with it. Changes nothing in the dataset.
+    The default is the first clip of the first unit by name. --picture shows several clips, and
+    starts with this one. Changes nothing in the dataset.
 
     Exit codes: 0 success; 1 the store failed; 2 there is no such clip, or the options are wrong.
     """
@@ -106,7 +106,9 @@ def show_clips(
     if picture is None:
         return show(show_clip(store_of(uri), clip, out), as_json)
     if clip is not None or out is not None:
-        raise ConfigError("--picture: cannot be given with --clip or --out")
+        raise ConfigError(
+            "--picture: cannot be combined with --clip or --out; leave out one of them"
+        )
     return show(show_picture(store_of(uri), picture, clips), as_json)
 
 
@@ -116,18 +118,19 @@ def duplicates(
     out: Annotated[str, named("PARQUET", "Table to write.")],
     distance: Annotated[
         int,
-        typer.Option(min=0, metavar="BITS", help="Maximum number of bits that differ, of 64."),
+        typer.Option(min=0, metavar="BITS", help="Maximum number of differing bits, of 64."),
     ] = 6,
     samples: Annotated[
         bool,
-        flag("--samples", "List samples instead of clips: those that only repeat others."),
+        flag("--samples", "List samples instead: those whose clips all resemble other samples."),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Find near-duplicates of clips by their perceptual hash, and write them as a table.
+    """Find near-duplicate clips by their perceptual hash, and write them as a table.
 
-    Needs the column phash (clip.measure). Each group keeps one clip. Changes nothing in the
-    dataset: join the table when you read, or give that of --samples to forget.
+    Needs the column `phash`, which the setting `clip.measure` adds. The table marks one clip of
+    each group as kept. Changes nothing in the dataset. To leave duplicates out, join the table when
+    you read, or pass the table of --samples to `forget`.
 
     Exit codes: 0 success; 1 a store failed; 2 there is no dataset, or it has no hashes.
     """
@@ -138,15 +141,16 @@ def duplicates(
 
 @verb(_PANEL)
 def diff(
-    a: Annotated[str, typer.Argument(help="A dataset.")],
-    b: Annotated[str, typer.Argument(help="The dataset to compare it with.")],
+    a: Annotated[str, typer.Argument(help="First dataset.")],
+    b: Annotated[str, typer.Argument(help="Second dataset, which is compared with the first.")],
     as_json: AsJson = False,
 ) -> int:
     """Compare two datasets: settings, units, clips, tokens and quarantine.
 
     Changes nothing.
 
-    Exit codes: 0 both hold the same; 1 they differ or a store failed; 2 one is not a dataset.
+    Exit codes: 0 the datasets are equal; 1 they differ, or a store failed; 2 one of them is not a
+    dataset.
     """
     from pipeline.operations.diff import diff as compare
 
@@ -162,19 +166,21 @@ def verify(
     retokenize: Annotated[
         int, count("Tokenize N random clips again, and compare the result bit for bit.")
     ] = 0,
-    decode: Annotated[int, count("Decode N random clips, and measure PSNR.")] = 0,
+    decode: Annotated[
+        int, count("Decode N random clips, and print their PSNR against the source.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Random seed for the sampled files and clips.")] = 0,
     forgotten: Annotated[
-        bool, flag("--forgotten", "Search all files for forgotten samples, and say what is left.")
+        bool, flag("--forgotten", "Search all files for forgotten samples, and list those files.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Check a dataset: log, files, rows and cells; if asked, clips against their source.
+    """Check a dataset: log, files, rows and cells. Options also check clips against their source.
 
     Changes nothing. It can run while a job writes.
 
-    Exit codes: 0 nothing is wrong; 1 something is, or the store failed; 2 there is no dataset,
-    or its models are missing.
+    Exit codes: 0 no findings; 1 findings, or the store failed; 2 there is no dataset, or its models
+    are missing.
     """
     from pipeline.operations.verify.verify import verify as check
 

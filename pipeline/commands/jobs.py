@@ -28,8 +28,9 @@ _PANEL = "Jobs"
 def tokenize(config: Config, overrides: Overrides = None, ray: Ray = None) -> int:
     """Tokenize a corpus into a dataset.
 
-    Commits finished units to output.uri. The same command continues an interrupted run. All
-    settings are in docs/reference/job-settings.md, and in the JSON Schema that `schema job` prints.
+    Commits each finished unit (a tar or a group of files) to output.uri. The same command continues
+    an interrupted run. All settings are documented in docs/reference/job-settings.md, and in the
+    JSON Schema that `schema job` prints.
 
     Exit codes: 0 every unit is committed and every sample and clip is accounted for; 1 a unit
     failed, counts do not match, or an error ended the job; 2 the configuration is wrong and
@@ -53,10 +54,10 @@ def embed(
 ) -> int:
     """Compute text embeddings of a dataset's captions.
 
-    Writes a sibling dataset: the rows of the dataset that the setting `from` names, with other
-    columns. Commits finished units to output.uri. The same command continues an interrupted run,
-    and embeds units that the dataset gained since. All settings are in
-    docs/reference/embed-settings.md.
+    Writes a second dataset with the same rows as the dataset in the setting `from`, but with
+    embeddings as columns. Commits each finished unit to output.uri. The same command continues an
+    interrupted run. It also embeds units that were added to the first dataset since then. All
+    settings are documented in docs/reference/embed-settings.md.
 
     Exit codes: 0 every unit is committed; 1 a unit failed, or an error ended the run; 2 the
     configuration is wrong and nothing was started; 130 interrupted.
@@ -86,7 +87,7 @@ def plan(
 ) -> int:
     """Estimate the work, output size, time and price of a job.
 
-    Reads and tokenizes a few units as a trial. Writes nothing.
+    Reads and tokenizes a few units (tars, or groups of files) as a trial. Writes nothing.
 
     Exit codes: 0 the job can start; 1 a store failed; 2 the configuration is wrong.
     """
@@ -114,8 +115,8 @@ def train(
     """Train a tokenizer.
 
     Writes checkpoints, measurements and the trained weights to output. The same command
-    continues from the last checkpoint. Ray is used with workers=1 or more. All settings are in
-    docs/reference/train-settings.md.
+    continues from the last checkpoint. With workers=1 or more, it runs on Ray. All settings are
+    documented in docs/reference/train-settings.md.
 
     Exit codes: 0 all stages are complete; 1 an error ended the run; 2 the configuration is
     wrong; 130 interrupted.
@@ -138,7 +139,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[CONFIG] KEY=VALUE",
-            help="YAML file with the settings, and settings that replace those of the file.",
+            help="YAML file with the settings, and settings that override the file.",
             autocompletion=completes_settings(Kind.EVALUATE),
         ),
     ],
@@ -148,11 +149,11 @@ def evaluate(
 
     Writes scores, tables and pictures to output. Without a file, three settings are enough:
     source='videos/*.mp4' tokenizers=vidtok_fsq_causal_488_262144_tiny output=out/evaluation.
-    Ray is used with --ray, or with workers=2 or more. All settings are in
+    With --ray, or with workers=2 or more, it runs on Ray. All settings are documented in
     docs/reference/evaluate-settings.md.
 
-    Exit codes: 0 at least one video was evaluated; 1 none was or an error ended the run; 2 the
-    configuration is wrong; 130 interrupted.
+    Exit codes: 0 at least one video was evaluated; 1 no video was evaluated, or an error ended the
+    run; 2 the configuration is wrong; 130 interrupted.
     """
     from rich.console import Console
 

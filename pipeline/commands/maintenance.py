@@ -27,7 +27,7 @@ def retry(
     reason: Annotated[
         list[str],
         typer.Option(
-            help="Reason that `report` shows, such as corrupt. Can be given several times.",
+            help="Reason as `report` shows it, such as corrupt. Can be given several times.",
             autocompletion=completes(REASONS),
         ),
     ],
@@ -65,11 +65,11 @@ def forget(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Leave samples out for ever: readers do not see them, later runs do not take them in.
+    """Exclude samples permanently: readers no longer see them, and later runs skip them.
 
-    Appends to the log. The bytes stay until `compact --small-share 0` has written the parts again
-    without these rows, and `vacuum --delete` has deleted the old files. `verify --forgotten` shows
-    what is left. This cannot be undone.
+    This cannot be undone. Appends to the log. The bytes stay on disk until
+    `compact --small-share 0` has rewritten the parts without these rows, and `vacuum --delete` has
+    deleted the old files. `verify --forgotten` lists the files that still hold them.
 
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset, or no sample is named.
     """
@@ -92,14 +92,14 @@ def compact(
             min=0,
             max=1,
             help="Merge parts that are smaller than this fraction of --part-mb. With 0, only"
-            " parts with forgotten rows are written again.",
+            " parts with forgotten rows are rewritten.",
         ),
     ] = 0.5,
     as_json: AsJson = False,
 ) -> int:
-    """Merge small parts into larger ones, and write parts again without their forgotten rows.
+    """Merge small parts (Parquet files) into larger ones, and rewrite parts with forgotten rows.
 
-    Changes no row that counts. Writes new parts and appends to the log. `vacuum` later deletes
+    Writes new parts and appends to the log. No row of the dataset changes. `vacuum` later deletes
     the old parts. It can run while a job writes.
 
     Exit codes: 0 success; 1 the store failed; 2 there is no dataset.
@@ -116,7 +116,9 @@ def publish(
     table_format: Annotated[
         str,
         typer.Option(
-            "--format", help="delta or iceberg.", autocompletion=completes(("delta", "iceberg"))
+            "--format",
+            help="Table format: delta or iceberg.",
+            autocompletion=completes(("delta", "iceberg")),
         ),
     ],
     as_json: AsJson = False,
@@ -140,7 +142,7 @@ def export(
         str,
         typer.Option(
             "--as",
-            help="fastvideo, musubi, ltx2 or webdataset.",
+            help="Format to write: fastvideo, musubi, ltx2 or webdataset.",
             autocompletion=completes(("fastvideo", "musubi", "ltx2", "webdataset")),
         ),
     ],
@@ -149,7 +151,7 @@ def export(
         str | None, named("URI", "Dataset of text embeddings that `embed` made from this one.")
     ] = None,
     column: Annotated[
-        str | None, named("NAME", "Column to export, if several fit the format.")
+        str | None, named("NAME", "Column to export. Required if several fit the format.")
     ] = None,
     shard_mb: Annotated[
         int, typer.Option(min=1, help="Size in MiB at which a file of many clips ends.")
@@ -158,8 +160,8 @@ def export(
 ) -> int:
     """Write a dataset in the format that another trainer reads.
 
-    Changes nothing in the dataset. The same command continues an interrupted export, and adds
-    units that were committed since.
+    Changes nothing in the dataset. The same command continues an interrupted export. It also adds
+    units that were committed since then.
 
     Exit codes: 0 every row is exported, or counted as left out; 1 rows are missing, or a store
     failed; 2 there is no dataset, or the format cannot hold it.
@@ -177,11 +179,14 @@ def vacuum(
     delete: Annotated[bool, flag("--delete", "Delete the listed files.")] = False,
     alone: Annotated[
         bool,
-        flag("--alone", "No other process writes there; for stores without conditional writes."),
+        flag(
+            "--alone",
+            "Confirm that no other process writes there. For stores without conditional writes.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """List orphaned files, which no record names, and optionally delete them.
+    """List orphaned files, which no log record names, and optionally delete them.
 
     Changes nothing without --delete.
 

@@ -42,7 +42,7 @@ def _version(package: str) -> str:
 @app.callback(
     help=f"""Turn a corpus of video into tokens and latents, and maintain the dataset.
 
-    Results go to stdout, errors and the log to stderr.
+    Results go to stdout. Errors and the log go to stderr.
 
     Exit codes:
 
@@ -51,7 +51,7 @@ def _version(package: str) -> str:
 )
 def _root(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")
+        bool, typer.Option("--verbose", "-v", help="Short for --log-level info.")
     ] = False,
     log_level: Annotated[
         Level,

@@ -28,7 +28,7 @@ def settings_of(kind: Kind) -> Any:
     """Return an argument for settings that replace those of a file."""
     return typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings that replace those of the file, for example output.uri=out/x.",
+        help="Settings that override the file, for example output.uri=out/x.",
         autocompletion=completes_settings(kind),
     )
 
@@ -53,8 +53,8 @@ Ray = Annotated[
         envvar="RAY_ADDRESS",
         metavar="local|auto|ADDRESS",
         autocompletion=completes(("local", "auto")),
-        help="Ray to use. `local`, the default: start one on this machine. `auto`: join one that"
-        " runs on this machine. HOST:PORT: join a cluster.",
+        help="Ray cluster to use. `local` (default) starts one on this machine. `auto` joins one"
+        " that runs on this machine. HOST:PORT joins a cluster at that address.",
     ),
 ]
 

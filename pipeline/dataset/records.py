@@ -141,7 +141,7 @@ class UnitRecord:
     quarantine: Part | None
     """Quarantine table, also of filtered samples; None if there are none of both."""
     counts: Counts
-    """Numbers of samples and clips by what became of them."""
+    """Numbers of samples and clips by outcome, such as written, filtered or quarantined."""
     reasons: dict[str, Count]
     """Number of quarantined samples and clips, and of filtered samples, by reason."""
     dropped: dict[Rule, Count] = field(default_factory=dict)

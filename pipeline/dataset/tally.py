@@ -26,7 +26,7 @@ class Tally:
     units: int = 0
     """Number of units."""
     counts: Counts = field(default_factory=Counts)
-    """Numbers of samples and clips by what became of them."""
+    """Numbers of samples and clips by outcome, such as written, filtered or quarantined."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Number of quarantined samples and clips by reason."""
     filtered: Counter[str] = field(default_factory=Counter)

@@ -153,7 +153,7 @@ class Decoder:
         """
         found = list(self._answers(sample, unit, facts_only=True))
         if not found:
-            raise QuarantineError("decode", "decode_crash", "the decoder process said nothing")
+            raise QuarantineError("decode", "decode_crash", "the decoder process sent no answer")
         facts: VideoFacts = found[-1]
         return facts
 
@@ -225,7 +225,7 @@ class Decoder:
                 )
         except (ProtocolError, KeyError, TypeError, ValueError) as error:
             detail = f"the decoder process violates the protocol: {one_line(error)}"
-            _log.warning("%s/%s: killed: %s", unit, sample.key, detail)
+            _log.warning("%s/%s: the decoder process was killed: %s", unit, sample.key, detail)
             raise QuarantineError("decode", "decode_crash", detail) from error
         finally:
             if not finished:
@@ -303,7 +303,7 @@ class Decoder:
         header = self._next(child, ("sound",))
         if header["bytes"] is None:
             if why := flat(str(header["detail"])):
-                _log.info("%s: no sound: %s", clip.clip_id, why)
+                _log.info("%s: the clip has no sound: %s", clip.clip_id, why)
             return {}
         most = sound.most_bytes(sound.samples(clip.start_s, clip.end_s))
         size = int(header["bytes"])

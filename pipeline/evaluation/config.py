@@ -47,34 +47,35 @@ class EvaluatedClip(Section):
     """Frame rate of the clips in frames per second. null: every frame of the source once."""
     choice: Literal["time", "interval"] = "time"
     """Method by which `fps` chooses frames. `time`: by presentation time, as the corpus job does.
-    `interval`: every round(average rate of the source / fps)-th, as the reference does."""
+    `interval`: every n-th frame, where n is round(average rate of the source / fps), as the
+    reference does."""
     short: Literal["drop", "pad"] = "drop"
     """Treatment of the frames that are left at the end of a video. `drop`: no clip. `pad`: a clip
     that ends in copies of the last frame, which count in every metric."""
     per_video: PositiveInt | None = None
-    """Maximum number of clips of each video, from the start. null: all. Each video is decoded to
-    its end in any case, so that a broken video is not counted."""
+    """Maximum number of clips of each video, counted from its start. null: all clips. Each video is
+    decoded to its end in any case, so that a broken video is not counted."""
     whole_videos: bool = False
-    """Whether v1.1 models get each video whole, which means its first 1 + k·`chunk_frames` frames.
-    A video with at most `chunk_frames` frames is skipped. Each video is held in memory whole."""
+    """Whether v1.1 models get each video as a whole: its first 1 + k·`chunk_frames` frames. A video
+    with at most `chunk_frames` frames is skipped. Each video is held in memory as a whole."""
     chunk_frames: PositiveInt = 16
     """Number of frames in a chunk of a whole video."""
     chunking: Literal["exact", "reference"] = "exact"
-    """Method of chunking. `reference` tiles as the reference does, which differs near the first
-    seam."""
+    """Method of chunking. `exact`: the result is that of the whole video. `reference`: chunks are
+    cut as in the reference, whose result differs near the first border between chunks."""
 
 
 class EvaluatedTokenizer(Section):
-    """One tokenizer, which is one row of the table."""
+    """Tokenizer to evaluate, which is one row of the table."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name of the row: a-z, 0-9 and _, starting with a letter."""
     model: ModelName
-    """Name of the model, as in a corpus job."""
+    """Name of the model, with the same values as the setting `tokenizers[].model` of a job."""
     weights: str | None = None
     """Path of a checkpoint that every node can read. `hub`: the released checkpoint. `random`: a
     seeded initialisation, whose scores say nothing about the model. null: the weights bundled with
-    the package; an error for a model without."""
+    the package, or an error if there are none."""
     precision: Precision = "float32"
     """Arithmetic of encoder and decoder."""
 
@@ -85,7 +86,7 @@ class EvaluatedTokenizer(Section):
 
 
 class MetricWeights(Section):
-    """Weights of the networks that metrics use. null: the usual caches are searched."""
+    """Paths of the weights that metrics need. null: the usual caches are searched."""
 
     vgg16: str | None = None
     """Path of torchvision's VGG16 for ImageNet, `vgg16-397923af.pth`, for LPIPS."""
@@ -115,31 +116,32 @@ class EvaluationConfig(Section):
     output: Annotated[str, Field(min_length=1)]
     """Folder of the results, or any prefix that fsspec can open."""
     protocol: Protocol | None = None
-    """Name of a published evaluation protocol (`pipeline.evaluation.protocols`). Settings given in
-    addition replace those of the protocol."""
+    """Name of a published evaluation protocol (`pipeline.evaluation.protocols`). Settings that are
+    also given override those of the protocol."""
     clip: EvaluatedClip = EvaluatedClip()
     kl_latent: Literal["mean", "sample"] = "mean"
     """Latent that KL tokenizers decode: the mean of the posterior, or a sample seeded by the clip's
     id."""
     metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)))
-    """Metrics to compute; all by default. Those without their weights or tools are reported as
-    n/a."""
+    """Metrics to compute; all by default. A metric whose weights or tools are missing is reported
+    as n/a."""
     metric_weights: MetricWeights = MetricWeights()
     baselines: list[Baseline] = Field(default_factory=lambda: list(get_args(Baseline)))
     """Baselines to compare with; all by default. `shrink`: a small video with the size of each
-    tokenizer's latent grid. Each codec gets at most the bits of each tokenizer's clip: those of its
-    FSQ indices, or 16 for each value of a KL latent."""
+    tokenizer's latent grid. Each codec gets at most the bits of each tokenizer: those of the clip's
+    FSQ indices, or 16 for each value of its KL latent."""
     pictures: Annotated[int, Field(ge=0)] = 8
-    """Number of videos, from the first, of which a picture is drawn."""
+    """Number of videos for which a comparison picture is written, counted from the first."""
     tile: Tile = "auto"
-    """Size of the tiles in which VidTok models process large pictures, as `tokenize.tile` of a
-    corpus job: the scores are those of whole pictures. Not with `clip.chunking: reference`."""
+    """Size in pixels of the tiles in which VidTok models process large pictures, with the same
+    values as the setting `tokenize.tile` of a job. The scores are those of whole pictures. Not with
+    `clip.chunking: reference`."""
     workers: PositiveInt | None = None
-    """Number of worker processes; several run on Ray. null: one, or as many as fit the cluster of
-    RAY_ADDRESS."""
+    """Number of worker processes. Several run on Ray. null: one, or as many as fit if RAY_ADDRESS
+    names a cluster."""
     threads: PositiveInt | None = None
-    """Number of CPU threads of a worker. null: all in a single process, one on Ray. Another number
-    can change the last bits of the result."""
+    """Number of CPU threads of a worker. null: all threads in a single process, one thread on Ray.
+    Another number can change the last bits of the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the models. `auto`: GPUs if there are any, otherwise CPUs."""
 

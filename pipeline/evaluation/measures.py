@@ -68,7 +68,10 @@ class Measures:
             self.absent[metric] = message_of(error)
             return None
         except Exception as error:  # a wrong file can raise anything
-            raise ConfigError(f"metric_weights: {metric}: cannot be loaded: {error}") from error
+            raise ConfigError(
+                f"metric_weights: {metric}: cannot be loaded: {error}; give other weights, or leave"
+                f" {metric} out of metrics"
+            ) from error
 
     @property
     def versions(self) -> dict[str, str]:

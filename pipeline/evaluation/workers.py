@@ -101,7 +101,7 @@ def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -
                 )
             if any(other != found[0] for other in found[1:]):
                 raise ConfigError(
-                    "the nodes have different weights or tools; install the same files and packages"
+                    "metric_weights: nodes have different weights or tools; install the same ones"
                     " on every node"
                 )
             yield Workers(*found[0], evaluate)

@@ -89,8 +89,13 @@ class LogBuffer:
                 self.ours.add(self._waiting[unit])
             self.num_lost += len(outcome.lost)
             for unit in outcome.dropped:
-                _log.warning("%s: vacuum dropped its files; it is processed again", unit)
+                _log.warning(
+                    "%s: vacuum dropped the files of this unit; the unit is processed again", unit
+                )
             for unit in outcome.forgotten:
-                _log.warning("%s: holds forgotten samples; it is processed again without", unit)
+                _log.warning(
+                    "%s: this unit holds forgotten samples; it is processed again without them",
+                    unit,
+                )
             self._waiting = {}
         self._failing_since = None

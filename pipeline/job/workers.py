@@ -269,7 +269,10 @@ class TokenizeWorker:
         if self.broken:
             # A broken device or model fails every row, and faster than healthy processes work.
             # After the exit Ray gives the row to a new process.
-            _log.warning("%s: the tokenizer is broken; this process ends", record.header.unit)
+            _log.warning(
+                "%s: the tokenizer also fails on a black clip; this process ends and is replaced",
+                record.header.unit,
+            )
             os._exit(1)
         try:
             payload = self.stage(record)
@@ -327,5 +330,5 @@ def commit_blocks(
 
 def _aborted(unit: str, stage: str, error: Exception) -> Aborted:
     """Log with its traceback why a stage gives a unit up; return the record for the driver."""
-    _log.warning("%s: %s gives the unit up", unit, stage, exc_info=error)
+    _log.warning("%s: the stage %s gives up this unit", unit, stage, exc_info=error)
     return Aborted(unit=unit, reason=f"{stage}: {one_line(error)}", node=this_node())

@@ -190,7 +190,7 @@ def _rows(store: Store, schema: pa.Schema, file: SharedFile) -> Iterator[pa.Tabl
         with fetched(store, file.part.path) as (opened, digest):
             if digest != file.part.sha256:
                 raise StoreError(
-                    f"{where}: SHA-256 {digest}, recorded {file.part.sha256}; {advice}"
+                    f"{where}: SHA-256 is {digest}, but the log has {file.part.sha256}; {advice}"
                 )
             parquet = parquet_reader(opened)
             for _, part in file.shares:
@@ -199,7 +199,9 @@ def _rows(store: Store, schema: pa.Schema, file: SharedFile) -> Iterator[pa.Tabl
                     found += rows.num_rows
                     yield rows.cast(schema)
                 if found != part.rows:
-                    raise StoreError(f"{where}: {found} rows, recorded {part.rows}; {advice}")
+                    raise StoreError(
+                        f"{where}: has {found} rows, but the log has {part.rows}; {advice}"
+                    )
     except PipelineError:
         raise
     except UNREADABLE as error:

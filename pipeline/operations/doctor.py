@@ -102,9 +102,9 @@ def _packages() -> Iterator[Check]:
             import_module(name)
         except Exception as error:  # a broken library can raise anything
             fix = f"install it again: pip install --force-reinstall {name}"
-            yield Check(name=name, state="broken", text=f"no import: {one_line(error)}", fix=fix)
+            yield Check(name=name, state="broken", text=f"import fails: {one_line(error)}", fix=fix)
         else:
-            yield Check(name=name, state="ok", text=_version(name) or "of unknown version")
+            yield Check(name=name, state="ok", text=_version(name) or "the version is unknown")
     optional = _OPTIONAL | (_OPTIONAL_ON_GPUS if gpus() else {})
     for name, without in optional.items():
         found = _version(name)
@@ -195,7 +195,7 @@ def _disks() -> Iterator[Check]:
     for folder, least in [(tempfile.gettempdir(), _LEAST_DISK), *shared]:
         free = shutil.disk_usage(folder).free
         text = f"{format_bytes(free)} free in {folder}"
-        fix = "make room; in a container set --shm-size" if free < least else ""
+        fix = "free some space; in a container, set --shm-size" if free < least else ""
         yield Check(name="disk", state="note" if fix else "ok", text=text, fix=fix)
 
 

@@ -95,7 +95,7 @@ def duplicates(store: Store, out: str, *, distance: int, samples: bool = False) 
     dataset = read_dataset(store)
     if HASH not in dataset.schema.names:
         raise ConfigError(
-            f"{store.uri}: has no column {HASH}; it is stored by jobs with {HASH} in clip.measure"
+            f"{store.uri}: has no column {HASH}; tokenize with {HASH} in clip.measure"
         )
     clips = _hashed(store, dataset, read_manifest(store))
     kept, bits = _kept(clips[HASH].to_numpy().view(np.uint64), distance)

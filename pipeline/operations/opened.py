@@ -48,7 +48,9 @@ class OpenDataset(Snapshot):
             return OpenClip(self, find_row(self.store, self.manifest, clip_id))
         for drawn in first_rows(self.store, self.manifest, 1):
             return OpenClip(self, drawn)
-        raise ConfigError(f"{self.store.uri}: no clips; status tells what the dataset holds")
+        raise ConfigError(
+            f"{self.store.uri}: has no clips; `python -m pipeline status` shows what it contains"
+        )
 
     def facts(self) -> dict[str, str]:
         """Return what is shown of the dataset: names and values."""
@@ -125,7 +127,7 @@ class OpenClip:
         if not isinstance(found, SourceClip):
             raise StoreError(f"{found}; `tokens` and `decoded` do not need the source")
         if isinstance(found.frames, Sample):
-            raise ConfigError(f"{self._row['clip_id']}: a whole video, which is not shown")
+            raise ConfigError(f"{self._row['clip_id']}: whole videos cannot be shown; use `tokens`")
         return eight_bits(found.frames)
 
     @cached_property

@@ -66,7 +66,7 @@ def retry(store: Store, reasons: Sequence[str], key: str = "*") -> Retried:
     """
     for reason in reasons:
         if reason not in (known := REASONS | FILTERED):
-            raise ConfigError(f"--reason {reason}: not a reason; use one of {', '.join(known)}")
+            raise ConfigError(f"--reason {reason}: no such reason; use one of {', '.join(known)}")
     dataset = read_dataset(store)
     manifest = read_manifest(store)
     result = Retried(output=store.uri)

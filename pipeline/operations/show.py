@@ -202,7 +202,9 @@ def _first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:
     """
     if found := first_rows(store, manifest, count):
         return found
-    raise ConfigError(f"{store.uri}: no clips to show; status tells what the dataset holds")
+    raise ConfigError(
+        f"{store.uri}: has no clips to show; `python -m pipeline status` shows what it contains"
+    )
 
 
 def first_rows(store: Store, manifest: Manifest, count: int) -> list[DrawnRow]:

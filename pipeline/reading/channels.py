@@ -82,7 +82,7 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
     if path is None or not path.is_file():
         where = "" if path is None else f" ({path} does not exist)"
         raise ConfigError(
-            f"channels: column {name}: no order of channels is known of {model}{where}; {how}"
+            f"channels: column {name}: {model}{where} has no order of channels; {how}"
         )
     try:
         order = channels.read(path)

@@ -84,9 +84,11 @@ class Columns:
         known = self.schema.names
         unknown = [name for name in names if name not in known]
         if unknown or not names or isinstance(names, str):
-            raise ConfigError(f"columns = {names!r}: name some of {', '.join(known)}")
+            raise ConfigError(f"columns = {names!r}: must be some of {', '.join(known)}")
         if dtype is not None and not dtype.is_floating_point:
-            raise ConfigError(f"dtype = {dtype}: must be a type of floats, such as torch.float16")
+            raise ConfigError(
+                f"dtype = {dtype}: must be a floating-point type, such as torch.float16"
+            )
         self._dtype = dtype
         owners = {cells: column for column in tokenizers for cells in column.cell_columns}
         self.cells = {name: owners[name] for name in names if name in owners}
@@ -110,7 +112,9 @@ class Columns:
         for name in self._normalized:
             if latents[name].normalize is None:
                 rule = f"no normalisation of {latents[name].model} is known"
-                raise ConfigError(f"normalized = True: column {name}: {rule}; read it as it is")
+                raise ConfigError(
+                    f"normalized = True: column {name}: {rule}; read it without normalized"
+                )
         self.with_shapes = list(dict.fromkeys([*self.names, *shapes]))
 
     def shapes(self, table: pa.Table) -> Shapes:

@@ -71,5 +71,5 @@ class Corpus(ABC):
         """
         known = list(self.buckets)
         if isinstance(names, str) or set(names or ()) - set(known):
-            raise ConfigError(f"buckets = {names!r}: name some of {', '.join(known)}")
+            raise ConfigError(f"buckets = {names!r}: must be some of {', '.join(known)}")
         return [name for name in known if names is None or name in names]

@@ -98,7 +98,7 @@ class Joined(Corpus):
     def reader(self, columns: Sequence[str], **options: Any) -> JoinedGroups:
         """Return a reader of these columns; it reads only the sides that have them."""
         if isinstance(columns, str) or not columns or set(columns) - self.columns.keys():
-            raise ConfigError(f"columns = {columns!r}: name some of {', '.join(self.columns)}")
+            raise ConfigError(f"columns = {columns!r}: must be some of {', '.join(self.columns)}")
         names: dict[int, dict[str, str]] = {}
         for name in columns:
             number, own = self.columns[name]
@@ -124,7 +124,9 @@ class Joined(Corpus):
             number, own = self.columns.get(name, (0, name))
             side = self.sides[number]
             if not isinstance(side, CommittedRows):
-                raise ConfigError(f"channels: column {name}: is of a table, not of a dataset")
+                raise ConfigError(
+                    f"channels: column {name}: belongs to a table, not a dataset; leave it out"
+                )
             found[name] = side.prefixes({own: k})[own]
         return found
 
@@ -169,8 +171,8 @@ def join(
         joined = _with_table(corpus, other, on, prefix, storage_options or {})
     elif not isinstance(other, CommittedRows) or on != "clip_id":
         raise ConfigError(
-            "join: a dataset from pipeline.open can be joined, on clip_id, or a Parquet file by its"
-            " URI; join several one after another: a.join(b).join(c)"
+            "join: takes one dataset from pipeline.open, or the URI of one Parquet file; join"
+            " several one after another: a.join(b).join(c)"
         )
     else:
         joined = _with_dataset(corpus, other, prefix)
@@ -238,7 +240,8 @@ def _with_columns(
     added = {prefix + name: (len(corpus.sides), name) for name in names}
     if twice := sorted(added.keys() & corpus.columns.keys()):
         raise ConfigError(
-            f"{uri}: both sides of the join have {', '.join(twice)}; name them apart with prefix=…"
+            f"{uri}: both sides of the join have {', '.join(twice)}; give prefix=… to rename the"
+            " columns of this side"
         )
     return {**corpus.columns, **added}
 
@@ -250,6 +253,6 @@ def _require_same_clips(here: CommittedRows, there: CommittedRows) -> None:
         if ours.get(name) != theirs.get(name):
             raise ConfigError(
                 f"{there.store.uri}: clip.{name} = {theirs.get(name)!r}, and {ours.get(name)!r} in"
-                f" {here.store.uri}: clips of one id show other frames; join datasets of one clip"
-                " rule"
+                f" {here.store.uri}, so clips of one id show other frames; join datasets with"
+                " equal settings of clip"
             )

@@ -62,7 +62,8 @@ class JoinedTable:
             if len(twice := known[owner[known] != of_unit]):
                 raise ConfigError(
                     f"{self.uri}: samples of several units have the key"
-                    f" {self.names[int(twice[0])].as_py()!r}: name clips, and join on clip_id"
+                    f" {self.names[int(twice[0])].as_py()!r}: use a table of clips"
+                    " and join on clip_id"
                 )
         return found
 
@@ -119,7 +120,7 @@ def read_joined_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> 
         example = twice.field("values")[0].as_py()
         raise ConfigError(
             f"{uri}: {counted(len(twice), 'value')} of {on} in more than one row, such as"
-            f" {example!r}; leave one row of each"
+            f" {example!r}; keep one row of each"
         )
     digest = hashlib.sha256(data).hexdigest()[:32]
     return JoinedTable(uri, on, names, table.drop_columns([on]), digest)

@@ -47,14 +47,18 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
         self, datasets: Sequence[TokenDataset], weights: Sequence[float], *, seed: int, run: int
     ) -> None:
         if not datasets or len(datasets) != len(weights):
-            raise ConfigError(f"mix: {len(datasets)} datasets and {len(weights)} weights")
+            raise ConfigError(
+                f"mix: {len(datasets)} datasets and {len(weights)} weights; give one weight each"
+            )
         if not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ConfigError(f"mix: weights = {list(weights)}: must be above 0")
         if seed < 0 or run < 1:
             raise ConfigError(f"mix: seed = {seed}, run = {run}: need seed >= 0 and run >= 1")
         ranks = sorted({(each.rank, each.world) for each in datasets})
         if len(ranks) > 1:
-            raise ConfigError(f"mix: datasets of other ranks: (rank, world) = {ranks}")
+            raise ConfigError(
+                f"mix: the datasets have different ranks: (rank, world) = {ranks}; use the same"
+            )
         for n, each in enumerate(datasets):
             if each.world > 1 and not each.drop_last:
                 raise ConfigError(
@@ -62,7 +66,10 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
                     " of its epoch; set drop_last=True"
                 )
             if not each.steps(0):
-                raise ConfigError(f"mix: dataset {n} has no batch for this rank")
+                raise ConfigError(
+                    f"mix: dataset {n} has no batch for this rank; leave it out, or use a"
+                    " smaller batch"
+                )
         self._datasets = list(datasets)
         self._weights = [float(weight) for weight in weights]
         self._seed = seed
@@ -204,7 +211,7 @@ def mix(
     Args:
         datasets: datasets with batches, columns and seeds of their own. On several ranks they need
             `drop_last`.
-        weights: relative number of batches of each.
+        weights: relative number of batches of each dataset.
         seed: random seed of the choice, from 0.
         run: number of steps that one choice holds for. With several workers, a multiple of their
             number lets each worker read row groups of its own; 1 chooses for each batch.

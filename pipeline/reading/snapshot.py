@@ -21,11 +21,11 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(CommittedRows):
-    """The rows of a dataset at one version, and what is known of them."""
+    """Rows of a dataset at one version, with their counts and statistics."""
 
     @property
     def counts(self) -> Counts:
-        """Numbers of samples and clips by what became of them."""
+        """Numbers of samples and clips by outcome, such as written, filtered or quarantined."""
         return self.manifest.counts()
 
     def statistics(self) -> Tally:
@@ -115,7 +115,7 @@ def _require_nothing_forgotten(store: Store, manifest: Manifest, newest: Manifes
         if units := sum(count < now.get(unit, 0) for unit, count in then.items()):
             raise StoreError(
                 f"{store.uri}: version {manifest.number} has samples in {counted(units, 'unit')}"
-                " that were forgotten since; open the newest version, and start without a state"
+                " that were forgotten since then; open the newest version and start without a state"
             )
 
 
@@ -132,7 +132,7 @@ def _require_replaced_parts(store: Store, manifest: Manifest) -> None:
     for path in sorted(replaced):
         if not store.exists(path):
             raise StoreError(
-                f"{store.locate(path)}: version {manifest.number} names it, but its unit was done"
-                " again or merged, and vacuum deleted it; open a newer version, up to"
+                f"{store.locate(path)}: version {manifest.number} names it, but its unit was"
+                " repeated or merged, and vacuum deleted it; open a newer version, up to"
                 f" {newest.number}"
             )

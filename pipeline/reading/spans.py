@@ -91,7 +91,7 @@ def prefix_of(
         if (f := column.causal_factor) is None:
             raise ConfigError(
                 f"{what}: column {name}: {column.model} is not known to be causal, so the latents"
-                f" of shorter clips are not stored; causal columns: {', '.join(causal) or 'none'}"
+                f" of shorter clips are not known; causal columns: {', '.join(causal) or 'none'}"
             )
         if rest := (frames - 1) % f:
             raise ConfigError(

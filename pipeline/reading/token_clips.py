@@ -58,9 +58,9 @@ def read_token_clips(source: str, name: str | None, most: int) -> TokenClips:
         files = ds.dataset(source, format="parquet", exclude_invalid_files=True)
         count = files.count_rows()
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{source}: no dataset and no Parquet file: {error}") from error
+        raise ConfigError(f"{source}: neither a dataset nor Parquet files: {error}") from error
     if not files.files:
-        raise ConfigError(f"{source}: no dataset and no Parquet file")
+        raise ConfigError(f"{source}: neither a dataset nor Parquet files; give one of these")
     column = _chosen(tokenizer_columns(files.schema, source), name, source)
     names = [column.name, f"{column.name}_shape"]
     table = files.take(pa.array(list(_spread(count, most)), pa.int64()), columns=names)
@@ -75,7 +75,8 @@ def _chosen(
     found = [column for column in indices if name in (None, column.name)]
     if len(found) != 1:
         known = ", ".join(column.name for column in indices) or "none"
-        what = "which column?" if found else f"no column of code indices {name or ''}".rstrip()
+        several = "several columns hold code indices; name one"
+        what = several if found else f"no column of code indices {name or ''}".rstrip()
         raise ConfigError(f"{source}: {what}; columns of code indices: {known}")
     return found[0]
 

@@ -31,7 +31,7 @@ _STRANDS_PER_RANK = 8
 
 
 class TokenDataset(IterableDataset[dict[str, Any]]):
-    """The rows of a snapshot as batches.
+    """Shuffled batches of the rows of a snapshot.
 
     A batch holds `columns` (see `pipeline.reading.columns`), whose first axis is rows, and
     `bucket`, `epoch` and `position`, from which `load_state_dict` continues.
@@ -44,16 +44,18 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         shuffle: whether to shuffle. False keeps the order of rows within each strand; strands take
             turns.
         seed: random seed of the shuffle, from 0.
-        drop_last: whether to leave out short batches, and whole ones until all ranks have the same
-            number: fewer than `world` batches, and fewer than `batch` rows of each bucket. Without
-            it every row occurs once, and some ranks may have one batch more than others.
+        drop_last: whether to leave out short batches, and then full ones until all ranks have the
+            same number. This leaves out fewer than `world` full batches, and fewer than `batch`
+            rows of each bucket. Without it, every row occurs once, and some ranks may have one
+            batch more than others.
         rank: number of this process among those that train together; None asks torch.distributed.
         world: number of these processes; None asks torch.distributed.
         pool_rows: number of rows that are shuffled together. A rank holds this number of rows of
             each of its strands and buckets in memory.
-        strands: number of runs that the rows of each bucket are cut into, to be read side by side;
-            None takes 8 × world, or the number of the state that is loaded. Ranks × workers should
-            divide it, otherwise row groups are read more than once. The order depends on it.
+        strands: number of equal pieces into which the rows of each bucket are cut, and which are
+            read side by side. None takes 8 × world, or the number of the state that is loaded.
+            Ranks × workers should divide it, otherwise row groups are read more than once. The
+            order of batches depends on it.
         normalized: whether latents are normalised as their generator's authors do
             (`TokenizerColumn.normalize`): in float32, returned in their own type.
         dtype: type of latents, such as torch.float16; None is that of the stored values, and
@@ -66,16 +68,15 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             videos, and leaves shorter ones out. Other columns are those of the whole video. A batch
             also holds `pipeline.reading.columns.WINDOW_COLUMNS`.
         start: where windows begin: `first` is the video's beginning, `random` a latent frame that
-            follows from the seed, the epoch and the place in the order.
+            depends on the seed, the epoch and the place in the order.
         sequence: number of consecutive clips of one sample that make a row, so that columns begin
             with the axes [batch, sequence]; `batch` and `pool_rows` count such rows. Clips in no
             whole sequence are left out.
-        split: `train` or `validation`: the samples that are read. The side of a sample follows from
-            its key.
+        split: samples to read: `train` or `validation`. The key of a sample decides its side.
         holdout: share of the samples that are for validation; set with `split`.
-        channels: number of FSQ channels to keep, by column of indices: it is read as prefixes in
-            the order of worth that is stored beside the model (`vidtok.channels`). With an order of
-            your own `{"fsq": (4, order)}`.
+        channels: number of FSQ channels to keep, by column of indices, such as `{"fsq": 4}`. The
+            column is then read as prefixes, in the order of channels that is stored beside the
+            model (`vidtok.channels`). `{"fsq": (4, order)}` gives another order.
 
     Attributes:
         codebook_sizes: number of different indices in batches, by column of indices.
@@ -210,7 +211,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this object, for a training loop without workers.
 
-        With workers their copies advance and this object does not; use `state_after` a batch then.
+        With workers, their copies advance, and this object does not. Use `state_after` then.
         `torchdata.stateful_dataloader.StatefulDataLoader` asks the workers itself.
         """
         return self._state(*self._at)

@@ -134,7 +134,7 @@ class Parallel:
                 f"source.beside: {one.find} to {one.replace}: nothing is there for {count}, {first}"
             )
             if len(lacking) == self._num_names:
-                raise ConfigError(f"{line}; correct find or replace")
+                raise ConfigError(f"source.beside: {line}; correct find or replace")
             yield line
 
 

@@ -74,7 +74,9 @@ def list_samples(
             except QuarantineError as error:
                 yield Quarantined.of(error, unit=unit, key=key)
     except FileNotFoundError as error:
-        raise StoreError(f"{rows.uri}: gone since it was planned") from error
+        raise StoreError(
+            f"{rows.uri}: missing, although it existed when the job was planned"
+        ) from error
     except ValueError as error:
         detail = f"{rows.uri}: {error}; the rows {number + 1} to {rows.stop - 1} are lost"
         damage = QuarantineError("read", "list_unreadable", detail)
@@ -117,14 +119,16 @@ class _RowReader:
             if isinstance(row, str):
                 raise ValueError(row)
             if self._config.key is not None and not self._own_key(row):
-                raise ValueError(f"{self._config.key} is empty; a key is a text or a number")
+                raise ValueError(
+                    f"the column {self._config.key} is empty; a key must be a text or a number"
+                )
             span = self._span(row)
             sample = self._video(key, row)
             if sample.is_image and not self._images:
                 detail = "an image, and no bucket of `clip` has one frame"
                 raise QuarantineError("read", "no_video", f"row {number} of {self._uri}: {detail}")
             if sample.is_image and span is not None:
-                raise ValueError("an image has no start and end")
+                raise ValueError("an image cannot have a start and an end")
             begins_s = 0.0 if span is None else span.start_s
             arrays = self._arrays(row) if self._tracks else row
             tracks, problems = row_tracks(arrays, self._tracks, key, begins_s)
@@ -214,7 +218,9 @@ class _RowReader:
         if start is None and end is None:
             return None
         if end is not None and end <= (start or 0.0):
-            raise ValueError(f"the span ends at {end} s, and begins at {start or 0.0} s")
+            raise ValueError(
+                f"the span ends at {end} s, before or where it begins ({start or 0.0} s)"
+            )
         return Span(start_s=start or 0.0, end_s=end)
 
     def _caption_and_meta(
@@ -265,7 +271,7 @@ def _seconds(name: str, value: object) -> float | None:
     if math.isnan(seconds):
         return None  # how dataframes write that there is none
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} = {seconds}: a span begins at 0 or later, and ends")
+        raise ValueError(f"{name} = {seconds}: must be finite and not negative")
     return seconds
 
 

@@ -43,7 +43,7 @@ class ListText:
         if not self._is_json:
             _, self._first_byte, header = next(self._records(0), (0, 0, []))
             if isinstance(header, str):
-                raise ValueError(f"the header: {header}")
+                raise ValueError(f"the header cannot be read: {header}")
             self.header = header
 
     def rows(self, at: int) -> Iterator[tuple[int, Any]]:

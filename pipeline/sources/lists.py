@@ -90,7 +90,9 @@ def read_rows(
     except (pa.ArrowException, *OF_ARROW) as error:
         raise ValueError(one_line(error)) from error
     if count < rows.stop - rows.start:
-        raise ValueError(f"{count} rows from row {rows.start} on, not {rows.stop - rows.start}")
+        raise ValueError(
+            f"has {count} rows from row {rows.start} on instead of {rows.stop - rows.start}"
+        )
 
 
 def list_columns(uri: str, options: Options) -> list[str]:

@@ -54,7 +54,9 @@ class ParallelTar:
         try:
             file = self._open.enter_context(open_file(uri, storage_options))
         except FileNotFoundError as error:
-            raise StoreError(f"{uri}: gone since it was planned") from error
+            raise StoreError(
+                f"{uri}: missing, although it existed when the job was planned"
+            ) from error
         except FileRefused as error:
             self._end = str(error)
         else:

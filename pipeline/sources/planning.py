@@ -134,7 +134,7 @@ def plan_units(
         ]
         units += cut_runs(loose, 1 if single else source.files_per_unit)
     if not taken:
-        raise ConfigError("source.exclude: leaves no source; take patterns out")
+        raise ConfigError("source.exclude: excludes all sources; remove some patterns")
     lacking = list(parallel.notes())
     if notes is not None:
         notes += lacking
@@ -166,8 +166,8 @@ def _resolve(uri: str, folders: Folders, lists: bool) -> tuple[str, list[str], l
     if not usable:
         if any(map(is_list, found)):
             raise ConfigError(
-                f"source.uri: {uri}: no tar and no video; lists are named by a pattern that ends as"
-                f" they do ({' '.join(LIST_SUFFIXES)}), as in {uri.rstrip('/')}/*.parquet"
+                f"source.uri: {uri}: has no tar and no video; to read lists, use a pattern that"
+                f" ends as they do ({' '.join(LIST_SUFFIXES)}), as in {uri.rstrip('/')}/*.parquet"
             )
         raise ConfigError(
             f"source.uri: {uri}: {len(found)} files, but no tar ({' '.join(TAR_SUFFIXES)}) and no"
@@ -210,7 +210,7 @@ def _named(uri: str, spellings: list[str], folders: Folders) -> list[str]:
     if found and missing:
         raise ConfigError(
             f"source.uri: {uri}: {len(missing)} of {len(spellings)} names match nothing, first"
-            f" {', '.join(missing[:3])}; correct the range or bring the files"
+            f" {', '.join(missing[:3])}; correct the range, or add the files"
         )
     return sorted(set(found))
 

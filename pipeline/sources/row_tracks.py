@@ -119,9 +119,11 @@ def _array(values: pa.Array, name: str) -> NDArray[Any]:
     while pa.types.is_nested(values.type) and hasattr(values.type, "value_field"):
         lengths = pc.unique(pc.list_value_length(values)).to_pylist()
         if values.null_count or len(lengths) != 1:
-            raise ValueError(f"{name}: lists of different lengths")
+            raise ValueError(f"{name}: its lists have different lengths; they must have the same")
         shape.append(lengths[0])
         values = values.flatten()
     if values.null_count or not pa.types.is_primitive(values.type):
-        raise ValueError(f"{name}: {values.type} with {values.null_count} nulls, not numbers")
+        raise ValueError(
+            f"{name}: has type {values.type} and {values.null_count} nulls; must be numbers"
+        )
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)

@@ -82,7 +82,7 @@ def tar_samples(
                     raise TarPastLimit(detail, key=group.key)
                 yield outcome
     except FileNotFoundError as error:
-        raise StoreError(f"{uri}: gone since it was planned") from error
+        raise StoreError(f"{uri}: missing, although it existed when the job was planned") from error
     except (DamagedTar, FileRefused) as error:
         damage = error if isinstance(error, DamagedTar) else DamagedTar(str(error), truncated=False)
         reason = "tar_truncated" if damage.truncated else "tar_unreadable"

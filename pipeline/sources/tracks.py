@@ -77,7 +77,7 @@ def read_track(data: bytes, config: TrackConfig) -> Track:
         ValueError: it holds no such track; the text says why.
     """
     if len(data) > MAX_TRACK_BYTES:
-        raise ValueError(f"{len(data)} bytes, the limit is {MAX_TRACK_BYTES}")
+        raise ValueError(f"has {len(data)} bytes; the limit is {MAX_TRACK_BYTES}")
     try:
         found = _PARSERS[config.form](data)
     except (ValueError, RecursionError, csv.Error) as error:
@@ -100,16 +100,18 @@ def track_of(found: Any, config: TrackConfig) -> Track:
         arrays = [_numbers(_named(found, name), name) for name in names]
     elif config.key or config.times:
         lacking = ", ".join([*config.key, *filter(None, [config.times])])
-        raise ValueError(f"one array, which has no {lacking}")
+        raise ValueError(f"holds one array without names, so it has no {lacking}")
     else:
         arrays = [_numbers(found, "the array")]
     if not arrays or not (count := len(arrays[0])) or any(len(a) != count for a in arrays):
-        raise ValueError(f"arrays of {[len(array) for array in arrays]} samples")
+        raise ValueError(
+            f"its arrays have {[len(array) for array in arrays]} samples; need the same, above 0"
+        )
     values = np.concatenate([array.reshape(count, -1) for array in arrays], axis=1)
     if not 1 <= values.shape[1] <= MAX_WIDTH:
-        raise ValueError(f"{values.shape[1]} numbers in each sample, the limit is {MAX_WIDTH}")
+        raise ValueError(f"has {values.shape[1]} numbers in each sample; the limit is {MAX_WIDTH}")
     if np.abs(values).max() > np.finfo(np.float32).max:
-        raise ValueError("a number beyond float32")
+        raise ValueError("a number is beyond the range of float32")
     if config.rate is not None:
         return Track(np.arange(count) / config.rate, values, 0.5 / config.rate)
     assert config.times is not None
@@ -117,7 +119,7 @@ def track_of(found: Any, config: TrackConfig) -> Track:
     if times.shape != (count,):
         raise ValueError(f"{config.times} has the shape {list(times.shape)}, not [{count}]")
     if (np.diff(times) < 0).any():
-        raise ValueError(f"{config.times} decreases")
+        raise ValueError(f"{config.times} decreases; times must ascend or stay equal")
     return Track(times, values, float(times[-1] - times[0]) / max(count - 1, 1) / 2)
 
 
@@ -149,7 +151,7 @@ def _read_csv(data: bytes) -> dict[str, list[str]]:
     rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
     header = [name.strip() for name in next(rows, [])]
     if len(header) > MAX_WIDTH or len(set(header)) < len(header):
-        raise ValueError(f"{len(header)} columns of {len(set(header))} names")
+        raise ValueError(f"has {len(header)} columns with {len(set(header))} different names")
     columns: list[list[str]] = [[] for _ in header]
     for row in filter(None, rows):
         for column, cell in zip(columns, row, strict=True):

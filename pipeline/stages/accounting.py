@@ -176,7 +176,9 @@ class UnitAccounting:
             StoreError: the last samples failed for no reason of theirs, or no sample was sound.
         """
         if self._failing and (self._failing > 1 or not self._any_sound):
-            raise StoreError(f"{self._quarantined[-1].detail}; so failed {self._failing} samples")
+            raise StoreError(
+                f"{self._quarantined[-1].detail}; {self._failing} samples failed in this way"
+            )
         return Closing(
             unit=self.unit,
             digests=tuple(self._digests),

@@ -67,7 +67,9 @@ def measure_psnr(
             try:
                 psnr = encoder.psnr(row, clip)
             except Exception as error:
-                _log.warning("%s: %s: not decoded back: %s", clip_id, name, one_line(error))
+                _log.warning(
+                    "%s: %s: the clip cannot be decoded back: %s", clip_id, name, one_line(error)
+                )
                 if isinstance(error, torch.OutOfMemoryError):
                     torch.cuda.empty_cache()
             total = merged(total, {name: PsnrSums.of(clip_id, psnr)})
@@ -176,7 +178,9 @@ class TokenizeStage:
             try:
                 cells, finite = self._encode(frames, timings, where)
             except Exception as error:
-                _log.warning("%s: retried clip by clip: %s", where, one_line(error))
+                _log.warning(
+                    "%s: the batch failed and is retried clip by clip: %s", where, one_line(error)
+                )
                 cells, finite, failed = self._one_by_one(frames, error, timings, where)
         kept: list[int] = []
         quarantined: list[Quarantined] = []

@@ -105,7 +105,7 @@ def whole_cells(
         for clip in clips:
             clip.push(piece)
     if seen != num_frames:
-        raise ValueError(f"{seen} frames; the first decode found {num_frames}")
+        raise ValueError(f"decoded {seen} frames, but the first decode found {num_frames}")
     cells: Cells = {}
     finite = {}
     for encoder, clip in zip(encoders, clips, strict=True):

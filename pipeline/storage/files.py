@@ -149,7 +149,9 @@ def find_files(
     except FileNotFoundError:
         kind = "missing"
     if kind == "other":
-        raise ConfigError(f"{uri}: is a pipe, a socket or a device; a source is a file or a folder")
+        raise ConfigError(
+            f"{uri}: is a pipe, a socket or a device; a source must be a file or a folder"
+        )
     with store_errors(uri):
         if kind == "file":
             names = [full]
@@ -158,7 +160,9 @@ def find_files(
             try:
                 names = list(glob if kind == "missing" else tree_files(full, skipped))
             except FileNotFoundError as error:
-                raise StoreError(f"{uri}: a folder went away while it was listed") from error
+                raise StoreError(
+                    f"{uri}: a folder disappeared while it was listed; run the command again"
+                ) from error
         elif kind == "missing":
             matches = fs.glob(full, detail=True) if is_glob else {}
             names = [name for name, info in matches.items() if info["type"] == "file"]

@@ -333,10 +333,12 @@ def _confirm(fs: Any, full: str, num_bytes: int, where: str) -> None:
         found = int(fs.size(full))
     except FileNotFoundError:
         raise StoreError(
-            f"{where}: the store confirmed the write, but does not have the file"
+            f"{where}: the store confirmed the write, but the file does not exist"
         ) from None
     if found != num_bytes:
-        raise StoreError(f"{where}: the store confirmed {num_bytes} bytes, but has {found}")
+        raise StoreError(
+            f"{where}: the store confirmed {num_bytes} bytes, but the file has {found}"
+        )
 
 
 def _answer(error: BaseException | None) -> tuple[str, int]:

@@ -248,10 +248,12 @@ class ClipEncoder:
                 raise
         torch.cuda.empty_cache()
         if batch == 1:
-            _log.warning("%s: no memory for a clip; trying tiles of %d", name, smaller)
+            _log.warning(
+                "%s: not enough memory for a clip; trying tiles of %d pixels", name, smaller
+            )
             return self._queued(frames, 1, smaller, name)
         half = -(-batch // 2)
-        _log.warning("%s: no memory for %d clips; trying %d", name, batch, half)
+        _log.warning("%s: not enough memory for a batch of %d clips; trying %d", name, batch, half)
         halves = (part for part in (frames[:half], frames[half:]) if len(part))
         return [each for part in halves for each in self._queued(part, half, tile, name)]
 

@@ -102,7 +102,9 @@ class Facts:
         """
         s = self.spatial_factor
         if frames not in self.lengths or height % s or width % s or min(height, width) < s:
-            raise ValueError(f"{frames}x{height}x{width}: not a clip that the tokenizer takes")
+            raise ValueError(
+                f"{frames}x{height}x{width}: the tokenizer does not take clips of this shape"
+            )
         return self.channels, -(-frames // self.temporal_factor), height // s, width // s
 
     def to_dict(self) -> dict[str, Any]:

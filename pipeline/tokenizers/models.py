@@ -60,8 +60,8 @@ def channels_of(tokenizer: VideoTokenizer, spec: TokenizerSpec) -> "ChannelOrder
         return None
     if (channels := cast("VidTok", tokenizer).channels) is None:
         raise ConfigError(
-            f"tokenizer {spec.name}: channels: no file of channels beside the weights of"
-            f" {spec.model}; `python -m vidtok channels` writes one, or leave channels out"
+            f"tokenizer {spec.name}: channels: there is no channels file beside the weights of"
+            f" {spec.model}; write one with `python -m vidtok channels`, or leave channels out"
         )
     return channels
 
@@ -102,7 +102,7 @@ def open_same_tokenizer(spec: TokenizerSpec, digest: Digest) -> VideoTokenizer:
     if found.weights != digest.weights:
         raise ConfigError(
             f"tokenizer {spec.name}: weights = {spec.weights}: digest {found.weights}, but the job"
-            f" or the dataset was made with {digest.weights}; bring the same file to every node"
+            f" or the dataset was made with {digest.weights}; copy the same file to every node"
         )
     if how := digest.moved(found):
         raise ConfigError(
@@ -119,14 +119,18 @@ def job_config(dataset: Dataset) -> JobConfig:
         ConfigError: `dataset.json` does not hold valid settings of a job; a sibling has none.
     """
     if "embedders" in dataset.identity:
-        raise ConfigError("dataset.json: made by embed from another dataset: it has no videos")
+        raise ConfigError(
+            "dataset.json: the dataset was made by embed from another one, so it has no videos"
+        )
     values = {**dataset.config}
     try:
         for section in ("source", "output"):
             values[section] = {**values[section], "storage_options": {}}
         return JobConfig.model_validate(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"dataset.json: config: not the settings of a job: {error}") from error
+        raise ConfigError(
+            f"dataset.json: config: does not hold the settings of a job: {error}"
+        ) from error
 
 
 def open_models(dataset: Dataset) -> dict[str, VideoTokenizer]:

@@ -53,7 +53,7 @@ def prove_lengths(tokenizer: VideoTokenizer, name: str, lengths: Iterable[int]) 
         if shape != (wanted := facts.latent_shape(frames, side, side)):
             raise ConfigError(f"{name}: {frames}x{side}x{side} gives latents {shape}, not {wanted}")
         if back.shape[2] != frames:
-            raise ConfigError(f"{name}: {frames} frames come back as {back.shape[2]}")
+            raise ConfigError(f"{name}: {frames} frames are decoded as {back.shape[2]}")
 
 
 def clip(frames: int, side: int) -> Tensor:

@@ -31,7 +31,9 @@ _log = logging.getLogger(__name__)
 
 def _encodec(model: Any, waveform: Tensor) -> Tensor:
     if model.config.normalize or model.config.chunk_length:
-        raise ValueError("scales or chunks its input, and the scales are not stored")
+        raise ValueError(
+            "the encoder scales or chunks its input, and a dataset does not store the scales"
+        )
     codes: Tensor = model.encode(waveform, bandwidth=max(model.config.target_bandwidths))[0]
     return codes[0, 0]
 
@@ -184,7 +186,7 @@ def same_sound_encoder(spec: SoundEncoderSpec, column: SideColumn, device: str) 
     if (found := weights_digest(encoder.model.state_dict())) != column.settings["weights"]:
         raise ConfigError(
             f"encoder {spec.name}: weights = {spec.weights}: digest {found}, but the dataset was"
-            f" made with {column.settings['weights']}; bring the same files to every node"
+            f" made with {column.settings['weights']}; copy the same files to every node"
         )
     encoder.model.to(device)
     return encoder

@@ -158,7 +158,7 @@ def load_encoder(
     if digest != weights:
         raise ConfigError(
             f"embedder {spec.name}: weights = {spec.weights}: digest {digest}, but the run was"
-            f" planned with {weights}; bring the same files to every node"
+            f" planned with {weights}; copy the same files to every node"
         )
     dtype = DTYPES[spec.precision]
     if model.dtype != dtype:
@@ -253,6 +253,6 @@ def _tokenizer_folder(spec: EmbedderSpec, weights: Path) -> Path:
         if any(folder.glob("tokenizer*.json")):
             return folder
     raise ConfigError(
-        f"embedder {spec.name}: weights = {weights}: no tokenizer there, in its folder tokenizer,"
-        f" or in {weights.parent / beside}; name its folder in tokenizer"
+        f"embedder {spec.name}: weights = {weights}: there is no tokenizer there, in its"
+        f" folder tokenizer, or in {weights.parent / beside}; set tokenizer to its folder"
     )

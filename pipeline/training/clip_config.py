@@ -28,17 +28,18 @@ class ClipShape(Section):
     width: PositiveInt
     """Width of a clip in pixels."""
     short_side: PositiveInt | None = None
-    """Shorter side in pixels of the decoded picture, from which clips are cropped. The picture
-    covers height × width, scaled until its shorter side has this length. null: the size of the
+    """Shorter side in pixels of the area that a decoded picture must cover. The area has the shape
+    of a clip, and clips are cropped from the whole picture. null: the area is as large as a
     clip."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Minimum scale of a clip. The scale is drawn uniformly from here to 1. At 0.75, a window that
-    is a third larger on each side is cropped and resized, or the largest that fits the picture."""
+    """Minimum scale of a clip. For each clip, a scale between this and 1 is drawn uniformly. At
+    0.75, a window that is a third larger on each side is cropped and resized, or the largest that
+    fits."""
     fps: list[Rate] = Field(default=[3.0], min_length=1)
     """Frame rates in frames per second; one is drawn for each clip. A clip takes every n-th frame
     of the source, or every frame if the rate is higher than the source's. If a clip does not fit
-    into its segment, the rate rises until it does. A low rate shows much motion, which helps at
-    all rates."""
+    into its segment, the rate rises until it does. Training at a low rate shows much motion, which
+    helps at all rates."""
     decode_fps: Rate | None = None
     """Frame rate at which videos are decoded, by presentation time. null: that of the source."""
     flip: bool = True

@@ -7,7 +7,14 @@ otherwise.
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from pipeline.config.job import RANDOM, ModelName
 from pipeline.config.section import Seconds, Section
@@ -34,8 +41,8 @@ class ValidationConfig(VideoSource):
     every: PositiveInt = 500
     """Number of batches between two measurements."""
     best_by: BestBy = "psnr"
-    """Score that decides which weights `best.safetensors` keeps: the mean over the held-out clips.
-    `lpips` needs the weights of VGG16; see `objective.vgg16`."""
+    """Score that decides which weights `best.safetensors` keeps, as the mean over the held-out
+    clips. `lpips` needs the weights of VGG16; see `objective.vgg16`."""
     height: PositiveInt | None = None
     """Height of the measured clips in pixels. null: the height of the stage's clips."""
     width: PositiveInt | None = None
@@ -43,7 +50,7 @@ class ValidationConfig(VideoSource):
 
 
 class ObjectiveSection(Section):
-    """Terms of the losses; see `vidtok.training.objective`."""
+    """Terms of the loss functions, and their weights; see `vidtok.training.objective`."""
 
     pixel: Literal["l1", "l2"] = "l1"
     """Distance between pixel values."""
@@ -77,43 +84,44 @@ class StageConfig(Section):
     """Trained part of the network. `decoder` freezes the encoder, as the published second stage
     does."""
     nested: list[PositiveInt] | None = None
-    """Numbers of FSQ channels in ascending order, the last one all of them. Each clip draws one,
-    and its other channels are filled in, so that prefixes of tokens can be decoded. With
-    `train: decoder` the tokens stay as they are. null: train with all channels only."""
+    """Numbers of FSQ channels to train with, in ascending order up to all channels. One number is
+    drawn for each clip, and its other channels are filled in. So the network learns to decode
+    tokens with fewer channels. With `train: decoder` the tokens do not change. null: all channels
+    only."""
     steps: PositiveInt
     """Number of batches that each rank trains on."""
     batch: PositiveInt
     """Number of clips in a batch of one rank."""
     accumulate: PositiveInt = 1
     """Number of equal parts of a batch that pass through the network one after another. It must
-    divide `batch`. More parts take less memory; the weights move once per batch."""
+    divide `batch`. More parts take less memory. The weights are updated once per batch."""
     clips: ClipShape
     """Size, frame rate and random choices of the clips."""
     lr: Weight = 1e-5
     """Learning rate."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Optimizer of the autoencoder. `muon`: Muon for the kernels of convolutions, which then learn
-    in all directions alike, and Adam for the other weights. `lr` means the same for both.
-    It needs torch 2.10 or newer."""
+    """Optimizer of the autoencoder. `muon`: Muon for the kernels of convolutions, whose updates are
+    then equally large in all directions, and Adam for the other weights. `lr` means the same for
+    both. Muon needs torch 2.10 or newer."""
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
     """Decay rates of Adam's first and second moments."""
     warmup_steps: NonNegativeInt = 0
-    """Number of batches in which the learning rate rises from 0."""
+    """Number of batches over which the learning rate rises from 0 to `lr`."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up. `cosine` falls to `final_lr · lr` at the last step."""
     final_lr: Weight = 0.0
     """Fraction of `lr` at the end of the `cosine` schedule."""
-    clip_norm: Annotated[Weight, Field(gt=0)] = 20.0
-    """Maximum norm of the gradient, for each of the two optimizers."""
+    clip_norm: PositiveFloat = 20.0
+    """Maximum norm of the gradient, separately for the autoencoder and the discriminator."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Decay rate of the averaged weights, which are measured and kept. The release kept the last
-    weights."""
+    """Decay rate of the averaged weights. The averaged weights are measured and saved; the release
+    saved the last weights instead."""
     precision: Literal["float32", "tf32", "bf16"] = "bf16"
-    """Arithmetic of the network. Losses are float32. `tf32`: a GPU rounds the factors of products
-    of float32 numbers to 10 bits, those of losses too."""
+    """Arithmetic of the network. Losses are float32. `tf32`: float32, but a GPU rounds the factors
+    of products to 10 bits, also in the losses."""
     recompute: Literal["auto", True, False] = "auto"
-    """Whether the backward pass computes activations again: less memory for up to a third more
-    time. `auto`: as many blocks, the largest first, as the free memory of the device requires."""
+    """Whether the backward pass recomputes activations, which saves memory and takes up to a third
+    more time. `auto`: only for as many blocks as the free memory requires, the largest first."""
     objective: ObjectiveSection = ObjectiveSection()
 
     def trainer(self) -> "TrainerConfig":
@@ -152,17 +160,17 @@ class TrainConfig(Section):
     validation: ValidationConfig | None = None
     """Held-out videos. null: no measurements and no pictures during the run."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """Stages in order. Each starts with the weights of the stage before."""
+    """Stages of the training, in order. Each starts with the weights of the stage before."""
     weights: str = RANDOM
     """Path of the checkpoint that the first stage starts with. `hub`: the released checkpoint of
     `model`. `random`: an initialisation by `seed`."""
     workers: NonNegativeInt = 0
     """Number of ranks that Ray Train runs on the cluster. 0: train in this process."""
     min_workers: PositiveInt | None = None
-    """Minimum number of ranks, with which a run continues after the loss of nodes. It returns to
-    `workers` when nodes return. null: `workers`, so a run waits for lost nodes."""
+    """Minimum number of ranks with which a run continues after the loss of nodes. The run returns
+    to `workers` ranks when nodes return. null: `workers`, so a run waits for lost nodes."""
     gpu: bool | None = None
-    """Whether each rank gets a GPU. null: if there is one."""
+    """Whether each rank gets a GPU. null: yes if the machine or the cluster has one."""
     max_failures: NonNegativeInt = 3
     """Number of times that Ray Train restarts the ranks from the last checkpoint."""
     loaders: NonNegativeInt = 2
@@ -170,15 +178,15 @@ class TrainConfig(Section):
     loader_batches: PositiveInt = 2
     """Number of batches that each loader decodes ahead."""
     keep_mb: NonNegativeInt = 0
-    """Decoded video in MiB that each loader keeps in memory, so that a small corpus is decoded
-    once."""
+    """Memory in MiB in which each loader keeps decoded video, so that a small corpus is decoded
+    only once."""
     checkpoint_every: PositiveInt = 1000
-    """Number of batches between checkpoints. A killed run loses at most this many, and those of a
-    checkpoint that was being written."""
+    """Number of batches between checkpoints. A killed run loses at most this many batches, plus
+    those of a checkpoint that was being written."""
     keep_checkpoints: PositiveInt = 2
     """Number of checkpoints to keep. Older ones are deleted."""
     log_every: PositiveInt = 20
-    """Number of batches between log lines. A line has their averages."""
+    """Number of batches between log lines. A line has the averages over these batches."""
     seed: int = 23
     """Random seed of weights, noise and clips. The default is that of the release."""
 

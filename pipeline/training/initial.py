@@ -65,7 +65,8 @@ def _as_model(tokenizer: vidtok.Tokenizer, model: str, where: str) -> vidtok.Tok
         wanted.load_state_dict(tokenizer.state_dict())
     except RuntimeError as error:
         raise ConfigError(
-            f"{where}: has the tensors of {tokenizer.config.name}, not of {model}"
+            f"{where}: has the tensors of {tokenizer.config.name}, not of {model}; name weights or"
+            " a model that match"
         ) from error
     wanted.channels = tokenizer.channels
     return wanted

@@ -110,7 +110,7 @@ class _Stage:
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"output = {self._store.uri}: holds checkpoints of another network, objective or"
-                " optimizer; continue with that, or choose another output"
+                " optimizer; continue with their settings, or choose another output"
             ) from error
         self._clips.load_state_dicts([own["clips"] for own in saved.ranks])
         rank, world = self._rank.rank, self._rank.world

@@ -111,7 +111,8 @@ class ClipStream:
             if self._reader.has_nothing(self._units):
                 name, why = next(iter(self.skipped.items()), ("the source", "it is empty"))
                 raise ConfigError(
-                    f"uri = {self._config.uri}: none of {len(self._units)} sources gives a frame;"
+                    f"uri = {self._config.uri}: none of {len(self._units)} sources has a readable"
+                    f" frame;"
                     f" {name}: {why}"
                 )
             self._epoch, self._drawn, self._last, self._taken = self._epoch + 1, 0, None, []

@@ -88,7 +88,10 @@ def test_units_that_fail_are_reported_and_done_by_a_later_run(
     assert summary.exit_code == 1
     (gone_unit, gone_reason), (unit, reason) = sorted(summary.failed.items())
     assert gone_unit.startswith("gone-")
-    assert gone_reason == f"decode: StoreError: {gone}: gone since it was planned"
+    assert (
+        gone_reason
+        == f"decode: StoreError: {gone}: missing, although it existed when the job was planned"
+    )
     assert unit.startswith("shard-000")
     assert "died 3 times" in reason
     # Ray also counts a start for which the actor was not yet back.

@@ -34,7 +34,7 @@ def test_a_ray_that_cannot_be_joined(
     with pytest.raises(ConfigError, match=says) as caught, connect():
         pass
     text = str(caught.value)
-    assert text.startswith(f"Ray at {address} (--ray or RAY_ADDRESS) cannot be joined: ")
+    assert text.startswith(f"Ray at {address} (--ray or RAY_ADDRESS) cannot be reached: ")
     assert text.endswith("; --ray local starts one on this machine")
     assert "\n" not in text
 

@@ -150,11 +150,13 @@ def test_wrong_latents_and_indices_are_refused() -> None:
         CAUSAL.decode_indices(indices.float())
     with pytest.raises(ValueError, match=r"decodes \[B, 3, t, h, w\]"):
         CAUSAL.decode(torch.zeros(1, 4, 5, 2, 3))
-    with pytest.raises(ValueError, match="must be float; for indices, decode_indices"):
+    with pytest.raises(ValueError, match="must be float; for indices, use decode_indices"):
         CAUSAL.decode(torch.zeros(1, 3, 5, 2, 3, dtype=torch.int32))
     with pytest.raises(ValueError, match="is empty"):
         CAUSAL.decode(torch.zeros(0, 3, 5, 2, 3))
-    with pytest.raises(ValueError, match="num_frames = 21: would be 6 latent frames, these are 5"):
+    with pytest.raises(
+        ValueError, match="num_frames = 21: would be 6 latent frames, but the latent has 5"
+    ):
         CAUSAL.decode_indices(indices, num_frames=21)
 
 

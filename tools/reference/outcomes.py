@@ -8,12 +8,13 @@ from pipeline.job.metrics import metrics
 from pipeline.quarantine import ACTIONS, DROPPED, FILTERED, REASONS
 
 QUARANTINE: Final = """\
-A sample or a clip that failed is in `quarantine/`, with one of these reasons and the message of the
-library that failed. The job continues. `python -m pipeline retry` tries the samples of a reason
-again. A change of `clip` or `audio` needs another output, because both are in the fingerprint."""
+If a sample or a clip fails, the job continues. The tables in `quarantine/` record one of these
+reasons, and the message of the library that failed. To try the samples of a reason again, call
+`python -m pipeline retry` and run the job. If you change `clip` or `audio`, use another output,
+because both sections are part of the fingerprint."""
 
 SERIES: Final = """\
-Each Ray node exports these series. [Monitoring](monitoring.md) says how to read them.
+Each Ray node exports these series. [Monitoring](monitoring.md) describes how to read them.
 Every series also has the label `run`."""
 
 
@@ -36,7 +37,7 @@ def outcome_page() -> str:
         "",
         "## Samples without clips",
         "",
-        "These samples are sound, but the settings take no clip of them.",
+        "These samples are not broken, but the settings leave them without a clip.",
         "",
         *_reasons(FILTERED),
         "",

@@ -34,16 +34,21 @@ _BOUNDS: Final = {
     "le": "≤ {}",
     "exclusiveMaximum": "< {}",
     "lt": "< {}",
-    "pattern": "matches `{}`",
+    "pattern": "that matches `{}`",
 }
 
 INTRODUCTION: Final = """\
 # Settings of `{verb}`
 
-`python -m pipeline {verb} {kind}.yaml` reads these settings from YAML. `KEY=VALUE` behind the file
-replaces a setting. In the key, the number of an item, from 0, replaces `[]`. In place of a value,
-`${{other.key}}` takes that of another setting and `${{oc.env:NAME}}` that of an environment
-variable. [`{kind}.json`](../schema/{kind}.json) is the schema for editors."""
+`python -m pipeline {verb} {kind}.yaml` reads these settings from YAML. `KEY=VALUE` after the file
+overrides a setting. In a key, write the number of an item, counted from 0, where a heading has
+`[]`. A value can be `${{other.key}}` for the value of another setting, or `${{oc.env:NAME}}` for an
+environment variable. [`{kind}.json`](../schema/{kind}.json) is the JSON Schema for editors.
+[The glossary](glossary.md) explains terms such as sample, work unit and code index."""
+
+FINGERPRINT: Final = """\
+The *fingerprint* is a hash of everything that changes the tokens. A dataset has one fingerprint.
+If a setting is part of it, another value needs another output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ def setting_pages() -> dict[str, str]:
 
 def _page(kind: str) -> str:
     lines = [INTRODUCTION.format(verb="tokenize" if kind == "job" else kind, kind=kind)]
+    if kind == Kind.JOB:
+        lines += ["", FINGERPRINT]
     for setting in settings_of(kind):
         section = not setting.values
         heading = f"`{setting.path}`" if setting.path else "Top level"

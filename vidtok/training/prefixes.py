@@ -128,6 +128,8 @@ def require_sizes(sizes: Sequence[int], levels: Sequence[int]) -> None:
         ValueError: the network is not FSQ, or the sizes do not ascend to all channels.
     """
     if not levels:
-        raise ValueError("only FSQ tokenizers have prefixes; leave it out")
+        raise ValueError("only FSQ tokenizers have prefixes; leave the setting out")
     if sorted({*sizes, len(levels)}) != list(sizes) or sizes[0] < 1:
-        raise ValueError(f"must ascend to {len(levels)}, the number of all channels")
+        raise ValueError(
+            f"must be in ascending order and end with {len(levels)}, the number of all channels"
+        )

@@ -252,7 +252,7 @@ class Trainer:
             ValueError: the state belongs to another optimizer.
         """
         if state["optimizers"][0].keys() != self._optimizers[0].state_dict().keys():
-            raise ValueError(f"the state of another optimizer than {self.config.optimizer}")
+            raise ValueError(f"the state belongs to another optimizer than {self.config.optimizer}")
         self.step = state["step"]
         self._network.load_state_dict(state["network"])
         self._objective.load_state_dict(state["objective"])

@@ -92,7 +92,9 @@ def parse_record(data: bytes, number: int, where: str) -> LogRecord:
     """
     record = parse_versioned(LogRecord, data, where, "a log record")
     if record.number != number:
-        raise StoreError(f"{where}: is record {record.number}; restore record {number}")
+        raise StoreError(
+            f"{where}: contains record {record.number} instead of {number}; restore it from a copy"
+        )
     return record
 
 
@@ -122,8 +124,8 @@ def read_records(store: Store, after: int) -> Iterator[LogRecord]:
                     yield future.result()
                 except FileNotFoundError as error:
                     raise StoreError(
-                        f"{store.locate(record_path(number))}: missing, though record {last}"
-                        " exists; restore it from a copy: its units are unknown without it"
+                        f"{store.locate(record_path(number))}: missing, although record {last}"
+                        " exists; restore it from a copy, because only this record names its units"
                     ) from error
 
 

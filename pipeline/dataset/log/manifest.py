@@ -159,7 +159,10 @@ class Manifest:
         rows: list[dict[str, Any]] = []
         for record in records:
             if record.number != number + 1:
-                raise StoreError(f"log record {record.number} follows on {number}")
+                raise StoreError(
+                    f"log record {record.number} follows record {number}: records between them are"
+                    " missing; restore them from a copy"
+                )
             if fingerprint not in (None, record.fingerprint):
                 raise ConfigError(
                     f"log record {number + 1}: fingerprint {record.fingerprint}, the records"

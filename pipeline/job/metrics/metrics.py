@@ -34,7 +34,7 @@ CLIPS: Final = Metric(
     "vidtok_clips",
     "counter",
     ("stage",),
-    "clips that left a stage; decode and tokenize count replays, commit counts those in the log",
+    "clips that left a stage; decode and tokenize include repeated work, commit counts the log",
 )
 
 
@@ -42,7 +42,7 @@ ROWS: Final = Metric(
     "vidtok_rows",
     "counter",
     ("stage",),
-    "batch rows that left decode and tokenize, replays included",
+    "batch rows that left decode and tokenize, including repeated work",
 )
 
 
@@ -92,7 +92,10 @@ ROWS_HELD: Final = Metric(
 
 
 SECONDS_LEFT: Final = Metric(
-    "vidtok_seconds_left", "gauge", (), "estimated seconds left in this pass, once a unit is done"
+    "vidtok_seconds_left",
+    "gauge",
+    (),
+    "estimated seconds left in this pass, after its first unit is done",
 )
 
 
@@ -100,7 +103,7 @@ PSNR_CLIPS: Final = Metric(
     "vidtok_psnr_clips",
     "counter",
     ("tokenizer",),
-    "clips that were decoded back right after tokenization, replays included",
+    "clips that were decoded back right after tokenization, including repeated work",
 )
 
 
@@ -108,7 +111,7 @@ PSNR_DB: Final = Metric(
     "vidtok_psnr_db",
     "counter",
     ("tokenizer",),
-    "sum of the PSNR of these clips in dB; divided by their number it gives the mean",
+    "sum of the PSNR of these clips in dB; divided by their number, it is the mean",
 )
 
 

@@ -41,7 +41,7 @@ def supervised(worker: type[Any], stage: str) -> type[Any]:
             try:
                 super().__init__(settings, recorder)
             except Exception as error:
-                _log.warning("%s does not start", stage, exc_info=error)
+                _log.warning("an actor of the stage %s does not start", stage, exc_info=error)
                 # The desk dies with its pass. Then nobody waits for this actor, and it raises.
                 failures = ray.get(desk.failed.remote(stage, actor, this_node(), one_line(error)))
                 time.sleep(min(_MAX_PAUSE_S, 2.0 ** (failures - 1)))

@@ -210,7 +210,9 @@ def _column(
     """Return the column to export."""
     columns = {column.name: column for column in snapshot.tokenizers}
     if name is not None and name not in columns:
-        raise ConfigError(f"--column {name}: the dataset has {', '.join(columns)}")
+        raise ConfigError(
+            f"--column {name}: the dataset has no such column; it has {', '.join(columns)}"
+        )
     asked = [columns[name]] if name is not None else list(columns.values())
     fitting = [column for column in asked if not form.models or column.model in form.models]
     if not fitting:
@@ -221,7 +223,9 @@ def _column(
         )
     if len(fitting) > 1:
         names = ", ".join(column.name for column in fitting)
-        raise ConfigError(f"--as {format_name}: can hold one of {names}; name it with --column")
+        raise ConfigError(
+            f"--as {format_name}: can hold only one of {names}; name it with --column"
+        )
     [column] = fitting
     if form.normalized and column.normalize is None:
         raise ConfigError(
@@ -288,7 +292,7 @@ def _require_unchanged(units: Iterable[UnitRecord], exported: dict[str, str], ou
     for unit in units:
         if exported.get(unit.unit, state := state_of(unit)) != state:
             raise ConfigError(
-                f"--out {out}: holds unit {unit.unit}, which was done again since; export to an"
+                f"--out {out}: holds unit {unit.unit}, which was repeated since then; export to an"
                 " empty folder"
             )
 
@@ -299,8 +303,8 @@ def _require_nothing_forgotten(units: Iterable[UnitRecord], ledger: Ledger, out:
     for group in ledger.groups:
         if sum(rows[unit] for unit in group.units) != group.rows:
             raise ConfigError(
-                f"--out {out}: holds clips that were forgotten since; export to an empty folder,"
-                " and delete this one"
+                f"--out {out}: some of its clips were forgotten since then; export to an empty"
+                " folder, and delete this one"
             )
 
 

@@ -130,7 +130,9 @@ def forget(store: Store, requests: Requests) -> ForgetResult:
         if not left:
             break
     else:
-        raise StoreError(f"{store.uri}: other writers keep changing {left} units; run it again")
+        raise StoreError(
+            f"{store.uri}: other writers keep changing {left} units; run the command again"
+        )
     result.not_found = sorted(requests.named[d] for d in requests.named.keys() - found)
     write_manifest(store)
     return result
@@ -174,7 +176,8 @@ def _require_whole_ranges(store: Store, requests: Requests) -> None:
         known = {source for unit in read_manifest(store).units() for source in unit.sources}
         for name in sorted(requests.ranges - known):
             raise ConfigError(
-                f"--source {name}: not the range of a committed unit; name the samples by --key"
+                f"--source {name}: not the range of rows of a committed unit; name the samples"
+                " with --key"
             )
 
 
@@ -205,8 +208,8 @@ def _start_of_keys(unit: UnitRecord, keys: Collection[str], known: Forgotten) ->
         if len(rest) == len(names) and all(k in keys or known.has(unit.unit, k) for k in rest):
             return start
     raise ConfigError(
-        f"--source: the keys of unit {unit.unit} cannot be told from the URIs of its files; name"
-        " the samples by --key"
+        f"--source: the URIs of the files of unit {unit.unit} do not tell their keys; name the"
+        " samples with --key"
     )
 
 
@@ -262,7 +265,9 @@ def _hits_in_file(
         num_rows = parquet.metadata.num_rows
         column = parquet.read(columns=["key"])["key"].combine_chunks()
     if len(column) != num_rows:
-        raise StoreError(f"{store.locate(file.part.path)}: keys are missing; run verify")
+        raise StoreError(
+            f"{store.locate(file.part.path)}: keys are missing; run `python -m pipeline verify`"
+        )
     found = []
     for name, part in file.shares:
         if name not in units:

@@ -84,7 +84,7 @@ def read_requests(
         elif key is not None:
             requests.add_key(key, unit)
     if not requests.named:
-        raise ConfigError("forget: names nothing; give --key, --source or --from")
+        raise ConfigError("forget: no sample is named; give --key, --source or --from")
     return requests
 
 
@@ -100,7 +100,7 @@ def _rows(uri: str) -> Iterator[Mapping[str, Any]]:
     except (*UNREADABLE, csv.Error, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"--from {uri}: cannot be read: {one_line(error)}") from error
     if not rows:
-        raise ConfigError(f"--from {uri}: has no row, so it names no sample")
+        raise ConfigError(f"--from {uri}: has no rows, so it names no sample")
     if not any({"key", "source"} & row.keys() for row in rows):
         raise ConfigError(f"--from {uri}: has no column key or source")
     return iter(rows)

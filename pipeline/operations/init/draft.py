@@ -62,19 +62,19 @@ class Draft:
             for side in ("frames", "height", "width"):
                 yield f"  {side}: {getattr(buckets[0], side)}"
         else:
-            yield "  buckets:  # each sample gets the shape in which it loses least"
+            yield "  buckets:  # each sample gets the shape that crops or enlarges it least"
             for one in buckets:
                 shape = f"frames: {one.frames}, height: {one.height}, width: {one.width}"
                 yield f"    - {{{shape}}}"
         fps = self.shapes.fps
         yield f"  fps: {_NO_RATE if fps is None else f'{fps:g}'}"
-        yield "  short: drop  # frames that fill no clip are left out; pad repeats the last one"
+        yield "  short: drop  # frames that do not fill a clip are left out; pad repeats the last"
 
     def _tokenizer(self) -> Iterator[str]:
         yield f"  - name: {'fsq' if '_fsq_' in self.model else 'kl'}  # name of the column"
         yield f"    model: {self.model}"
-        yield f"    weights: {self.weights or 'null  # those in the package'}"
-        yield "    precision: float32  # bf16 and fp16 are faster on GPUs, and change some tokens"
+        yield f"    weights: {self.weights or 'null  # the bundled weights'}"
+        yield "    precision: float32  # fp16 and bf16 are faster on GPUs, but change some tokens"
 
     def _other_models(self) -> Iterator[str]:
         yield "    # Other models for these shapes, by compression in time × height × width:"

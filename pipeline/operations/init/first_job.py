@@ -84,7 +84,9 @@ def write_first_job(
     """
     path = Path(out)
     if path.exists():
-        raise ConfigError(f"--out {out}: exists, and init overwrites nothing; name another file")
+        raise ConfigError(
+            f"--out {out}: already exists, and init overwrites no file; name another file"
+        )
     model = model or DEFAULT_MODEL
     weights = None if bundled_weights(model) else "hub"
     for fault in vidtok_faults(model, weights):

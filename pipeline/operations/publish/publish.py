@@ -79,7 +79,7 @@ def publish(store: Store, table_format: str) -> Published:
     """
     if table_format not in _FORMATS:
         raise ConfigError(
-            f"--format {table_format}: not a table format; use {' or '.join(_FORMATS)}"
+            f"--format {table_format}: no such table format; use {' or '.join(_FORMATS)}"
         )
     dataset = read_dataset(store)
     store.require_put_if_absent()

@@ -251,5 +251,5 @@ def _summaries(store: Store) -> Iterator[dict[str, Any]]:
                 summary: dict[str, Any] = json.loads(store.read(path))
             except ValueError as error:
                 where = store.locate(path)
-                raise StoreError(f"{where}: not a summary: {error}; delete it") from error
+                raise StoreError(f"{where}: not a summary of a run: {error}; delete it") from error
             yield summary

@@ -40,8 +40,8 @@ def test_the_help_lists_every_verb_in_its_group() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     places = [text.index(f"│ {word} ") for word in VERBS]
     assert places == sorted(places)
-    assert text.index(" Begin ") < places[0] < text.index(" Jobs ") < places[3]
-    assert places[6] < text.index(" Look ") < places[7]
+    assert text.index(" Get started ") < places[0] < text.index(" Jobs ") < places[3]
+    assert places[6] < text.index(" Inspect ") < places[7]
     assert places[12] < text.index(" Maintain ") < places[13]
 
 

@@ -173,4 +173,7 @@ def test_other_decoders_do_not_see_the_track(
     samples = np.zeros((RATE, 2), np.int16)
     made = decoded(decoder, flashing(Form("avi", "mpeg4", "adpcm_ms"), 1, [], samples))
     assert [clip.side for clip, _ in made] == [{}, {}]
-    assert "no sound: the decoder adpcm_ms is not among those that are allowed" in caplog.text
+    assert (
+        "the clip has no sound: the decoder adpcm_ms is not among those that are allowed"
+        in caplog.text
+    )

@@ -174,7 +174,7 @@ def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
 
 def test_excluding_everything_is_refused(tmp_path: Path) -> None:
     source = f"source={{uri: '{BIKES.path}', exclude: 'EXCLUDE'}}"
-    with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
+    with pytest.raises(ConfigError, match=r"source.exclude: excludes all sources"):
         run_evaluation(config(tmp_path, source.replace("EXCLUDE", str(BIKES.path))))
     kept = config(tmp_path, source.replace("EXCLUDE", "none.mp4")).source
     assert len(plan_units(kept, single=True)) == 1

@@ -56,11 +56,11 @@ def test_a_unit_whose_source_is_gone_is_given_up(
         worker.close()
     record = read_decoded_row(row)
     assert isinstance(record, Aborted)
-    assert (
-        record.reason == f"decode: StoreError: {tmp_path / 'gone.tar'}: gone since it was planned"
-    )
+    gone = tmp_path / "gone.tar"
+    missing = f"{gone}: missing, although it existed when the job was planned"
+    assert record.reason == f"decode: StoreError: {missing}"
     [logged] = caplog.records
-    assert logged.getMessage() == "u: decode gives the unit up"
+    assert logged.getMessage() == "u: the stage decode gives up this unit"
     assert logged.exc_info is not None
     assert logged.exc_info[0] is StoreError
 
@@ -158,8 +158,8 @@ def test_a_broken_tokenizer_ends_its_process_at_the_next_row(
     with pytest.raises(Ended, match="1"):
         worker(decoded_row(batch_row(2)))
     assert [record.getMessage() for record in caplog.records] == [
-        "u: tokenize gives the unit up",
-        "u: the tokenizer is broken; this process ends",
+        "u: the stage tokenize gives up this unit",
+        "u: the tokenizer also fails on a black clip; this process ends and is replaced",
     ]
 
 
@@ -171,7 +171,7 @@ def test_a_commit_that_is_rejected_is_logged(
     outcome = commit_blocks(unit, iter([payload_row(closing)]), worker_settings())
     assert isinstance(outcome, Aborted)
     assert outcome.reason == "commit: UnitRejected: u: the closing row belongs to other"
-    assert caplog.messages == ["u: commit gives the unit up"]
+    assert caplog.messages == ["u: the stage commit gives up this unit"]
 
 
 def test_a_worker_process_logs_this_package_from_its_level_on() -> None:

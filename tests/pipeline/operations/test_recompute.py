@@ -172,7 +172,10 @@ def test_a_source_that_is_gone_or_another(corpus: tuple[JobConfig, Store], tmp_p
     gone, short = tmp_path / "gone.tar", tmp_path / "short.tar"
     with tarfile.open(short, "w", dereference=True) as tar:
         tar.add(VIDEOS / "odd/video_180.mov", arcname="other.mov")
-    for source, text in ((gone, "gone since it was planned"), (short, f"not in {short}")):
+    for source, text in (
+        (gone, "missing, although it existed when the job was planned"),
+        (short, f"not in {short}"),
+    ):
         for path in store.list("log"):
             store.delete(path)
         [unit] = [u for u in manifest.units() if u.sources[0].endswith(".tar")]

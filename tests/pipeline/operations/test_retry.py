@@ -72,7 +72,7 @@ def test_nothing_of_that_kind(local: Store) -> None:
     assert (result.reopened, result.exit_code) == ([], 0)
     assert result.lines() == [f"nothing in the quarantine of {local.uri} matches"]
     assert local.list() == before
-    with pytest.raises(ConfigError, match="--reason corupt: not a reason; use one of tar_trunc"):
+    with pytest.raises(ConfigError, match="--reason corupt: no such reason; use one of tar_trunc"):
         retry(local, ["corupt"])
     with pytest.raises(ConfigError, match="no dataset"):
         retry(Store(local.uri + "-none"), ["corrupt"])

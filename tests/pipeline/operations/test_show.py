@@ -127,7 +127,7 @@ def test_a_picture_shows_different_samples_first(committed: list[int], tmp_path:
 def test_one_thing_is_shown(tmp_path: Path, options: list[str]) -> None:
     done = CliRunner().invoke(app, ["show", str(tmp_path), *options])
     assert done.exit_code == 2
-    assert "--picture: cannot be given with --clip or --out" in done.stderr
+    assert "--picture: cannot be combined with --clip or --out" in done.stderr
 
 
 @pytest.mark.parametrize("merged", [False, True])

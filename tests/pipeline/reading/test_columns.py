@@ -124,7 +124,7 @@ def test_a_scale_can_be_read_as_it_is() -> None:
 
 
 def test_only_latents_become_another_type_of_float() -> None:
-    with pytest.raises(ConfigError, match=r"^dtype = torch\.int8: must be a type of floats"):
+    with pytest.raises(ConfigError, match=r"^dtype = torch\.int8: must be a floating-point type"):
         Columns([QUANTIZED], ["n"], dtype=torch.int8)
     kind = column("uint16")
     cells = np.arange(4, dtype="u2").reshape(1, 1, 1, 4)

@@ -310,7 +310,7 @@ def test_what_cannot_be_joined(pair: tuple[Store, Store], tmp_path: Path) -> Non
     write_sibling(other, head("other", fps=12.0), {})
     with pytest.raises(ConfigError, match=r"other: clip.fps = 12.0, and 8.0 in .*left"):
         left.join(pipeline.open(other.uri))
-    with pytest.raises(ConfigError, match=r"columns = \['top'\]: name some of clip_id, .*right"):
+    with pytest.raises(ConfigError, match=r"columns = \['top'\]: must be some of clip_id, .*right"):
         TokenDataset(left.join(right), ["top"], 1)
 
 

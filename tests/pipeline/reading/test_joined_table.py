@@ -107,7 +107,7 @@ def test_one_row_for_all_clips_of_a_sample(snapshot: Snapshot, tmp_path: Path) -
     for batch in batches(one.join(uri, on="key"), ["key", "split"]):
         assert batch["split"] == ["abc"[int(key[1])] for key in batch["key"]]
     # In two units there are samples of these keys, which the table does not tell apart.
-    with pytest.raises(ConfigError, match=r"samples of several units have the key 'k[0-2]': name"):
+    with pytest.raises(ConfigError, match=r"samples of several units have the key 'k[0-2]': use"):
         snapshot.join(uri, on="key")
 
 
@@ -145,7 +145,7 @@ def test_a_state_of_another_table_is_refused(snapshot: Snapshot, tmp_path: Path)
         ),
         ({"clip_id": [1, 2], "x": [1, 2]}, {}, r"column clip_id is int64: must be string"),
         ({"x": [1]}, {}, r"no column clip_id; columns: x"),
-        ({"clip_id": ["a"], "left": [1]}, {}, r"both sides of the join have left; name them"),
+        ({"clip_id": ["a"], "left": [1]}, {}, r"both sides of the join have left; give prefix"),
         ({"clip_id": ["a"], "caption": ["b"]}, {}, r"both sides of the join have caption"),
         ({"clip_id": ["a"]}, {"on": "unit"}, r"on = 'unit': must be clip_id or key"),
     ],

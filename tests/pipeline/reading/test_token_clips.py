@@ -58,8 +58,8 @@ def test_parquet_files_are_read_without_a_log(dataset: str, tmp_path: Path) -> N
     ("source", "name", "says"),
     [
         ("{}", "kl", "no column of code indices kl; columns of code indices: fsq"),
-        ("{}/none.parquet", None, "no dataset and no Parquet file"),
-        ("{}/dataset.json", None, "no dataset and no Parquet file"),
+        ("{}/none.parquet", None, "neither a dataset nor Parquet files"),
+        ("{}/dataset.json", None, "neither a dataset nor Parquet files"),
     ],
 )
 def test_refuses_what_holds_no_tokens(

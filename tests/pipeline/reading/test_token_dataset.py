@@ -284,10 +284,10 @@ def test_a_state_of_another_order_is_refused(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"columns": ["fsq", "vq"]}, r"columns = \['fsq', 'vq'\]: name some of clip_id, .*fsq"),
-        ({"columns": "fsq"}, r"columns = 'fsq': name some of"),
-        ({"columns": []}, r"columns = \[\]: name some of"),
-        ({"buckets": ["1x1x1"]}, r"buckets = \['1x1x1'\]: name some of 5x16x16, 9x16x32"),
+        ({"columns": ["fsq", "vq"]}, r"columns = \['fsq', 'vq'\]: must be some of clip_id, .*fsq"),
+        ({"columns": "fsq"}, r"columns = 'fsq': must be some of"),
+        ({"columns": []}, r"columns = \[\]: must be some of"),
+        ({"buckets": ["1x1x1"]}, r"buckets = \['1x1x1'\]: must be some of 5x16x16, 9x16x32"),
         ({"batch": 0}, r"batch = 0: must be 1 or more"),
         ({"pool_rows": 2}, r"pool_rows = 2: must be 3 or more"),
         ({"strands": 0}, r"strands = 0: must be 1 or more"),

@@ -87,7 +87,7 @@ def test_one_bucket(snapshot: Snapshot) -> None:
         rows = TokenMap(snapshot, ["clip_id"], buckets=[bucket])
         assert len(rows) == count
         assert {rows[n]["bucket"] for n in range(count)} == {bucket}
-    with pytest.raises(ConfigError, match=r"buckets = \['1x1x1'\]: name some of"):
+    with pytest.raises(ConfigError, match=r"buckets = \['1x1x1'\]: must be some of"):
         TokenMap(snapshot, ["clip_id"], buckets=["1x1x1"])
 
 

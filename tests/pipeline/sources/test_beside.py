@@ -175,7 +175,9 @@ class TestTars:
         source = VideoSource(uri=[str(tmp_path)], beside=[METAS])
         [unit] = plan_units(source)
         other.unlink()
-        with pytest.raises(StoreError, match=r"000000\.tar: gone since it was planned"):
+        with pytest.raises(
+            StoreError, match=r"000000\.tar: missing, although it existed when the job was planned"
+        ):
             list(SampleReader(source).read(unit))
 
     def test_a_store_that_fails_is_no_verdict(

@@ -222,9 +222,13 @@ class TestFaults:
                 b"no parquet",
                 "ArrowInvalid: .*Parquet magic bytes",
             ),
-            ("a.csv", b'"video\na\n', "the header: unexpected end of data"),
-            ("a.csv", b'"video"x\na\n', "the header: .* expected after"),
-            ("a.csv", "vidéo,x\na,b\n".encode("utf-16"), "the header: not UTF-8 at byte 0"),
+            ("a.csv", b'"video\na\n', "the header cannot be read: unexpected end of data"),
+            ("a.csv", b'"video"x\na\n', "the header cannot be read: .* expected after"),
+            (
+                "a.csv",
+                "vidéo,x\na,b\n".encode("utf-16"),
+                "the header cannot be read: not UTF-8 at byte 0",
+            ),
             ("a.jsonl", b'["a"]\n', "row 0: a line that is not a JSON object"),
             ("a.jsonl", b"x" * (1 << 20) + b"\n", "row 0: .*a row of more than 1048576 bytes"),
         ],
@@ -238,7 +242,7 @@ class TestFaults:
         (tmp_path / "a.csv").write_text("video\na\nb\n")
         [run] = cut_list(str(tmp_path / "a.csv"), ListConfig(), None)
         (tmp_path / "a.csv").write_text("video\na\n")
-        with pytest.raises(ValueError, match="1 rows from row 0 on, not 2"):
+        with pytest.raises(ValueError, match="has 1 rows from row 0 on instead of 2"):
             list(read_rows(run, ListConfig(), None))
 
     def test_damaged_pages(self, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ class TestLists:
 
     def test_a_folder_of_lists_is_no_source(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/a.parquet")
-        with pytest.raises(ConfigError, match=r"named by a pattern .* /.*/in/\*.parquet"):
+        with pytest.raises(ConfigError, match=r"use a pattern .* /.*/in/\*.parquet"):
             units_of([str(tmp_path / "in")], lists=ListConfig())
 
     def test_beside_tars_in_the_order_given(self, tmp_path: Path) -> None:
@@ -298,5 +298,5 @@ def test_excluded_files_are_left_out_before_units_are_cut(tmp_path: Path) -> Non
     assert [[file.key for file in unit.files] for unit in units if unit.files] == [
         ["a.mp4", "d.mp4"]
     ]
-    with pytest.raises(ConfigError, match=r"source.exclude: leaves no source"):
+    with pytest.raises(ConfigError, match=r"source.exclude: excludes all sources"):
         units_of(source.uri, exclude=["*"])

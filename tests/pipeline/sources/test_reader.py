@@ -156,7 +156,9 @@ class TestTar:
 
     def test_tar_that_is_gone_is_no_outcome(self, tmp_path: Path) -> None:
         unit = WorkUnit(unit="u", tar_uri=str(tmp_path / "gone.tar"))
-        with pytest.raises(StoreError, match=r"gone\.tar: gone since it was planned"):
+        with pytest.raises(
+            StoreError, match=r"gone\.tar: missing, although it existed when the job was planned"
+        ):
             list(read_samples(unit, max_video_mb=1))
 
     @pytest.mark.s3

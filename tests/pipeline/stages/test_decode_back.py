@@ -135,7 +135,9 @@ def test_a_clip_that_cannot_be_decoded_keeps_its_tokens(caplog: pytest.LogCaptur
     assert payload.header.quarantined == ()
     assert [payload.header.psnr["kl"].clips, payload.header.psnr["kl"].failed] == [3, 1]
     assert payload.header.psnr["fsq"].clips == 4
-    assert "u/k/1: kl: not decoded back: OutOfMemoryError: imaginary GPU" in caplog.text
+    assert (
+        "u/k/1: kl: the clip cannot be decoded back: OutOfMemoryError: imaginary GPU" in caplog.text
+    )
 
 
 def real_clips() -> BatchRow:

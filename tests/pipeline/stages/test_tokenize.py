@@ -78,7 +78,7 @@ def test_a_guilty_clip_goes_alone(caplog: pytest.LogCaptureFixture) -> None:
     payload = tokenize(batch_row(4, {2: POISON}))
     error = "RuntimeError: device says no with a second line"
     assert caplog.messages == [
-        f"u: row 0: retried clip by clip: {error}",
+        f"u: row 0: the batch failed and is retried clip by clip: {error}",
         f"quarantined u/k/2: tokenize: tokenizer_error: {error}",
     ]
     [lost] = payload.header.quarantined
@@ -226,7 +226,10 @@ def test_out_of_memory_halves_the_shape(caplog: pytest.LogCaptureFixture) -> Non
     row = batch_row(5)
     assert tokenize(row).rows == expected(row).rows
     assert kl.batches == [8, 4, 2, 2, 4, 2]
-    told = [f"no memory for {batch} clips; trying {batch // 2}" for batch in (8, 4, 4)]
+    told = [
+        f"not enough memory for a batch of {batch} clips; trying {batch // 2}"
+        for batch in (8, 4, 4)
+    ]
     assert caplog.messages == [f"u: row 0: kl: {text}" for text in told]
     kl.memory = 0
     with pytest.raises(TokenizerBroken, match="OutOfMemoryError"):

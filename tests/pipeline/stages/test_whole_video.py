@@ -207,7 +207,7 @@ class TestFaults:
     def test_another_number_of_frames_is_noticed(self, model: Tokenizer) -> None:
         frames = np.zeros((8, 16, 16, 3), np.uint8)
         encoder = ClipEncoder(VidTok(model), KL, batch=1)
-        with pytest.raises(ValueError, match="8 frames; the first decode found 16"):
+        with pytest.raises(ValueError, match="8 frames, but the first decode found 16"):
             whole_cells([encoder], iter([frames]), 16, 8)
         with pytest.raises(ValueError, match="more frames"):
             whole_cells([encoder], iter([frames, frames]), 8, 8)

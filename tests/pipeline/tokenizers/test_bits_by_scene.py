@@ -211,5 +211,7 @@ def test_a_model_without_a_file_of_channels_is_refused(weights: Path, tmp_path: 
         for path in (weights, alone)
     ]
     assert describe(open_tokenizer(specs[0]), specs[0]).channel_order == ORDER
-    with pytest.raises(ConfigError, match="tokenizer fsq: channels: no file of channels beside"):
+    with pytest.raises(
+        ConfigError, match="tokenizer fsq: channels: there is no channels file beside"
+    ):
         describe(open_tokenizer(specs[1]), specs[1])

@@ -203,7 +203,7 @@ def test_what_examines_datasets_works(store: Store, tmp_path: Path) -> None:
 def test_other_weights_are_refused(store: Store, wan: str, tmp_path: Path) -> None:
     other = spec(save(tmp_path / "other", "AutoencoderKLWan", seed=1))
     column = read_dataset(store).tokenizers[0]
-    with pytest.raises(ConfigError, match="bring the same file to every node"):
+    with pytest.raises(ConfigError, match="copy the same file to every node"):
         open_encoder(other, column, digest=read_dataset(store).digest("x"), device="cpu")
     config = job(tmp_path, other)
     with pytest.raises(DatasetMismatch, match=r"identity|tokenizers\.x\.weights"):

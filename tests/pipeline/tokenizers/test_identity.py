@@ -196,7 +196,7 @@ def test_a_node_with_other_weights_is_refused() -> None:
     config = job()
     spec = TokenizerSpec(name="fsq", model=FSQ)
     column = tokenizer_column(spec, described_as(spec, "0" * 32), config.clip)
-    with pytest.raises(ConfigError, match="bring the same file to every node"):
+    with pytest.raises(ConfigError, match="copy the same file to every node"):
         open_encoder(spec, column, digest=Digest("0" * 32), device="cpu")
 
 

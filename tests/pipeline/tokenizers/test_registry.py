@@ -109,7 +109,7 @@ def test_a_model_that_cuts_without_a_word_is_refused(
     tokenizer = models.open_tokenizer(job().tokenizers[0])
     real = type(tokenizer).decode
     monkeypatch.setattr(type(tokenizer), "decode", lambda *a: real(*a)[:, :, :-1])
-    with pytest.raises(ConfigError, match="acme:mean: 3 frames come back as 2"):
+    with pytest.raises(ConfigError, match="acme:mean: 3 frames are decoded as 2"):
         open_tokenizers(job())
 
 
@@ -175,6 +175,6 @@ def test_facts_survive_json() -> None:
     assert Facts.from_dict(facts.to_dict()) == facts
     assert facts.latent_shape(9, 16, 24) == (2, 3, 2, 3)
     for shape in ((0, 16, 16), (9, 12, 16), (9, 16, 0)):
-        with pytest.raises(ValueError, match="not a clip"):
+        with pytest.raises(ValueError, match="does not take clips"):
             facts.latent_shape(*shape)
     assert isinstance(Encoded(torch.zeros(1)).latent, torch.Tensor)

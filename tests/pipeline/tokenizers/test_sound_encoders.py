@@ -66,7 +66,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     settings = audio(model, save(tmp_path / "model", model))
     [made] = sound_identities(settings).values()
     other = {**settings.identity(), "encoders": {"codes": {**made, "weights": "0" * 32}}}
-    with pytest.raises(ConfigError, match="bring the same files to every node"):
+    with pytest.raises(ConfigError, match="copy the same files to every node"):
         same_sound_encoder(settings.encoders[0], sound_columns(other)[-1], "cpu")
 
 
@@ -90,7 +90,7 @@ def test_encodec_that_scales_its_input_is_refused(tmp_path: Path) -> None:
     )
     transformers.EncodecModel(config).save_pretrained(tmp_path)
     spec = SoundEncoderSpec(name="a", model="transformers:EncodecModel", weights=str(tmp_path))
-    with pytest.raises(ConfigError, match="the scales are not stored"):
+    with pytest.raises(ConfigError, match="does not store the scales"):
         open_sound_encoder(spec)
 
 

@@ -67,7 +67,7 @@ def test_the_tokenizer_is_found_as_diffusers_lays_it_out(tmp_path: Path) -> None
     named = settings.model_copy(update={"tokenizer": str(words)})
     assert open_text_encoder(named).digest == open_text_encoder(settings).digest
     shutil.rmtree(words)
-    with pytest.raises(ConfigError, match=r"no tokenizer there, .* name its folder in tokenizer"):
+    with pytest.raises(ConfigError, match=r"no tokenizer there, .* set tokenizer to its folder"):
         open_text_encoder(settings)
     save_tokenizer(words)
 
@@ -95,5 +95,5 @@ def test_other_files_on_a_node_are_refused(tmp_path: Path) -> None:
     settings = spec(save_text_model(tmp_path, "T5EncoderModel"))
     opened = open_text_encoder(settings)
     save_text_model(tmp_path, "T5EncoderModel", seed=1)
-    with pytest.raises(ConfigError, match="bring the same files to every node"):
+    with pytest.raises(ConfigError, match="copy the same files to every node"):
         load_encoder(settings, opened.column, weights=opened.digest, device="cpu")

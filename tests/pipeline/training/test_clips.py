@@ -183,7 +183,7 @@ def test_training_keeps_its_random_numbers(make: Make):
 
 def test_a_worker_whose_source_is_bad_says_so(make: Make):
     clips = make(workers=1, exclude=["*.mkv", "truncated*"])
-    with pytest.raises(ConfigError, match="none of 2 sources gives a frame"):
+    with pytest.raises(ConfigError, match="none of 2 sources has a readable frame"):
         next(clips)
 
 

@@ -200,7 +200,7 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"source": {"uri": "nowhere/*.mp4"}}, "nowhere"),
-        ({"source": {"uri": str(BROKEN)}}, "none of 1 sources gives a frame; .*not_a_video"),
+        ({"source": {"uri": str(BROKEN)}}, "none of 1 sources has a readable frame; .*not_a_video"),
         ({"validation": {"uri": str(BROKEN)}}, "held-out video text.mp4: not_a_video"),
         (
             {"stages": [{**LOW, "objective": {"perceptual": "lpips", "vgg16": "nowhere.pth"}}]},

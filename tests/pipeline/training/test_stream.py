@@ -212,6 +212,6 @@ def test_a_lane_whose_videos_are_broken_goes_on_with_the_next_epoch(lanes: int):
 def test_a_source_without_a_good_video_ends_with_one_line(lanes: int):
     stream = made({"0": [0], "1": [0], "2": [0]}, lanes - 1, lanes)
     with pytest.raises(
-        ConfigError, match=r"none of 3 sources gives a frame; ./0: corrupt: made so"
+        ConfigError, match=r"none of 3 sources has a readable frame; ./0: corrupt: made so"
     ):
         next(iter(stream))

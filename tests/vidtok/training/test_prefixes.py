@@ -187,11 +187,11 @@ def test_a_saved_state_continues_bit_for_bit() -> None:
     ("regularizer", "nested", "says"),
     [
         ("kl", (1, 3), "only FSQ tokenizers have prefixes"),
-        ("fsq", (3, 1), "must ascend to 3, the number of all channels"),
-        ("fsq", (1, 2), "must ascend to 3"),
-        ("fsq", (0, 3), "must ascend to 3"),
-        ("fsq", (1, 1, 3), "must ascend to 3"),
-        ("fsq", (), "must ascend to 3"),
+        ("fsq", (3, 1), "must be in ascending order and end with 3, the number of all channels"),
+        ("fsq", (1, 2), "must be in ascending order and end with 3"),
+        ("fsq", (0, 3), "must be in ascending order and end with 3"),
+        ("fsq", (1, 1, 3), "must be in ascending order and end with 3"),
+        ("fsq", (), "must be in ascending order and end with 3"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(

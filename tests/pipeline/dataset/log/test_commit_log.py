@@ -114,7 +114,7 @@ class TestAppend:
         for unit in UNITS[:3]:
             log.append([unit])
         local.delete(record_path(2))
-        with pytest.raises(StoreError, match=r"002\.json: missing, though record 3"):
+        with pytest.raises(StoreError, match=r"002\.json: missing, although record 3"):
             open_log(local)
 
     def test_a_damaged_record_is_named(self, local: Store) -> None:

@@ -265,7 +265,7 @@ class TestExtending:
     EMPTY = Manifest(0, read_checkpoint(Store("/nonexistent")).table)
 
     def test_records_have_to_follow_on(self) -> None:
-        with pytest.raises(StoreError, match="log record 2 follows on 0"):
+        with pytest.raises(StoreError, match="log record 2 follows record 0"):
             self.EMPTY.extended([log_record(2, UNITS[0])])
 
     def test_a_unit_committed_twice_is_never_passed_on(self) -> None:

@@ -149,7 +149,7 @@ def test_text_of_an_earlier_state_of_a_unit_is_not_used(
 def test_a_unit_that_was_done_again_is_refused(latents: Store, tmp_path: Path) -> None:
     export(latents.uri, "webdataset", str(tmp_path / "out"))
     do_again(latents, "b")
-    with pytest.raises(ConfigError, match="holds unit b, which was done again since"):
+    with pytest.raises(ConfigError, match="holds unit b, which was repeated since"):
         export(latents.uri, "webdataset", str(tmp_path / "out"))
 
 
@@ -204,11 +204,13 @@ def test_columns_of_vidtok_go_to_webdataset_alone(tmp_path: Path) -> None:
     for name in ("fastvideo", "musubi", "ltx2"):
         with pytest.raises(ConfigError, match=r"has fsq \(vidtok_fsq.*, indices\), kl \(vidtok_kl"):
             export(store.uri, name, str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match="can hold one of fsq, kl; name it with --column"):
+    with pytest.raises(ConfigError, match="can hold only one of fsq, kl; name it with --column"):
         export(store.uri, "webdataset", str(tmp_path / "out"))
     found = export(store.uri, "webdataset", str(tmp_path / "out"), column="fsq")
     assert (found.exit_code, found.units) == (0, 3)
-    with pytest.raises(ConfigError, match="--column x: the dataset has fsq, kl"):
+    with pytest.raises(
+        ConfigError, match="--column x: the dataset has no such column; it has fsq, kl"
+    ):
         export(store.uri, "webdataset", str(tmp_path / "out"), column="x")
 
 

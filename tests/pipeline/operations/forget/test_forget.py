@@ -236,7 +236,7 @@ def test_tables_that_name_something_else(
         read_requests((), (), str(tmp_path / name))
     with pytest.raises(ConfigError, match="no such file"):
         read_requests((), (), str(tmp_path / "missing.csv"))
-    with pytest.raises(ConfigError, match="names nothing"):
+    with pytest.raises(ConfigError, match="no sample is named"):
         read_requests((), ())
 
 
@@ -280,7 +280,7 @@ def test_rows_of_a_list_as_source(local: Store) -> None:
     unit = tar_unit("rows")
     record = commit(local, deliver_keys(unit, keys_of("rows")))
     write_log(local, [replace(record, sources=("/in/list.csv#rows=0-4",))])
-    with pytest.raises(ConfigError, match="name the samples by --key"):
+    with pytest.raises(ConfigError, match="name the samples with --key"):
         forget(local, requests(sources=["/in/list.csv#rows=1-2"]))
     assert len(ids(local)) == 8
     assert forget(local, requests(sources=["/in/list.csv#rows=0-4"])).clips == 8

@@ -131,7 +131,7 @@ def test_the_named_model_decides_the_shapes(tmp_path: Path) -> None:
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("mine")
-    with pytest.raises(ConfigError, match="exists, and init overwrites nothing"):
+    with pytest.raises(ConfigError, match="exists, and init overwrites no file"):
         written(GOOD, tmp_path)
     assert (tmp_path / "job.yaml").read_text() == "mine"
     (tmp_path / "other.schema.json").write_text("mine too")

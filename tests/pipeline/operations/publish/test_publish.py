@@ -307,7 +307,7 @@ def test_tables_say_what_the_cells_are(local: Store) -> None:
 def test_refuses_other_formats_and_missing_libraries(
     local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="hudi: not a table format; use delta or iceberg"):
+    with pytest.raises(ConfigError, match="hudi: no such table format; use delta or iceberg"):
         publish(local, "hudi")
     sound(local)
     for module in FORMATS:

@@ -150,5 +150,5 @@ def test_what_is_wrong(local: Store) -> None:
         report(local)
     sound(local)
     local.write("reports/r/summary.json", b"{")
-    with pytest.raises(StoreError, match=r"reports/r/summary\.json: not a summary"):
+    with pytest.raises(StoreError, match=r"reports/r/summary\.json: not a summary of a run"):
         report(local)
