@@ -93,24 +93,38 @@ class TokenTransformer(nn.Module):
         return nats.unflatten(0, (len(digits), -1)).mean(1)
 
     @torch.no_grad()
-    def sample(self, num: int, shape: tuple[int, ...]) -> Tensor:
-        """Draw code indices [num, t, h, w], one digit after the other."""
+    def sample(self, num: int, shape: tuple[int, ...], begin: Tensor | None = None) -> Tensor:
+        """Draw code indices [num, t, h, w], one digit after the other.
+
+        Args:
+            num: number of clips.
+            shape: their t, h, w.
+            begin: code indices [num, n, h, w] of their first n latent frames, a multiple of the
+                patch; None to draw all.
+        """
         grid = patch_grid(shape, self.patch)
+        given: tuple[Tensor, ...] = ()
+        if begin is not None:
+            given = to_patches(to_digits(begin, self.levels), self.patch).unbind(1)
         past: list[Past] = [[] for _ in self.transformer.blocks]
         x = self.begin.expand(num, 1, -1)
-        patches = []
+        patches: list[Tensor] = []
         for place in patch_places(grid, self.begin.device).split(1):
             seen = self.transformer(x + self.positions(place), place, past=past)
-            state = self.context(seen)[:, 0]
-            drawn = []
-            for k, offset in enumerate(self.offsets):
-                chances = self._logits(state[:, None], slice(k, k + 1))[:, 0].softmax(-1)
-                drawn.append(torch.multinomial(chances, 1)[:, 0])
-                state = state + self.embed_before(drawn[-1] + offset)
-            patches.append(torch.stack(drawn, 1))
+            n = len(patches)
+            patches.append(given[n] if n < len(given) else self._drawn(self.context(seen)[:, 0]))
             x = self.embed(patches[-1] + self.offsets).sum(1, keepdim=True)
         digits = from_patches(torch.stack(patches, 1), grid, self.patch)
         return to_indices(digits, self.levels)
+
+    def _drawn(self, state: Tensor) -> Tensor:
+        """Draw the digits [B, K] of a patch from its state [B, D/2]."""
+        drawn: list[Tensor] = []
+        for k, offset in enumerate(self.offsets):
+            chances = self._logits(state[:, None], slice(k, k + 1))[:, 0].softmax(-1)
+            drawn.append(torch.multinomial(chances, 1)[:, 0])
+            state = state + self.embed_before(drawn[-1] + offset)
+        return torch.stack(drawn, 1)
 
     def distances(self, indices: Tensor, others: Tensor) -> Tensor:
         """Return the fraction of digits in which [n, t, h, w] and [m, t, h, w] differ, [n, m]."""

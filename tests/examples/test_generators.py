@@ -210,6 +210,25 @@ def test_sampling_draws_with_the_chances_that_the_loss_is_of(
     assert torch.stack(nats).mean().item() == pytest.approx(float(generator(clip)), rel=1e-4)
 
 
+def test_a_given_beginning_is_kept_and_continued_as_if_it_had_been_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    generator = token_transformer.TokenTransformer((3, 2), 2, 32, 2).eval()
+    draw, drawn = torch.multinomial, []
+
+    def remembered(chances: torch.Tensor, num: int) -> torch.Tensor:
+        drawn.append(draw(chances, num))
+        return drawn[-1]
+
+    monkeypatch.setattr(torch, "multinomial", remembered)
+    whole = generator.sample(2, (3, 4, 4))
+    rest = iter(drawn[len(drawn) // 3 :])
+    monkeypatch.setattr(torch, "multinomial", lambda chances, num: next(rest))
+    assert torch.equal(generator.sample(2, (3, 4, 4), whole[:, :1]), whole)
+    assert next(rest, None) is None
+
+
 def test_the_codebook_is_sampled_whole_and_never_left() -> None:
     torch.manual_seed(0)
     generator = token_transformer.TokenTransformer((3, 2), 1, 32, 1)
