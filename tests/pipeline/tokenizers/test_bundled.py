@@ -77,13 +77,12 @@ def test_a_bundled_model_beats_its_own_grid_and_uses_its_codebook(name: str) -> 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_model_for_streams_is_nearly_as_good_on_a_clip(name: str) -> None:
-    """The first video is left out: in clips with a cut, as its clip is, v1.1 loses up to 3 dB."""
     both = []
     for model in (name, STREAMS[name]):
-        scores = [score_clip(clips()[n], coded(model, n)[1]) for n in (1, 2)]
+        scores = [score_clip(clips()[n], coded(model, n)[1]) for n in range(3)]
         both.append(means(scores))
     ours, theirs = both
-    assert ours["psnr"] > theirs["psnr"] - 0.2
+    assert ours["psnr"] > theirs["psnr"] - 0.1
     assert ours["ssim"] > theirs["ssim"] - 0.005
 
 
