@@ -1,6 +1,7 @@
 """Where the ranks of a training run: in this process, or on a Ray cluster."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
             changes[name] = videos.model_copy(update={"uri": uris})
     changes["stages"] = []
     for stage in config.stages:
-        vgg16 = absolute_path(stage.objective.vgg16)
-        objective = stage.objective.model_copy(update={"vgg16": vgg16})
+        file = stage.objective.vgg16
+        vgg16 = {"vgg16": None if file is None else str(Path(file).resolve())}
+        objective = stage.objective.model_copy(update=vgg16)
         changes["stages"].append(stage.model_copy(update={"objective": objective}))
     return config.model_copy(update=changes)

@@ -73,7 +73,7 @@ def model(breakage: str | None = None) -> Iterator[None]:
             pipeline.storage.store,
         ):
             patches.enter_context(patch.object(module, "time", clock))
-        for module in (pipeline.dataset.commit_log, pipeline.storage.store):
+        for module in (pipeline.dataset.log.commit_log, pipeline.storage.store):
             patches.enter_context(patch.object(module, "random", draws))
         patches.enter_context(patch.object(uuid, "uuid4", _name))
         for module in (

@@ -300,7 +300,7 @@ def test_a_prefix_tells_names_apart(pair: tuple[Store, Store]) -> None:
 
 def test_what_cannot_be_joined(pair: tuple[Store, Store], tmp_path: Path) -> None:
     left, right = (pipeline.open(store.uri) for store in pair)
-    with pytest.raises(ConfigError, match=r"both sides of the join have left, left_shape; name"):
+    with pytest.raises(ConfigError, match=r"both sides of the join have left, left_shape; give"):
         left.join(left)
     with pytest.raises(ConfigError, match="one after another"):
         left.join(left.join(right))
