@@ -171,8 +171,8 @@ def join(
         joined = _with_table(corpus, other, on, prefix, storage_options or {})
     elif not isinstance(other, CommittedRows) or on != "clip_id":
         raise ConfigError(
-            "join: takes one dataset from pipeline.open, or the URI of one Parquet file; join"
-            " several one after another: a.join(b).join(c)"
+            "join: takes one dataset from pipeline.open, on clip_id, or the URI of one Parquet"
+            " file; join several one after another: a.join(b).join(c)"
         )
     else:
         joined = _with_dataset(corpus, other, prefix)
