@@ -34,7 +34,7 @@ from pipeline.tokenizers.vidtok_adapter import VidTok
 BEGIN = 2
 """Number of latent frames that a continuation is given."""
 FRAMES = 5
-"""Number of frames that they stand for."""
+"""Number of frames that they stand for, in a causal tokenizer that compresses time four times."""
 
 
 def main() -> None:
@@ -100,8 +100,7 @@ def _cells(dataset: str, run: str) -> tuple[tuple[str, ...], float]:
     error = stdev(continued) / len(continued) ** 0.5
     numbers = *numbers, f"{fmean(continued):.2f} ± {error:.2f}"
     steps = len(saved["trained"])
-    cells = str(len(generator.levels)), str(steps), str(len(nats)), *numbers
-    return cells, fmean(still)
+    return (str(len(generator.levels)), str(steps), str(len(nats)), *numbers), fmean(still)
 
 
 if __name__ == "__main__":

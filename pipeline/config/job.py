@@ -87,8 +87,8 @@ class ClipConfig(Section):
     """Width of a clip in pixels, after resizing and cropping, if all clips have one shape."""
     buckets: list[BucketConfig] = Field(default=[])
     """Shapes of clips, if there are several. Each video, or each shot, gets the longest shape that
-    it can fill. Among equally long shapes, the one that crops least is taken, then the first. A
-    shape of one frame is for images."""
+    it can fill. Among equally long shapes, the one that crops or enlarges least is taken, then the
+    first. A shape of one frame is for images."""
     whole: bool = False
     """Whether each video, or each span of a list, is one clip with all its frames. Only v1.1 models
     can do this: they encode a video chunk by chunk. `frames` must be left out, and `short` has no
