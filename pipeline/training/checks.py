@@ -59,6 +59,9 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
             yield Fault(f"{where}.nested", stage.nested, rule=str(error))
     shorter = min(clips.height, clips.width)
     terms, least = stage.objective, {}
+    if (terms.perceptual == "features") != (terms.features is not None):
+        rule = "must be a file with perceptual: features, and null otherwise"
+        yield Fault(f"{where}.objective.features", terms.features, rule=rule)
     if terms.perceptual in ("auto", "structural") and terms.perceptual_weight > 0:
         least["structural term"] = SHORTEST_SIDE
     if terms.discriminator == "2d":

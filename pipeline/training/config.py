@@ -54,13 +54,18 @@ class ObjectiveSection(Section):
 
     pixel: Literal["l1", "l2"] = "l1"
     """Distance between pixel values."""
-    perceptual: Literal["auto", "lpips", "structural", "none"] = "auto"
+    perceptual: Literal["auto", "lpips", "features", "structural", "none"] = "auto"
     """Perceptual distance between frames. `auto`: LPIPS if the weights of VGG16 are found,
-    otherwise `structural`, which compares edges and SSIM. The run log records the choice."""
+    otherwise `structural`, which compares edges and SSIM. `features` compares the features of the
+    network in `features`. The run log records the choice."""
     perceptual_weight: Weight = 1.0
     """Weight of the perceptual term, relative to the pixel term."""
     vgg16: str | None = None
     """Path of torchvision's VGG16 weights. null: torch's hub cache."""
+    features: str | None = None
+    """Path of a network that `torch.export.save` wrote, for `perceptual: features`. It takes
+    pictures `[N, 3, H, W]` in [-1, 1] and returns a list of feature maps. The file holds a program
+    that the training runs: use only files that you trust."""
     discriminator: Literal["2d", "3d"] | None = "2d"
     """Input of the discriminator: `2d` single frames, `3d` clips. null: no adversarial term."""
     discriminator_start: NonNegativeInt = 10_001

@@ -12,6 +12,7 @@ from pipeline.training.config import ObjectiveSection, StageConfig, TrainConfig
 from vidtok import channels
 from vidtok.lpips import LPIPS, load_lpips
 from vidtok.presets import named_config
+from vidtok.training.features import load_features
 from vidtok.training.objective import Perceptual
 from vidtok.training.perceptual import structural_distance
 
@@ -96,10 +97,17 @@ def perceptual_term(terms: ObjectiveSection, device: str) -> tuple[Perceptual | 
     """Return the perceptual distance of an objective, and its name.
 
     Raises:
-        ConfigError: it is LPIPS, whose weights are not found.
+        ConfigError: the weights of LPIPS or the network of the features are not found.
     """
     if terms.perceptual == "none":
         return None, "none"
+    if terms.perceptual == "features":
+        assert terms.features is not None  # checks.py requires it
+        try:
+            distance = load_features(Path(terms.features), device)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(f"perceptual = features: {error}") from error
+        return distance, f"features of {terms.features}"
     if terms.perceptual == "structural":
         return structural_distance, "structural (edges and SSIM; not LPIPS)"
     lpips, missing = find_lpips(terms, device)

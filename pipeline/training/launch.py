@@ -53,8 +53,9 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
             changes[name] = videos.model_copy(update={"uri": uris})
     changes["stages"] = []
     for stage in config.stages:
-        file = stage.objective.vgg16
-        vgg16 = {"vgg16": None if file is None else str(Path(file).resolve())}
-        objective = stage.objective.model_copy(update=vgg16)
+        terms = stage.objective
+        given = {name: getattr(terms, name) for name in ("vgg16", "features")}
+        files = {name: str(Path(file).resolve()) for name, file in given.items() if file}
+        objective = terms.model_copy(update=files)
         changes["stages"].append(stage.model_copy(update={"objective": objective}))
     return config.model_copy(update=changes)

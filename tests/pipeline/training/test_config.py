@@ -142,6 +142,8 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.nested=[0, 5]", "stages.0.nested.0 = 0: should be greater than 0"),
         ("stages.0.nested=4", "stages.0.nested = 4: should be a valid list"),
         ("stages.0.objective.perceptual=vgg", "stages.0.objective.perceptual = vgg: must be 'au"),
+        ("stages.0.objective.perceptual=features", "stages.0.objective.features: must be a file"),
+        ("stages.0.objective.features=net.pt2", "stages.0.objective.features = net.pt2: must be a"),
         ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
         ("min_workers=2", "min_workers = 2: must be at most workers = 0"),
         ("validation={uri: v, best_by: mse}", "validation.best_by = mse: must be 'psnr', 'ssim'"),

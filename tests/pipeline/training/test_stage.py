@@ -34,6 +34,7 @@ from tests.pipeline.training.runs import (
     training,
 )
 from tests.vidtok.small import TWO_LEVELS
+from tests.vidtok.training.networks import Edges, exported
 from vidtok.presets import PRESETS
 
 
@@ -206,6 +207,10 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
             {"stages": [{**LOW, "objective": {"perceptual": "lpips", "vgg16": "nowhere.pth"}}]},
             "perceptual = lpips: .*nowhere.pth",
         ),
+        (
+            {"stages": [{**LOW, "objective": {"perceptual": "features", "features": "no.pt2"}}]},
+            "perceptual = features: no.pt2: no such file",
+        ),
         ({"validation": {**HELD_OUT, "best_by": "lpips"}}, "validation.best_by = lpips: .*VGG16"),
         ({"weights": "nowhere.ckpt"}, "weights = nowhere.ckpt: "),
     ],
@@ -229,6 +234,17 @@ def test_a_stand_in_for_lpips_is_said_to_be_one(
     lines = run(one_stage(tmp_path, stages=[stage]))
     assert "perceptual term: structural (edges and SSIM; no LPIPS: " in lines[0]
     assert rows(tmp_path, of="note")[0]["perceptual"] == lines[0].partition("term: ")[2]
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_features_of_a_given_network_are_a_perceptual_term(tmp_path: Path) -> None:
+    file = str(exported(Edges(), tmp_path / "edges.pt2"))
+    objective = {"perceptual": "features", "features": file, "discriminator_start": 0}
+    lines = run(one_stage(tmp_path, stages=[{**LOW, "steps": 2, "objective": objective}]))
+    assert lines[0].endswith(f"perceptual term: features of {file}")
+    [line] = [row for row in rows(tmp_path, of="train") if row["step"] == 2]
+    assert line["perceptual"] > 0
+    assert line["adversarial"] != 0
 
 
 @pytest.mark.usefixtures("no_curve")
