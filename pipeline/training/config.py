@@ -52,8 +52,10 @@ class ValidationConfig(VideoSource):
 class ObjectiveSection(Section):
     """Terms of the loss functions, and their weights; see `vidtok.training.objective`."""
 
-    pixel: Literal["l1", "l2"] = "l1"
-    """Distance between pixel values."""
+    pixel: Literal["l1", "l2", "log_l2"] = "l1"
+    """Distance between pixel values. `log_l2`: logarithm of each frame's mean squared difference.
+    A decibel of PSNR then counts the same in each frame, and frames of fine texture do not
+    dominate."""
     perceptual: Literal["auto", "lpips", "features", "structural", "none"] = "auto"
     """Perceptual distance between frames. `auto`: LPIPS if the weights of VGG16 are found,
     otherwise `structural`, which compares edges and SSIM. `features` compares the features of the

@@ -86,6 +86,11 @@ def test_settings_reach_the_trainer_and_the_objective() -> None:
     assert config.stages[0].trainer().lr == 1e-5
 
 
+def test_logarithms_of_squared_differences() -> None:
+    config = read("stages.0.objective={pixel: log_l2, perceptual: none}")
+    assert config.stages[0].terms(kl=False).pixel == "log_l2"
+
+
 def test_clips_and_held_out_clips() -> None:
     config = read(
         "source={uri: [a, b], exclude: c/*, max_video_mb: 5}",

@@ -155,6 +155,25 @@ def test_squared_differences() -> None:
     torch.testing.assert_close(loss, (x - x_hat).square().sum() / 10)
 
 
+def test_a_decibel_counts_the_same_in_every_frame() -> None:
+    x, _, last_weight = clips()
+    noise = make_tensor("noise", x.shape)
+    noise = noise / noise.square().mean((1, 3, 4), keepdim=True).sqrt()
+    # Frames at 28 to 40 dB; the scale of an even gradient is 1/error.
+    errors = torch.logspace(-1.2, -2.4, 10).mul(0.1).view(2, 1, 5, 1, 1)
+    scale = torch.ones(10, requires_grad=True)
+    x_hat = x + noise * (errors * scale.view_as(errors)).sqrt()
+    config = ObjectiveConfig(discriminator=None, perceptual_weight=0, pixel="log_l2")
+    loss, log = Objective(config, None).autoencoder_loss(x, x_hat, torch.zeros(()), last_weight, 0)
+    flat = errors.flatten()
+    torch.testing.assert_close(log["pixel"], 0.01 * torch.log1p(flat / 1e-4).mean())
+    loss.backward()
+    assert scale.grad is not None
+    relative = scale.grad / scale.grad.max()
+    torch.testing.assert_close(relative, (flat / (flat + 1e-4)) / (flat[0] / (flat[0] + 1e-4)))
+    assert relative.min() > 0.75
+
+
 def test_half_precision_is_computed_with_in_float32_under_autocast_too() -> None:
     x, x_hat, last_weight = clips()
     x_hat = x_hat.bfloat16()
