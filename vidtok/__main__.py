@@ -17,6 +17,8 @@ from vidtok.presets import PRESETS, bundled_weights, named_config
 _LEAST_CLIPS = 8
 """Least number of clips to fit to. Every eighth clip is not fitted but judged."""
 
+_MAKER = "give the model and the weights that made the tokens"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Return the exit code: 0, or 2 if the input is wrong."""
@@ -134,13 +136,16 @@ def _rank(asked: argparse.Namespace) -> None:
         raise ValueError(str(error)) from error
     where, ours = f"{asked.tokens}: column {read.column.name}", model.config
     if read.levels not in (None, ours.fsq_levels):
-        raise ValueError(f"{where}: levels {read.levels}; {ours.name} has {ours.fsq_levels}")
+        text = f"levels {read.levels}; {ours.name} has {ours.fsq_levels}"
+        raise ValueError(f"{where}: {text}; {_MAKER}")
     if read.levels is None and read.column.model != ours.name:
-        raise ValueError(f"{where}: was made by {read.column.model}, not by {ours.name}")
+        text = f"was made by {read.column.model}, not by {ours.name}"
+        raise ValueError(f"{where}: {text}; {_MAKER}")
     if read.weights not in (None, weights_digest(model.state_dict())):
-        raise ValueError(f"{where}: was made with other weights than {path}")
+        raise ValueError(f"{where}: was made with other weights than {path}; {_MAKER}")
     if len(read.clips) < _LEAST_CLIPS:
-        raise ValueError(f"{where}: has {len(read.clips)} clips; {_LEAST_CLIPS} are needed")
+        text = f"has {len(read.clips)} clips; {_LEAST_CLIPS} are needed"
+        raise ValueError(f"{where}: {text}; tokenize more")
     fitted = [clip for n, clip in enumerate(read.clips) if n % _LEAST_CLIPS]
     order = channel_fit.fit(model, fitted)
     target = asked.out or channels.beside(path)

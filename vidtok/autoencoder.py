@@ -223,7 +223,7 @@ class Tokenizer(nn.Module):
             if t != latent.shape[2]:
                 raise ValueError(
                     f"num_frames = {num_frames}: would be {t} latent frames, "
-                    f"but the latent has {latent.shape[2]}"
+                    f"but the latent has {latent.shape[2]}; give that of the clip that was encoded"
                 )
         self._check_chunk(chunk_frames)
         self._check_tile(tile, as_reference)
@@ -277,7 +277,7 @@ class Tokenizer(nn.Module):
         """
         name, levels = self.config.name, self.config.fsq_levels
         if (size := self.config.codebook_size) is None:
-            raise ValueError(f"{name} is a KL tokenizer and has no code indices")
+            raise ValueError(f"{name} is a KL tokenizer and has no code indices; use decode")
         if indices.dim() != 4 or indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(
                 f"indices of shape {tuple(indices.shape)} and {indices.dtype}: "

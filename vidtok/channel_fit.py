@@ -121,7 +121,8 @@ def require_fsq(model: Tokenizer) -> None:
         ValueError: see above.
     """
     if not model.config.fsq_levels:
-        raise ValueError(f"{model.config.name} is a KL tokenizer and has no code indices")
+        name = model.config.name
+        raise ValueError(f"{name} is a KL tokenizer and has no code indices; give an FSQ model")
 
 
 def _judged(model: Tokenizer, clips: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -29,6 +29,8 @@ _CONFIG_KEY, _DIGEST_KEY = "vidtok_config", "vidtok_config_digest"
 _NOT_THE_NETWORK = ("loss.", "model_ema.")
 """Prefixes of the tensors in a released checkpoint that only training needs."""
 _AGAIN = "copy or download the file again"
+_SHOWN = 5
+"""Maximum number of tensors that an error names."""
 
 
 def load(
@@ -215,7 +217,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], TokenizerConfig | None]:
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path}: metadata {_CONFIG_KEY}: {error}; {_AGAIN}") from error
             if metadata.get(_DIGEST_KEY, config.digest) != config.digest:
-                raise ValueError(f"{path}: metadata {_CONFIG_KEY} does not match its digest")
+                raise ValueError(
+                    f"{path}: metadata {_CONFIG_KEY} does not match its digest; {_AGAIN}"
+                )
     else:
         tensors = _unpickle(path)
     return {k: t for k, t in tensors.items() if not k.startswith(_NOT_THE_NETWORK)}, config
@@ -271,7 +275,10 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path}: holds no state_dict of tensors")
+        raise ValueError(
+            f"{path}: holds no state_dict of tensors; save it with"
+            " torch.save({'state_dict': model.state_dict()}, …)"
+        )
     return dict(state)
 
 
@@ -292,7 +299,7 @@ def _configuration(
         if own is not None and own.digest != given.digest:
             raise ValueError(
                 f"{path}: has the configuration of {own.name} ({own.network}), not of {given.name}"
-                f" ({given.network})"
+                f" ({given.network}); name {own.name}, or give weights of {given.name}"
             )
         return given
     if own is not None:
@@ -316,4 +323,8 @@ def _check_tensors(
         if key in found and found[key].shape != tensor.shape
     ]
     if faults:
-        raise ValueError(f"{path}: the tensors are not those of {name}: {'; '.join(faults)}")
+        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ValueError(
+            f"{path}: the tensors are not those of {name}: {', '.join(faults[:_SHOWN])}{more};"
+            f" name the model that they belong to, or {_AGAIN}"
+        )

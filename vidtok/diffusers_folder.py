@@ -75,7 +75,10 @@ def read_config(folder: Path) -> TokenizerConfig:
             f" {_CLASS}.save_pretrained wrote"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a configuration of diffusers: {error!r}") from error
+        raise ValueError(
+            f"{path}: not a configuration of diffusers: {error!r}; give a folder that"
+            f" {_CLASS}.save_pretrained wrote"
+        ) from error
     if found != _CLASS:
         raise ValueError(f"{path}: is a {found}; only {_CLASS} is a VidTok model")
     try:

@@ -141,7 +141,10 @@ def load_lpips(vgg16: Path | None = None, heads: Path | None = None) -> LPIPS:
         file = vgg16 if name.startswith("net.") else heads
         stored = tensors.get(source)
         if stored is None or stored.shape != parameter.shape:
-            raise ValueError(f"{file}: holds no {source} of shape {tuple(parameter.shape)}")
+            whose = "VGG16 of torchvision" if file == vgg16 else "vgg.pth of LPIPS 0.1"
+            raise ValueError(
+                f"{file}: holds no {source} of shape {tuple(parameter.shape)}; give {whose}"
+            )
         parameter.copy_(stored)
     return lpips
 

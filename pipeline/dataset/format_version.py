@@ -20,6 +20,10 @@ FORMAT_VERSION: Final = 1
 """Version of parts, log records, manifests and `dataset.json`; readers refuse any other."""
 
 
+RESTORE: Final = "restore it from a copy"
+"""What to do about a damaged file, unless another one holds the same."""
+
+
 _CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"}\s*')
 
 
@@ -50,7 +54,9 @@ def versioned_json(record: object) -> bytes:
     return b'%s,"crc32":"%08x"}' % (data[:-1], zlib.crc32(data[:-1]))
 
 
-def parse_versioned(kind: type[Record], data: bytes, where: str, what: str) -> Record:
+def parse_versioned(
+    kind: type[Record], data: bytes, where: str, what: str, fix: str = RESTORE
+) -> Record:
     """Return a record from its JSON, which has a field `format_version`.
 
     JSON without a checksum, which a person wrote, is taken as it is.
@@ -60,6 +66,7 @@ def parse_versioned(kind: type[Record], data: bytes, where: str, what: str) -> R
         data: the JSON.
         where: URI of the file, for errors.
         what: noun phrase for the record, for errors: `a log record`.
+        fix: what to do about damage, for errors.
 
     Raises:
         ConfigError: the record is of another format version.
@@ -67,19 +74,20 @@ def parse_versioned(kind: type[Record], data: bytes, where: str, what: str) -> R
     """
     checksum = _CHECKSUM.search(data, max(0, len(data) - 32))
     if checksum and int(checksum[1], 16) != zlib.crc32(data[: checksum.start()]):
-        raise DamagedFile(f"{where}: not {what}: it differs from its checksum; restore it")
-    with damage_refused(where, what):
+        raise DamagedFile(f"{where}: not {what}: it differs from its checksum; {fix}")
+    with damage_refused(where, what, fix):
         require_version(from_json(_Versioned, data).format_version, where)
         return from_json(kind, data)
 
 
 @contextmanager
-def damage_refused(where: str, what: str) -> Iterator[None]:
+def damage_refused(where: str, what: str, fix: str = RESTORE) -> Iterator[None]:
     """Raise `DamagedFile` for what does not have the types of a record.
 
     Args:
         where: URI of the file.
         what: noun phrase for the record: `a log record`.
+        fix: what to do about it.
     """
     try:
         yield
@@ -87,4 +95,4 @@ def damage_refused(where: str, what: str) -> Iterator[None]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         detail = f"{place}: {first['msg']}" if place else first["msg"]
-        raise DamagedFile(f"{where}: not {what}: {detail[:500]}") from error
+        raise DamagedFile(f"{where}: not {what}: {detail[:500]}; {fix}") from error

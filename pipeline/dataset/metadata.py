@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from pipeline.dataset.format_version import (
     FORMAT_VERSION,
+    RESTORE,
     damage_refused,
     parse_versioned,
     versioned_json,
@@ -219,7 +220,9 @@ def read_dataset(store: Store) -> Dataset:
     try:
         data = store.read(PATH)
     except FileNotFoundError as error:
-        raise ConfigError(f"{store.uri}: no dataset: {PATH} is missing") from error
+        raise ConfigError(
+            f"{store.uri}: no dataset: {PATH} is missing; give the output.uri of a job"
+        ) from error
     return _parse(data, store)
 
 
@@ -255,7 +258,8 @@ def require_same(store: Store, stored: Dataset, dataset: Dataset) -> None:
     if stored.tokenizers != dataset.tokenizers:
         raise DatasetMismatch(
             f"output = {store.uri}: fingerprint {stored.fingerprint} is that of this run, but the"
-            f" tokenizers' columns differ: {_names(stored)} there, {_names(dataset)} here"
+            f" tokenizers' columns differ: {_names(stored)} there, {_names(dataset)} here; list the"
+            " tokenizers in the order of the dataset, or write to another output"
         )
     for name in (c.name for c in stored.tokenizers if c.kind != "embeddings"):
         if how := stored.digest(name).moved(dataset.digest(name)):
@@ -274,14 +278,14 @@ def _parse(data: bytes, store: Store) -> Dataset:
     try:
         fingerprint_of(dataset.identity)
     except ValueError as error:
-        raise DamagedFile(f"{where}: identity: not {what}: {error}") from error
+        raise DamagedFile(f"{where}: identity: not {what}: {error}; {RESTORE}") from error
     for column in dataset.tokenizers:
         makers = "embedders" if column.kind == "embeddings" else "tokenizers"
         made_by = dataset.identity.get(makers, {}).get(column.name)
         if made_by is None or not _agrees(column, made_by):
             raise DamagedFile(
                 f"{where}: not {what}: tokenizers: {column.name} does not agree with its settings"
-                f" in identity.{makers}; restore the file"
+                f" in identity.{makers}; {RESTORE}"
             )
     return dataset
 

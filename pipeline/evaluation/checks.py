@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
 from pipeline.evaluation.config import EvaluatedClip, EvaluationConfig
-from pipeline.tokenizers.checks import clip_faults, known_facts, tile_faults, tokenizer_faults
+from pipeline.tokenizers.checks import (
+    clip_faults,
+    known_facts,
+    tile_faults,
+    tokenizer_faults,
+    use_near,
+)
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.protocol import Facts
@@ -58,6 +64,7 @@ def candidate_faults(clip: EvaluatedClip, model: str, facts: "Facts") -> Iterato
     frames = clip_frames(facts, clip)
     if frames is None and clip.chunk_frames % facts.temporal_factor:
         rule = f"{model} takes a multiple of {facts.temporal_factor}"
-        yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
+        fix = use_near(clip.chunk_frames, facts.temporal_factor)
+        yield Fault("clip.chunk_frames", clip.chunk_frames, rule, fix)
     length = frames or 1 + clip.chunk_frames
     yield from clip_faults(facts, model, length, clip.height, clip.width)

@@ -315,7 +315,8 @@ class Collector:
                 if any(node.name not in self._history.blind for node in alive_nodes()):
                     again[unit] = whole[unit]
                     continue
-                outcome = Aborted(unit=unit, reason="commit: no node sees the output")
+                reason = "commit: no node sees the output; mount it on every node"
+                outcome = Aborted(unit=unit, reason=reason)
             self._rows_held.pop(unit, None)
             if isinstance(outcome, UnitRecord):
                 yield UnitDone(outcome)

@@ -11,7 +11,13 @@ from pipeline.config.embed import EmbedConfig
 from pipeline.config.job import BucketConfig, ClipConfig, JobConfig
 from pipeline.config.loading import Fault, load
 from pipeline.errors import redacted
-from pipeline.tokenizers.checks import clip_faults, known_facts, tile_faults, tokenizer_faults
+from pipeline.tokenizers.checks import (
+    clip_faults,
+    known_facts,
+    tile_faults,
+    tokenizer_faults,
+    use_near,
+)
 from pipeline.tokenizers.facts import Facts
 
 
@@ -318,7 +324,8 @@ def facts_faults(config: JobConfig, number: int, facts: Facts) -> Iterator[Fault
             return
         if clip.chunk_frames % facts.temporal_factor:
             rule = f"{spec.model} takes a multiple of {facts.temporal_factor}"
-            yield Fault("clip.chunk_frames", clip.chunk_frames, rule)
+            fix = use_near(clip.chunk_frames, facts.temporal_factor)
+            yield Fault("clip.chunk_frames", clip.chunk_frames, rule, fix)
     shapes: dict[str, ClipConfig | BucketConfig] = {"clip": clip}
     if clip.buckets:
         shapes = {f"clip.buckets.{n}": bucket for n, bucket in enumerate(clip.buckets)}

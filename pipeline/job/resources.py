@@ -71,8 +71,8 @@ def allocate(
             )
         tokenizers = settings.actors or max(1, fitting)
         tokenize_cpus = 0.0
-    elif isinstance(config, JobConfig) and any(spec.compile for spec in config.tokenizers):
-        raise ConfigError("tokenizers: compile = true: needs GPUs; leave it out on CPUs")
+    elif compiled := _compiled(config):
+        raise ConfigError(f"{compiled}.compile = true: needs GPUs; leave it out on CPUs")
     else:
         tokenizers = settings.actors or max(1, int(cpus / 2 / settings.threads))
         tokenize_cpus = float(settings.threads)
@@ -92,6 +92,12 @@ def allocate(
         tokenize_gpus=settings.gpus_per_actor if on_gpu else 0.0,
         commit_cpus=_COMMIT_CPUS if for_commits and wanted + for_commits <= cpus else 0.0,
     )
+
+
+def _compiled(config: JobConfig | EmbedConfig) -> str | None:
+    """Return the name of the first tokenizer that is compiled, as settings name it."""
+    specs = enumerate(config.tokenizers if isinstance(config, JobConfig) else ())
+    return next((f"tokenizers.{n}" for n, spec in specs if spec.compile), None)
 
 
 def _rounded_down(cpus: float) -> float:

@@ -55,5 +55,8 @@ def missing_part(store: Store, record: UnitRecord) -> str | None:
         except FileNotFoundError:
             return f"{part.path} was written, but the driver does not see it; share the output"
         if found != part.bytes:
-            return f"{part.path} was written with {part.bytes} bytes, but the driver sees {found}"
+            return (
+                f"{part.path} was written with {part.bytes} bytes, but the driver sees {found};"
+                " share the output"
+            )
     return None

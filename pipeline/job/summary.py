@@ -27,7 +27,8 @@ def over_budget(tally: Tally, max_rate: float) -> str | None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in tally.reasons.most_common(3))
     return (
         f"{lost} of {read} samples are quarantined, more than max_quarantine_rate = {max_rate:g};"
-        f" most common: {reasons}; see quarantine/ in the output"
+        f" most common: {reasons}; see quarantine/ in the output, and remove the cause or raise"
+        " max_quarantine_rate"
     )
 
 

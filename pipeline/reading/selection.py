@@ -83,7 +83,7 @@ class Selection:
             if whole := [name for name in buckets if not Bucket.named(name).frames]:
                 raise ConfigError(
                     f"sequence = {self.sequence}: bucket {whole[0]} holds whole videos, each of"
-                    " which is one clip"
+                    " which is one clip; choose others with buckets=…"
                 )
             joined = _in_sequences(joined, self.sequence)
         if window:
@@ -126,7 +126,7 @@ def _in_sequences(corpus: Joined, length: int) -> Joined:
         raise ConfigError(
             f"sequence = {length}: the clips of a sample are of several rates or buckets"
             " (clip.fps, clip.every_bucket), so clip_index does not say which of them follow each"
-            " other"
+            " other; read it without sequence"
         )
 
     def places(table: pa.Table) -> NDArray[np.uint64]:

@@ -101,7 +101,7 @@ def prefix_of(
         if odd := [bucket for bucket, length in stored.items() if (length - 1) % f]:
             raise ConfigError(
                 f"{what}: column {name}: clips of bucket {odd[0]} do not have 1 + {f}k frames, so"
-                " their first latent frame is not that of one frame"
+                " their first latent frame is not that of one frame; choose others with buckets=…"
             )
     return Prefix(frames)
 

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -14,10 +14,14 @@ from torch import Tensor
 from pipeline.dataset import metadata
 from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.schema import TokenizerColumn, tokenizer_columns
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 from pipeline.reading.columns import row_tensors
 from pipeline.reading.snapshot import open_snapshot
 from pipeline.reading.token_map import TokenMap
+
+_NEITHER: Final = "neither a dataset nor Parquet files"
+
+_GIVE: Final = "give a dataset, or Parquet files that the pipeline wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,9 @@ def read_token_clips(source: str, name: str | None, most: int) -> TokenClips:
         files = ds.dataset(source, format="parquet", exclude_invalid_files=True)
         count = files.count_rows()
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{source}: neither a dataset nor Parquet files: {error}") from error
+        raise ConfigError(f"{source}: {_NEITHER}: {one_line(error)}; {_GIVE}") from error
     if not files.files:
-        raise ConfigError(f"{source}: neither a dataset nor Parquet files; give one of these")
+        raise ConfigError(f"{source}: {_NEITHER}; {_GIVE}")
     column = _chosen(tokenizer_columns(files.schema, source), name, source)
     names = [column.name, f"{column.name}_shape"]
     table = files.take(pa.array(list(_spread(count, most)), pa.int64()), columns=names)

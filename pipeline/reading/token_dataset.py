@@ -140,7 +140,10 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             self._span = prefix_of(1 if frames is None else frames, videos, self._buckets)
         prefixes = snapshot.prefixes(wanted := dict(channels or {}))
         if unread := sorted(prefixes.keys() - videos.keys()):
-            raise ConfigError(f"channels: column {unread[0]}: is not among the columns to read")
+            raise ConfigError(
+                f"channels: column {unread[0]}: is not among the columns to read; add it there, or"
+                " leave it out of channels"
+            )
         sizes = {n: column.codebook_size for n, column in videos.items() if column.codebook_size}
         self.codebook_sizes = sizes | {n: each.codebook_size for n, each in prefixes.items()}
         windows = self._span if isinstance(self._span, Window) else None

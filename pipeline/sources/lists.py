@@ -35,6 +35,9 @@ _BATCH_ROWS: Final = 1024
 _BUFFER_BYTES: Final = 1 << 20
 
 
+_FIX: Final = "write it again, or leave it out of the source"
+
+
 Options = Mapping[str, Any] | None
 
 
@@ -56,7 +59,7 @@ def cut_list(uri: str, config: ListConfig, options: Options) -> Iterator[ListRow
     except (PipelineError, FileNotFoundError):
         raise
     except Exception as error:
-        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}; {_FIX}") from error
 
 
 def read_rows(
@@ -113,7 +116,7 @@ def list_columns(uri: str, options: Options) -> list[str]:
     except (PipelineError, FileNotFoundError):
         raise
     except Exception as error:
-        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}") from error
+        raise ConfigError(f"{uri}: the list cannot be read: {one_line(error)}; {_FIX}") from error
 
 
 def _used(config: ListConfig) -> list[tuple[str, str]]:
@@ -272,7 +275,7 @@ def _cut_text(uri: str, config: ListConfig, options: Options) -> Iterator[ListRo
                 start, known = number, place
             number += 1
     if problem is not None and not seen:
-        raise ConfigError(f"{uri}: {problem}; no row of it can be read")
+        raise ConfigError(f"{uri}: {problem}; no row of it can be read: {_FIX}")
     if start < number:
         _require(uri, seen, config)
         yield ListRows(uri=uri, start=start, stop=number, known_row=start, known_byte=known)

@@ -82,7 +82,10 @@ def file_faults(uri: str) -> Iterator[None]:
         if lasting:
             raise QuarantineError("read", "file_unreadable", str(error)) from error
         if isinstance(error, FileNotFoundError):
-            raise StoreError(f"{uri}: missing, and its folder is missing or empty") from error
+            raise StoreError(
+                f"{uri}: missing, and its folder is missing or empty; check that its file system"
+                " is mounted on every node"
+            ) from error
         raise
 
 

@@ -47,10 +47,8 @@ _CHAIN: Final = re.compile(f"::{_PROTOCOL.pattern}", re.IGNORECASE)
 
 _FILE_URI: Final = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 
-
 _STALLED_S: Final = 60.0
 """Seconds without a byte after which an HTTP connection counts as broken."""
-
 
 _HTTP_CLIENTS: Final = {
     **dict.fromkeys(("http", "https"), "client_kwargs"),
@@ -58,6 +56,8 @@ _HTTP_CLIENTS: Final = {
 }
 """Option with the settings of aiohttp's client, by protocol."""
 
+_EXTRAS: Final = {**dict.fromkeys(("http", "https", "s3", "s3a"), "s3"), "hf": "hub"}
+"""Extra of this package that installs the library of a protocol."""
 
 _GONE: Final = frozenset({404, 410, "404", "NoSuchKey", "NoSuchVersion"})
 """Answers of HTTP (numbers) and S3 (texts) that mean that a file does not exist."""
@@ -300,7 +300,9 @@ def open_filesystem(uri: str, storage_options: Mapping[str, Any] | None) -> tupl
         fs, _ = fsspec.core.url_to_fs(known, **options)
         path = fs._strip_protocol(uri)
     except ImportError as error:
-        raise ConfigError(f"{uri}: {error}; install the extra: vidtok-pipeline[s3]") from error
+        extra = _EXTRAS.get(protocol)
+        fix = f"; install the extra: vidtok-pipeline[{extra}]" if extra else ""
+        raise ConfigError(f"{uri}: {error}{fix}") from error
     except ValueError as error:
         raise ConfigError(f"{uri}: {error}") from error
     return fs, os.path.abspath(path) if on_local_disk(fs) else str(path)

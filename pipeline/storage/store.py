@@ -199,7 +199,8 @@ class Store:
             else:
                 return data
         raise StateUnknown(
-            f"{self.locate(path)}: no answer to {_SETTLE_TRIES} attempts to write it"
+            f"{self.locate(path)}: no answer to {_SETTLE_TRIES} attempts to write it; check the"
+            " store, and run the command again"
         )
 
     def supports_put_if_absent(self) -> bool:
@@ -333,11 +334,13 @@ def _confirm(fs: Any, full: str, num_bytes: int, where: str) -> None:
         found = int(fs.size(full))
     except FileNotFoundError:
         raise StoreError(
-            f"{where}: the store confirmed the write, but the file does not exist"
+            f"{where}: the store confirmed the write, but the file does not exist; check the store,"
+            " and run the command again"
         ) from None
     if found != num_bytes:
         raise StoreError(
-            f"{where}: the store confirmed {num_bytes} bytes, but the file has {found}"
+            f"{where}: the store confirmed {num_bytes} bytes, but the file has {found}; check the"
+            " store, and run the command again"
         )
 
 

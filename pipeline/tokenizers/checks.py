@@ -5,13 +5,14 @@ an entry point of the group `vidtok_pipeline.tokenizers`. Heavy packages are imp
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final
 
 from pipeline.config.job import HUB, RANDOM, Tile, TokenizerSpec
 from pipeline.config.loading import Fault
+from pipeline.formatting import counted
 from pipeline.tokenizers.facts import Facts, vidtok_facts
 from vidtok.presets import PRESETS, bundled_weights
 
@@ -76,7 +77,8 @@ def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[
     """
     if model not in PRESETS:
         close = difflib.get_close_matches(model, PRESETS, n=2, cutoff=0.3)
-        fix = f"did you mean {' or '.join(close)}?" if close else ""
+        known = "`python -m vidtok list` prints the names"
+        fix = f"did you mean {' or '.join(close)}?" if close else known
         yield Fault(f"{where}model", model, "no model has this name", fix)
     elif weights is None:
         if bundled_weights(model) is None:
@@ -94,7 +96,8 @@ def vidtok_faults(model: str, weights: str | None, where: str = "") -> Iterator[
         rule = "must be a path that every node can read"
         yield Fault(f"{where}weights", weights, rule, "copy the file to such a path first")
     elif not Path(weights).exists():
-        yield Fault(f"{where}weights", weights, "no such file")
+        fix = "correct the path, or set hub or random"
+        yield Fault(f"{where}weights", weights, "no such file", fix)
 
 
 def known_facts(model: str) -> Facts | None:
@@ -111,8 +114,7 @@ def tile_faults(tile: Tile, model: str, facts: Facts, field: str = "tile") -> It
         rule = f"{model} has no exact tiles; models of VidTok have"
         yield Fault(field, tile, rule, "set auto or null")
     elif tile % s:
-        near = " or ".join(str(n) for n in sorted({max(s, tile // s * s), -(-tile // s) * s}))
-        yield Fault(field, tile, f"{model} takes a multiple of {s} pixels", f"use {near}")
+        yield Fault(field, tile, f"{model} takes a multiple of {s} pixels", use_near(tile, s))
 
 
 def clip_faults(
@@ -147,7 +149,25 @@ def clip_faults(
     s = facts.spatial_factor * scale
     for side, n in (("height", height), ("width", width)):
         if n < s or n % s:
-            near = " or ".join(str(m) for m in sorted({max(s, n // s * s), max(s, -(-n // s) * s)}))
             of = f" with scale = 1/{scale}" if scale > 1 else ""
             rule = f"{model}{of} takes a multiple of {s} pixels"
-            yield Fault(f"{where}.{side}", n, rule, f"use {near}")
+            yield Fault(f"{where}.{side}", n, rule, use_near(n, s))
+
+
+def use_near(value: int, step: int) -> str:
+    """Return a fix that names the multiples of a step that are next to a value."""
+    near = sorted({max(step, value // step * step), max(step, -(-value // step) * step)})
+    return f"use {' or '.join(map(str, near))}"
+
+
+def other_tensors(fault: str, keys: Collection[object], name: str) -> str:
+    """Return why weights are not those of a class of another package.
+
+    Args:
+        fault: what the class says of their tensors, such as `missing_keys`.
+        keys: names of these tensors, one or more.
+        name: name of the class.
+    """
+    found = counted(len(keys), fault.removesuffix("s").replace("_", " "))
+    text = f"not weights of {name}: {found}, first {min(map(str, keys))}"
+    return f"{text}; copy them again, or give those of {name}"

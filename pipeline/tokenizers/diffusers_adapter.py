@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipeline.config.job import HUB, RANDOM
 from pipeline.config.loading import Fault
 from pipeline.dataset.schema import Normalize
+from pipeline.tokenizers.checks import other_tensors
 from pipeline.tokenizers.protocol import Encoded, Facts, Lengths
 from pipeline.tokenizers.vidtok_adapter import UNTRAINED_SEED
 from vidtok.presets import PRESETS
@@ -73,7 +74,8 @@ def diffusers_faults(name: str, weights: str | None, where: str = "") -> Iterato
     """
     field, value = f"{where}model", f"diffusers:{name}"
     if name in REFUSED:
-        yield Fault(field, value, f"is not supported: {REFUSED[name]}")
+        fix = f"use {', '.join(LENGTHS)}"
+        yield Fault(field, value, f"is not supported: {REFUSED[name]}", fix)
     elif name not in LENGTHS:
         close = difflib.get_close_matches(name, LENGTHS, n=1) or LENGTHS
         yield Fault(field, value, "no supported class has this name", f"use {', '.join(close)}")
@@ -89,7 +91,8 @@ def diffusers_faults(name: str, weights: str | None, where: str = "") -> Iterato
     elif weights == RANDOM or Path(weights).exists():
         pass
     elif weights.startswith(("/", ".")) or _HUB_ID.fullmatch(weights) is None:
-        yield Fault(f"{where}weights", weights, "no such file or folder")
+        fix = "give a folder, a file, a Hub id, or random"
+        yield Fault(f"{where}weights", weights, "no such file or folder", fix)
 
 
 def open_diffusers(name: str, weights: str | None) -> "Diffusers":
@@ -142,13 +145,16 @@ def _from_folder(made: Any, name: str, path: Path) -> Any:
     # The library initialises what it does not find, and only warns.
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := loaded[fault]:
-            raise ValueError(f"{fault.replace('_', ' ')}: {', '.join(map(str, keys))}")
+            raise ValueError(other_tensors(fault, keys, name))
     return vae
 
 
 def _of_class(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     if (found := config.get("_class_name", name)) != name:
-        raise ValueError(f"config.json is of {found}, not of {name}")
+        raise ValueError(
+            f"config.json is of {found}, not of {name}; set model to diffusers:{found}, or give"
+            f" weights of {name}"
+        )
     return config
 
 

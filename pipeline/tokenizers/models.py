@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.config.job import JobConfig, Tile, TokenizerSpec
 from pipeline.dataset.metadata import Dataset, Digest
 from pipeline.dataset.schema import TokenizerColumn
-from pipeline.errors import ConfigError, message_of
+from pipeline.errors import ConfigError, message_of, one_line
 from pipeline.tokenizers import probe
 from pipeline.tokenizers.bits_by_scene import BitsByScene
 from pipeline.tokenizers.checks import is_foreign, registered, tokenizer_faults
@@ -120,7 +120,8 @@ def job_config(dataset: Dataset) -> JobConfig:
     """
     if "embedders" in dataset.identity:
         raise ConfigError(
-            "dataset.json: the dataset was made by embed from another one, so it has no videos"
+            "dataset.json: the dataset was made by embed, so it has no videos; give the dataset"
+            " that embed read"
         )
     values = {**dataset.config}
     try:
@@ -129,7 +130,8 @@ def job_config(dataset: Dataset) -> JobConfig:
         return JobConfig.model_validate(values)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"dataset.json: config: does not hold the settings of a job: {error}"
+            f"dataset.json: config: does not hold the settings of a job: {one_line(error)}; open"
+            " the dataset with the release that wrote it, or restore the file from a copy"
         ) from error
 
 

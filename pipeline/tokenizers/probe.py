@@ -17,6 +17,8 @@ from pipeline.tokenizers.protocol import VideoTokenizer
 VALUES = 64
 """Number of values of a latent that `probe_values` returns."""
 
+_OTHER = "choose another clip.frames or another model"
+
 
 def probe_values(tokenizer: VideoTokenizer) -> tuple[float, ...]:
     """Return values of the latent of one fixed clip, rounded to six digits.
@@ -51,9 +53,11 @@ def prove_lengths(tokenizer: VideoTokenizer, name: str, lengths: Iterable[int]) 
         )
         shape = tuple(encoded.latent.shape[1:])
         if shape != (wanted := facts.latent_shape(frames, side, side)):
-            raise ConfigError(f"{name}: {frames}x{side}x{side} gives latents {shape}, not {wanted}")
+            raise ConfigError(
+                f"{name}: {frames}x{side}x{side} gives latents {shape}, not {wanted}; {_OTHER}"
+            )
         if back.shape[2] != frames:
-            raise ConfigError(f"{name}: {frames} frames are decoded as {back.shape[2]}")
+            raise ConfigError(f"{name}: {frames} frames are decoded as {back.shape[2]}; {_OTHER}")
 
 
 def clip(frames: int, side: int) -> Tensor:

@@ -24,6 +24,7 @@ from pipeline.dataset.schema import index_dtype
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.decode.sound_stream import decode_sound
 from pipeline.errors import ConfigError, message_of
+from pipeline.tokenizers.checks import other_tensors
 from vidtok.digest import weights_digest
 
 _log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def open_sound_encoder(spec: SoundEncoderSpec) -> SoundEncoder:
         )
         for fault in ("missing_keys", "mismatched_keys"):
             if keys := loaded[fault]:
-                raise ValueError(f"{fault.replace('_', ' ')}: {', '.join(map(str, keys))}")
+                raise ValueError(other_tensors(fault, keys, name))
         return SoundEncoder(model.eval(), spec.model)
     except Exception as error:  # the packages and the Hub's client have their own classes
         message = message_of(error) or repr(error)

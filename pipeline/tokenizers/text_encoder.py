@@ -182,7 +182,10 @@ def _tried(spec: EmbedderSpec, model: Any, tokenizer: Any, column: TokenizerColu
     try:
         return TextEncoder(spec, model, tokenizer, column)(PROBE)
     except Exception as error:  # any: it comes from a class that the user named
-        raise ConfigError(f"embedder {spec.name}: {spec.model}: {one_line(error)}") from error
+        raise ConfigError(
+            f"embedder {spec.name}: {spec.model} and its tokenizer cannot embed a short text:"
+            f" {one_line(error)}"
+        ) from error
 
 
 def _open(spec: EmbedderSpec) -> tuple[Path, str, Any, Any]:
@@ -212,7 +215,10 @@ def _model(spec: EmbedderSpec, folder: Path, dtype: Any) -> Any:
     name = spec.model.partition(":")[2]
     kind: Any = getattr(transformers, name, None)
     if not hasattr(kind, "from_pretrained"):
-        raise ConfigError(f"{where}: model = {spec.model}: transformers has no model class {name}")
+        raise ConfigError(
+            f"{where}: model = {spec.model}: transformers has no model class {name}; correct the"
+            " name, or install a newer transformers"
+        )
     try:
         model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except Exception as error:  # of many kinds, by the model's class
@@ -220,7 +226,7 @@ def _model(spec: EmbedderSpec, folder: Path, dtype: Any) -> Any:
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(
             f"{where}: weights = {folder}: not those of {name}: {len(missing)} tensors are missing,"
-            f" the first is {missing[0]}"
+            f" the first is {missing[0]}; set model to their class"
         )
     return model.eval()
 

@@ -81,7 +81,8 @@ def run_ranks(
         if cluster.is_own and have < least:
             name = "workers" if min_ranks is None else "min_workers"
             raise ConfigError(
-                f"{name} = {least}: this machine has {have:g} {unit}; each rank takes one"
+                f"{name} = {least}: this machine has {have:g} {unit}; each rank takes one, so lower"
+                f" {name}, or join a cluster with --ray"
             )
         # The queue is on the driver's node: the loss of that node ends the run in any case.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}

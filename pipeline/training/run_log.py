@@ -47,7 +47,10 @@ class RunLog:
             try:
                 self._board = SummaryWriter(folder, purge_step=step + 1)
             except OSError as error:
-                raise StoreError(f"{folder}: {error}") from error
+                raise StoreError(
+                    f"{folder}: the log of TensorBoard cannot be written: {error}; repair the"
+                    " output, and run the same command again"
+                ) from error
         self._values: dict[str, list[Tensor | float]] = {}
 
     def batch(

@@ -172,6 +172,13 @@ def test_all_faults_of_the_tensors_are_one_error(released: Path) -> None:
     assert "decoder.conv_out.conv.bias is (4,), not (3,)" in text
 
 
+def test_only_the_first_of_many_faults_are_named(released: Path) -> None:
+    torch.save({"state_dict": {"encoder.extra": torch.zeros(1)}}, released)
+    with pytest.raises(ValueError, match=r"missing encoder\.\S+ and \d+ more; name the") as caught:
+        vidtok.load(released)
+    assert len(str(caught.value)) < 600
+
+
 def test_saving_in_half_precision_halves_the_file(tmp_path: Path) -> None:
     model = small("causal_v1_1")
     checkpoint.save(model, tmp_path / "half.safetensors", dtype=torch.float16)

@@ -6,6 +6,7 @@ writers of one number write the same table.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from pipeline.dataset.format_version import FORMAT_VERSION, damage_refused, parse_versioned
+from pipeline.dataset.format_version import FORMAT_VERSION, RESTORE, damage_refused, parse_versioned
 from pipeline.dataset.log.log_records import LogRecord, numbers_in, read_records
 from pipeline.dataset.parquet_file import parquet_writer, read_group, seal
 from pipeline.dataset.part_reader import open_parquet
@@ -46,9 +47,7 @@ _PART: Final = pa.struct(
     ]
 )
 
-
 _COUNTS: Final = tuple(field.name for field in fields(Counts))
-
 
 _SCHEMA: Final = pa.schema(
     [
@@ -65,15 +64,13 @@ _SCHEMA: Final = pa.schema(
     ]
 )
 
-
 _PARTS: Final = TypeAdapter(list[Part])
-
 
 _UNIT: Final = TypeAdapter(UnitRecord)
 
-
 _ROW_GROUP_ROWS: Final = 20_000
 
+_DELETE: Final = "delete the files in manifest/, because the log holds all that they say"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -165,8 +162,8 @@ class Manifest:
                 )
             if fingerprint not in (None, record.fingerprint):
                 raise ConfigError(
-                    f"log record {number + 1}: fingerprint {record.fingerprint}, the records"
-                    f" before it have {fingerprint}"
+                    f"log record {number + 1}: fingerprint {record.fingerprint}, the records before"
+                    f" it have {fingerprint}; restore it from a copy"
                 )
             number, fingerprint = record.number, record.fingerprint
             rows += [_row(unit, number) for unit in record.units]
@@ -189,16 +186,18 @@ class Manifest:
         tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
         table = _with_changes(_without(pa.concat_tables(tables), replaced), changes)
         if number != self.number and pc.count_distinct(table["unit"]).as_py() != len(table):
-            raise StoreError(f"log up to record {number}: a unit is committed twice")
+            [(twice, _)] = Counter(table["unit"].to_pylist()).most_common(1)
+            raise StoreError(f"log up to record {number}: {twice} is committed twice; {RESTORE}")
         last = frozenset(reopened), publications, tuple(forgets)
         return Manifest(number, table, fingerprint, *last)
 
     def _parts(self, rows: list[dict[str, Any]]) -> list[Part]:
-        with damage_refused(f"manifest up to record {self.number}", "parts"):
+        with damage_refused(f"manifest up to record {self.number}", "parts", _DELETE):
             return _PARTS.validate_python(rows)
 
     def _unit_record(self, row: dict[str, Any]) -> UnitRecord:
-        with damage_refused(f"manifest up to record {self.number}", "the record of a unit"):
+        where = f"manifest up to record {self.number}"
+        with damage_refused(where, "the record of a unit", _DELETE):
             nested = {
                 "counts": {name: row[name] for name in _COUNTS},
                 "reasons": {entry["reason"]: entry["count"] for entry in row["reasons"]},
@@ -285,7 +284,7 @@ def load_checkpoint(store: Store, number: int, columns: list[str] | None = None)
     with open_parquet(store, path) as parquet:
         schema = parquet.schema_arrow
         found = (schema.metadata or {}).get(b"vidtok", b"")
-        head = parse_versioned(_Head, found, store.locate(path), "a manifest")
+        head = parse_versioned(_Head, found, store.locate(path), "a manifest", "delete it")
         if head.number != number or not schema.equals(_SCHEMA):
             raise pa.ArrowInvalid(f"not a manifest of the log up to record {number}")
         groups = range(parquet.num_row_groups)
@@ -368,8 +367,11 @@ def _with_changes(table: pa.Table, changes: Mapping[str, Mapping[str, Any]]) -> 
     names = table["unit"].to_pylist()
     rows = {name: n for n, name in enumerate(names) if name in changes}
     if len(rows) != len(changes):
-        unknown = sorted(changes.keys() - set(names))
-        raise StoreError(f"the log changes rows of {unknown[0]}, which is not committed")
+        unknown = min(changes.keys() - set(names))
+        raise StoreError(
+            f"log record {changes[unknown]['log_number']}: changes rows of {unknown}, which is not"
+            " committed; restore the log from a copy"
+        )
     for name in set().union(*changes.values()):
         field = _SCHEMA.field(name)
         changed = {rows[unit]: values[name] for unit, values in changes.items() if name in values}

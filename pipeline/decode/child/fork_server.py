@@ -143,7 +143,10 @@ class ForkServer:
             self.close()
             if self._ready:
                 raise ServerDied(f"the decoder's fork server has died: {cause}") from error
-            raise PipelineError(f"the decoder process does not start: {cause}") from error
+            raise PipelineError(
+                f"the decoder process does not start: {cause}; run `python -m pipeline doctor` on"
+                " that node"
+            ) from error
 
     def _answer(self) -> dict[str, Any]:
         """Return the next message of the server; raise TimeoutError if none comes."""

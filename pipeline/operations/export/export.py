@@ -251,7 +251,10 @@ def _text(
         raise ConfigError(f"--text: --as {format_name} takes no text: {form.why_no_text}")
     texts = open_snapshot(uri)
     if texts.dataset.identity.get("from") != snapshot.fingerprint:
-        raise ConfigError(f"--text {uri}: was not made by `embed` from {snapshot.store.uri}")
+        raise ConfigError(
+            f"--text {uri}: was not made by `embed` from {snapshot.store.uri}; make text embeddings"
+            " of this dataset with `python -m pipeline embed`"
+        )
     fitting = [each for each in texts.tokenizers if wanted in (None, each.model)]
     if len(fitting) != 1:
         held = ", ".join(f"{each.name} ({each.model})" for each in texts.tokenizers)

@@ -78,7 +78,8 @@ class Ledger:
     def _read(self) -> Iterator[GroupRecord]:
         for path in self._store.list(f"{FOLDER}/groups"):
             where = self._store.locate(path)
-            yield parse_versioned(GroupRecord, self._store.read(path), where, "record of an export")
+            what, fix = "a record of an export", "export to an empty folder"
+            yield parse_versioned(GroupRecord, self._store.read(path), where, what, fix)
 
 
 def _settings(data: bytes) -> Any:

@@ -119,7 +119,7 @@ def test_whole_videos(good: str) -> None:
         "command line: clip.frames = 17: clip.whole takes all frames; leave out one of the two"
     )
     assert faults(good, *ours, "clip.chunk_frames=30")[0] == (
-        f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4"
+        f"command line: clip.chunk_frames = 30: {model} takes a multiple of 4; use 28 or 32"
     )
     assert faults(good, *ours, "tokenize.decode_back_one_in=9")[0] == (
         "command line: tokenize.decode_back_one_in = 9: clips that are whole videos cannot be"

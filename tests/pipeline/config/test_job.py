@@ -138,7 +138,7 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ("tokenizers.0.hold={}", "command line: tokenizers.0.hold.max_loss_db: is required"),
         (
             "tokenizers.0.weights=/nowhere.safetensors",
-            "command line: tokenizers.0.weights = /nowhere.safetensors: no such file",
+            "command line: tokenizers.0.weights = /nowhere.safetensors: no such file; correct the",
         ),
         (
             "tokenizers.0.weights=s3://b/w.ckpt",

@@ -87,7 +87,7 @@ def test_a_wrong_value_is_one_line(override: str, line: str) -> None:
 def test_whole_videos_need_chunks_that_the_network_takes() -> None:
     model = "tokenizers=[{name: a, model: vidtok_fsq_causal_888_32768_v1_1, weights: random}]"
     line = faults(model, "clip.whole_videos=true", "clip.chunk_frames=12")[0]
-    assert "clip.chunk_frames = 12: vidtok_fsq_causal_888_32768_v1_1 takes a multiple of 8" in line
+    assert "= 12: vidtok_fsq_causal_888_32768_v1_1 takes a multiple of 8; use 8 or 16" in line
 
 
 def test_a_released_model_needs_weights() -> None:

@@ -142,4 +142,7 @@ def test_the_verb_refuses_tokens_in_one_line(
 def test_the_verb_refuses_a_kl_model(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["channels", "vidtok_kl_causal_488_8chn_tiny", dataset]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line == "error: vidtok_kl_causal_488_8chn_tiny is a KL tokenizer and has no code indices"
+    assert line == (
+        "error: vidtok_kl_causal_488_8chn_tiny is a KL tokenizer and has no code indices; give an"
+        " FSQ model"
+    )

@@ -87,7 +87,7 @@ class TestPaths:
     ) -> None:
         known = importlib.import_module("fsspec.registry").known_implementations
         monkeypatch.setitem(known, "gone", {"class": "gone.Gone", "err": "needs gone"})
-        with pytest.raises(StoreError, match="install the extra"):
+        with pytest.raises(StoreError, match=r"gone://b/a\.mp4: needs gone$"):
             read_all(str(jsonl(tmp_path, {"video": "gone://b/a.mp4"})), protocols=["gone", "file"])
 
     def test_file_uris_are_decoded_unless_a_file_has_that_name(self, tmp_path: Path) -> None:

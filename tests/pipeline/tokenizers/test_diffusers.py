@@ -292,7 +292,7 @@ def _no_tensor(folder: Path) -> None:
     [
         (_no_config, "config.json"),
         (_other_class, "config.json is of AutoencoderKLMochi, not of AutoencoderKLWan"),
-        (_no_tensor, "missing keys: quant_conv.weight"),
+        (_no_tensor, "AutoencoderKLWan: 1 missing key, first quant_conv.weight; copy"),
     ],
 )
 def test_a_wrong_folder_is_one_line(

@@ -87,7 +87,7 @@ def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         model.encoder.final_layer_norm.weight.fill_(1e30)
     model.save_pretrained(folder)
     loaded(spec(folder))(CAPTIONS[0])
-    with pytest.raises(ConfigError, match="NaN or infinity in the embedding of 'a video'"):
+    with pytest.raises(ConfigError, match=r"a short text: .*NaN or infinity in the embedding of"):
         open_text_encoder(spec(folder, dtype="float16"))
 
 

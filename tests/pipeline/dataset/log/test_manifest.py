@@ -157,7 +157,7 @@ class TestDoneAgain:
         self.reopened(local, "u-1")
         commit(local, [self.NEWER])
         local.write(record_path(4), to_json(log_record(4, make_record("u-1", seed=11))))
-        with pytest.raises(StoreError, match="a unit is committed twice"):
+        with pytest.raises(StoreError, match="record 4: u-1 is committed twice; restore it"):
             read_manifest(local)
 
 
