@@ -78,9 +78,10 @@ def test_a_bundled_model_beats_its_own_grid_and_uses_its_codebook(name: str) -> 
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_model_for_streams_is_nearly_as_good_on_a_clip(name: str) -> None:
     assert CLIPS[0].name == "bikes.mp4", "its clip has a cut, which v1.1 blurs"
-    both = []
-    for model in (name, STREAMS[name]):
-        both.append([score_clip(clips()[n], coded(model, n)[1]) for n in range(3)])
+    both = [
+        [score_clip(clips()[n], coded(model, n)[1]) for n in range(3)]
+        for model in (name, STREAMS[name])
+    ]
     ours, theirs = (means(scores[1:]) for scores in both)
     assert ours["psnr"] > theirs["psnr"] - 0.1
     assert ours["ssim"] > theirs["ssim"] - 0.005
