@@ -5,14 +5,13 @@ an entry point of the group `vidtok_pipeline.tokenizers`. Heavy packages are imp
 """
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final
 
 from pipeline.config.job import HUB, RANDOM, Tile, TokenizerSpec
 from pipeline.config.loading import Fault
-from pipeline.formatting import counted
 from pipeline.tokenizers.facts import Facts, vidtok_facts
 from vidtok.presets import PRESETS, bundled_weights
 
@@ -158,16 +157,3 @@ def use_near(value: int, step: int) -> str:
     """Return a fix that names the multiples of a step that are next to a value."""
     near = sorted({max(step, value // step * step), max(step, -(-value // step) * step)})
     return f"use {' or '.join(map(str, near))}"
-
-
-def other_tensors(fault: str, keys: Collection[object], name: str) -> str:
-    """Return why weights are not those of a class of another package.
-
-    Args:
-        fault: what the class says of their tensors, such as `missing_keys`.
-        keys: names of these tensors, one or more.
-        name: name of the class.
-    """
-    found = counted(len(keys), fault.removesuffix("s").replace("_", " "))
-    text = f"not weights of {name}: {found}, first {min(map(str, keys))}"
-    return f"{text}; copy them again, or give those of {name}"

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from pipeline.config.job import HUB, RANDOM
 from pipeline.config.loading import Fault
 from pipeline.dataset.schema import Normalize
-from pipeline.tokenizers.checks import other_tensors
 from pipeline.tokenizers.protocol import Encoded, Facts, Lengths
+from pipeline.tokenizers.tensor_faults import other_tensors
 from pipeline.tokenizers.vidtok_adapter import UNTRAINED_SEED
 from vidtok.presets import PRESETS
 

@@ -24,7 +24,7 @@ from pipeline.dataset.schema import index_dtype
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.decode.sound_stream import decode_sound
 from pipeline.errors import ConfigError, message_of
-from pipeline.tokenizers.checks import other_tensors
+from pipeline.tokenizers.tensor_faults import other_tensors
 from vidtok.digest import weights_digest
 
 _log = logging.getLogger(__name__)

@@ -313,7 +313,8 @@ class TestS3(StoreContract):
         assert s3_store.put_or_read("log/1", b"theirs") == b"ours"
 
     @pytest.mark.parametrize(
-        ("kind", "says"), [("lie", "the file does not exist"), ("cut_short", "the file has 500$")]
+        ("kind", "says"),
+        [("lie", "the file does not exist"), ("cut_short", "the file has 500; check the store")],
     )
     def test_an_upload_that_the_store_lies_about_is_noticed(
         self, s3: S3Server, s3_store: Store, kind: str, says: str
