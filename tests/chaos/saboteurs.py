@@ -103,9 +103,13 @@ def poison_decoders() -> None:
         return decode(self, sample, unit)
 
     def lethal(self: Child, job: dict[str, Any], fd: int) -> None:
+        poisoned = given[0].video_name.startswith(POISON)
+        if poisoned:  # a stopped process decodes no clip before it dies, however busy the machine
+            os.kill(self.pid, signal.SIGSTOP)
         submit(self, job, fd)
-        if given[0].video_name.startswith(POISON):
+        if poisoned:
             os.kill(self.pid, signal.SIGSEGV)
+            os.kill(self.pid, signal.SIGCONT)
 
     Decoder.decode = noted  # type: ignore[method-assign]
     Child.submit = lethal  # type: ignore[method-assign]

@@ -132,7 +132,7 @@ def test_a_slice_from_the_middle_is_other_latents(
 ) -> None:
     whole = in_order(snapshot, ["fsq", "kl"])
     alone = encoded(config, "fsq", clips[0][8:])["fsq"]
-    assert (whole["fsq"][0, 2:].numpy() != alone).mean() > 0.5
+    assert (whole["fsq"][0, 2:].numpy() != alone).mean() > 0.3
     alone = encoded(config, "kl", clips[0][8:])["kl"]
     assert np.abs(whole["kl"][0, :, 2:].numpy() - alone).max() > 0.1
 
