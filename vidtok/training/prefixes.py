@@ -65,11 +65,13 @@ class Prefixes(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Return codes `[B, t, h, w, C]` float32 with dropped channels filled in.
 
-        torch's generator on the CPU draws the number of kept channels of each clip. Checkpoints
-        hold its state, and ranks have different seeds.
+        torch's generator on the CPU draws the number of kept channels of each clip, with the
+        probabilities of `shares`. Checkpoints hold its state, and ranks have different seeds.
         """
-        draws: list[int] = torch.randint(len(self.sizes), (len(codes),)).tolist()
-        return self.filled(codes, draws)
+        last = len(self.sizes) - 1
+        # The upper half of the numbers stands for all channels.
+        drawn = torch.randint(max(1, 2 * last), (len(codes),))
+        return self.filled(codes, drawn.clamp(max=last).tolist())
 
     def filled(self, codes: Tensor, draws: Sequence[int]) -> Tensor:
         """Return the codes with `sizes[draws[b]]` channels of clip b, and the others filled in.
@@ -119,6 +121,15 @@ class Prefixes(nn.Module):
         """Return the kept and the dropped channels, in order."""
         order = torch.tensor(self.order)
         return order[:k], order[k:]
+
+
+def shares(num: int) -> list[float]:
+    """Return the parts of the clips that keep each of `num` numbers of channels, in order; sum 1.
+
+    Half of the clips keep all channels. Most tokens are decoded with all, and an equal draw costs
+    them more quality than shorter prefixes gain.
+    """
+    return [0.5 / (num - 1)] * (num - 1) + [0.5] if num > 1 else [1.0]
 
 
 def require_sizes(sizes: Sequence[int], levels: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidtok import fsq
 from vidtok.training.entropy import fsq_entropy
+from vidtok.training.prefixes import shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class FsqRegularizer:
     levels: tuple[int, ...]
     """Number of levels of each channel."""
     prefixes: Sequence[Sequence[int]] | None = None
-    """Sets of channels whose entropy terms are averaged. None counts all channels once."""
+    """Sets of channels whose entropy terms are averaged with the weights of `prefixes.shares`. The
+    last set has all channels. None counts all channels once."""
     first_entropy_weight: float = 0.3
     """Weight w of the entropy term at step 0, from which it falls linearly."""
     entropy_weight: float = 0.1
@@ -48,7 +50,11 @@ class FsqRegularizer:
             fsq_entropy(torch.stack([z[..., c] for c in s], -1), tuple(self.levels[c] for c in s))
             for s in sets
         ]
-        token, codebook = (torch.stack(each).mean() for each in zip(*entropies, strict=True))
+        weights = shares(len(sets))
+        token, codebook = (
+            torch.stack([w * term for w, term in zip(weights, terms, strict=True)]).sum()
+            for terms in zip(*entropies, strict=True)
+        )
         # Unbounded output against bounded codes, as in the release: this also limits outputs for
         # which `tanh` is saturated.
         commitment = (z - fsq.quantize(z, self.levels).detach()).square().mean()

@@ -11,7 +11,7 @@ from tests.vidtok.training.test_trainer import clips, copies, losses, trainer
 from vidtok import Tokenizer, fsq
 from vidtok.channels import ChannelOrder, Fill
 from vidtok.training.network import TrainedTokenizer
-from vidtok.training.prefixes import Prefixes
+from vidtok.training.prefixes import Prefixes, shares
 from vidtok.training.regularizers import FsqRegularizer
 
 LEVELS = (8, 8, 5)
@@ -82,6 +82,16 @@ def test_all_maps_get_a_gradient_whatever_is_drawn() -> None:
     for weight in prefixes.parameters():
         assert weight.grad is not None
         assert not weight.grad.any()
+
+
+def test_half_of_the_clips_keep_all_channels_and_the_others_are_spread_evenly() -> None:
+    prefixes, codes = Prefixes(LEVELS, [1, 2, 3]), fsq.quantize(output(4096), LEVELS)
+    torch.manual_seed(0)
+    kept = (prefixes(codes) == codes).all((1, 2, 3)).sum(1)
+    counts = torch.bincount(kept, minlength=4) / 4096
+    assert shares(3) == [0.25, 0.25, 0.5]
+    assert shares(1) == [1.0]
+    assert counts.tolist() == pytest.approx([0, *shares(3)], abs=0.03)
 
 
 def test_numbers_are_drawn_for_each_clip_from_the_generator_that_checkpoints_hold() -> None:
