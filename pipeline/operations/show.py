@@ -35,6 +35,9 @@ _H264: Final = {"crf": "12", "preset": "fast"}
 
 
 _FRAMES_SHOWN: Final = 6
+"""Maximum number of frames in a row of a picture."""
+_ROW_WIDTH: Final = 1100
+"""Width in pixels up to which a row has more than two frames: pages shrink wider pictures."""
 _LABEL_WIDTH: Final = 150
 _GAP: Final = 4
 
@@ -275,10 +278,7 @@ def write_video(path: str, frames: NDArray[np.uint8], fps: float) -> None:
 
 def draw_strips(strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
     """Return labelled rows of frames, taken evenly from each clip [T, H, W, 3], as one picture."""
-    rows = [
-        clip[np.linspace(0, len(clip) - 1, min(_FRAMES_SHOWN, len(clip))).round().astype(int)]
-        for _, clip in strips
-    ]
+    rows = [_evenly(clip) for _, clip in strips]
     widest = max(len(row) * (row.shape[2] + _GAP) for row in rows)
     height = sum(row.shape[1] + _GAP for row in rows)
     picture = Image.new("RGB", (_LABEL_WIDTH + widest, height), "white")
@@ -292,3 +292,10 @@ def draw_strips(strips: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image.Image:
             picture.paste(Image.fromarray(frame), (left, top))
         top += height + _GAP
     return picture
+
+
+def _evenly(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return as many frames of a clip [T, H, W, 3] as a row of a picture has room for."""
+    room = max(2, _ROW_WIDTH // (clip.shape[2] + _GAP))
+    num = min(_FRAMES_SHOWN, room, len(clip))
+    return clip[np.linspace(0, len(clip) - 1, num).round().astype(int)]

@@ -91,10 +91,10 @@ class StageConfig(Section):
     """Trained part of the network. `decoder` freezes the encoder, as the published second stage
     does."""
     nested: list[PositiveInt] | None = None
-    """Numbers of FSQ channels to train with, in ascending order up to all channels. Half of the
-    clips keep all channels. For each of the others, a smaller number is drawn, and the channels
-    beyond it are filled in. So the network learns to decode tokens with fewer channels. With
-    `train: decoder` the tokens do not change. null: all channels only."""
+    """Numbers of FSQ channels to train with, in ascending order up to all channels. Three
+    quarters of the clips keep all channels. For each of the others, a smaller number is drawn, and
+    the channels beyond it are filled in. So the network learns to decode tokens with fewer
+    channels. With `train: decoder` the tokens do not change. null: all channels only."""
     steps: PositiveInt
     """Number of batches that each rank trains on."""
     batch: PositiveInt

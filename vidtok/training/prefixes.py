@@ -8,6 +8,7 @@ Source of the idea: nested dropout, arXiv 1402.0915.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from torch.nn import functional as F
 
 from vidtok import ops
 from vidtok.channels import ChannelOrder, Fill, padded
+
+_SHORTENED_ONE_IN: Final = 4
+"""One clip in so many is decoded from a part of its channels. Most tokens are decoded with all,
+and more shortened clips cost them more quality than prefixes gain."""
 
 
 class Prefixes(nn.Module):
@@ -69,8 +74,8 @@ class Prefixes(nn.Module):
         probabilities of `shares`. Checkpoints hold its state, and ranks have different seeds.
         """
         last = len(self.sizes) - 1
-        # The upper half of the numbers stands for all channels.
-        drawn = torch.randint(max(1, 2 * last), (len(codes),))
+        # Numbers from `last` on stand for all channels.
+        drawn = torch.randint(max(1, _SHORTENED_ONE_IN * last), (len(codes),))
         return self.filled(codes, drawn.clamp(max=last).tolist())
 
     def filled(self, codes: Tensor, draws: Sequence[int]) -> Tensor:
@@ -126,10 +131,12 @@ class Prefixes(nn.Module):
 def shares(num: int) -> list[float]:
     """Return the parts of the clips that keep each of `num` numbers of channels, in order; sum 1.
 
-    Half of the clips keep all channels. Most tokens are decoded with all, and an equal draw costs
-    them more quality than shorter prefixes gain.
+    Three quarters of the clips keep all channels. The shorter prefixes share the rest evenly.
     """
-    return [0.5 / (num - 1)] * (num - 1) + [0.5] if num > 1 else [1.0]
+    if num == 1:
+        return [1.0]
+    shortened = 1 / _SHORTENED_ONE_IN
+    return [shortened / (num - 1)] * (num - 1) + [1 - shortened]
 
 
 def require_sizes(sizes: Sequence[int], levels: Sequence[int]) -> None:

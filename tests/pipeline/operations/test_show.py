@@ -19,6 +19,7 @@ from pipeline.operations.compact import compact
 from pipeline.operations.show import (
     ShownClip,
     ShownPicture,
+    draw_strips,
     find_row,
     first_rows,
     show_clip,
@@ -98,6 +99,13 @@ def test_without_an_id_the_first_clip_is_shown(corpus: Store) -> None:
     lines = done.stdout.splitlines()
     assert f"clip_id        {unit.unit}/hiker.mp4/0" in lines
     assert lines[-1] == "choice         first clip of the first unit by name; or --clip ID"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(8, 6), (128, 6), (256, 4), (512, 2), (1024, 2)])
+def test_wide_clips_have_fewer_frames_in_a_picture(width: int, shown: int) -> None:
+    """A page shrinks a wide picture, so fewer frames show more of each."""
+    clip = np.zeros((17, 8, width, 3), np.uint8)
+    assert draw_strips([("clip", clip)]).size == (150 + shown * (width + 4), 8 + 4)
 
 
 @pytest.mark.parametrize("committed", [[0, 1], [1, 0]])
