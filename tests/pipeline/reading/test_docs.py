@@ -59,9 +59,9 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
     rng = np.random.default_rng(0)
     columns = (FSQ, KL, KL8)
     cells = {
-        "fsq": rng.integers(0, 1 << 18, (ROWS, 5, 16, 16), np.uint32),
-        "kl": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
-        "kl_logvar": rng.standard_normal((ROWS, 8, 5, 16, 16)).astype(np.float16),
+        "fsq": rng.integers(0, 1 << 18, (ROWS, 5, 32, 32), np.uint32),
+        "kl": rng.standard_normal((ROWS, 8, 5, 32, 32)).astype(np.float16),
+        "kl_logvar": rng.standard_normal((ROWS, 8, 5, 32, 32)).astype(np.float16),
     }
     cells["kl8"], cells["kl8_scale"] = quantize(cells["kl"].astype(np.float32), 8)
     before = Path.cwd()
@@ -69,7 +69,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
     store, schema = Store("out/demo"), clip_schema(columns)
     clips = [make_clip("u-0", n) for n in range(ROWS)]
     rows = pa.Table.from_batches([clip_rows(clips, cells, schema)])
-    with PartWriter(store, schema, unit="u-0", bucket="17x128x128", row_group_bytes=1) as writer:
+    with PartWriter(store, schema, unit="u-0", bucket="17x256x256", row_group_bytes=1) as writer:
         writer.add(rows)
         parts = writer.publish()
     record = UnitRecord(
@@ -79,7 +79,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, np.nda
         quarantine=None,
         counts=Counts(clips_seen=ROWS, clips_written=ROWS),
         reasons={},
-        statistics={"17x128x128": row_statistics(rows, [KL], {})},
+        statistics={"17x256x256": row_statistics(rows, [KL], {})},
     )
     fsq = {"kind": "indices", "channels": 9, "codebook_size": 4**9, "levels": [4] * 9}
     made = IDENTITY["tokenizers"]
@@ -109,7 +109,7 @@ def test_opening(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str
     np.testing.assert_allclose(names["latents"].std(), latents.std((0, 2, 3, 4)), rtol=1e-9)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert f"# {_counted(first)}" in _counted(block("print(corpus.version"))
-    assert last.endswith("torch.Size([5, 16, 16])")
+    assert last.endswith("torch.Size([5, 32, 32])")
 
 
 def _counted(text: str) -> str:
@@ -119,7 +119,7 @@ def _counted(text: str) -> str:
 
 def test_training(cells: dict[str, np.ndarray]) -> None:
     names = run("for epoch in range(data.epoch, 2)")
-    assert (names["indices"].dtype, tuple(names["indices"].shape)) == (torch.int64, (4, 5, 16, 16))
+    assert (names["indices"].dtype, tuple(names["indices"].shape)) == (torch.int64, (4, 5, 32, 32))
     assert len(names["captions"]) == 4
     assert (names["state"]["epoch"], names["state"]["position"]) == (1, 6)
 
@@ -132,7 +132,7 @@ def test_going_on(cells: dict[str, np.ndarray]) -> None:
 
 def test_random_access(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
     names = run("TokenMap(")
-    assert capsys.readouterr().out == "24 u-0/k0/0 torch.Size([5, 16, 16])\n"
+    assert capsys.readouterr().out == "24 u-0/k0/0 torch.Size([5, 32, 32])\n"
     assert same([row["fsq"].numpy().astype(np.uint32) for row in names["few"]], cells["fsq"][3:6])
 
 
@@ -162,7 +162,7 @@ def test_split(cells: dict[str, np.ndarray]) -> None:
 def test_mix(cells: dict[str, np.ndarray]) -> None:
     names = run("both = mix(")
     assert names["state"]["step"] == 10
-    assert names["indices"].shape[1:] == ([5, 1][names["source"]], 16, 16)
+    assert names["indices"].shape[1:] == ([5, 1][names["source"]], 32, 32)
 
 
 def test_join(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +174,7 @@ def test_join(cells: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) 
     }
     rows = pa.Table.from_batches([embedded_rows(clips, {"text": found}, clip_schema([TEXTS]))])
     store = Store("out/demo_text")
-    write_rows(store, TEXTS, "u-0", rows, bucket="17x128x128")
+    write_rows(store, TEXTS, "u-0", rows, bucket="17x256x256")
     scores = {"clip_id": [clip.clip_id for clip in clips[2:]], "score": [0.5] * 18}
     pq.write_table(pa.table(scores), "out/demo_scores.parquet")
     names = run("tokens.join(texts)")
