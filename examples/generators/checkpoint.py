@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamagedFile, one_line
 from pipeline.storage import Store
 
 _PATH = "checkpoint.pt"
@@ -30,12 +30,19 @@ def load(store: Store, settings: dict[str, Any]) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: a run with other settings saved it.
+        DamagedFile: it is damaged.
     """
     try:
         data = store.read(_PATH)
     except FileNotFoundError:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged content can raise anything
+        raise DamagedFile(
+            f"{store.locate(_PATH)}: not a complete checkpoint ({one_line(error, max_chars=90)});"
+            " delete it, and run the same command again: it starts from the first step"
+        ) from error
     for name, value in settings.items():
         if (was := state["settings"].get(name)) != value:
             raise ConfigError(

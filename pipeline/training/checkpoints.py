@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, distributed
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedFile, StoreError, one_line
 from pipeline.storage.store import Store
 from vidtok.training.ranks import in_group
 
@@ -101,12 +101,23 @@ class CheckpointWriter:
 
 
 def load_last(store: Store) -> Checkpoint | None:
-    """Return the last checkpoint in a stage's folder; None without one."""
+    """Return the last checkpoint in a stage's folder; None without one.
+
+    Raises:
+        DamagedFile: it is damaged.
+    """
     complete = _complete(store)
     if not complete:
         return None
     data = io.BytesIO(store.read(complete[-1]))
-    return Checkpoint(**torch.load(data, map_location="cpu", weights_only=True))
+    try:
+        return Checkpoint(**torch.load(data, map_location="cpu", weights_only=True))
+    except Exception as error:  # damaged content can raise anything
+        raise DamagedFile(
+            f"{store.locate(complete[-1])}: not a complete checkpoint"
+            f" ({one_line(error, max_chars=90)}); delete it, and run the same command again: it"
+            " continues from the one before"
+        ) from error
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from examples.generators import command, losses
 from examples.generators.clips import is_held_out
 from examples.generators.command import run
 from examples.generators.training import Build
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamagedFile
 from pipeline.storage.store import Store
 from pipeline.training import Rank
 from tests.examples.moving_stripes import write_stripes
@@ -160,6 +160,18 @@ def test_a_checkpoint_of_other_settings_is_refused(
         ConfigError, match=rf"checkpoint.pt: belongs to a run with {says}; .* --out"
     ):
         run(settings(corpus, tmp_path, **{"steps": 2, **changes}), *of)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK half of a file", b"text"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(
+    corpus: str, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    says = (
+        r"checkpoint\.pt: not a complete checkpoint .*; delete it, and run the same command again"
+    )
+    with pytest.raises(DamagedFile, match=says):
+        run(settings(corpus, tmp_path, steps=2), *AR)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedFile, StoreError
 from pipeline.storage.store import Store
 from pipeline.training import checkpoints
 from pipeline.training.checkpoints import CheckpointWriter
@@ -119,6 +119,24 @@ def test_a_kill_in_writing_leaves_the_one_before(tmp_path: Path) -> None:
     assert last_step(store) == 1
     save(store, 3, keep=1)
     assert files(store) == ["00000003.pt"]
+
+
+@pytest.mark.parametrize("content", ["half", "", "text", {"shared": {}}])
+def test_a_damaged_one_is_named_with_what_to_do(
+    content: str | dict[str, object], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    save(store, 1)
+    save(store, 2, keep=2)
+    last = tmp_path / "checkpoints/00000002.pt"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2] if content == "half" else str(content).encode())
+    if isinstance(content, dict):
+        torch.save(content, last)
+    with pytest.raises(DamagedFile, match=r"00000002\.pt: not a complete .*; delete it, and run"):
+        checkpoints.load_last(store)
+    last.unlink()
+    assert last_step(store) == 1
 
 
 def test_noise_goes_on_from_where_it_was(tmp_path: Path) -> None:
