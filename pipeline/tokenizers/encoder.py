@@ -102,7 +102,6 @@ class ClipEncoder:
     def _follow_scene(self, rule: BitsByScene, cells: Cells, frames: NDArray[Any]) -> None:
         """Replace the indices of clips by those of a rule, and add the numbers of each clip."""
         name = self.column.name
-        tiles = tiling(self._model, self._tile)
         numbers: list[dict[str, float]] = []
         for n, clip in enumerate(frames):
             original = input_frames(clip, self.column)
@@ -110,7 +109,8 @@ class ClipEncoder:
             def psnr_db(
                 indices: Tensor, channels: int | None, original: NDArray[np.uint8] = original
             ) -> float:
-                def decode() -> Tensor:
+                def decode(tile: Tile) -> Tensor:
+                    tiles = tiling(self._model, tile)
                     if channels is None:
                         return self._model.decode(indices, len(original), **tiles)
                     model = cast("VidTok", self._model)  # the configuration's check sees to it
@@ -133,18 +133,48 @@ class ClipEncoder:
         Args:
             row: the columns of one clip, as they are stored.
             frames: [T, H, W, 3] in [0, 255], the frames of the clip.
+
+        Raises:
+            ValueError: the decoded frames are not finite.
+            torch.OutOfMemoryError: the clip does not fit the memory.
         """
         original = input_frames(frames, self.column)
         model, column = self._model, self.column
-        tile = self._tile
-        return self._psnr(lambda: decode_cells(model, column, row, len(original), tile), original)
+        return self._psnr(
+            lambda tile: decode_cells(model, column, row, len(original), tile), original
+        )
 
-    def _psnr(self, decode: Callable[[], Tensor], original: NDArray[np.uint8]) -> float:
+    def _psnr(self, decode: Callable[[Tile], Tensor], original: NDArray[np.uint8]) -> float:
         with torch.inference_mode():
-            with self._lane.network:
-                video = decode()
-            decoded = as_bytes(video)
-        return clip_psnr(original, decoded)
+            video = self._decoded(decode, math.isqrt(original.shape[1] * original.shape[2]))
+            if not bool(torch.isfinite(video).all()):
+                # As bytes they would be pictures, and any indices would be as good as any others.
+                raise ValueError("NaN or infinity among the decoded values")
+            return clip_psnr(original, as_bytes(video))
+
+    def _decoded(self, decode: Callable[[Tile], Tensor], side: int) -> Tensor:
+        """Return a decoded clip; where the GPU's memory is too small, in smaller tiles.
+
+        `side` is the square root of the area of a picture in pixels.
+        """
+        tile: Tile = self._tile
+        while True:
+            try:
+                with self._lane.network:
+                    return decode(tile)
+            except NoRoomError:  # an estimate, which already tried the smallest tile
+                raise
+            except torch.OutOfMemoryError:
+                smaller = self._smaller(tile, side)
+                if smaller is None:
+                    raise
+            torch.cuda.empty_cache()
+            _log.warning(
+                "%s: not enough memory to decode a clip; trying tiles of %d pixels",
+                self.column.name,
+                smaller,
+            )
+            tile = smaller
 
     def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
         """Begin a clip whose frames arrive in pieces.
@@ -243,7 +273,8 @@ class ClipEncoder:
         except NoRoomError:  # an estimate, which already tried the smallest batch and tile
             raise
         except torch.OutOfMemoryError:
-            smaller = self._smaller(tile, *frames.shape[2:4])
+            side = math.isqrt(frames.shape[2] * frames.shape[3]) // self.column.scale
+            smaller = self._smaller(tile, side)
             if batch == 1 and smaller is None:
                 raise
         torch.cuda.empty_cache()
@@ -257,13 +288,12 @@ class ClipEncoder:
         halves = (part for part in (frames[:half], frames[half:]) if len(part))
         return [each for part in halves for each in self._queued(part, half, tile, name)]
 
-    def _smaller(self, tile: Tile, height: int, width: int) -> int | None:
-        """Return the next smaller tile for clips of a size; None if there is none."""
+    def _smaller(self, tile: Tile, side: int) -> int | None:
+        """Return the next smaller tile for pictures of side² pixels; None if there is none."""
         if not tiling(self._model, tile):
             return None
         s = self._model.facts.spatial_factor
-        whole = math.isqrt(height * width) // self.column.scale
-        half = (min(whole, tile) if isinstance(tile, int) else whole) // 2 // s * s
+        half = (min(side, tile) if isinstance(tile, int) else side) // 2 // s * s
         return half if half >= SMALLEST_TILE else None
 
 

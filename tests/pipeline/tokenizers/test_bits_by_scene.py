@@ -27,9 +27,11 @@ from pipeline.operations.verify.verify import verify
 from pipeline.reading import TokenDataset
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import job_arithmetic
-from pipeline.tokenizers.bits_by_scene import fewest_channels
+from pipeline.tokenizers.bits_by_scene import BitsByScene, fewest_channels
+from pipeline.tokenizers.encoder import ClipEncoder
 from pipeline.tokenizers.models import describe, open_tokenizer
 from tests.assets import HIKER
+from tests.pipeline.fakes import FSQ, FakeModel, frames
 from tests.pipeline.stages.test_decode_back import by_hand
 from tests.pipeline.tokenized import tokenized
 from vidtok import channels
@@ -134,6 +136,24 @@ def test_more_would_lose_too_much(store: Store, weights: Path) -> None:
             codes = order.codes(order.prefix_indices(held, k), k).movedim(-1, 1)
             lost_db = psnr_db[1] - by_hand(model, codes[0], found.frames) / 1000
             assert (lost_db <= MAX_CHANNELS_DB) == (k >= found.row["fsq_channels"])
+
+
+class DecodesToNaN(FakeModel):
+    """A decoder that overflows, as one in half precision can."""
+
+    def decode(self, cells: torch.Tensor, num_frames: int) -> torch.Tensor:
+        return super().decode(cells, num_frames) * torch.nan
+
+
+def test_a_clip_that_decodes_to_nan_is_not_held() -> None:
+    """Otherwise all indices look as good as each other, and all frames become the first."""
+    rule = BitsByScene(levels=(8,) * 4, max_hold_db=0.2, max_channels_db=None, fewer=())
+    model = DecodesToNaN("fsq")
+    encoder = ClipEncoder(model, FSQ, batch=1, by_scene=rule)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="NaN or infinity among the decoded values"):
+        encoder(frames(1))
+    sound = ClipEncoder(FakeModel("fsq"), FSQ, batch=1, by_scene=rule)  # type: ignore[arg-type]
+    assert sound(frames(1))[1].tolist() == [True]
 
 
 def test_the_fewest_channels_are_the_last_before_the_loss_is_too_large() -> None:

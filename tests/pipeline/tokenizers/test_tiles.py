@@ -82,6 +82,38 @@ def test_an_estimate_is_not_tried_again() -> None:
     assert model.calls == [(4, "auto")]
 
 
+class DecodesTiled(Tiled):
+    """The same of a decoder, beside an encoder that always has room."""
+
+    def encode(self, video: Tensor, tile: int | str | None = None) -> FakeEncoded:
+        return FakeModel.encode(self, video)
+
+    def decode(self, cells: Tensor, num_frames: int, tile: int | str | None = None) -> Tensor:
+        self.calls.append((len(cells), tile))
+        if not isinstance(tile, int) or tile > self.largest_tile:
+            raise torch.OutOfMemoryError("imaginary GPU")
+        return super().decode(cells, num_frames)
+
+
+def row_of(cells: dict[str, Any]) -> dict[str, Any]:
+    """The first clip's cells as a row."""
+    mean = cells["kl"][0]
+    return {"kl": mean.tobytes(), "kl_shape": list(mean.shape)}
+
+
+def test_out_of_memory_in_decoding_back_makes_tiles_smaller() -> None:
+    model, clips = DecodesTiled(largest_tile=200), large(1)
+    encoder = ClipEncoder(model, KL, batch=1, tile="auto")  # type: ignore[arg-type]
+    row = row_of(encoder(clips)[0])
+    found = encoder.psnr(row, clips[0])
+    assert model.calls == [(1, "auto"), (1, 312), (1, 152)]
+    plain = ClipEncoder(FakeModel("kl"), KL, batch=1)  # type: ignore[arg-type]
+    assert found == plain.psnr(row, clips[0])
+    model.largest_tile = 8
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.psnr(row, clips[0])
+
+
 def test_a_tokenizer_without_tiles_ignores_auto() -> None:
     model = FakeModel("kl")  # its methods take no tile
     model.facts = replace(Tiled.facts, tileable=False)  # type: ignore[attr-defined]
