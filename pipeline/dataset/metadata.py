@@ -107,9 +107,14 @@ class Digest(NamedTuple):
     """What must be the same wherever a tokenizer runs."""
 
     weights: str
-    """Digest of the tensors."""
+    """Digest of the tensors. With `channels`: `A+B`, where B is that of the channels file."""
     probe: tuple[float, ...] = ()
     """Values of a fixed clip's latent. Empty for VidTok, whose arithmetic is this package's."""
+
+    @property
+    def tensors(self) -> str:
+        """Digest of the tensors alone, as a channels file and `vidtok.digest` have it."""
+        return self.weights.partition("+")[0]
 
     def moved(self, now: "Digest") -> str | None:
         """Return in words how another probe differs; None if it does by rounding alone."""
