@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 import typer
 
 from pipeline.commands.settings import Kind, completes, completes_settings
-from pipeline.errors import BAD_CONFIG, INTERRUPTED, UNBALANCED, ConfigError, PipelineError
+from pipeline.errors import (
+    BAD_CONFIG,
+    INTERRUPTED,
+    UNBALANCED,
+    ConfigError,
+    PipelineError,
+    message_of,
+)
 from pipeline.formatting import json_text
 from pipeline.logs import write_lines
 
@@ -114,7 +121,8 @@ def verb(
     """Make a function a verb of the command line; the function returns the exit code.
 
     An error that the pipeline raises on purpose becomes one line on stderr and an exit code: 2 for
-    a wrong configuration or command, 1 for any other error, 130 for Ctrl-C.
+    a wrong configuration or command, 1 for any other error, 130 for Ctrl-C. So does a clip that
+    the memory has no room for.
 
     Args:
         panel: heading in the help under which the verb is listed.
@@ -149,6 +157,17 @@ def _exit_code_of(work: Callable[[], int], advice: str) -> int:
             return BAD_CONFIG
         print_error(f"error: {error}" + (f"\n{advice}" if advice else ""))
         return UNBALANCED
+    except RuntimeError as error:
+        if not _has_no_room(error):
+            raise
+        print_error(f"error: {message_of(error)}" + (f"\n{advice}" if advice else ""))
+        return UNBALANCED
     except KeyboardInterrupt:
         print_error("; ".join(filter(None, ["interrupted", advice])))
         return INTERRUPTED
+
+
+def _has_no_room(error: RuntimeError) -> bool:
+    """Return whether the memory has no room for a clip; does not import torch to find it out."""
+    tile_plan = sys.modules.get("vidtok.tile_plan")
+    return tile_plan is not None and isinstance(error, tile_plan.NoRoomError)

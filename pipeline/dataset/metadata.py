@@ -22,7 +22,7 @@ from pipeline.dataset.format_version import (
     versioned_json,
 )
 from pipeline.dataset.schema import TokenizerColumn, clip_schema, index_dtype
-from pipeline.dataset.side_columns import SideColumn, side_of
+from pipeline.dataset.side_columns import SideColumn, side_of, token_columns
 from pipeline.errors import ConfigError, DamagedFile, DatasetMismatch
 from pipeline.records import Bucket
 from pipeline.storage.store import Store
@@ -107,9 +107,14 @@ class Digest(NamedTuple):
     """What must be the same wherever a tokenizer runs."""
 
     weights: str
-    """Digest of the tensors."""
+    """Digest of the tensors. With `channels`: `A+B`, where B is that of the channels file."""
     probe: tuple[float, ...] = ()
     """Values of a fixed clip's latent. Empty for VidTok, whose arithmetic is this package's."""
+
+    @property
+    def tensors(self) -> str:
+        """Digest of the tensors alone, as a channels file and `vidtok.digest` have it."""
+        return self.weights.partition("+")[0]
 
     def moved(self, now: "Digest") -> str | None:
         """Return in words how another probe differs; None if it does by rounding alone."""
@@ -149,6 +154,11 @@ class Dataset:
         made_by = {**self.identity["tokenizers"], **self.identity.get("embedders", {})}
         weights: str = made_by[name]["weights"]
         return Digest(weights, tuple(self.probes.get(name, ())))
+
+    def token_numbers(self, name: str) -> tuple[str, ...]:
+        """Return the columns of numbers that a tokenizer gives for each clip beside its cells."""
+        made_by = self.identity.get("tokenizers", {}).get(name, {})
+        return tuple(column.name for column in token_columns({name: made_by}))
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

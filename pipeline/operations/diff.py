@@ -76,7 +76,8 @@ class Difference(Outcome):
     clips: Overlap = field(default_factory=Overlap)
     """Clips of units that both datasets have."""
     clips_differ: dict[str, DiffGroup] = field(default_factory=dict)
-    """Clips with other tokens, by tokenizer that both have; `clip`: cut from another place."""
+    """Clips with other tokens, or other numbers such as `N_channels`, by tokenizer that both have;
+    `clip`: cut from another place."""
     quarantine: DiffGroup = field(default_factory=DiffGroup)
     """Samples and clips that are quarantined in one only, or for different reasons."""
 
@@ -99,8 +100,12 @@ class Difference(Outcome):
         lines += [f"  {name}: {a} | {b}" for name, (a, b) in self.settings.items()]
         lines += self.units.lines("units") + self.clips.lines("clips")
         for name, group in self.clips_differ.items():
-            what = "are cut from another place" if name == CLIP else f"have other {name} tokens"
-            lines += group.lines(what)
+            differ = (
+                "are cut from another place"
+                if name == CLIP
+                else f"have other {name} tokens or numbers"
+            )
+            lines += group.lines(differ)
         lines += self.quarantine.lines("are quarantined differently")
         lines.append(labelled("verdict", "they differ" if self.exit_code else "the same"))
         return lines
@@ -140,12 +145,25 @@ def diff(a: Store, b: Store) -> Difference:
 
 
 def _common(a: Dataset, b: Dataset) -> dict[str, tuple[str, ...]]:
-    """Return the columns that hold a clip's tokens, by tokenizer that both datasets have."""
-    names = {name for c in b.tokenizers for name in (*c.cell_columns, *c.scale_columns)}
+    """Return the columns that both datasets have of a clip, by tokenizer that both have."""
+    theirs = _written(b)
     return {
-        c.name: (f"{c.name}_shape", *(n for n in (*c.cell_columns, *c.scale_columns) if n in names))
-        for c in a.tokenizers
-        if c.name in names
+        name: tuple(column for column in columns if column in theirs[name])
+        for name, columns in _written(a).items()
+        if name in theirs
+    }
+
+
+def _written(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Return the columns of a clip that a tokenizer writes, by tokenizer."""
+    return {
+        c.name: (
+            f"{c.name}_shape",
+            *c.cell_columns,
+            *c.scale_columns,
+            *dataset.token_numbers(c.name),
+        )
+        for c in dataset.tokenizers
     }
 
 

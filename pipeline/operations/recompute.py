@@ -132,6 +132,7 @@ class Recomputer:
     def __init__(self, store: Store, dataset: Dataset, *, retokenize: bool, decode: bool) -> None:
         self._store = store
         self._columns = {column.name: column for column in dataset.tokenizers}
+        self._numbers = {name: dataset.token_numbers(name) for name in self._columns}
         self._config = config = job_config(dataset)
         if config.clip.whole and decode:
             raise ConfigError(
@@ -208,7 +209,10 @@ class Recomputer:
         return None
 
     def retokenize(self, found: SourceClip) -> Iterator[Finding]:
-        """Yield how the clip and its tokens, encoded again, differ from the row in any bit."""
+        """Yield how the clip and its tokens, encoded again, differ from the row in any bit.
+
+        Numbers that go with the tokens, such as `N_channels`, are compared like these.
+        """
         row, clip = found.row, found.clip
         for name in _PLACE:
             now, recorded = getattr(clip, name), row[name]
@@ -217,11 +221,12 @@ class Recomputer:
         with job_arithmetic(self._config.tokenize.threads):
             cells = self._encode(clip, found.frames)
             for encoder in self._encoders:
-                for name in encoder.column.cell_columns:
+                column = encoder.column
+                for name in column.cell_columns:
                     if (values := cells[name][0]).tobytes() != row[name]:
-                        text = _difference(values, row[name], encoder.column)
+                        text = _difference(values, row[name], column)
                         yield Finding("tokens", row["clip_id"], f"{name}: {text}")
-                for name in encoder.column.scale_columns:
+                for name in (*column.scale_columns, *self._numbers[column.name]):
                     if not np.array_equal(cells[name][0], np.float32(row[name])):
                         text = f"{cells[name][0].tolist()} now, {row[name]} recorded"
                         yield Finding("tokens", row["clip_id"], f"{name}: {text}")

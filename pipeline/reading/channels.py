@@ -3,17 +3,21 @@
 The order is in the file beside the weights that made the tokens; see `vidtok.channels`.
 """
 
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from torch import Tensor
 
+from pipeline.config.job import HUB, RANDOM
 from pipeline.dataset import Dataset
 from pipeline.dataset.metadata import code_levels
 from pipeline.errors import ConfigError
 from vidtok import channels
 from vidtok.channels import ChannelOrder
-from vidtok.presets import bundled_weights
+from vidtok.presets import HUB_REPO, bundled_weights, hub_path
 
 Wanted = int | tuple[int, ChannelOrder]
 """Number of channels to keep, alone or with an order; the model's own order otherwise."""
@@ -29,6 +33,11 @@ class ChannelPrefix:
     """Number of channels to keep."""
 
     @property
+    def kept(self) -> tuple[int, ...]:
+        """Channels that are kept, the least significant digit first."""
+        return self.order.order[: self.k]
+
+    @property
     def codebook_size(self) -> int:
         """Number of prefixes."""
         return self.order.codebook_size(self.k)
@@ -36,11 +45,41 @@ class ChannelPrefix:
     @property
     def levels(self) -> tuple[int, ...]:
         """Number of levels of each channel that is kept, the least significant digit first."""
-        return tuple(self.order.levels[channel] for channel in self.order.order[: self.k])
+        return tuple(self.order.levels[channel] for channel in self.kept)
 
     def __call__(self, indices: Tensor) -> Tensor:
         """Return int64 prefixes of code indices of any shape."""
         return self.order.prefix_indices(indices, self.k).long()
+
+
+def checked(channels: object) -> dict[str, Wanted]:
+    """Return the argument `channels` of a reader; None is no column.
+
+    Raises:
+        ConfigError: it is not what `TokenDataset` describes.
+    """
+    if channels is None:
+        return {}
+    if not isinstance(channels, Mapping):
+        raise ConfigError(
+            f"channels = {reprlib.repr(channels)}: must give a number for each column, such as"
+            ' {"fsq": 4}'
+        )
+    return {name: _checked(name, wanted) for name, wanted in channels.items()}
+
+
+def _checked(name: str, wanted: object) -> Wanted:
+    match wanted:
+        case bool():  # a kind of int
+            pass
+        case Integral():
+            return int(wanted)
+        case (Integral() as k, ChannelOrder() as order) if not isinstance(k, bool):
+            return int(k), order
+    raise ConfigError(
+        f"channels: column {name}: {reprlib.repr(wanted)}: must be a number of channels, such as 4,"
+        " or one with an order, such as (4, vidtok.channels.read(FILE))"
+    )
 
 
 def channel_prefix(dataset: Dataset, name: str, wanted: Wanted) -> ChannelPrefix:
@@ -73,12 +112,15 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
     model = next(column.model for column in dataset.tokenizers if column.name == name)
     specs = {spec["name"]: spec for spec in dataset.config.get("tokenizers", ())}
     given = specs.get(name, {}).get("weights")
-    weights = Path(given) if given else bundled_weights(model)
+    give = f"pass channels={{{name!r}: (k, vidtok.channels.read(FILE))}}"
+    if given == RANDOM:
+        raise ConfigError(
+            f"channels: column {name}: {model} has random weights, which are in no file, so there"
+            f" is no order of channels beside them; {give}"
+        )
+    weights = _file_of(model) if given in (None, HUB) else Path(given)
     path = channels.beside(weights) if weights is not None else None
-    how = (
-        "fit one with `python -m vidtok channels MODEL DATASET`, or pass"
-        f" channels={{{name!r}: (k, vidtok.channels.read(FILE))}}"
-    )
+    how = f"fit one with `python -m vidtok channels MODEL DATASET`, or {give}"
     if path is None or not path.is_file():
         where = "" if path is None else f" ({path} does not exist)"
         raise ConfigError(
@@ -88,9 +130,26 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
         order = channels.read(path)
     except ValueError as error:
         raise ConfigError(f"channels: column {name}: {error}") from error
-    if order.weights not in ("", dataset.digest(name).weights):
+    if order.weights not in ("", dataset.digest(name).tensors):
         raise ConfigError(
             f"channels: column {name}: {path} belongs to other weights than those that made the"
             f" tokens; {how}"
         )
     return order
+
+
+def _file_of(model: str) -> Path | None:
+    """Return the weights of a model's name as `vidtok.load` finds them; None if not on this node.
+
+    Nothing is downloaded: weights that were never here have no channels file beside them.
+    """
+    if (bundled := bundled_weights(model)) is not None:
+        return bundled
+    if (in_repo := hub_path(model)) is None:
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(HUB_REPO, in_repo)
+    return Path(found) if isinstance(found, str) else None

@@ -52,10 +52,7 @@ class CommittedRows(Corpus):
 
     def reader(self, columns: Sequence[str], **options: Any) -> RowGroups:
         """Return a reader of these columns; see `Corpus.reader`."""
-        prefixes = self.prefixes(options.pop("channels", {}))
-        known = Columns(
-            self.tokenizers, columns, side=self.dataset.side, prefixes=prefixes, **options
-        )
+        known = Columns(self.tokenizers, columns, side=self.dataset.side, **options)
         return RowGroups(self.store, known)
 
     def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:

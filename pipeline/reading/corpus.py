@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.reading.channels import ChannelPrefix, Wanted
+from pipeline.reading.channels import ChannelPrefix, Wanted, checked
 from pipeline.reading.row_groups import RowReader
 
 
@@ -27,7 +27,7 @@ class Corpus(ABC):
 
         Args:
             columns: names of the columns.
-            options: options of `pipeline.reading.columns.Columns`, and `channels` of `prefixes`.
+            options: options of `pipeline.reading.columns.Columns`.
 
         Raises:
             ConfigError: there is no such column, or no column was named.
@@ -40,6 +40,20 @@ class Corpus(ABC):
         Raises:
             ConfigError: a column has no FSQ indices, or no order of channels is known of it.
         """
+
+    def prefixes_of(self, columns: Sequence[str], channels: object) -> dict[str, ChannelPrefix]:
+        """Return `prefixes` of the argument `channels` of a reader of columns.
+
+        Raises:
+            ConfigError: as `prefixes`, or `channels` is wrong or names a column that is not read.
+        """
+        found = self.prefixes(checked(channels))
+        if unread := sorted(found.keys() - set(columns)):
+            raise ConfigError(
+                f"channels: column {unread[0]}: is not among the columns to read; add it there, or"
+                " leave it out of channels"
+            )
+        return found
 
     @abstractmethod
     def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:

@@ -141,9 +141,9 @@ class Joined(Corpus):
             typed = side.typed(gaps=gaps)
             return TableSide(number, {name: typed[own] for own, name in names.items()})
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
-        wanted = options.get("channels", {})
-        own = {own: wanted[name] for own, name in names.items() if name in wanted}
-        options = {**options, "channels": own}
+        prefixes = options.get("prefixes", {})
+        own = {own: prefixes[name] for own, name in names.items() if name in prefixes}
+        options = {**options, "prefixes": own}
         return DatasetSide(number, names, side.reader(list(names), **options), parts)
 
     def _leader(self, bucket: str) -> tuple[int, list[Part]]:

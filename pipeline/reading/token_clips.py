@@ -57,7 +57,7 @@ def read_token_clips(source: str, name: str | None, most: int) -> TokenClips:
         rows = TokenMap(snapshot, [column.name])
         clips = [rows[n][column.name] for n in _spread(len(rows), most)]
         levels = code_levels(snapshot.dataset.identity).get(column.name, ())
-        return TokenClips(column, clips, levels, snapshot.dataset.digest(column.name).weights)
+        return TokenClips(column, clips, levels, snapshot.dataset.digest(column.name).tensors)
     try:
         files = ds.dataset(source, format="parquet", exclude_invalid_files=True)
         count = files.count_rows()

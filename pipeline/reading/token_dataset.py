@@ -138,18 +138,14 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             self._span = window_of(window, start, videos, self._buckets)
         elif first_frame or frames is not None:
             self._span = prefix_of(1 if frames is None else frames, videos, self._buckets)
-        prefixes = snapshot.prefixes(wanted := dict(channels or {}))
-        if unread := sorted(prefixes.keys() - videos.keys()):
-            raise ConfigError(
-                f"channels: column {unread[0]}: is not among the columns to read; add it there, or"
-                " leave it out of channels"
-            )
+        prefixes = snapshot.prefixes_of(columns, channels)
         sizes = {n: column.codebook_size for n, column in videos.items() if column.codebook_size}
         self.codebook_sizes = sizes | {n: each.codebook_size for n, each in prefixes.items()}
+        self._kept = {name: list(each.kept) for name, each in prefixes.items()}
         windows = self._span if isinstance(self._span, Window) else None
         corpus, self.left_out = self._selection.rows(snapshot, self._buckets, windows)
         self._reader = corpus.reader(
-            columns, normalize=normalized, dtype=dtype, span=self._span, channels=wanted
+            columns, normalize=normalized, dtype=dtype, span=self._span, prefixes=prefixes
         )
         self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
@@ -245,10 +241,12 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """
         if self._strands is None:
             self._strands = order["strands"]
-        for name, value in self.order().items():
-            if value != order[name]:
+        # Of `channels`, a state or this dataset can have none.
+        own, known = ({"channels": {}, **each} for each in (self.order(), order))
+        for name, value in own.items():
+            if value != known[name]:
                 raise ConfigError(
-                    f"state: {name} = {order[name]!r}, this dataset has {value!r}; use the same"
+                    f"state: {name} = {known[name]!r}, this dataset has {value!r}; use the same"
                     " value, or start without a state"
                 )
 
@@ -329,7 +327,11 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         }
 
     def order(self) -> dict[str, Any]:
-        """Return everything that decides which rows a position means."""
+        """Return everything that decides which rows a position means.
+
+        `channels`, only if set, are the channels that are kept by column, in the order of worth: a
+        file of channels that was fitted again would change what the indices mean.
+        """
         return {
             "fingerprint": self._fingerprint,
             "version": self._version,
@@ -341,4 +343,5 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "seed": self._seed,
             "drop_last": self.drop_last,
             **asdict(self._selection),
+            **({"channels": self._kept} if self._kept else {}),
         }

@@ -36,7 +36,8 @@ class TokenMap(Dataset[dict[str, Any]]):
         channels: number of FSQ channels to keep, as of `TokenDataset`.
 
     Raises:
-        ConfigError: a column or bucket does not exist, or the `dtype` is not one of floats.
+        ConfigError: a column or bucket does not exist, the `dtype` is not one of floats, or
+            `channels` is wrong or names a column that is not read.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class TokenMap(Dataset[dict[str, Any]]):
         dtype: torch.dtype | None = None,
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
+        prefixes = snapshot.prefixes_of(columns, channels)
         self._reader = snapshot.reader(
-            columns, normalize=normalized, dtype=dtype, channels=channels or {}
+            columns, normalize=normalized, dtype=dtype, prefixes=prefixes
         )
         chosen = set(snapshot.chosen_buckets(buckets))
         self._parts = [part for part in snapshot.parts() if part.bucket in chosen]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipeline.commands import app, main
 from pipeline.commands.verb import verb
 from pipeline.errors import EXIT_CODES, ConfigError, StoreError
+from vidtok.tile_plan import NoRoomError
 
 ROOT = Path(__file__).parents[3]
 VERBS = [
@@ -115,9 +116,14 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys: pytest.CaptureFixture[
     try:
         assert outcome(ConfigError("x = 1: wrong")) == (2, "error: x = 1: wrong\n")
         assert outcome(StoreError("s3: down")) == (1, "error: s3: down\ntry again\n")
+        assert outcome(NoRoomError("a clip:\nneeds 9 MiB")) == (
+            1,
+            "error: a clip: needs 9 MiB\ntry again\n",
+        )
         assert outcome(KeyboardInterrupt()) == (130, "interrupted; try again\n")
-        with pytest.raises(ZeroDivisionError):
-            outcome(ZeroDivisionError())
+        for fault in (ZeroDivisionError, RuntimeError):
+            with pytest.raises(fault):
+                outcome(fault())
     finally:
         app.registered_commands.pop()
 
