@@ -135,6 +135,13 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
             f"channels: column {name}: {path} belongs to other weights than those that made the"
             f" tokens; {how}"
         )
+    made_by = dataset.identity["tokenizers"][name]
+    counted = made_by.get("channels", {}).get("order", order.order)
+    if tuple(counted) != order.order:
+        raise ConfigError(
+            f"channels: column {name}: {path} has another order than that in which {name}_channels"
+            f" counts, {tuple(counted)}; restore the file, or {give}"
+        )
     return order
 
 

@@ -100,7 +100,9 @@ def test_the_order_beside_the_weights_is_found(tmp_path: Path) -> None:
         TokenDataset(snapshot, ["fsq"], batch=3, channels={"fsq": 2})
 
 
-def test_columns_of_the_bundled_weights_have_their_order(tmp_path: Path) -> None:
+def test_columns_of_the_bundled_weights_have_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those that were made with `channels` have the digest of two files."""
     values = {
         "source": {"uri": [str(HIKER.path)]},
@@ -125,6 +127,12 @@ def test_columns_of_the_bundled_weights_have_their_order(tmp_path: Path) -> None
         assert read_token_clips(snapshot.store.uri, name, 1).weights == order.weights
     with pytest.raises(ConfigError, match=r"column random: .* has random weights, which are in no"):
         TokenDataset(snapshot, ["random"], batch=1, channels={"random": 4})
+    refitted = replace(order, order=order.order[::-1])
+    monkeypatch.setattr("vidtok.channels.read", lambda _: refitted)
+    TokenDataset(snapshot, ["plain"], batch=1, channels={"plain": 4})
+    with pytest.raises(ConfigError, match=r"another order than that in which fsq_channels counts"):
+        TokenDataset(snapshot, ["fsq"], batch=1, channels={"fsq": 4})
+    TokenDataset(snapshot, ["fsq"], batch=1, channels={"fsq": (4, refitted)})
 
 
 def test_the_order_beside_weights_from_the_hub_is_found(
