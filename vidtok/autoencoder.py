@@ -113,7 +113,7 @@ class Tokenizer(nn.Module):
 
         Raises:
             ValueError: the network does not take such clips; the text names the nearest valid size.
-            NoRoomError: with `auto`, the memory has no room for the smallest tile.
+            NoRoomError: with `auto`, the memory has no room for any tile.
         """
         self._check_video(video, check_range)
         if not as_reference:
@@ -158,6 +158,23 @@ class Tokenizer(nn.Module):
         self._check_tile(tile)
         chunks = self._chunks_of(num_frames, chunk_frames, tile)
         return EncodeStream(self, chunks, tile, check_range)
+
+    def smaller_tile(self, frames: int, height: int, width: int, tile: Tile) -> int | None:
+        """Return the tile to try if `encode` of a clip ran out of memory; None if none needs less.
+
+        Args:
+            frames: number of frames that are encoded at a time; the others are in pixels.
+            height: height of the pictures.
+            width: width of the pictures.
+            tile: tile that was tried, as in `encode`.
+
+        Raises:
+            ValueError: the tile is not one of `encode`.
+            NoRoomError: as `encode`.
+        """
+        self._check_tile(tile)
+        size = frames, height, width
+        return tiles.smaller(self.encoder, self.config, size, self._arithmetic, tile)
 
     def _network_input(self, video: Tensor, tile: Tile) -> Tensor:
         """Return clips as the networks take them: `[B, T, H, W, 3]` in their arithmetic."""

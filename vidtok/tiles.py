@@ -46,8 +46,8 @@ def batches(
     """
     B, _, T, H, W = x_BCTHW.shape
     device = next(network.parameters()).device
-    frames = min(T, chunk or T) + (config.temporal_factor if isinstance(network, Encoder) else 0)
-    work = _work(network, config, (B, frames, H, W), dtype, device)  # with copies in front
+    frames = _longest(network, config, min(T, chunk or T))
+    work = _work(network, config, (B, frames, H, W), dtype, device)
     most = B
     if not ops.is_cpu(device):
         elements = config.clip_elements(work.frames, work.height, work.width)
@@ -71,6 +71,38 @@ def _work(
     f, s = (config.temporal_factor, config.spatial_factor) if decoder else (1, 1)
     B, T, H, W = size
     return Work(config, decoder, T * f, H * s, W * s, dtype, device, B)
+
+
+def smaller(
+    network: Encoder | Decoder,
+    config: TokenizerConfig,
+    size: tuple[int, int, int],
+    dtype: torch.dtype,
+    tile: Tile,
+) -> int | None:
+    """Return the tile to try after one that was too large; None if no tile needs less memory.
+
+    Args:
+        network: the network.
+        config: its configuration.
+        size: frames, height and width of its input.
+        dtype: type that the network computes in.
+        tile: size of the tiles that were too large.
+
+    Raises:
+        NoRoomError: `tile` is `auto`, and the free memory has no room for any tile.
+    """
+    frames, height, width = size
+    device = next(network.parameters()).device
+    work = _work(
+        network, config, (1, _longest(network, config, frames), height, width), dtype, device
+    )
+    return work.smaller_tile(work.largest_tile() if tile == "auto" else tile)
+
+
+def _longest(network: Encoder | Decoder, config: TokenizerConfig, frames: int) -> int:
+    """Return the number of frames that a network gets, with copies in front."""
+    return frames + (config.temporal_factor if isinstance(network, Encoder) else 0)
 
 
 def in_tiles(network: Encoder | Decoder, config: TokenizerConfig, tile: Tile) -> Network:
