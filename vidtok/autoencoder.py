@@ -368,7 +368,8 @@ class EncodeStream:
             video: `[B, 3, n, H, W]` as in `Tokenizer.encode`, n of any length.
 
         Raises:
-            ValueError: the network does not take such frames, or they are more than the clip has.
+            ValueError: the network does not take such frames, they are more than the clip has, or
+                their B, H or W is another than before.
         """
         model = self._tokenizer
         model._check_video(video, self._check_range)
