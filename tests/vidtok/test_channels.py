@@ -4,6 +4,7 @@ import json
 import math
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -269,11 +270,11 @@ ABOUT = {"levels": [8, 8, 8], "order": [2, 0, 1], "weights": ""}
     ],
 )
 def test_wrong_values_in_a_file_are_refused_in_one_line(
-    changes: dict, says: str, tmp_path: Path
+    changes: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.channels.safetensors"
 
-    def written(changes: dict) -> None:
+    def written(changes: dict[str, Any]) -> None:
         about = {key: changes.get(key, value) for key, value in ABOUT.items()}
         tensors = {
             "fill.2.weight": torch.full((1, 2, 1, 1, 1), changes.get("weight", 0.5)),
@@ -297,7 +298,7 @@ def test_refuses_a_fill_of_no_or_all_channels(k: int) -> None:
 
 
 @pytest.mark.parametrize("k", [2.0, "2", True, None])
-def test_refuses_a_number_of_channels_that_is_not_whole(k: object) -> None:
+def test_refuses_a_number_of_channels_that_is_not_whole(k: Any) -> None:
     own = order_of((8, 8, 8), (2, 0, 1))
     indices = torch.zeros(1, 1, 2, 2).int()
     for refused in (own.codes, own.prefix_indices):
@@ -306,7 +307,7 @@ def test_refuses_a_number_of_channels_that_is_not_whole(k: object) -> None:
 
 
 @pytest.mark.parametrize("k", [2.0, "2", True])
-def test_decodes_only_a_whole_number_of_channels(model: vidtok.Tokenizer, k: object) -> None:
+def test_decodes_only_a_whole_number_of_channels(model: vidtok.Tokenizer, k: Any) -> None:
     with pytest.raises(ValueError, match=f"channels = {k!r}: must be a whole number, 1 to 3"):
         model.decode_indices(torch.zeros(1, 1, 2, 2).int(), channels=k)
 
