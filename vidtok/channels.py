@@ -225,7 +225,7 @@ def _require_order(levels: Sequence[int], order: Sequence[int]) -> None:
 
 
 def _require_channels(k: int, num: int) -> None:
-    if type(k) is not int:  # True is no number of channels either
+    if type(k) is not int:  # not a bool
         raise ValueError(f"channels = {k!r}: must be a whole number, 1 to {num}")
     if not 1 <= k <= num:
         raise ValueError(f"channels = {k}: must be 1 to {num}")

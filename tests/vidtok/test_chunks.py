@@ -103,7 +103,7 @@ def test_pieces_of_another_size_are_refused(
     B, H, W = other
     with pytest.raises(ValueError, match=r"push: frames of B, H, W = \(.*\): must be \(1, 16, 16"):
         stream.push(synthetic_video(B, 4, H, W))
-    parts.append(stream.push(video[:, :, first:]))  # the stream goes on
+    parts.append(stream.push(video[:, :, first:]))  # the stream continues
     latent = torch.cat([part.latent for part in parts if part is not None], 2)
     whole = model.encode(video, chunk_frames=4).latent
     torch.testing.assert_close(latent, whole, rtol=0, atol=1e-4)
