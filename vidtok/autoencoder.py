@@ -159,22 +159,21 @@ class Tokenizer(nn.Module):
         chunks = self._chunks_of(num_frames, chunk_frames, tile)
         return EncodeStream(self, chunks, tile, check_range)
 
-    def smaller_tile(self, frames: int, height: int, width: int, tile: Tile) -> int | None:
-        """Return the tile to try if `encode` of a clip ran out of memory; None if none needs less.
+    def smaller_tile(self, size: tuple[int, int, int], tile: Tile, *, decoder: bool) -> int | None:
+        """Return the tile to try if a clip ran out of memory; None if no tile needs less.
 
         Args:
-            frames: number of frames that are encoded at a time; the others are in pixels.
-            height: height of the pictures.
-            width: width of the pictures.
+            size: T, H and W of the clip; with `chunk_frames`, T of a chunk.
             tile: tile that was tried, as in `encode`.
+            decoder: whether `decode` was tried, and not `encode`.
 
         Raises:
             ValueError: the tile is not one of `encode`.
             NoRoomError: as `encode`.
         """
         self._check_tile(tile)
-        size = frames, height, width
-        return tiles.smaller(self.encoder, self.config, size, self._arithmetic, tile)
+        network = self.decoder if decoder else self.encoder
+        return tiles.smaller(network, self.config, size, self._arithmetic, tile)
 
     def _network_input(self, video: Tensor, tile: Tile) -> Tensor:
         """Return clips as the networks take them: `[B, T, H, W, 3]` in their arithmetic."""

@@ -46,8 +46,8 @@ def batches(
     """
     B, _, T, H, W = x_BCTHW.shape
     device = next(network.parameters()).device
-    frames = _longest(network, config, min(T, chunk or T))
-    work = _work(network, config, (B, frames, H, W), dtype, device)
+    frames = min(T, chunk or T) + (config.temporal_factor if isinstance(network, Encoder) else 0)
+    work = _work(network, config, (B, frames, H, W), dtype, device)  # with copies in front
     most = B
     if not ops.is_cpu(device):
         elements = config.clip_elements(work.frames, work.height, work.width)
@@ -85,7 +85,7 @@ def smaller(
     Args:
         network: the network.
         config: its configuration.
-        size: frames, height and width of its input.
+        size: frames, height and width of the clip.
         dtype: type that the network computes in.
         tile: size of the tiles that were too large.
 
@@ -93,16 +93,11 @@ def smaller(
         NoRoomError: `tile` is `auto`, and the free memory has no room for any tile.
     """
     frames, height, width = size
+    decoder, f = isinstance(network, Decoder), config.temporal_factor
+    inside = -(-frames // f) * f if decoder else frames + f  # with copies in front
     device = next(network.parameters()).device
-    work = _work(
-        network, config, (1, _longest(network, config, frames), height, width), dtype, device
-    )
+    work = Work(config, decoder, inside, height, width, dtype, device)
     return work.smaller_tile(work.largest_tile() if tile == "auto" else tile)
-
-
-def _longest(network: Encoder | Decoder, config: TokenizerConfig, frames: int) -> int:
-    """Return the number of frames that a network gets, with copies in front."""
-    return frames + (config.temporal_factor if isinstance(network, Encoder) else 0)
 
 
 def in_tiles(network: Encoder | Decoder, config: TokenizerConfig, tile: Tile) -> Network:

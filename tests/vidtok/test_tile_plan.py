@@ -85,19 +85,26 @@ def test_each_smaller_tile_needs_less_down_to_the_least(decoder: bool) -> None:
     assert work.smaller_tile(64) == (120 if decoder else 80)
 
 
-def test_a_model_names_the_tile_to_try_next(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("decoder", "inside"), [(False, 23), (True, 20)])  # copies in front
+def test_a_model_names_the_tile_to_try_next(
+    decoder: bool, inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = vidtok.build("vidtok_fsq_causal_488_262144_tiny", seed=0)
-    work = Work(model.config, False, 24, 480, 848, torch.float32, CPU)  # four copies in front
+    work = Work(model.config, decoder, inside, 480, 848, torch.float32, CPU)
+
+    def found(tile: tiles.Tile) -> int | None:
+        return model.smaller_tile((19, 480, 848), tile, decoder=decoder)
+
     for tile in (None, 256):
-        assert model.smaller_tile(20, 480, 848, tile) == work.smaller_tile(tile)
+        assert found(tile) == work.smaller_tile(tile)
     set_free(monkeypatch, work.peak_bytes(256))
     chosen = work.largest_tile()
     assert chosen is not None
-    assert model.smaller_tile(20, 480, 848, "auto") == work.smaller_tile(chosen)
+    assert found("auto") == work.smaller_tile(chosen)
     set_free(monkeypatch, 1 << 40)
-    assert model.smaller_tile(20, 480, 848, "auto") == work.smaller_tile(None)
+    assert found("auto") == work.smaller_tile(None)
     with pytest.raises(ValueError, match="use 96 or 104"):
-        model.smaller_tile(20, 480, 848, 100)
+        found(100)
 
 
 def test_small_work_asks_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
