@@ -2,15 +2,15 @@
 
 import argparse
 import math
+import os
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from vidtok import channels
-from vidtok.checkpoint import load, locate, save, save_for_diffusers
+from vidtok.checkpoint import load, load_network, locate, save, save_for_diffusers
 from vidtok.digest import weights_digest
 from vidtok.presets import PRESETS, bundled_weights, named_config
 
@@ -127,8 +127,10 @@ def _rank(asked: argparse.Namespace) -> None:
     if asked.clips < _LEAST_CLIPS:
         raise ValueError(f"--clips {asked.clips}: must be {_LEAST_CLIPS} or more")
     path = locate(asked.model)
-    with warnings.catch_warnings(action="ignore"):  # the file there can be of older weights
-        model = load(path, config=asked.config)
+    target = asked.out or channels.beside(path)
+    _require_writable(target)
+    # Without the channels file there: it is replaced, and can be damaged or of older weights.
+    model = load_network(path, asked.config)
     channel_fit.require_fsq(model)
     try:
         read = read_token_clips(asked.tokens, asked.column, asked.clips)
@@ -141,14 +143,15 @@ def _rank(asked: argparse.Namespace) -> None:
     if read.levels is None and read.column.model != ours.name:
         text = f"was made by {read.column.model}, not by {ours.name}"
         raise ValueError(f"{where}: {text}; {_MAKER}")
-    if read.weights not in (None, weights_digest(model.state_dict())):
+    # With `channels` in a job, the digest of a channels file follows that of the weights.
+    theirs = None if read.weights is None else read.weights.partition("+")[0]
+    if theirs not in (None, weights_digest(model.state_dict())):
         raise ValueError(f"{where}: was made with other weights than {path}; {_MAKER}")
     if len(read.clips) < _LEAST_CLIPS:
         text = f"has {len(read.clips)} clips; {_LEAST_CLIPS} are needed"
         raise ValueError(f"{where}: {text}; tokenize more")
     fitted = [clip for n, clip in enumerate(read.clips) if n % _LEAST_CLIPS]
     order = channel_fit.fit(model, fitted)
-    target = asked.out or channels.beside(path)
     channels.save(order, target)
     print(f"{ours.name}: channels by worth {', '.join(map(str, order.order))}")
     print(f"fitted to {len(fitted)} clips; PSNR of others, to those decoded from all channels:")
@@ -159,6 +162,18 @@ def _rank(asked: argparse.Namespace) -> None:
         shown = f"{near:.2f}" if k < len(order.order) else "all"
         print(f"{k:8}{size:12,}{math.log2(size):12.2f}{shown:>10}")
     print(target)
+
+
+def _require_writable(target: Path) -> None:
+    """Refuse a file to write in a folder that is missing or protected, or that is a folder."""
+    folder = target.parent
+    if target.is_dir():
+        raise ValueError(f"{target}: is a folder; name a file")
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(
+            f"{folder}: is not a folder that can be written to; make it, or name a file in another"
+            " one with --out"
+        )
 
 
 if __name__ == "__main__":

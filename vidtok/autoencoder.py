@@ -113,7 +113,7 @@ class Tokenizer(nn.Module):
 
         Raises:
             ValueError: the network does not take such clips; the text names the nearest valid size.
-            NoRoomError: with `auto`, the memory has no room for the smallest tile.
+            NoRoomError: with `auto`, the memory has no room for any tile.
         """
         self._check_video(video, check_range)
         if not as_reference:
@@ -158,6 +158,22 @@ class Tokenizer(nn.Module):
         self._check_tile(tile)
         chunks = self._chunks_of(num_frames, chunk_frames, tile)
         return EncodeStream(self, chunks, tile, check_range)
+
+    def smaller_tile(self, size: tuple[int, int, int], tile: Tile, *, decoder: bool) -> int | None:
+        """Return the tile to try if a clip ran out of memory; None if no tile needs less.
+
+        Args:
+            size: T, H and W of the clip; with `chunk_frames`, T of a chunk.
+            tile: tile that was tried, as in `encode`.
+            decoder: whether `decode` was tried, and not `encode`.
+
+        Raises:
+            ValueError: the tile is not one of `encode`.
+            NoRoomError: as `encode`.
+        """
+        self._check_tile(tile)
+        network = self.decoder if decoder else self.encoder
+        return tiles.smaller(network, self.config, size, self._arithmetic, tile)
 
     def _network_input(self, video: Tensor, tile: Tile) -> Tensor:
         """Return clips as the networks take them: `[B, T, H, W, 3]` in their arithmetic."""
@@ -351,7 +367,8 @@ class EncodeStream:
             video: `[B, 3, n, H, W]` as in `Tokenizer.encode`, n of any length.
 
         Raises:
-            ValueError: the network does not take such frames, or they are more than the clip has.
+            ValueError: the network does not take such frames, they are more than the clip has, or
+                their B, H or W is another than before.
         """
         model = self._tokenizer
         model._check_video(video, self._check_range)

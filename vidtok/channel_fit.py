@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidtok import fsq
 from vidtok.autoencoder import Tokenizer
-from vidtok.channels import ChannelOrder, Fill, padded
+from vidtok.channels import ChannelOrder, Fill, padded, require_range
 from vidtok.digest import weights_digest
 
 _SIDE: Final = 3
@@ -88,6 +88,7 @@ def fit(model: Tokenizer, clips: Sequence[Tensor]) -> ChannelOrder:
         raise ValueError("no clips to fit an order of channels to")
     moments = Moments(levels)
     for clip in clips:
+        require_range(clip, math.prod(levels), f"{model.config.name} has")
         moments.add(clip[None])
     codes, whole = _judged(model, clips)
     kept, dropped = list(range(len(levels))), list[int]()

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -73,7 +73,7 @@ class ChannelOrder:
         num = len(self.levels)
         for k, fill in self.fills.items():
             shape, sides = tuple(fill.weight.shape), fill.weight.shape[2:]
-            if shape[:2] != (num - k, k) or tuple(fill.bias.shape) != (num - k,):
+            if not 0 < k < num or shape[:2] != (num - k, k) or tuple(fill.bias.shape) != (num - k,):
                 raise ValueError(f"fill of {k} of {num} channels: weight of shape {shape}")
             if len(sides) != 3 or any(side % 2 == 0 for side in sides):
                 raise ValueError(
@@ -84,7 +84,7 @@ class ChannelOrder:
         """Return the number of prefixes of k channels.
 
         Raises:
-            ValueError: k is not in 1 … C.
+            ValueError: k is not a whole number in 1 … C.
         """
         _require_channels(k, len(self.levels))
         return prod(self.levels[channel] for channel in self.order[:k])
@@ -187,20 +187,34 @@ def read(path: Path) -> ChannelOrder:
         ValueError: the file is damaged, or is not a channels file.
         FileNotFoundError: there is no such file.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, not a channels file")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        kept = sorted({int(name.split(".")[1]) for name in tensors})
-        fills = {k: Fill(tensors[f"fill.{k}.weight"], tensors[f"fill.{k}.bias"]) for k in kept}
-        levels, order = tuple(about["levels"]), tuple(about["order"])
-        return ChannelOrder(levels, order, fills, about["weights"])
+        return _parsed(about, tensors)
     except FileNotFoundError:
         raise
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a channels file ({error!r}); `python -m vidtok channels` writes one"
         ) from error
+
+
+def _parsed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ChannelOrder:
+    """Return the order that a file holds. Its values can be anything, and arithmetic hides that."""
+    levels, order, weights = tuple(about["levels"]), tuple(about["order"]), about["weights"]
+    if not all(type(n) is int for n in (*levels, *order)) or min(levels, default=2) < 2:
+        raise ValueError(f"levels = {levels}, order = {order}: must be whole numbers, levels >= 2")
+    if not isinstance(weights, str):
+        raise ValueError(f"weights = {weights!r}: must be a digest, or an empty text")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: has values that are not finite")
+    kept = sorted({int(name.split(".")[1]) for name in tensors})
+    fills = {k: Fill(tensors[f"fill.{k}.weight"], tensors[f"fill.{k}.bias"]) for k in kept}
+    return ChannelOrder(levels, order, fills, weights)
 
 
 def _require_order(levels: Sequence[int], order: Sequence[int]) -> None:
@@ -211,6 +225,8 @@ def _require_order(levels: Sequence[int], order: Sequence[int]) -> None:
 
 
 def _require_channels(k: int, num: int) -> None:
+    if type(k) is not int:  # not a bool
+        raise ValueError(f"channels = {k!r}: must be a whole number, 1 to {num}")
     if not 1 <= k <= num:
         raise ValueError(f"channels = {k}: must be 1 to {num}")
 

@@ -51,25 +51,41 @@ def load(
 
     Raises:
         ValueError: the file is damaged or holds no weights, its configuration is not known, its
-            tensors do not fit it, or it is a pickle that holds more than tensors.
+            tensors do not fit it, it is a pickle that holds more than tensors, or the channels
+            file beside it is damaged.
         FileNotFoundError: there is no such file, name or Hub id.
         ImportError: huggingface_hub is required for a Hub id and is not installed.
     """
     path = locate(str(name_or_path))
+    model = load_network(path, config)
+    model.channels = _channels_of(path, model)
+    return model.to(device=device, dtype=dtype)
+
+
+def load_network(path: Path, config: str | TokenizerConfig | None = None) -> Tokenizer:
+    """Return a trained tokenizer in float32 on the CPU, without the channels file beside it.
+
+    Args:
+        path: file or folder from `locate`.
+        config: as in `load`.
+
+    Raises:
+        ValueError: as `load`.
+        FileNotFoundError: there is no such file.
+    """
     tensors, own = _read(path)
     chosen = _configuration(path, config, own)
     with _Uninitialised():
         model = Tokenizer(chosen)
     _check_tensors(path, tensors, model.state_dict(), chosen.name)
     model.load_state_dict(tensors)
-    model.channels = _channels_of(path, model)
-    return model.to(device=device, dtype=dtype).eval()
+    return model.eval()
 
 
 def _channels_of(path: Path, model: Tokenizer) -> ChannelOrder | None:
     """Return the order of channels that a file beside the weights holds, or None."""
     own = channels.beside(path)
-    if not own.is_file():
+    if not own.exists():
         return None
     order = channels.read(own)
     if order.levels != model.config.fsq_levels or order.weights not in (

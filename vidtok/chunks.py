@@ -43,13 +43,22 @@ class Chunks:
         self._next = self._left if chunk_frames is None else chunk_frames + (1 if compact else 0)
         self._first = True
         self._held: list[Tensor] = []
+        self._size: tuple[int, int, int] | None = None
+        """B, H and W of the frames; None before the first."""
 
     def take(self, x_BTHWC: Tensor) -> Iterator[Tensor]:
         """Yield the encoder's output of each chunk that is full or is the last of the clip.
 
         Raises:
-            ValueError: the frames are more than the clip has.
+            ValueError: the frames are more than the clip has, or their B, H or W is another than
+                before.
         """
+        B, _, H, W, _ = x_BTHWC.shape
+        if self._size not in (None, (B, H, W)):
+            raise ValueError(
+                f"push: frames of B, H, W = {B, H, W}: must be {self._size}, as those before"
+            )
+        self._size = B, H, W
         self._held.append(reference.repeat_first(x_BTHWC, self._copies))
         self._copies = 0
         while (held := sum(piece.shape[1] for piece in self._held)) and self._left:

@@ -4,7 +4,6 @@ All layers but one are convolutions, whose outputs depend on pixels within a fix
 with the most pixels can therefore run tile by tile, each tile with a halo as wide as their reach.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -148,7 +147,7 @@ ALWAYS_FITS = 64 << 20
 
 
 class NoRoomError(torch.OutOfMemoryError):
-    """The free memory has no room for the smallest tile of one clip."""
+    """The free memory has no room for one clip in tiles of any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,21 +200,49 @@ class Work:
         """Return the largest tile that the free memory has room for; None: no tiles.
 
         Raises:
-            NoRoomError: there is no room for the smallest tile.
+            NoRoomError: there is no room for any tile.
         """
         if (free := self._free()) is None or self.peak_bytes() <= free:
             return None
-        s = self.config.spatial_factor
-        smallest = -(-SMALLEST_TILE // s) * s
-        tiles = range(smallest, max(smallest, isqrt(self.height * self.width)) + 1, s)
-        if fits := bisect_right(tiles, free, key=self.peak_bytes):
-            return tiles[fits - 1]
+        if (tile := self._largest_within(free)) is not None:
+            return tile
+        least = self._least_needy()
         shape = f"{self.clips}×{self.frames}×{self.height}×{self.width}"
         raise NoRoomError(
-            f"clips of {shape}: need {self.peak_bytes(smallest) >> 20} MiB in tiles of {smallest}"
+            f"clips of {shape}: need {self.peak_bytes(least) >> 20} MiB in tiles of {least}"
             f" pixels, {self.device} has {int(free) >> 20} MiB for them; take fewer frames at a"
             " time, or free memory"
         )
+
+    def smaller_tile(self, tile: int | None) -> int | None:
+        """Return the tile to try after one that was too large; None if no tile needs less memory.
+
+        It is the largest that needs at most half of the memory. If there is none, it is the tile
+        that needs least.
+
+        Args:
+            tile: tile that was too large; None for whole pictures.
+        """
+        need = self.peak_bytes(tile)
+        if (half := self._largest_within(need / 2)) is not None:
+            return half
+        least = self._least_needy()
+        return least if self.peak_bytes(least) < need else None
+
+    # The need does not grow with the tile: a smaller tile has more levels in tiles, whose halos
+    # are wider. So tiles are tried one after another.
+
+    def _largest_within(self, room: float) -> int | None:
+        return next((tile for tile in self._tiles() if self.peak_bytes(tile) <= room), None)
+
+    def _least_needy(self) -> int:
+        return min(self._tiles(), key=self.peak_bytes)
+
+    def _tiles(self) -> range:
+        """Return the tiles to choose from, the largest first."""
+        s = self.config.spatial_factor
+        smallest = -(-SMALLEST_TILE // s) * s
+        return range(smallest, max(smallest, isqrt(self.height * self.width)) + 1, s)[::-1]
 
     def clips_that_fit(self) -> int:
         """Return how many of the clips the free memory has room for without tiles, or 1."""

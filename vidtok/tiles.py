@@ -73,6 +73,33 @@ def _work(
     return Work(config, decoder, T * f, H * s, W * s, dtype, device, B)
 
 
+def smaller(
+    network: Encoder | Decoder,
+    config: TokenizerConfig,
+    size: tuple[int, int, int],
+    dtype: torch.dtype,
+    tile: Tile,
+) -> int | None:
+    """Return the tile to try after one that was too large; None if no tile needs less memory.
+
+    Args:
+        network: the network.
+        config: its configuration.
+        size: frames, height and width of the clip.
+        dtype: type that the network computes in.
+        tile: size of the tiles that were too large.
+
+    Raises:
+        NoRoomError: `tile` is `auto`, and the free memory has no room for any tile.
+    """
+    frames, height, width = size
+    decoder, f = isinstance(network, Decoder), config.temporal_factor
+    inside = -(-frames // f) * f if decoder else frames + f  # with copies in front
+    device = next(network.parameters()).device
+    work = Work(config, decoder, inside, height, width, dtype, device)
+    return work.smaller_tile(work.largest_tile() if tile == "auto" else tile)
+
+
 def in_tiles(network: Encoder | Decoder, config: TokenizerConfig, tile: Tile) -> Network:
     """Return the network, or the same in tiles: for one clip or its chunks."""
     return network if tile is None else _Tiles(network, config, tile)

@@ -1,7 +1,10 @@
 """Orders of FSQ channels: prefixes of indices, fills of dropped channels, and files of them."""
 
+import json
+import math
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from vidtok import channels, checkpoint, fsq
 from vidtok.__main__ import main
 from vidtok.channel_fit import Moments, fit
 from vidtok.channels import ChannelOrder, Fill, prefix_indices
+from vidtok.tensor_file import write_tensors
 
 levels_of_any_kind = st.lists(st.integers(2, 9), min_size=1, max_size=6).map(tuple)
 
@@ -248,6 +252,72 @@ def test_a_damaged_file_is_refused_in_one_line(model: vidtok.Tokenizer, tmp_path
         vidtok.load(path)
     with pytest.raises(FileNotFoundError):
         channels.read(tmp_path / "none.safetensors")
+
+
+ABOUT = {"levels": [8, 8, 8], "order": [2, 0, 1], "weights": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"levels": [8.0, 8, 8]}, "levels = .* must be whole numbers"),
+        ({"levels": [8, 8, True]}, "levels = .* must be whole numbers"),
+        ({"levels": [8, 8, 1]}, "levels = .* levels >= 2"),
+        ({"order": [2.0, 0, 1]}, "order = .* must be whole numbers"),
+        ({"weights": None}, "weights = None: must be a digest"),
+        ({"bias": math.nan}, r"fill\.2\.bias: has values that are not finite"),
+        ({"weight": math.inf}, r"fill\.2\.weight: has values that are not finite"),
+    ],
+)
+def test_wrong_values_in_a_file_are_refused_in_one_line(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.channels.safetensors"
+
+    def written(changes: dict[str, Any]) -> None:
+        about = {key: changes.get(key, value) for key, value in ABOUT.items()}
+        tensors = {
+            "fill.2.weight": torch.full((1, 2, 1, 1, 1), changes.get("weight", 0.5)),
+            "fill.2.bias": torch.full((1,), changes.get("bias", 0.5)),
+        }
+        write_tensors(tensors, path, {"vidtok_channels": json.dumps(about)})
+
+    written({})
+    assert channels.read(path).order == (2, 0, 1)
+    written(changes)
+    with pytest.raises(ValueError, match=f"m.channels.safetensors: not a .*{says}") as failed:
+        channels.read(path)
+    assert len(str(failed.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_refuses_a_fill_of_no_or_all_channels(k: int) -> None:
+    fill = Fill(torch.zeros(3 - k, k, 1, 1, 1), torch.zeros(3 - k))
+    with pytest.raises(ValueError, match=f"fill of {k} of 3 channels"):
+        ChannelOrder((8, 8, 8), (2, 0, 1), {k: fill})
+
+
+@pytest.mark.parametrize("k", [2.0, "2", True, None])
+def test_refuses_a_number_of_channels_that_is_not_whole(k: Any) -> None:
+    own = order_of((8, 8, 8), (2, 0, 1))
+    indices = torch.zeros(1, 1, 2, 2).int()
+    for refused in (own.codes, own.prefix_indices):
+        with pytest.raises(ValueError, match=f"channels = {k!r}: must be a whole number, 1 to 3"):
+            refused(indices, k)
+
+
+@pytest.mark.parametrize("k", [2.0, "2", True])
+def test_decodes_only_a_whole_number_of_channels(model: vidtok.Tokenizer, k: Any) -> None:
+    with pytest.raises(ValueError, match=f"channels = {k!r}: must be a whole number, 1 to 3"):
+        model.decode_indices(torch.zeros(1, 1, 2, 2).int(), channels=k)
+
+
+@pytest.mark.parametrize("wrong", [-1, 512])
+def test_a_fit_refuses_indices_out_of_range(model: vidtok.Tokenizer, wrong: int) -> None:
+    clips = list(drawn((8, 8, 8), (10, 1, 2, 2)))
+    clips[5][0, 1, 1] = wrong  # a clip that is not one of those that are decoded
+    with pytest.raises(ValueError, match=r"indices from .*: small_fsq_causal_v1_1 has 0 to 511"):
+        fit(model, clips)
 
 
 def test_the_package_has_an_order_for_its_own_weights() -> None:

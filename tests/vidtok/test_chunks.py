@@ -90,6 +90,25 @@ def test_two_streams_of_one_model_may_interleave() -> None:
         assert torch.equal(torch.cat(latents, 2), model.encode(clip, chunk_frames=4).latent)
 
 
+@pytest.mark.parametrize("tile", [None, 8])
+@pytest.mark.parametrize("first", [4, 5])  # frames that wait for a chunk, and a chunk
+@pytest.mark.parametrize("other", [(2, 16, 16), (1, 24, 16), (1, 16, 24)])
+def test_pieces_of_another_size_are_refused(
+    other: tuple[int, int, int], first: int, tile: int | None
+) -> None:
+    model = model_of(4)
+    video = synthetic_video(1, 9, 16, 16)
+    stream = model.encode_stream(9, 4, tile=tile)
+    parts = [stream.push(video[:, :, :first])]
+    B, H, W = other
+    with pytest.raises(ValueError, match=r"push: frames of B, H, W = \(.*\): must be \(1, 16, 16"):
+        stream.push(synthetic_video(B, 4, H, W))
+    parts.append(stream.push(video[:, :, first:]))  # the stream continues
+    latent = torch.cat([part.latent for part in parts if part is not None], 2)
+    whole = model.encode(video, chunk_frames=4).latent
+    torch.testing.assert_close(latent, whole, rtol=0, atol=1e-4)
+
+
 def test_leaving_out_the_copies_in_front_changes_nothing() -> None:
     """The stream skips copies of frame 0 that the reference computes: as_reference keeps them."""
     for factor in FACTORS:

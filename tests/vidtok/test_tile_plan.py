@@ -1,6 +1,7 @@
 """Tiles that are chosen by the free memory, which these tests make up."""
 
 import weakref
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,18 +41,70 @@ def test_the_largest_tile_that_fits_is_chosen(
         tile = work.largest_tile()
         assert tile is not None
         assert tile % 8 == 0
-        assert work.peak_bytes(tile) <= free < work.peak_bytes(tile + 8)
+        larger = range(tile + 8, 1440, 8)  # up to a tile of the whole area
+        assert work.peak_bytes(tile) <= free < min(map(work.peak_bytes, larger))
         found.append(tile)
     assert found == sorted(found, reverse=True)
 
 
-def test_no_room_for_the_smallest_tile_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+NOT_MONOTONE = Work(RELEASED, True, 20, 480, 848, torch.float16, CPU)
+"""A decoder that needs most memory in the smallest tiles, because they have the widest halos."""
+
+
+def test_a_tile_is_found_where_smaller_tiles_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = NOT_MONOTONE
+    assert work.peak_bytes(64) > 1.3 * work.peak_bytes(120)
+    set_free(monkeypatch, work.peak_bytes(120))
+    assert work.largest_tile() == 120
+    set_free(monkeypatch, work.peak_bytes(64))
+    assert (work.largest_tile() or 0) > 120
+
+
+def test_no_room_for_any_tile_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     set_free(monkeypatch, 100 << 20)
     with pytest.raises(NoRoomError) as failed:
-        Work(RELEASED, False, 20, 1080, 1920, torch.float32, CPU).largest_tile()
-    assert str(failed.value).startswith("clips of 1×20×1080×1920: need ")
-    assert "MiB in tiles of 64 pixels, cpu has 100 MiB for them; take fewer" in str(failed.value)
+        NOT_MONOTONE.largest_tile()
+    least = min(map(NOT_MONOTONE.peak_bytes, range(64, 640, 8)))
+    assert str(failed.value) == (
+        f"clips of 1×20×480×848: need {least >> 20} MiB in tiles of 120 pixels, cpu has 100 MiB"
+        " for them; take fewer frames at a time, or free memory"
+    )
     assert isinstance(failed.value, torch.OutOfMemoryError)
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_each_smaller_tile_needs_less_down_to_the_least(decoder: bool) -> None:
+    work = Work(RELEASED, decoder, 20, 480, 848, torch.float16, CPU)
+    tried, needs = list[int | None]([None]), [work.peak_bytes()]
+    while (tile := work.smaller_tile(tried[-1])) is not None:
+        tried.append(tile)
+        needs.append(work.peak_bytes(tile))
+    assert all(2 * need <= before for before, need in pairwise(needs[:-1]))
+    assert needs[-2] > needs[-1] == min(map(work.peak_bytes, range(64, 640, 8)))
+    assert tried[-1] == (120 if decoder else 80)
+    assert work.smaller_tile(64) == (120 if decoder else 80)
+
+
+@pytest.mark.parametrize(("decoder", "inside"), [(False, 23), (True, 20)])  # copies in front
+def test_a_model_names_the_tile_to_try_next(
+    decoder: bool, inside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = vidtok.build("vidtok_fsq_causal_488_262144_tiny", seed=0)
+    work = Work(model.config, decoder, inside, 480, 848, torch.float32, CPU)
+
+    def found(tile: tiles.Tile) -> int | None:
+        return model.smaller_tile((19, 480, 848), tile, decoder=decoder)
+
+    for tile in (None, 256):
+        assert found(tile) == work.smaller_tile(tile)
+    set_free(monkeypatch, work.peak_bytes(256))
+    chosen = work.largest_tile()
+    assert chosen is not None
+    assert found("auto") == work.smaller_tile(chosen)
+    set_free(monkeypatch, 1 << 40)
+    assert found("auto") == work.smaller_tile(None)
+    with pytest.raises(ValueError, match="use 96 or 104"):
+        found(100)
 
 
 def test_small_work_asks_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

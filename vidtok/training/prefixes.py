@@ -32,7 +32,7 @@ class Prefixes(nn.Module):
             dropped channel, the mean of its levels.
 
     Raises:
-        ValueError: as `require_sizes`.
+        ValueError: as `require_sizes`, or known maps have kernels of several sizes.
     """
 
     kept: Tensor
@@ -47,7 +47,7 @@ class Prefixes(nn.Module):
         self._levels = levels
         self.order = tuple(range(num)) if known is None else known.order
         self.sizes = tuple(sizes)
-        sides = next((tuple(fill.weight.shape[2:]) for fill in fills.values()), (3, 3, 3))
+        sides = _sides([fills[k] for k in sizes if k in fills])
         means = torch.tensor([((level - 1) / 2 - level // 2) / (level // 2) for level in levels])
         kept = torch.zeros(len(sizes), num, dtype=torch.bool)
         weight = torch.zeros(len(sizes), num, num, *sides)
@@ -96,18 +96,24 @@ class Prefixes(nn.Module):
             made = made[0].view(*bias.shape, *made.shape[2:]).movedim(1, -1).clamp(-1, 1)
             return torch.where(kept, codes, made)
 
-    def get_extra_state(self) -> list[int]:
+    def get_extra_state(self) -> dict[str, list[int]]:
         """Return what checkpoints hold beside the maps."""
-        return list(self.order)
+        return {"order": list(self.order), "sizes": list(self.sizes)}
 
-    def set_extra_state(self, state: list[int]) -> None:
-        """Refuse a checkpoint whose maps belong to another order.
+    def set_extra_state(self, state: dict[str, list[int]]) -> None:
+        """Refuse a checkpoint whose maps belong to another order, or to other numbers of channels.
 
         Raises:
             ValueError: see above.
         """
-        if tuple(state) != self.order:
-            raise ValueError(f"order of channels {tuple(state)}: this run has {self.order}")
+        order, sizes = tuple(state["order"]), tuple(state["sizes"])
+        if order != self.order:
+            raise ValueError(f"order of channels {order}: this run has {self.order}")
+        if sizes != self.sizes:
+            raise ValueError(
+                f"nested = {list(sizes)} in the checkpoint: this run has {list(self.sizes)}; resume"
+                " with the same numbers, or start another run from the weights"
+            )
 
     def channel_order(self, weights: str) -> ChannelOrder:
         """Return order and maps for decoding.
@@ -126,6 +132,18 @@ class Prefixes(nn.Module):
         """Return the kept and the dropped channels, in order."""
         order = torch.tensor(self.order)
         return order[:k], order[k:]
+
+
+def _sides(fills: Sequence[Fill]) -> tuple[int, ...]:
+    """Return the sides of the kernels of maps, which are trained as one tensor."""
+    found = {tuple(fill.weight.shape[2:]) for fill in fills} or {(3, 3, 3)}
+    if len(found) > 1:
+        sizes = " and ".join("×".join(map(str, sides)) for sides in sorted(found))
+        raise ValueError(
+            f"the channels file has maps with kernels of {sizes}, and training needs one size; fit"
+            " it again with `python -m vidtok channels`"
+        )
+    return found.pop()
 
 
 def shares(num: int) -> list[float]:

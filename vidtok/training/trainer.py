@@ -249,7 +249,7 @@ class Trainer:
 
         Raises:
             RuntimeError: the state belongs to another network or objective.
-            ValueError: the state belongs to another optimizer.
+            ValueError: the state belongs to another optimizer, or to another `nested`.
         """
         if state["optimizers"][0].keys() != self._optimizers[0].state_dict().keys():
             raise ValueError(f"the state belongs to another optimizer than {self.config.optimizer}")

@@ -194,6 +194,23 @@ def test_a_saved_state_continues_bit_for_bit() -> None:
         trainer(tokenizer, nested=(1, 2, 3)).load_state_dict(state)
 
 
+@pytest.mark.parametrize("nested", [(2, 3), (1, 2, 3), (3,)])
+def test_a_state_of_other_numbers_of_channels_is_refused(nested: tuple[int, ...]) -> None:
+    """Numbers of the same count have maps of the same shapes, which would go to the wrong k."""
+    state = trainer(small("causal_v1_0"), nested=(1, 3)).state_dict()
+    with pytest.raises(ValueError, match=r"nested = \[1, 3\] in the checkpoint: this run has \["):
+        trainer(small("causal_v1_0"), nested=nested).load_state_dict(state)
+
+
+def test_known_maps_of_several_kernels_are_refused() -> None:
+    cell = Fill(torch.zeros(2, 1, 1, 1, 1), torch.zeros(2))
+    order = ChannelOrder(LEVELS, ORDER, {1: cell, 2: known().fills[2]})
+    with pytest.raises(ValueError, match="kernels of 1×1×1 and 3×3×3, and training needs one"):
+        Prefixes(LEVELS, [1, 2, 3], order)
+    assert Prefixes(LEVELS, [1, 3], order).weight.shape[3:] == (1, 1, 1)
+    assert Prefixes(LEVELS, [2, 3], order).weight.shape[3:] == (3, 3, 3)
+
+
 @pytest.mark.parametrize(
     ("regularizer", "nested", "says"),
     [
