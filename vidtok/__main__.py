@@ -143,9 +143,7 @@ def _rank(asked: argparse.Namespace) -> None:
     if read.levels is None and read.column.model != ours.name:
         text = f"was made by {read.column.model}, not by {ours.name}"
         raise ValueError(f"{where}: {text}; {_MAKER}")
-    # With `channels` in a job, the digest of a channels file follows that of the weights.
-    theirs = None if read.weights is None else read.weights.partition("+")[0]
-    if theirs not in (None, weights_digest(model.state_dict())):
+    if read.weights not in (None, weights_digest(model.state_dict())):
         raise ValueError(f"{where}: was made with other weights than {path}; {_MAKER}")
     if len(read.clips) < _LEAST_CLIPS:
         text = f"has {len(read.clips)} clips; {_LEAST_CLIPS} are needed"

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
@@ -225,7 +226,7 @@ def _require_order(levels: Sequence[int], order: Sequence[int]) -> None:
 
 
 def _require_channels(k: int, num: int) -> None:
-    if type(k) is not int:  # not a bool
+    if isinstance(k, bool) or not isinstance(k, Integral):
         raise ValueError(f"channels = {k!r}: must be a whole number, 1 to {num}")
     if not 1 <= k <= num:
         raise ValueError(f"channels = {k}: must be 1 to {num}")

@@ -298,4 +298,5 @@ def _evenly(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return as many frames of a clip [T, H, W, 3] as a row of a picture has room for."""
     room = max(2, _ROW_WIDTH // (clip.shape[2] + _GAP))
     num = min(_FRAMES_SHOWN, room, len(clip))
-    return clip[np.linspace(0, len(clip) - 1, num).round().astype(int)]
+    shown: NDArray[np.uint8] = clip[np.linspace(0, len(clip) - 1, num).round().astype(int)]
+    return shown

@@ -53,7 +53,7 @@ class ChannelPrefix:
 
 
 def checked(channels: object) -> dict[str, Wanted]:
-    """Return the argument `channels` of a reader; None is no column.
+    """Return the argument `channels` of a reader; None names no column.
 
     Raises:
         ConfigError: it is not what `TokenDataset` describes.
@@ -115,8 +115,7 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
     give = f"pass channels={{{name!r}: (k, vidtok.channels.read(FILE))}}"
     if given == RANDOM:
         raise ConfigError(
-            f"channels: column {name}: {model} has random weights, which are in no file, so there"
-            f" is no order of channels beside them; {give}"
+            f"channels: column {name}: {model} has random weights, which are in no file; {give}"
         )
     weights = _file_of(model) if given in (None, HUB) else Path(given)
     path = channels.beside(weights) if weights is not None else None

@@ -7,7 +7,6 @@ clips given, B clips per call, T H W frames and pixels.
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,11 +28,12 @@ from pipeline.tokenizers.protocol import (
     ChunkedTokenizer,
     Encoded,
     EncodeStream,
+    TiledTokenizer,
     VideoTokenizer,
     tiling,
 )
 from pipeline.tokenizers.reconstruction import as_bytes, clip_psnr, decode_cells
-from vidtok.tile_plan import SMALLEST_TILE, NoRoomError
+from vidtok.tile_plan import NoRoomError
 
 if TYPE_CHECKING:
     from pipeline.tokenizers.vidtok_adapter import VidTok
@@ -146,35 +146,28 @@ class ClipEncoder:
 
     def _psnr(self, decode: Callable[[Tile], Tensor], original: NDArray[np.uint8]) -> float:
         with torch.inference_mode():
-            video = self._decoded(decode, math.isqrt(original.shape[1] * original.shape[2]))
+            video = self._decoded(decode, original.shape[:3])
             if not bool(torch.isfinite(video).all()):
                 # As bytes they would be pictures, and any indices would be as good as any others.
                 raise ValueError("NaN or infinity among the decoded values")
             return clip_psnr(original, as_bytes(video))
 
-    def _decoded(self, decode: Callable[[Tile], Tensor], side: int) -> Tensor:
-        """Return a decoded clip; where the GPU's memory is too small, in smaller tiles.
-
-        `side` is the square root of the area of a picture in pixels.
-        """
+    def _decoded(self, decode: Callable[[Tile], Tensor], size: tuple[int, ...]) -> Tensor:
+        """Return a decoded clip of T, H and W; where the GPU's memory is too small, in tiles."""
         tile: Tile = self._tile
         while True:
             try:
                 with self._lane.network:
                     return decode(tile)
-            except NoRoomError:  # an estimate, which already tried the smallest tile
+            except NoRoomError:  # an estimate, which already tried all tiles
                 raise
-            except torch.OutOfMemoryError:
-                smaller = self._smaller(tile, side)
-                if smaller is None:
-                    raise
-            torch.cuda.empty_cache()
+            except torch.OutOfMemoryError as error:
+                reason = str(error)
+            tile = self._smaller(tile, size, reason, decoder=True)
+            name = self.column.name
             _log.warning(
-                "%s: not enough memory to decode a clip; trying tiles of %d pixels",
-                self.column.name,
-                smaller,
+                "%s: not enough memory to decode a clip; trying tiles of %d pixels", name, tile
             )
-            tile = smaller
 
     def whole_clip(self, num_frames: int, chunk_frames: int) -> "WholeClip":
         """Begin a clip whose frames arrive in pieces.
@@ -270,31 +263,40 @@ class ClipEncoder:
             pending = self.queue(frames, batch, encode)
             assert pending is not None
             return [pending]
-        except NoRoomError:  # an estimate, which already tried the smallest batch and tile
+        except NoRoomError:  # an estimate, which already tried the smallest batch and all tiles
             raise
-        except torch.OutOfMemoryError:
-            side = math.isqrt(frames.shape[2] * frames.shape[3]) // self.column.scale
-            smaller = self._smaller(tile, side)
-            if batch == 1 and smaller is None:
-                raise
-        torch.cuda.empty_cache()
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
         if batch == 1:
+            num, height, width = frames.shape[1:4]
+            size = num, height // self.column.scale, width // self.column.scale
+            smaller = self._smaller(tile, size, reason, decoder=False)
             _log.warning(
                 "%s: not enough memory for a clip; trying tiles of %d pixels", name, smaller
             )
             return self._queued(frames, 1, smaller, name)
+        torch.cuda.empty_cache()
         half = -(-batch // 2)
         _log.warning("%s: not enough memory for a batch of %d clips; trying %d", name, batch, half)
         halves = (part for part in (frames[:half], frames[half:]) if len(part))
         return [each for part in halves for each in self._queued(part, half, tile, name)]
 
-    def _smaller(self, tile: Tile, side: int) -> int | None:
-        """Return the next smaller tile for pictures of side² pixels; None if there is none."""
-        if not tiling(self._model, tile):
-            return None
-        s = self._model.facts.spatial_factor
-        half = (min(side, tile) if isinstance(tile, int) else side) // 2 // s * s
-        return half if half >= SMALLEST_TILE else None
+    def _smaller(self, tile: Tile, size: tuple[int, ...], reason: str, *, decoder: bool) -> int:
+        """Return the tile to try after one that was too large for a clip of T, H and W.
+
+        The error has to be handled before: it holds the tensors of the call that failed.
+
+        Raises:
+            torch.OutOfMemoryError: there is no such tile; with the `reason`.
+        """
+        torch.cuda.empty_cache()
+        smaller = None
+        if tiling(self._model, tile):
+            model = cast(TiledTokenizer, self._model)
+            smaller = model.smaller_tile(size, tile, decoder=decoder)
+        if smaller is None:
+            raise torch.OutOfMemoryError(reason)
+        return smaller
 
 
 class InOrder:

@@ -90,6 +90,16 @@ class TiledTokenizer(VideoTokenizer, Protocol):
         """Decode as `VideoTokenizer.decode`, pictures in tiles."""
         ...
 
+    def smaller_tile(self, size: tuple[int, ...], tile: Tile, *, decoder: bool) -> int | None:
+        """Return the tile to try if a clip ran out of memory; None if no tile needs less.
+
+        Args:
+            size: T, H and W of the clip.
+            tile: tile that was too large.
+            decoder: whether `decode` was tried, and not `encode`.
+        """
+        ...
+
 
 def tiling(tokenizer: VideoTokenizer, tile: Tile) -> dict[str, Any]:
     """Return the arguments by which a tokenizer uses tiles; none if it has no tiles."""

@@ -83,6 +83,11 @@ class VidTok:
         decode = model.decode_indices if indices else model.decode
         return decode(cells, num_frames, chunk_frames, as_reference, tile=tile)
 
+    def smaller_tile(self, size: tuple[int, ...], tile: Tile, *, decoder: bool) -> int | None:
+        """Return the tile to try next; see `vidtok.Tokenizer.smaller_tile`."""
+        frames, height, width = size
+        return self._model.smaller_tile((frames, height, width), tile, decoder=decoder)
+
     @property
     def channels(self) -> vidtok.ChannelOrder | None:
         """Order of the FSQ channels, from the file beside the weights; None if there is none."""

@@ -18,7 +18,7 @@ from vidtok import ops
 from vidtok.channels import ChannelOrder, Fill, padded
 
 _SHORTENED_ONE_IN: Final = 4
-"""One clip in so many is decoded from a part of its channels. Most tokens are decoded with all,
+"""One clip in this number is decoded from a part of its channels. Most tokens are decoded with all,
 and more shortened clips cost them more quality than prefixes gain."""
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import vidtok
+from pipeline.config.job import Tile
 from pipeline.config.loading import ConfigError
 from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
@@ -45,6 +48,12 @@ class Tiled(FakeModel):
         if not isinstance(tile, int) or tile > self.largest_tile:
             raise torch.OutOfMemoryError("imaginary GPU")
         return super().encode(video)
+
+    def smaller_tile(self, size: tuple[int, ...], tile: Tile, *, decoder: bool) -> int | None:
+        """Half of the side, at least 64 pixels."""
+        side = isqrt(size[1] * size[2])
+        half = (min(side, tile) if isinstance(tile, int) else side) // 2 // 8 * 8
+        return half if half >= 64 else None
 
 
 def large(clips: int) -> np.ndarray:
@@ -112,6 +121,17 @@ def test_out_of_memory_in_decoding_back_makes_tiles_smaller() -> None:
     model.largest_tile = 8
     with pytest.raises(torch.OutOfMemoryError):
         encoder.psnr(row, clips[0])
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_the_next_tile_is_the_one_that_the_model_names(decoder: bool) -> None:
+    model, size = VidTok(small("causal", "kl")), (5, 256, 384)
+    inside = model.module()
+    assert isinstance(inside, vidtok.Tokenizer)
+    for tile in (None, 256, 64):
+        expected = inside.smaller_tile(size, tile, decoder=decoder)
+        assert model.smaller_tile(size, tile, decoder=decoder) == expected
+        assert expected is None or tile is None or expected != tile
 
 
 def test_a_tokenizer_without_tiles_ignores_auto() -> None:
