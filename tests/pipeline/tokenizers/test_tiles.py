@@ -125,7 +125,7 @@ def test_out_of_memory_in_decoding_back_makes_tiles_smaller() -> None:
 
 @pytest.mark.parametrize("decoder", [False, True])
 def test_the_next_tile_is_the_one_that_the_model_names(decoder: bool) -> None:
-    model, size = VidTok(small("causal", "kl")), (5, 256, 384)
+    model, size = VidTok(small("causal_v1_0", "kl")), (5, 256, 384)
     inside = model.module()
     assert isinstance(inside, vidtok.Tokenizer)
     for tile in (None, 256, 64):
