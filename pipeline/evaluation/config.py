@@ -122,7 +122,7 @@ class EvaluationConfig(Section):
     kl_latent: Literal["mean", "sample"] = "mean"
     """Latent that KL tokenizers decode: the mean of the posterior, or a sample seeded by the clip's
     id."""
-    metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)))
+    metrics: list[Metric] = Field(default_factory=lambda: list(get_args(Metric)), min_length=1)
     """Metrics to compute; all by default. A metric whose weights or tools are missing is reported
     as n/a."""
     metric_weights: MetricWeights = MetricWeights()

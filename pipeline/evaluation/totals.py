@@ -54,8 +54,8 @@ class CandidateTotals:
     def add_clip(
         self, video: str, scores: dict[str, Tensor], features: dict[str, Tensor], cost: Cost
     ) -> None:
-        """Add one clip."""
-        self.fidelity.add(video, scores)
+        """Add one clip; `scores` are `[1, T]` by metric."""
+        self.fidelity.add(video, scores, cost.frames)
         self.costs[video] += cost
         _update(self.features, features)
 

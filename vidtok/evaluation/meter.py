@@ -73,18 +73,23 @@ class ClipScores:
 
     clips: list[_Clip] = field(default_factory=list)
 
-    def add(self, video: str, scores: dict[str, Tensor]) -> None:
+    def add(self, video: str, scores: dict[str, Tensor], frames: int | None = None) -> None:
         """Add the clips of one video, as `score_clip` returns them.
+
+        Args:
+            video: name of the video.
+            scores: `[B, T]` for each metric. Without a metric, one clip is added.
+            frames: T; needed only without a metric.
 
         Raises:
             ValueError: the metrics differ from those of earlier clips.
         """
         self._check(set(scores))
         rows = {name: values.double().cpu() for name, values in scores.items()}
-        batch, frames = next(iter(rows.values())).shape
+        batch, length = next((values.shape for values in rows.values()), (1, frames or 0))
         for i in range(batch):
             sums = {name: math.fsum(values[i].tolist()) for name, values in rows.items()}
-            self.clips.append(_Clip(video, frames, sums))
+            self.clips.append(_Clip(video, length, sums))
 
     def merge(self, other: "ClipScores") -> None:
         """Add the clips of another object.

@@ -27,7 +27,8 @@ from vidtok.presets import PRESETS
 
 BROKEN = VIDEOS / "broken/truncated_half.mp4"
 SMALL = ["clip={frames: 9, height: 32, width: 40, fps: 8, per_video: 1}", "threads=1"]
-TINY = "[vidtok_fsq_causal_488_262144_tiny, vidtok_kl_causal_488_8chn_tiny]"
+FSQ, KL = "vidtok_fsq_causal_488_262144_tiny", "vidtok_kl_causal_488_8chn_tiny"
+TINY = f"[{FSQ}, {KL}]"
 
 
 def config(output: Path, *overrides: str) -> EvaluationConfig:
@@ -280,6 +281,15 @@ def test_metrics_come_with_their_weights(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "i3d.pt").write_bytes(b"garbage")
     with pytest.raises(ConfigError, match="metric_weights: fvd: cannot be loaded"):
         run_evaluation(config(tmp_path / "out", *settings, weights))
+
+
+def test_no_metric_of_single_frames_is_needed(tmp_path: Path) -> None:
+    settings = [f"source={HIKER.path}", f"tokenizers={FSQ}", "baselines=[]", "pictures=0"]
+    evaluation = run_evaluation(config(tmp_path, *settings, "metrics=[codebook]"))
+    [row] = evaluation.results["candidates"]
+    assert (row["frames"], row["codebook"]["tokens"]) == (9, 3 * 4 * 5)
+    [video] = evaluation.results["videos"]
+    assert (video["frames"], "psnr" in video) == (9, False)
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

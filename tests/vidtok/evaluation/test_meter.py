@@ -101,3 +101,12 @@ def test_unequal_clips_and_metrics_are_refused() -> None:
 def test_scores_keep_no_graph() -> None:
     x, y = clips(1, 2, seed=0)
     assert not score_clip(x, y.requires_grad_())["psnr"].requires_grad
+
+
+def test_clips_without_a_metric_count_their_frames() -> None:
+    scores = ClipScores()
+    scores.add("a", {}, frames=5)
+    other = ClipScores()
+    other.add("b", {}, frames=4)
+    scores.merge(other)
+    assert (scores.frames(), scores.mean(), scores.by_video()) == (9, {}, {"a": {}, "b": {}})
