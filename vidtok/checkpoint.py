@@ -114,8 +114,18 @@ def save(
         target: file to write.
         dtype: type of the stored tensors. None keeps their types.
         about: more metadata.
+
+    Raises:
+        ValueError: a weight is too large for the type.
     """
-    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
+    weights = model.state_dict()
+    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in weights.items()}
+    for name, stored in tensors.items():
+        if bool((stored.isinf() & weights[name].isfinite()).any()):
+            raise ValueError(
+                f"{name}: has values above {torch.finfo(stored.dtype).max:g}, the largest of"
+                f" {stored.dtype}; store the weights as float32"
+            )
     metadata = {
         "format": "pt",
         _CONFIG_KEY: json.dumps(model.config.to_dict()),
@@ -133,7 +143,8 @@ def save_for_diffusers(model: Tokenizer, folder: Path, dtype: torch.dtype | None
         dtype: type of the stored tensors. None keeps their types.
 
     Raises:
-        ValueError: the class does not implement such a model, or the folder holds files.
+        ValueError: the class does not implement such a model, the folder holds files, or a weight
+            is too large for the type.
     """
     values = diffusers_folder.class_config(model.config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +301,9 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             f"{path}: torch cannot read it as a checkpoint: {reason}; {_AGAIN}"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in state.items()
+    ):
         raise ValueError(
             f"{path}: holds no state_dict of tensors; save it with"
             " torch.save({'state_dict': model.state_dict()}, …)"

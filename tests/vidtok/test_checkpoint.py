@@ -103,6 +103,9 @@ def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path)
     with pytest.raises(ValueError, match="holds no state_dict of tensors"):
         vidtok.load(path)
+    torch.save({0: torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="holds no state_dict of tensors"):
+        vidtok.load(path)
     other = tmp_path / "weights.bin"
     other.write_bytes(b"")
     with pytest.raises(ValueError, match=r"must end in \.safetensors or \.ckpt"):
@@ -177,6 +180,20 @@ def test_only_the_first_of_many_faults_are_named(released: Path) -> None:
     with pytest.raises(ValueError, match=r"missing encoder\.\S+ and \d+ more; name the") as caught:
         vidtok.load(released)
     assert len(str(caught.value)) < 600
+
+
+def test_a_weight_too_large_for_half_precision_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = vidtok.build(TINY)
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.fill_(-1e6)
+    source, target = tmp_path / "big.safetensors", tmp_path / "half.safetensors"
+    checkpoint.save(model, source)
+    assert main(["convert", str(source), str(target), "--half"]) == 2
+    assert f"error: {name}: has values above 65504" in capsys.readouterr().err
+    assert not target.exists()
 
 
 def test_saving_in_half_precision_halves_the_file(tmp_path: Path) -> None:
