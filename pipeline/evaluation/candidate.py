@@ -29,5 +29,8 @@ class Candidate(Protocol):
         """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1].
 
         `clip_id` is the seed of random draws, so a clip always gives the same reconstruction.
+
+        Raises:
+            PipelineError: the latent or the reconstruction is not finite.
         """
         ...

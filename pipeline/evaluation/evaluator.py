@@ -50,6 +50,7 @@ class Evaluator:
 
         Raises:
             StoreError: the source cannot be read.
+            PipelineError: a tokenizer gives values that are not finite.
         """
         totals = ScoreTotals()
         for sample in SampleReader(self._config.source).read(unit):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation.baseline_codecs import CODECS, CodecAtSameBits, missing_codec
 from pipeline.evaluation.baseline_resize import ShrinkAndEnlarge
 from pipeline.evaluation.candidate import Candidate, Reconstruction
@@ -112,19 +112,33 @@ class TokenizerCandidate:
         self._decode: Callable[[Tensor, int], Tensor] = partial(model.decode, **more)
 
     def reconstruct(self, video: Tensor, clip_id: str) -> Reconstruction:
-        """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1]."""
+        """Encode and decode a clip `[1, 3, T, H, W]` in [-1, 1].
+
+        Raises:
+            PipelineError: the latent or the reconstruction is not finite.
+        """
         encoded = self._encode(video)
-        cells = encoded.indices
+        latent, cells = encoded.latent, encoded.indices
         if cells is None:
-            latent = encoded.sample(seed=_seed(clip_id)) if self._draws else encoded.latent
-            cells = latent.to(torch.float16).float()
+            latent = encoded.sample(seed=_seed(clip_id)) if self._draws else latent
+            latent = cells = latent.to(torch.float16).float()
+        self._require_finite(latent, "latent", clip_id)
+        decoded = self._decode(cells, video.shape[2]).float()
+        self._require_finite(decoded, "reconstruction", clip_id)
         t, h, w = cells.shape[-3:]
         return Reconstruction(
-            video=self._decode(cells, video.shape[2]).float(),
+            video=decoded,
             bits=t * h * w * cell_bits(self.facts),
             coded_bits=float(_coded_bits(self.facts, cells[0])),
             indices=encoded.indices,
         )
+
+    def _require_finite(self, values: Tensor, what: str, clip_id: str) -> None:
+        if not bool(torch.isfinite(values).all()):
+            raise PipelineError(
+                f"candidate {self.name}: values are not finite on {clip_id}: NaN or infinity in the"
+                f" {what}; use other weights or precision: float32"
+            )
 
 
 def _coded_bits(facts: Facts, cells: Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from pipeline.cluster import Cluster, connect
@@ -130,6 +130,10 @@ def worker_share(cluster: Cluster, threads: int, count: int, *, on_gpu: bool) ->
 def _as_pipeline_errors() -> Iterator[None]:
     try:
         yield
+    except RayTaskError as error:
+        if isinstance(error.cause, PipelineError):  # its own text, not the traceback of the worker
+            raise error.cause from error
+        raise
     except RayActorError as error:
         reason = str(error).strip().splitlines()[0]
         raise PipelineError(f"a worker died: {reason}; fewer workers need less memory") from error

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vidtok
 from pipeline.commands import main
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError
@@ -23,6 +24,7 @@ from pipeline.sources.planning import plan_units
 from tests.assets import BIKES, HIKER, ONE_FRAME, VIDEOS
 from tests.pipeline.tars import make_tar
 from vidtok import TokenizerConfig
+from vidtok.checkpoint import save
 from vidtok.presets import PRESETS
 
 BROKEN = VIDEOS / "broken/truncated_half.mp4"
@@ -290,6 +292,24 @@ def test_no_metric_of_single_frames_is_needed(tmp_path: Path) -> None:
     assert (row["frames"], row["codebook"]["tokens"]) == (9, 3 * 4 * 5)
     [video] = evaluation.results["videos"]
     assert (video["frames"], "psnr" in video) == (9, False)
+
+
+@pytest.mark.parametrize("model", [FSQ, KL])
+@pytest.mark.parametrize(("part", "what"), [("encoder", "latent"), ("decoder", "reconstruction")])
+def test_values_that_are_not_finite_have_no_score(
+    model: str, part: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = vidtok.load(model)
+    with torch.no_grad():
+        next(p for n, p in network.named_parameters() if n.startswith(part)).fill_(float("nan"))
+    save(network, weights := tmp_path / "nan.safetensors")
+    tokenizer = f"tokenizers=[{{name: t, model: {model}, weights: {weights}}}]"
+    settings = [f"source={HIKER.path}", tokenizer, f"output={tmp_path / 'out'}", *SMALL]
+    assert main(["evaluate", *settings, "metrics=[psnr]", "baselines=[]"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"candidate t: values are not finite on {HIKER.name}/0: " in said
+    assert what in said
+    assert not (tmp_path / "out/scores.json").exists()
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
