@@ -22,6 +22,10 @@ Metric = Literal["psnr", "ssim", "lpips", "vmaf", "fvd", "fd_transnetv2", "codeb
 Protocol = Literal["mcl-jcv", "webvid-val"]
 
 
+Side = Annotated[int, Field(ge=11)]
+"""Side of a picture in pixels, from the window of SSIM up."""
+
+
 def _as_source(value: Any) -> Any:
     return {"uri": value} if isinstance(value, (str, list)) else value
 
@@ -39,10 +43,12 @@ class EvaluatedClip(Section):
 
     frames: PositiveInt | None = None
     """Number of frames of a clip. null: 17 for causal models, 16 for others."""
-    height: PositiveInt = 128
-    """Height of a clip in pixels, after resizing and cropping."""
-    width: PositiveInt = 128
-    """Width of a clip in pixels, after resizing and cropping."""
+    height: Side = 128
+    """Height of a clip in pixels, after resizing and cropping: at least 11 for SSIM. VMAF needs 17.
+    """
+    width: Side = 128
+    """Width of a clip in pixels, after resizing and cropping: at least 11 for SSIM. VMAF needs 17.
+    """
     fps: Annotated[Seconds | None, Field(le=1000)] = None
     """Frame rate of the clips in frames per second. null: every frame of the source once."""
     choice: Literal["time", "interval"] = "time"

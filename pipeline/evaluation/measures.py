@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError, message_of
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.vmaf import MODEL, Vmaf
+from pipeline.evaluation.vmaf import MODEL, SHORTEST_SIDE, Vmaf
 from vidtok.evaluation import fvd, transnet
 from vidtok.evaluation.meter import score_clip
 from vidtok.lpips import load_lpips
@@ -49,7 +49,10 @@ class Measures:
         self._lpips = self._open(
             "lpips", lambda: load_lpips(paths["vgg16"], paths["lpips_heads"]).to(device)
         )
-        self._vmaf = self._open("vmaf", Vmaf)
+        side = min(config.clip.height, config.clip.width)
+        self._vmaf = self._open("vmaf", Vmaf) if side >= SHORTEST_SIDE else None
+        if "vmaf" in self._asked and side < SHORTEST_SIDE:
+            self.absent["vmaf"] = f"sides of {side} pixels; VMAF needs {SHORTEST_SIDE} or more"
         self._features: dict[str, Callable[[Tensor], Tensor]] = {}
         shortest = min((length for length in lengths if length), default=fvd.MIN_FRAMES)
         if "fvd" in self._asked and shortest < fvd.MIN_FRAMES:

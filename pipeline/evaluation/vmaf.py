@@ -23,6 +23,10 @@ from pipeline.tokenizers.reconstruction import as_bytes
 MODEL: Final = "vmaf_v0.6.1"
 
 
+SHORTEST_SIDE: Final = 17
+"""Minimum height and width in pixels. On smaller pictures libvmaf crashes."""
+
+
 _RATE: Final = 30
 """Frames per second for ffmpeg; the model does not use time."""
 

@@ -8,6 +8,7 @@ from pipeline.config.source import job_only_faults
 from pipeline.tokenizers.checks import clip_faults, vidtok_faults
 from pipeline.tokenizers.facts import vidtok_facts
 from pipeline.training.config import StageConfig, TrainConfig
+from vidtok.evaluation.fidelity import SHORTEST_SIDE as SSIM_SIDE
 from vidtok.presets import named_config
 from vidtok.training.muon import require_muon
 from vidtok.training.perceptual import SHORTEST_SIDE
@@ -36,7 +37,7 @@ def check_training(config: TrainConfig) -> list[Fault]:
     faults += job_only_faults(config.source, "source")
     if config.validation is not None:
         faults += job_only_faults(config.validation, "validation")
-    return [*faults, *_validation_faults(config)]
+    return [*faults, *_validation_faults(config), *dict.fromkeys(_small_validation(config))]
 
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
@@ -81,3 +82,12 @@ def _validation_faults(config: TrainConfig) -> Iterator[Fault]:
             side = fault.field.removeprefix("validation.")
             if getattr(config.validation, side, None) is not None:  # else it is the stage's
                 yield fault
+
+
+def _small_validation(config: TrainConfig) -> Iterator[Fault]:
+    for stage in config.stages:
+        if held_out := config.held_out(stage):
+            for side in ("height", "width"):
+                if (pixels := getattr(held_out, side)) < SSIM_SIDE:
+                    rule = f"SSIM needs at least {SSIM_SIDE} pixels"
+                    yield Fault(f"validation.{side}", pixels, rule, "give a larger one")

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WINDOW, _SIGMA = 11, 1.5
+SHORTEST_SIDE = 11
+"""Minimum height and width in pixels for SSIM: the side of its window."""
+
+_WINDOW, _SIGMA = SHORTEST_SIDE, 1.5
 _K1, _K2 = 0.01, 0.03
 
 

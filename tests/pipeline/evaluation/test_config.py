@@ -69,6 +69,7 @@ def test_published_results_are_of_models_that_there_are() -> None:
         ("tokenizers=[vidtok_fsq]", "tokenizers.0.model = vidtok_fsq: no model has this name"),
         (f"tokenizers=[{FSQ}, {FSQ}]", f"tokenizers.1.name = {FSQ[7:]}: tokenizers.0 already"),
         ("metrics=[psnr, mse]", "metrics.1 = mse: must be 'psnr', 'ssim',"),
+        ("clip.height=8", "clip.height = 8: should be greater than or equal to 11"),
         ("metrics=[]", "metrics = []: "),
         ("baselines=[vp9]", "baselines.0 = vp9: must be 'shrink', 'h264',"),
         ("metric_weights.i3d=no.pt", "metric_weights.i3d = no.pt: no such file"),

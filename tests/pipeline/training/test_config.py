@@ -150,6 +150,7 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.objective.perceptual=features", "stages.0.objective.features: must be a file"),
         ("stages.0.objective.features=net.pt2", "stages.0.objective.features = net.pt2: must be a"),
         ("validation={uri: v, height: 50, width: 64}", f"validation.height = 50: {FSQ} takes a"),
+        ("validation={uri: v, height: 8}", "validation.height = 8: SSIM needs at least 11 pixels"),
         ("min_workers=2", "min_workers = 2: must be at most workers = 0"),
         ("validation={uri: v, best_by: mse}", "validation.best_by = mse: must be 'psnr', 'ssim'"),
         ("weights=nowhere.ckpt", "weights = nowhere.ckpt: no such file"),
@@ -187,3 +188,11 @@ def test_small_pictures_are_for_those_who_need_no_large_ones() -> None:
     ]
     read(*small, "stages.0.objective={perceptual: none, discriminator: 3d}")
     read(*small, "stages.0.objective={perceptual_weight: 0, discriminator: null}")
+
+
+def test_the_size_of_a_stage_is_too_small_for_its_validation() -> None:
+    small = "stages.0.clips={frames: 17, height: 8, width: 32}"
+    terms = "stages.0.objective={perceptual_weight: 0, discriminator: 3d}"
+    read(small, terms)
+    [line] = faults(small, terms, "validation={uri: v}")
+    assert line == "validation.height = 8: SSIM needs at least 11 pixels; give a larger one"
