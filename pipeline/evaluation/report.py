@@ -44,6 +44,7 @@ def write(
         pictures: key of a video and its PNG.
     """
     store = Store(output)
+    _remove_pictures(store)
     lines = report_lines(results)
     store.write("scores.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     store.write("videos.csv", _csv(results["videos"]).encode())
@@ -54,6 +55,14 @@ def write(
         store.write("rate_distortion.png", rate_distortion(rows))
     store.write("table.md", ("\n".join(lines) + "\n").encode())
     return [*lines, "", f"results    {output}: scores.json, table.md, videos.csv, pictures"]
+
+
+def _remove_pictures(store: Store) -> None:
+    """Remove the pictures of an earlier evaluation, which can be of other videos."""
+    if store.exists("scores.json"):
+        old = [path for path in store.list("pictures") if path.endswith(".png")]
+        for path in [*old, "rate_distortion.png"]:
+            store.delete(path)
 
 
 def rate_distortion(rows: Sequence[Row]) -> bytes:

@@ -294,6 +294,23 @@ def test_no_metric_of_single_frames_is_needed(tmp_path: Path) -> None:
     assert (video["frames"], "psnr" in video) == (9, False)
 
 
+def test_no_picture_of_an_earlier_evaluation_stays(tmp_path: Path) -> None:
+    settings = [f"tokenizers={FSQ}", "baselines=[]", "metrics=[psnr]"]
+    run_evaluation(config(tmp_path, *settings, f"source={HIKER.path}"))
+    assert (tmp_path / "pictures/hiker_tiny.png").is_file()
+    run_evaluation(config(tmp_path, *settings, f"source={BROKEN}"))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_pictures_too_small_for_vmaf_have_no_vmaf(tmp_path: Path) -> None:
+    settings = [f"source={HIKER.path}", f"tokenizers={FSQ}", "baselines=[]", "clip.height=16"]
+    evaluation = run_evaluation(config(tmp_path, *settings, "metrics=[psnr, vmaf]"))
+    assert evaluation.results["absent"] == {"vmaf": "sides of 16 pixels; VMAF needs 17 or more"}
+    [row] = evaluation.results["candidates"]
+    assert row["vmaf"] is None
+    assert row["psnr"] > 5
+
+
 @pytest.mark.parametrize("model", [FSQ, KL])
 @pytest.mark.parametrize(("part", "what"), [("encoder", "latent"), ("decoder", "reconstruction")])
 def test_values_that_are_not_finite_have_no_score(
