@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from vidtok.training.objective import ObjectiveConfig
     from vidtok.training.trainer import TrainerConfig
 
-Weight = NonNegativeFloat
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 BestBy = Literal["psnr", "ssim", "lpips"]
 """Score of the held-out clips by which weights are compared. Less LPIPS is better."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import set_arithmetic
 from pipeline.training.checkpoints import (
@@ -14,6 +14,7 @@ from pipeline.training.checkpoints import (
     CheckpointWriter,
     from_all_ranks,
     load_last,
+    require_finite,
     set_random_state,
     wait_for_all_ranks,
 )
@@ -44,6 +45,7 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
 
     Raises:
         ConfigError: weights, clips or videos are not as the configuration says.
+        Diverged: a loss, a gradient or a weight is not finite.
     """
     set_arithmetic()
     tell = tell if rank.rank == 0 else lambda _: None
@@ -124,6 +126,12 @@ class _Stage:
         """Train to the stage's last batch and write its weights."""
         try:
             self._train()
+        except Diverged as error:
+            raise Diverged(
+                f"{self._stage.name}: {error}; lower lr, and run the same command again: it"
+                " continues from the last checkpoint; if that diverges, too, delete the last"
+                " checkpoint, or choose another output"
+            ) from error
         finally:
             self._checkpoints.close()
             self._clips.close()
@@ -148,6 +156,7 @@ class _Stage:
             if step % config.checkpoint_every == 0 and step < stage.steps:
                 self._checkpoint()
         self._checkpoints.wait()
+        require_finite(trainer.step, trainer.averaged.state_dict())
         skipped = from_all_ranks(self._clips.skipped)
         if self._log is not None:
             if config.validation and stage.steps % config.validation.every:

@@ -137,6 +137,7 @@ def test_nothing_secret_is_public() -> None:
         ("stages=[]", "stages = []: list should have at least 1 item"),
         ("stages.0.steps=0", "stages.0.steps = 0: should be greater than 0"),
         ("stages.0.betas=[0.9, 1]", "stages.0.betas.1 = 1: should be less than 1"),
+        ("stages.0.lr=.inf", "stages.0.lr = inf: should be a finite number"),
         ("stages.0.clip_norm=0", "stages.0.clip_norm = 0: should be greater than 0"),
         ("stages.0.ema_decay=1", "stages.0.ema_decay = 1: should be less than 1"),
         ("stages.0.precision=fp16", "stages.0.precision = fp16: must be 'float32', 'tf32' or 'b"),
