@@ -77,7 +77,8 @@ class _Stage:
         torch.manual_seed(config.seed + rank.rank)
         tokenizer = initial_weights(config, stage, before).to(rank.device)
         perceptual, self._perceptual_name = perceptual_term(stage.objective, rank.device)
-        kl = tokenizer.config.regularizer == "kl"
+        self._model = tokenizer.config
+        kl = self._model.regularizer == "kl"
         self._trainer = Trainer(tokenizer, stage.trainer(), stage.terms(kl=kl), perceptual)
         self._clips = TrainingClips(
             config.clips(stage),
@@ -107,12 +108,23 @@ class _Stage:
             self._log = RunLog(store, self._trainer.step)
 
     def _resume(self, saved: Checkpoint) -> None:
+        where, digest = f"output = {self._store.uri}", self._model.digest
+        if saved.shared.get("model", digest) != digest:
+            raise ConfigError(
+                f"{where}: holds checkpoints of another model than {self._model.name}; continue"
+                " with their model, or choose another output"
+            )
+        if (done := saved.shared["step"]) > self._stage.steps:
+            raise ConfigError(
+                f"{where}: holds a checkpoint of batch {done}, and steps = {self._stage.steps};"
+                f" set steps to {done} or more, or choose another output"
+            )
         try:
             self._trainer.load_state_dict(saved.shared)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"output = {self._store.uri}: holds checkpoints of another network, objective or"
-                " optimizer; continue with their settings, or choose another output"
+                f"{where}: holds checkpoints of another network, objective or optimizer; continue"
+                " with their settings, or choose another output"
             ) from error
         self._clips.load_state_dicts([own["clips"] for own in saved.ranks])
         rank, world = self._rank.rank, self._rank.world
@@ -204,4 +216,5 @@ class _Stage:
         if self._log is not None:
             self._log.save()
         own = {"clips": self._clips.state_dict()}
-        self._checkpoints.save(self._trainer.step, self._trainer.state_dict(), own)
+        shared = self._trainer.state_dict() | {"model": self._model.digest}
+        self._checkpoints.save(self._trainer.step, shared, own)

@@ -252,7 +252,9 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
     for changes, says in (
-        ({"model": FSQ}, "holds checkpoints of another network, objective"),
+        ({"model": FSQ}, "holds checkpoints of another model than small_fsq; continue"),
+        ({"model": KL_V1_1}, "holds checkpoints of another model than small_kl_v1_1; continue"),
+        ({"stages": [{**LOW, "steps": 3}]}, "holds a checkpoint of batch 4, and steps = 3; set"),
         ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network, objective"),
         ({"source": {"uri": str(HIKER.path)}}, "videos = "),
         ({"seed": 1}, "seed = 1: the saved state of the training clips has seed = 23"),
