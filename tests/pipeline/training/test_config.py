@@ -138,6 +138,8 @@ def test_nothing_secret_is_public() -> None:
         ("stages.0.steps=0", "stages.0.steps = 0: should be greater than 0"),
         ("stages.0.betas=[0.9, 1]", "stages.0.betas.1 = 1: should be less than 1"),
         ("stages.0.lr=.inf", "stages.0.lr = inf: should be a finite number"),
+        ("stages.0.warmup_steps=8", "stages.0.warmup_steps = 8: must be less than steps = 8"),
+        ("validation={uri: v, fps: 1001}", "validation.fps = 1001: should be less than or equal"),
         ("stages.0.clip_norm=0", "stages.0.clip_norm = 0: should be greater than 0"),
         ("stages.0.ema_decay=1", "stages.0.ema_decay = 1: should be less than 1"),
         ("stages.0.precision=fp16", "stages.0.precision = fp16: must be 'float32', 'tf32' or 'b"),
