@@ -108,7 +108,7 @@ class BestWeights:
         what = hashlib.sha256()
         for name, frames in clips:
             what.update(f"{name} {list(frames.shape)}\0".encode())
-            what.update(frames.contiguous().numpy())
+            what.update(frames.contiguous().numpy().tobytes())
         self._of = {"best_by": by, "best_of": what.hexdigest()[:16]}
         known = _metadata(store) if resumed and store.exists(BEST) else {}
         same = self._of.items() <= known.items()
