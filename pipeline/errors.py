@@ -7,6 +7,7 @@ PipelineError
 ├── UnitRejected       the rows of a unit are not complete; the unit is retried in the next pass
 ├── OverBudget         too many samples are quarantined; a person decides how to continue
 ├── RayNotStarted      Ray did not start on this machine; the same command can be run again
+├── Diverged           a training diverged; its settings must change
 ├── StageStalled       no actor of a stage runs; the same command continues when one can run
 └── StoreError         an object store or a disk failed
     ├── DamagedFile        a file of the dataset is missing or damaged; another try does not help
@@ -40,6 +41,10 @@ class OverBudget(PipelineError):
 
 class RayNotStarted(PipelineError):
     """Ray did not start on this machine."""
+
+
+class Diverged(PipelineError):
+    """A loss, a gradient or a weight of a training is not finite."""
 
 
 class StageStalled(PipelineError):

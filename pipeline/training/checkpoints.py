@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, distributed
 
-from pipeline.errors import DamagedFile, StoreError, one_line
+from pipeline.errors import DamagedFile, Diverged, StoreError, one_line
 from pipeline.storage.store import Store
 from vidtok.training.ranks import in_group
 
@@ -60,6 +60,7 @@ class CheckpointWriter:
 
         Raises:
             StoreError: the checkpoint before this one could not be written.
+            Diverged: its state was not finite, so it was not written.
         """
         self.wait()
         ranks = from_all_ranks(own | {"random": _random_state()})
@@ -72,6 +73,7 @@ class CheckpointWriter:
 
         Raises:
             StoreError: it could not be written.
+            Diverged: its state was not finite, so it was not written.
         """
         written, self._written = self._written, None
         if written is not None:
@@ -83,6 +85,7 @@ class CheckpointWriter:
 
     def _write(self, step: int, state: dict[str, Any], wait: Callable[[], None]) -> None:
         wait()
+        require_finite(step, state["shared"])
         path = f"{_FOLDER}/{step:08d}.pt"
         file = io.BytesIO()
         torch.save(state, file)
@@ -98,6 +101,20 @@ class CheckpointWriter:
                 f"the checkpoint of batch {step} cannot be written: {error}; repair the output, and"
                 " run the same command again"
             ) from error
+
+
+def require_finite(step: int, state: Any) -> None:
+    """Check all tensors in nested dicts and lists.
+
+    Raises:
+        Diverged: a value is infinite or NaN.
+    """
+    if isinstance(state, Tensor):
+        if not state.isfinite().all():
+            raise Diverged(f"batch {step}: the weights or their optimizer's state are not finite")
+    elif isinstance(state, dict | list):
+        for part in state.values() if isinstance(state, dict) else state:
+            require_finite(step, part)
 
 
 def load_last(store: Store) -> Checkpoint | None:

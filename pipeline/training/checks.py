@@ -48,6 +48,9 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
         yield Fault(
             f"{where}.accumulate", stage.accumulate, rule=f"must divide batch = {stage.batch}"
         )
+    if stage.warmup_steps >= stage.steps:
+        rule = f"must be less than steps = {stage.steps}"
+        yield Fault(f"{where}.warmup_steps", stage.warmup_steps, rule)
     if stage.optimizer == "muon":
         try:
             require_muon()

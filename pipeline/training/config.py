@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
 )
 
 from pipeline.config.job import RANDOM, ModelName
-from pipeline.config.section import Seconds, Section
+from pipeline.config.section import Section
 from pipeline.config.source import VideoSource
-from pipeline.training.clip_config import ClipShape, ClipSourceConfig
+from pipeline.training.clip_config import ClipShape, ClipSourceConfig, Rate
 
 if TYPE_CHECKING:
     from vidtok.training.objective import ObjectiveConfig
     from vidtok.training.trainer import TrainerConfig
 
-Weight = NonNegativeFloat
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 BestBy = Literal["psnr", "ssim", "lpips"]
 """Score of the held-out clips by which weights are compared. Less LPIPS is better."""
@@ -36,7 +35,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class ValidationConfig(VideoSource):
     """Held-out videos. The first clip of each is measured."""
 
-    fps: Seconds = 8.0
+    fps: Rate = 8.0
     """Frame rate of the measured clips in frames per second of presentation time."""
     every: PositiveInt = 500
     """Number of batches between two measurements."""
@@ -113,7 +112,7 @@ class StageConfig(Section):
     betas: Annotated[tuple[Decay, Decay], BeforeValidator(tuple)] = (0.9, 0.999)
     """Decay rates of Adam's first and second moments."""
     warmup_steps: NonNegativeInt = 0
-    """Number of batches over which the learning rate rises from 0 to `lr`."""
+    """Number of batches over which the learning rate rises from 0 to `lr`, less than `steps`."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up. `cosine` falls to `final_lr · lr` at the last step."""
     final_lr: Weight = 0.0

@@ -13,7 +13,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, Diverged, PipelineError
 from pipeline.formatting import labelled
 from pipeline.threads import in_thread
 
@@ -58,13 +58,15 @@ def run_ranks(
         work: called once in each process; must be picklable. What it tells arrives here.
         tell: takes the lines.
         ranks: number of processes.
-        max_failures: number of restarts after failures; a `ConfigError` ends the run at once.
+        max_failures: number of restarts after failures; a `ConfigError` or `Diverged` ends the
+            run at once.
         min_ranks: minimum number of processes, with which the run starts or continues if the
             cluster has no room for `ranks`. None: `ranks`.
         gpu: whether each rank gets a GPU; None: if the cluster has one.
 
     Raises:
         ConfigError: a rank raised it, or this machine has too few GPUs or CPUs.
+        Diverged: a rank raised it.
         PipelineError: the ranks failed more often than `max_failures`.
     """
     import ray.train
@@ -106,7 +108,7 @@ def run_ranks(
         try:
             result: T = outcome.result().return_value
         except ray.train.ControllerError as error:
-            if isinstance(error.controller_failure, ConfigError):
+            if isinstance(error.controller_failure, ConfigError | Diverged):
                 raise error.controller_failure from None
             raise PipelineError(f"training failed: {error}") from error
         except ray.train.TrainingFailedError as error:
@@ -136,19 +138,19 @@ def _run_rank(given: dict[str, Any]) -> Any:
 def _run_config(scratch: str, max_failures: int) -> "RunConfig":
     import ray.train
 
-    class EndAtConfigError(ray.train.UserCallback):  # type: ignore[misc]
-        """Ends the run at a `ConfigError`: Ray Train does not retry what a callback raises."""
+    class EndAtOnce(ray.train.UserCallback):  # type: ignore[misc]
+        """Ends the run where a retry does not help: Ray Train retries no callback's error."""
 
         def after_exception(
             self, run_context: Any, worker_exceptions: dict[int, Exception]
         ) -> None:
             for error in worker_exceptions.values():
                 cause = getattr(error, "_base_exc", error)
-                if isinstance(cause, ConfigError):
+                if isinstance(cause, ConfigError | Diverged):
                     raise cause
 
     return ray.train.RunConfig(
         storage_path=scratch,
         failure_config=ray.train.FailureConfig(max_failures=max_failures),
-        callbacks=[EndAtConfigError()],
+        callbacks=[EndAtOnce()],
     )

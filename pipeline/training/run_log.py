@@ -8,13 +8,14 @@ tensorboard/            the same scalars and pictures, if the output is a local 
 
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import StoreError
+from pipeline.errors import Diverged, StoreError
 from pipeline.storage.files import canonical_uri, is_local
 from pipeline.storage.store import Store
 
@@ -65,6 +66,9 @@ class RunLog:
 
         Scalars on a device are fetched for the line, all together. `pace` is called after that, so
         it sees a GPU that has computed them.
+
+        Raises:
+            Diverged: a mean is not finite. The line is not added.
         """
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
@@ -78,12 +82,20 @@ class RunLog:
             for name, vs in self._values.items()
         }
         self._values = {}
+        if not all(map(math.isfinite, means.values())):
+            raise Diverged(f"batch {step}: the loss or its gradient is not finite")
         line = means | pace()
         self._add(step, "train", line)
         return line
 
     def validation(self, step: int, values: dict[str, float], picture: bytes) -> None:
-        """Add a measurement of the held-out clips, and its picture as PNG."""
+        """Add a measurement of the held-out clips, and its picture as PNG.
+
+        Raises:
+            Diverged: a score is NaN. Nothing is added.
+        """
+        if any(map(math.isnan, values.values())):
+            raise Diverged(f"batch {step}: a score of the held-out clips is not a number")
         self._add(step, "held_out", values)
         self._store.write(f"samples/{step:08d}.png", picture)
         if self._board is not None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import set_arithmetic
 from pipeline.training.checkpoints import (
@@ -14,6 +14,7 @@ from pipeline.training.checkpoints import (
     CheckpointWriter,
     from_all_ranks,
     load_last,
+    require_finite,
     set_random_state,
     wait_for_all_ranks,
 )
@@ -44,6 +45,7 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
 
     Raises:
         ConfigError: weights, clips or videos are not as the configuration says.
+        Diverged: a loss, a gradient or a weight is not finite.
     """
     set_arithmetic()
     tell = tell if rank.rank == 0 else lambda _: None
@@ -75,7 +77,8 @@ class _Stage:
         torch.manual_seed(config.seed + rank.rank)
         tokenizer = initial_weights(config, stage, before).to(rank.device)
         perceptual, self._perceptual_name = perceptual_term(stage.objective, rank.device)
-        kl = tokenizer.config.regularizer == "kl"
+        self._model = tokenizer.config
+        kl = self._model.regularizer == "kl"
         self._trainer = Trainer(tokenizer, stage.trainer(), stage.terms(kl=kl), perceptual)
         self._clips = TrainingClips(
             config.clips(stage),
@@ -105,12 +108,23 @@ class _Stage:
             self._log = RunLog(store, self._trainer.step)
 
     def _resume(self, saved: Checkpoint) -> None:
+        where, digest = f"output = {self._store.uri}", self._model.digest
+        if saved.shared.get("model", digest) != digest:
+            raise ConfigError(
+                f"{where}: holds checkpoints of another model than {self._model.name}; continue"
+                " with their model, or choose another output"
+            )
+        if (done := saved.shared["step"]) > self._stage.steps:
+            raise ConfigError(
+                f"{where}: holds a checkpoint of batch {done}, and steps = {self._stage.steps};"
+                f" set steps to {done} or more, or choose another output"
+            )
         try:
             self._trainer.load_state_dict(saved.shared)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"output = {self._store.uri}: holds checkpoints of another network, objective or"
-                " optimizer; continue with their settings, or choose another output"
+                f"{where}: holds checkpoints of another network, objective or optimizer; continue"
+                " with their settings, or choose another output"
             ) from error
         self._clips.load_state_dicts([own["clips"] for own in saved.ranks])
         rank, world = self._rank.rank, self._rank.world
@@ -124,6 +138,12 @@ class _Stage:
         """Train to the stage's last batch and write its weights."""
         try:
             self._train()
+        except Diverged as error:
+            raise Diverged(
+                f"{self._stage.name}: {error}; lower lr, and run the same command again: it"
+                " continues from the last checkpoint; if that diverges, too, delete the last"
+                " checkpoint, or choose another output"
+            ) from error
         finally:
             self._checkpoints.close()
             self._clips.close()
@@ -148,6 +168,7 @@ class _Stage:
             if step % config.checkpoint_every == 0 and step < stage.steps:
                 self._checkpoint()
         self._checkpoints.wait()
+        require_finite(trainer.step, trainer.averaged.state_dict())
         skipped = from_all_ranks(self._clips.skipped)
         if self._log is not None:
             if config.validation and stage.steps % config.validation.every:
@@ -195,4 +216,5 @@ class _Stage:
         if self._log is not None:
             self._log.save()
         own = {"clips": self._clips.state_dict()}
-        self._checkpoints.save(self._trainer.step, self._trainer.state_dict(), own)
+        shared = self._trainer.state_dict() | {"model": self._model.digest}
+        self._checkpoints.save(self._trainer.step, shared, own)

@@ -105,8 +105,11 @@ class BestWeights:
     ) -> None:
         self._store = store
         self._by = by
-        what = "\0".join(f"{name} {list(frames.shape)}" for name, frames in clips)
-        self._of = {"best_by": by, "best_of": hashlib.sha256(what.encode()).hexdigest()[:16]}
+        what = hashlib.sha256()
+        for name, frames in clips:
+            what.update(f"{name} {list(frames.shape)}\0".encode())
+            what.update(frames.contiguous().numpy().tobytes())
+        self._of = {"best_by": by, "best_of": what.hexdigest()[:16]}
         known = _metadata(store) if resumed and store.exists(BEST) else {}
         same = self._of.items() <= known.items()
         self._score = float(known["best_score"]) if same else None

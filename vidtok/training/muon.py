@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimizer of a network's weights, in one group whose `lr` both optimizers follow.
+    """Optimizer of a network's weights, in one group with `lr` of both and `betas` of Adam.
 
     Args:
         weights: parameters. Kernels are those of three to five dimensions, with the input channels
@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
         fused: bool,
     ) -> None:
         weights = list(weights)
-        super().__init__(weights, {"lr": lr})
+        super().__init__(weights, {"lr": lr, "betas": betas})
         # The maps of prefixes have six dimensions. They are mostly zeros that have to stay.
         self._kernels = [p for p in weights if p.dim() in (3, 4, 5)]
         self._matrices = [nn.Parameter(_as_matrix(p.detach())) for p in self._kernels]
@@ -53,6 +53,7 @@ class Muon(torch.optim.Optimizer):
             matrix.grad = kernel.grad.movedim(1, -1).flatten(1)
         for optimizer in (self._muon, self._adam):
             optimizer.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+        self._adam.param_groups[0]["betas"] = self.param_groups[0]["betas"]
         self._muon.step()  # type: ignore[no-untyped-call]
         self._adam.step()
         for matrix in self._matrices:

@@ -245,7 +245,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of `state_dict`.
+        """Continue from a state of `state_dict`. Settings of the optimizers are those of `config`.
 
         Raises:
             RuntimeError: the state belongs to another network or objective.
@@ -259,6 +259,7 @@ class Trainer:
         self._average.model.load_state_dict(state["average"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            optimizer.param_groups[0]["betas"] = self.config.betas
 
 
 @contextmanager

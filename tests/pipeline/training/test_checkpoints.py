@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import DamagedFile, StoreError
+from pipeline.errors import DamagedFile, Diverged, StoreError
 from pipeline.storage.store import Store
 from pipeline.training import checkpoints
 from pipeline.training.checkpoints import CheckpointWriter
@@ -108,6 +108,17 @@ class Killed(Store):
         staged.file.write(data[: len(data) // 2])
         staged.file.close()
         raise KeyboardInterrupt
+
+
+def test_a_state_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    save(store, 1)
+    writer = CheckpointWriter(store, keep=1)
+    writer.save(2, {"network": [torch.tensor([1.0, float("nan")])]}, {})
+    with pytest.raises(Diverged, match="batch 2: the weights or their optimizer's state are not"):
+        writer.wait()
+    writer.close()
+    assert last_step(store) == 1
 
 
 def test_a_kill_in_writing_leaves_the_one_before(tmp_path: Path) -> None:

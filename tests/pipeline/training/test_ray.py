@@ -9,7 +9,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import launch
 from tests.assets import HIKER
@@ -88,3 +88,12 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
     assert rows(output, of="train") == rows(undisturbed, of="train")
     one, two = (load_file(path / "1-low/model.safetensors") for path in (undisturbed, output))
     assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_a_training_that_diverges_is_not_started_again(tmp_path: Path) -> None:
+    import_in_workers("torch._dynamo", "torch.utils.tensorboard", "pipeline.training.stage")
+    lines: list[str] = []
+    config = two_ranks(tmp_path, stages=[{**SIX, "lr": 1e30}])
+    with pytest.raises(Diverged, match="low: batch 2: the loss or its gradient is not finite"):
+        launch(config, lines.append)
+    assert len([line for line in lines if line.startswith("low: 0 of 6 batches done")]) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.errors import Diverged
 from pipeline.storage.store import Store
 from pipeline.training.run_log import RunLog
 
@@ -45,6 +46,18 @@ def test_a_line_has_the_means_since_the_last_one(tmp_path: Path) -> None:
     assert record.batch(2, {"loss": 3.0, "hinge": 5.0}, due=True) == {"loss": 2.0, "hinge": 5.0}
     assert record.batch(3, {"loss": 7.0, "hinge": 1.0}, due=True) == {"loss": 7.0, "hinge": 1.0}
     record.close()
+
+
+def test_values_that_are_not_finite_are_not_written(store: Store) -> None:
+    record = RunLog(store, 0)
+    record.note(0, {"perceptual": "none"})
+    with pytest.raises(Diverged, match="batch 2: the loss or its gradient is not finite"):
+        record.batch(2, {"loss": 1.0, "gradient_norm": float("inf")}, due=True)
+    with pytest.raises(Diverged, match="batch 2: a score of the held-out clips is not a number"):
+        record.validation(2, {"psnr": float("nan")}, png())
+    record.save()
+    record.close()
+    assert [row["of"] for row in rows(store)] == ["note"]
 
 
 def test_lines_pictures_and_a_curve(store: Store) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import vidtok
 from pipeline.decode.child.fork_server import fork_server
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.training.config import TrainConfig
 from pipeline.training.stage import Rank, train_stages
 from tests.assets import HIKER
@@ -252,7 +252,9 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
     for changes, says in (
-        ({"model": FSQ}, "holds checkpoints of another network, objective"),
+        ({"model": FSQ}, "holds checkpoints of another model than small_fsq; continue"),
+        ({"model": KL_V1_1}, "holds checkpoints of another model than small_kl_v1_1; continue"),
+        ({"stages": [{**LOW, "steps": 3}]}, "holds a checkpoint of batch 4, and steps = 3; set"),
         ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network, objective"),
         ({"source": {"uri": str(HIKER.path)}}, "videos = "),
         ({"seed": 1}, "seed = 1: the saved state of the training clips has seed = 23"),
@@ -261,3 +263,24 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
             run(one_stage(tmp_path, **changes))
     shorter = one_stage(tmp_path, stages=[{**LOW, "steps": 5}])
     assert run(shorter)[0].startswith("low: 4 of 5 batches done")
+
+
+@pytest.mark.usefixtures("no_curve")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lr": 1e30}, "low: batch 6: the loss or its gradient is not finite; lower lr, and run"),
+        ({"lr": 1e39, "steps": 5}, "low: batch 5: the weights or their optimizer's state are not"),
+    ],
+)
+def test_a_run_that_diverges_ends_with_its_last_checkpoint(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
+    with pytest.raises(Diverged, match=says):
+        run(one_stage(tmp_path, stages=[{**LOW, **changes}]))
+    folder = tmp_path / "1-low"
+    assert [file.name for file in (folder / "checkpoints").iterdir()] == ["00000004.pt"]
+    assert not (folder / "model.safetensors").exists()
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()

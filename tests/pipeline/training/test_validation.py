@@ -81,6 +81,7 @@ def test_a_run_that_resumes_compares_with_the_best_before(tmp_path: Path):
     # On other clips, by another score, or from the start there is no best yet.
     for by, clips, resumed in (
         ("psnr", CLIPS[:1], True),
+        ("psnr", [(name, frames + 1) for name, frames in CLIPS], True),
         ("ssim", CLIPS, True),
         ("psnr", CLIPS, False),
     ):

@@ -224,6 +224,18 @@ def test_a_saved_state_goes_on_bit_for_bit(regularizer: str, optimizer: str) -> 
     assert all(torch.equal(now[name], then[name]) for name in then)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_saved_state_goes_on_with_the_present_betas(optimizer: str) -> None:
+    run = trainer(shallow("causal_v1_0"), optimizer=optimizer)
+    run.train_on(clips())
+    other = trainer(shallow("causal_v1_0"), optimizer=optimizer, betas=(0.5, 0.6))
+    other.load_state_dict(run.state_dict())
+    other.train_on(clips())
+    (saved,) = other.state_dict()["optimizers"]
+    [group] = saved.get("adam", saved)["param_groups"]
+    assert group["betas"] == (0.5, 0.6)
+
+
 def test_a_state_of_another_network_or_objective_is_refused() -> None:
     state = trainer(shallow("causal_v1_0")).state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
