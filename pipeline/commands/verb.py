@@ -14,6 +14,7 @@ from pipeline.errors import (
     INTERRUPTED,
     UNBALANCED,
     ConfigError,
+    Diverged,
     PipelineError,
     message_of,
 )
@@ -148,6 +149,9 @@ def _exit_code_of(work: Callable[[], int], advice: str) -> int:
     except ConfigError as error:
         print_error(f"error: {error}")
         return BAD_CONFIG
+    except Diverged as error:  # the settings must change before the same command helps
+        print_error(f"error: {error}")
+        return UNBALANCED
     except PipelineError as error:
         from pipeline.storage.access import missing_credentials
 

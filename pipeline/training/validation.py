@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Sample
 from pipeline.sources.planning import plan_units
@@ -49,6 +49,9 @@ def validate(
         sum of the channels' entropies in bits per token, and `levels_used`, the fraction of levels
         in use; for a tokenizer with an order of channels `psnr_4`, the PSNR of prefixes of 4 of
         them. Then a PNG of some clips with their reconstructions and errors.
+
+    Raises:
+        Diverged: a latent is not finite.
     """
     levels = tokenizer.config.fsq_levels
     use = CodebookUse(levels) if levels else None
@@ -57,6 +60,8 @@ def validate(
     for name, frames in clips:
         x = (frames.to(tokenizer.device).float() / 127.5 - 1).permute(3, 0, 1, 2)[None]
         encoded = tokenizer.encode(x)
+        if not encoded.latent.isfinite().all():  # FSQ has no indices for it
+            raise Diverged(f"held-out clip {name}: its latent is not finite")
         y = tokenizer.decode(encoded.latent, num_frames=x.shape[2]).float()
         for metric, values in score_clip(x, y, lpips).items():
             scores.setdefault(metric, []).append(float(values.mean()))

@@ -165,6 +165,16 @@ def test_an_output_that_cannot_be_written_is_a_wrong_setting(
     assert line.startswith(f"error: output = {tmp_path}/taken/out: Not a directory; choose a place")
 
 
+def test_a_training_that_diverges_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, KL, SMALL[KL])
+    path = write(tmp_path / "run", **SHORT, loaders=0, stages=[{**LOW, "lr": 1e30}])
+    assert main(["train", str(path)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: low: batch 2: the loss or its gradient is not finite; lower lr")
+
+
 def test_usage() -> None:
     job = [sys.executable, str(ROOT / "jobs/train_tokenizer.py")]
     shown = subprocess.run([*job, "--help"], capture_output=True, text=True)

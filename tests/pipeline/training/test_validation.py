@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 import vidtok
 from pipeline.decode import ClipRule, Decoder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Diverged
 from pipeline.records import Sample
 from pipeline.storage.store import Store
 from pipeline.training.validation import BEST, BestWeights, held_out_clips, validate
@@ -71,6 +71,15 @@ def test_weights_that_diverged_are_never_the_best(tmp_path: Path, by: str):
     offered = [kept.offer(model, step, {by: score}) for step, score in enumerate((nan, 1.0, nan))]
     assert offered == [False, True, False]
     assert about(tmp_path)["best_step"] == "1"
+
+
+@pytest.mark.parametrize("network", [FSQ, KL])
+def test_weights_that_are_not_finite_are_named(network: str):
+    model = vidtok.Tokenizer(SMALL[network]).eval()
+    for weight in model.parameters():
+        weight.data.fill_(nan)
+    with pytest.raises(Diverged, match="held-out clip a: its latent is not finite"):
+        validate(model, CLIPS)
 
 
 def test_a_run_that_resumes_compares_with_the_best_before(tmp_path: Path):
