@@ -109,7 +109,7 @@ class _Stage:
 
     def _resume(self, saved: Checkpoint) -> None:
         where, digest = f"output = {self._store.uri}", self._model.digest
-        if saved.shared.get("model", digest) != digest:
+        if saved.shared.get("model") != digest:
             raise ConfigError(
                 f"{where}: holds checkpoints of another model than {self._model.name}; continue"
                 " with their model, or choose another output"
