@@ -21,9 +21,9 @@ from vidtok.lpips import load_lpips
 T = TypeVar("T")
 
 
-_PIECE_FRAMES: Final = 16
-"""Number of frames that go through LPIPS at once, which bounds the memory for whole videos. FVD's
-clips of a whole video have the same length."""
+FVD_FRAMES: Final = 16
+"""Number of frames of FVD's clips of a whole video. LPIPS takes as many at once, which bounds its
+memory."""
 
 
 class Measures:
@@ -102,15 +102,20 @@ class Measures:
         return scores
 
     def features(self, video: Tensor, *, whole: bool) -> dict[str, Tensor]:
-        """Return features `[N, D]` of a clip by the metric that uses them."""
+        """Return features `[N, D]` of a clip by the metric that uses them.
+
+        A whole video that is shorter than FVD's clips has none: N is 0.
+        """
         found = {}
         for metric, extract in self._features.items():
-            clips = [video]
-            if metric == "fvd" and whole:
-                clips = [clip for clip in _pieces(video) if clip.shape[2] == _PIECE_FRAMES]
-            found[metric] = torch.cat([extract(clip) for clip in clips])
+            if metric != "fvd" or not whole:
+                found[metric] = extract(video)
+                continue
+            clips = [clip for clip in _pieces(video) if clip.shape[2] == FVD_FRAMES]
+            none = torch.zeros(0, fvd.DIMENSIONS)
+            found[metric] = torch.cat([none, *(extract(clip) for clip in clips)])
         return found
 
 
 def _pieces(video: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(video, _PIECE_FRAMES, dim=2)
+    return torch.split(video, FVD_FRAMES, dim=2)

@@ -7,6 +7,7 @@ from typing import Any, Final, Self, get_args
 
 from pipeline.evaluation.config import EvaluationConfig, Metric
 from pipeline.evaluation.lineup import CandidateFacts
+from pipeline.evaluation.measures import FVD_FRAMES
 from pipeline.evaluation.protocols import PUBLISHED
 from pipeline.evaluation.totals import CandidateTotals, ScoreTotals
 from vidtok.evaluation import fvd, transnet
@@ -67,6 +68,9 @@ def _distances(
     found: dict[str, float | str | None] = {"fvd": None, "fd_transnetv2": None}
     for metric, gaussian in scores.features.items():
         reference = references[metric]
+        if not gaussian.count:
+            found[f"{metric}_note"] = f"no video has {FVD_FRAMES} frames"
+            continue
         found[metric] = reference.distance(gaussian)
         if note := sample_note(reference.originals, gaussian, _DIMENSIONS[metric]):
             found[f"{metric}_note"] = note

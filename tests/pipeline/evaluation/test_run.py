@@ -280,6 +280,11 @@ def test_metrics_come_with_their_weights(tmp_path: Path, monkeypatch: pytest.Mon
         )
     short = run_evaluation(config(tmp_path / "out", *settings, weights, "clip.frames=5"))
     assert "clips of 5 frames" in short.results["absent"]["fvd"]
+    whole = [*settings, weights, "tokenizers=[vidtok_kl_causal_488_8chn_tiny_v1_1]"]
+    whole += ["clip.chunk_frames=8", "clip.whole_videos=true"]
+    one_chunk = run_evaluation(config(tmp_path / "out", *whole, "clip.fps=2"))
+    for row in one_chunk.results["candidates"]:
+        assert (row["frames"], row["fvd"], row["fvd_note"]) == (9, None, "no video has 16 frames")
     (tmp_path / "i3d.pt").write_bytes(b"garbage")
     with pytest.raises(ConfigError, match="metric_weights: fvd: cannot be loaded"):
         run_evaluation(config(tmp_path / "out", *settings, weights))
