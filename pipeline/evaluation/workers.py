@@ -82,11 +82,11 @@ def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -
         if config.device == "cuda" and not on_gpu:
             raise ConfigError("device = cuda: the cluster has no GPU; use device=cpu")
         threads = config.threads or 1
-        remote: Any = ray.remote(Evaluator)
+        remote: Any = ray.remote(_Actor)
         count = min(units, config.workers or room(cluster, threads, on_gpu=on_gpu))
         start = remote.options(**worker_share(cluster, threads, count, on_gpu=on_gpu))
         own_threads = config.model_copy(update={"threads": threads})
-        actors = [start.remote(own_threads, "cuda" if on_gpu else "cpu") for _ in range(count)]
+        actors = [start.remote() for _ in range(count)]
 
         def evaluate(jobs: Sequence[Job]) -> Iterator[ScoreTotals]:
             with _as_pipeline_errors():
@@ -97,7 +97,10 @@ def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -
         try:
             with _as_pipeline_errors():
                 found: list[tuple[list[CandidateFacts], dict[str, str]]] = ray.get(
-                    [actor.describe.remote() for actor in actors]
+                    [
+                        actor.open.remote(own_threads, "cuda" if on_gpu else "cpu")
+                        for actor in actors
+                    ]
                 )
             if any(other != found[0] for other in found[1:]):
                 raise ConfigError(
@@ -108,6 +111,22 @@ def _on_ray(config: EvaluationConfig, units: int, tell: Callable[[str], None]) -
         finally:
             for actor in actors:
                 ray.kill(actor)
+
+
+class _Actor:
+    """An evaluator in a process of its own.
+
+    `open` makes it, not the constructor: of an error in a constructor Ray passes on its text only.
+    """
+
+    def open(
+        self, config: EvaluationConfig, device: str
+    ) -> tuple[list[CandidateFacts], dict[str, str]]:
+        self._evaluator = Evaluator(config, device)
+        return self._evaluator.describe()
+
+    def evaluate(self, unit: WorkUnit, pictures: int) -> ScoreTotals:
+        return self._evaluator.evaluate(unit, pictures)
 
 
 def room(cluster: Cluster, threads: int, *, on_gpu: bool) -> int:

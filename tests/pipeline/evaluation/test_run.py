@@ -157,6 +157,20 @@ def test_two_workers_find_the_same_numbers(done: Evaluation, tmp_path: Path) -> 
     assert (tmp_path / "pictures/bikes.png").is_file()
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_what_is_wrong_with_a_file_is_said_by_workers_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (weights := tmp_path / "w.safetensors").write_bytes(b"\0" * 64)
+    tokenizer = f"tokenizers=[{{name: t, model: {KL}, weights: {weights}}}]"
+    settings = [f"source={HIKER.path}", tokenizer, f"output={tmp_path / 'out'}", *SMALL]
+    assert main(["evaluate", *settings, "workers=2"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert f"{weights}: not a whole safetensors file" in said
+
+
 def test_a_tar_is_read_and_excluded_files_are_not(tmp_path: Path) -> None:
     tar = tmp_path / "shard.tar"
     tar.write_bytes(make_tar([("a.mp4", HIKER.path.read_bytes()), ("b.mp4", b"no video")]))
