@@ -1,7 +1,11 @@
 """Rules between the settings of a training run, and between settings and models."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
+import torch
+
+import vidtok
 from pipeline.config.job import RANDOM
 from pipeline.config.loading import Fault
 from pipeline.config.source import job_only_faults
@@ -34,10 +38,25 @@ def check_training(config: TrainConfig) -> list[Fault]:
         faults.append(Fault("min_workers", least, rule))
     for number, stage in enumerate(config.stages):
         faults += _stage_faults(config, stage, f"stages.{number}")
+    faults += _later_models(config)
     faults += job_only_faults(config.source, "source")
     if config.validation is not None:
         faults += job_only_faults(config.validation, "validation")
     return [*faults, *_validation_faults(config), *dict.fromkeys(_small_validation(config))]
+
+
+def _later_models(config: TrainConfig) -> Iterator[Fault]:
+    """Yield the models that cannot begin with the weights of the stage before."""
+    models = [config.model_of(stage) for stage in config.stages]
+    for number, (before, model) in enumerate(pairwise(models), 1):
+        if model != before and _shapes(model) != _shapes(before):
+            rule = f"must have the tensors of {before}, the model of the stage before"
+            yield Fault(f"stages.{number}.model", model, rule)
+
+
+def _shapes(model: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: t.shape for name, t in vidtok.build(model).state_dict().items()}
 
 
 def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterator[Fault]:
@@ -70,10 +89,20 @@ def _stage_faults(config: TrainConfig, stage: StageConfig, where: str) -> Iterat
         least["structural term"] = SHORTEST_SIDE
     if terms.discriminator == "2d":
         least["2d discriminator"] = _PATCH_SIDE
+    if terms.discriminator == "3d" and _one_patch(stage):
+        rule = "the 3d discriminator needs more than one patch of 4×8×8 pixels in a batch"
+        yield Fault(f"{where}.clips", "×".join(map(str, shape)), rule, "give larger clips")
     for term, side in least.items():
         if shorter < side:
             rule = f"the {term} needs sides of {side} pixels or more"
             yield Fault(f"{where}.clips", shorter, rule)
+
+
+def _one_patch(stage: StageConfig) -> bool:
+    """Return whether BatchNorm in the 3-D discriminator has a single value a channel, and fails."""
+    clips = stage.clips
+    patches = (-(-clips.frames // 4)) * (-(-clips.height // 8)) * (-(-clips.width // 8))
+    return stage.batch // stage.accumulate * patches == 1
 
 
 def _validation_faults(config: TrainConfig) -> Iterator[Fault]:

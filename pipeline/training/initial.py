@@ -116,3 +116,13 @@ def perceptual_term(terms: ObjectiveSection, device: str) -> tuple[Perceptual | 
     if terms.perceptual == "lpips":
         raise ConfigError(f"perceptual = lpips: {missing}")
     return structural_distance, f"structural (edges and SSIM; no LPIPS: {missing})"
+
+
+def require_networks(config: TrainConfig, stage: StageConfig) -> None:
+    """Require that the networks of a stage's losses and scores can be loaded.
+
+    Raises:
+        ConfigError: as `perceptual_term` and `validation_lpips`.
+    """
+    perceptual_term(stage.objective, "cpu")
+    validation_lpips(config, stage, "cpu")

@@ -24,6 +24,7 @@ from pipeline.training.initial import (
     WEIGHTS,
     initial_weights,
     perceptual_term,
+    require_networks,
     validation_lpips,
 )
 from pipeline.training.pace import Pace, told
@@ -49,6 +50,8 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
     """
     set_arithmetic()
     tell = tell if rank.rank == 0 else lambda _: None
+    for stage in config.stages[1:]:  # before the stages in front of them, which can take days
+        require_networks(config, stage)
     before: Store | None = None
     for number, stage in enumerate(config.stages, 1):
         store = Store(f"{config.output}/{number}-{stage.name}", config.storage_options)

@@ -197,6 +197,16 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_what_a_later_stage_lacks_ends_the_run_at_its_start(tmp_path: Path) -> None:
+    for terms, says in (
+        ({"perceptual": "lpips", "vgg16": "nowhere.pth"}, "perceptual = lpips: .*nowhere.pth"),
+        ({"perceptual": "features", "features": "no.pt2"}, "perceptual = features: no.pt2: no su"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run(training(tmp_path / "out", stages=[LOW, {**HIGH, "objective": terms}]))
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
