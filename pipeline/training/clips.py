@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.training.clip_config import ClipSourceConfig
-from pipeline.training.segments import source_keys
+from pipeline.training.segments import source_keys, source_uris
 from pipeline.training.stream import ClipStream, Cursor, dealt_again
 
 
@@ -128,6 +128,11 @@ class TrainingClips:
         self._turn = 0
         self._batches: Iterator[_Batch] | None = None
         self.skipped: dict[str, str] = {}
+
+    @property
+    def uris(self) -> set[str]:
+        """URIs of the source's tars, loose files and lists."""
+        return source_uris(self._units)
 
     def __iter__(self) -> Self:
         return self

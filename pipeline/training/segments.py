@@ -8,7 +8,7 @@ and noted. The segments before the damage are used, and nothing replaces the oth
 """
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,15 @@ def source_keys(unit: WorkUnit) -> list[str]:
     if unit.tar_uri is not None:
         return [posixpath.basename(unit.tar_uri)]
     return [file.key for file in unit.files]
+
+
+def source_uris(units: Iterable[WorkUnit]) -> set[str]:
+    """Return the URIs of the units' tars, loose files and lists."""
+    held = (
+        {unit.tar_uri, unit.rows and unit.rows.uri, *(file.uri for file in unit.files)}
+        for unit in units
+    )
+    return {uri for uris in held for uri in uris if uri}
 
 
 class SegmentReader:

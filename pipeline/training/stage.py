@@ -7,6 +7,7 @@ from typing import Final
 import torch
 
 from pipeline.errors import ConfigError, Diverged
+from pipeline.sources.planning import plan_units
 from pipeline.storage.store import Store
 from pipeline.tokenizers.arithmetic import set_arithmetic
 from pipeline.training.checkpoints import (
@@ -30,6 +31,7 @@ from pipeline.training.initial import (
 from pipeline.training.pace import Pace, told
 from pipeline.training.ray_ranks import Rank, Tell
 from pipeline.training.run_log import RunLog
+from pipeline.training.segments import source_uris
 from pipeline.training.validation import BestWeights, held_out_clips, validate, write_weights
 from vidtok.training.trainer import Trainer
 
@@ -98,9 +100,12 @@ class _Stage:
             self._resume(self._saved)
         self._log: RunLog | None = None
         self._best: BestWeights | None = None
+        self._trained_on: list[str] = []
         if rank.rank == 0:
             if config.validation is not None and (held_out := config.held_out(stage)):
                 self._held_out = held_out_clips(held_out, fps=config.validation.fps)
+                measured = source_uris(plan_units(held_out, single=True))
+                self._trained_on = sorted(measured & self._clips.uris)
                 self._lpips = validation_lpips(config, stage, rank.device)
                 self._best = BestWeights(
                     store,
@@ -192,6 +197,11 @@ class _Stage:
         )
         if self._log is None:
             return
+        if both := self._trained_on:
+            self._tell(
+                f"{stage.name}: validation.uri: {len(both)} of its files are in source.uri, too, the"
+                f" first is {both[0]}: their scores do not show what the model does with new videos"
+            )
         if saved is None:
             about = {"perceptual": self._perceptual_name, "config": self._config.public()}
             self._log.note(0, about)

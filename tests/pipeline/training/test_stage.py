@@ -197,6 +197,18 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("no_curve")
+def test_held_out_videos_that_are_trained_on_are_named(tmp_path: Path) -> None:
+    stage = {**LOW, "steps": 1}
+    same = {**HELD_OUT, "uri": [str(HIKER.path.parent / "h*.mp4")]}
+    lines = run(one_stage(tmp_path / "same", stages=[stage], validation=same))
+    [line] = [line for line in lines if "source.uri" in line]
+    assert line.startswith("low: validation.uri: 1 of its files are in source.uri, too, the first")
+    assert str(HIKER.path) in line
+    others = run(one_stage(tmp_path / "others", stages=[stage], validation=HELD_OUT))
+    assert not [line for line in others if "source.uri" in line]
+
+
 def test_what_a_later_stage_lacks_ends_the_run_at_its_start(tmp_path: Path) -> None:
     for terms, says in (
         ({"perceptual": "lpips", "vgg16": "nowhere.pth"}, "perceptual = lpips: .*nowhere.pth"),
