@@ -175,7 +175,10 @@ def locate(name_or_path: str) -> Path:
         ImportError: as `load`.
     """
     path = Path(name_or_path)
-    if path.is_file() or path.is_dir():
+    # Any folder can have the name of a model, such as the output of its training.
+    if path.is_file() or (path / diffusers_folder.CONFIG).is_file():
+        return path
+    if path.is_dir() and name_or_path not in PRESETS:
         return path
     if path.suffix in (".ckpt", ".safetensors") and (path.is_absolute() or path.parent.is_dir()):
         raise FileNotFoundError(f"{path}: no such file")

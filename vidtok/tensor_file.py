@@ -13,10 +13,15 @@ def write_tensors(tensors: Mapping[str, Tensor], target: Path, metadata: dict[st
 
     The permissions are those of any new file. `safetensors.torch.save_file` has made files for
     their owner alone since version 0.8.
+
+    Raises:
+        OSError: the file cannot be written; it names the target.
     """
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         temporary.write_bytes(save(dict(tensors), metadata))
         temporary.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)

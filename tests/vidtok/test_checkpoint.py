@@ -255,6 +255,17 @@ def test_what_is_nowhere_says_so(name: str) -> None:
         vidtok.load(name)
 
 
+def test_a_folder_with_a_model_s_name_does_not_hide_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "vidtok_kl_causal_488_8chn_tiny"
+    (tmp_path / name / "1-broad").mkdir(parents=True)
+    assert vidtok.load(name).config.name == name
+    with pytest.raises(ValueError, match="is a folder without config.json"):
+        vidtok.load(tmp_path / name)
+
+
 def test_commands_tell_about_tokenizers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(vidtok.list_models())

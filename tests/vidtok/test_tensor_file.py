@@ -33,3 +33,10 @@ def test_a_file_is_replaced_or_stays_as_it_is(tmp_path: Path) -> None:
     write_tensors({"c": torch.ones(2)}, target, {})
     assert load_file(target).keys() == {"c"}
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    target = tmp_path / "missing" / "w.safetensors"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_tensors(TENSORS, target, {})
+    assert str(caught.value) == f"[Errno 2] No such file or directory: '{target}'"
