@@ -65,8 +65,8 @@ class ObjectiveSection(Section):
     """Path of torchvision's VGG16 weights. null: torch's hub cache."""
     features: str | None = None
     """Path of a network that `torch.export.save` wrote, for `perceptual: features`. It takes
-    pictures `[N, 3, H, W]` in [-1, 1] and returns a list of feature maps. The file holds a program
-    that the training runs: use only files that you trust."""
+    pictures `[N, 3, H, W]` in [-1, 1], H and W from 32 pixels on, and returns a list of feature
+    maps. The file holds a program that the training runs: use only files that you trust."""
     discriminator: Literal["2d", "3d"] | None = "2d"
     """Input of the discriminator: `2d` single frames, `3d` clips. null: no adversarial term."""
     discriminator_start: NonNegativeInt = 10_001

@@ -199,8 +199,9 @@ class _Stage:
             return
         if both := self._trained_on:
             self._tell(
-                f"{stage.name}: validation.uri: {len(both)} of its files are in source.uri, too, the"
-                f" first is {both[0]}: their scores do not show what the model does with new videos"
+                f"{stage.name}: validation.uri: {len(both)} of its files are in source.uri, too,"
+                f" for example {both[0]}: their scores do not show what the model does with new"
+                " videos"
             )
         if saved is None:
             about = {"perceptual": self._perceptual_name, "config": self._config.public()}

@@ -262,7 +262,7 @@ def test_a_folder_with_a_model_s_name_does_not_hide_the_model(
     name = "vidtok_kl_causal_488_8chn_tiny"
     (tmp_path / name / "1-broad").mkdir(parents=True)
     assert vidtok.load(name).config.name == name
-    with pytest.raises(ValueError, match="is a folder without config.json"):
+    with pytest.raises(ValueError, match=r"is a folder without config\.json"):
         vidtok.load(tmp_path / name)
 
 

@@ -8,6 +8,7 @@ heads. Source: Zhang et al., arXiv 1801.03924, equation 1 with equal weights.
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from vidtok import ops
 
 Network = Callable[[Tensor], Sequence[Tensor]]
 """Pictures `[N, 3, H, W]` in [-1, 1] to one feature map `[N, C, h, w]` a layer, at least one."""
+
+
+_LEAST_SIDE: Final = 32
+_PROBES: Final = ((1, _LEAST_SIDE, 48), (2, 64, _LEAST_SIDE))
+"""N, height and width of pictures that a network must take."""
 
 
 class FeatureDistance:
@@ -53,7 +59,8 @@ def load_features(path: Path, device: str = "cpu") -> FeatureDistance:
     Such a file holds a program and is read with pickle: use only files that you trust.
 
     Args:
-        path: file of an exported `Network`, in eval mode, with dynamic N, H and W.
+        path: file of an exported `Network`, in eval mode, with dynamic N, H and W; H and W can be
+            32, because training measures its memory with such clips.
         device: device of the pictures.
 
     Raises:
@@ -66,13 +73,14 @@ def load_features(path: Path, device: str = "cpu") -> FeatureDistance:
         raise ValueError(f"{path}: not a file of torch.export.save; give one that it wrote")
     network = torch.export.load(path).module().to(device).requires_grad_(False)
     try:
-        made = network(torch.zeros(2, 3, 64, 64, device=device))
-        if isinstance(made, Tensor) or not made or any(layer.ndim != 4 for layer in made):
-            raise TypeError("it returns no list of feature maps [N, C, h, w]")
+        for n, height, width in _PROBES:
+            made = network(torch.zeros(n, 3, height, width, device=device))
+            if isinstance(made, Tensor) or not made or any(layer.ndim != 4 for layer in made):
+                raise TypeError("it returns no list of feature maps [N, C, h, w]")
     except (AssertionError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{path}: must take pictures [N, 3, H, W] of any N, H and W, and return a list of"
-            f" feature maps: {str(error).splitlines()[0]}"
+            f"{path}: must take pictures [N, 3, H, W] of any N, and any H and W from {_LEAST_SIDE}"
+            f" on, and return a list of feature maps: {str(error).splitlines()[0]}"
         ) from error
     return FeatureDistance(network)
 

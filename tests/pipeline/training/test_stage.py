@@ -203,7 +203,7 @@ def test_held_out_videos_that_are_trained_on_are_named(tmp_path: Path) -> None:
     same = {**HELD_OUT, "uri": [str(HIKER.path.parent / "h*.mp4")]}
     lines = run(one_stage(tmp_path / "same", stages=[stage], validation=same))
     [line] = [line for line in lines if "source.uri" in line]
-    assert line.startswith("low: validation.uri: 1 of its files are in source.uri, too, the first")
+    assert line.startswith("low: validation.uri: 1 of its files are in source.uri, too, for")
     assert str(HIKER.path) in line
     others = run(one_stage(tmp_path / "others", stages=[stage], validation=HELD_OUT))
     assert not [line for line in others if "source.uri" in line]

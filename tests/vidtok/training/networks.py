@@ -1,6 +1,7 @@
 """A small network whose features a perceptual term can compare, and its export."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,9 @@ def _steps(x: Tensor) -> Tensor:
     return torch.cat([cut + 2, cut - x[..., :-1, 1:], cut - x[..., 1:, :-1]], 1)
 
 
-def exported(network: nn.Module, path: Path) -> Path:
-    """Write a network with any number and size of pictures to a file."""
-    sides = {0: Dim("N"), 2: Dim.AUTO, 3: Dim.AUTO}
+def exported(network: nn.Module, path: Path, side: Any = Dim.AUTO) -> Path:
+    """Write a network with any number of pictures and, by default, any size, to a file."""
+    sides = {0: Dim("N"), 2: side, 3: side}
     example = torch.zeros(2, 3, 64, 96)
     program = torch.export.export(network, (example,), dynamic_shapes=(sides,))
     torch.export.save(program, path)

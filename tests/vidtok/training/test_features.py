@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.export import Dim
 
 from tests.vidtok.deterministic import synthetic_video, unit_normal
 from tests.vidtok.training.networks import Edges, exported
@@ -73,3 +74,6 @@ def test_other_files_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
     torch.export.save(fixed, tmp_path / "fixed.pt2")
     with pytest.raises(ValueError, match=r"fixed\.pt2: must take pictures \[N, 3, H, W\] of any"):
         load_features(tmp_path / "fixed.pt2")
+    large = exported(Edges(), tmp_path / "large.pt2", Dim.DYNAMIC(min=48))
+    with pytest.raises(ValueError, match=r"large\.pt2: must take .* any H and W from 32 on"):
+        load_features(large)
