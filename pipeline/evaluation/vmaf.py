@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from pipeline.errors import PipelineError
 from pipeline.tokenizers.reconstruction import as_bytes
 
 MODEL: Final = "vmaf_v0.6.1"
@@ -37,6 +38,7 @@ class Vmaf:
     Raises:
         ImportError: `imageio_ffmpeg` is not installed.
         FileNotFoundError: its ffmpeg is missing or has no libvmaf.
+        PipelineError: its ffmpeg cannot run.
     """
 
     def __init__(self) -> None:
@@ -64,6 +66,9 @@ class Vmaf:
         Args:
             original: float `[1, 3, T, H, W]` in [-1, 1].
             reconstruction: the same shape; clamped.
+
+        Raises:
+            PipelineError: ffmpeg fails, or does not score every frame.
         """
         _, _, length, height, width = original.shape
         with tempfile.TemporaryDirectory(prefix="vmaf-") as folder:
@@ -85,13 +90,20 @@ class Vmaf:
         self.version = str(report["version"])
         scores = [frame["metrics"]["vmaf"] for frame in report["frames"]]
         if len(scores) != length:
-            raise RuntimeError(f"libvmaf scored {len(scores)} of {length} frames")
+            raise _failed(f"libvmaf scored {len(scores)} of {length} frames")
         return torch.tensor([scores], dtype=torch.float64)
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise _failed(str(error)) from error
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise RuntimeError(f"{command[0]}: exit code {done.returncode}: {reason[0]}")
+        raise _failed(f"{command[0]}: exit code {done.returncode}: {reason[0]}")
     return done.stdout
+
+
+def _failed(why: str) -> PipelineError:
+    return PipelineError(f"vmaf: {why}; repair ffmpeg, or leave vmaf out of metrics")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.errors import PipelineError
 from pipeline.evaluation.vmaf import Vmaf
 from tests.vidtok.deterministic import synthetic_video, unit_normal
 
@@ -39,3 +40,18 @@ def test_an_ffmpeg_without_libvmaf_is_refused(
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(lacking))
     with pytest.raises(FileNotFoundError, match="has no libvmaf; unset IMAGEIO_FFMPEG_EXE"):
         Vmaf()
+
+
+def test_an_ffmpeg_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = tmp_path / "ffmpeg"
+    listing = "case $* in *-filters*) echo ' ... libvmaf  VV->V ';; *) echo full >&2; exit 3;; esac"
+    failing.write_text(f"#!/bin/sh\n{listing}\n")
+    failing.chmod(failing.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(failing))
+    vmaf, video = Vmaf(), synthetic_video(1, 3, 32, 32)
+    says = "; repair ffmpeg, or leave vmaf out of metrics"
+    with pytest.raises(PipelineError, match=f"^vmaf: {failing}: exit code 3: full{says}$"):
+        vmaf(video, video)
+    failing.unlink()
+    with pytest.raises(PipelineError, match=f"^vmaf: .* No such file .*{says}$"):
+        vmaf(video, video)
