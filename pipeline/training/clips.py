@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError, message_of
 from pipeline.records import WorkUnit
 from pipeline.sources.planning import plan_units
 from pipeline.training.clip_config import ClipSourceConfig
@@ -43,7 +43,7 @@ class _Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Batches(IterableDataset[_Batch]):
+class _Batches(IterableDataset[_Batch | PipelineError]):
     """The batches of all workers; each worker gets a pickle of it and makes its own."""
 
     config: ClipSourceConfig
@@ -55,7 +55,7 @@ class _Batches(IterableDataset[_Batch]):
     """Lanes of all ranks together."""
     cursors: Sequence[Cursor]
 
-    def __iter__(self) -> Iterator[_Batch]:
+    def __iter__(self) -> Iterator[_Batch | PipelineError]:
         worker = get_worker_info()
         turn = 0 if worker is None else worker.id
         stream = ClipStream(
@@ -69,7 +69,11 @@ class _Batches(IterableDataset[_Batch]):
             clips = iter(stream)
             known = 0
             while True:
-                batch = torch.stack(list(islice(clips, self.batch)))
+                try:
+                    batch = torch.stack(list(islice(clips, self.batch)))
+                except PipelineError as error:
+                    yield error  # as a value: the DataLoader adds a traceback to what it raises
+                    return
                 skipped = dict(islice(stream.skipped.items(), known, None))
                 known += len(skipped)
                 yield _Batch(batch, stream.cursor(), skipped)
@@ -126,7 +130,7 @@ class TrainingClips:
         self._lanes = range(rank * streams, (rank + 1) * streams)
         self._cursors: list[Cursor] = [None] * streams
         self._turn = 0
-        self._batches: Iterator[_Batch] | None = None
+        self._batches: Iterator[_Batch | PipelineError] | None = None
         self.skipped: dict[str, str] = {}
 
     @property
@@ -143,10 +147,17 @@ class TrainingClips:
         Raises:
             ConfigError: no video of the source can be decoded.
             StoreError: the source cannot be read.
+            PipelineError: a worker process ended.
         """
         if self._batches is None:
             self._batches = self._start()
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except (ConnectionError, EOFError) as error:  # it ended while it handed over a batch
+            raise loader_ended(error) from error
+        if isinstance(batch, PipelineError):
+            self.close()
+            raise batch
         self._cursors[self._turn] = batch.cursor
         self._turn = (self._turn + 1) % len(self._cursors)
         for video, why in batch.skipped.items():
@@ -196,7 +207,7 @@ class TrainingClips:
             self._turn = 0
             self.skipped = {k: why for state in states for k, why in state["skipped"].items()}
 
-    def _start(self) -> Iterator[_Batch]:
+    def _start(self) -> Iterator[_Batch | PipelineError]:
         # The loader begins with its first worker, so the stream of the next turn comes first.
         turns = [*range(self._turn, len(self._cursors)), *range(self._turn)]
         batches = _Batches(
@@ -231,6 +242,14 @@ class TrainingClips:
             "videos": hashlib.sha256("\0".join(names).encode()).hexdigest()[:16],
             "batch": self._batch,
         }
+
+
+def loader_ended(error: Exception) -> PipelineError:
+    """Return the error of a training whose worker process ended, for example for lack of memory."""
+    return PipelineError(
+        f"a loader ended: {message_of(error)}; if the memory was full, lower loaders,"
+        " loader_batches, keep_mb or clips.shuffle_segments"
+    )
 
 
 def _fork_server() -> Any:

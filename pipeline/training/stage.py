@@ -19,7 +19,7 @@ from pipeline.training.checkpoints import (
     set_random_state,
     wait_for_all_ranks,
 )
-from pipeline.training.clips import TrainingClips
+from pipeline.training.clips import TrainingClips, loader_ended
 from pipeline.training.config import StageConfig, TrainConfig
 from pipeline.training.initial import (
     WEIGHTS,
@@ -152,6 +152,10 @@ class _Stage:
                 " continues from the last checkpoint; if that diverges, too, delete the last"
                 " checkpoint, or choose another output"
             ) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise loader_ended(error) from error  # torch raises it wherever this process is
         finally:
             self._checkpoints.close()
             self._clips.close()

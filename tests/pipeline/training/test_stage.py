@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import vidtok
 from pipeline.decode.child.fork_server import fork_server
-from pipeline.errors import ConfigError, Diverged
+from pipeline.errors import ConfigError, Diverged, PipelineError
 from pipeline.training.config import TrainConfig
 from pipeline.training.stage import Rank, train_stages
 from tests.assets import HIKER
@@ -207,6 +207,20 @@ def test_held_out_videos_that_are_trained_on_are_named(tmp_path: Path) -> None:
     assert str(HIKER.path) in line
     others = run(one_stage(tmp_path / "others", stages=[stage], validation=HELD_OUT))
     assert not [line for line in others if "source.uri" in line]
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_a_loader_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    def tell(line: str) -> None:
+        if line.startswith("low 3/"):
+            for server in psutil.Process().children():
+                if "pipeline.training.clips" in " ".join(server.cmdline()):
+                    for loader in server.children():
+                        loader.kill()
+
+    config = one_stage(tmp_path, stages=[{**LOW, "steps": 100}], loaders=1)
+    with pytest.raises(PipelineError, match=r"^a loader ended: .*; if the m"):
+        train_stages(config, Rank(), tell)
 
 
 def test_what_a_later_stage_lacks_ends_the_run_at_its_start(tmp_path: Path) -> None:
