@@ -1,5 +1,6 @@
 """Numbers that tokenizers give for each clip, such as `N_channels`, are compared like tokens."""
 
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import read_dataset
 from pipeline.dataset.row_sampling import draw_rows
 from pipeline.operations.diff import diff
+from pipeline.operations.publish.publish import publish
 from pipeline.operations.recompute import Recomputer, SourceClip
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
 from tests.assets import HIKER
+from tests.lazy import polars
+from tests.pipeline.operations.published import FORMATS, iceberg, plain_rows, same, table_rows
 from tests.pipeline.tokenized import tokenized
 
 
@@ -70,3 +74,17 @@ def test_a_rule_that_chooses_other_numbers_is_found(
     assert found.kind == "tokens"
     assert found.detail.startswith("fsq_channels: ")
     assert diff(store, store).exit_code == 0
+
+
+def test_a_table_has_the_numbers_for_strict_readers_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polars refuses a column of `uint8` that the table calls `byte`."""
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    copy = Store(str(shutil.copytree(store.uri, tmp_path / "copy")))
+    wanted = plain_rows(copy)
+    for table_format in FORMATS:
+        publish(copy, table_format)
+        assert same(table_rows(copy, table_format), wanted)
+    for frame in (polars.scan_delta(copy.uri), polars.scan_iceberg(iceberg(copy))):
+        assert same(frame.collect().to_arrow(), wanted)
