@@ -91,7 +91,7 @@ ACTIONS: dict[str, str] = {
     "decode_timeout": "raise `decode.timeout_s` if the file is sound but slow",
     "decode_memory": "raise `decode.memory_mb` if the file is sound but large",
     "decode_crash": "report the file as a bug of the decoder library that it crashes",
-    "tokenizer_error": "read the detail; lower `tokenizers[].batch` if it names memory",
+    "tokenizer_error": "read the detail, and remove the cause; then `retry`",
     "non_finite": "use `precision: float32` for this tokenizer",
     "too_short": "set `clip.short: pad`, or add a shorter bucket",
     "no_sound": "set `audio.required: false` to keep the video without sound",
