@@ -11,7 +11,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-
 MAX_DISTANCE: Final = 255
 """Largest distance of `hold_within`: one byte stores it."""
 
