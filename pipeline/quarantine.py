@@ -97,7 +97,7 @@ ACTIONS: dict[str, str] = {
     "no_sound": "set `audio.required: false` to keep the video without sound",
     "clip_filter": "loosen `clip.filter` if too many are lost",
     "tail": "set `clip.short: pad` to keep it",
-    "max_per_sample": "raise `clip.max_per_sample`; a new run adds the clips",
+    "max_per_sample": "raise `clip.max_per_sample` if too many are lost",
     "shot_short": "lower `clip.shots.min_s`, or set `clip.short: pad`",
 }
 """What can be done about each reason of `REASONS`, `FILTERED` and `DROPPED`."""

@@ -193,8 +193,8 @@ def test_rows_of_lists_have_no_sidecars(good: str) -> None:
     """Their captions would be missing in silence."""
     given = ["source.caption=text", "source.beside=[{find: a, replace: b}]"]
     assert faults(good, "source.uri=[a.parquet, b.csv]", *given) == [
-        "command line: source.caption = text: rows of a list have no sidecars; set"
-        " source.lists.caption instead",
+        "command line: source.caption = text: rows of a list have no sidecars; "
+        + "set source.lists.caption instead",
         "command line: source.beside: rows of a list have no sidecars; leave it out",
     ]
     assert load_config(good, ["source.uri=[a.parquet, b/*.mp4]", *given]).source.caption == "text"
