@@ -192,10 +192,10 @@ def test_a_wrong_value_is_one_line(good: str, override: str, line: str) -> None:
 def test_rows_of_lists_have_no_sidecars(good: str) -> None:
     """Their captions would be missing in silence."""
     given = ["source.caption=text", "source.beside=[{find: a, replace: b}]"]
+    rule = "rows of a list have no sidecars"
     assert faults(good, "source.uri=[a.parquet, b.csv]", *given) == [
-        "command line: source.caption = text: rows of a list have no sidecars; "
-        + "set source.lists.caption instead",
-        "command line: source.beside: rows of a list have no sidecars; leave it out",
+        f"command line: source.caption = text: {rule}; set source.lists.caption instead",
+        f"command line: source.beside: {rule}; leave it out",
     ]
     assert load_config(good, ["source.uri=[a.parquet, b/*.mp4]", *given]).source.caption == "text"
 
