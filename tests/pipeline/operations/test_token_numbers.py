@@ -16,6 +16,7 @@ from pipeline.operations.publish.publish import publish
 from pipeline.operations.recompute import Recomputer, SourceClip
 from pipeline.operations.verify.verify import verify
 from pipeline.storage.store import Store
+from pipeline.tokenizers.encoder import ClipEncoder
 from tests.assets import HIKER
 from tests.lazy import polars
 from tests.pipeline.operations.published import FORMATS, iceberg, plain_rows, same, table_rows
@@ -55,6 +56,22 @@ def test_other_numbers_than_those_of_the_clip_are_found(store: Store) -> None:
             [wrong] = recomputer.retokenize(replace(found, row=row))
             assert (wrong.kind, wrong.where) == ("tokens", row["clip_id"])
             assert wrong.detail == f"{name}: {found.row[name]} now, {row[name]} recorded"
+
+
+def test_a_clip_that_cannot_be_decoded_here_is_a_finding(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a decoder in half precision, which overflows on this device."""
+
+    def overflow(*_: object) -> float:
+        raise ValueError("NaN or infinity among the decoded values")
+
+    monkeypatch.setattr(ClipEncoder, "_psnr", overflow)
+    [found] = verify(store, retokenize=1).findings
+    assert found.kind == "tokens"
+    assert found.detail == (
+        "cannot be encoded again: ValueError: NaN or infinity among the decoded values"
+    )
 
 
 def test_a_rule_that_chooses_other_numbers_is_found(
