@@ -91,13 +91,13 @@ ACTIONS: dict[str, str] = {
     "decode_timeout": "raise `decode.timeout_s` if the file is sound but slow",
     "decode_memory": "raise `decode.memory_mb` if the file is sound but large",
     "decode_crash": "report the file as a bug of the decoder library that it crashes",
-    "tokenizer_error": "read the detail; lower `tokenizers[].batch` if it names memory",
+    "tokenizer_error": "read the detail, and remove the cause; then `retry`",
     "non_finite": "use `precision: float32` for this tokenizer",
     "too_short": "set `clip.short: pad`, or add a shorter bucket",
     "no_sound": "set `audio.required: false` to keep the video without sound",
     "clip_filter": "loosen `clip.filter` if too many are lost",
     "tail": "set `clip.short: pad` to keep it",
-    "max_per_sample": "raise `clip.max_per_sample`; a new run adds the clips",
+    "max_per_sample": "raise `clip.max_per_sample` if too many are lost",
     "shot_short": "lower `clip.shots.min_s`, or set `clip.short: pad`",
 }
 """What can be done about each reason of `REASONS`, `FILTERED` and `DROPPED`."""

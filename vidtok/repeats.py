@@ -6,9 +6,13 @@ moves, noise still moves a channel by a level here and there. Such a token becom
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Final
 
 import torch
 from torch import Tensor
+
+MAX_DISTANCE: Final = 255
+"""Largest distance of `hold_within`: one byte stores it."""
 
 
 def hold_repeats(indices: Tensor, levels: Sequence[int], distance: int) -> Tensor:
@@ -49,7 +53,7 @@ def hold_within(
     """Return one clip's indices held at the largest distance whose loss is small enough.
 
     The distance grows by one from 0 as long as `psnr_db(indices) - psnr_db(held)` is at most
-    `max_loss_db`, and until all latent frames repeat the first.
+    `max_loss_db`, until all latent frames repeat the first, and up to `MAX_DISTANCE`.
 
     Args:
         indices: FSQ code indices `[1, t, h, w]`, integers.
@@ -62,7 +66,7 @@ def hold_within(
         The held indices, and the distance.
     """
     held, distance, exact_db = indices, 0, None
-    while not bool((held == held[:, :1]).all()):
+    while distance < MAX_DISTANCE and not bool((held == held[:, :1]).all()):
         tried = hold_repeats(indices, levels, distance + 1)
         if not torch.equal(tried, held):
             exact_db = psnr_db(indices) if exact_db is None else exact_db

@@ -173,5 +173,5 @@ def _exit_code_of(work: Callable[[], int], advice: str) -> int:
 
 def _has_no_room(error: RuntimeError) -> bool:
     """Return whether the memory has no room for a clip; does not import torch to find it out."""
-    tile_plan = sys.modules.get("vidtok.tile_plan")
-    return tile_plan is not None and isinstance(error, tile_plan.NoRoomError)
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -132,9 +132,11 @@ def _counts(tally: Tally) -> Iterator[str]:
     for bucket, rows in sorted(tally.rows.items()):
         yield f"| `{bucket}` | {rows} | {format_bytes(tally.bucket_bytes[bucket])} |"
     yield ""
+    forgotten = f", {counts.samples_forgotten} forgotten" * bool(counts.samples_forgotten)
     yield (
         f"From {counts.samples_read} videos and images: {counts.samples_with_clips} gave clips,"
-        f" {counts.samples_filtered} had too few frames, {counts.samples_quarantined} were broken."
+        f" {counts.samples_filtered} were filtered, {counts.samples_quarantined} quarantined"
+        f"{forgotten}."
     )
     yield (
         f"The clips are {total.frames} frames, {format_duration(total.microseconds / 1e6)} of"

@@ -78,6 +78,8 @@ class Decoder:
         self._limits = limits or DecodeLimits()
         self._sound = sound
         self._child: Child | None = None
+        self._busy = False
+        """Whether the decoder process works on a sample."""
         self.shot_ends: list[float] = []
         """Ends of the shots of the last sample in seconds, as far as they are known, if the rules
         split it into shots."""
@@ -123,13 +125,14 @@ class Decoder:
         if self._child is not None:
             self._child.kill()
             self._child = None
+        self._busy = False
 
     def decode(self, sample: Sample, unit: str) -> Iterator[tuple[Clip, NDArray[Any] | None]]:
         """Yield the clips of a sample as soon as each is complete; an image is one of one frame.
 
         A remainder that the rule's `short` drops comes last, as a clip without frames. The same
-        bytes always give the same clips and the same outcome. If the caller stops early, the
-        decoder process is killed.
+        bytes always give the same clips and the same outcome. If the caller stops early, or begins
+        another call, the decoder process is killed.
 
         Yields:
             The clip, with its sound in `side` if that is stored, and its frames `[T, H, W, 3]` in
@@ -193,6 +196,10 @@ class Decoder:
     ) -> Generator[Any, None, None]:
         """Yield what one process says of a sample; raise `ChildDied` if that ends."""
         finished = False
+        child = None
+        if self._busy:  # an earlier call that was not ended, and perhaps never is
+            self.close()
+        self._busy = True
         self.shot_ends = []
         job = self._job | {
             "span": None if sample.span is None else asdict(sample.span),
@@ -216,6 +223,7 @@ class Decoder:
             kept_mb = header.get("grown_mb")
             lean = isinstance(kept_mb, int) and kept_mb * KEPT_SHARE < self._limits.memory_mb
             finished = lean and header.get("reason") != "decode_memory"
+            self._busy = False
             if not finished:
                 _log.info(
                     "%s/%s: replacing the decoder process: it keeps %s MiB of decode.memory_mb = %d"
@@ -228,7 +236,7 @@ class Decoder:
             _log.warning("%s/%s: the decoder process was killed: %s", unit, sample.key, detail)
             raise QuarantineError("decode", "decode_crash", detail) from error
         finally:
-            if not finished:
+            if not finished and child in (None, self._child):
                 self.close()
         if header["kind"] == "unread":
             raise StoreError(f"{sample.video_name}: {flat(str(header.get('detail')))}")

@@ -39,6 +39,7 @@ def check_job(config: JobConfig) -> list[Fault]:
     faults = [
         *_names(config),
         *_slice(config),
+        *_sidecars(config),
         *_shapes(config.clip),
         *_shots(config.clip),
         *_windows(config.clip),
@@ -133,9 +134,23 @@ def _names(config: JobConfig) -> Iterator[Fault]:
 def _slice(config: JobConfig | EmbedConfig) -> Iterator[Fault]:
     if config.slice is not None:
         index, of = map(int, config.slice.split("/"))
-        if index >= of:
+        if not of:
+            yield Fault("slice", config.slice, "has no parts", "give their number after the slash")
+        elif index >= of:
             rule = f"slices are numbered from 0, so the last of {of} is {of - 1}"
             yield Fault("slice", config.slice, rule)
+
+
+def _sidecars(config: JobConfig) -> Iterator[Fault]:
+    """Refuse settings of sidecars if no source has any: rows of lists have columns instead."""
+    from pipeline.sources.lists import is_list
+
+    if all(map(is_list, config.source.uri)):
+        columns = {"caption": "set source.lists.caption instead", "beside": "leave it out"}
+        for name, fix in columns.items():
+            if given := getattr(config.source, name):
+                value = given if name == "caption" else None
+                yield Fault(f"source.{name}", value, "rows of a list have no sidecars", fix)
 
 
 def _shapes(clip: ClipConfig) -> Iterator[Fault]:

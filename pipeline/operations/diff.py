@@ -1,4 +1,4 @@
-"""Compares two datasets: settings, units, clips, tokens, and quarantine.
+"""Compares two datasets: settings, units, clips, tokens, other columns, and quarantine.
 
 Units are matched by their ids, which follow from the URIs of the sources. Clips are matched by
 their ids. Units whose parts have equal digests are not read. Of the others, the digests of one
@@ -8,12 +8,13 @@ unit's clips are in memory at a time.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from pipeline.dataset.log.manifest import read_manifest
 from pipeline.dataset.metadata import Dataset, differences, read_dataset
 from pipeline.dataset.part_reader import open_parquet, part_rows
-from pipeline.dataset.records import UnitRecord
+from pipeline.dataset.records import RowSpan, UnitRecord
 from pipeline.formatting import labelled
 from pipeline.operations.outcome import Outcome, first_of
 from pipeline.records import name_of
@@ -25,8 +26,11 @@ _EXAMPLES: Final = 5
 _PLACE: Final = ("start_s", "end_s", "crop", "num_frames", "padded_frames")
 
 
-CLIP: Final = "clip"
-"""Name, beside those of tokenizers, of what a clip is cut from."""
+PLACE: Final = "clip.place"
+"""Name, beside those of tokenizers and columns, of what a clip is cut from."""
+
+_IDS: Final = ("clip_id", "unit", "key", "clip_index")
+"""Columns by which clips are matched."""
 
 
 @dataclass(slots=True)
@@ -77,7 +81,10 @@ class Difference(Outcome):
     """Clips of units that both datasets have."""
     clips_differ: dict[str, DiffGroup] = field(default_factory=dict)
     """Clips with other tokens, or other numbers such as `N_channels`, by tokenizer that both have;
-    `clip`: cut from another place."""
+    with another value by other column that both have, such as `caption`; `clip.place`: cut from
+    another place."""
+    tokenizers: tuple[str, ...] = ()
+    """Tokenizers that both have."""
     quarantine: DiffGroup = field(default_factory=DiffGroup)
     """Samples and clips that are quarantined in one only, or for different reasons."""
 
@@ -100,11 +107,11 @@ class Difference(Outcome):
         lines += [f"  {name}: {a} | {b}" for name, (a, b) in self.settings.items()]
         lines += self.units.lines("units") + self.clips.lines("clips")
         for name, group in self.clips_differ.items():
-            differ = (
-                "are cut from another place"
-                if name == CLIP
-                else f"have other {name} tokens or numbers"
-            )
+            differ = f"have another value in the column {name}"
+            if name == PLACE:
+                differ = "are cut from another place"
+            elif name in self.tokenizers:
+                differ = f"have other {name} tokens or numbers"
             lines += group.lines(differ)
         lines += self.quarantine.lines("are quarantined differently")
         lines.append(labelled("verdict", "they differ" if self.exit_code else "the same"))
@@ -125,7 +132,8 @@ def diff(a: Store, b: Store) -> Difference:
         b.uri,
         (heads[0].fingerprint, heads[1].fingerprint),
         {n: values for n, *values in differences(heads[0].identity, heads[1].identity)},
-        clips_differ={name: DiffGroup() for name in (CLIP, *columns)},
+        clips_differ={name: DiffGroup() for name in columns},
+        tokenizers=tuple(name for name in _written(heads[0]) if name in columns),
     )
     others = {unit.unit: unit for unit in read_manifest(b).units()}
     for unit in read_manifest(a).units():
@@ -145,13 +153,19 @@ def diff(a: Store, b: Store) -> Difference:
 
 
 def _common(a: Dataset, b: Dataset) -> dict[str, tuple[str, ...]]:
-    """Return the columns that both datasets have of a clip, by tokenizer that both have."""
-    theirs = _written(b)
-    return {
+    """Return the columns that both datasets have of a clip, in groups that are compared.
+
+    A group is the place of a clip, what a tokenizer writes, or one other column.
+    """
+    ours, theirs = _written(a), _written(b)
+    groups = {PLACE: _PLACE} | {
         name: tuple(column for column in columns if column in theirs[name])
-        for name, columns in _written(a).items()
+        for name, columns in ours.items()
         if name in theirs
     }
+    known = {*_IDS, *_PLACE, *chain(*ours.values(), *theirs.values())}
+    both = set(b.schema.names) - known
+    return groups | {name: (name,) for name in a.schema.names if name in both}
 
 
 def _written(dataset: Dataset) -> dict[str, tuple[str, ...]]:
@@ -167,16 +181,16 @@ def _written(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _digests(unit: UnitRecord) -> list[tuple[str, int]]:
-    return [(part.sha256, part.rows) for part in unit.parts]
+def _digests(unit: UnitRecord) -> list[tuple[str, int, RowSpan | None]]:
+    return [(part.sha256, part.rows, part.place) for part in unit.parts]
 
 
 Clips = Iterator[tuple[str, tuple[bytes, ...]]]
-"""Ids of clips, with digests of the clip's place and of each tokenizer's cells."""
+"""Ids of clips, with the digest of each group of columns."""
 
 
 def _clips(store: Store, unit: UnitRecord, columns: dict[str, tuple[str, ...]]) -> Clips:
-    groups = [_PLACE, *columns.values()]
+    groups = columns.values()
     wanted = ["clip_id", *(name for group in groups for name in group)]
     for part in unit.parts:
         for rows in part_rows(store, part, wanted):
@@ -189,6 +203,7 @@ def _digest(row: dict[str, Any], names: Sequence[str]) -> bytes:
     for name in names:
         value = row[name]
         digest.update(value if isinstance(value, bytes) else repr(value).encode())
+        digest.update(b"\0")
     return digest.digest()
 
 

@@ -54,7 +54,8 @@ class OpenDataset(Snapshot):
 
     def facts(self) -> dict[str, str]:
         """Return what is shown of the dataset: names and values."""
-        counts, parts = self.counts, list(self.manifest.parts())
+        counts, parts = self.counts, self.manifest.parts()
+        files = {part.path: part.bytes for part in parts}  # units share merged parts
         shapes = {
             name: f"{counted(sum(p.rows for p in parts if p.bucket == name), 'clip')}"
             f" of {Bucket.named(name).text}"
@@ -63,8 +64,8 @@ class OpenDataset(Snapshot):
         return {
             "dataset": f"{self.store.uri}, version {self.version}",
             "samples": f"{counts.samples_read:,} read, {counts.samples_quarantined:,} quarantined",
-            "clips": f"{len(self):,} in {counted(len(parts), 'part')},"
-            f" {format_bytes(sum(part.bytes for part in parts))}",
+            "clips": f"{len(self):,} in {counted(len(files), 'part')},"
+            f" {format_bytes(sum(files.values()))}",
             **{f"bucket {name}": text for name, text in shapes.items()},
             **{f"column {one.name}": _cells(one) for one in self.tokenizers},
             "other columns": ", ".join(self._plain_columns()),

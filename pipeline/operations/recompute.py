@@ -219,7 +219,12 @@ class Recomputer:
             if not np.array_equal(np.float32(now), np.float32(recorded)):
                 yield Finding("source", row["clip_id"], f"{name} {now}, recorded {recorded}")
         with job_arithmetic(self._config.tokenize.threads):
-            cells = self._encode(clip, found.frames)
+            try:
+                cells = self._encode(clip, found.frames)
+            except (QuarantineError, ValueError) as error:
+                text = f"cannot be encoded again: {one_line(error)}"
+                yield Finding("tokens", row["clip_id"], text)
+                return
             for encoder in self._encoders:
                 column = encoder.column
                 for name in column.cell_columns:

@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from pipeline.dataset.schema import clip_schema, packed_schema
 from pipeline.dataset.side_columns import SideColumn
 from pipeline.dataset.statistics import PsnrSums, merged
 from pipeline.decode import Decoder
-from pipeline.errors import one_line
+from pipeline.errors import PipelineError, one_line
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import Clip
 from pipeline.stages.messages import (
@@ -81,6 +81,10 @@ Encoded = tuple[Cells, dict[str, Finite]]
 
 Outcome = tuple[Cells, dict[str, Finite], dict[int, str]]
 """The same, and the errors of the clips that failed, by their place in the row."""
+
+
+_NO_MEMORY: Final = ("out of memory", "allocate memory", "ALLOC_FAILED")
+"""Texts of torch's other errors for memory: of the device, of the host, of a library of CUDA."""
 
 
 class TokenizerBroken(RuntimeError):
@@ -162,8 +166,9 @@ class TokenizeStage:
 
         Raises:
             TokenizerBroken: a tokenizer also fails on a black clip.
-            torch.OutOfMemoryError: a single clip does not fit the memory.
+            MemoryError, RuntimeError: there is no memory for a single clip; no clip is to blame.
             QuarantineError: a whole video that the decode stage could decode is broken now.
+            PipelineError: a whole video cannot be decoded now: of the disk, or of the process.
         """
         header, frames = batch.header, batch.frames
         bucket = header.bucket
@@ -253,17 +258,20 @@ class TokenizeStage:
         bucket, chunk = batch.header.bucket, self._chunk_frames
         decoder = self._free.get()
         try:
-            with self._work.counted("tokenize whole", timings):
-                video = pieces(decoder, sample_of(batch), clip.unit)
+            # Closed before another call takes the decoder: an error would keep it open.
+            video = pieces(decoder, sample_of(batch), clip.unit)
+            with self._work.counted("tokenize whole", timings), closing(video):
                 return *whole_cells(self._encoders, video, clip.num_frames, chunk), {}
-        except QuarantineError:
-            raise
+        except PipelineError:
+            raise  # of the decoder, or of the disk
         except Exception as error:
             black = np.zeros((chunk, bucket.height, bucket.width, 3), np.uint8)
             try:
                 place_holder = whole_cells(self._encoders, iter([black]), chunk, chunk)
             except Exception as other:
                 raise _broken(error, other) from error
+            if _lacks_memory(error):
+                raise
             return *place_holder, {0: one_line(error)}
         finally:
             self._free.put(decoder)
@@ -285,14 +293,20 @@ class TokenizeStage:
         for n in range(len(frames)):
             try:
                 results.append(self._encode(frames[n : n + 1], timings, where))
-            except torch.OutOfMemoryError:
-                raise  # all clips have the same size
             except Exception as error:
+                if _lacks_memory(error):
+                    raise
                 failed[n] = one_line(error)
                 results.append(place_holder)
         cells = {name: np.concatenate([r[0][name] for r in results]) for name in place_holder[0]}
         finite = {name: np.concatenate([r[1][name] for r in results]) for name in place_holder[1]}
         return cells, finite, failed
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether memory ran out, of which all clips of a bucket need the same."""
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def _broken(error: Exception, on_black: Exception) -> TokenizerBroken:

@@ -5,7 +5,7 @@ the decode stage decodes the video once, to learn its length and whether it is b
 file on. The tokenize stage decodes it again and encodes the pieces as they arrive.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,10 @@ def sample_of(row: BatchRow) -> Sample:
     return Sample(key=clip.key, video=row.frames.tobytes(), video_name="", span=row.header.span)
 
 
-def pieces(decoder: Decoder, sample: Sample, unit: str) -> Iterator[NDArray[Any]]:
+def pieces(decoder: Decoder, sample: Sample, unit: str) -> Generator[NDArray[Any], None, None]:
     """Yield the frames [n, H, W, 3] of a video, without the copies that pad its last piece.
+
+    Close it before the decoder takes another video.
 
     Raises:
         QuarantineError: as `Decoder.decode`.

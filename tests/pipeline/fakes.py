@@ -49,6 +49,8 @@ class FakeEncoded:
 class FakeModel:
     """Averages blocks of 8 x 8 pixels of every frame: enough to see which clip is which."""
 
+    failure = "device says no\nwith a second line"
+
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.batches: list[int] = []
@@ -65,7 +67,7 @@ class FakeModel:
             raise torch.OutOfMemoryError("imaginary GPU")
         first = ((video[:, 0, 0, 0, 0].float() + 1) * 127.5).round()
         if self.broken or bool((first == POISON).any()):
-            raise RuntimeError("device says no\nwith a second line")
+            raise RuntimeError(self.failure)
         mean = torch.nn.functional.avg_pool3d(video.float(), (1, 8, 8))
         mean[first == NOT_A_NUMBER] = float("nan")
         if self.kind == "kl":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vidtok.fsq import indices_to_codes
-from vidtok.repeats import hold_repeats, hold_within, repeat_share
+from vidtok.repeats import MAX_DISTANCE, hold_repeats, hold_within, repeat_share
 
 LEVELS = (4, 3, 2)
 
@@ -85,6 +85,14 @@ def test_the_distance_is_the_last_before_the_loss_is_too_large(
         further = hold_repeats(indices, levels, d + 1)
         assert distance(indices, further, levels).sum() > allowed
     assert all(not torch.equal(a, b) for a, b in pairwise(calls))
+
+
+def test_the_distance_fits_one_byte() -> None:
+    """Also of a channel with many levels, whose loss allows more."""
+    indices = torch.tensor([0, 300, 250]).reshape(1, 3, 1, 1)
+    held, d = hold_within(indices, (1024,), 10.0, lambda _: 30.0)
+    assert d == MAX_DISTANCE == 255
+    assert held.flatten().tolist() == [0, 300, 300]
 
 
 def test_a_picture_and_a_still_clip_are_not_decoded() -> None:

@@ -10,8 +10,8 @@ from pipeline.quarantine import ACTIONS, DROPPED, FILTERED, REASONS
 QUARANTINE: Final = """\
 If a sample or a clip fails, the job continues. The tables in `quarantine/` record one of these
 reasons, and the message of the library that failed. To try the samples of a reason again, call
-`python -m pipeline retry` and run the job. If you change `clip` or `audio`, use another output,
-because both sections are part of the fingerprint."""
+`python -m pipeline retry` and run the job. If you change `clip`, `audio`, `tracks` or a tokenizer's
+`precision`, use another output, because they are part of the fingerprint."""
 
 SERIES: Final = """\
 Each Ray node exports these series. [Monitoring](monitoring.md) describes how to read them.

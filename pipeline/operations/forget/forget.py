@@ -100,10 +100,16 @@ def forget(store: Store, requests: Requests) -> ForgetResult:
         requests: keys and sources to forget.
 
     Raises:
-        ConfigError: there is no dataset, or a source names rows of a list that are not a unit's.
+        ConfigError: there is no dataset, a source names rows of a list that are not a unit's, or
+            the dataset does not know its sources.
         StoreError: log or parts are damaged, or the store refuses. The same call continues.
     """
     dataset = read_dataset(store)
+    if requests.sources and "embedders" in dataset.identity:
+        raise ConfigError(
+            f"--source {min(requests.sources)}: {store.uri} was made by embed, so it does not know"
+            " the sources of its samples; name them with --key, or in a table of key and unit"
+        )
     store.require_put_if_absent()
     log = CommitLog(store, fingerprint=dataset.fingerprint, run="forget")
     _require_whole_ranges(store, requests)

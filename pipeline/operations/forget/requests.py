@@ -28,6 +28,8 @@ class Requests:
     """Digest of each → what was named."""
     units: set[str] = field(default_factory=set)
     """Units that are named with a key."""
+    sources: set[str] = field(default_factory=set)
+    """Sources that are named, also ranges."""
     ranges: set[str] = field(default_factory=set)
     """Sources that are ranges of rows of a list."""
     everywhere: bool = False
@@ -49,6 +51,7 @@ class Requests:
             self.ranges.add(source)
         else:
             source = portable(canonical_uri(source))
+        self.sources.add(source)
         self.named[source_digest(source)] = source
 
 

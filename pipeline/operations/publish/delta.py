@@ -45,7 +45,7 @@ class Delta:
         self.uri = canonical_uri(store.uri, store.storage_options)
         self.version: int | None = None
         self.paths: frozenset[str] = frozenset()
-        self._schema = schema
+        self._schema = _signed(schema)
         self._options = storage_options(store)
         self._table: DeltaTable | None = None
         with _errors(self.uri), suppress(TableNotFoundError):
@@ -92,6 +92,18 @@ class Delta:
             raise
         # Open version 0, because another process may have committed the next one by now.
         return DeltaTable(self.uri, version=0, storage_options=self._options)
+
+
+def _signed(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with a signed type that holds all values of each unsigned one.
+
+    Delta has no unsigned types. Its library turns them into signed types of the same width, into
+    which some readers do not cast.
+    """
+    for n, field in enumerate(schema):
+        if field.type == pa.uint8():
+            schema = schema.set(n, field.with_type(pa.int16()))
+    return schema
 
 
 def _add(file: SharedFile, now: int) -> AddAction:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
@@ -116,10 +117,11 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys: pytest.CaptureFixture[
     try:
         assert outcome(ConfigError("x = 1: wrong")) == (2, "error: x = 1: wrong\n")
         assert outcome(StoreError("s3: down")) == (1, "error: s3: down\ntry again\n")
-        assert outcome(NoRoomError("a clip:\nneeds 9 MiB")) == (
-            1,
-            "error: a clip: needs 9 MiB\ntry again\n",
-        )
+        for full in (NoRoomError, torch.OutOfMemoryError):
+            assert outcome(full("a clip:\nneeds 9 MiB")) == (
+                1,
+                "error: a clip: needs 9 MiB\ntry again\n",
+            )
         assert outcome(KeyboardInterrupt()) == (130, "interrupted; try again\n")
         for fault in (ZeroDivisionError, RuntimeError):
             with pytest.raises(fault):

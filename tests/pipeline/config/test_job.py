@@ -154,7 +154,7 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
         ),
         (
             "slice=0/0",
-            "command line: slice = 0/0: slices are numbered from 0, so the last of 0 is -1",
+            "command line: slice = 0/0: has no parts; give their number after the slash",
         ),
         (
             "tokenizers.1.scale=0.5",
@@ -187,6 +187,17 @@ def test_all_faults_come_at_once_each_from_where_it_was_typed(good: str) -> None
 def test_a_wrong_value_is_one_line(good: str, override: str, line: str) -> None:
     got = faults(good, override)
     assert got[0].startswith(line)
+
+
+def test_rows_of_lists_have_no_sidecars(good: str) -> None:
+    """Their captions would be missing in silence."""
+    given = ["source.caption=text", "source.beside=[{find: a, replace: b}]"]
+    rule = "rows of a list have no sidecars"
+    assert faults(good, "source.uri=[a.parquet, b.csv]", *given) == [
+        f"command line: source.caption = text: {rule}; set source.lists.caption instead",
+        f"command line: source.beside: {rule}; leave it out",
+    ]
+    assert load_config(good, ["source.uri=[a.parquet, b/*.mp4]", *given]).source.caption == "text"
 
 
 def test_a_released_model_needs_weights(good: str) -> None:

@@ -47,7 +47,7 @@ def test_it_says_what_is_there(local: Store) -> None:
     sound(local)
     text = write(local)
     assert re.search(r"^\| `5x16x16` \| 12 \| \d+\.\d kB \|$", text, re.MULTILINE)
-    assert "From 18 videos and images: 12 gave clips, 3 had too few frames, 3 were broken." in text
+    assert "From 18 videos and images: 12 gave clips, 3 were filtered, 3 quarantined." in text
     assert "The clips are 105 frames, 10.5 s of source; 13 have a caption." in text
     assert "| `kl` | vidtok_kl_causal_488_16chn | posterior means (log-variances in" in text
     assert not re.search(r"[{}]\w*[{}]", text), "a place of the template was not filled"

@@ -15,6 +15,8 @@ from pipeline.__main__ import app
 from pipeline.dataset.metadata import new_dataset
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.diff import diff
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import IDENTITY, commit, sound, with_column, with_rows, write_log
 from tests.pipeline.units import FSQ, KL, deliver
@@ -85,7 +87,9 @@ def flipped(rows: pa.Table, name: str) -> pa.Table:
         (lambda rows: flipped(rows, "kl"), "kl"),
         (lambda rows: flipped(rows, "kl_logvar"), "kl"),
         (lambda rows: with_column(rows, "fsq_shape", [[8]] * rows.num_rows), "fsq"),
-        (lambda rows: with_column(rows, "end_s", [7.5] * rows.num_rows), "clip"),
+        (lambda rows: with_column(rows, "end_s", [7.5] * rows.num_rows), "clip.place"),
+        (lambda rows: with_column(rows, "caption", ["another"] * rows.num_rows), "caption"),
+        (lambda rows: with_column(rows, "source_fps", [7.5] * rows.num_rows), "source_fps"),
     ],
 )
 def test_clips_whose_tokens_differ(
@@ -95,7 +99,15 @@ def test_clips_whose_tokens_differ(
     write_log(pair[1], [with_rows(pair[1], commit(pair[1], deliver("u-1")), change)])
     result = diff(*pair)
     counts = {name: group.count for name, group in result.clips_differ.items()}
-    assert counts == {"clip": 0, "fsq": 0, "kl": 0, which: 5}
+    others = ("source_fps", "source_height", "source_width", "caption", "meta")
+    assert counts == dict.fromkeys(("clip.place", "fsq", "kl", *others), 0) | {which: 5}
+    texts = {
+        "clip.place": "are cut from another place",
+        "fsq": "have other fsq tokens or numbers",
+        "kl": "have other kl tokens or numbers",
+    }
+    text = texts.get(which, f"have another value in the column {which}")
+    assert f"  5 {text}" in result.lines()
     assert result.clips.both == 8
     assert len(result.clips_differ[which].examples) == 5
     assert result.exit_code == 1
@@ -111,9 +123,23 @@ def test_tokenizers_that_one_does_not_have(pair: tuple[Store, Store]) -> None:
         pair[1].delete(path)
     write_log(pair[1], [], head)
     result = diff(*pair)
-    assert set(result.clips_differ) == {"clip", "kl"}
+    assert {"clip.place", "kl", "caption"} <= set(result.clips_differ)
+    assert result.tokenizers == ("kl",)
+    assert not any(name.startswith("fsq") for name in result.clips_differ)
     assert result.units.only_a.count == 3
     assert any(name.startswith("tokenizers.fsq") for name in result.settings)
+
+
+def test_other_forgotten_samples_of_one_file(pair: tuple[Store, Store]) -> None:
+    """The files are equal, and so are their numbers of rows that count."""
+    write_log(pair[0], [commit(pair[0], deliver("u-1"))])
+    shutil.copytree(pair[0].uri, pair[1].uri)
+    for store, key in zip(pair, ("k0", "k3"), strict=True):
+        assert forget(store, read_requests([key], [])).clips == 2
+    result = diff(*pair)
+    assert (result.exit_code, result.clips.both) == (1, 4)
+    assert result.clips.only_a.examples == ["u-1/k3/0", "u-1/k3/1"]
+    assert result.clips.only_b.examples == ["u-1/k0/0", "u-1/k0/1"]
 
 
 def test_a_damaged_part_and_a_missing_dataset(pair: tuple[Store, Store]) -> None:

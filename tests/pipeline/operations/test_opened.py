@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 import pipeline
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.errors import ConfigError, StoreError
+from pipeline.formatting import format_bytes
+from pipeline.operations.compact import compact
 from pipeline.operations.opened import OpenDataset
 from pipeline.storage.store import Store
+from tests.pipeline.made_datasets import sound
 
 NOTEBOOK = Path(__file__).parents[3] / "examples/look.ipynb"
 
@@ -32,6 +36,16 @@ def test_it_says_what_it_holds(dataset: OpenDataset) -> None:
     page = dataset._repr_html_()
     assert page.count("<tr>") == len(dataset.facts())
     assert pickle.loads(pickle.dumps(dataset)) == dataset  # a loader's workers get it
+
+
+def test_a_merged_part_is_counted_once(local: Store) -> None:
+    sound(local)
+    compact(local)
+    files = list(local.files("data"))
+    named = {part.path for part in read_manifest(local).parts()}
+    size = format_bytes(sum(file.bytes for file in files if file.path in named))
+    assert len(named) == 2
+    assert f"clips: 21 in 2 parts, {size}" in repr(pipeline.open(local.uri))
 
 
 def test_a_clip_has_tokens_frames_and_decoded_frames(dataset: OpenDataset) -> None:

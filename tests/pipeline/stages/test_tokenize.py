@@ -237,6 +237,14 @@ def test_out_of_memory_halves_the_shape(caplog: pytest.LogCaptureFixture) -> Non
     assert fsq.batches[0] == 8
 
 
+def test_a_lack_of_memory_costs_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where torch has no class for it: on a CPU, and in libraries of CUDA."""
+    error = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+    monkeypatch.setattr("tests.pipeline.fakes.FakeModel.failure", error)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        stage()[0](batch_row(4, {2: POISON}))
+
+
 def test_bfloat16_cells_are_its_bit_patterns() -> None:
     column = replace(KL, dtype="bfloat16", logvar=False)
     frames = batch_row(2).frames

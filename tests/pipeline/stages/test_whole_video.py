@@ -16,6 +16,7 @@ from pipeline.config.source import VideoSource
 from pipeline.dataset.quantized import quantize
 from pipeline.dataset.schema import TokenizerColumn
 from pipeline.decode import DecodeLimits, Decoder, clip_rules
+from pipeline.errors import PipelineError, StoreError
 from pipeline.quarantine import Quarantined, QuarantineError
 from pipeline.records import LooseFile, Sample, Span, WorkUnit
 from pipeline.stages.decode import DecodeStage
@@ -175,12 +176,64 @@ class TestFaults:
         with pytest.raises(TokenizerBroken, match="and on a black clip: RuntimeError: no such"):
             self.tokenized(model, decoder, sound, lambda video: True)
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("imaginary GPU"),
+            MemoryError("no room for an array"),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        ],
+    )
+    def test_a_lack_of_memory_costs_no_video(
+        self,
+        model: Tokenizer,
+        decoder: Decoder,
+        sound: tuple[list[BatchRow], Closing],
+        error: Exception,
+    ) -> None:
+        with pytest.raises(type(error), match=str(error)):
+            self.tokenized(model, decoder, sound, lambda video: bool(video.max() > -1), error)
+
+    @pytest.mark.parametrize("kind", [StoreError, PipelineError])
+    def test_a_fault_of_the_disk_or_the_process_costs_no_video(
+        self,
+        model: Tokenizer,
+        sound: tuple[list[BatchRow], Closing],
+        monkeypatch: pytest.MonkeyPatch,
+        kind: type[PipelineError],
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise kind("no space left")
+
+        monkeypatch.setattr(Decoder, "start", fail)
+        stage = TokenizeStage(
+            [ClipEncoder(VidTok(model), KL, batch=1)], [Decoder(RULES, LIMITS)], chunk_frames=8
+        )
+        with closing(stage), pytest.raises(kind, match="no space left"):
+            stage(sound[0][0])
+
+    def test_a_failed_call_leaves_nothing_to_the_next_one(
+        self, model: Tokenizer, decoder: Decoder, sound: tuple[list[BatchRow], Closing]
+    ) -> None:
+        """Its error, which another thread may still log, holds the video that it decoded."""
+        with pytest.raises(TokenizerBroken) as held:
+            self.tokenized(model, decoder, sound, lambda video: True)
+        row = sound[0][1]
+        encoder = ClipEncoder(VidTok(model), KL, batch=1)
+        payload = TokenizeStage([encoder], [decoder], chunk_frames=8)(row)
+        assert payload.header.quarantined == ()
+        with Decoder(RULES, LIMITS) as fresh:
+            expected = TokenizeStage([encoder], [fresh], chunk_frames=8)(row)
+        assert payload.rows == expected.rows
+        assert held.tb is not None
+
     def tokenized(
         self,
         model: Tokenizer,
         decoder: Decoder,
         sound: tuple[list[BatchRow], Closing],
         fails: Callable[[torch.Tensor], bool],
+        error: Exception | None = None,
     ) -> tuple[BatchRow, Payload]:
         class Failing:
             def encode_stream(self, num_frames: int, chunk_frames: int) -> "Failing":
@@ -188,7 +241,7 @@ class TestFaults:
 
             def push(self, video: torch.Tensor) -> object:
                 if fails(video):
-                    raise RuntimeError("no such kernel")
+                    raise error or RuntimeError("no such kernel")
                 return model.encode(video)
 
         rows, _ = sound

@@ -148,6 +148,20 @@ def test_a_caller_that_stops_early_leaves_a_usable_decoder(decoder: Decoder):
     assert works(decoder)
 
 
+def test_a_call_that_was_not_ended_does_not_mix_with_the_next_one(decoder: Decoder):
+    """As one that the traceback of an error still holds."""
+    left = decoder.decode(LONG, "u")
+    next(left)
+    clips = decoder.decode(GOOD, "u")
+    found = [next(clips)]
+    pid = pid_of(decoder)
+    left.close()
+    found += clips
+    assert [frames is None for _, frames in found] == [False, False, True]
+    assert {clip.key for clip, _ in found} == {"hiker"}
+    assert pid_of(decoder) == pid
+
+
 def test_a_caller_may_take_its_time(decoder: Decoder):
     """The deadline is the decoder's: two seconds and more between clips are the caller's own."""
     clips = decoder.decode(LONG, "u")

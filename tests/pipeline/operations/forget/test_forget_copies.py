@@ -7,9 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
+from pipeline.dataset.log.manifest import read_manifest
 from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
 from pipeline.operations.export.export import export
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import read_requests
 from pipeline.operations.publish.publish import publish
 from pipeline.operations.vacuum import vacuum
 from pipeline.operations.verify.verify import verify
@@ -79,6 +82,20 @@ def test_rows_of_a_sibling_go_with_those_of_its_parent(local: Store, tmp_path: P
         vacuum(store, older_than_hours=0, delete=True)
         assert files_with(store, "/k1/") == []
     assert joined() == (wanted, 0)
+
+
+def test_a_source_is_not_forgotten_in_a_sibling_without_effect(
+    local: Store, tmp_path: Path
+) -> None:
+    """A sibling records no URI, so it would say that the source is not there, and keep the text."""
+    texts = Store(str(tmp_path / "texts"))
+    write_latents(local, UNITS)
+    write_texts(texts, local, UNITS)
+    requests = read_requests([], ["/in/a.tar"])
+    assert forget(local, requests).clips == 6
+    with pytest.raises(ConfigError, match=r"--source /in/a\.tar: .* made by embed, .* --key, or"):
+        forget(texts, requests)
+    assert read_manifest(texts).forgets == ()
 
 
 def test_rows_of_a_table_are_joined_to_what_is_left(local: Store, tmp_path: Path) -> None:
