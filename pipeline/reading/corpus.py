@@ -59,6 +59,13 @@ class Corpus(ABC):
     def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
         """Return the tokenizers of videos among columns, by name of the cell column."""
 
+    def sides_of(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the joined datasets that columns are of; none if nothing is joined.
+
+        The order in which rows are read follows the row groups of these datasets.
+        """
+        return []
+
     @property
     @abstractmethod
     def version(self) -> int | str:

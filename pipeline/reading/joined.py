@@ -130,6 +130,11 @@ class Joined(Corpus):
             found[name] = side.prefixes({own: k})[own]
         return found
 
+    def sides_of(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the datasets that columns are of; see `Corpus.sides_of`."""
+        numbers = {self.columns[name][0] for name in columns}
+        return sorted(n for n in numbers if isinstance(self.sides[n], CommittedRows))
+
     def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
         """Return the rows with the columns of one more side; see `Snapshot.join`."""
         return join(self, other, **options)

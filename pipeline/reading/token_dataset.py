@@ -29,6 +29,9 @@ _log: Final = logging.getLogger(__name__)
 _STRANDS_PER_RANK = 8
 """Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
 
+_ABSENT: Final[Mapping[str, Any]] = {"channels": {}, "sides": []}
+"""Values that an order can lack."""
+
 
 class TokenDataset(IterableDataset[dict[str, Any]]):
     """Shuffled batches of the rows of a snapshot.
@@ -147,6 +150,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._reader = corpus.reader(
             columns, normalize=normalized, dtype=dtype, span=self._span, prefixes=prefixes
         )
+        self._sides = snapshot.sides_of(columns)
         self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
         for bucket, rows in zip(self._buckets, self._rows, strict=True):
@@ -241,13 +245,13 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """
         if self._strands is None:
             self._strands = order["strands"]
-        # Of `channels`, a state or this dataset can have none.
-        own, known = ({"channels": {}, **each} for each in (self.order(), order))
-        for name, value in own.items():
-            if value != known[name]:
+        own = self.order()
+        for name in dict.fromkeys([*own, *_ABSENT]):
+            now, then = (each.get(name, _ABSENT.get(name)) for each in (own, order))
+            if now != then:
                 raise ConfigError(
-                    f"state: {name} = {known[name]!r}, this dataset has {value!r}; use the same"
-                    " value, or start without a state"
+                    f"state: {name} = {then!r}, this dataset has {now!r}; use the same value, or"
+                    " start without a state"
                 )
 
     def _batches(self, epoch: int, start: int, position: int) -> Iterator[dict[str, Any]]:
@@ -330,7 +334,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """Return everything that decides which rows a position means.
 
         `channels`, only if set, are the channels that are kept by column, in the order of worth: a
-        file of channels that was fitted again would change what the indices mean.
+        file of channels that was fitted again would change what the indices mean. `sides`, only of
+        a join, are the numbers of the datasets that are read: rows follow their row groups.
         """
         return {
             "fingerprint": self._fingerprint,
@@ -344,4 +349,5 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "drop_last": self.drop_last,
             **asdict(self._selection),
             **({"channels": self._kept} if self._kept else {}),
+            **({"sides": self._sides} if self._sides else {}),
         }

@@ -238,6 +238,27 @@ def test_a_state_of_another_version_of_either_side_is_refused(
         alone.load_state_dict(state)
 
 
+def test_a_state_of_columns_of_other_sides_is_refused(
+    tmp_path: Path, units: dict[str, Unit]
+) -> None:
+    """The order of rows follows the row groups of the sides that are read."""
+    stores = Store(str(tmp_path / "left")), Store(str(tmp_path / "right"))
+    write_sibling(stores[0], LEFT, units, row_group_bytes=300)
+    write_sibling(stores[1], RIGHT, units, row_group_bytes=1200)
+    make = partial(TokenDataset, opened(stores), batch=2, pool_rows=2, strands=1)
+    data = make(["clip_id", "left"])
+    first, *rest = [batch["clip_id"] for batch in data]
+    state = json.loads(json.dumps(data.state_after(next(iter(data)))))
+    for columns in (["clip_id", "right"], ["clip_id", "left", "right"], ["right"]):
+        with pytest.raises(ConfigError, match=r"state: sides = \[0\], this dataset has"):
+            make(columns).load_state_dict(state)
+    for columns in (["clip_id"], ["caption", "clip_id", "left_shape"]):
+        again = make(columns)
+        again.load_state_dict(state)
+        assert [batch["clip_id"] for batch in again] == rest
+    assert first not in rest
+
+
 def test_only_the_sides_that_are_asked_for_are_read(pair: tuple[Store, Store]) -> None:
     joined = opened(pair)
     for part in pipeline.open(pair[0].uri).parts():
