@@ -201,7 +201,8 @@ def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
     _require_same_clips(first, other)
     names = [name for name in other.schema.names if prefix or name not in _CLIP_FIELDS]
     columns = _with_columns(corpus, names, prefix, other.store.uri)
-    stale = stale_units(first, other)
+    datasets = (side for side in corpus.sides if isinstance(side, CommittedRows))
+    stale = set().union(*(stale_units(side, other) for side in datasets))
     numbers: dict[str, tuple[Numbers, ...]] = {}
     for bucket in sorted(corpus.numbers.keys() & other.buckets.keys()):
         known = corpus.numbers[bucket]

@@ -210,9 +210,23 @@ def test_rows_made_from_a_unit_that_was_done_again_since_are_left_out(
     assert len(joined) == 18
     assert (joined.missing[0].units_stale, joined.missing[0].clips_here) == (1, 9)
     assert str(joined.missing[0]).endswith(
-        "; 1 unit was done again since it was made from them: run `embed` again"
+        "; 1 unit was done again since embeddings were made from them: run `embed` again"
     )
     assert len(before.join(texts)) == 27, "the version that it was made from"
+    left, right = (pipeline.open(store.uri) for store in pair)
+    for other in (
+        texts.join(left),
+        right.join(left).join(texts),
+        right.join(texts).join(left),
+    ):
+        assert (len(other), other.missing[-1].units_stale) == (18, 1), "in any order"
+    newer = Store(str(tmp_path / "newer"))
+    for record in read_manifest(pair[0]).units():
+        clips = {record.unit: units[record.unit]}
+        write_sibling(newer, head("newer", LEFT), clips, source=state_of(record))
+    both = texts.join(pipeline.open(newer.uri))
+    assert (len(both), both.missing[-1].units_stale) == (18, 1), "siblings of two states"
+    assert len(left.join(pipeline.open(newer.uri))) == 27
 
 
 def test_versions_are_pinned(pair: tuple[Store, Store], units: dict[str, Unit]) -> None:
