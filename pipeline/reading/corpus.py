@@ -12,6 +12,19 @@ from pipeline.reading.channels import ChannelPrefix, Wanted, checked
 from pipeline.reading.row_groups import RowReader
 
 
+def require_free(columns: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse columns whose names are those of a batch's own values.
+
+    Raises:
+        ConfigError: there is such a column.
+    """
+    if taken := [name for name in own if name in columns]:
+        raise ConfigError(
+            f"columns: {taken[0]}: is also the name of a value that each batch has itself; rename"
+            " the column: join its table or dataset, also a dataset to itself, with prefix=…"
+        )
+
+
 class Corpus(ABC):
     """Rows in parts, each part of one bucket."""
 

@@ -143,7 +143,7 @@ class Joined(Corpus):
         side = self.sides[number]
         if isinstance(side, JoinedTable):
             gaps = any((numbers[number] < 0).any() for numbers in self.numbers.values())
-            typed = side.typed(gaps=gaps)
+            typed = side.typed(list(names), gaps=gaps)
             return TableSide(number, {name: typed[own] for own, name in names.items()})
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
         prefixes = options.get("prefixes", {})

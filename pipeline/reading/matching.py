@@ -120,8 +120,9 @@ def stale_units(one: CommittedRows, other: CommittedRows) -> set[str]:
     One of them can be the parent itself. Their ids can be equal although their captions are not.
     """
     lineages = ({each.fingerprint, each.dataset.identity.get("from")} for each in (one, other))
+    parents: set[str] = set.intersection(*lineages) - {None}
     stale: set[str] = set()
-    for parent in set.intersection(*lineages) - {None}:
+    for parent in parents:
         if not parent == one.fingerprint == other.fingerprint:
             ours, theirs = (_states(each, parent) for each in (one, other))
             stale |= {unit for unit in ours.keys() & theirs.keys() if ours[unit] != theirs[unit]}

@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
+from pipeline.reading.corpus import require_free
 from pipeline.reading.epoch_order import MIX, draws
 from pipeline.reading.token_dataset import TokenDataset
 
@@ -60,6 +61,7 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
                 f"mix: the datasets have different ranks: (rank, world) = {ranks}; use the same"
             )
         for n, each in enumerate(datasets):
+            require_free(each.columns, ("source", "step", "places"))
             if each.world > 1 and not each.drop_last:
                 raise ConfigError(
                     f"mix: dataset {n}: some of {each.world} ranks would have no batch at the end"

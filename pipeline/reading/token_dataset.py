@@ -17,7 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.reading.channels import Wanted
-from pipeline.reading.corpus import Corpus
+from pipeline.reading.columns import WINDOW_COLUMNS
+from pipeline.reading.corpus import Corpus, require_free
 from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
 from pipeline.reading.pool_reader import PoolReader
 from pipeline.reading.row_stream import RowStream
@@ -82,6 +83,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             model (`vidtok.channels`). `{"fsq": (4, order)}` gives another order.
 
     Attributes:
+        columns: names of the columns that are read.
         codebook_sizes: number of different indices in batches, by column of indices.
         left_out: number of clips that `sequence` or `window` leaves out.
 
@@ -134,6 +136,10 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._selection = Selection(
             split=split, holdout=holdout, sequence=sequence, window=window, start=start
         )
+        require_free(
+            columns, ("bucket", "epoch", "position", *WINDOW_COLUMNS * (window is not None))
+        )
+        self.columns = tuple(columns)
         self._buckets = snapshot.chosen_buckets(buckets)
         videos = snapshot.video_columns(columns)
         self._span: Prefix | Window | None = None

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
 from pipeline.reading.channels import Wanted
-from pipeline.reading.corpus import Corpus
+from pipeline.reading.corpus import Corpus, require_free
 
 _THREADS: Final = 8
 """Number of parts that are read at a time for one list of rows."""
@@ -50,6 +50,7 @@ class TokenMap(Dataset[dict[str, Any]]):
         dtype: torch.dtype | None = None,
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
+        require_free(columns, ("bucket",))
         prefixes = snapshot.prefixes_of(columns, channels)
         self._reader = snapshot.reader(
             columns, normalize=normalized, dtype=dtype, prefixes=prefixes
