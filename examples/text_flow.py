@@ -95,11 +95,12 @@ def train(
         ConfigError: the datasets are not siblings, or have too few clips.
     """
     cells, text = only_column(latents, "latents"), only_column(texts, "embeddings")
+    joined = latents.join(texts)
     data = TokenDataset(
-        latents.join(texts),
+        joined,
         [cells.name, text.name],
         batch,
-        buckets=clip_buckets(latents),
+        buckets=clip_buckets(joined),
         seed=seed,
         drop_last=True,
     )

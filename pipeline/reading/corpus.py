@@ -12,19 +12,6 @@ from pipeline.reading.channels import ChannelPrefix, Wanted, checked
 from pipeline.reading.row_groups import RowReader
 
 
-def require_free(columns: Sequence[str], own: Sequence[str]) -> None:
-    """Refuse columns whose names are those of a batch's own values.
-
-    Raises:
-        ConfigError: there is such a column.
-    """
-    if taken := [name for name in own if name in columns]:
-        raise ConfigError(
-            f"columns: {taken[0]}: is also the name of a value that each batch has itself; rename"
-            " the column: join its table or dataset, also a dataset to itself, with prefix=…"
-        )
-
-
 class Corpus(ABC):
     """Rows in parts, each part of one bucket."""
 
@@ -61,7 +48,7 @@ class Corpus(ABC):
             ConfigError: as `prefixes`, or `channels` is wrong or names a column that is not read.
         """
         found = self.prefixes(checked(channels))
-        if unread := sorted(found.keys() - set(columns)):
+        if not isinstance(columns, str) and (unread := sorted(found.keys() - set(columns))):
             raise ConfigError(
                 f"channels: column {unread[0]}: is not among the columns to read; add it there, or"
                 " leave it out of channels"
@@ -101,9 +88,11 @@ class Corpus(ABC):
         """Return the buckets of these names, or all for None, sorted.
 
         Raises:
-            ConfigError: a bucket of such a name has no rows.
+            ConfigError: a bucket of such a name has no rows, or none is named.
         """
         known = list(self.buckets)
-        if isinstance(names, str) or set(names or ()) - set(known):
-            raise ConfigError(f"buckets = {names!r}: must be some of {', '.join(known)}")
+        wrong = names is not None and (not len(names) or set(names) - set(known))
+        if isinstance(names, str) or wrong:
+            listed = ", ".join(known) or "none, because there are no rows"
+            raise ConfigError(f"buckets = {names!r}: must be some of {listed}")
         return [name for name in known if names is None or name in names]

@@ -15,10 +15,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.reading.channels import ChannelPrefix, Wanted
+from pipeline.reading.channels import ChannelPrefix, Wanted, channel_prefix, not_indices
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.joined_groups import (
@@ -119,15 +120,16 @@ class Joined(Corpus):
 
     def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:
         """Return the prefixes of channels that are read; see `Corpus.prefixes`."""
+        known = {}
+        for name, (number, own) in self.columns.items():
+            side = self.sides[number]
+            if isinstance(side, CommittedRows) and own in code_levels(side.dataset.identity):
+                known[name] = side.dataset, own
         found = {}
         for name, k in wanted.items():
-            number, own = self.columns.get(name, (0, name))
-            side = self.sides[number]
-            if not isinstance(side, CommittedRows):
-                raise ConfigError(
-                    f"channels: column {name}: belongs to a table, not a dataset; leave it out"
-                )
-            found[name] = side.prefixes({own: k})[own]
+            if name not in known:
+                raise not_indices(name, known)
+            found[name] = channel_prefix(*known[name], k, called=name)
         return found
 
     def sides_of(self, columns: Sequence[str]) -> list[int]:

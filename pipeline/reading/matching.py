@@ -119,11 +119,10 @@ def stale_units(one: CommittedRows, other: CommittedRows) -> set[str]:
 
     One of them can be the parent itself. Their ids can be equal although their captions are not.
     """
-    lineages = ({each.fingerprint, each.dataset.identity.get("from")} for each in (one, other))
-    parents: set[str] = set.intersection(*lineages) - {None}
+    lineages = [{each.fingerprint, each.dataset.identity.get("from")} for each in (one, other)]
     stale: set[str] = set()
-    for parent in parents:
-        if not parent == one.fingerprint == other.fingerprint:
+    for parent in lineages[0] & lineages[1]:
+        if parent is not None and not parent == one.fingerprint == other.fingerprint:
             ours, theirs = (_states(each, parent) for each in (one, other))
             stale |= {unit for unit in ours.keys() & theirs.keys() if ours[unit] != theirs[unit]}
     return stale

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
-from pipeline.reading.corpus import require_free
+from pipeline.reading.checks import require_free, require_state, require_whole
 from pipeline.reading.epoch_order import MIX, draws
 from pipeline.reading.token_dataset import TokenDataset
 
@@ -53,6 +53,7 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
             )
         if not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ConfigError(f"mix: weights = {list(weights)}: must be above 0")
+        require_whole(seed=seed, run=run)
         if seed < 0 or run < 1:
             raise ConfigError(f"mix: seed = {seed}, run = {run}: need seed >= 0 and run >= 1")
         ranks = sorted({(each.rank, each.world) for each in datasets})
@@ -108,12 +109,13 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another mix or of other datasets.
         """
+        require_state(state, ("step", "places", "start", "order"), "mix of datasets")
         order = state["order"]
         for name, value in self._order().items():
-            if name != "datasets" and value != order[name]:
+            if name != "datasets" and value != order.get(name):
                 raise ConfigError(
-                    f"state: {name} = {order[name]!r}, this mix has {value!r}; use the same value,"
-                    " or start without a state"
+                    f"state: {name} = {order.get(name)!r}, this mix has {value!r}; use the same"
+                    " value, or start without a state"
                 )
         for each, known in zip(self._datasets, order["datasets"], strict=True):
             each.require_order(known)

@@ -17,8 +17,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.reading.channels import Wanted
+from pipeline.reading.checks import require_free, require_state, require_whole
 from pipeline.reading.columns import WINDOW_COLUMNS
-from pipeline.reading.corpus import Corpus, require_free
+from pipeline.reading.corpus import Corpus
 from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
 from pipeline.reading.pool_reader import PoolReader
 from pipeline.reading.row_stream import RowStream
@@ -118,6 +119,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         holdout: float | None = None,
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
+        require_whole(batch=batch, seed=seed, rank=rank, world=world, pool_rows=pool_rows)
+        require_whole(strands=strands, frames=frames, window=window, sequence=sequence)
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
         self.world = (distributed.get_world_size() if together else 1) if world is None else world
@@ -197,7 +200,13 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """Set the epoch that the next iteration reads: another order of the same rows.
 
         Without this call every iteration yields the same batches.
+
+        Raises:
+            ConfigError: the number is not a whole one from 0.
         """
+        require_whole(epoch=epoch)
+        if epoch < 0:
+            raise ConfigError(f"epoch = {epoch}: must be 0 or more")
         self._epoch.fill_(epoch)
         self._at = epoch, self._starts(epoch)[1]
 
@@ -237,6 +246,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another order of batches.
         """
+        require_state(state, ("epoch", "start", "position", "order"), "TokenDataset")
         self.require_order(state["order"])
         # The state of a worker is loaded into the worker with the same turn, in the same order.
         start = state["start"] if get_worker_info() else state["position"]
@@ -249,9 +259,9 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another order of batches.
         """
-        if self._strands is None:
-            self._strands = order["strands"]
         own = self.order()
+        if self._strands is None:
+            own["strands"] = order.get("strands")
         for name in dict.fromkeys([*own, *_ABSENT]):
             now, then = (each.get(name, _ABSENT.get(name)) for each in (own, order))
             if now != then:
@@ -259,6 +269,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
                     f"state: {name} = {then!r}, this dataset has {now!r}; use the same value, or"
                     " start without a state"
                 )
+        self._strands = own["strands"]
 
     def _batches(self, epoch: int, start: int, position: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
 from pipeline.reading.channels import Wanted
-from pipeline.reading.corpus import Corpus, require_free
+from pipeline.reading.checks import require_free
+from pipeline.reading.corpus import Corpus
 
 _THREADS: Final = 8
 """Number of parts that are read at a time for one list of rows."""
@@ -75,6 +76,8 @@ class TokenMap(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several rows; each row group is read once. A loader calls this for a batch."""
+        if not len(indices):
+            return []
         places = [self._place(index) for index in indices]
         wanted: dict[Part, list[int]] = {}
         for part, group in dict.fromkeys(place[:2] for place in places):

@@ -86,6 +86,21 @@ def test_first_frames_rows_by_number_and_joined_rows_hold_prefixes(
             assert torch.equal(cells, expected[clip])
 
 
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"b_kl": 2}, "column b_kl: holds no FSQ indices; columns that do: fsq, b_fsq$"),
+        ({"other": 2}, "column other: holds no FSQ indices; columns that do: fsq, b_fsq$"),
+        ({"b_fsq": (9, ORDER)}, "column b_fsq: channels = 9: must be 1 to 5"),
+        ({"b_fsq": 2}, r"column b_fsq: .* no order of channels; .* pass channels={'b_fsq': \(k"),
+    ],
+)
+def test_errors_of_a_join_have_its_names(snapshot: Snapshot, wanted: dict, says: str) -> None:
+    joined = snapshot.join(snapshot, prefix="b_")
+    with pytest.raises(ConfigError, match=says):
+        TokenDataset(joined, ["b_fsq", "b_kl"], batch=3, channels=wanted)
+
+
 def test_the_order_beside_the_weights_is_found(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     snapshot = write(tmp_path / "out", str(weights))
@@ -222,3 +237,5 @@ def test_refuses_channels_of_a_column_that_is_not_read(snapshot: Snapshot) -> No
     for reader in (partial(TokenDataset, batch=3), TokenMap):
         with pytest.raises(ConfigError, match="column fsq: is not among the columns to read"):
             reader(snapshot, ["kl"], channels=wanted)
+        with pytest.raises(ConfigError, match="columns = 'fsq': must be some of"):
+            reader(snapshot, "fsq", channels=wanted)

@@ -197,6 +197,7 @@ def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
         (lambda: mix([make()], [float("nan")]), "must be above 0"),
         (lambda: mix([make()], [1], seed=-1), "need seed >= 0 and run >= 1"),
         (lambda: mix([make()], [1], run=0), "need seed >= 0 and run >= 1"),
+        (lambda: mix([make()], [1], run=1.5), r"run = 1\.5: must be a whole number"),
         (lambda: mix([make(), make(rank=0, world=2)], [1, 1]), r"\[\(0, 1\), \(0, 2\)\]"),
         (lambda: mix([make(rank=0, world=2)], [1]), "dataset 0: some of 2 ranks .*drop_last=True"),
         (lambda: mix([make(drop_last=True, rank=0, world=90)], [1]), "dataset 0 has no batch"),
@@ -208,6 +209,13 @@ def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
 
 def test_a_state_of_another_mix_is_refused(snapshots: list[Snapshot]) -> None:
     state = made(snapshots).state_dict()
+    alone = TokenDataset(snapshots[0], ["clip_id"], 3)
+    for wrong in (alone.state_dict(), {}, None, {**state, "order": None}):
+        with pytest.raises(ConfigError, match="state: is not that of a mix of datasets; load what"):
+            made(snapshots).load_state_dict(wrong)
+    for wrong in (state, {}, None, {**alone.state_dict(), "order": None}):
+        with pytest.raises(ConfigError, match="state: is not that of a TokenDataset; load what"):
+            alone.load_state_dict(wrong)
     with pytest.raises(ConfigError, match="state: seed = 0, this mix has 1"):
         made(snapshots, seed=1).load_state_dict(state)
     with pytest.raises(ConfigError, match="state: run = 1, this mix has 2"):
