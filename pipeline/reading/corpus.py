@@ -1,5 +1,6 @@
 """What can be read by bucket: a snapshot, or several that are joined."""
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,19 @@ class Corpus(ABC):
         for part in self.parts():
             rows[part.bucket] += part.rows
         return dict(sorted(rows.items()))
+
+    @staticmethod
+    def of(snapshot: object) -> "Corpus":
+        """Return what a reader was given, if it can be read.
+
+        Raises:
+            ConfigError: it is something else, such as a URI.
+        """
+        if isinstance(snapshot, Corpus):
+            return snapshot
+        raise ConfigError(
+            f"snapshot = {reprlib.repr(snapshot)}: must be what pipeline.open(URI) or join returns"
+        )
 
     def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
         """Return the buckets of these names, or all for None, sorted.

@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, one_line
 from pipeline.formatting import counted
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.matching import Numbers, index_in, read_texts, rows_by_unit
-from pipeline.storage.files import read_file
+from pipeline.storage.files import FileRefused, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,10 @@ def read_joined_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> 
         data = read_file(uri, storage_options)
     except FileNotFoundError as error:
         raise ConfigError(f"{uri}: no such file") from error
+    except FileRefused as error:
+        raise ConfigError(
+            f"join: {error}; give a Parquet file, or pipeline.open(URI) for a dataset"
+        ) from error
     try:
         table = pq.read_table(pa.BufferReader(data))
     except UNREADABLE as error:

@@ -143,6 +143,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             columns, ("bucket", "epoch", "position", *WINDOW_COLUMNS * (window is not None))
         )
         self.columns = tuple(columns)
+        snapshot = Corpus.of(snapshot)
         self._buckets = snapshot.chosen_buckets(buckets)
         videos = snapshot.video_columns(columns)
         self._span: Prefix | Window | None = None

@@ -26,6 +26,8 @@ _THREADS: Final = 8
 class TokenMap(Dataset[dict[str, Any]]):
     """The rows of a snapshot by number, in the order of commits.
 
+    Those of a join are in the order of one of its datasets, bucket after bucket.
+
     A row is `columns` as in a batch of `TokenDataset`, without the first axis, and `bucket`.
 
     Args:
@@ -52,6 +54,7 @@ class TokenMap(Dataset[dict[str, Any]]):
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
         require_free(columns, ("bucket",))
+        snapshot = Corpus.of(snapshot)
         prefixes = snapshot.prefixes_of(columns, channels)
         self._reader = snapshot.reader(
             columns, normalize=normalized, dtype=dtype, prefixes=prefixes

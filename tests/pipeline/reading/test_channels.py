@@ -232,6 +232,12 @@ def test_refuses_what_cannot_be_read(snapshot: Snapshot, wanted: dict, says: str
         TokenDataset(snapshot, ["fsq", "kl"], batch=3, channels=wanted)
 
 
+def test_a_uri_is_no_snapshot(snapshot: Snapshot) -> None:
+    for reader in (partial(TokenDataset, batch=3), TokenMap):
+        with pytest.raises(ConfigError, match=r"snapshot = '.*': must be what pipeline.open\(URI"):
+            reader(snapshot.store.uri, ["fsq"])
+
+
 def test_refuses_channels_of_a_column_that_is_not_read(snapshot: Snapshot) -> None:
     wanted = {"fsq": (2, ORDER)}
     for reader in (partial(TokenDataset, batch=3), TokenMap):

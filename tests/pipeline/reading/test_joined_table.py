@@ -162,6 +162,8 @@ def test_tables_that_cannot_be_joined(
 def test_files_that_are_no_tables(snapshot: Snapshot, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.parquet: no such file"):
         snapshot.join(str(tmp_path / "none.parquet"))
+    with pytest.raises(ConfigError, match=r"is a folder, not a file; give a Parquet file, or pip"):
+        snapshot.join(snapshot.store.uri)
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(ConfigError, match=r"text.parquet: not a Parquet table: ArrowInvalid"):
         snapshot.join(str(tmp_path / "text.parquet"))
