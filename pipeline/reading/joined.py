@@ -150,7 +150,7 @@ class Joined(Corpus):
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
         prefixes = options.get("prefixes", {})
         own = {own: prefixes[name] for own, name in names.items() if name in prefixes}
-        options = {**options, "prefixes": own}
+        options = {**options, "prefixes": own, "called": names}
         return DatasetSide(number, names, side.reader(list(names), **options), parts)
 
     def _leader(self, bucket: str) -> tuple[int, list[Part]]:

@@ -33,6 +33,8 @@ class Snapshot(CommittedRows):
     def statistics(self) -> Tally:
         """Return the statistics of this version's rows from the log alone.
 
+        They are sums of units, so they include rows that were forgotten.
+
         `statistics().total.latents["kl"].mean()` and `.std()` normalise a model's inputs: one value
         for each channel.
         """

@@ -62,7 +62,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             Ranks × workers should divide it, otherwise row groups are read more than once. The
             order of batches depends on it.
         normalized: whether latents are normalised as their generator's authors do
-            (`TokenizerColumn.normalize`): in float32, returned in their own type.
+            (`TokenizerColumn.normalize`): in float32, returned in their own type. Log-variances
+            (`N_logvar`) stay those of the stored latents.
         dtype: type of latents, such as torch.float16; None is that of the stored values, and
             float32 for those stored in uint8.
         frames: number of frames of shorter clips, which are read from the beginning of the stored

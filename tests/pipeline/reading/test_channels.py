@@ -101,6 +101,14 @@ def test_errors_of_a_join_have_its_names(snapshot: Snapshot, wanted: dict, says:
         TokenDataset(joined, ["b_fsq", "b_kl"], batch=3, channels=wanted)
 
 
+def test_errors_of_a_side_have_the_names_of_the_join(snapshot: Snapshot) -> None:
+    joined = snapshot.join(snapshot, prefix="b_")
+    with pytest.raises(ConfigError, match="normalized = True: column b_kl: no normalisation of"):
+        TokenDataset(joined, ["b_kl"], batch=3, normalized=True)
+    with pytest.raises(ConfigError, match="frames = 1: column b_end_s: only the time of"):
+        TokenDataset(joined, ["b_end_s"], batch=3, first_frame=True)
+
+
 def test_the_order_beside_the_weights_is_found(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     snapshot = write(tmp_path / "out", str(weights))
