@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
+
+import numpy as np
 
 from pipeline.errors import ConfigError
 
@@ -47,3 +50,12 @@ def require_state(state: object, names: Sequence[str], of: str) -> None:
             f"state: is not that of a {of}; load what its state_dict or state_after returned, or"
             " start without a state"
         )
+
+
+def plain(state: Any) -> Any:
+    """Return a state with Python's numbers in place of NumPy's, which JSON cannot hold."""
+    if isinstance(state, dict):
+        return {name: plain(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [plain(value) for value in state]
+    return state.item() if isinstance(state, np.generic) else state

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
-from pipeline.reading.checks import require_free, require_state, require_whole
+from pipeline.reading.checks import plain, require_free, require_state, require_whole
 from pipeline.reading.epoch_order import MIX, draws
 from pipeline.reading.token_dataset import TokenDataset
 
@@ -172,7 +172,8 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
         return _drawn(tuple(self._weights), self._seed, block)[n]
 
     def _state(self, at: _Turns) -> dict[str, Any]:
-        return {**_plain(at), "start": _plain(self._turns), "order": self._order()}
+        turns = {**_values(at), "start": _values(self._turns)}
+        return dict(plain({**turns, "order": self._order()}))
 
     def _order(self) -> dict[str, Any]:
         return {
@@ -192,7 +193,7 @@ def _drawn(weights: tuple[float, ...], seed: int, block: int) -> list[int]:
     return drawn
 
 
-def _plain(turns: _Turns) -> dict[str, Any]:
+def _values(turns: _Turns) -> dict[str, Any]:
     return {"step": turns.step, "places": [list(place) for place in turns.places]}
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.reading.channels import Wanted
-from pipeline.reading.checks import require_free, require_state, require_whole
+from pipeline.reading.checks import plain, require_free, require_state, require_whole
 from pipeline.reading.columns import WINDOW_COLUMNS
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
@@ -342,12 +342,9 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         return self._strands or _STRANDS_PER_RANK * self.world
 
     def _state(self, epoch: int, position: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "position": position,
-            "start": self._starts(epoch)[0],
-            "order": self.order(),
-        }
+        start, order = self._starts(epoch)[0], self.order()
+        state = {"epoch": epoch, "position": position, "start": start, "order": order}
+        return dict(plain(state))
 
     def order(self) -> dict[str, Any]:
         """Return everything that decides which rows a position means.

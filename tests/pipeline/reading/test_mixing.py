@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,6 +187,18 @@ def test_the_loader_of_torchdata_resumes(snapshots: list[Snapshot], workers: int
     again = stateful(made(snapshots), batch_size=None, num_workers=workers)
     again.load_state_dict(first.state_dict())
     assert [batch["clip_id"] for batch in islice(again, 23)] == whole[17:]
+
+
+def test_a_state_of_numpy_numbers_is_json(snapshots: list[Snapshot]) -> None:
+    one, two, on = np.int64(1), np.int64(2), np.bool_(True)
+    options = {"seed": one, "strands": two, "rank": one, "world": two, "drop_last": on}
+    data = TokenDataset(snapshots[0], ["clip_id"], two, pool_rows=two, **options)
+    data.set_epoch(one)
+    mixed = mix([data], [one], seed=one, run=two)
+    for reader in (data, mixed):
+        state = reader.state_after(next(iter(reader)))
+        assert json.loads(json.dumps(state)) == state
+        reader.load_state_dict(state)
 
 
 def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
