@@ -92,8 +92,10 @@ def train(
     """Train on the clips that both datasets have; return the generator and its losses by step.
 
     Raises:
-        ConfigError: the datasets are not siblings, or have too few clips.
+        ConfigError: the datasets are not siblings, or have too few clips, or there is no step.
     """
+    if steps < 1:
+        raise ConfigError(f"--steps {steps}: must be 1 or more")
     cells, text = only_column(latents, "latents"), only_column(texts, "embeddings")
     joined = latents.join(texts)
     data = TokenDataset(

@@ -92,3 +92,5 @@ def test_it_refuses_what_it_cannot_train_on(siblings: tuple[Snapshot, Snapshot])
         train(latents, latents, steps=1)
     with pytest.raises(ConfigError, match="--batch 100: both datasets together have too few"):
         train(latents, texts, steps=1, batch=100)
+    with pytest.raises(ConfigError, match="--steps 0: must be 1 or more"):
+        train(latents, texts, steps=0)
