@@ -92,14 +92,17 @@ def train(
     """Train on the clips that both datasets have; return the generator and its losses by step.
 
     Raises:
-        ConfigError: the datasets are not siblings, or have too few clips.
+        ConfigError: the datasets are not siblings, or have too few clips, or there is no step.
     """
+    if steps < 1:
+        raise ConfigError(f"--steps {steps}: must be 1 or more")
     cells, text = only_column(latents, "latents"), only_column(texts, "embeddings")
+    joined = latents.join(texts)
     data = TokenDataset(
-        latents.join(texts),
+        joined,
         [cells.name, text.name],
         batch,
-        buckets=clip_buckets(latents),
+        buckets=clip_buckets(joined),
         seed=seed,
         drop_last=True,
     )

@@ -139,7 +139,8 @@ def prefix_indices(indices: Tensor, levels: Sequence[int], order: Sequence[int],
         k: number of channels to keep.
 
     Returns:
-        int32, of the same shape, in [0, product of the levels of the first k channels).
+        int32, of the same shape, in [0, product of the levels of the first k channels); int64 if
+        that is more than 2³¹.
 
     Raises:
         ValueError: the order is not one of these channels, k is not in 1 … C, or an index is out of
@@ -154,7 +155,7 @@ def prefix_indices(indices: Tensor, levels: Sequence[int], order: Sequence[int],
         digit = wide // prod(levels[:channel]) % levels[channel]
         prefixes += digit * place
         place *= levels[channel]
-    return prefixes.to(torch.int32)
+    return prefixes if place > 1 << 31 else prefixes.to(torch.int32)
 
 
 def padded(codes: Tensor, sides: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from pipeline.errors import ConfigError
-from pipeline.reading import Snapshot, TokenDataset, TokenizerColumn
+from pipeline.reading import Joined, Snapshot, TokenDataset, TokenizerColumn
 
 
 def open_clips(
@@ -45,9 +45,17 @@ def endless(data: TokenDataset, loaders: int) -> Iterator[dict[str, Any]]:
         yield from loader
 
 
-def clip_buckets(corpus: Snapshot) -> list[str]:
-    """Return the buckets whose clips have one length, so not those of whole videos."""
-    return [name for name in corpus.buckets if not name.startswith("all")]
+def clip_buckets(corpus: Snapshot | Joined) -> list[str]:
+    """Return the buckets whose clips have one length, so not those of whole videos.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if found := [name for name in corpus.buckets if not name.startswith("all")]:
+        return found
+    raise ConfigError(
+        f"no clips of one length to train on; buckets: {', '.join(corpus.buckets) or 'none'}"
+    )
 
 
 def is_held_out(key: str, share: float) -> bool:

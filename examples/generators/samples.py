@@ -60,7 +60,7 @@ def draw_samples(
     model, frames = open_models(corpus.dataset)[column.name], int(like["num_frames"])
     samples = [_decode(model, one, frames, channels) for one in cells.cpu()]
     copied = [_decode(model, one, frames, channels) for one in nearest]
-    fps = corpus.dataset.identity["clip"]["fps"] or _FPS_OF_SOURCES
+    fps = frame_rate(corpus.dataset.identity["clip"]["fps"])
     store.write("samples.gif", _gif(samples, fps))
     pairs = zip(samples, copied, strict=True)
     store.write("samples.jpg", strips([clip for pair in pairs for clip in pair]))
@@ -109,6 +109,12 @@ def _decode(model: VideoTokenizer, cells: Tensor, frames: int, channels: int | N
         return as_bytes(model.decode_prefixes(cells[None], frames, channels))
     one = cells[None] if model.facts.kind == "indices" else cells[None].float()
     return as_bytes(model.decode(one, frames))
+
+
+def frame_rate(fps: float | list[float | None] | None) -> float:
+    """Return the frame rate of a dataset's clips, the first of several."""
+    first = fps[0] if isinstance(fps, list) else fps
+    return first or _FPS_OF_SOURCES
 
 
 def _gif(clips: list[Frames], fps: float) -> bytes:

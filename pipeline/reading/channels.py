@@ -4,7 +4,7 @@ The order is in the file beside the weights that made the tokens; see `vidtok.ch
 """
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -82,40 +82,52 @@ def _checked(name: str, wanted: object) -> Wanted:
     )
 
 
-def channel_prefix(dataset: Dataset, name: str, wanted: Wanted) -> ChannelPrefix:
+def not_indices(name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error of a column that holds no FSQ indices; `known` are those that do."""
+    listed = ", ".join(known) or "none"
+    return ConfigError(f"channels: column {name}: holds no FSQ indices; columns that do: {listed}")
+
+
+def channel_prefix(
+    dataset: Dataset, name: str, wanted: Wanted, called: str | None = None
+) -> ChannelPrefix:
     """Return the prefix that is wanted of a column of a dataset.
+
+    Args:
+        dataset: the dataset.
+        name: name of the column there.
+        wanted: what to keep.
+        called: name of the column in a join, for errors; None is that in the dataset.
 
     Raises:
         ConfigError: the column has no FSQ indices, it has fewer channels, or its model has no order
             of channels, or one of other weights or levels.
     """
+    called = called or name
     if (levels := code_levels(dataset.identity).get(name)) is None:
-        known = ", ".join(code_levels(dataset.identity)) or "none"
-        raise ConfigError(
-            f"channels: column {name}: holds no FSQ indices; columns that do: {known}"
-        )
-    k, order = wanted if isinstance(wanted, tuple) else (wanted, _own_order(dataset, name))
+        raise not_indices(called, code_levels(dataset.identity))
+    k, order = wanted if isinstance(wanted, tuple) else (wanted, _own_order(dataset, name, called))
     if order.levels != levels:
         raise ConfigError(
-            f"channels: column {name}: its channels have {levels} levels, those of the order"
+            f"channels: column {called}: its channels have {levels} levels, those of the order"
             f" {order.levels}; take the order of the model that made the tokens"
         )
     try:
         order.codebook_size(k)
     except ValueError as error:
-        raise ConfigError(f"channels: column {name}: {error}") from error
+        raise ConfigError(f"channels: column {called}: {error}") from error
     return ChannelPrefix(order, k)
 
 
-def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
+def _own_order(dataset: Dataset, name: str, called: str) -> ChannelOrder:
     """Return the order beside the weights that made the tokens of a column."""
     model = next(column.model for column in dataset.tokenizers if column.name == name)
     specs = {spec["name"]: spec for spec in dataset.config.get("tokenizers", ())}
     given = specs.get(name, {}).get("weights")
-    give = f"pass channels={{{name!r}: (k, vidtok.channels.read(FILE))}}"
+    give = f"pass channels={{{called!r}: (k, vidtok.channels.read(FILE))}}"
     if given == RANDOM:
         raise ConfigError(
-            f"channels: column {name}: {model} has random weights, which are in no file; {give}"
+            f"channels: column {called}: {model} has random weights, which are in no file; {give}"
         )
     weights = _file_of(model) if given in (None, HUB) else Path(given)
     path = channels.beside(weights) if weights is not None else None
@@ -123,23 +135,23 @@ def _own_order(dataset: Dataset, name: str) -> ChannelOrder:
     if path is None or not path.is_file():
         where = "" if path is None else f" ({path} does not exist)"
         raise ConfigError(
-            f"channels: column {name}: {model}{where} has no order of channels; {how}"
+            f"channels: column {called}: {model}{where} has no order of channels; {how}"
         )
     try:
         order = channels.read(path)
     except ValueError as error:
-        raise ConfigError(f"channels: column {name}: {error}") from error
+        raise ConfigError(f"channels: column {called}: {error}") from error
     if order.weights not in ("", dataset.digest(name).tensors):
         raise ConfigError(
-            f"channels: column {name}: {path} belongs to other weights than those that made the"
+            f"channels: column {called}: {path} belongs to other weights than those that made the"
             f" tokens; {how}"
         )
     made_by = dataset.identity["tokenizers"][name]
     counted = made_by.get("channels", {}).get("order", order.order)
     if tuple(counted) != order.order:
         raise ConfigError(
-            f"channels: column {name}: {path} has another order than that in which {name}_channels"
-            f" counts, {tuple(counted)}; restore the file, or {give}"
+            f"channels: column {called}: {path} has another order than that in which"
+            f" {name}_channels counts, {tuple(counted)}; restore the file, or {give}"
         )
     return order
 

@@ -54,6 +54,7 @@ class Columns:
         side: side columns of the dataset.
         span: first frames or window that is read of each clip; None reads all of it.
         prefixes: prefixes of FSQ channels that columns of indices are read as, by column.
+        called: names of the columns in a join, by the dataset's own, for errors.
 
     Attributes:
         cells: tokenizer by cell column.
@@ -78,7 +79,9 @@ class Columns:
         side: Sequence[SideColumn] = (),
         span: Prefix | Window | None = None,
         prefixes: Mapping[str, ChannelPrefix] | None = None,
+        called: Mapping[str, str] | None = None,
     ) -> None:
+        called = called or {name: name for name in names}
         self._prefixes = prefixes or {}
         self.schema = clip_schema(tokenizers, side)
         known = self.schema.names
@@ -101,7 +104,7 @@ class Columns:
         self._prefix = span if isinstance(span, Prefix) else None
         self._window = span if isinstance(span, Window) else None
         if self._prefix:
-            _require_known(self._prefix, names, side)
+            _require_known(self._prefix, called, side)
         shapes = [f"{column.name}_shape" for column in self.cells.values()]
         more = [name for column in self.cells.values() for name in column.scale_columns]
         more += ["num_frames"] * bool(self._tracks or span)
@@ -113,7 +116,7 @@ class Columns:
             if latents[name].normalize is None:
                 rule = f"no normalisation of {latents[name].model} is known"
                 raise ConfigError(
-                    f"normalized = True: column {name}: {rule}; read it without normalized"
+                    f"normalized = True: column {called[name]}: {rule}; read it without normalized"
                 )
         self.with_shapes = list(dict.fromkeys([*self.names, *shapes]))
 
@@ -281,17 +284,18 @@ def normalized(latent: Tensor, column: TokenizerColumn, first: int = 0) -> Tenso
     return ((latent.float() - shift) * scale).to(latent.dtype)
 
 
-def _require_known(prefix: Prefix, names: Sequence[str], side: Sequence[SideColumn]) -> None:
+def _require_known(prefix: Prefix, called: Mapping[str, str], side: Sequence[SideColumn]) -> None:
     """Refuse columns whose values are not known of the first frames of a clip."""
     tracks = (column.name for column in side if column.holds == "track")
     unknown = {"end_s": "time", **{f"{name}_outside": "number" for name in tracks}}
     unknown |= {column.name: "sound" for column in side if column.holds in ("sound", "cells")}
     unknown |= {"audio_silence": "number"} if "audio" in unknown else {}
-    if refused := [name for name in names if name in unknown]:
-        raise ConfigError(
-            f"frames = {prefix.frames}: column {refused[0]}: only the {unknown[refused[0]]} of the"
-            " whole stored clip is known; read it without frames"
-        )
+    for name, shown in called.items():
+        if name in unknown:
+            raise ConfigError(
+                f"frames = {prefix.frames}: column {shown}: only the {unknown[name]} of the whole"
+                " stored clip is known; read it without frames"
+            )
 
 
 def sounds(streams: Sequence[bytes | None]) -> Tensor | list[Tensor | None]:

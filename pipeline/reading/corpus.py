@@ -1,5 +1,6 @@
 """What can be read by bucket: a snapshot, or several that are joined."""
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Corpus(ABC):
             ConfigError: as `prefixes`, or `channels` is wrong or names a column that is not read.
         """
         found = self.prefixes(checked(channels))
-        if unread := sorted(found.keys() - set(columns)):
+        if not isinstance(columns, str) and (unread := sorted(found.keys() - set(columns))):
             raise ConfigError(
                 f"channels: column {unread[0]}: is not among the columns to read; add it there, or"
                 " leave it out of channels"
@@ -58,6 +59,13 @@ class Corpus(ABC):
     @abstractmethod
     def video_columns(self, names: Sequence[str]) -> dict[str, TokenizerColumn]:
         """Return the tokenizers of videos among columns, by name of the cell column."""
+
+    def sides_of(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the joined datasets that columns are of; none if nothing is joined.
+
+        The order in which rows are read follows the row groups of these datasets.
+        """
+        return []
 
     @property
     @abstractmethod
@@ -77,13 +85,28 @@ class Corpus(ABC):
             rows[part.bucket] += part.rows
         return dict(sorted(rows.items()))
 
+    @staticmethod
+    def of(snapshot: object) -> "Corpus":
+        """Return what a reader was given, if it can be read.
+
+        Raises:
+            ConfigError: it is something else, such as a URI.
+        """
+        if isinstance(snapshot, Corpus):
+            return snapshot
+        raise ConfigError(
+            f"snapshot = {reprlib.repr(snapshot)}: must be what pipeline.open(URI) or join returns"
+        )
+
     def chosen_buckets(self, names: Sequence[str] | None) -> list[str]:
         """Return the buckets of these names, or all for None, sorted.
 
         Raises:
-            ConfigError: a bucket of such a name has no rows.
+            ConfigError: a bucket of such a name has no rows, or none is named.
         """
         known = list(self.buckets)
-        if isinstance(names, str) or set(names or ()) - set(known):
-            raise ConfigError(f"buckets = {names!r}: must be some of {', '.join(known)}")
+        wrong = names is not None and (not len(names) or set(names) - set(known))
+        if isinstance(names, str) or wrong:
+            listed = ", ".join(known) or "none, because there are no rows"
+            raise ConfigError(f"buckets = {names!r}: must be some of {listed}")
         return [name for name in known if names is None or name in names]

@@ -15,10 +15,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from pipeline.dataset.metadata import code_levels
 from pipeline.dataset.records import Part
 from pipeline.dataset.schema import CLIP_FIELDS, TokenizerColumn
 from pipeline.errors import ConfigError
-from pipeline.reading.channels import ChannelPrefix, Wanted
+from pipeline.reading.channels import ChannelPrefix, Wanted, channel_prefix, not_indices
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.joined_groups import (
@@ -119,16 +120,22 @@ class Joined(Corpus):
 
     def prefixes(self, wanted: Mapping[str, Wanted]) -> dict[str, ChannelPrefix]:
         """Return the prefixes of channels that are read; see `Corpus.prefixes`."""
+        known = {}
+        for name, (number, own) in self.columns.items():
+            side = self.sides[number]
+            if isinstance(side, CommittedRows) and own in code_levels(side.dataset.identity):
+                known[name] = side.dataset, own
         found = {}
         for name, k in wanted.items():
-            number, own = self.columns.get(name, (0, name))
-            side = self.sides[number]
-            if not isinstance(side, CommittedRows):
-                raise ConfigError(
-                    f"channels: column {name}: belongs to a table, not a dataset; leave it out"
-                )
-            found[name] = side.prefixes({own: k})[own]
+            if name not in known:
+                raise not_indices(name, known)
+            found[name] = channel_prefix(*known[name], k, called=name)
         return found
+
+    def sides_of(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the datasets that columns are of; see `Corpus.sides_of`."""
+        numbers = {self.columns[name][0] for name in columns}
+        return sorted(n for n in numbers if isinstance(self.sides[n], CommittedRows))
 
     def join(self, other: CommittedRows | str, **options: Any) -> "Joined":
         """Return the rows with the columns of one more side; see `Snapshot.join`."""
@@ -138,12 +145,12 @@ class Joined(Corpus):
         side = self.sides[number]
         if isinstance(side, JoinedTable):
             gaps = any((numbers[number] < 0).any() for numbers in self.numbers.values())
-            typed = side.typed(gaps=gaps)
+            typed = side.typed(list(names), gaps=gaps)
             return TableSide(number, {name: typed[own] for own, name in names.items()})
         parts = {bucket: side.parts(bucket) for bucket in self.numbers}
         prefixes = options.get("prefixes", {})
         own = {own: prefixes[name] for own, name in names.items() if name in prefixes}
-        options = {**options, "prefixes": own}
+        options = {**options, "prefixes": own, "called": names}
         return DatasetSide(number, names, side.reader(list(names), **options), parts)
 
     def _leader(self, bucket: str) -> tuple[int, list[Part]]:
@@ -196,7 +203,8 @@ def _with_dataset(corpus: Joined, other: CommittedRows, prefix: str) -> Joined:
     _require_same_clips(first, other)
     names = [name for name in other.schema.names if prefix or name not in _CLIP_FIELDS]
     columns = _with_columns(corpus, names, prefix, other.store.uri)
-    stale = stale_units(first, other)
+    datasets = (side for side in corpus.sides if isinstance(side, CommittedRows))
+    stale = set().union(*(stale_units(side, other) for side in datasets))
     numbers: dict[str, tuple[Numbers, ...]] = {}
     for bucket in sorted(corpus.numbers.keys() & other.buckets.keys()):
         known = corpus.numbers[bucket]

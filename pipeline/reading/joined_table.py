@@ -4,7 +4,7 @@ It is read whole and stays in memory: it is meant for scores and labels, not for
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, one_line
 from pipeline.formatting import counted
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.matching import Numbers, index_in, read_texts, rows_by_unit
-from pipeline.storage.files import read_file
+from pipeline.storage.files import FileRefused, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,19 @@ class JoinedTable:
                 )
         return found
 
-    def typed(self, *, gaps: bool) -> dict[str, pa.Array]:
-        """Return the columns as batches have them.
+    def typed(self, names: Sequence[str], *, gaps: bool) -> dict[str, pa.Array]:
+        """Return columns as batches have them.
 
         Args:
+            names: names of the columns.
             gaps: whether there are clips without a row, so that integers become floats with NaN.
+
+        Raises:
+            ConfigError: an integer does not fit the type.
         """
         columns = {}
-        for name, column in zip(self.values.column_names, self.values.columns, strict=True):
+        for name in names:
+            column = self.values[name]
             kind = column.type
             if pa.types.is_floating(kind) or (
                 pa.types.is_integer(kind) and (gaps or column.null_count)
@@ -82,7 +87,14 @@ class JoinedTable:
                 kind = pa.float64()
             elif pa.types.is_integer(kind):
                 kind = pa.int64()
-            columns[name] = column.cast(kind).combine_chunks()
+            try:
+                columns[name] = column.cast(kind).combine_chunks()
+            except pa.ArrowInvalid as error:
+                why = ", as some clips have no value" if kind == pa.float64() else ""
+                raise ConfigError(
+                    f"{self.uri}: column {name}: does not fit {kind}{why}: {one_line(error)};"
+                    " store it as text"
+                ) from error
         return columns
 
 
@@ -105,6 +117,10 @@ def read_joined_table(uri: str, on: str, storage_options: Mapping[str, Any]) -> 
         data = read_file(uri, storage_options)
     except FileNotFoundError as error:
         raise ConfigError(f"{uri}: no such file") from error
+    except FileRefused as error:
+        raise ConfigError(
+            f"join: {error}; give a Parquet file, or pipeline.open(URI) for a dataset"
+        ) from error
     try:
         table = pq.read_table(pa.BufferReader(data))
     except UNREADABLE as error:

@@ -48,7 +48,7 @@ class Missing:
     units_there: int = 0
     """Number of units that have rows on the other side alone."""
     units_stale: int = 0
-    """Number of units that were done again here after the other side was made from them."""
+    """Number of units that were done again after one side was made from them."""
 
     @property
     def anything(self) -> bool:
@@ -66,7 +66,7 @@ class Missing:
         text = f"{here} without a row in {self.other}; {there} of it without a clip"
         if self.units_stale:
             units = counted(self.units_stale, "unit was", "units were")
-            text += f"; {units} done again since it was made from them: run `embed` again"
+            text += f"; {units} done again since embeddings were made from them: run `embed` again"
         return text
 
 
@@ -114,20 +114,26 @@ def units_with_rows(snapshot: CommittedRows) -> set[str]:
     )
 
 
-def stale_units(here: CommittedRows, there: CommittedRows) -> set[str]:
-    """Return the units that were done again here after `there` was made from their rows.
+def stale_units(one: CommittedRows, other: CommittedRows) -> set[str]:
+    """Return the units that were done again in a parent after one of two datasets was made from it.
 
-    Their ids can be equal although their captions are not.
+    One of them can be the parent itself. Their ids can be equal although their captions are not.
     """
-    if there.dataset.identity.get("from") != here.fingerprint:
-        return set()
-    table = there.manifest.table
-    made_from = dict(zip(table["unit"].to_pylist(), table["sources"].to_pylist(), strict=True))
-    return {
-        record.unit
-        for record in here.manifest.units()
-        if made_from.get(record.unit, [state_of(record)]) != [state_of(record)]
-    }
+    lineages = [{each.fingerprint, each.dataset.identity.get("from")} for each in (one, other)]
+    stale: set[str] = set()
+    for parent in lineages[0] & lineages[1]:
+        if parent is not None and not parent == one.fingerprint == other.fingerprint:
+            ours, theirs = (_states(each, parent) for each in (one, other))
+            stale |= {unit for unit in ours.keys() & theirs.keys() if ours[unit] != theirs[unit]}
+    return stale
+
+
+def _states(snapshot: CommittedRows, parent: str) -> dict[str, list[str]]:
+    """Return the states of a parent's units that a dataset, or the parent itself, has rows of."""
+    if snapshot.fingerprint == parent:
+        return {record.unit: [state_of(record)] for record in snapshot.manifest.units()}
+    table = snapshot.manifest.table
+    return dict(zip(table["unit"].to_pylist(), table["sources"].to_pylist(), strict=True))
 
 
 def rows_by_unit(snapshot: CommittedRows, bucket: str) -> dict[str, UnitRows]:

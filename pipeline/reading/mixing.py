@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
+from pipeline.reading.checks import plain, require_free, require_state, require_whole
 from pipeline.reading.epoch_order import MIX, draws
 from pipeline.reading.token_dataset import TokenDataset
 
@@ -52,6 +53,7 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
             )
         if not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ConfigError(f"mix: weights = {list(weights)}: must be above 0")
+        require_whole(seed=seed, run=run)
         if seed < 0 or run < 1:
             raise ConfigError(f"mix: seed = {seed}, run = {run}: need seed >= 0 and run >= 1")
         ranks = sorted({(each.rank, each.world) for each in datasets})
@@ -60,6 +62,7 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
                 f"mix: the datasets have different ranks: (rank, world) = {ranks}; use the same"
             )
         for n, each in enumerate(datasets):
+            require_free(each.columns, ("source", "step", "places"))
             if each.world > 1 and not each.drop_last:
                 raise ConfigError(
                     f"mix: dataset {n}: some of {each.world} ranks would have no batch at the end"
@@ -106,12 +109,13 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another mix or of other datasets.
         """
+        require_state(state, ("step", "places", "start", "order"), "mix of datasets")
         order = state["order"]
         for name, value in self._order().items():
-            if name != "datasets" and value != order[name]:
+            if name != "datasets" and value != order.get(name):
                 raise ConfigError(
-                    f"state: {name} = {order[name]!r}, this mix has {value!r}; use the same value,"
-                    " or start without a state"
+                    f"state: {name} = {order.get(name)!r}, this mix has {value!r}; use the same"
+                    " value, or start without a state"
                 )
         for each, known in zip(self._datasets, order["datasets"], strict=True):
             each.require_order(known)
@@ -168,7 +172,8 @@ class MixedDataset(IterableDataset[dict[str, Any]]):
         return _drawn(tuple(self._weights), self._seed, block)[n]
 
     def _state(self, at: _Turns) -> dict[str, Any]:
-        return {**_plain(at), "start": _plain(self._turns), "order": self._order()}
+        turns = {**_values(at), "start": _values(self._turns)}
+        return dict(plain({**turns, "order": self._order()}))
 
     def _order(self) -> dict[str, Any]:
         return {
@@ -188,7 +193,7 @@ def _drawn(weights: tuple[float, ...], seed: int, block: int) -> list[int]:
     return drawn
 
 
-def _plain(turns: _Turns) -> dict[str, Any]:
+def _values(turns: _Turns) -> dict[str, Any]:
     return {"step": turns.step, "places": [list(place) for place in turns.places]}
 
 

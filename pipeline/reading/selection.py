@@ -53,6 +53,10 @@ class Selection:
             raise ConfigError(f"holdout = {self.holdout}: must be above 0 and below 1")
         if self.sequence is not None and self.sequence < 2:
             raise ConfigError(f"sequence = {self.sequence}: must be 2 or more")
+        if self.window is None and self.start != "random":
+            raise ConfigError(
+                f"start = {self.start!r}: places windows; set window, or leave it out"
+            )
         if self.sequence and self.window:
             raise ConfigError("sequence and window: a whole video is one clip; set one of them")
 

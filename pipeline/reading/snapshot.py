@@ -4,15 +4,17 @@ The version is the number of the last log record that counts. No record is ever 
 version always names the same rows, even if a job adds more later.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.dataset import Manifest, Tally, read_dataset, read_manifest
-from pipeline.dataset.records import Counts
+from pipeline.dataset.log.forgotten import ForgottenSince, read_forgotten
+from pipeline.dataset.records import Counts, state_of
 from pipeline.dataset.row_sampling import draw_rows, read_row
 from pipeline.errors import ConfigError, StoreError
 from pipeline.formatting import counted
+from pipeline.reading.checks import require_whole
 from pipeline.reading.columns import row_tensors
 from pipeline.reading.committed_rows import CommittedRows
 from pipeline.reading.joined import Joined, join
@@ -31,6 +33,8 @@ class Snapshot(CommittedRows):
     def statistics(self) -> Tally:
         """Return the statistics of this version's rows from the log alone.
 
+        They are sums of units, so they include rows that were forgotten.
+
         `statistics().total.latents["kl"].mean()` and `.std()` normalise a model's inputs: one value
         for each channel.
         """
@@ -43,8 +47,12 @@ class Snapshot(CommittedRows):
             Rows by column name; cells are tensors as in `TokenDataset`, without the batch axis.
 
         Raises:
+            ConfigError: n is not a whole number from 0.
             StoreError: a part cannot be read.
         """
+        require_whole(n=n, seed=seed)
+        if n < 0:
+            raise ConfigError(f"n = {n}: must be 0 or more")
         rows = (read_row(self.store, drawn) for drawn in draw_rows(self.manifest, n, seed))
         return [row_tensors(row, self.tokenizers) for row in rows]
 
@@ -95,6 +103,7 @@ def open_snapshot(
         StoreError: a part of this version was replaced by `retry` and then deleted by `vacuum`,
             samples of this version were forgotten since, the log is damaged, or the store refuses.
     """
+    require_whole(version=version)
     store = Store(uri, storage_options or {})
     dataset = read_dataset(store)
     manifest = read_manifest(store, version)
@@ -113,10 +122,14 @@ def _require_nothing_forgotten(store: Store, manifest: Manifest, newest: Manifes
     if newest.forgets:
         then, now = (_forgotten_by_unit(each) for each in (manifest, newest))
         if units := sum(count < now.get(unit, 0) for unit, count in then.items()):
-            raise StoreError(
-                f"{store.uri}: version {manifest.number} has samples in {counted(units, 'unit')}"
-                " that were forgotten since then; open the newest version and start without a state"
-            )
+            raise _forgotten(store, manifest, units)
+
+
+def _forgotten(store: Store, manifest: Manifest, units: int) -> StoreError:
+    return StoreError(
+        f"{store.uri}: version {manifest.number} has samples in {counted(units, 'unit')}"
+        " that were forgotten since then; open the newest version and start without a state"
+    )
 
 
 def _forgotten_by_unit(manifest: Manifest) -> dict[str, int]:
@@ -136,3 +149,27 @@ def _require_replaced_parts(store: Store, manifest: Manifest) -> None:
                 " repeated or merged, and vacuum deleted it; open a newer version, up to"
                 f" {newest.number}"
             )
+    _require_no_forgotten_keys(store, manifest, newest, replaced)
+
+
+def _require_no_forgotten_keys(
+    store: Store, manifest: Manifest, newest: Manifest, replaced: Set[str]
+) -> None:
+    """Refuse a version with forgotten samples in units that were done again since.
+
+    The newer rows can come from a source without these samples, so their record counts none. This
+    reads the keys of the older rows.
+    """
+    later = sorted(set(newest.forgets) - set(manifest.forgets))
+    units = [
+        replace(unit, quarantine=None)
+        for unit in (manifest.units() if later and replaced else ())
+        if any(part.path in replaced for part in unit.parts)
+    ]
+    if units:
+        now = {unit.unit: state_of(unit) for unit in newest.units()}
+        since = ForgottenSince(store)
+        since.add(read_forgotten(store, later).digests)
+        again = (unit for unit in units if now.get(unit.unit) != state_of(unit))
+        if count := sum(map(since.is_in, again)):
+            raise _forgotten(store, manifest, count)

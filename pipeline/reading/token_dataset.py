@@ -17,6 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
 from pipeline.reading.channels import Wanted
+from pipeline.reading.checks import plain, require_free, require_state, require_whole
+from pipeline.reading.columns import WINDOW_COLUMNS
 from pipeline.reading.corpus import Corpus
 from pipeline.reading.epoch_order import WINDOWS, EpochOrder, Shuffle, draws
 from pipeline.reading.pool_reader import PoolReader
@@ -28,6 +30,9 @@ _log: Final = logging.getLogger(__name__)
 
 _STRANDS_PER_RANK = 8
 """Number of strands for each rank: 1, 2, 4 or 8 workers of a rank do not share strands."""
+
+_ABSENT: Final[Mapping[str, Any]] = {"channels": {}, "sides": []}
+"""Values that an order can lack."""
 
 
 class TokenDataset(IterableDataset[dict[str, Any]]):
@@ -57,7 +62,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             Ranks × workers should divide it, otherwise row groups are read more than once. The
             order of batches depends on it.
         normalized: whether latents are normalised as their generator's authors do
-            (`TokenizerColumn.normalize`): in float32, returned in their own type.
+            (`TokenizerColumn.normalize`): in float32, returned in their own type. Log-variances
+            (`N_logvar`) stay those of the stored latents.
         dtype: type of latents, such as torch.float16; None is that of the stored values, and
             float32 for those stored in uint8.
         frames: number of frames of shorter clips, which are read from the beginning of the stored
@@ -79,6 +85,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             model (`vidtok.channels`). `{"fsq": (4, order)}` gives another order.
 
     Attributes:
+        columns: names of the columns that are read.
         codebook_sizes: number of different indices in batches, by column of indices.
         left_out: number of clips that `sequence` or `window` leaves out.
 
@@ -113,6 +120,8 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         holdout: float | None = None,
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
+        require_whole(batch=batch, seed=seed, rank=rank, world=world, pool_rows=pool_rows)
+        require_whole(strands=strands, frames=frames, window=window, sequence=sequence)
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = (distributed.get_rank() if together else 0) if rank is None else rank
         self.world = (distributed.get_world_size() if together else 1) if world is None else world
@@ -131,6 +140,11 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._selection = Selection(
             split=split, holdout=holdout, sequence=sequence, window=window, start=start
         )
+        require_free(
+            columns, ("bucket", "epoch", "position", *WINDOW_COLUMNS * (window is not None))
+        )
+        self.columns = tuple(columns)
+        snapshot = Corpus.of(snapshot)
         self._buckets = snapshot.chosen_buckets(buckets)
         videos = snapshot.video_columns(columns)
         self._span: Prefix | Window | None = None
@@ -147,6 +161,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self._reader = corpus.reader(
             columns, normalize=normalized, dtype=dtype, span=self._span, prefixes=prefixes
         )
+        self._sides = snapshot.sides_of(columns)
         self._parts = [corpus.parts(bucket) for bucket in self._buckets]
         self._rows = [sum(part.rows for part in parts) for parts in self._parts]
         for bucket, rows in zip(self._buckets, self._rows, strict=True):
@@ -187,7 +202,13 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         """Set the epoch that the next iteration reads: another order of the same rows.
 
         Without this call every iteration yields the same batches.
+
+        Raises:
+            ConfigError: the number is not a whole one from 0.
         """
+        require_whole(epoch=epoch)
+        if epoch < 0:
+            raise ConfigError(f"epoch = {epoch}: must be 0 or more")
         self._epoch.fill_(epoch)
         self._at = epoch, self._starts(epoch)[1]
 
@@ -227,6 +248,7 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another order of batches.
         """
+        require_state(state, ("epoch", "start", "position", "order"), "TokenDataset")
         self.require_order(state["order"])
         # The state of a worker is loaded into the worker with the same turn, in the same order.
         start = state["start"] if get_worker_info() else state["position"]
@@ -239,16 +261,17 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         Raises:
             ConfigError: the state is of another order of batches.
         """
+        own = self.order()
         if self._strands is None:
-            self._strands = order["strands"]
-        # Of `channels`, a state or this dataset can have none.
-        own, known = ({"channels": {}, **each} for each in (self.order(), order))
-        for name, value in own.items():
-            if value != known[name]:
+            own["strands"] = order.get("strands")
+        for name in dict.fromkeys([*own, *_ABSENT]):
+            now, then = (each.get(name, _ABSENT.get(name)) for each in (own, order))
+            if now != then:
                 raise ConfigError(
-                    f"state: {name} = {known[name]!r}, this dataset has {value!r}; use the same"
-                    " value, or start without a state"
+                    f"state: {name} = {then!r}, this dataset has {now!r}; use the same value, or"
+                    " start without a state"
                 )
+        self._strands = own["strands"]
 
     def _batches(self, epoch: int, start: int, position: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -319,18 +342,16 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         return self._strands or _STRANDS_PER_RANK * self.world
 
     def _state(self, epoch: int, position: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "position": position,
-            "start": self._starts(epoch)[0],
-            "order": self.order(),
-        }
+        start, order = self._starts(epoch)[0], self.order()
+        state = {"epoch": epoch, "position": position, "start": start, "order": order}
+        return dict(plain(state))
 
     def order(self) -> dict[str, Any]:
         """Return everything that decides which rows a position means.
 
         `channels`, only if set, are the channels that are kept by column, in the order of worth: a
-        file of channels that was fitted again would change what the indices mean.
+        file of channels that was fitted again would change what the indices mean. `sides`, only of
+        a join, are the numbers of the datasets that are read: rows follow their row groups.
         """
         return {
             "fingerprint": self._fingerprint,
@@ -344,4 +365,5 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
             "drop_last": self.drop_last,
             **asdict(self._selection),
             **({"channels": self._kept} if self._kept else {}),
+            **({"sides": self._sides} if self._sides else {}),
         }

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from pipeline.dataset.part_reader import locate_row
 from pipeline.dataset.records import Part
 from pipeline.reading.channels import Wanted
+from pipeline.reading.checks import require_free
 from pipeline.reading.corpus import Corpus
 
 _THREADS: Final = 8
@@ -24,6 +25,8 @@ _THREADS: Final = 8
 
 class TokenMap(Dataset[dict[str, Any]]):
     """The rows of a snapshot by number, in the order of commits.
+
+    Those of a join are in the order of one of its datasets, bucket after bucket.
 
     A row is `columns` as in a batch of `TokenDataset`, without the first axis, and `bucket`.
 
@@ -50,6 +53,8 @@ class TokenMap(Dataset[dict[str, Any]]):
         dtype: torch.dtype | None = None,
         channels: Mapping[str, Wanted] | None = None,
     ) -> None:
+        require_free(columns, ("bucket",))
+        snapshot = Corpus.of(snapshot)
         prefixes = snapshot.prefixes_of(columns, channels)
         self._reader = snapshot.reader(
             columns, normalize=normalized, dtype=dtype, prefixes=prefixes
@@ -74,6 +79,8 @@ class TokenMap(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several rows; each row group is read once. A loader calls this for a batch."""
+        if not len(indices):
+            return []
         places = [self._place(index) for index in indices]
         wanted: dict[Part, list[int]] = {}
         for part, group in dict.fromkeys(place[:2] for place in places):

@@ -19,7 +19,7 @@ import pipeline
 import vidtok
 from examples import latent_flow, token_transformer
 from examples.generators.command import run
-from examples.generators.samples import strips
+from examples.generators.samples import frame_rate, strips
 from examples.generators.training import Build
 from examples.generators.transformer import (
     Transformer,
@@ -264,6 +264,10 @@ def test_wrong_settings(corpus: str, tmp_path: Path, changes: dict[str, Any], sa
 def test_a_dataset_without_the_kind(corpus: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"of kind vq; it has kl \(latents\), fsq \(indices\)"):
         run(settings(corpus, tmp_path), "vq", token_transformer.build)
+
+
+def test_samples_have_the_first_rate_of_the_dataset() -> None:
+    assert [frame_rate(fps) for fps in (8.0, [24.0, 8.0], [None, 8.0], None)] == [8, 24, 25, 25]
 
 
 def test_pictures_of_a_clip_lie_in_order() -> None:

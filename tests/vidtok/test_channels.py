@@ -48,6 +48,14 @@ def test_a_prefix_is_the_number_of_its_channels_digits(
     assert torch.equal(fsq.codes_to_indices(codes, kept), found)
 
 
+def test_prefixes_that_int32_cannot_hold() -> None:
+    levels, last = (16,) * 8, torch.tensor([16**8 - 1])
+    whole = prefix_indices(last, levels, range(8), 8)
+    assert (whole.dtype, whole.tolist()) == (torch.int64, last.tolist())
+    assert prefix_indices(last, (2,) * 32, range(32), 31).tolist() == [2**31 - 1]
+    assert prefix_indices(last, levels, range(8), 7).dtype == torch.int32
+
+
 @given(levels_of_any_kind, st.data())
 def test_a_prefix_in_the_natural_order_is_a_remainder(
     levels: tuple[int, ...], data: st.DataObject

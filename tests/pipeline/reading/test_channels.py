@@ -86,6 +86,29 @@ def test_first_frames_rows_by_number_and_joined_rows_hold_prefixes(
             assert torch.equal(cells, expected[clip])
 
 
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"b_kl": 2}, "column b_kl: holds no FSQ indices; columns that do: fsq, b_fsq$"),
+        ({"other": 2}, "column other: holds no FSQ indices; columns that do: fsq, b_fsq$"),
+        ({"b_fsq": (9, ORDER)}, "column b_fsq: channels = 9: must be 1 to 5"),
+        ({"b_fsq": 2}, r"column b_fsq: .* no order of channels; .* pass channels={'b_fsq': \(k"),
+    ],
+)
+def test_errors_of_a_join_have_its_names(snapshot: Snapshot, wanted: dict, says: str) -> None:
+    joined = snapshot.join(snapshot, prefix="b_")
+    with pytest.raises(ConfigError, match=says):
+        TokenDataset(joined, ["b_fsq", "b_kl"], batch=3, channels=wanted)
+
+
+def test_errors_of_a_side_have_the_names_of_the_join(snapshot: Snapshot) -> None:
+    joined = snapshot.join(snapshot, prefix="b_")
+    with pytest.raises(ConfigError, match="normalized = True: column b_kl: no normalisation of"):
+        TokenDataset(joined, ["b_kl"], batch=3, normalized=True)
+    with pytest.raises(ConfigError, match="frames = 1: column b_end_s: only the time of"):
+        TokenDataset(joined, ["b_end_s"], batch=3, first_frame=True)
+
+
 def test_the_order_beside_the_weights_is_found(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     snapshot = write(tmp_path / "out", str(weights))
@@ -217,8 +240,16 @@ def test_refuses_what_cannot_be_read(snapshot: Snapshot, wanted: dict, says: str
         TokenDataset(snapshot, ["fsq", "kl"], batch=3, channels=wanted)
 
 
+def test_a_uri_is_no_snapshot(snapshot: Snapshot) -> None:
+    for reader in (partial(TokenDataset, batch=3), TokenMap):
+        with pytest.raises(ConfigError, match=r"snapshot = '.*': must be what pipeline.open\(URI"):
+            reader(snapshot.store.uri, ["fsq"])
+
+
 def test_refuses_channels_of_a_column_that_is_not_read(snapshot: Snapshot) -> None:
     wanted = {"fsq": (2, ORDER)}
     for reader in (partial(TokenDataset, batch=3), TokenMap):
         with pytest.raises(ConfigError, match="column fsq: is not among the columns to read"):
             reader(snapshot, ["kl"], channels=wanted)
+        with pytest.raises(ConfigError, match="columns = 'fsq': must be some of"):
+            reader(snapshot, "fsq", channels=wanted)

@@ -210,9 +210,23 @@ def test_rows_made_from_a_unit_that_was_done_again_since_are_left_out(
     assert len(joined) == 18
     assert (joined.missing[0].units_stale, joined.missing[0].clips_here) == (1, 9)
     assert str(joined.missing[0]).endswith(
-        "; 1 unit was done again since it was made from them: run `embed` again"
+        "; 1 unit was done again since embeddings were made from them: run `embed` again"
     )
     assert len(before.join(texts)) == 27, "the version that it was made from"
+    left, right = (pipeline.open(store.uri) for store in pair)
+    for other in (
+        texts.join(left),
+        right.join(left).join(texts),
+        right.join(texts).join(left),
+    ):
+        assert (len(other), other.missing[-1].units_stale) == (18, 1), "in any order"
+    newer = Store(str(tmp_path / "newer"))
+    for record in read_manifest(pair[0]).units():
+        clips = {record.unit: units[record.unit]}
+        write_sibling(newer, head("newer", LEFT), clips, source=state_of(record))
+    both = texts.join(pipeline.open(newer.uri))
+    assert (len(both), both.missing[-1].units_stale) == (18, 1), "siblings of two states"
+    assert len(left.join(pipeline.open(newer.uri))) == 27
 
 
 def test_versions_are_pinned(pair: tuple[Store, Store], units: dict[str, Unit]) -> None:
@@ -236,6 +250,27 @@ def test_a_state_of_another_version_of_either_side_is_refused(
     alone = TokenDataset(pipeline.open(pair[0].uri), ["left"], 2)
     with pytest.raises(ConfigError, match="state: fingerprint = "):
         alone.load_state_dict(state)
+
+
+def test_a_state_of_columns_of_other_sides_is_refused(
+    tmp_path: Path, units: dict[str, Unit]
+) -> None:
+    """The order of rows follows the row groups of the sides that are read."""
+    stores = Store(str(tmp_path / "left")), Store(str(tmp_path / "right"))
+    write_sibling(stores[0], LEFT, units, row_group_bytes=300)
+    write_sibling(stores[1], RIGHT, units, row_group_bytes=1200)
+    make = partial(TokenDataset, opened(stores), batch=2, pool_rows=2, strands=1)
+    data = make(["clip_id", "left"])
+    first, *rest = [batch["clip_id"] for batch in data]
+    state = json.loads(json.dumps(data.state_after(next(iter(data)))))
+    for columns in (["clip_id", "right"], ["clip_id", "left", "right"], ["right"]):
+        with pytest.raises(ConfigError, match=r"state: sides = \[0\], this dataset has"):
+            make(columns).load_state_dict(state)
+    for columns in (["clip_id"], ["caption", "clip_id", "left_shape"]):
+        again = make(columns)
+        again.load_state_dict(state)
+        assert [batch["clip_id"] for batch in again] == rest
+    assert first not in rest
 
 
 def test_only_the_sides_that_are_asked_for_are_read(pair: tuple[Store, Store]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 import pipeline
 from pipeline.errors import ConfigError
-from pipeline.reading import Snapshot, TokenDataset, TokenMap
+from pipeline.reading import Snapshot, TokenDataset, TokenMap, mix
 from pipeline.storage.store import Store
 from tests.pipeline.reading.siblings import cells_of, head, make_unit, write_sibling
 
@@ -161,6 +162,8 @@ def test_tables_that_cannot_be_joined(
 def test_files_that_are_no_tables(snapshot: Snapshot, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.parquet: no such file"):
         snapshot.join(str(tmp_path / "none.parquet"))
+    with pytest.raises(ConfigError, match=r"is a folder, not a file; give a Parquet file, or pip"):
+        snapshot.join(snapshot.store.uri)
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(ConfigError, match=r"text.parquet: not a Parquet table: ArrowInvalid"):
         snapshot.join(str(tmp_path / "text.parquet"))
@@ -171,3 +174,41 @@ def test_an_empty_table(snapshot: Snapshot, tmp_path: Path) -> None:
     joined = snapshot.join(uri)
     assert joined.missing[0].clips_here == len(joined) == 12
     assert all(batch["rank"].isnan().all() for batch in batches(joined, ["rank"]))
+
+
+def test_a_column_cannot_have_the_name_of_a_value_of_the_batch(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    names = ids(snapshot)
+    own = ["bucket", "position", "source"]
+    table = pa.table({"clip_id": names, **{name: ["mine"] * len(names) for name in own}})
+    uri = write(tmp_path / "own.parquet", table)
+    joined, renamed = snapshot.join(uri), snapshot.join(uri, prefix="my_")
+    for read in (partial(TokenDataset, batch=4), TokenMap):
+        with pytest.raises(ConfigError, match="columns: bucket: is also the name of a value"):
+            read(joined, ["bucket"])
+        assert next(iter(read(renamed, ["my_bucket"])))["my_bucket"][0] in ("mine", "m")
+    with pytest.raises(ConfigError, match=r"columns: position: .*; rename the column: join its"):
+        TokenDataset(joined, ["clip_id", "position"], 4)
+    assert next(iter(TokenDataset(joined, ["source"], 4)))["source"] == ["mine"] * 4
+    with pytest.raises(ConfigError, match="columns: source: is also"):
+        mix([TokenDataset(joined, ["source"], 4)], [1])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "says"),
+    [
+        (lambda n: n and (1 << 60) + n, pa.int64(), "double, as some clips have no value: "),
+        (lambda n: (1 << 63) + n, pa.uint64(), "int64: "),
+    ],
+)
+def test_integers_that_would_not_stay_exact(
+    snapshot: Snapshot, tmp_path: Path, values: Any, kind: pa.DataType, says: str
+) -> None:
+    names = ids(snapshot)
+    held = [values(n) or None for n in range(len(names))]
+    table = pa.table({"clip_id": names, "hash": pa.array(held, kind), "rank": range(len(names))})
+    joined = snapshot.join(write(tmp_path / "hashes.parquet", table))
+    assert sum(len(batch["rank"]) for batch in batches(joined, ["rank"])) == 12, "it is not read"
+    with pytest.raises(ConfigError, match=f"column hash: does not fit {says}.*; store it as text"):
+        batches(joined, ["hash"])

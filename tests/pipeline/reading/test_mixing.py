@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -188,6 +189,18 @@ def test_the_loader_of_torchdata_resumes(snapshots: list[Snapshot], workers: int
     assert [batch["clip_id"] for batch in islice(again, 23)] == whole[17:]
 
 
+def test_a_state_of_numpy_numbers_is_json(snapshots: list[Snapshot]) -> None:
+    one, two, on = np.int64(1), np.int64(2), np.bool_(True)
+    options = {"seed": one, "strands": two, "rank": one, "world": two, "drop_last": on}
+    data = TokenDataset(snapshots[0], ["clip_id"], two, pool_rows=two, **options)
+    data.set_epoch(one)
+    mixed = mix([data], [one], seed=one, run=two)
+    for reader in (data, mixed):
+        state = reader.state_after(next(iter(reader)))
+        assert json.loads(json.dumps(state)) == state
+        reader.load_state_dict(state)
+
+
 def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
     make = partial(TokenDataset, snapshots[0], ["clip_id"], 3)
     wrong: list[tuple[Any, str]] = [
@@ -197,6 +210,7 @@ def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
         (lambda: mix([make()], [float("nan")]), "must be above 0"),
         (lambda: mix([make()], [1], seed=-1), "need seed >= 0 and run >= 1"),
         (lambda: mix([make()], [1], run=0), "need seed >= 0 and run >= 1"),
+        (lambda: mix([make()], [1], run=1.5), r"run = 1\.5: must be a whole number"),
         (lambda: mix([make(), make(rank=0, world=2)], [1, 1]), r"\[\(0, 1\), \(0, 2\)\]"),
         (lambda: mix([make(rank=0, world=2)], [1]), "dataset 0: some of 2 ranks .*drop_last=True"),
         (lambda: mix([make(drop_last=True, rank=0, world=90)], [1]), "dataset 0 has no batch"),
@@ -208,6 +222,13 @@ def test_wrong_arguments(snapshots: list[Snapshot]) -> None:
 
 def test_a_state_of_another_mix_is_refused(snapshots: list[Snapshot]) -> None:
     state = made(snapshots).state_dict()
+    alone = TokenDataset(snapshots[0], ["clip_id"], 3)
+    for wrong in (alone.state_dict(), {}, None, {**state, "order": None}):
+        with pytest.raises(ConfigError, match="state: is not that of a mix of datasets; load what"):
+            made(snapshots).load_state_dict(wrong)
+    for wrong in (state, {}, None, {**alone.state_dict(), "order": None}):
+        with pytest.raises(ConfigError, match="state: is not that of a TokenDataset; load what"):
+            alone.load_state_dict(wrong)
     with pytest.raises(ConfigError, match="state: seed = 0, this mix has 1"):
         made(snapshots, seed=1).load_state_dict(state)
     with pytest.raises(ConfigError, match="state: run = 1, this mix has 2"):

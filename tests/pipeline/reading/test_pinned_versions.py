@@ -3,9 +3,11 @@
 What it adds are units, units that are done again, and the moves of a compaction.
 """
 
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,11 +16,15 @@ from pipeline.dataset.log.commit_log import CommitLog
 from pipeline.dataset.log.manifest import read_manifest, write_manifest
 from pipeline.dataset.metadata import open_dataset
 from pipeline.dataset.records import UnitRecord
+from pipeline.errors import ConfigError, StoreError
 from pipeline.operations.compact import compact
+from pipeline.operations.forget.forget import forget
+from pipeline.operations.forget.requests import Requests
 from pipeline.operations.retry import retry
 from pipeline.reading import Snapshot, TokenDataset, TokenMap
 from pipeline.storage.store import Store
 from tests.pipeline.made_datasets import DATASET, commit
+from tests.pipeline.reading.siblings import do_again, head, make_unit, write_sibling
 from tests.pipeline.units import deliver
 
 COLUMNS = ["clip_id", "fsq"]
@@ -99,3 +105,36 @@ def test_a_pinned_version_is_never_added_to(taken: list[tuple[str, list[int]]]) 
         for snapshot, before in pinned:
             assert rows(snapshot) == before
             assert rows(pipeline.open(store.uri, snapshot.version)) == before
+
+
+def test_a_version_with_forgotten_samples_stays_refused_when_their_unit_is_done_again(
+    tmp_path: Path,
+) -> None:
+    """The source may not have them any more, so the newer record counts none as forgotten."""
+    store, dataset = Store(str(tmp_path / "corpus")), head("fsq")
+    units = {name: make_unit(name, 9) for name in ("u-0", "u-1")}
+    write_sibling(store, dataset, units)
+    do_again(store, dataset, "u-1", units["u-1"][:6])
+    before = pipeline.open(store.uri).version
+    requests = Requests()
+    requests.add_key("k1", "u-0")
+    forget(store, requests)
+    left = [(bucket, clip) for bucket, clip in units["u-0"] if clip.key != "k1"]
+    for _ in range(2):
+        for version in (2, before):
+            with pytest.raises(StoreError, match=r"samples in 1 unit that were forgotten since"):
+                pipeline.open(store.uri, version)
+        do_again(store, dataset, "u-0", left)
+    forgotten = pipeline.open(store.uri).version
+    do_again(store, dataset, "u-1", units["u-1"])
+    assert len(pipeline.open(store.uri, forgotten)) == len(left) + 6, "nothing of it was forgotten"
+
+
+@pytest.mark.parametrize("version", ["1", 1.0, True])
+def test_a_version_is_a_whole_number(tmp_path: Path, version: Any) -> None:
+    store = Store(str(tmp_path / "corpus"))
+    write_sibling(store, head("fsq"), {})
+    with pytest.raises(ConfigError, match=f"version = {version!r}: must be a whole number"):
+        pipeline.open(store.uri, version)
+    with pytest.raises(ConfigError, match="n = -1: must be 0 or more"):
+        pipeline.open(store.uri).sample(-1)

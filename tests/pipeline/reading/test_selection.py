@@ -265,6 +265,7 @@ def test_real_workers_read_a_selection(worlds: list[Snapshot]) -> None:
         ({"holdout": 0.1}, "split and holdout: set both"),
         ({"split": "train", "holdout": 1.0}, "holdout = 1.0: must be above 0 and below 1"),
         ({"sequence": 1}, "sequence = 1: must be 2 or more"),
+        ({"start": "first"}, "start = 'first': places windows; set window, or leave it out"),
         ({"sequence": 2, "window": 3}, "sequence and window: a whole video is one clip"),
     ],
 )

@@ -292,12 +292,32 @@ def test_a_state_of_another_order_is_refused(
         ({"pool_rows": 2}, r"pool_rows = 2: must be 3 or more"),
         ({"strands": 0}, r"strands = 0: must be 1 or more"),
         ({"seed": -1}, r"seed = -1: must be 0 or more"),
+        ({"buckets": []}, r"buckets = \[\]: must be some of 5x16x16, 9x16x32"),
+        ({"batch": 2.5}, r"batch = 2\.5: must be a whole number"),
+        ({"seed": 1.0}, r"seed = 1\.0: must be a whole number"),
+        ({"frames": True}, r"frames = True: must be a whole number"),
+        ({"sequence": "2"}, r"sequence = '2': must be a whole number"),
         ({"rank": 2, "world": 2}, r"rank = 2, world = 2: need 0 <= rank < world"),
     ],
 )
 def test_wrong_arguments(snapshot: Snapshot, changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         TokenDataset(snapshot, **{"columns": COLUMNS, "batch": 3} | changes)
+
+
+def test_a_state_that_is_refused_changes_nothing(snapshot: Snapshot) -> None:
+    data = maker(snapshot, strands=None)()
+    wanted = data.state_dict()
+    state = maker(snapshot, strands=None, seed=1)(rank=0, world=2).state_dict()
+    with pytest.raises(ConfigError, match="state: seed = 1"):
+        data.load_state_dict(state)
+    assert data.state_dict() == wanted
+
+
+@pytest.mark.parametrize(("epoch", "text"), [(-1, "-1: must be 0 or more"), (0.5, "a whole")])
+def test_an_epoch_that_cannot_be(snapshot: Snapshot, epoch: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"epoch = .*{text}"):
+        maker(snapshot)().set_epoch(epoch)
 
 
 def test_a_part_that_is_gone_or_damaged(tmp_path: Path) -> None:

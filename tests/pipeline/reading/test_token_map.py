@@ -56,7 +56,7 @@ def test_every_row_in_the_order_of_commits(
             rows[beyond]
 
 
-@given(wanted=st.lists(st.integers(0, 49), min_size=1, max_size=20))
+@given(wanted=st.lists(st.integers(0, 49), max_size=20))
 @settings(max_examples=20)
 def test_several_rows(snapshot: Snapshot, written: list[dict[str, Any]], wanted: list[int]) -> None:
     found = TokenMap(snapshot, COLUMNS).__getitems__(wanted)
@@ -89,6 +89,8 @@ def test_one_bucket(snapshot: Snapshot) -> None:
         assert {rows[n]["bucket"] for n in range(count)} == {bucket}
     with pytest.raises(ConfigError, match=r"buckets = \['1x1x1'\]: must be some of"):
         TokenMap(snapshot, ["clip_id"], buckets=["1x1x1"])
+    with pytest.raises(ConfigError, match=r"buckets = \[\]: must be some of"):
+        TokenMap(snapshot, ["clip_id"], buckets=[])
 
 
 def test_under_a_loader_with_processes_of_its_own(snapshot: Snapshot) -> None:
