@@ -379,12 +379,12 @@ class JobConfig(Section):
     tokenize: TokenizeConfig = TokenizeConfig()
     commit: CommitConfig = CommitConfig()
     max_quarantine_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Maximum fraction of samples that can be quarantined. Above it the job stops, after at least
-    100 samples, because a wrong setting or a broken source is likely."""
+    """Maximum fraction of samples, and of clips, that can be quarantined. Above it the job stops,
+    after at least 100 of them, because a wrong setting or a broken source is likely."""
     max_alike_units: PositiveInt | None = 3
-    """Number of first units after which the job stops if all their samples are quarantined for the
-    same reason, such as a missing folder or a wrong setting. None of these units is committed.
-    null: no limit."""
+    """Number of first units after which the job stops if all their samples, or all their clips, are
+    quarantined for the same reason, such as a missing folder or a wrong setting. None of these
+    units is committed. null: no limit."""
     max_wait_s: Seconds = 600.0
     """Maximum time in seconds that a stage can be without a running actor, for example because its
     only GPU is lost. Then the job ends with exit code 1. Raise it if nodes are replaced slowly. For

@@ -267,19 +267,22 @@ class _Passes:
         self._check_budget()
 
     def _done(self, record: UnitRecord) -> None:
-        """Hold a unit back if all its samples failed alike, until another one did not."""
-        lost = record.counts.samples_quarantined
+        """Hold a unit back if all its samples or clips failed alike, until another one did not."""
+        counts = record.counts
+        no_sample = 0 < counts.samples_quarantined == counts.samples_read
+        no_clip = 0 < counts.clips_quarantined == counts.clips_seen
         reasons = {*record.reasons, *(reason for held in self._held for reason in held.reasons)}
         limit = self._job.config.max_alike_units
-        all_lost = 0 < lost == record.counts.samples_read
-        if limit and not self._sound and all_lost and len(reasons) == 1:
+        if limit and not self._sound and (no_sample or no_clip) and len(reasons) == 1:
             self._held.append(record)
             if len(self._held) == limit:
                 [reason] = reasons
+                what = "samples" if no_sample else "clips"
+                check = "that source.uri can be read from the workers" if no_sample else "tokenizers"
                 raise OverBudget(
-                    f"all samples of the first {len(self._held)} units are quarantined as {reason},"
+                    f"all {what} of the first {len(self._held)} units are quarantined as {reason},"
                     f" so max_alike_units = {limit} stops the job and commits none of them; check"
-                    " that source.uri can be read from the workers; or set max_alike_units to null"
+                    f" {check}; or set max_alike_units to null"
                 )
             return
         self._sound = True

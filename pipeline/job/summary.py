@@ -15,21 +15,25 @@ from pipeline.errors import BALANCED, UNBALANCED
 from pipeline.formatting import counted, format_bytes, format_duration, json_text, labelled
 from pipeline.storage.store import Store
 
-BUDGET_AFTER_SAMPLES: Final = 100
-"""Number of samples below which the rate of quarantined ones is not checked."""
+BUDGET_AFTER: Final = 100
+"""Number of samples or clips below which the rate of quarantined ones is not checked."""
 
 
 def over_budget(tally: Tally, max_rate: float) -> str | None:
-    """Return why a run must stop if too many of its samples are quarantined; else None."""
-    read, lost = tally.counts.samples_read, tally.counts.samples_quarantined
-    if read < BUDGET_AFTER_SAMPLES or lost <= max_rate * read:
-        return None
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.reasons.most_common(3))
-    return (
-        f"{lost} of {read} samples are quarantined, more than max_quarantine_rate = {max_rate:g};"
-        f" most common: {reasons}; see quarantine/ in the output, and remove the cause or raise"
-        " max_quarantine_rate"
-    )
+    """Return why a run must stop if too many of its samples or clips are quarantined; else None."""
+    counts = tally.counts
+    for what, all_of_them, lost in (
+        ("samples", counts.samples_read, counts.samples_quarantined),
+        ("clips", counts.clips_seen, counts.clips_quarantined),
+    ):
+        if all_of_them >= BUDGET_AFTER and lost > max_rate * all_of_them:
+            common = tally.reasons.most_common(3)
+            return (
+                f"{lost} of {all_of_them} {what} are quarantined, more than max_quarantine_rate ="
+                f" {max_rate:g}; most common: {', '.join(f'{n} {reason}' for reason, n in common)};"
+                " see quarantine/ in the output, and remove the cause or raise max_quarantine_rate"
+            )
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

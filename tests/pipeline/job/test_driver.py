@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,19 @@ def test_a_job_whose_source_is_away_commits_nothing(passes: Put, tmp_path: Path)
     assert not list(Store(str(tmp_path / "out")).files("log"))
 
 
+def test_a_job_whose_tokenizer_fails_on_every_clip_commits_nothing(
+    passes: Put, tmp_path: Path
+) -> None:
+    counts = Counts(samples_read=2, samples_with_clips=2, clips_seen=4, clips_quarantined=4)
+    passes(
+        lambda unit: UnitDone(replace(record(unit), counts=counts, reasons={"tokenizer_error": 4}))
+    )
+    says = r"all clips of the first 3 units .* as tokenizer_error, .*; check tokenizers; or set"
+    with pytest.raises(OverBudget, match=says):
+        run(job(tmp_path, 6), Progress())
+    assert not list(Store(str(tmp_path / "out")).files("log"))
+
+
 def test_units_that_are_lost_alike_count_once_another_is_sound(passes: Put, tmp_path: Path) -> None:
     sound: list[str] = []
 
@@ -197,7 +211,7 @@ def test_units_that_are_lost_alike_count_once_another_is_sound(passes: Put, tmp_
 def test_a_job_stops_if_its_error_budget_is_spent(
     passes: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.job.summary.BUDGET_AFTER_SAMPLES", 5)
+    monkeypatch.setattr("pipeline.job.summary.BUDGET_AFTER", 5)
     passes(lambda unit: UnitDone(record(unit, LOST)))
     limits = {"max_alike_units": None, "max_quarantine_rate": 0.5, "commit": {"log_every_s": 0.001}}
     with pytest.raises(OverBudget, match=r"samples are quarantined, more than .* = 0\.5; most c"):

@@ -143,10 +143,11 @@ def test_a_failed_unit_fails_the_run_and_says_what_to_do() -> None:
 
 
 def test_the_error_budget_is_a_rate_and_waits_for_enough_samples() -> None:
-    few = tally(*[UNIT] * 33)
+    unit = replace(UNIT, counts=replace(UNIT.counts, clips_seen=5, clips_quarantined=0))
+    few = tally(*[unit] * 33)
     assert few.counts.samples_read == 99
     assert over_budget(few, 0.0) is None
-    enough = tally(*[UNIT] * 34)
+    enough = tally(*[unit] * 34)
     assert over_budget(enough, 1 / 3) is None
     assert over_budget(enough, 1.0) is None
     said = over_budget(enough, 0.3)
@@ -154,6 +155,16 @@ def test_the_error_budget_is_a_rate_and_waits_for_enough_samples() -> None:
     assert said.startswith("34 of 102 samples are quarantined, more than max_quarantine_rate = 0.3")
     assert "34 corrupt, 34 no_video" in said
     assert "too_short" not in said
+
+
+def test_the_error_budget_counts_clips_too() -> None:
+    counts = replace(UNIT.counts, samples_quarantined=0, samples_with_clips=2, clips_quarantined=2)
+    unit = replace(UNIT, counts=counts, reasons={"tokenizer_error": 2})
+    assert over_budget(tally(*[unit] * 16), 0.3) is None, "96 clips"
+    said = over_budget(tally(*[unit] * 17), 0.3)
+    assert said is not None
+    assert said.startswith("34 of 102 clips are quarantined, more than max_quarantine_rate = 0.3;")
+    assert over_budget(tally(*[unit] * 17), 1 / 3) is None
 
 
 def test_the_ends_of_videos_are_told_apart_from_filtered_samples() -> None:
