@@ -278,7 +278,9 @@ class _Passes:
             if len(self._held) == limit:
                 [reason] = reasons
                 what = "samples" if no_sample else "clips"
-                check = "that source.uri can be read from the workers" if no_sample else "tokenizers"
+                check = (
+                    "that source.uri can be read from the workers" if no_sample else "tokenizers"
+                )
                 raise OverBudget(
                     f"all {what} of the first {len(self._held)} units are quarantined as {reason},"
                     f" so max_alike_units = {limit} stops the job and commits none of them; check"
