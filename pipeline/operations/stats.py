@@ -46,10 +46,10 @@ class Stats(Outcome):
     """Fingerprint of the dataset."""
     tally: Tally
     """Sums over the units."""
-    codebooks: dict[str, CodebookSummary]
-    """Use of the codebook by FSQ tokenizer; empty unless the parts were read."""
-    bits: dict[str, SceneBits]
-    """Bits per token by FSQ tokenizer that follows the scene; empty unless the parts were read."""
+    codebooks: dict[str, CodebookSummary] | None
+    """Use of the codebook by FSQ tokenizer; None unless the parts were read."""
+    bits: dict[str, SceneBits] | None
+    """Bits per token by FSQ tokenizer that follows the scene; None unless the parts were read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics of all buckets and of each."""
@@ -59,8 +59,8 @@ class Stats(Outcome):
             "units": self.tally.units,
             "all": _plain(self.tally.total),
             "buckets": {name: _plain(bucket) for name, bucket in self.tally.buckets.items()},
-            "codebooks": {name: asdict(use) for name, use in self.codebooks.items()},
-            "bits": {name: asdict(bits) for name, bits in self.bits.items()},
+            "codebooks": {name: asdict(use) for name, use in (self.codebooks or {}).items()},
+            "bits": {name: asdict(bits) for name, bits in (self.bits or {}).items()},
         }
 
     def lines(self) -> list[str]:
@@ -71,10 +71,16 @@ class Stats(Outcome):
         if forgotten := self.tally.counts.clips_forgotten:
             text = f"{counted(forgotten, 'clip')}, which these statistics still include"
             lines.append(labelled("forgotten", text))
-        for name, use in self.codebooks.items():
+        if self.codebooks == {}:
+            lines.append(labelled("codebook", "none: no tokenizer gives code indices"))
+        for name, use in (self.codebooks or {}).items():
             used = f"{use.used} of {use.size} codes used ({use.used / use.size:.1%})"
             lines.append(labelled("codebook", f"{name}: {used}, perplexity {use.perplexity:.1f}"))
-        for name, bits in self.bits.items():
+        if self.bits == {}:
+            lines.append(
+                labelled("bits", "none: no tokenizer has hold or channels, or there is no clip")
+            )
+        for name, bits in (self.bits or {}).items():
             lines += bits.lines(name)
         for bucket, statistics in self.tally.buckets.items():
             own = _clip_lines(statistics) if several else ()
@@ -101,8 +107,8 @@ def stats(store: Store, *, codes: bool = False, bits: bool = False) -> Stats:
         output=store.uri,
         fingerprint=dataset.fingerprint,
         tally=Tally.of(manifest),
-        codebooks=_codebooks(store, dataset, manifest) if codes else {},
-        bits=scene_bits(store, dataset, manifest) if bits else {},
+        codebooks=_codebooks(store, dataset, manifest) if codes else None,
+        bits=scene_bits(store, dataset, manifest) if bits else None,
     )
 
 

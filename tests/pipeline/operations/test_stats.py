@@ -26,7 +26,7 @@ from tests.pipeline.units import SMALL, WIDE, decoded_back, deliver
 def test_all_units_are_in_it_and_agree_with_the_parts(local: Store) -> None:
     records = sound(local)
     found = stats(local)
-    assert (found.tally.units, found.codebooks) == (3, {})
+    assert (found.tally.units, found.codebooks) == (3, None)
     assert list(found.tally.buckets) == [SMALL.name, WIDE.name]
     assert found.tally.total.clips == sum(record.counts.clips_written for record in records) == 21
     latents, codes = [], []
@@ -185,3 +185,10 @@ def test_a_single_bucket_is_printed_once(local: Store) -> None:
     lines = stats(Store(local.uri + "-2")).lines()
     assert sum(line.startswith("clips ") for line in lines) == 3
     assert sum(line.startswith("kl: ") for line in lines) == 3
+
+
+def test_what_is_asked_for_and_is_not_there_is_said(local: Store) -> None:
+    sound(local)
+    says = "bits       none: no tokenizer has hold or channels, or there is no clip"
+    assert says in stats(local, bits=True).lines()
+    assert not [line for line in stats(local).lines() if line.startswith(("bits", "codebook"))]
