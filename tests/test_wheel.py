@@ -39,7 +39,7 @@ def test_it_holds_models_and_videos_and_is_small(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder, ending, count in (
         ("vidtok/weights/", ".safetensors", 5),
-        ("pipeline/demo/videos/", ".mp4", 3),
+        ("pipeline/demo/videos/", ".mp4", 4),
     ):
         assert sum(name.startswith(folder) and name.endswith(ending) for name in names) == count
     assert {"vidtok/py.typed", "pipeline/py.typed", "pipeline/demo/job.yaml"} <= set(names)
@@ -67,7 +67,7 @@ def test_the_demo_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None
         timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 planned · 3 done" in done.stdout
+    assert "4 planned · 4 done" in done.stdout
     assert "balanced" in done.stdout
     assert (tmp_path / "out/demo/decoded.png").read_bytes().startswith(b"\x89PNG")
     where = [

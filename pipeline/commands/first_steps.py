@@ -26,7 +26,7 @@ _PANEL = "Get started"
 
 @verb(_PANEL, advice=RUN_AGAIN, needs_words=False)
 def demo(overrides: Overrides = None, ray: Ray = None) -> int:
-    """Tokenize the three bundled videos, and draw original frames above decoded ones.
+    """Tokenize the four bundled videos, and draw original frames above decoded ones.
 
     Writes the dataset and decoded.png to output.uri, by default out/demo. The same command
     continues an interrupted run.
@@ -47,7 +47,7 @@ def demo(overrides: Overrides = None, ray: Ray = None) -> int:
         return code
     uri = settings.output.uri
     picture = "decoded.png" if "://" in uri else f"{uri}/decoded.png"
-    return show(show_picture(store_of(uri), picture, 3))
+    return show(show_picture(store_of(uri), picture, 4))
 
 
 @verb(_PANEL)
