@@ -33,6 +33,7 @@ from pipeline.training.ray_ranks import Rank, Tell
 from pipeline.training.run_log import RunLog
 from pipeline.training.segments import source_uris
 from pipeline.training.validation import BestWeights, held_out_clips, validate, write_weights
+from vidtok.digest import weights_digest
 from vidtok.training.trainer import Trainer
 
 _SHOWN: Final = ("loss", "pixel", "perceptual", "adversarial", "gradient_norm", "lr")
@@ -80,7 +81,9 @@ class _Stage:
         self._tell = tell
         self._saved = load_last(store)
         torch.manual_seed(config.seed + rank.rank)
-        tokenizer = initial_weights(config, stage, before).to(rank.device)
+        tokenizer = initial_weights(config, stage, before)
+        self._began_with = weights_digest(tokenizer.state_dict())
+        tokenizer = tokenizer.to(rank.device)
         perceptual, self._perceptual_name = perceptual_term(stage.objective, rank.device)
         self._model = tokenizer.config
         kl = self._model.regularizer == "kl"
@@ -121,6 +124,11 @@ class _Stage:
             raise ConfigError(
                 f"{where}: holds checkpoints of another model than {self._model.name}; continue"
                 " with their model, or choose another output"
+            )
+        if saved.shared.get("began_with") != self._began_with:
+            raise ConfigError(
+                f"{where}: holds checkpoints of a training that began with other weights; continue"
+                " with the same weights and seed, or choose another output"
             )
         if (done := saved.shared["step"]) > self._stage.steps:
             raise ConfigError(
@@ -234,5 +242,6 @@ class _Stage:
         if self._log is not None:
             self._log.save()
         own = {"clips": self._clips.state_dict()}
-        shared = self._trainer.state_dict() | {"model": self._model.digest}
+        facts = {"model": self._model.digest, "began_with": self._began_with}
+        shared = self._trainer.state_dict() | facts
         self._checkpoints.save(self._trainer.step, shared, own)

@@ -95,7 +95,7 @@ class Delta:
 
 
 def _signed(schema: pa.Schema) -> pa.Schema:
-    """Return a schema with a signed type that holds all values of each unsigned one.
+    """Return a schema with int16 in place of uint8, the only unsigned type of a dataset's columns.
 
     Delta has no unsigned types. Its library turns them into signed types of the same width, into
     which some readers do not cast.

@@ -287,13 +287,19 @@ def test_features_of_a_given_network_are_a_perceptual_term(tmp_path: Path) -> No
 def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_stages(one_stage(tmp_path), Rank(), interrupt_at("low 6/8"))
+    given = tmp_path / "given.safetensors"
+    vidtok.checkpoint.save(vidtok.build(KL, seed=7), given)
     for changes, says in (
         ({"model": FSQ}, "holds checkpoints of another model than small_fsq; continue"),
         ({"model": KL_V1_1}, "holds checkpoints of another model than small_kl_v1_1; continue"),
         ({"stages": [{**LOW, "steps": 3}]}, "holds a checkpoint of batch 4, and steps = 3; set"),
         ({"stages": [{**LOW, "objective": HIGH["objective"]}]}, "of another network, objective"),
         ({"source": {"uri": str(HIKER.path)}}, "videos = "),
-        ({"seed": 1}, "seed = 1: the saved state of the training clips has seed = 23"),
+        (
+            {"seed": 1},
+            "of a training that began with other weights; continue with the same weights",
+        ),
+        ({"weights": str(given)}, "holds checkpoints of a training that began with other weights;"),
     ):
         with pytest.raises(ConfigError, match=says):
             run(one_stage(tmp_path, **changes))
