@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import ConfigError, Diverged
@@ -45,13 +46,14 @@ def ranks() -> list[psutil.Process]:
 def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong setting of the next stage, which ranks find, ends the run in one line."""
+    """What ranks find in the next stage, here checkpoints of another model, ends the run."""
     import_in_workers("torch._dynamo", "torch.utils.tensorboard", "pipeline.training.stage")
     monkeypatch.chdir(tmp_path)  # relative paths are those of the command, not of a rank
     source = {"uri": [os.path.relpath(path, tmp_path) for path in (HIKER.path, BROKEN)]}
-    wrong = {**HIGH, "objective": {"perceptual": "lpips", "vgg16": "vgg16.pth"}}
     output = tmp_path / "on-ray"
     checkpoints = output / "1-low/checkpoints"
+    (others := output / "2-high/checkpoints").mkdir(parents=True)
+    torch.save({"shared": {"model": "another"}, "ranks": [{}, {}]}, others / "00000001.pt")
     killed: list[int] = []
     lines: list[str] = []
 
@@ -65,8 +67,8 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
             victims[-1].kill()
             killed.append(victims[-1].pid)
 
-    config = two_ranks(Path("on-ray"), source=source, stages=[SIX, wrong], min_workers=1)
-    with pytest.raises(ConfigError, match=rf"perceptual = lpips: .*{tmp_path}/vgg16\.pth"):
+    config = two_ranks(Path("on-ray"), source=source, stages=[SIX, HIGH], min_workers=1)
+    with pytest.raises(ConfigError, match="2-high: holds checkpoints of another model"):
         launch(config, tell)
     assert killed
     assert lines.pop(0).startswith("ray        joined at ")
@@ -88,6 +90,19 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
     assert rows(output, of="train") == rows(undisturbed, of="train")
     one, two = (load_file(path / "1-low/model.safetensors") for path in (undisturbed, output))
     assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_what_a_later_stage_lacks_on_a_rank_ends_the_run_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_in_workers("torch._dynamo", "torch.utils.tensorboard", "pipeline.training.stage")
+    monkeypatch.chdir(tmp_path)
+    lacking = {**HIGH, "objective": {"perceptual": "lpips", "vgg16": "vgg16.pth"}}
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match=rf"perceptual = lpips: .*{tmp_path}/vgg16\.pth"):
+        launch(two_ranks(tmp_path / "out", stages=[SIX, lacking]), lines.append)
+    assert [line.partition(" ")[0] for line in lines] == ["ray"], "no rank is started again"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_training_that_diverges_is_not_started_again(tmp_path: Path) -> None:
