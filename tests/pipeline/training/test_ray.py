@@ -92,19 +92,6 @@ def test_two_ranks_train_one_model_and_a_killed_one_costs_no_batch(
     assert all(one[name].equal(two[name]) for name in one)
 
 
-def test_what_a_later_stage_lacks_on_a_rank_ends_the_run_at_its_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import_in_workers("torch._dynamo", "torch.utils.tensorboard", "pipeline.training.stage")
-    monkeypatch.chdir(tmp_path)
-    lacking = {**HIGH, "objective": {"perceptual": "lpips", "vgg16": "vgg16.pth"}}
-    lines: list[str] = []
-    with pytest.raises(ConfigError, match=rf"perceptual = lpips: .*{tmp_path}/vgg16\.pth"):
-        launch(two_ranks(tmp_path / "out", stages=[SIX, lacking]), lines.append)
-    assert [line.partition(" ")[0] for line in lines] == ["ray"], "no rank is started again"
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_training_that_diverges_is_not_started_again(tmp_path: Path) -> None:
     import_in_workers("torch._dynamo", "torch.utils.tensorboard", "pipeline.training.stage")
     lines: list[str] = []

@@ -1,7 +1,7 @@
 """Whole trainings in this process: their outputs, how they resume, and what they refuse."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import vidtok
 from pipeline.decode.child.fork_server import fork_server
 from pipeline.errors import ConfigError, Diverged, PipelineError
 from pipeline.training.config import TrainConfig
+from pipeline.training.launch import launch
 from pipeline.training.stage import Rank, train_stages
 from tests.assets import HIKER
 from tests.pipeline.training.runs import (
@@ -197,6 +198,21 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_paths_are_those_of_the_command_on_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_another_folder(work: Callable[[Rank, Any], None], tell: Any, **_: Any) -> None:
+        monkeypatch.chdir("/")
+        work(Rank(), tell)
+
+    monkeypatch.setattr("pipeline.training.launch.run_ranks", in_another_folder)
+    monkeypatch.chdir(tmp_path)
+    lacking = {**HIGH, "objective": {"perceptual": "lpips", "vgg16": "vgg16.pth"}}
+    with pytest.raises(ConfigError, match=rf"perceptual = lpips: .*{tmp_path}/vgg16\.pth"):
+        launch(training(tmp_path / "out", workers=2, stages=[LOW, lacking]), print)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("no_curve")
 def test_held_out_videos_that_are_trained_on_are_named(tmp_path: Path) -> None:
     stage = {**LOW, "steps": 1}
@@ -214,7 +230,7 @@ def test_a_loader_that_is_killed_is_one_line(tmp_path: Path) -> None:
     def tell(line: str) -> None:
         if line.startswith("low "):
             for server in psutil.Process().children():
-                if "pipeline.training.clips" in " ".join(server.cmdline()):
+                if "multiprocessing.forkserver" in " ".join(server.cmdline()):
                     for loader in server.children():
                         loader.kill()
 
