@@ -53,11 +53,15 @@ def train_stages(config: TrainConfig, rank: Rank, tell: Tell) -> None:
     """
     set_arithmetic()
     tell = tell if rank.rank == 0 else lambda _: None
-    for stage in config.stages[1:]:  # before the stages in front of them, which can take days
-        require_networks(config, stage)
+    stores = [
+        Store(f"{config.output}/{number}-{stage.name}", config.storage_options)
+        for number, stage in enumerate(config.stages, 1)
+    ]
+    for stage, store in zip(config.stages[1:], stores[1:], strict=True):
+        if not store.exists(WEIGHTS):  # the stages before it can take days
+            require_networks(config, stage)
     before: Store | None = None
-    for number, stage in enumerate(config.stages, 1):
-        store = Store(f"{config.output}/{number}-{stage.name}", config.storage_options)
+    for stage, store in zip(config.stages, stores, strict=True):
         if store.exists(WEIGHTS):
             tell(f"{stage.name}: complete")
         else:
@@ -161,7 +165,7 @@ class _Stage:
                 " checkpoint, or choose another output"
             ) from error
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker (pid" not in str(error):  # others are faults of the program
                 raise
             raise loader_ended(error) from error  # torch raises it wherever this process is
         finally:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import vidtok
 from pipeline.decode.child.fork_server import fork_server
 from pipeline.errors import ConfigError, Diverged, PipelineError
+from pipeline.training.clips import TrainingClips
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import launch
 from pipeline.training.stage import Rank, train_stages
@@ -126,6 +127,9 @@ def test_a_whole_run(whole: tuple[TrainConfig, list[str]]) -> None:
     # The averaged weights are what is measured and what is kept.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert run(config) == ["low: complete", "high: complete"]
+    gone = {"perceptual": "lpips", "vgg16": "nowhere.pth"}
+    lacking = training(Path(config.output), stages=[LOW, {**HIGH, "objective": gone}])
+    assert run(lacking) == ["low: complete", "high: complete"], "it needs no network any more"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -196,6 +200,17 @@ def test_weights_that_are_given_are_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"given.safetensors: has the tensors of {KL}, not of"):
         run(one_stage(tmp_path / "other", weights=str(given), model=FSQ))
     assert not (tmp_path / "other").exists()
+
+
+def test_an_error_of_the_program_in_a_loader_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: TrainingClips) -> NoReturn:
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal …")
+
+    monkeypatch.setattr(TrainingClips, "__next__", fail)
+    with pytest.raises(RuntimeError, match="^Caught RuntimeError in DataLoader"):
+        run(one_stage(tmp_path))
 
 
 def test_paths_are_those_of_the_command_on_every_rank(
