@@ -209,7 +209,7 @@ def test_an_error_of_the_program_in_a_loader_keeps_its_traceback(
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal …")
 
     monkeypatch.setattr(TrainingClips, "__next__", fail)
-    with pytest.raises(RuntimeError, match="^Caught RuntimeError in DataLoader"):
+    with pytest.raises(RuntimeError, match=r"^Caught RuntimeError in DataLoader"):
         run(one_stage(tmp_path))
 
 
